@@ -1,0 +1,90 @@
+"""cam_hub: which pixels spoke for which class, for any timm or torchvision model.
+
+    import cam_hub
+
+    result = cam_hub.explain("timm/tf_efficientnet_lite0.in1k", "cat.jpg", method="layercam")
+    result.overlay().save("cat-overlay.png")
+
+Importing the package is light: torch and timm are imported when something is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from . import errors
+    from .classes import Prediction, Top, top
+    from .engine import activations, explain, reproduce
+    from .introspection.layers import LayerInfo, list_layers, suggest_layers
+    from .methods import METHODS, Method
+    from .model_id import ModelId, parse_model_id
+    from .results import Explanation
+    from .sources.base import LoadedModel
+    from .sources.embedded import DEFAULT_MODEL
+    from .sources.module import wrap_model
+    from .sources.registry import load_model
+    from .store import ModelStore
+
+_HOMES = {
+    "errors": "errors",
+    "Prediction": "classes",
+    "Top": "classes",
+    "top": "classes",
+    "activations": "engine",
+    "explain": "engine",
+    "reproduce": "engine",
+    "LayerInfo": "introspection.layers",
+    "list_layers": "introspection.layers",
+    "suggest_layers": "introspection.layers",
+    "METHODS": "methods",
+    "Method": "methods",
+    "ModelId": "model_id",
+    "parse_model_id": "model_id",
+    "Explanation": "results",
+    "LoadedModel": "sources.base",
+    "DEFAULT_MODEL": "sources.embedded",
+    "wrap_model": "sources.module",
+    "load_model": "sources.registry",
+    "ModelStore": "store",
+}
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "METHODS",
+    "Explanation",
+    "LayerInfo",
+    "LoadedModel",
+    "Method",
+    "ModelId",
+    "ModelStore",
+    "Prediction",
+    "Top",
+    "__version__",
+    "activations",
+    "errors",
+    "explain",
+    "list_layers",
+    "load_model",
+    "parse_model_id",
+    "reproduce",
+    "suggest_layers",
+    "top",
+    "wrap_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = import_module(f".{_HOMES[name]}", __name__)
+    value = home if name == "errors" else getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

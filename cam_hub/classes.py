@@ -1,0 +1,174 @@
+"""From a model's scores to classes: which ones are meant, and how probable they are."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cam_hub.errors import ClassNotFound, InvalidArgument, nearest_names
+
+__all__ = ["ClassChoice", "Prediction", "Top", "choose_classes", "label_of", "predict", "top"]
+
+_TOP = re.compile(r"top\s*\(?\s*(\d+)\s*\)?\Z", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class with the probability that the model gives it.
+
+    Attributes:
+        class_index: Its index among the model's classes.
+        label: Its label, or ``"class <index>"`` where the model has none.
+        probability: In [0, 1].
+    """
+
+    class_index: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Top:
+    """Stands for the ``count`` most probable classes."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+            raise InvalidArgument("top", self.count, "a count of at least 1")
+
+
+ClassChoice = int | str | Top | Iterable[int | str] | None
+"""How classes may be named: by index, label, several of these, ``top(count)``; None predicts."""
+
+
+def top(count: int) -> Top:
+    """The ``count`` most probable classes, as a value for ``explain(classes=...)``."""
+    return Top(count)
+
+
+def predict(
+    scores: Tensor, names: Sequence[str] | None, count: int | None = None
+) -> list[Prediction]:
+    """The most probable classes.
+
+    Args:
+        scores: ``(K,)`` scores before softmax. A single score is read as a logit of its own
+            (sigmoid).
+        names: K labels, or None.
+        count: How many to return; None for all.
+
+    Returns:
+        Predictions, the most probable first; equal ones by index.
+    """
+    scores = scores.detach().double().cpu()
+    probabilities = scores.sigmoid() if scores.numel() == 1 else scores.softmax(dim=0)
+    order = torch.sort(scores, descending=True, stable=True).indices[:count]
+    return [
+        Prediction(index, label_of(index, names), float(probabilities[index]))
+        for index in order.tolist()
+    ]
+
+
+def label_of(index: int, names: Sequence[str] | None) -> str:
+    """The label of a class, or ``"class <index>"`` where there is none."""
+    return names[index] if names is not None and index < len(names) else f"class {index}"
+
+
+def choose_classes(choice: ClassChoice, scores: Tensor, names: Sequence[str] | None) -> list[int]:
+    """Finds the class indices that are meant.
+
+    Args:
+        choice: An index; a label, in full or one of its comma-separated names, whatever its
+            case; ``top(count)`` or the text ``"top(count)"``; several indices and labels; or
+            None for the predicted class. A text of digits that is no label is an index.
+        scores: ``(K,)`` scores of the picture.
+        names: K labels, or None.
+
+    Returns:
+        Indices without repetition, in the order in which they were asked for.
+
+    Raises:
+        ClassNotFound: If an index is out of range, or a label is unknown or belongs to several
+            classes.
+        InvalidArgument: If the choice is of another type, or empty.
+    """
+    count = scores.numel()
+    if choice is None:
+        choice = Top(1)
+    elif (
+        isinstance(choice, str)
+        and not _matches(choice, names)
+        and (hit := _TOP.match(choice.strip()))
+    ):
+        choice = Top(int(hit[1]))
+    if isinstance(choice, Top):
+        return [found.class_index for found in predict(scores, None, choice.count)]
+    wanted: list[object]
+    if isinstance(choice, Iterable) and not isinstance(choice, str) and _whole(choice) is None:
+        wanted = list(choice)
+    else:
+        wanted = [choice]
+    if not wanted:
+        raise InvalidArgument(
+            "classes", choice, "at least one class, or None for the predicted one"
+        )
+    return list(dict.fromkeys(_index(item, count, names) for item in wanted))
+
+
+def _index(item: object, count: int, names: Sequence[str] | None) -> int:
+    if isinstance(item, str):
+        matches = _matches(item, names)
+        if len(matches) == 1:
+            return matches[0]
+        if len(matches) > 1:
+            raise ClassNotFound(
+                item,
+                hint=f"Classes {', '.join(map(str, matches))} have this label: give the index.",
+            )
+        if not item.strip().lstrip("-").isdecimal():
+            raise _no_label(item, names)
+        item = int(item)
+    index = _whole(item)
+    if index is None:
+        raise InvalidArgument("classes", item, "class indices or labels")
+    if not 0 <= index < count:
+        raise ClassNotFound(index, hint=f"The model has classes 0 to {count - 1}.")
+    return index
+
+
+def _whole(item: object) -> int | None:
+    """A whole number of any library (NumPy and torch scalars too), or None."""
+    if isinstance(item, bool):
+        return None
+    try:
+        return operator.index(item)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _matches(label: str, names: Sequence[str] | None) -> list[int]:
+    """Indices of the classes of this label; those that bear it in full win over the others."""
+    wanted = label.strip().casefold()
+    folded = [name.strip().casefold() for name in names or ()]
+    full = [index for index, name in enumerate(folded) if name == wanted]
+    if full:
+        return full
+    return [
+        index
+        for index, name in enumerate(folded)
+        if wanted in (part.strip() for part in name.split(","))
+    ]
+
+
+def _no_label(label: str, names: Sequence[str] | None) -> ClassNotFound:
+    if not names:
+        return ClassNotFound(label, hint="The model has no labels: give the class index.")
+    synonyms = {part.strip(): name for name in names for part in name.split(",")}
+    near = dict.fromkeys(synonyms[part] for part in nearest_names(label, synonyms))
+    return ClassNotFound(label, list(near))

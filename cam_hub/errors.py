@@ -1,0 +1,225 @@
+"""Every error that cam_hub raises on purpose, in one place.
+
+Each class says in its message what was wrong, what was seen and what would work, and carries the
+same facts as attributes, so that a program need not read the message. ``code`` is a short,
+stable word for programs that talk to the app.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+__all__ = [
+    "CamHubError",
+    "ClassNotFound",
+    "HubUnavailable",
+    "ImageRefused",
+    "InvalidArgument",
+    "LayerNotFound",
+    "MethodNotFound",
+    "ModelNotFound",
+    "ModelRefused",
+    "NoMap",
+]
+
+
+class CamHubError(Exception):
+    """Parent of all errors of cam_hub.
+
+    Attributes:
+        code: A stable word that names the kind of error, for programs.
+    """
+
+    code = "error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        # Children that are also KeyErrors would otherwise show their message in quotes.
+        return self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Children take other arguments than ``args``; rebuild them without calling __init__, so
+        # that an error survives the way between processes.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class InvalidArgument(CamHubError, ValueError):
+    """An argument has a value that can never work, whatever the model.
+
+    Attributes:
+        argument: The argument's name.
+        value: What was given.
+    """
+
+    code = "invalid_argument"
+
+    def __init__(self, argument: str, value: object, expected: str) -> None:
+        super().__init__(f"{argument}={_short(value)} does not work: expected {expected}.")
+        self.argument = argument
+        self.value = value
+
+
+class _NotFound(CamHubError, LookupError):
+    """Something was asked for by a name that nothing has."""
+
+    kind = "name"
+
+    def __init__(self, name: object, nearest: Sequence[str] = (), hint: str = "") -> None:
+        parts = [f"No {self.kind} {_short(name)}."]
+        if nearest:
+            parts.append(f"Nearest: {', '.join(nearest)}.")
+        if hint:
+            parts.append(hint)
+        super().__init__(" ".join(parts))
+        self.name = name
+        self.nearest = tuple(nearest)
+        self.hint = hint
+
+
+class ModelNotFound(_NotFound):
+    """No model answers to this ID, or more than one does.
+
+    Attributes:
+        name: The ID that was given.
+        nearest: IDs that do exist, closest first.
+    """
+
+    code = "model_not_found"
+    kind = "model with the ID"
+
+
+class LayerNotFound(_NotFound):
+    """The model has no such layer.
+
+    Attributes:
+        name: The layer's name that was given.
+        nearest: Names of layers that the model has, closest first.
+    """
+
+    code = "layer_not_found"
+    kind = "layer"
+
+
+class ClassNotFound(_NotFound):
+    """The model has no class of this index or label, or several of this label.
+
+    Attributes:
+        name: The index or label that was given.
+        nearest: Labels that the model has, closest first.
+    """
+
+    code = "class_not_found"
+    kind = "class"
+
+
+class MethodNotFound(_NotFound, KeyError):
+    """No method of this name is registered.
+
+    Attributes:
+        name: The name that was given.
+        nearest: Names that are registered, closest first.
+    """
+
+    code = "method_not_found"
+    kind = "method"
+
+
+class ModelRefused(CamHubError):
+    """The model exists, but cannot be explained or must not be loaded.
+
+    Attributes:
+        model_id: The model's ID.
+        reason: Why.
+    """
+
+    code = "model_refused"
+
+    def __init__(self, model_id: str, reason: str) -> None:
+        super().__init__(f"{_short(model_id)} was refused: {reason}")
+        self.model_id = model_id
+        self.reason = reason
+
+
+class ImageRefused(CamHubError, ValueError):
+    """What was given is not an image that can be explained.
+
+    Attributes:
+        reason: Why.
+    """
+
+    code = "image_refused"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The image was refused: {reason}")
+        self.reason = reason
+
+
+class NoMap(CamHubError):
+    """A map would be blank, not finite or not spatial, so none is shown.
+
+    Attributes:
+        layer: The layer that was asked for, or None when no layer would do.
+        reason: Why.
+    """
+
+    code = "no_map"
+
+    def __init__(self, reason: str, layer: str | None = None) -> None:
+        where = f" at layer {layer!r}" if layer is not None else ""
+        super().__init__(f"No map{where}: {reason}")
+        self.layer = layer
+        self.reason = reason
+
+
+class HubUnavailable(CamHubError, ConnectionError):
+    """The hub, or the server of a model's weights, did not answer as it should.
+
+    Attributes:
+        model_id: The model that was wanted.
+        reason: What happened.
+    """
+
+    code = "hub_unavailable"
+
+    def __init__(self, model_id: str, reason: str) -> None:
+        super().__init__(f"{_short(model_id)} could not be fetched: {reason}")
+        self.model_id = model_id
+        self.reason = reason
+
+
+def nearest_names(name: str, known: Iterable[str], limit: int = 5) -> list[str]:
+    """Names out of ``known`` that ``name`` may have been meant for, closest first.
+
+    Args:
+        name: What was typed.
+        known: The names that exist.
+        limit: How many to return at most.
+
+    Returns:
+        Names as they are spelt in ``known``: first those that contain ``name``, the shortest
+        first, then those that resemble it; case does not matter.
+    """
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    wanted = name.lower()
+    if not wanted:
+        return []
+    containing = sorted((key for key in by_lower if wanted in key), key=lambda key: (len(key), key))
+    similar = get_close_matches(wanted, by_lower, n=limit, cutoff=0.6)
+    return [by_lower[key] for key in dict.fromkeys([*containing, *similar])][:limit]
+
+
+def _short(value: object, limit: int = 120) -> str:
+    """``repr`` of a value, cut so that a hostile one cannot flood a message."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _rebuild(cls: type[CamHubError], args: tuple[object, ...], state: dict[str, object]) -> object:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error

@@ -1,0 +1,194 @@
+"""Pictures with words: a montage of captioned tiles, and a colour bar.
+
+Text is drawn in the typeface that Pillow carries, so that it looks the same on every machine. It
+knows little more than ASCII: accents are dropped, signs such as × are spelt in ASCII, and letters
+of other scripts appear as empty boxes. Nothing in a caption can make drawing fail.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cam_hub.errors import InvalidArgument
+from cam_hub.rendering import checked_photo, colorize
+
+__all__ = ["colorbar", "montage"]
+
+_PAPER = (255, 255, 255)
+_INK = (32, 32, 36)
+_ELLIPSIS = "…"
+_TALLEST = 2  # a tile is at most so many times as high as wide: slivers would be endless
+_SHEET_ASPECT = 1.5  # width to height that an automatic number of columns aims at
+
+_SPELT = str.maketrans(
+    {"–": "-", "—": "-", "−": "-", "×": "x", "≥": ">=", "≤": "<=", "→": "->", "ß": "ss"}
+    | {"æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
+)
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def montage(
+    tiles: Sequence[tuple[str, Image.Image]],
+    columns: int | None = None,
+    tile_width: int = 256,
+    title: str | None = None,
+) -> Image.Image:
+    """A sheet of pictures with a caption below each.
+
+    Pictures are scaled to one width, up or down; one more than twice as high as wide is
+    scaled to that height instead and centred. A row is as high as its highest picture. Captions
+    and title take one line each: white space is folded, and what is too long loses its middle,
+    since both ends of a layer's name matter.
+
+    Args:
+        tiles: Caption and RGB image of each tile, in reading order.
+        columns: How many tiles side by side; by default as many as make the sheet about one and a
+            half times as wide as high.
+        tile_width: Pixels, at least 16.
+        title: Written above all tiles, if given.
+
+    Returns:
+        RGB image: dark text on white.
+
+    Raises:
+        InvalidArgument: There is no tile, an image is not RGB, or a number is too small.
+    """
+    if not tiles:
+        raise InvalidArgument("tiles", tiles, "at least one (caption, image)")
+    _check_whole("tile_width", tile_width, at_least=16)
+    pictures = [_scaled(checked_photo(image, "tiles"), tile_width) for _, image in tiles]
+    if columns is None:
+        columns = _pleasant_columns(len(tiles), max(image.height for image in pictures), tile_width)
+    _check_whole("columns", columns, at_least=1)
+    columns = min(columns, len(tiles))
+
+    margin = max(4, tile_width // 20)
+    font = ImageFont.load_default(max(10, tile_width / 17))
+    title_font = ImageFont.load_default(max(12, tile_width / 12))
+    caption_height = round(_line_height(font) * 1.3)
+    header = round(_line_height(title_font) * 1.4) if title else 0
+
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    row_heights = [max(image.height for image in row) for row in rows]
+    width = columns * (tile_width + margin) + margin
+    height = margin + header + sum(h + caption_height + margin for h in row_heights)
+
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    if title:
+        pen.text((margin, margin), _fitted(title, title_font, width - 2 * margin), _INK, title_font)
+    top = margin + header
+    captions = iter(caption for caption, _ in tiles)
+    for row, row_height in zip(rows, row_heights, strict=True):
+        for column, picture in enumerate(row):
+            left = margin + column * (tile_width + margin)
+            place = (left + (tile_width - picture.width) // 2, top + row_height - picture.height)
+            sheet.paste(picture, place)
+            text = _fitted(next(captions), font, tile_width)
+            pen.text((left, top + row_height + caption_height // 10), text, _INK, font)
+        top += row_height + caption_height + margin
+    return sheet
+
+
+def colorbar(
+    colormap: str = "jet",
+    width: int = 320,
+    height: int = 40,
+    low_label: str = "0",
+    high_label: str = "1",
+) -> Image.Image:
+    """The colours of a colour map from cold to hot, with a label under each end.
+
+    Args:
+        colormap: A name that ``colormap_table`` knows.
+        width: Pixels of the whole picture, at least 16.
+        height: Pixels of the whole picture, labels included, at least 16.
+        low_label: Written under the cold end.
+        high_label: Written under the hot end. A label longer than half the bar loses its middle.
+
+    Returns:
+        RGB image of ``width`` × ``height``: dark text on white.
+
+    Raises:
+        InvalidArgument: The colour map is unknown, or a number is too small.
+    """
+    _check_whole("width", width, at_least=16)
+    _check_whole("height", height, at_least=16)
+    font = ImageFont.load_default(height * 0.4)
+    bar_height = height - min(_line_height(font), height // 2)
+    bar = Image.new("RGB", (width, height), _PAPER)
+    heat = np.broadcast_to(np.linspace(0.0, 1.0, width, dtype=np.float32), (bar_height, width))
+    bar.paste(colorize(heat, colormap))
+    pen = ImageDraw.Draw(bar)
+    room = width // 2 - 4
+    pen.text((2, bar_height), _fitted(low_label, font, room), _INK, font)
+    pen.text((width - 2, bar_height), _fitted(high_label, font, room), _INK, font, anchor="ra")
+    return bar
+
+
+def _scaled(image: Image.Image, width: int) -> Image.Image:
+    """The image at this width, or at the greatest height where it would be taller than that."""
+    scale = min(width / image.width, _TALLEST * width / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def _pleasant_columns(count: int, tile_height: int, tile_width: int) -> int:
+    """As many columns as give the sheet its aspect, evened out so that the last row is filled."""
+    columns = round(math.sqrt(count * _SHEET_ASPECT * tile_height / tile_width))
+    rows = math.ceil(count / min(max(columns, 1), count))
+    return math.ceil(count / rows)
+
+
+def _fitted(text: str, font: _Font, width: float) -> str:
+    """Text on one line that is no wider than ``width`` pixels, its middle left out if need be."""
+    text = " ".join("".join(map(_drawable, text.translate(_SPELT))).split())
+    # Nothing that fits has many more characters than pixels; a megabyte of text is not measured.
+    room = int(width)
+    if len(text) <= room and font.getlength(text) <= width:
+        return text
+    low, high = 0, min(len(text), room)  # the longest shortening that fits, by bisection
+    while low < high:
+        kept = (low + high + 1) // 2
+        if font.getlength(_shortened(text, kept)) <= width:
+            low = kept
+        else:
+            high = kept - 1
+    return _shortened(text, low)
+
+
+def _shortened(text: str, kept: int) -> str:
+    """The first and last characters of a text, ``kept`` in all, around an ellipsis."""
+    tail = kept // 2
+    return text[: kept - tail].rstrip() + _ELLIPSIS + text[len(text) - tail :].lstrip()
+
+
+def _drawable(char: str) -> str:
+    """A character as the typeface has it: itself, its ASCII form, a space, "?" or nothing."""
+    if char.isascii() and char.isprintable():
+        return char
+    if char.isspace():
+        return " "
+    category = unicodedata.category(char)
+    if category in {"Mn", "Me", "Cf"}:  # marks on the letter before, invisible joiners
+        return ""
+    if category.startswith("C"):  # control codes, lone halves of surrogates
+        return "?"
+    ascii_form = "".join(part for part in unicodedata.normalize("NFKD", char) if part.isascii())
+    return ascii_form or char
+
+
+def _line_height(font: _Font) -> int:
+    """Pixels from the top of the tallest letters to the bottom of the lowest."""
+    return math.ceil(font.getbbox("Åg")[3])
+
+
+def _check_whole(argument: str, value: object, *, at_least: int) -> None:
+    if not isinstance(value, int) or value < at_least:
+        raise InvalidArgument(argument, value, f"a whole number of at least {at_least}")

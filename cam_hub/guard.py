@@ -1,0 +1,84 @@
+"""Leaves a model as it was found.
+
+While a model is explained it must be in evaluation mode, and its parameters must not ask for
+gradients (or autograd would keep what only their gradients need). Afterwards every flag is as
+before, also when several threads explain with one model at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+__all__ = ["mixes_batch", "quiet"]
+
+
+@dataclass
+class _Found:
+    """What was switched off in a model, and how many are relying on it."""
+
+    training: list[nn.Module]
+    learning: list[nn.Parameter]
+    users: int = 0
+
+
+_lock = threading.Lock()
+_found: WeakKeyDictionary[nn.Module, _Found] = WeakKeyDictionary()
+
+
+@contextmanager
+def quiet(module: nn.Module) -> Iterator[None]:
+    """Holds a module in evaluation mode with frozen parameters, with autograd switched on.
+
+    It nests, and any number of threads may hold the same module: the first one in switches, the
+    last one out restores. Autograd works inside whatever the caller's own mode is
+    (``no_grad``, ``inference_mode``).
+
+    Args:
+        module: The model. The flags are set one by one rather than by ``eval()``, which some
+            models override to do more than that.
+    """
+    with _lock:
+        found = _found.get(module)
+        if found is None:
+            found = _Found(
+                training=[child for child in module.modules() if child.training],
+                learning=[weight for weight in module.parameters() if weight.requires_grad],
+            )
+            for child in found.training:
+                child.training = False
+            for weight in found.learning:
+                weight.requires_grad_(False)
+            _found[module] = found
+        found.users += 1
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        with _lock:
+            found.users -= 1
+            if found.users == 0:
+                del _found[module]
+                for child in found.training:
+                    child.training = True
+                for weight in found.learning:
+                    weight.requires_grad_(True)
+
+
+def mixes_batch(module: nn.Module) -> bool:
+    """Tells whether one image of a batch can change another's scores in evaluation mode.
+
+    True for batch normalisation without running statistics: such a model sees one image at a
+    time.
+    """
+    return any(
+        isinstance(child, nn.modules.batchnorm._BatchNorm) and child.running_mean is None
+        for child in module.modules()
+        if not isinstance(child, nn.modules.instancenorm._InstanceNorm)
+    )

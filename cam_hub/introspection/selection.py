@@ -1,0 +1,81 @@
+"""From what a caller names as target layers to layers that a map can be made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from cam_hub.errors import InvalidArgument, LayerNotFound, NoMap, nearest_names
+from cam_hub.introspection.layers import SUGGESTIONS, LayerInfo, list_layers, suggest_layers
+from cam_hub.recording import modules_by_name
+from cam_hub.sources.base import LoadedModel
+
+__all__ = ["LayerChoice", "resolve_layers"]
+
+LayerChoice = str | nn.Module | Iterable[str | nn.Module] | None
+"""How layers may be named: by name, as the module itself, several of these, by a word of
+``suggest_layers``; None for the recommended one."""
+
+
+def resolve_layers(
+    model: LoadedModel,
+    choice: LayerChoice,
+    input_size: tuple[int, int, int] | None = None,
+    *,
+    need_gradient: bool = True,
+) -> list[LayerInfo]:
+    """Finds the layers that are meant, and makes sure that a map can be made from each.
+
+    Args:
+        model: The model.
+        choice: What the caller named.
+        input_size: Channels, rows and columns of the input; None for the model's own.
+        need_gradient: Whether a layer must also have a gradient.
+
+    Returns:
+        The layers in the order in which they were named, without repetition.
+
+    Raises:
+        LayerNotFound: If a name is not one of the model's.
+        NoMap: If a layer is not spatial, or no class score depends on it.
+        InvalidArgument: If nothing is named, or something that is no layer.
+    """
+    by_name = {layer.name: layer for layer in list_layers(model, input_size=input_size)}
+    if choice is None:
+        choice = "best"
+    if isinstance(choice, str) and choice in SUGGESTIONS:
+        return [by_name[name] for name in suggest_layers(model, choice, input_size=input_size)]
+    named = [choice] if isinstance(choice, (str, nn.Module)) else _listed(choice)
+    names = list(dict.fromkeys(_name(model, item) for item in named))
+    if not names:
+        raise InvalidArgument("target_layers", choice, "at least one layer")
+    for name in names:
+        if name not in by_name:
+            raise LayerNotFound(name, nearest_names(name, by_name))
+        layer = by_name[name]
+        if layer.arrangement is None or (need_gradient and not layer.usable):
+            raise NoMap(layer.reason + _instead(by_name.values()), layer=name)
+    return [by_name[name] for name in names]
+
+
+def _listed(choice: Iterable[str | nn.Module]) -> list[str | nn.Module]:
+    if not isinstance(choice, Iterable):
+        raise InvalidArgument("target_layers", choice, "layer names")
+    return list(choice)
+
+
+def _name(model: LoadedModel, item: object) -> str:
+    if isinstance(item, str):
+        return item
+    if isinstance(item, nn.Module):
+        for name, module in modules_by_name(model.module).items():
+            if module is item:
+                return name
+        raise LayerNotFound(type(item).__name__, hint="This module is not part of the model.")
+    raise InvalidArgument("target_layers", item, "layer names")
+
+
+def _instead(layers: Iterable[LayerInfo]) -> str:
+    best = next((layer.name for layer in layers if layer.recommended), None)
+    return f"; {best!r} works" if best else ""

@@ -1,0 +1,124 @@
+"""What a pass through a model leaves behind for the methods: activations and gradients."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cam_hub.errors import InvalidArgument
+from cam_hub.methods.arithmetic import as_float
+
+__all__ = ["Evidence", "MomentSum", "Moments"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Moments:
+    """Means of the first three powers of a gradient over noisy copies of the image.
+
+    Attributes:
+        first: Mean of g, ``(B, C, *grid)``.
+        second: Mean of g², the same shape.
+        third: Mean of g³, the same shape.
+
+    Raises:
+        InvalidArgument: The shapes differ.
+    """
+
+    first: Tensor
+    second: Tensor
+    third: Tensor
+
+    def __post_init__(self) -> None:
+        for name, moment in (("second", self.second), ("third", self.third)):
+            if moment.shape != self.first.shape:
+                expected = f"the shape of the first moment, {tuple(self.first.shape)}"
+                raise InvalidArgument(name, tuple(moment.shape), expected)
+
+    @classmethod
+    def of(cls, gradients: Tensor) -> "Moments":
+        """The moments of gradients that are all at hand.
+
+        Args:
+            gradients: ``(S, B, C, *grid)``, S noisy samples.
+
+        Returns:
+            Their moments, at least float32.
+
+        Raises:
+            InvalidArgument: There is no sample, or no grid.
+        """
+        total = MomentSum()
+        total.add(gradients)
+        return total.mean()
+
+
+class MomentSum:
+    """Collects moments chunk by chunk, so that any number of samples costs the same memory.
+
+    Samples are added one at a time, in order. Hence the result depends on the samples alone: how
+    they were split into chunks, which follows from the memory at hand, does not change a bit.
+
+    Attributes:
+        count: How many samples have been added.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sums: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def add(self, gradients: Tensor) -> None:
+        """Add the gradients of some noisy copies.
+
+        Args:
+            gradients: ``(S, B, C, *grid)`` for any S; the rest as in earlier calls.
+
+        Raises:
+            InvalidArgument: There is no grid, or the shape differs from that of earlier calls.
+        """
+        if gradients.ndim < 4:
+            expected = "the shape (samples, batch, channels, *grid)"
+            raise InvalidArgument("gradients", tuple(gradients.shape), expected)
+        if self._sums is not None and gradients.shape[1:] != self._sums[0].shape:
+            expected = f"samples of the shape added before, {tuple(self._sums[0].shape)}"
+            raise InvalidArgument("gradients", tuple(gradients.shape), expected)
+        for sample in gradients:
+            gradient = as_float(sample)
+            if self._sums is None:
+                zeros = torch.zeros_like(gradient)
+                self._sums = (zeros, zeros.clone(), zeros.clone())
+            first, second, third = self._sums
+            first.add_(gradient)
+            second.addcmul_(gradient, gradient)
+            third.addcmul_(gradient * gradient, gradient)
+            self.count += 1
+
+    def mean(self) -> Moments:
+        """The moments of all samples so far; more may be added afterwards.
+
+        Returns:
+            New tensors, at least float32.
+
+        Raises:
+            InvalidArgument: No sample has been added.
+        """
+        if self._sums is None:
+            raise InvalidArgument("gradients", self.count, "at least one noisy sample")
+        first, second, third = self._sums
+        return Moments(first / self.count, second / self.count, third / self.count)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Evidence:
+    """All that a method may look at, for one layer and one class score per sample.
+
+    Attributes:
+        activation: The layer's output for the clean image, ``(B, C, *grid)``.
+        gradient: Derivative of the class score (before any softmax) by ``activation``, the same
+            shape.
+        noisy: Moments of the same derivative at noisy copies of the image, the same shape each;
+            None where no noisy copies were run.
+    """
+
+    activation: Tensor
+    gradient: Tensor
+    noisy: Moments | None = None

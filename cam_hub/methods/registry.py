@@ -1,0 +1,117 @@
+"""The methods by name. A method enters by a call of ``METHODS.register`` in its own module."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor
+
+from cam_hub.errors import InvalidArgument, MethodNotFound, nearest_names
+from cam_hub.methods.evidence import Evidence
+from cam_hub.methods.scaling import by_maximum
+
+__all__ = ["METHODS", "Method", "MethodRegistry", "canonical_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way to turn evidence into a map.
+
+    Attributes:
+        name: Canonical name, see :func:`canonical_name`.
+        title: Name as its authors spell it.
+        paper: Citation.
+        url: Where to read the paper.
+        needs_noise: Whether ``compute`` needs ``Evidence.noisy``.
+        compute: From the evidence to the map ``(B, *grid)``, at least 0, un-normalised. Must treat
+            every sample of the batch on its own and write to none of its inputs.
+        scale: From maps ``(B, *grid)`` of one layer to comparable ones in [0, 1], for the fusion
+            of several layers. Zeros stay zeros.
+    """
+
+    name: str
+    title: str
+    paper: str
+    url: str
+    needs_noise: bool
+    compute: Callable[[Evidence], Tensor]
+    scale: Callable[[Tensor], Tensor] = by_maximum
+
+
+class MethodRegistry(Mapping[str, Method]):
+    """A mapping from canonical name to method that grows by :meth:`register` only.
+
+    Look-ups take any spelling that :func:`canonical_name` brings to a canonical name; iteration
+    yields the canonical names in order of registration.
+
+    Example:
+        >>> from cam_hub.methods import METHODS
+        >>> METHODS["Grad-CAM++"].name
+        'gradcampp'
+    """
+
+    def __init__(self) -> None:
+        self._methods: dict[str, Method] = {}
+
+    def register(self, method: Method) -> Method:
+        """Add a method.
+
+        Args:
+            method: The method, under a name that is still free.
+
+        Returns:
+            The same method.
+
+        Raises:
+            InvalidArgument: The name is not canonical, or is taken.
+        """
+        name = method.name
+        if not name or name != canonical_name(name):
+            expected = "a name in lower case without '-', '_', '+' and spaces"
+            raise InvalidArgument("name", name, expected)
+        if name in self._methods:
+            expected = f"a name that no method has yet (taken: {', '.join(self)})"
+            raise InvalidArgument("name", name, expected)
+        self._methods[name] = method
+        return method
+
+    def __getitem__(self, name: str) -> Method:
+        # str() so that None or a number is not found, rather than a crash.
+        key = canonical_name(str(name))
+        try:
+            return self._methods[key]
+        except KeyError:
+            hint = f"Known: {', '.join(self)}."
+            raise MethodNotFound(name, nearest_names(key, self), hint) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._methods)
+
+    def __len__(self) -> int:
+        return len(self._methods)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self)})"
+
+
+def canonical_name(name: str) -> str:
+    """The spelling under which a method is registered.
+
+    Lower case, without ``-``, ``_`` and spaces, and with ``++`` written ``pp``.
+
+    Args:
+        name: Any spelling.
+
+    Returns:
+        The canonical spelling, whether or not there is such a method.
+
+    Example:
+        >>> canonical_name("Smooth Grad-CAM++")
+        'smoothgradcampp'
+    """
+    lowered = name.lower().replace("++", "pp")
+    return "".join(letter for letter in lowered if letter not in "-_" and not letter.isspace())
+
+
+METHODS: Final = MethodRegistry()
+"""Every method of cam_hub, filled when ``cam_hub.methods`` is imported."""

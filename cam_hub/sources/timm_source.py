@@ -1,0 +1,41 @@
+"""Source of timm architectures with random weights: no network, by any of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import timm
+
+from cam_hub.errors import ModelNotFound
+from cam_hub.sources import timm_models
+from cam_hub.sources.base import LoadedModel, Request
+
+__all__ = ["TimmSource"]
+
+
+class TimmSource:
+    """Builds ``timm/NAME`` and bare names with random weights."""
+
+    name = "timm"
+
+    def claims(self, request: Request) -> bool:
+        """Whether random weights of a timm architecture are asked for."""
+        return not request.pretrained and request.id.kind in ("timm", "hub")
+
+    def load(self, request: Request) -> LoadedModel:
+        """Builds the architecture; what is on the Hub under other owners cannot be known here."""
+        owner, _, name = request.id.name.rpartition("/")
+        if owner not in ("", "timm"):
+            raise ModelNotFound(
+                str(request.id),
+                hint="Only the repo itself says which architecture it holds, and pretrained=False "
+                "contacts no network: give the architecture's name instead.",
+            )
+        module = timm_models.build(name)
+        return timm_models.as_loaded(
+            module, request, id=str(request.id), source=self.name, revision=None
+        )
+
+    def known_ids(self, *, pretrained: bool) -> Iterable[str]:
+        """All architectures; with weights it is the hub source that has them."""
+        return () if pretrained else timm.list_models()

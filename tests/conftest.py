@@ -1,0 +1,71 @@
+"""Shared fixtures: an isolated cache, the embedded model, and photos with known content."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+# Before anything imports huggingface_hub or torch: no test sees the user's caches or the network.
+_CACHE = tempfile.mkdtemp(prefix="cam-hub-tests-")
+os.environ["HF_HOME"] = str(Path(_CACHE) / "hf")
+os.environ["TORCH_HOME"] = str(Path(_CACHE) / "torch")
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_TEMP_DIR"] = str(Path(_CACHE) / "gradio")
+
+import gradio
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+import cam_hub
+
+PHOTOS = {
+    "lion": (291, "lion"),
+    "cheetah": (293, "cheetah"),
+    "cat": (282, "tiger cat"),
+    "espresso": (967, "espresso"),
+    "tripod": (872, "tripod"),
+    "moped": (665, "moped"),
+}
+"""What the default model sees in each photo: class index and one of its label's names."""
+
+
+def _gradio_photo(name: str) -> Image.Image:
+    folder = Path(gradio.__file__).parent / "media_assets" / "images"
+    return Image.open(folder / name).convert("RGB")
+
+
+@pytest.fixture(scope="session")
+def photos() -> dict[str, Image.Image]:
+    """Real photos, of the things in PHOTOS."""
+    return {
+        "lion": _gradio_photo("lion.jpg"),
+        "cheetah": _gradio_photo("cheetah1.jpg"),
+        "cat": Image.fromarray(skimage.data.chelsea()),
+        "espresso": Image.fromarray(skimage.data.coffee()),
+        "tripod": Image.fromarray(skimage.data.camera()).convert("RGB"),
+        "moped": Image.fromarray(skimage.data.stereo_motorcycle()[0]),
+    }
+
+
+@pytest.fixture(scope="session")
+def lion(photos: dict[str, Image.Image]) -> Image.Image:
+    """The photo of a lion, 256 by 256."""
+    return photos["lion"]
+
+
+@pytest.fixture(scope="session")
+def lite0() -> cam_hub.LoadedModel:
+    """The embedded default model, with its real weights."""
+    return cam_hub.load_model(cam_hub.DEFAULT_MODEL, device="cpu")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator of numbers that are the same in every run."""
+    return np.random.default_rng(0)

@@ -1,0 +1,533 @@
+"""open_image: every odd file becomes an upright RGB picture, or is refused with its reason."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageFile
+
+from cam_hub.errors import ImageRefused, InvalidArgument
+from cam_hub.images import FORMATS, MAX_PIXELS, open_image
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+# Larger than any decoder's first block, and smooth enough for a lossy format to keep.
+SMOOTH = np.stack(
+    np.broadcast_arrays(
+        np.linspace(0, 255, 80)[None, :], np.linspace(255, 0, 60)[:, None], np.full((1, 1), 90.0)
+    ),
+    axis=-1,
+).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow cannot write {kind}")
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: bytes) -> bytes:
+    """A PNG made by hand, for headers and pixels that Pillow would not write."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = (
+        (b"IHDR", header),
+        *((piece[:4], piece[4:]) for piece in extra),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
+        for tag, data in parts
+    )
+
+
+def array_of(source: object) -> np.ndarray:
+    image = open_image(source)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+# --- the ways in ---
+
+
+def test_path_bytes_file_picture_and_array_give_the_same_pixels(tmp_path):
+    data = encoded(Image.fromarray(PIXELS))
+    path = tmp_path / "a photo ü.png"
+    path.write_bytes(data)
+    sources = [
+        path,
+        str(path),
+        data,
+        bytearray(data),
+        memoryview(data),
+        io.BytesIO(data),
+        Image.open(path),
+        Image.fromarray(PIXELS),
+        PIXELS,
+        np.asfortranarray(PIXELS),
+        PIXELS[::-1][::-1],
+    ]
+    for source in sources:
+        np.testing.assert_array_equal(array_of(source), PIXELS)
+
+
+def test_a_file_object_is_read_from_its_start_and_left_where_it_was():
+    data = encoded(Image.fromarray(PIXELS))
+    file = io.BytesIO(data)
+    for position in (0, 17, len(data)):  # at the end, as it is when just written
+        file.seek(position)
+        np.testing.assert_array_equal(array_of(file), PIXELS)
+        assert file.tell() == position
+
+
+def test_a_stream_that_cannot_seek_is_read_too():
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "wb") as sender:
+        sender.write(encoded(Image.fromarray(PIXELS)))
+    with os.fdopen(read_end, "rb") as stream:
+        np.testing.assert_array_equal(array_of(stream), PIXELS)
+
+
+def test_the_callers_picture_and_array_are_neither_changed_nor_shared():
+    picture, array = Image.fromarray(PIXELS), PIXELS.copy()
+    picture.info["note"] = "mine"
+    for source in (picture, array):
+        opened = open_image(source)
+        assert opened is not source
+        opened.putpixel((0, 0), (1, 2, 3))
+    np.testing.assert_array_equal(np.asarray(picture), PIXELS)
+    np.testing.assert_array_equal(array, PIXELS)
+    assert picture.info == {"note": "mine"}
+
+
+def test_what_comes_out_needs_its_file_no_longer(tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(encoded(Image.fromarray(PIXELS)))
+    opened = open_image(path)
+    path.unlink()
+    np.testing.assert_array_equal(np.asarray(opened), PIXELS)
+    assert not isinstance(opened, ImageFile.ImageFile)
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (6, 9, 1)])
+def test_a_grey_array_becomes_equal_channels(shape):
+    grey = PIXELS[..., 0]
+    np.testing.assert_array_equal(array_of(grey.reshape(shape)), np.stack([grey] * 3, axis=-1))
+
+
+def test_a_bool_array_is_black_and_white():
+    assert array_of(np.array([[True, False]])).tolist() == [[[255] * 3, [0] * 3]]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_picture_of_one_pixel_works_in_every_format_that_is_read(kind):
+    options = {"sizes": [(1, 1)]} if kind == "ICO" else {}
+    data = encoded(Image.new("RGB", (1, 1), (200, 100, 50)), kind, **options)
+    np.testing.assert_allclose(array_of(data), [[[200, 100, 50]]], atol=4)
+
+
+# --- orientation and metadata ---
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_turned_upright(orientation, kind):
+    upright = SMOOTH
+    # How a camera stores it: the inverse of what the orientation asks the viewer to do.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: upright.transpose(1, 0, 2)[::-1],
+        7: upright.transpose(1, 0, 2)[::-1, ::-1],
+        8: upright.transpose(1, 0, 2)[:, ::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+    data = encoded(
+        Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options.get(kind, {})
+    )
+    opened = open_image(data)
+    np.testing.assert_allclose(np.asarray(opened).astype(int), upright, atol=4)
+    assert open_image(opened).size == opened.size  # nothing is left that would turn it again
+    assert opened.info == {}
+
+
+def test_a_broken_exif_block_is_ignored():
+    for junk in (b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0" + b"\xff" * 40, b"Exif\0\0"):
+        data = encoded(Image.fromarray(SMOOTH), "JPEG", exif=junk)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own about the block
+            assert array_of(data).shape == SMOOTH.shape
+
+
+def test_an_orientation_that_does_not_exist_is_ignored():
+    exif = Image.Exif()
+    exif[0x0112] = 77
+    assert array_of(encoded(Image.fromarray(SMOOTH), "JPEG", exif=exif)).shape == SMOOTH.shape
+
+
+# --- frames ---
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame_of_an_animation_is_taken(kind):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 3
+    assert (array_of(data) == (255, 0, 0)).all()
+
+
+def test_a_pil_picture_gives_the_frame_that_it_stands_at_and_stays_there():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    picture = Image.open(io.BytesIO(data))
+    picture.seek(2)
+    assert (array_of(picture) == (0, 0, 255)).all()
+    assert picture.tell() == 2
+
+
+# --- modes ---
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "YCbCr", "HSV", "CMYK", "LAB"])
+def test_other_colour_modes_keep_black_and_white(mode):
+    strip = Image.fromarray(np.repeat([[0, 255]], 3, axis=1).astype(np.uint8).repeat(4, axis=0))
+    if mode == "LAB":
+        picture = Image.merge("LAB", [strip, *(Image.new("L", strip.size, 128),) * 2])
+    else:
+        picture = strip.convert("RGB").convert(mode)
+    opened = array_of(picture)
+    np.testing.assert_allclose(opened[:, :3], 0, atol=2)
+    np.testing.assert_allclose(opened[:, 3:], 255, atol=2)
+
+
+def test_a_cmyk_jpeg_keeps_its_colours():
+    flat = Image.new("RGB", (16, 16), (30, 160, 220)).convert("CMYK")
+    assert (abs(array_of(encoded(flat, "JPEG", quality=95)).astype(int) - (30, 160, 220)) < 6).all()
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_16_bit_grey_keeps_its_order_and_its_full_range(order):
+    ramp = np.linspace(0, 65535, 1000).round()
+    kind = "TIFF" if order == "<u2" else "PNG"
+    if kind == "PNG":
+        data = png(1000, 1, 16, 0, b"\0" + ramp.astype(">u2").tobytes())
+    else:
+        data = encoded(Image.fromarray(ramp.astype("<u2")[None]), kind)
+    opened = array_of(data)[0]
+    assert (opened[:, 0] == opened[:, 1]).all()
+    np.testing.assert_array_equal(opened[:, 0], np.rint(ramp / 257))
+    assert opened[0, 0] == 0
+    assert opened[-1, 0] == 255
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L"])
+def test_16_bit_grey_in_memory_is_scaled_whatever_its_byte_order(mode):
+    picture = Image.new(mode, (2, 1))
+    picture.putpixel((1, 0), 257 * 100)
+    assert array_of(picture)[0, :, 0].tolist() == [0, 100]
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "grey"),
+    [
+        ([0, 100, 255], "I", [0, 100, 255]),  # 8 bits fit
+        ([0, 257, 65535], "I", [0, 1, 255]),  # 16 bits fit
+        ([0, 50_000, 100_000], "I", [0, 128, 255]),  # neither: stretched
+        ([-10, 0, 10], "I", [0, 128, 255]),
+        ([0.0, 0.2, 1.0], "F", [0, 51, 255]),
+        ([0.0, 100.0, 254.6], "F", [0, 100, 255]),
+        ([0.0, 257.0, 65535.0], "F", [0, 1, 255]),
+        ([-1.0, 0.0, 1.0], "F", [0, 128, 255]),
+        ([-7.0, -7.0, -7.0], "F", [0, 0, 0]),  # flat, nothing to stretch
+    ],
+)
+def test_32_bit_grey_is_scaled_by_the_least_full_scale_that_fits(values, mode, grey):
+    picture = Image.fromarray(np.array([values], np.int32 if mode == "I" else np.float32))
+    assert picture.mode == mode
+    assert array_of(picture)[0, :, 0].tolist() == grey
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_float_pixels_that_are_not_finite_are_refused_with_their_number(bad):
+    picture = Image.fromarray(np.array([[0, bad, bad]], np.float32))
+    with pytest.raises(ImageRefused, match="2 of the PIL image's 3 pixels are NaN or infinite"):
+        open_image(picture)
+
+
+def test_a_mode_that_this_pillow_cannot_turn_into_rgb_is_refused_by_its_name(monkeypatch):
+    def missing(*_: object) -> None:
+        raise ImportError("built without LittleCMS")
+
+    monkeypatch.setattr(ImageCms, "createProfile", missing)
+    with pytest.raises(ImageRefused, match=r"its LAB pixels .* built without LittleCMS"):
+        open_image(Image.new("LAB", (2, 2)))
+
+
+# --- transparency, laid on white ---
+
+
+def test_transparent_parts_become_white_and_half_transparent_ones_mix():
+    pixels = np.zeros((1, 3, 4), np.uint8)
+    pixels[0, :, 3] = (0, 128, 255)
+    wanted = [[[255] * 3, [127] * 3, [0] * 3]]
+    rgba = Image.fromarray(pixels)
+    for source in (rgba, encoded(rgba), pixels, rgba.convert("RGBa"), rgba.convert("LA")):
+        assert array_of(source).tolist() == wanted
+    assert array_of(rgba.convert("LA").convert("La")).tolist() == wanted
+
+
+def test_a_palettes_transparent_colour_becomes_white():
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.putpixel((1, 0), 1)
+    assert array_of(encoded(picture)).tolist() == [[[10, 20, 30], [40, 50, 60]]]
+    for kind in ("PNG", "GIF"):
+        data = encoded(picture, kind, transparency=1)
+        assert array_of(data).tolist() == [[[10, 20, 30], [255, 255, 255]]], kind
+    # One alpha per colour.
+    data = encoded(picture, transparency=bytes([255, 0]))
+    assert array_of(data).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+def test_a_palette_with_an_alpha_band_or_alpha_colours_is_laid_on_white():
+    picture = Image.new("PA", (1, 1), (0, 0))
+    assert array_of(picture).tolist() == [[[255] * 3]]
+    picture = Image.new("P", (1, 1))
+    picture.putpalette([9, 9, 9, 0], "RGBA")
+    assert array_of(picture).tolist() == [[[255] * 3]]
+
+
+def test_the_transparent_colour_of_grey_and_rgb_pngs_becomes_white():
+    grey = png(2, 1, 8, 0, bytes([0, 7, 8]), b"tRNS" + struct.pack(">H", 7))
+    assert array_of(grey)[0, :, 0].tolist() == [255, 8]
+    rgb = png(2, 1, 8, 2, bytes([0, 1, 2, 3, 4, 5, 6]), b"tRNS" + struct.pack(">3H", 1, 2, 3))
+    assert array_of(rgb)[0].tolist() == [[255] * 3, [4, 5, 6]]
+
+
+# --- refusals ---
+
+
+def test_paths_that_are_no_image_files_are_refused_each_with_its_reason(tmp_path):
+    cases = {
+        str(tmp_path / "missing.png"): "there is no file",
+        str(tmp_path): "is a folder",
+        "": "the path is empty",
+        "a\0b.png": "cannot be opened",
+        str(tmp_path / ("x" * 5000)): "cannot be opened",
+    }
+    (tmp_path / "empty.jpg").touch()
+    cases[str(tmp_path / "empty.jpg")] = "is empty"
+    (tmp_path / "notes.png").write_text("dear diary")
+    cases[str(tmp_path / "notes.png")] = "JPEG, PNG, WEBP"
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        cases[str(tmp_path / "pipe")] = "a device or a pipe"
+    for path, reason in cases.items():
+        with pytest.raises(ImageRefused, match=reason):
+            open_image(path)
+        if path:
+            with pytest.raises(ImageRefused, match=reason):
+                open_image(Path(path))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://host/cat.jpg",
+        "HTTPS://host/cat.jpg",
+        " https://host/cat.jpg",
+        "data:image/png;base64,iVBORw0KGgo=",
+        "hf://owner/name/cat.jpg",
+    ],
+)
+def test_an_address_is_refused_with_the_advice_to_download_it(address):
+    with pytest.raises(ImageRefused, match="download it first"):
+        open_image(address)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "is empty"),
+        (b"dear diary", "JPEG, PNG, WEBP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"\xef\xbb\xbf<?xml version='1.0'?><svg/>", "SVG"),
+        (b"<!DOCTYPE html><html>404</html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIF"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "video"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no image that can"),
+        (b"\x89PNG\r\n\x1a\n", "damaged"),
+    ],
+)
+def test_bytes_that_are_no_image_are_refused_by_what_they_look_like(data, reason):
+    for source in (data, io.BytesIO(data)):
+        with pytest.raises(ImageRefused, match=reason):
+            open_image(source)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "QOI"])
+def test_a_cut_off_file_is_refused_or_still_holds_every_pixel(kind):
+    whole = encoded(Image.fromarray(SMOOTH), kind)
+    pixels = array_of(whole)
+    refused = 0
+    for length in {*range(0, len(whole), max(1, len(whole) // 60)), *range(len(whole) - 8)[-8:]}:
+        try:
+            np.testing.assert_array_equal(array_of(whole[:length]), pixels)
+        except ImageRefused:
+            refused += 1
+    assert refused > 50
+    with pytest.raises(ImageRefused, match="damaged"):
+        open_image(whole[: len(whole) // 2])
+
+
+def test_random_and_scrambled_bytes_are_opened_or_refused_and_nothing_else():
+    rng = random.Random(0)
+    samples = [rng.randbytes(rng.randrange(1, 400)) for _ in range(100)]
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "ICO"):
+        whole = encoded(Image.fromarray(PIXELS), kind)
+        for _ in range(40):
+            broken = bytearray(whole)
+            for _ in range(rng.randrange(1, 6)):
+                broken[rng.randrange(len(broken))] = rng.randrange(256)
+            samples.append(bytes(broken))
+    refused = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own about the damage
+        for sample in samples:
+            try:
+                # A scrambled header may ask for gigabytes.
+                opened = open_image(sample, max_pixels=1_000_000)
+            except ImageRefused:
+                refused += 1
+            else:
+                assert opened.mode == "RGB"
+    assert 100 <= refused < len(samples)
+
+
+def test_a_header_that_promises_too_many_pixels_is_refused_before_decoding():
+    rows = b"\0\0\0\0"
+    with pytest.raises(ImageRefused, match="too large"):
+        open_image(png(100_000, 100_000, 8, 2, rows))  # also beyond Pillow's own limit
+    with pytest.raises(ImageRefused, match="200 x 100 is 20,000 pixels, and the limit is 19,999"):
+        open_image(png(200, 100, 8, 2, rows), max_pixels=19_999)
+    with pytest.raises(ImageRefused, match="cut off"):  # within the limit, it is decoded
+        open_image(png(200, 100, 8, 2, rows), max_pixels=20_000)
+
+
+def test_the_limit_holds_for_pictures_and_arrays_too():
+    for source in (Image.new("L", (11, 10)), np.zeros((11, 10), np.uint8)):
+        assert open_image(source, max_pixels=110).mode == "RGB"
+        with pytest.raises(ImageRefused, match="too large"):
+            open_image(source, max_pixels=109)
+
+
+def test_the_default_limit_is_pillows_and_pillows_is_left_alone():
+    before = Image.MAX_IMAGE_PIXELS
+    open_image(PIXELS, max_pixels=5_000)
+    assert before == Image.MAX_IMAGE_PIXELS
+    assert 2 * before == MAX_PIXELS
+
+
+def test_pillows_bomb_warning_made_an_error_is_a_refusal(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageRefused, match="too large"):
+            open_image(encoded(Image.fromarray(PIXELS)))
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((4, 4, 3)), r"float64 has no fixed white; scale it to 0-255"),
+        (np.full((2, 2, 3), np.nan, np.float32), "holds 12 NaN"),
+        (np.zeros((4, 4), np.uint16), "uint16 is not read"),
+        (np.zeros((4, 4), np.int64), "int64 is not read"),
+        (np.array("cat"), "is not read"),
+        (np.zeros(4, np.uint8), r"shape \(4,\) is no picture"),
+        (np.zeros((4, 4, 2), np.uint8), r"shape \(4, 4, 2\) is no picture"),
+        (np.zeros((3, 8, 9), np.uint8), r"transpose\(1, 2, 0\)"),
+        (np.zeros((2, 8, 9, 3), np.uint8), "one image at a time"),
+        (np.zeros((0, 9, 3), np.uint8), "holds no pixels"),
+    ],
+)
+def test_an_array_that_is_no_picture_is_refused_with_what_would_work(array, reason):
+    with pytest.raises(ImageRefused, match=reason):
+        open_image(array)
+
+
+@pytest.mark.parametrize("source", [None, 3, [1, 2], {"path": "cat.jpg"}, object()])
+def test_another_kind_of_thing_is_refused_by_its_type(source):
+    with pytest.raises(ImageRefused, match=f"{type(source).__name__} is not a kind of picture"):
+        open_image(source)
+
+
+def test_a_picture_without_pixels_and_a_closed_one_are_refused():
+    with pytest.raises(ImageRefused, match="holds no pixels"):
+        open_image(Image.new("RGB", (0, 5)))
+    closed = Image.open(io.BytesIO(encoded(Image.fromarray(PIXELS))))
+    closed.close()
+    with pytest.raises(ImageRefused, match="PIL image"):
+        open_image(closed)
+
+
+def test_file_objects_that_cannot_be_read_are_refused(tmp_path):
+    with pytest.raises(ImageRefused, match="'rb'"):
+        open_image(io.StringIO("text"))
+    closed = io.BytesIO(b"x")
+    closed.close()
+    with pytest.raises(ImageRefused, match="cannot be read"):
+        open_image(closed)
+    with (
+        (tmp_path / "new.png").open("wb") as write_only,
+        pytest.raises(ImageRefused, match="cannot be read"),
+    ):
+        open_image(write_only)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, True, None])
+def test_a_limit_that_cannot_be_is_refused(limit):
+    with pytest.raises(InvalidArgument, match="max_pixels"):
+        open_image(PIXELS, max_pixels=limit)
+
+
+def test_a_message_quotes_only_the_start_of_a_long_name():
+    with pytest.raises(ImageRefused) as refusal:
+        open_image("x" * 100_000)
+    assert len(str(refusal.value)) < 500
+
+
+def test_threads_open_pictures_side_by_side():
+    data = encoded(Image.fromarray(PIXELS))
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        opened = (np.asarray(open_image(data)) for _ in range(20))
+        wrong.extend(number for pixels in opened if not (pixels == PIXELS).all())
+
+    threads = [Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

@@ -1,0 +1,202 @@
+"""The same maps as torchcam 0.5 where it follows the papers, and proof of where it does not."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torchcam import methods as torchcam
+
+from cam_hub.methods import METHODS, Evidence, Moments, fuse, gradcampp, smoothgradcampp
+from cam_hub.methods.arithmetic import weighted_map
+from cam_hub.methods.smooth_grad_cam_pp import smoothgradcampp_weights
+
+CLASSES = [7, 3]
+STD = 0.3
+
+# The outputs of two stages, after their ReLU, and one convolution with outputs of both signs.
+every_layer = pytest.mark.parametrize("layer", ["layer3", "layer4", "layer4.0.conv2"])
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        # float64, because the denominators of Smooth Grad-CAM++ come close to 0 at inner layers:
+        # in float32 the order of a sum already moves its weights by 1e-5.
+        model = timm.create_model("test_resnet", num_classes=10, zero_init_last=False)
+        return model.double().eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(
+        2, 3, 96, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+
+
+@dataclass
+class Pass:
+    """Activation and gradient of one layer, by a hook of our own."""
+
+    activation: Tensor
+    gradient: Tensor
+
+
+def run(network: nn.Module, layer: str, images: Tensor) -> Pass:
+    seen: list[Tensor] = []
+    handle = network.get_submodule(layer).register_forward_hook(lambda *args: seen.append(args[2]))
+    try:
+        scores = network(images)
+    finally:
+        handle.remove()
+    (gradient,) = torch.autograd.grad(scores[range(2), CLASSES].sum(), seen)
+    return Pass(seen[0].detach().clone(), gradient)
+
+
+def assert_same(ours: Tensor, theirs: Tensor) -> None:
+    """Equal to 1e-5 of the largest value."""
+    assert theirs.abs().max() > 0
+    torch.testing.assert_close(
+        ours / theirs.abs().max(), theirs / theirs.abs().max(), rtol=0, atol=1e-5
+    )
+
+
+@every_layer
+@pytest.mark.parametrize(
+    ("name", "extractor"),
+    [
+        ("layercam", torchcam.LayerCAM),
+        ("gradcam", torchcam.GradCAM),
+        ("xgradcam", torchcam.XGradCAM),
+    ],
+)
+def test_first_order_methods_equal_torchcam(
+    network: nn.Module, images: Tensor, layer: str, name: str, extractor: type
+) -> None:
+    clean = run(network, layer, images)
+    ours = METHODS[name].compute(Evidence(clean.activation, clean.gradient))
+    with extractor(network, layer) as cam:
+        (theirs,) = cam(CLASSES, network(images), normalized=False)
+    assert_same(ours, theirs)
+
+
+def test_fused_layercam_maps_equal_torchcam_once_their_maximum_is_1(
+    network: nn.Module, images: Tensor
+) -> None:
+    # torchcam leaves the division by the maximum, which equation 9 asks for, to its caller.
+    with torchcam.LayerCAM(network, ["layer3", "layer4"]) as cam:
+        maps = cam(CLASSES, network(images), normalized=False)
+        theirs = cam.fuse_cams([m / m.amax((1, 2), keepdim=True) for m in maps])
+    assert_same(fuse(maps, METHODS["layercam"]), theirs)
+
+
+# --- Smooth Grad-CAM++ ----------------------------------------------------------------------------
+
+
+def torchcam_smooth(
+    network: nn.Module, layer: str, images: Tensor, noises: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """torchcam's weights and un-normalised map, given the noise it is to draw."""
+    with torchcam.SmoothGradCAMpp(network, layer, num_samples=len(noises), std=STD) as cam:
+        results = []
+        for ask in (cam._get_weights, lambda c: cam(c, normalized=False)):
+            draws = iter(noises)
+            cam._distrib = SimpleNamespace(sample=lambda size, draws=draws: next(draws))
+            network(images)
+            results.append(ask(CLASSES)[0])
+    return results[0], results[1]
+
+
+def some_noise(images: Tensor, samples: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [STD * torch.randn(images.shape, generator=generator) for _ in range(samples)]
+
+
+def smooth_moments(passes: list[Pass]) -> Moments:
+    return Moments.of(torch.stack([noisy.gradient for noisy in passes]))
+
+
+@every_layer
+def test_smoothgradcampp_weights_equal_torchcam_with_one_copy_of_the_same_noise(
+    network: nn.Module, images: Tensor, layer: str
+) -> None:
+    # torchcam draws from the global generator: the same seed gives us the same noise.
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        noise = torch.distributions.Normal(0.0, STD).sample(images.shape)
+        with torchcam.SmoothGradCAMpp(network, layer, num_samples=1, std=STD) as cam:
+            network(images)
+            torch.manual_seed(5)
+            (theirs,) = cam._get_weights(CLASSES)
+    clean, noisy = run(network, layer, images), run(network, layer, images + noise)
+    ours = smoothgradcampp_weights(clean.activation, smooth_moments([noisy]))
+    assert_same(ours.flatten(1), theirs)
+
+
+@every_layer
+def test_smoothgradcampp_maps_equal_torchcam_when_the_copy_is_the_clean_image(
+    network: nn.Module, images: Tensor, layer: str
+) -> None:
+    clean = run(network, layer, images)
+    ours = smoothgradcampp(clean.activation, smooth_moments([clean]))
+    _, theirs = torchcam_smooth(network, layer, images, [torch.zeros_like(images)])
+    assert_same(ours, theirs)
+
+
+@every_layer
+def test_torchcam_ends_with_the_noisy_activations_and_we_with_the_clean_ones(
+    network: nn.Module, images: Tensor, layer: str
+) -> None:
+    noises = some_noise(images, 1)
+    clean, noisy = run(network, layer, images), run(network, layer, images + noises[0])
+    moments = smooth_moments([noisy])
+    weights = smoothgradcampp_weights(clean.activation, moments)
+    _, theirs = torchcam_smooth(network, layer, images, noises)
+    assert_same(weighted_map(weights, noisy.activation), theirs)
+    ours = smoothgradcampp(clean.activation, moments)
+    assert torch.equal(ours, weighted_map(weights, clean.activation))
+    assert (ours - theirs).abs().max() > 0.01 * theirs.max()
+
+
+def test_torchcam_lets_the_last_noisy_copy_decide_and_we_all_of_them(
+    network: nn.Module, images: Tensor
+) -> None:
+    # Not layer4: only a mean and a linear layer follow it, so its gradient feels no noise.
+    noises = some_noise(images, 3)
+    clean = run(network, "layer3", images)
+    passes = [run(network, "layer3", images + noise) for noise in noises]
+    moments = smooth_moments(passes)
+    ours = smoothgradcampp_weights(clean.activation, moments).flatten(1)
+    our_reverse = smoothgradcampp_weights(clean.activation, smooth_moments(passes[::-1])).flatten(1)
+    theirs, _ = torchcam_smooth(network, "layer3", images, noises)
+    their_reverse, _ = torchcam_smooth(network, "layer3", images, noises[::-1])
+
+    assert_same(our_reverse, ours)
+    assert (their_reverse - theirs).abs().max() > 0.01 * theirs.max()
+    # Theirs is ours with the last gradient in the place of the mean gradient.
+    last = Moments(passes[-1].gradient, moments.second, moments.third)
+    assert_same(smoothgradcampp_weights(clean.activation, last).flatten(1), theirs)
+
+
+# --- Grad-CAM++ -----------------------------------------------------------------------------------
+
+
+def test_torchcam_loses_the_division_of_gradcampp_and_we_do_not(
+    network: nn.Module, images: Tensor
+) -> None:
+    clean = run(network, "layer3", images)
+    a, g = clean.activation, clean.gradient
+    with torchcam.GradCAMpp(network, "layer3") as cam:
+        (weights,) = cam._get_weights(CLASSES, network(images))
+        (theirs,) = cam(CLASSES, network(images), normalized=False)
+    assert_same((g.pow(2) * g.relu()).sum((2, 3)), weights)
+
+    area = a.sum((2, 3), keepdim=True)
+    alpha = torch.where(g == 0, 0.0, g.pow(2) / (2 * g.pow(2) + area * g.pow(3)))
+    ours = gradcampp(a, g)
+    assert_same(ours, ((alpha * g.relu()).sum((2, 3), keepdim=True) * a).sum(1).relu())
+    # Not the same map at another scale, either.
+    assert (ours / ours.amax() - theirs / theirs.amax()).abs().max() > 0.01

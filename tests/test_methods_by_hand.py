@@ -1,0 +1,223 @@
+"""Each method on numbers that fit on a sheet of paper, and against its formula in plain loops."""
+
+from itertools import product
+from math import prod
+
+import numpy as np
+import pytest
+import torch
+
+from cam_hub.errors import InvalidArgument
+from cam_hub.methods import (
+    METHODS,
+    Evidence,
+    Moments,
+    MomentSum,
+    gradcam,
+    gradcampp,
+    layercam,
+    smoothgradcampp,
+    xgradcam,
+)
+from cam_hub.methods.smooth_grad_cam_pp import smoothgradcampp_weights
+
+# One sample, two channels, a grid of 2 × 2. The activations sum to 4 and 2.
+ACTIVATION = torch.tensor([[[[1.0, 2.0], [0.0, 1.0]], [[2.0, -2.0], [1.0, 1.0]]]])
+GRADIENT = torch.tensor([[[[1.0, -1.0], [2.0, 0.0]], [[-3.0, 1.0], [0.0, 1.0]]]])
+
+
+def grid(*rows: list[float]) -> torch.Tensor:
+    return torch.tensor([rows])
+
+
+def test_gradcam_weighs_channels_by_their_mean_gradient() -> None:
+    # w = (1 - 1 + 2 + 0)/4 = 1/2 and (-3 + 1 + 0 + 1)/4 = -1/4.
+    # Σ w A = [[1/2 - 1/2, 1 + 1/2], [0 - 1/4, 1/2 - 1/4]], and ReLU.
+    expected = grid([0.0, 1.5], [0.0, 0.25])
+    torch.testing.assert_close(gradcam(ACTIVATION, GRADIENT), expected)
+
+
+def test_layercam_weighs_every_position_by_its_positive_gradient() -> None:
+    # ReLU(g) A = [[1, 0], [0, 0]] + [[0, -2], [0, 1]], and ReLU.
+    expected = grid([1.0, 0.0], [0.0, 1.0])
+    torch.testing.assert_close(layercam(ACTIVATION, GRADIENT), expected)
+
+
+def test_xgradcam_weighs_channels_by_their_gradient_where_they_are_active() -> None:
+    # w = (1 - 2 + 0 + 0)/4 = -1/4 and (-6 - 2 + 0 + 1)/2 = -7/2.
+    # Σ w A = [[-1/4 - 7, -1/2 + 7], [0 - 7/2, -1/4 - 7/2]], and ReLU.
+    expected = grid([0.0, 6.5], [0.0, 0.0])
+    torch.testing.assert_close(xgradcam(ACTIVATION, GRADIENT), expected)
+
+
+def test_xgradcam_gives_no_weight_to_a_channel_whose_activations_cancel() -> None:
+    # 0.1 + 0.6 - 0.7 is 6e-8 in float32, and dividing by that would rule the map.
+    activation = torch.tensor([[[0.1, 0.6, -0.7], [1.0, 1.0, 2.0]]])
+    assert activation[0, 0].sum() != 0
+    gradient = torch.tensor([[[1.0, 5.0, 9.0], [1.0, 1.0, 1.0]]])
+    # The second channel's weight is (1 + 1 + 2)/4 = 1.
+    torch.testing.assert_close(xgradcam(activation, gradient), torch.tensor([[1.0, 1.0, 2.0]]))
+
+
+def test_gradcampp_corrects_gradients_for_the_activation_of_the_whole_channel() -> None:
+    # Channel 1, ΣA = 4: g = 1 has α = 1/(2 + 4) = 1/6, g = 2 has α = 4/(8 + 4·8) = 1/10;
+    # w = 1/6·1 + 1/10·2 = 11/30. Channel 2, ΣA = 2: g = 1 has α = 1/(2 + 2) = 1/4; w = 1/2.
+    # Σ w A = [[11/30 + 1, 22/30 - 1], [0 + 1/2, 11/30 + 1/2]], and ReLU.
+    expected = grid([41 / 30, 0.0], [0.5, 26 / 30])
+    torch.testing.assert_close(gradcampp(ACTIVATION, GRADIENT), expected)
+
+
+def test_gradcampp_gives_no_weight_where_its_denominator_vanishes() -> None:
+    # ΣA = -2 and g = 1: 2·1 + (-2)·1 = 0. At g = 3: α = 9/(18 - 54) = -1/4, w = -3/4.
+    activation, gradient = torch.tensor([[[1.0, -3.0]]]), torch.tensor([[[1.0, 3.0]]])
+    torch.testing.assert_close(gradcampp(activation, gradient), torch.tensor([[0.0, 2.25]]))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-15, 1e15, 1e30])
+def test_gradcampp_holds_for_gradients_whose_powers_leave_float32(size: float) -> None:
+    # With ΣA = 0, α = 1/2 at any size of the gradient: w = 1/2 · size.
+    activation = torch.tensor([[[1.0, -1.0]]])
+    gradient = torch.tensor([[[size, 0.0]]])
+    expected = torch.tensor([[size / 2, 0.0]])
+    torch.testing.assert_close(gradcampp(activation, gradient), expected, rtol=1e-6, atol=0)
+
+
+# One sample, two channels, two positions, two noisy copies.
+CLEAN = torch.tensor([[[1.0, 2.0], [1.0, -1.0]]])
+NOISY = torch.tensor([[[[1.0, 2.0], [2.0, -1.0]]], [[[1.0, 0.0], [0.0, -1.0]]]])
+
+
+def test_moments_are_means_of_powers_over_the_noisy_copies() -> None:
+    # Channel 1: g = (1, 2) and (1, 0). Channel 2: g = (2, -1) and (0, -1).
+    moments = Moments.of(NOISY)
+    assert torch.equal(moments.first, torch.tensor([[[1.0, 1.0], [1.0, -1.0]]]))
+    assert torch.equal(moments.second, torch.tensor([[[1.0, 2.0], [2.0, 1.0]]]))
+    assert torch.equal(moments.third, torch.tensor([[[1.0, 4.0], [4.0, -1.0]]]))
+
+
+def test_smoothgradcampp_puts_moments_where_gradcampp_has_powers() -> None:
+    # Channel 1: Σ A·D3 = 1·1 + 2·4 = 9; α = 1/(2 + 9), 2/(4 + 9); w = 1/11 + 2/13 = 35/143.
+    # Channel 2: Σ A·D3 = 1·4 + 1·1 = 5; α = 2/(4 + 5), 1/(2 + 5); w = 2/9·1 + 1/7·ReLU(-1) = 2/9.
+    # Σ w A = [35/143 + 2/9, 70/143 - 2/9] = [601/1287, 344/1287].
+    moments = Moments.of(NOISY)
+    expected = torch.tensor([[[35 / 143], [2 / 9]]])
+    torch.testing.assert_close(smoothgradcampp_weights(CLEAN, moments), expected)
+    expected = torch.tensor([[601 / 1287, 344 / 1287]])
+    torch.testing.assert_close(smoothgradcampp(CLEAN, moments), expected)
+
+
+def test_smoothgradcampp_gives_no_weight_where_its_denominator_vanishes() -> None:
+    # A = -2, g = 1: 2·1 - 2·1 + 0 = 0.
+    one = torch.ones(1, 1, 1)
+    assert smoothgradcampp_weights(-2 * one, Moments(one, one, one), eps=0.0).item() == 0
+
+
+def loops(name: str, evidence: Evidence) -> np.ndarray:
+    """The formulas once more: one number at a time, in the order in which they are printed."""
+    noisy = evidence.noisy
+    assert noisy is not None
+    tensors = (evidence.activation, evidence.gradient, noisy.first, noisy.second, noisy.third)
+    a, g, d1, d2, d3 = (tensor.numpy() for tensor in tensors)
+    batch, channels, *sizes = a.shape
+    places = list(product(*map(range, sizes)))
+    cam = np.zeros((batch, *sizes))
+    for b, k in product(range(batch), range(channels)):
+        area = sum(a[(b, k, *p)] for p in places)
+        weight = 0.0
+        for p in places:
+            at = (b, k, *p)
+            if name == "gradcam":
+                weight += g[at] / prod(sizes)
+            elif name == "xgradcam":
+                weight += a[at] * g[at] / area
+            elif name == "gradcampp" and g[at] > 0:
+                weight += g[at] ** 2 / (2 * g[at] ** 2 + area * g[at] ** 3) * g[at]
+            elif name == "smoothgradcampp" and d1[at] > 0:
+                curvature = sum(a[(b, k, *q)] * d3[(b, k, *q)] for q in places)
+                weight += d2[at] / (2 * d2[at] + curvature + 1e-8) * d1[at]
+        for p in places:
+            at = (b, k, *p)
+            own = max(g[at], 0.0) if name == "layercam" else weight
+            cam[(b, *p)] += own * a[at]
+    return np.maximum(cam, 0.0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("shape", [(2, 3, 3, 4), (1, 2, 5), (2, 2, 2, 3, 2)], ids=str)
+def test_a_method_is_its_formula(name: str, shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    draw = torch.randn(5, *shape, dtype=torch.float64, generator=generator)
+    evidence = Evidence(draw[0] + 0.5, draw[1], Moments.of(draw[2:]))
+    expected = torch.from_numpy(loops(name, evidence))
+    assert expected.max() > 0
+    torch.testing.assert_close(METHODS[name].compute(evidence), expected)
+
+
+# --- Moments, chunk by chunk ----------------------------------------------------------------------
+
+
+def some_gradients(samples: int) -> torch.Tensor:
+    return torch.randn(samples, 2, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+
+
+def same(one: Moments, other: Moments) -> bool:
+    pairs = ((one.first, other.first), (one.second, other.second), (one.third, other.third))
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("sizes", [[7], [1] * 7, [3, 4], [0, 5, 0, 2]], ids=str)
+def test_how_samples_are_cut_into_chunks_does_not_change_a_bit(sizes: list[int]) -> None:
+    gradients, total = some_gradients(7), MomentSum()
+    for chunk in gradients.split(sizes):
+        total.add(chunk)
+    assert total.count == 7
+    assert same(total.mean(), Moments.of(gradients))
+
+
+def test_samples_may_be_added_after_a_mean_was_taken() -> None:
+    gradients, total = some_gradients(5), MomentSum()
+    total.add(gradients[:2])
+    early = total.mean()
+    total.add(gradients[2:])
+    assert same(early, Moments.of(gradients[:2]))
+    assert same(total.mean(), Moments.of(gradients))
+
+
+def test_adding_leaves_the_gradients_as_they_were() -> None:
+    gradients = some_gradients(3)
+    before, total = gradients.clone(), MomentSum()
+    total.add(gradients)
+    total.add(gradients)
+    assert torch.equal(gradients, before)
+
+
+def test_half_precision_gradients_are_averaged_in_float32() -> None:
+    # 100³ = 1e6 is beyond float16.
+    moments = Moments.of(torch.full((2, 1, 1, 1), 100.0, dtype=torch.float16))
+    assert moments.third.dtype == torch.float32
+    assert moments.third.item() == 1e6
+
+
+def test_the_order_of_noisy_copies_does_not_matter() -> None:
+    gradients = some_gradients(6).double()
+    activation = gradients[0].abs()
+    forth, back = (
+        smoothgradcampp(activation, Moments.of(g)) for g in (gradients, gradients.flip(0))
+    )
+    torch.testing.assert_close(forth, back)
+
+
+def test_no_samples_have_no_mean() -> None:
+    with pytest.raises(InvalidArgument, match="at least one noisy sample"):
+        Moments.of(some_gradients(0))
+
+
+def test_samples_of_different_shapes_are_refused() -> None:
+    total = MomentSum()
+    total.add(some_gradients(1))
+    with pytest.raises(InvalidArgument, match=r"\(2, 3, 4, 4\)"):
+        total.add(torch.ones(1, 2, 3, 4, 5))
+    with pytest.raises(InvalidArgument, match="samples, batch, channels"):
+        total.add(torch.ones(2, 3, 4))
+    with pytest.raises(InvalidArgument, match="first moment"):
+        Moments(torch.ones(1, 1, 2), torch.ones(1, 1, 2), torch.ones(1, 1, 3))
