@@ -11,7 +11,16 @@ from scipy import ndimage
 
 from cam_hub.errors import InvalidArgument
 
-__all__ = ["BoolMask", "Box", "Heatmap", "boxes", "checked_fraction", "checked_heatmap", "mask"]
+__all__ = [
+    "BoolMask",
+    "Box",
+    "Heatmap",
+    "boxes",
+    "checked_fraction",
+    "checked_heatmap",
+    "mask",
+    "nan_refused",
+]
 
 Heatmap: TypeAlias = npt.NDArray[np.floating[Any]]
 """Float array ``(H, W)``, 0 for cold to 1 for hot."""

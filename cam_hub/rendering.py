@@ -237,11 +237,11 @@ def _unseen(ground: npt.NDArray[np.uint8], first_row: int, period: int) -> npt.N
         Array ``(rows, columns, 3)``, in [0, 255], the three channels equal.
     """
     rows, columns = ground.shape[:2]
-    # Luma after ITU-R BT.601 as Pillow has it, times 0.35: at most 89.
+    # Luma after ITU-R BT.601 as Pillow has it, times 0.6: at most 153.
     luma = ground @ np.array([299, 587, 114], dtype=np.uint32)
-    grey = luma * np.uint32(35) // np.uint32(100_000)
+    grey = luma * np.uint32(60) // np.uint32(100_000)
     diagonal = np.add.outer(np.arange(first_row, first_row + rows), np.arange(columns))
-    grey += np.where(diagonal % period < max(1, period // 5), np.uint32(48), np.uint32(0))
+    grey += np.where(diagonal % period < max(1, period // 5), np.uint32(40), np.uint32(0))
     return np.repeat(grey[..., None], 3, axis=2)
 
 

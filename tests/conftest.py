@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from pathlib import Path
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+HUB_PORT = _free_port()
+"""Where tests may serve a hub of their own; nothing listens there otherwise."""
 
 # Before anything imports huggingface_hub or torch: no test sees the user's caches or the network.
 _CACHE = tempfile.mkdtemp(prefix="cam-hub-tests-")
 os.environ["HF_HOME"] = str(Path(_CACHE) / "hf")
 os.environ["TORCH_HOME"] = str(Path(_CACHE) / "torch")
-os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{HUB_PORT}"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

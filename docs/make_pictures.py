@@ -1,0 +1,61 @@
+"""Makes the pictures of the README and the docs: real photos, the default model's real weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio
+import skimage.data
+from PIL import Image
+
+import cam_hub
+from cam_hub.figures import montage
+
+FOLDER = Path(__file__).parent / "images"
+
+
+def photos() -> dict[str, Image.Image]:
+    """Photos that gradio and scikit-image ship."""
+    ours = Path(gradio.__file__).parent / "media_assets" / "images"
+    return {
+        "lion": Image.open(ours / "lion.jpg"),
+        "cheetah": Image.open(ours / "cheetah1.jpg"),
+        "cat": Image.fromarray(skimage.data.chelsea()),
+        "espresso": Image.fromarray(skimage.data.coffee()),
+        "tripod": Image.fromarray(skimage.data.camera()),
+        "moped": Image.fromarray(skimage.data.stereo_motorcycle()[0]),
+    }
+
+
+def gallery(model: cam_hub.LoadedModel) -> Image.Image:
+    """Each photo beside its overlays by the two main methods."""
+    tiles = []
+    for name, photo in photos().items():
+        tiles.append((name, photo.convert("RGB")))
+        for method in ("smoothgradcampp", "layercam"):
+            result = cam_hub.explain(model, photo, method=method)
+            best = result.predictions[0]
+            title = cam_hub.METHODS[method].title
+            label = best.label.split(",")[0]
+            tiles.append((f"{title}: {label} {best.probability:.0%}", result.overlay()))
+    return montage(tiles, columns=6, tile_width=270)
+
+
+def layers(model: cam_hub.LoadedModel) -> Image.Image:
+    """One photo, by LayerCAM at the ends of the stages, and the fusion."""
+    photo = photos()["cat"]
+    return cam_hub.explain(model, photo, method="layercam", target_layers="stages").montage()
+
+
+def main() -> None:
+    """Writes all pictures."""
+    FOLDER.mkdir(exist_ok=True)
+    model = cam_hub.load_model(cam_hub.DEFAULT_MODEL)
+    for make in (gallery, layers):
+        path = FOLDER / f"{make.__name__}.jpg"
+        make(model).save(path, quality=88, optimize=True)
+        print(path.name, path.stat().st_size // 1024, "KiB")
+
+
+if __name__ == "__main__":
+    main()

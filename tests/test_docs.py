@@ -1,0 +1,97 @@
+"""The docs: their Python runs, their links lead somewhere, their commands are the real ones."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+
+
+def blocks(page: str) -> list[str]:
+    """The Python of a page, block by block."""
+    return BLOCK.findall((ROOT / page).read_text("utf-8"))
+
+
+@pytest.fixture
+def folder_with_cat(tmp_path, monkeypatch, photos) -> Path:
+    """The working directory that the docs assume: one with a photo of a cat."""
+    photos["cat"].save(tmp_path / "cat.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(block: str) -> dict[str, object]:
+    """Runs a block, with random weights where it would download some; gives its variables."""
+    names: dict[str, object] = {}
+    block = re.sub(
+        r'load_model\("(torchvision/\w+)"\)', r'load_model("\1", pretrained=False)', block
+    )
+    exec(compile(block, "docs", "exec"), names)
+    return names
+
+
+def test_what_easy_explain_does_with_its_numbers(folder_with_cat):
+    names = run(blocks("docs/from-easy-explain.md")[0])
+    assert names["model"].input_size == (3, 224, 224)
+    assert names["result"].seen.all(), "squashed, so that nothing is cut off"
+    assert (folder_with_cat / "overlay.png").exists()
+
+
+def test_three_layers_of_resnet_50_and_their_fusion_in_one_call(folder_with_cat):
+    names = run(blocks("docs/from-easy-explain.md")[1])
+    result = names["result"]
+    assert [result.cam(layer=name).shape for name in result.layers] == [(28, 28), (14, 14), (7, 7)]
+    assert result.cam().shape == (28, 28)
+    assert names["mask"].shape == (300, 451)
+    assert {path.name for path in folder_with_cat.glob("*.png")} == {
+        "layer2.png", "layer3.png", "layer4.png", "fusion.png", "all.png",
+    }  # fmt: skip
+
+
+def test_every_one_of_the_35_features_of_vgg_19_in_one_call(folder_with_cat):
+    result = run(blocks("docs/from-easy-explain.md")[2])["result"]
+    assert len(result.layers) == 35
+    for name in result.layers:
+        assert result.cam(layer=name).any()
+        assert result.heatmap(layer=name).shape == (300, 451)
+    assert result.cam().shape == (224, 224)
+    assert (folder_with_cat / "vgg19.png").exists()
+
+
+def test_the_readmes_python_runs(folder_with_cat):
+    names = run(blocks("README.md")[0])
+    assert names["result"].predictions[0].label == "tiger cat"
+    assert (folder_with_cat / "explanation" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page: Path):
+    for target in LINK.findall(page.read_text("utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_ci_runs_the_readmes_own_test_command():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    commands = [line for line in readme.splitlines() if line.startswith("python3 -m venv ")]
+    assert len(commands) == 2
+    assert commands[1].endswith("-m pytest")
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert "README.md" in script
+    assert 'eval "$tests"' in script
+
+
+def test_the_module_map_in_the_docs_is_the_one_that_is_held():
+    from tests.test_layering import LEVELS
+
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| `(\w+)/?` \|", text, re.MULTILINE)
+    assert {(int(level), name) for level, name in rows} == {
+        (level, name) for level, names in enumerate(LEVELS) for name in names
+    }
