@@ -232,3 +232,85 @@ def test_the_end_of_the_feature_extractor_of_a_convolutional_network_is_found(id
     torch.manual_seed(0)
     model = cam_hub.load_model(id, pretrained=False, device="cpu")
     assert cam_hub.suggest_layers(model) == [expected]
+
+
+def test_a_strip_of_cells_is_spatial_where_the_input_is_a_strip():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 6, 32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    strip = cam_hub.wrap_model(module, input_size=(3, 32, 256))
+    assert cam_hub.list_layers(strip)[0].grid == (1, 8)
+
+
+class Tokens(nn.Module):
+    """A patch embedding, with extra tokens before or after, channels first or last."""
+
+    def __init__(self, *, before: int = 0, after: int = 0, channels_first: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Conv2d(3, 12, 8, 8)
+        self.before = nn.Parameter(torch.randn(1, before, 12))
+        self.after = nn.Parameter(torch.randn(1, after, 12))
+        self.tokens = nn.Identity()
+        self.channels_first = channels_first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        places = self.embed(x).flatten(2).transpose(1, 2)
+        count = len(x)
+        tokens = torch.cat(
+            [self.before.expand(count, -1, -1), places, self.after.expand(count, -1, -1)], dim=1
+        )
+        if self.channels_first:
+            return self.tokens(tokens.transpose(1, 2)).square().mean(2)
+        return self.tokens(tokens).square().mean(1)
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (1, 0), (5, 0), (0, 1), (0, 4)])
+@pytest.mark.parametrize("size", [(3, 64, 64), (3, 64, 96), (3, 96, 64)])
+def test_tokens_are_laid_out_whatever_stands_before_or_after_them(
+    size, before, after, channels_first
+):
+    module = Tokens(before=before, after=after, channels_first=channels_first)
+    model = cam_hub.wrap_model(module, input_size=size)
+    found = {layer.name: layer for layer in cam_hub.list_layers(model)}["tokens"]
+    assert found.layout == ("NCL" if channels_first else "NLC")
+    assert found.grid == (size[1] // 8, size[2] // 8)
+    assert (found.prefix_tokens, found.suffix_tokens) == (before, after)
+    assert found.channels == 12
+    image = torch.randn((1, *size), generator=torch.Generator().manual_seed(1))
+    maps = cam_hub.activations(model, image, ["embed", "tokens"])
+    assert torch.equal(maps["tokens"], maps["embed"])
+
+
+def test_channels_last_are_laid_out_as_the_image_is():
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.embed, self.last = nn.Conv2d(3, 12, 8, 8), nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.embed(x).permute(0, 2, 3, 1)).square().mean((1, 2))
+
+    model = cam_hub.wrap_model(Last(), input_size=(3, 64, 96))
+    found = {layer.name: layer for layer in cam_hub.list_layers(model)}
+    assert (found["last"].layout, found["last"].grid) == ("NHWC", (8, 12))
+    maps = cam_hub.activations(model, torch.randn(1, 3, 64, 96), ["embed", "last"])
+    assert torch.equal(maps["last"], maps["embed"])
+
+
+TRANSFORMERS = [
+    ("vit_tiny_patch16_224", "blocks.11.norm1", "NLC", 1),
+    ("swin_tiny_patch4_window7_224", "norm", "NHWC", 0),
+    ("mixer_s32_224", "norm", "NLC", 0),
+]
+
+
+@pytest.mark.parametrize(("id", "expected", "layout", "prefix"), TRANSFORMERS)
+def test_the_last_layer_that_speaks_as_a_whole_is_found_off_plain_networks(
+    id, expected, layout, prefix
+):
+    torch.manual_seed(0)
+    model = cam_hub.load_model(id, pretrained=False, device="cpu")
+    best = next(layer for layer in cam_hub.list_layers(model) if layer.recommended)
+    assert (best.name, best.layout, best.prefix_tokens) == (expected, layout, prefix)

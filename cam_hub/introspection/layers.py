@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,11 +10,14 @@ from torch import nn
 
 from cam_hub.errors import InvalidArgument, ModelRefused, NoMap
 from cam_hub.introspection.layouts import Arrangement
-from cam_hub.introspection.probe import Finding, depends_on, disturb
+from cam_hub.introspection.probe import Finding, dependence, disturb
 from cam_hub.recording import modules_by_name
 from cam_hub.sources.base import LoadedModel
 
 __all__ = ["SUGGESTIONS", "LayerInfo", "list_layers", "suggest_layers"]
+
+_WHOLE = 0.9
+"""The scores depend on an output as a whole if this part of its gradient is not zero."""
 
 SUGGESTIONS = {
     "best": "the recommended layer",
@@ -34,12 +38,13 @@ class LayerInfo:
         layout: How its output is laid out (``"NCHW"``), or None if it is not spatial.
         grid: Rows and columns of its output, or None.
         channels: Channels of its output, or None.
-        prefix_tokens: Tokens that belong to no place.
+        prefix_tokens: Tokens before those of the grid that belong to no place.
         is_conv: Whether it is a convolution.
         stage: Number of its resolution, 0 for the finest; None if it is not usable.
         usable: Whether a map can be made from it.
         recommended: Whether it is the one to explain when nothing else is asked for.
         reason: In plain words, why it is or is not usable.
+        suffix_tokens: Tokens after those of the grid that belong to no place.
     """
 
     name: str
@@ -53,13 +58,16 @@ class LayerInfo:
     usable: bool
     recommended: bool
     reason: str
+    suffix_tokens: int = 0
 
     @property
     def arrangement(self) -> Arrangement | None:
         """How its output is read as maps over the image."""
         if self.layout is None or self.grid is None or self.channels is None:
             return None
-        return Arrangement(self.layout, self.grid, self.channels, self.prefix_tokens)
+        return Arrangement(
+            self.layout, self.grid, self.channels, self.prefix_tokens, self.suffix_tokens
+        )
 
 
 def list_layers(
@@ -146,19 +154,19 @@ def _examine(model: LoadedModel, size: tuple[int, int, int]) -> list[LayerInfo]:
     clean = clean.to(model.device, model.dtype)
     try:
         findings = disturb(model.module, clean)
-        spatial = [
-            name
+        spatial = {
+            name: finding.arrangement
             for name, finding in findings.items()
-            if finding.spatial and _cells(finding.arrangement) > 1
-        ]
-        spoken_for = depends_on(model.module, clean, spatial)
+            if finding.spatial and finding.arrangement and _cells(finding.arrangement) > 1
+        }
+        reached = dependence(model.module, clean, spatial)
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         raise ModelRefused(
             model.id, f"its forward pass on an input of {size} failed ({error})."
         ) from error
     modules = modules_by_name(model.module)
     layers = [
-        _describe(name, modules[name], finding, name in spoken_for)
+        _describe(name, modules[name], finding, reached.get(name, 0.0) > 0)
         for name, finding in findings.items()
     ]
     seen = {id(modules[name]) for name in findings}
@@ -167,7 +175,7 @@ def _examine(model: LoadedModel, size: tuple[int, int, int]) -> list[LayerInfo]:
         for name, child in modules.items()
         if name not in findings and id(child) not in seen
     ]
-    return _recommend(_number_stages(layers))
+    return _recommend(_number_stages(layers), reached)
 
 
 def _describe(name: str, module: nn.Module, finding: Finding | None, spoken_for: bool) -> LayerInfo:
@@ -186,6 +194,7 @@ def _describe(name: str, module: nn.Module, finding: Finding | None, spoken_for:
         usable=usable,
         recommended=False,
         reason=_reason(finding, spoken_for),
+        suffix_tokens=arrangement.suffix_tokens if arrangement else 0,
     )
 
 
@@ -224,16 +233,21 @@ def _number_stages(layers: list[LayerInfo]) -> list[LayerInfo]:
     ]
 
 
-def _recommend(layers: list[LayerInfo]) -> list[LayerInfo]:
-    """Marks the deepest usable layer: the last one to finish."""
-    for index in reversed(range(len(layers))):
-        if layers[index].usable:
-            layers[index] = replace(
-                layers[index],
-                recommended=True,
-                reason=f"{layers[index].reason}; the deepest such layer",
-            )
-            break
+def _recommend(layers: list[LayerInfo], reached: Mapping[str, float]) -> list[LayerInfo]:
+    """Marks the deepest usable layer: the last to finish of those with gradient all over.
+
+    Where the scores depend on part of an output only (the queries of the last attention, say, of
+    which only the class token's is asked for), an earlier output that speaks as a whole is the
+    better choice; without any such, the last one is taken.
+    """
+    usable = [index for index, layer in enumerate(layers) if layer.usable]
+    whole = [index for index in usable if reached[layers[index].name] >= _WHOLE]
+    for index in (whole or usable)[-1:]:
+        layers[index] = replace(
+            layers[index],
+            recommended=True,
+            reason=f"{layers[index].reason}; the deepest such layer",
+        )
     return layers
 
 

@@ -10,6 +10,7 @@ them under no reading is not spatial.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,7 +22,7 @@ from cam_hub.guard import quiet
 from cam_hub.introspection.layouts import Arrangement, arrangements, to_maps
 from cam_hub.recording import main_tensor, observe, tap
 
-__all__ = ["Finding", "depends_on", "disturb"]
+__all__ = ["Finding", "dependence", "disturb"]
 
 BANDS = 4
 """Bands per axis: one clean input and twice this many disturbed ones are passed."""
@@ -71,9 +72,11 @@ def disturb(module: nn.Module, clean: Tensor, *, seed: int = 0) -> dict[str, Fin
     """
     findings: dict[str, Finding] = {}
 
+    aspect = clean.shape[2] / clean.shape[3]
+
     def visit(name: str, output: Any) -> None:
         findings.pop(name, None)
-        findings[name] = _judge(output)
+        findings[name] = _judge(output, aspect)
 
     with quiet(module), torch.no_grad(), observe(module, visit):
         module(_disturbed(clean, seed))
@@ -84,28 +87,34 @@ def disturb(module: nn.Module, clean: Tensor, *, seed: int = 0) -> dict[str, Fin
     return findings
 
 
-def depends_on(module: nn.Module, clean: Tensor, names: list[str], *, seed: int = 0) -> set[str]:
-    """Finds out by one backward pass on which layers the scores depend.
+def dependence(
+    module: nn.Module, clean: Tensor, layers: Mapping[str, Arrangement], *, seed: int = 0
+) -> dict[str, float]:
+    """Finds out by one backward pass how far the scores depend on layers.
 
     A random mixture of all scores is differentiated, in which no dependence can cancel out.
 
     Args:
         module: The model.
         clean: One input, ``(1, channels, rows, cols)``.
-        names: The layers in question.
+        layers: The layers in question, and how each lies on the image.
         seed: Of the mixture.
 
     Returns:
-        The layers at which the gradient is not zero everywhere.
+        Per layer, the part of its maps' values at which the gradient is not zero, in [0, 1].
+        Tokens without a place do not count.
     """
-    with quiet(module), tap(module, names) as taps:
+    with quiet(module), tap(module, list(layers)) as taps:
         scores = main_tensor(module(clean))
-        ran = [name for name in names if name in taps.activations]
+        ran = [name for name in layers if name in taps.activations]
         if scores is None or not scores.requires_grad or not ran:
-            return set()
+            return {}
         weights = torch.randn(scores.shape, generator=torch.Generator().manual_seed(seed))
         gradients = taps.gradients((scores * weights.to(scores)).sum(), ran)
-    return {name for name, gradient in gradients.items() if bool(gradient.any())}
+    return {
+        name: float((to_maps(gradient, layers[name]) != 0).float().mean())
+        for name, gradient in gradients.items()
+    }
 
 
 def _in_double(module: nn.Module) -> nn.Module | None:
@@ -131,7 +140,7 @@ def _disturbed(clean: Tensor, seed: int) -> Tensor:
     return torch.cat(copies)
 
 
-def _judge(output: Any) -> Finding:
+def _judge(output: Any, aspect: float) -> Finding:
     """Finds the reading of an output that follows the bands best."""
     tensor = main_tensor(output)
     if tensor is None:
@@ -144,23 +153,26 @@ def _judge(output: Any) -> Finding:
     rounding = torch.finfo(tensor.dtype).eps * float(tensor[:1].abs().amax())
     drowned = moved and float(change.amax()) < _ROUNDINGS * rounding
     best = Finding(shape, None, 0.0, moved, drowned)
-    for arrangement in arrangements(tuple(tensor.shape)):
-        score = _follows_bands(to_maps(change, arrangement).mean(dim=1))
+    for arrangement in arrangements(tuple(tensor.shape), aspect):
+        score = _follows_bands(to_maps(change, arrangement).mean(dim=1), aspect)
         if best.arrangement is None or score > best.score:
             best = Finding(shape, arrangement, score, moved, drowned)
     return best
 
 
-def _follows_bands(change: Tensor) -> float:
+def _follows_bands(change: Tensor, aspect: float) -> float:
     """Correlation of the change per row and per column with the bands, the lesser of the two.
 
     Args:
         change: ``(2 * BANDS, rows, cols)``, mean absolute change per disturbed copy.
+        aspect: Rows by columns of the input. Only where it is a strip may a grid be one, too.
     """
     rows = _correlation(change[:BANDS].mean(dim=2))
     cols = _correlation(change[BANDS:].mean(dim=1))
-    scores = [score for score in (rows, cols) if score is not None]
-    return min(scores, default=0.0)
+    if rows is not None and cols is not None:
+        return min(rows, cols)
+    longest = max(change.shape[1:])
+    return max(rows or 0.0, cols or 0.0) if longest <= 2 * max(aspect, 1 / aspect) else 0.0
 
 
 def _correlation(change: Tensor) -> float | None:

@@ -16,7 +16,7 @@ from cam_hub.images import open_image
 from cam_hub.model_id import ModelId
 from cam_hub.preprocessing import Preprocessing
 
-__all__ = ["LoadedModel", "Request", "Source", "pick_device", "settle"]
+__all__ = ["LoadedModel", "Request", "Source", "pick_device", "settle", "wake"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +139,17 @@ def pick_device(device: str | torch.device) -> torch.device:
     if chosen.type == "meta":
         raise InvalidArgument("device", device, expected)
     return chosen
+
+
+def wake(module: nn.Module) -> None:
+    """Draws, in a model with random weights, those weights that its constructor leaves at zero.
+
+    Zero weights (classifiers of some architectures) are a place to start training from; until
+    then no score depends on anything, and there is nothing to explain.
+    """
+    for weight in module.parameters():
+        if weight.ndim > 1 and not bool(weight.any()):
+            nn.init.trunc_normal_(weight, std=0.02)
 
 
 def settle(module: nn.Module, device: torch.device) -> nn.Module:

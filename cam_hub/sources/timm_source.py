@@ -8,7 +8,7 @@ import timm
 
 from cam_hub.errors import ModelNotFound
 from cam_hub.sources import timm_models
-from cam_hub.sources.base import LoadedModel, Request
+from cam_hub.sources.base import LoadedModel, Request, wake
 
 __all__ = ["TimmSource"]
 
@@ -32,6 +32,7 @@ class TimmSource:
                 "contacts no network: give the architecture's name instead.",
             )
         module = timm_models.build(name)
+        wake(module)
         return timm_models.as_loaded(
             module, request, id=str(request.id), source=self.name, revision=None
         )

@@ -12,7 +12,7 @@ import torchvision.models as zoo
 
 from cam_hub.errors import HubUnavailable, ModelNotFound, ModelRefused
 from cam_hub.preprocessing import Preprocessing
-from cam_hub.sources.base import LoadedModel, Request, settle
+from cam_hub.sources.base import LoadedModel, Request, settle, wake
 
 __all__ = ["TorchvisionSource"]
 
@@ -50,6 +50,8 @@ class TorchvisionSource:
                 f"{error.reason}. A checkpoint put into {_checkpoints()} under the name "
                 f"{Path(weights.url).name} is used without a download.",
             ) from error
+        if not request.pretrained:
+            wake(module)
         categories = weights.meta.get("categories")
         return LoadedModel(
             id=str(request.id),
