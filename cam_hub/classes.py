@@ -12,7 +12,16 @@ from torch import Tensor
 
 from cam_hub.errors import ClassNotFound, InvalidArgument, nearest_names
 
-__all__ = ["ClassChoice", "Prediction", "Top", "choose_classes", "label_of", "predict", "top"]
+__all__ = [
+    "ClassChoice",
+    "Prediction",
+    "Top",
+    "choose_classes",
+    "label_of",
+    "parse_top",
+    "predict",
+    "top",
+]
 
 _TOP = re.compile(r"top\s*\(?\s*(\d+)\s*\)?\Z", re.IGNORECASE)
 
@@ -50,6 +59,12 @@ ClassChoice = int | str | Top | Iterable[int | str] | None
 def top(count: int) -> Top:
     """The ``count`` most probable classes, as a value for ``explain(classes=...)``."""
     return Top(count)
+
+
+def parse_top(text: str) -> Top | None:
+    """Reads ``"top(3)"`` or ``"top3"``; None for any other text."""
+    found = _TOP.match(text.strip())
+    return Top(int(found[1])) if found else None
 
 
 def predict(
@@ -101,12 +116,8 @@ def choose_classes(choice: ClassChoice, scores: Tensor, names: Sequence[str] | N
     count = scores.numel()
     if choice is None:
         choice = Top(1)
-    elif (
-        isinstance(choice, str)
-        and not _matches(choice, names)
-        and (hit := _TOP.match(choice.strip()))
-    ):
-        choice = Top(int(hit[1]))
+    elif isinstance(choice, str) and not _matches(choice, names):
+        choice = parse_top(choice) or choice
     if isinstance(choice, Top):
         return [found.class_index for found in predict(scores, None, choice.count)]
     wanted: list[object]

@@ -71,7 +71,9 @@ class _NotFound(CamHubError, LookupError):
     def __init__(self, name: object, nearest: Sequence[str] = (), hint: str = "") -> None:
         parts = [f"No {self.kind} {_short(name)}."]
         if nearest:
-            parts.append(f"Nearest: {', '.join(nearest)}.")
+            # Labels may hold commas of their own.
+            separator = "; " if any("," in name for name in nearest) else ", "
+            parts.append(f"Nearest: {separator.join(nearest)}.")
         if hint:
             parts.append(hint)
         super().__init__(" ".join(parts))

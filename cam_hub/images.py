@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from .errors import ImageRefused, InvalidArgument
+from cam_hub.errors import ImageRefused, InvalidArgument
 
 __all__ = ["FORMATS", "MAX_PIXELS", "open_image"]
 

@@ -25,7 +25,7 @@ from cam_hub.images import open_image
 from cam_hub.methods import METHODS, check_map, fuse, normalise
 from cam_hub.regions import Box
 
-__all__ = ["Explanation"]
+__all__ = ["MANIFEST", "PHOTO", "Explanation", "file_stem"]
 
 MANIFEST = "manifest.json"
 PHOTO = "photo.png"
@@ -252,9 +252,17 @@ class Explanation:
                 "folder", str(folder), f"a folder that Explanation.save wrote ({error!r})"
             ) from error
 
-    def _write(self, folder: Path) -> None:
+    def save_data(self, folder: Path) -> None:
+        """Writes into an empty folder what ``load`` needs: the photo, the maps, the manifest."""
         for entry in self.manifest["maps"]:
             np.save(folder / entry["file"], self.cams[entry["class_index"], entry["layer"]])
+        # The fastest compression: on a photo the default takes five times as long for 5 percent.
+        self.photo.save(folder / PHOTO, compress_level=1)
+        text = json.dumps(dict(self.manifest), indent=2, ensure_ascii=False)
+        (folder / MANIFEST).write_text(text + "\n", "utf-8")
+
+    def _write(self, folder: Path) -> None:
+        self.save_data(folder)
         for index in self.classes:
             names: Sequence[str | None] = [None, *self.layers] if len(self.layers) > 1 else [None]
             for position, name in enumerate(names):
@@ -262,9 +270,6 @@ class Explanation:
                 layers = [name] if name else list(self.layers)
                 if any(self.cams[index, layer].any() for layer in layers):
                     self.overlay(index, name).save(folder / f"{stem}.png")
-        self.photo.save(folder / PHOTO)
-        text = json.dumps(dict(self.manifest), indent=2, ensure_ascii=False)
-        (folder / MANIFEST).write_text(text + "\n", "utf-8")
 
     def _fusion(self, index: int) -> Map:
         maps = [torch.from_numpy(self.cams[index, name].copy())[None] for name in self.layers]

@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from urllib.error import URLError
 
-import torch
 import torchvision.models as zoo
 
 from cam_hub.errors import HubUnavailable, ModelNotFound, ModelRefused
@@ -47,8 +46,8 @@ class TorchvisionSource:
         except URLError as error:
             raise HubUnavailable(
                 str(request.id),
-                f"{error.reason}. A checkpoint put into {_checkpoints()} under the name "
-                f"{Path(weights.url).name} is used without a download.",
+                f"{error.reason}. A checkpoint {Path(weights.url).name} in torch's hub folder "
+                "($TORCH_HOME/hub/checkpoints) is used without a download.",
             ) from error
         if not request.pretrained:
             wake(module)
@@ -80,7 +79,3 @@ def _weights(request: Request) -> zoo.Weights:
         )
     chosen: zoo.Weights = choices[wanted]
     return chosen
-
-
-def _checkpoints() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"

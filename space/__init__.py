@@ -1,0 +1,19 @@
+"""The web app over ``cam_hub``: a page and the endpoint ``/explain``.
+
+| module | one job |
+|---|---|
+| ``settings`` | what can be configured, and the limits of the public door |
+| ``request`` | from what a visitor sent to a checked request |
+| ``explainer`` | request in, explanation out, with the models that stay loaded |
+| ``workspace`` | folders for the files of a request, gone after a while |
+| ``artifacts`` | an explanation as files: overlays, maps, manifest, archive |
+| ``views`` | an explanation as values for components |
+| ``snippets`` | the code that gives the same result |
+| ``problems`` | errors as messages that people can read |
+| ``style`` | theme, style sheet, keyboard |
+| ``endpoint`` | ``/explain`` for programs |
+| ``controls``, ``results_panel`` | the two columns of the page |
+| ``handlers`` | what the page answers when something on it is used |
+| ``events`` | which event calls which handler |
+| ``page`` | ``create_app``: all of it together |
+"""

@@ -1,0 +1,149 @@
+"""An explanation as files: photo, maps and manifest once; overlays per opacity and colour map."""
+
+from __future__ import annotations
+
+import secrets
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from cam_hub.colormaps import colormap_table
+from cam_hub.errors import InvalidArgument
+from cam_hub.results import MANIFEST, PHOTO, Explanation, file_stem
+
+__all__ = ["Artifacts", "reopen", "shown"]
+
+_SHOWN_SIDE = 2048  # pixels; a browser need not fetch more of a picture than a screen shows
+
+
+def reopen(folder: Path) -> Explanation:
+    """Reads an explanation again that ``Explanation.save_data`` wrote.
+
+    Raises:
+        InvalidArgument: If the folder is gone, since results are kept for a limited time only.
+    """
+    try:
+        return Explanation.load(folder)
+    except InvalidArgument:
+        raise InvalidArgument(
+            "result", "the earlier one", "one that is still kept; explain the photo again"
+        ) from None
+
+
+class Artifacts:
+    """The files of an explanation in one look. Overlays are drawn when first asked for.
+
+    Args:
+        result: The explanation.
+        folder: Where ``Explanation.save_data`` wrote it.
+        alpha: Opacity of the overlays, in [0, 1].
+        colormap: Their colour map.
+
+    Raises:
+        InvalidArgument: If there is no such colour map.
+    """
+
+    def __init__(self, result: Explanation, folder: Path, alpha: float, colormap: str) -> None:
+        colormap_table(colormap)  # its name becomes part of a path
+        self.result = result
+        self._folder = folder
+        self._alpha = alpha
+        self._colormap = colormap
+        self._look = folder / f"{colormap}-{alpha:.4f}"
+
+    def overlay(self, class_index: int, layer: str | None = None) -> Path | None:
+        """The overlay as a PNG at the photo's size, or None where the map is blank.
+
+        Args:
+            class_index: One of the explained classes.
+            layer: One of the explained layers; None for the fusion of all.
+        """
+        layers = self.result.layers if layer is None else (layer,)
+        if not any(self.result.cams[class_index, name].any() for name in layers):
+            return None
+        stem = f"overlay-{class_index}"
+        if layer is not None:
+            stem += f"-{file_stem(self.result.layers.index(layer), layer)}"
+        path = self._look / f"{stem}.png"
+        if not path.exists():
+            picture = self.result.overlay(
+                class_index, layer, alpha=self._alpha, colormap=self._colormap
+            )
+            _save_png(picture, path)
+        return path
+
+    def overlays(self, class_index: int) -> list[Path]:
+        """The overlays of one class: the fusion first, then each layer's, without blank ones."""
+        names: tuple[str | None, ...] = (None,)
+        if len(self.result.layers) > 1:
+            names += self.result.layers
+        found = [self.overlay(class_index, name) for name in names]
+        return [path for path in found if path is not None]
+
+    @property
+    def photo(self) -> Path:
+        """The photo as a PNG."""
+        return self._folder / PHOTO
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest as JSON."""
+        return self._folder / MANIFEST
+
+    def maps(self, class_index: int | None = None) -> list[Path]:
+        """The un-normalised maps as NPY, float32 ``(rows, cols)``: of one class, or of all."""
+        return [
+            self._folder / entry["file"]
+            for entry in self.result.manifest["maps"]
+            if class_index in (None, entry["class_index"])
+        ]
+
+    def archive(self) -> Path:
+        """A ZIP of everything, which ``Explanation.load`` reads once it is unpacked."""
+        path = self._look / "cam_hub.zip"
+        if not path.exists():
+            with _published(path) as part, zipfile.ZipFile(part, "w") as file:
+                for member in self._members():
+                    # PNGs are compressed already, and maps are small.
+                    file.write(member, member.name)
+        return path
+
+    def _members(self) -> Iterator[Path]:
+        yield self.photo
+        yield self.manifest
+        yield from self.maps()
+        for index in self.result.classes:
+            yield from self.overlays(index)
+
+
+def shown(path: Path) -> Path:
+    """The picture as a browser should get it: reduced, if it is larger than any screen."""
+    with Image.open(path) as image:
+        if max(image.size) <= _SHOWN_SIDE:
+            return path
+        small = path.with_name(f"shown-{path.name}")
+        if not small.exists():
+            image.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE), Image.Resampling.BICUBIC)
+            _save_png(image, small)
+        return small
+
+
+def _save_png(image: Image.Image, path: Path) -> None:
+    with _published(path) as part:
+        # The fastest compression: on a photo the default takes five times as long for 5 percent.
+        image.save(part, "PNG", compress_level=1)
+
+
+@contextmanager
+def _published(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``path`` at the end: complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{secrets.token_hex(8)}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,154 @@
+"""The left column of the page: what to explain, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+from gradio.components import Component
+
+from cam_hub.methods import METHODS
+from space.settings import Settings, example_photos
+from space.views import colormap_choices, layer_choices, method_choices
+
+__all__ = ["DEFAULT_METHOD", "Controls", "build_controls"]
+
+DEFAULT_METHOD = "smoothgradcampp"
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The components that visitors set, and the button."""
+
+    photo: gr.Image
+    model_id: gr.Dropdown
+    method: gr.Dropdown
+    target_layers: gr.Dropdown
+    classes: gr.Dropdown
+    num_samples: gr.Slider
+    std: gr.Number
+    seed: gr.Number
+    alpha: gr.Slider
+    colormap: gr.Dropdown
+    run: gr.Button
+
+    @property
+    def inputs(self) -> list[Component]:
+        """Everything that makes a request, in the order of ``read_request``'s arguments."""
+        return [
+            self.photo,
+            self.model_id,
+            self.method,
+            self.target_layers,
+            self.classes,
+            self.num_samples,
+            self.std,
+            self.seed,
+            self.alpha,
+            self.colormap,
+        ]
+
+
+def build_controls(settings: Settings) -> Controls:
+    """Builds the column where it is called."""
+    photo = gr.Image(
+        label="Photo",
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard", "webcam"],
+        height=300,
+        elem_id="photo",
+    )
+    if found := example_photos():
+        gr.Examples(
+            examples=[[path] for path in found],
+            inputs=[photo],
+            label="Or one of these",
+            elem_id="examples",
+            api_visibility="private",
+            cache_examples=False,
+        )
+    run = gr.Button("Explain", variant="primary", size="lg", elem_id="explain")
+    model_id = gr.Dropdown(
+        choices=settings.model_choices,
+        value=settings.default_model,
+        allow_custom_value=True,
+        label="Model ID",
+        info="Any timm or torchvision classifier: owner/name[@revision], torchvision/name[@weights]"
+        " or a timm name.",
+        elem_id="model_id",
+    )
+    method = gr.Dropdown(
+        choices=method_choices(), value=DEFAULT_METHOD, label="Method", elem_id="method"
+    )
+    target_layers = gr.Dropdown(
+        choices=layer_choices(),
+        value=["best"],
+        multiselect=True,
+        allow_custom_value=True,
+        label="Target layers",
+        info="A word or layer names. Several layers are fused.",
+        elem_id="target_layers",
+    )
+    classes = gr.Dropdown(
+        choices=[],
+        value=[],
+        multiselect=True,
+        allow_custom_value=True,
+        label="Class",
+        info="Empty: the predicted one. Or labels, indices, top(3).",
+        elem_id="classes",
+    )
+    with gr.Accordion("Look and noise", open=False, elem_id="advanced"):
+        with gr.Row():
+            alpha = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity", elem_id="alpha", min_width=240)
+            colormap = gr.Dropdown(
+                choices=colormap_choices(),
+                value="jet",
+                label="Colour map",
+                elem_id="colormap",
+                min_width=240,
+            )
+        noisy = METHODS[DEFAULT_METHOD].needs_noise
+        num_samples = gr.Slider(
+            1,
+            settings.limits.max_samples,
+            4,
+            step=1,
+            label="Samples",
+            info="Noisy copies that are averaged.",
+            interactive=noisy,
+            elem_id="num_samples",
+        )
+        with gr.Row():
+            std = gr.Number(
+                0.3,
+                step=0.05,
+                label="Noise",
+                info="Standard deviation.",
+                interactive=noisy,
+                elem_id="std",
+                min_width=120,
+            )
+            seed = gr.Number(
+                0,
+                precision=0,
+                label="Seed",
+                info="The same seed, the same map.",
+                interactive=noisy,
+                elem_id="seed",
+                min_width=120,
+            )
+    return Controls(
+        photo=photo,
+        model_id=model_id,
+        method=method,
+        target_layers=target_layers,
+        classes=classes,
+        num_samples=num_samples,
+        std=std,
+        seed=seed,
+        alpha=alpha,
+        colormap=colormap,
+        run=run,
+    )

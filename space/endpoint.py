@@ -1,0 +1,161 @@
+"""``/explain``: the endpoint for programs (``gradio_client``, plain HTTP)."""
+
+# Annotations must be real types here, not texts: Gradio reads inputs and outputs off them.
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypedDict
+
+import gradio as gr
+from gradio.components.api_component import Api
+from gradio.context import Context
+from gradio.events import api
+
+from space.artifacts import Artifacts
+from space.explainer import Explainer
+from space.problems import readable
+from space.request import read_request
+from space.settings import Settings
+from space.workspace import Workspace
+
+__all__ = ["PredictionRow", "add_endpoint", "make_explain"]
+
+
+class PredictionRow(TypedDict):
+    """One predicted class."""
+
+    class_index: int
+    label: str
+    probability: float
+
+
+Answer = tuple[gr.FileData, list[PredictionRow], list[gr.FileData], dict[str, Any], gr.FileData]
+
+_NAMED: list[str] = []  # the default that the documentation shows; nothing ever writes to it
+
+_INPUTS = {
+    "image": "the photo, as handle_file(path): JPEG, PNG, WebP, GIF (its first frame), TIFF …",
+    "model_id": "'owner/name[@revision]' on the Hub, 'torchvision/name[@weights]' or a timm name",
+    "method": "smoothgradcampp, layercam, gradcam, gradcampp or xgradcam",
+    "target_layers": "layer names, or a word: best, stages, convs, all; empty: the recommended one",
+    "classes": "class indices or labels as texts, or 'top(3)'; empty: the predicted class",
+    "num_samples": "noisy copies that SmoothGradCAM++ averages over, at least 1",
+    "std": "standard deviation of their noise, in units of the normalised input, at least 0",
+    "seed": "of the noise; the same seed gives the same maps",
+    "alpha": "opacity of the heatmap over the photo, from 0 to 1",
+    "colormap": "name of a colour map of matplotlib's",
+}
+
+_OUTPUTS = {
+    "overlay": "PNG at the photo's size: the first class, the fusion of all its layers",
+    "predictions": "the most probable classes, the first the most probable",
+    "maps": "NPY per class and layer, in the manifest's order: float32 (rows, cols), un-normalised",
+    "manifest": "everything that is needed to make the same maps again",
+    "archive": "ZIP of photo, overlays, maps and manifest",
+}
+
+
+def make_explain(
+    explainer: Explainer, workspace: Workspace, settings: Settings
+) -> Callable[..., Answer]:
+    """The endpoint's function for one app."""
+
+    def explain(
+        image: gr.FileData,
+        model_id: str = settings.default_model,
+        method: str = "smoothgradcampp",
+        target_layers: list[str] = _NAMED,
+        classes: list[str] = _NAMED,
+        num_samples: int = 4,
+        std: float = 0.3,
+        seed: int = 0,
+        alpha: float = 0.5,
+        colormap: str = "jet",
+    ) -> Answer:
+        """Shows which pixels of a photo spoke for which class of an image classifier.
+
+        Args:
+            image: The photo.
+            model_id: A timm or torchvision model.
+            method: Name of the method.
+            target_layers: Layer names, or one of the words best, stages, convs, all; empty for
+                the recommended layer.
+            classes: Class indices or labels as texts, or top(3); empty for the predicted class.
+            num_samples: Noisy copies that SmoothGradCAM++ averages over.
+            std: Standard deviation of their noise, in units of the normalised input.
+            seed: Seed of the noise.
+            alpha: Opacity of the heatmap, from 0 to 1.
+            colormap: Name of a colour map of matplotlib's.
+
+        Returns:
+            The overlay, the predictions, the maps, the manifest, and an archive of everything.
+        """
+        with readable(as_html=False):
+            request = read_request(
+                image=image,
+                model_id=model_id,
+                method=method,
+                target_layers=target_layers,
+                classes=classes,
+                num_samples=num_samples,
+                std=std,
+                seed=seed,
+                alpha=alpha,
+                colormap=colormap,
+                limits=settings.limits,
+            )
+            # Gradio finds out by itself which request this is the progress of.
+            progress = gr.Progress()
+            result = explainer.explain(request, lambda part, what: progress(part, desc=what))
+            progress(0.9, desc="Writing files")
+            folder = workspace.folder()
+            result.save_data(folder)
+            files = Artifacts(result, folder, request.alpha, request.colormap)
+            overlay = files.overlay(result.classes[0])
+            if overlay is None:
+                result.heatmap(result.classes[0])  # raises, and says why
+                raise AssertionError("a blank map has no heatmap")
+            return (
+                _file(overlay),
+                [
+                    PredictionRow(
+                        class_index=found.class_index,
+                        label=found.label,
+                        probability=found.probability,
+                    )
+                    for found in result.predictions
+                ],
+                [_file(path) for path in files.maps()],
+                dict(result.manifest),
+                _file(files.archive()),
+            )
+
+    return explain
+
+
+def add_endpoint(explainer: Explainer, workspace: Workspace, settings: Settings) -> None:
+    """Adds ``/explain`` to the app that is being built, with names and words for its values."""
+    event = api(
+        make_explain(explainer, workspace, settings),
+        api_name="explain",
+        concurrency_id="model",
+        concurrency_limit=settings.concurrency,
+    )
+    root = Context.root_block
+    if root is None:
+        raise AssertionError("Gradio would have refused before")
+    for ids, documented, place in (
+        (event["inputs"], _INPUTS, "additional_description"),
+        (event["outputs"], _OUTPUTS, "description"),
+    ):
+        for id, (name, words) in zip(ids, documented.items(), strict=True):
+            value = root.blocks[id]
+            if not isinstance(value, Api):
+                raise AssertionError("gr.api makes Api components only")
+            value.label = name
+            value._api_info = {**value._api_info, place: words}
+
+
+def _file(path: Path) -> Any:
+    """A file of ours as Gradio hands it over; a dictionary, as only those are found in lists."""
+    return gr.FileData(path=str(path), orig_name=path.name, size=path.stat().st_size).model_dump()

@@ -1,0 +1,95 @@
+"""Request in, explanation out, with the models that stay loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cam_hub
+from cam_hub.errors import InvalidArgument
+from cam_hub.images import open_image
+from cam_hub.introspection.layers import SUGGESTIONS, LayerInfo, list_layers, suggest_layers
+from cam_hub.results import Explanation
+from cam_hub.sources.base import LoadedModel
+from cam_hub.store import ModelStore
+from space.request import Request
+from space.settings import Settings
+
+__all__ = ["Explainer", "Progress"]
+
+Progress = Callable[[float, str], None]
+"""Called with the part of the work that is done, in [0, 1], and what comes next."""
+
+
+class Explainer:
+    """Answers requests; one for all visitors, used by several threads.
+
+    Args:
+        settings: Of the app.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store = ModelStore(settings.model_bytes)
+
+    def explain(self, request: Request, progress: Progress) -> Explanation:
+        """Explains.
+
+        Args:
+            request: What to explain.
+            progress: Told what is being done.
+
+        Returns:
+            The same as ``cam_hub.explain`` gives for the same arguments.
+
+        Raises:
+            CamHubError: As ``cam_hub.explain``; also if the photo or the number of layers is
+                beyond the limits.
+        """
+        progress(0.0, "Opening the photo")
+        # Its bytes, not its path: messages should not name folders of this machine.
+        photo = open_image(request.photo.read_bytes(), max_pixels=self._settings.limits.max_pixels)
+        progress(0.05, f"Loading {request.model_id}")
+        model = self._model(request.model_id)
+        progress(0.3, "Finding layers")
+        layers = self._layers(model, request.target_layers)
+        progress(0.4, "Explaining")
+        return cam_hub.explain(
+            model,
+            photo,
+            method=request.method,
+            target_layers=layers,
+            classes=request.class_choice,
+            num_samples=request.num_samples,
+            std=request.std,
+            seed=request.seed,
+            progress=lambda part, what: progress(0.4 + 0.5 * part, f"Explaining: {what}"),
+        )
+
+    def layers(self, model_id: str, progress: Progress) -> list[LayerInfo]:
+        """A model's usable layers, in forward order.
+
+        Raises:
+            CamHubError: As ``cam_hub.load_model`` and ``cam_hub.list_layers``.
+        """
+        progress(0.0, f"Loading {model_id}")
+        model = self._model(model_id)
+        progress(0.6, "Finding layers")
+        return [layer for layer in list_layers(model) if layer.usable]
+
+    def _model(self, model_id: str) -> LoadedModel:
+        return self._store.get(model_id, device=self._settings.device)
+
+    def _layers(self, model: LoadedModel, wanted: tuple[str, ...]) -> list[str]:
+        """Layer names; words among them are replaced by the layers that they stand for."""
+        names: dict[str, None] = {}
+        for name in wanted or ("best",):
+            meant = suggest_layers(model, name) if name in SUGGESTIONS else [name]
+            names.update(dict.fromkeys(meant))
+        most = self._settings.limits.max_layers
+        if len(names) > most:
+            raise InvalidArgument(
+                "target_layers",
+                " ".join(wanted),
+                f"at most {most} layers, and these are {len(names)} of this model",
+            )
+        return list(names)

@@ -1,0 +1,73 @@
+"""``create_app``: the page and the endpoint, put together; and how they are launched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from space.controls import build_controls
+from space.endpoint import add_endpoint
+from space.events import connect
+from space.explainer import Explainer
+from space.results_panel import build_results_panel
+from space.settings import Settings
+from space.style import CSS, JS, theme
+from space.workspace import Workspace
+
+__all__ = ["create_app", "launch_options"]
+
+_TITLE = """
+# cam_hub
+
+Which pixels spoke for which class, for any timm or torchvision model by its ID.
+"""
+
+
+def create_app(settings: Settings | None = None) -> gr.Blocks:
+    """Builds the app; no model is loaded and nothing is launched.
+
+    Args:
+        settings: Its configuration.
+
+    Returns:
+        The app, with its queue; launch it with ``launch_options``.
+    """
+    settings = settings or Settings()
+    explainer = Explainer(settings)
+    workspace = Workspace(Path(get_upload_folder()) / "cam_hub", settings.keep_seconds)
+    app: gr.Blocks = gr.Blocks(
+        title="cam_hub",
+        analytics_enabled=False,
+        delete_cache=(settings.cleaning_seconds, settings.keep_seconds),
+        fill_width=True,
+    )
+    with app:
+        gr.Markdown(_TITLE, elem_id="title")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=4, min_width=320):
+                controls = build_controls(settings)
+            with gr.Column(scale=7, min_width=320):
+                panel = build_results_panel()
+        connect(explainer, workspace, settings, controls, panel)
+        add_endpoint(explainer, workspace, settings)
+    app.queue(max_size=settings.queue_size, default_concurrency_limit=8)
+    return app
+
+
+def launch_options(settings: Settings) -> dict[str, Any]:
+    """What ``launch`` needs to be told, whoever launches."""
+    return {
+        "theme": theme(),
+        "css": CSS,
+        "js": JS,
+        "max_file_size": settings.limits.max_file_bytes,
+        # All errors of ours are put into words; Gradio's own (a missing argument, a file that
+        # was not uploaded) say more than silence.
+        "show_error": True,
+        "footer_links": ["api", "settings"],
+        "ssr_mode": False,
+        "share": False,
+    }

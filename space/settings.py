@@ -1,0 +1,88 @@
+"""What can be configured about the app, and how much one request may ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gradio
+
+from cam_hub.sources.embedded import DEFAULT_MODEL
+
+__all__ = ["Limits", "Settings", "example_photos"]
+
+SUGGESTED_MODELS = (
+    "timm/resnet50.a1_in1k",
+    "timm/convnext_tiny.in12k_ft_in1k",
+    "timm/vit_small_patch16_224.augreg_in21k_ft_in1k",
+    "timm/swin_tiny_patch4_window7_224.ms_in1k",
+    "timm/mobilenetv3_large_100.ra_in1k",
+    "torchvision/resnet50",
+)
+"""Models that the page offers after the default one; any other ID can be typed."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one request may ask for, since anybody may send one.
+
+    Attributes:
+        max_samples: Noisy copies.
+        max_classes: Classes to explain.
+        max_layers: Target layers.
+        max_pixels: Pixels of the photo.
+        max_file_bytes: Bytes of the uploaded file.
+        max_text: Characters of a model ID, a layer's name or a class.
+    """
+
+    max_samples: int = 64
+    max_classes: int = 10
+    max_layers: int = 64
+    max_pixels: int = 64_000_000
+    max_file_bytes: int = 40 * 2**20
+    max_text: int = 300
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Configuration of one app.
+
+    Attributes:
+        default_model: The model that the page starts with, and the endpoint's default.
+        device: Where models run; a word for ``cam_hub.load_model``.
+        limits: How much one request may ask for.
+        concurrency: How many requests use a model at the same time.
+        queue_size: How many may wait.
+        model_bytes: Bytes of weights that stay loaded.
+        cleaning_seconds: How often old files are looked for.
+        keep_seconds: How long the files of a request are kept.
+        space_id: ``owner/name`` when the app runs as a Hugging Face Space, else None.
+    """
+
+    default_model: str = DEFAULT_MODEL
+    device: str = "auto"
+    limits: Limits = field(default_factory=Limits)
+    concurrency: int = 2
+    queue_size: int = 64
+    model_bytes: int = 4 * 2**30
+    cleaning_seconds: int = 3600
+    keep_seconds: int = 86400
+    space_id: str | None = None
+
+    @property
+    def model_choices(self) -> list[str]:
+        """The IDs that the page offers, the default one first."""
+        return list(dict.fromkeys((self.default_model, DEFAULT_MODEL, *SUGGESTED_MODELS)))
+
+
+def example_photos() -> list[str]:
+    """Paths of photos that are on this machine anyway, so that none needs a network."""
+    own = Path(__file__).parent / "examples"
+    gradios = Path(gradio.__file__).parent / "media_assets" / "images"
+    wanted = [
+        own / "cat.jpg",
+        gradios / "lion.jpg",
+        own / "coffee.jpg",
+        gradios / "cheetah1.jpg",
+    ]
+    return [str(path) for path in wanted if path.is_file()]

@@ -1,0 +1,94 @@
+"""The few lines of code that give the same result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from space.request import Request
+
+__all__ = ["client_code", "python_code"]
+
+
+def python_code(request: Request, layers: Sequence[str], class_index: int | None = None) -> str:
+    """Python that makes the same explanation and overlay with ``cam_hub``.
+
+    Args:
+        request: What was explained.
+        layers: The layers that it came down to.
+        class_index: Which class's overlay; None for the first.
+
+    Returns:
+        A program; the photo is expected in the working folder.
+    """
+    named = request.target_layers
+    which = "" if class_index is None else f"{class_index}, "
+    call = _call(
+        "result = cam_hub.explain",
+        [request.model_id, request.photo_name],
+        {
+            "method": request.method,
+            # A word among several names is a word on the page only.
+            "target_layers": _one_or_all(named if len(named) < 2 else tuple(layers)),
+            "classes": _one_or_all(request.classes),
+            "num_samples": request.num_samples,
+            "std": request.std,
+            "seed": request.seed,
+        },
+    )
+    return (
+        f"import cam_hub\n\n{call}\n"
+        f"result.overlay({which}alpha={request.alpha!r}, colormap={request.colormap!r})"
+        '.save("overlay.png")\n'
+    )
+
+
+def client_code(request: Request, address: str) -> str:
+    """Python that has the same result made by this app, through ``gradio_client``.
+
+    Args:
+        request: What was explained.
+        address: URL of the app, or ``owner/name`` of the Space.
+
+    Returns:
+        A program; the photo is expected in the working folder.
+    """
+    call = _call(
+        "overlay, predictions, maps, manifest, archive = client.predict",
+        [],
+        {
+            "image": _Code(f"handle_file({request.photo_name!r})"),
+            "model_id": request.model_id,
+            "method": request.method,
+            "target_layers": list(request.target_layers),
+            "classes": list(request.classes),
+            "num_samples": request.num_samples,
+            "std": request.std,
+            "seed": request.seed,
+            "alpha": request.alpha,
+            "colormap": request.colormap,
+            "api_name": "/explain",
+        },
+    )
+    return (
+        f"from gradio_client import Client, handle_file\n\nclient = Client({address!r})\n{call}\n"
+    )
+
+
+class _Code(str):
+    """A text that stands for itself in a program, without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _one_or_all(items: tuple[str, ...]) -> str | list[str] | None:
+    if not items:
+        return None
+    return items[0] if len(items) == 1 else list(items)
+
+
+def _call(head: str, positional: list[Any], named: dict[str, Any]) -> str:
+    lines = [f"    {value!r}," for value in positional]
+    lines += [f"    {name}={value!r}," for name, value in named.items() if value is not None]
+    return "\n".join([f"{head}(", *lines, ")"])

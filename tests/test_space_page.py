@@ -1,0 +1,246 @@
+"""The page as a browser uses it: events through the queue, within one session."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+import cam_hub
+from space.page import create_app, launch_options
+from space.settings import Settings
+
+SETTINGS = Settings(device="cpu")
+WORDS = {"model_id": SETTINGS.default_model, "method": "layercam", "colormap": "jet"}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    app = create_app(SETTINGS)
+    _, address, _ = app.launch(
+        prevent_thread_lock=True,
+        quiet=True,
+        server_name="127.0.0.1",
+        inbrowser=False,
+        **launch_options(SETTINGS),
+    )
+    yield address
+    app.close(verbose=False)
+
+
+class Browser:
+    """What a browser does: it knows the page's configuration and has one session."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.config = httpx.get(f"{url}config").json()
+        self.session = secrets.token_hex(8)
+        self.ids = {
+            part["props"]["elem_id"]: part["id"]
+            for part in self.config["components"]
+            if part["props"].get("elem_id")
+        }
+
+    def upload(self, content: bytes, name: str = "photo.png") -> dict[str, Any]:
+        """Uploads a file; what comes back is the photo's value."""
+        files = {"files": (name, content)}
+        (path,) = httpx.post(f"{self.url}gradio_api/upload", files=files).json()
+        return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+
+    def event(self, elem_id: str, kind: str, output: str) -> dict[str, Any]:
+        """The event that a component fires and that writes to another one."""
+        target, written = [self.ids[elem_id], kind], self.ids[output]
+        found = [
+            dep
+            for dep in self.config["dependencies"]
+            if target in [list(t) for t in dep["targets"]] and written in dep["outputs"]
+        ]
+        return found[0]
+
+    def fire(self, event: dict[str, Any], values: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
+        """Runs an event; whether it succeeded, and the outputs by elem_id or the error."""
+        names = {id: name for name, id in self.ids.items()}
+        data = [values.get(names.get(id, "")) for id in event["inputs"]]
+        body = {"data": data, "fn_index": event["id"], "session_hash": self.session}
+        httpx.post(f"{self.url}gradio_api/queue/join", json=body).raise_for_status()
+        query = {"session_hash": self.session}
+        with httpx.stream(
+            "GET", f"{self.url}gradio_api/queue/data", params=query, timeout=60
+        ) as stream:
+            for line in stream.iter_lines():
+                message = json.loads(line.removeprefix("data: ")) if line else {}
+                if message.get("msg") == "process_completed":
+                    break
+        if not message["success"]:
+            return False, message["output"]
+        outputs = zip(event["outputs"], message["output"]["data"], strict=True)
+        return True, {names[id]: value for id, value in outputs if id in names}
+
+    def explain(self, photo: object, **changed: Any) -> tuple[bool, dict[str, Any]]:
+        """Presses the button."""
+        numbers = {"num_samples": 2, "std": 0.3, "seed": 0, "alpha": 0.5}
+        values = {"photo": photo, "target_layers": ["best"], "classes": [], **WORDS, **numbers}
+        event = self.event("explain", "click", "comparison")
+        return self.fire(event, {**values, **changed})
+
+    def picture(self, value: dict[str, Any]) -> np.ndarray[Any, Any]:
+        """The pixels that the browser gets to see."""
+        answer = httpx.get(value["url"])
+        return np.asarray(Image.open(BytesIO(answer.raise_for_status().content)))
+
+
+@pytest.fixture
+def browser(url: str) -> Browser:
+    return Browser(url)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_the_button_shows_predictions_the_overlay_and_a_map_per_layer_with_the_fusion(
+    browser: Browser, lion: Image.Image, lite0: cam_hub.LoadedModel
+):
+    done, shown = browser.explain(browser.upload(png(lion)), target_layers=["blocks.4", "bn2"])
+    direct = cam_hub.explain(lite0, lion, method="layercam", target_layers=["blocks.4", "bn2"])
+    assert done
+    assert shown["predictions"]["label"].startswith("lion")
+    before, after = shown["comparison"]
+    assert np.array_equal(browser.picture(before), np.asarray(lion))
+    assert np.array_equal(browser.picture(after), np.asarray(direct.overlay()))
+    captions = [item["caption"] for item in shown["gallery"]]
+    assert captions == ["blocks.4 · lion", "bn2 · lion", "fusion of 2 layers · lion"]
+    third = browser.picture(shown["gallery"][2]["image"])
+    assert np.array_equal(third, np.asarray(direct.overlay()))
+    assert shown["manifest"] == dict(direct.manifest)
+    assert shown["results"]["visible"] is True
+    assert ["lion, king of beasts, Panthera leo · 89.7%", "291"] in shown["classes"]["choices"]
+    assert "blocks.4" in [value for _, value in shown["target_layers"]["choices"]]
+
+
+def test_another_class_and_look_are_drawn_from_the_kept_result(
+    browser: Browser, lion: Image.Image, lite0: cam_hub.LoadedModel
+):
+    _, shown = browser.explain(browser.upload(png(lion)), classes=["291", "293"])
+    assert [value for _, value in shown["shown_class"]["choices"]] == [291, 293]
+    redraw = browser.event("shown_class", "input", "comparison")
+    look = {"shown_class": 293, "alpha": 0.8, "colormap": "magma"}
+    done, drawn = browser.fire(redraw, look)
+    direct = cam_hub.explain(lite0, lion, method="layercam", classes=[293])
+    expected = np.asarray(direct.overlay(alpha=0.8, colormap="magma"))
+    assert done
+    assert np.array_equal(browser.picture(drawn["comparison"][1]), expected)
+    assert "cheetah" in drawn["summary"]
+    assert "result.overlay(293, alpha=0.8, colormap='magma')" in drawn["python"]
+    assert "alpha=0.8" in drawn["client"]
+
+
+@pytest.mark.parametrize(
+    "look",
+    [{"alpha": 2, "colormap": "jet"}, {"alpha": 0.5, "colormap": "../../elsewhere"}],
+    ids=["opacity", "colour map"],
+)
+def test_a_look_that_does_not_work_gets_a_message(
+    browser: Browser, lion: Image.Image, look: dict[str, Any]
+):
+    browser.explain(browser.upload(png(lion)))
+    done, refused = browser.fire(browser.event("colormap", "input", "comparison"), look)
+    assert not done
+    assert "does not work" in refused["error"]
+
+
+def test_a_result_belongs_to_its_session(browser: Browser, url: str, lion: Image.Image):
+    browser.explain(browser.upload(png(lion)))
+    stranger = Browser(url)
+    redraw = stranger.event("colormap", "input", "comparison")
+    done, drawn = stranger.fire(redraw, {"alpha": 0.5, "colormap": "jet"})
+    assert done
+    assert "overlay" not in json.dumps(drawn)
+
+
+def test_a_new_photo_takes_the_old_result_away(browser: Browser, lion: Image.Image):
+    browser.explain(browser.upload(png(lion)))
+    done, cleared = browser.fire(browser.event("photo", "change", "comparison"), {})
+    assert done
+    assert cleared["results"]["visible"] is False
+    assert cleared["comparison"] is None
+    assert cleared["classes"]["value"] == []
+    redraw = browser.event("colormap", "input", "comparison")
+    _, drawn = browser.fire(redraw, {"alpha": 0.5, "colormap": "jet"})
+    assert "overlay" not in json.dumps(drawn)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [(b"", "0 bytes"), (b"no picture at all", "no image"), (b"\x89PNG\r\n\x1a\n", "damaged")],
+    ids=["0 bytes", "no image", "cut off"],
+)
+def test_a_file_that_cannot_be_used_gets_a_message_and_the_next_one_works(
+    browser: Browser, lion: Image.Image, content: bytes, part: str
+):
+    done, refused = browser.explain(browser.upload(content))
+    assert not done
+    assert part in refused["error"]
+    assert refused["error"].startswith("<strong>This photo cannot be used.</strong>")
+    assert "Traceback" not in refused["error"]
+    assert browser.explain(browser.upload(png(lion)))[0]
+
+
+def test_no_photo_gets_a_message(browser: Browser):
+    done, refused = browser.explain(None)
+    assert not done
+    assert "upload, paste or take a photo" in refused["error"]
+
+
+@pytest.mark.parametrize("field", ["classes", "target_layers", "method", "model_id"])
+def test_what_visitors_type_comes_back_as_text_and_never_as_markup(
+    browser: Browser, lion: Image.Image, field: str
+):
+    hostile = "<img src=x onerror=alert(1)>"
+    several = field in ("classes", "target_layers")
+    value = [hostile] if several else hostile
+    done, refused = browser.explain(browser.upload(png(lion)), **{field: value})
+    assert not done
+    assert "<img" not in refused["error"]
+    assert "&lt;img" in refused["error"]
+
+
+def test_the_layers_of_a_model_can_be_chosen_once_it_is_named(browser: Browser):
+    event = next(
+        dep
+        for dep in browser.config["dependencies"]
+        if dep["outputs"] == [browser.ids["target_layers"]]
+        and dep["inputs"] == [browser.ids["model_id"]]
+    )
+    done, offered = browser.fire(event, {"model_id": SETTINGS.default_model})
+    assert done
+    values = [value for _, value in offered["target_layers"]["choices"]]
+    assert values[:4] == ["best", "stages", "convs", "all"]
+    assert {"bn2", "blocks.6"} <= set(values)
+
+
+def test_noise_can_be_set_only_where_the_method_uses_it(browser: Browser):
+    event = browser.event("method", "change", "std")
+    for name, method in cam_hub.METHODS.items():
+        _, switched = browser.fire(event, {"method": name})
+        assert {field["interactive"] for field in switched.values()} == {method.needs_noise}
+        assert set(switched) == {"num_samples", "std", "seed"}
+
+
+def test_example_photos_are_served_by_the_app_itself(browser: Browser):
+    (dataset,) = [part for part in browser.config["components"] if part["type"] == "dataset"]
+    samples = [sample[0] for sample in dataset["props"]["samples"]]
+    assert len(samples) >= 2
+    for sample in samples:
+        assert httpx.get(sample["url"]).headers["content-type"].startswith("image/")
+        assert Path(sample["path"]).is_file()
