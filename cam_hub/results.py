@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ __all__ = ["MANIFEST", "PHOTO", "Explanation", "file_stem"]
 
 MANIFEST = "manifest.json"
 PHOTO = "photo.png"
+_OURS = re.compile(r"overlay-.*\.png|cam-.*\.npy|photo\.png|manifest\.json")
 
 Map = NDArray[np.float32]
 
@@ -191,8 +191,9 @@ class Explanation:
         """Writes pictures, maps and manifest into a folder.
 
         ``overlay-<class>[-<layer>].png`` are the overlays, ``cam-<class>-<layer>.npy`` the
-        un-normalised maps, ``photo.png`` the photo. The folder is made if need be; it appears
-        complete or not at all, and an earlier explanation in it is replaced.
+        un-normalised maps, ``photo.png`` the photo. The folder is made if need be. Everything is
+        written aside first, and the manifest moved last: a failure midway leaves no half of an
+        explanation. An earlier explanation in the folder is replaced, other files stay.
 
         Args:
             folder: Where to.
@@ -201,24 +202,17 @@ class Explanation:
             The folder.
 
         Raises:
-            InvalidArgument: If the folder holds other things than an explanation, or is a file.
+            InvalidArgument: If it is a file, or holds files of the same names that are not those
+                of an earlier explanation.
         """
         folder = Path(folder)
-        if folder.exists() and not _replaceable(folder):
-            raise InvalidArgument(
-                "folder", str(folder), "a folder that is new, empty or holds an explanation"
-            )
+        if folder.exists() and not folder.is_dir():
+            raise InvalidArgument("folder", str(folder), "a folder, and this is a file")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            staging.chmod(0o755)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
+            staging = Path(name)
             self._write(staging)
-            if folder.exists():
-                shutil.rmtree(folder)
-            staging.rename(folder)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
+            _move_into(folder, staging)
         return folder
 
     @classmethod
@@ -312,9 +306,18 @@ def file_stem(position: int, layer: str) -> str:
     return f"{position:02d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', layer)[:80]}"
 
 
-def _replaceable(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    names = {path.name for path in folder.iterdir()}
-    ours = re.compile(r"overlay-.*\.png|cam-.*\.npy|photo\.png|manifest\.json")
-    return not names or (MANIFEST in names and all(ours.fullmatch(name) for name in names))
+def _move_into(folder: Path, staging: Path) -> None:
+    """Moves a written explanation to where it belongs, in place of an earlier one."""
+    folder.mkdir(exist_ok=True)
+    present = {path.name for path in folder.iterdir()}
+    ours = {name for name in present if _OURS.fullmatch(name)} if MANIFEST in present else set()
+    new = {path.name for path in staging.iterdir()}
+    if taken := sorted((present & new) - ours):
+        raise InvalidArgument(
+            "folder", str(folder), f"a folder without files of the names {', '.join(taken)}"
+        )
+    # Without a manifest it is no explanation: it goes first and comes last.
+    for name in sorted(ours, key=lambda name: name != MANIFEST):
+        (folder / name).unlink()
+    for name in sorted(new, key=lambda name: name == MANIFEST):
+        (staging / name).replace(folder / name)

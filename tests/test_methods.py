@@ -300,3 +300,13 @@ def test_the_scale_keeps_zero_and_order_and_stays_within_0_and_1(method: Method)
     torch.testing.assert_close(scaled[1], scaled[0])  # each sample by its own maximum
     assert torch.equal(scaled[2], maps[2])
     assert torch.equal(maps, before)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_a_method_can_be_called_with_tensors_that_are_at_hand(method):
+    generator = torch.Generator().manual_seed(3)
+    activation, gradient = torch.rand((2, 2, 4, 5, 6), generator=generator)
+    noisy = torch.rand((3, 2, 4, 5, 6), generator=generator)
+    expected = method.compute(Evidence(activation, gradient, Moments.of(noisy)))
+    assert torch.equal(method(activation, gradient, noisy), expected)
+    assert method(activation, gradient).shape == (2, 5, 6)

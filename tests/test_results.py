@@ -116,11 +116,19 @@ class TestFiles:
         assert not list(folder.glob("*281*"))
         assert [path.name for path in tmp_path.iterdir()] == ["cat"]
 
-    def test_a_folder_with_other_things_is_left_alone(self, result, tmp_path):
+    def test_other_files_in_the_folder_stay(self, result, lite0, photos, tmp_path):
         (tmp_path / "thesis.txt").write_text("years of work")
-        with pytest.raises(InvalidArgument, match="folder"):
+        result.save(tmp_path)
+        explain(lite0, photos["cat"]).save(tmp_path)
+        assert (tmp_path / "thesis.txt").read_text() == "years of work"
+        assert Explanation.load(tmp_path).classes == (282,)
+
+    def test_a_file_of_the_same_name_that_is_not_ours_is_never_overwritten(self, result, tmp_path):
+        (tmp_path / "photo.png").write_bytes(b"the only copy")
+        with pytest.raises(InvalidArgument, match=r"photo\.png"):
             result.save(tmp_path)
-        assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+        assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+        assert (tmp_path / "photo.png").read_bytes() == b"the only copy"
 
     def test_a_file_is_not_a_folder(self, result, tmp_path):
         (tmp_path / "file").touch()

@@ -7,7 +7,7 @@ from typing import Final
 from torch import Tensor
 
 from cam_hub.errors import InvalidArgument, MethodNotFound, nearest_names
-from cam_hub.methods.evidence import Evidence
+from cam_hub.methods.evidence import Evidence, Moments
 from cam_hub.methods.scaling import by_maximum
 
 __all__ = ["METHODS", "Method", "MethodRegistry", "canonical_name"]
@@ -36,6 +36,29 @@ class Method:
     needs_noise: bool
     compute: Callable[[Evidence], Tensor]
     scale: Callable[[Tensor], Tensor] = by_maximum
+
+    def __call__(
+        self, activation: Tensor, gradient: Tensor, noisy_gradients: Tensor | None = None
+    ) -> Tensor:
+        """The map of tensors that are at hand, as for a method tried outside of ``explain``.
+
+        Args:
+            activation: ``(B, C, *grid)``.
+            gradient: Of a class score by ``activation``, the same shape.
+            noisy_gradients: The same at noisy copies of the image, ``(S, B, C, *grid)``; for
+                methods that need noise. Left out, the clean gradient is the only sample.
+
+        Returns:
+            ``(B, *grid)``, at least 0, un-normalised.
+
+        Raises:
+            InvalidArgument: The shapes do not fit.
+        """
+        noisy = None
+        if self.needs_noise:
+            samples = gradient[None] if noisy_gradients is None else noisy_gradients
+            noisy = Moments.of(samples)
+        return self.compute(Evidence(activation, gradient, noisy))
 
 
 class MethodRegistry(Mapping[str, Method]):
