@@ -24,9 +24,9 @@ from cam_hub.introspection.layers import LayerInfo
 from cam_hub.introspection.selection import LayerChoice, resolve_layers
 from cam_hub.methods import METHODS, Method
 from cam_hub.passes import Noise, Pass, Progress, forward_activations, run
-from cam_hub.preprocessing import check_tensor
 from cam_hub.results import Explanation, file_stem
 from cam_hub.sources.base import LoadedModel
+from cam_hub.tensors import check_tensor
 
 __all__ = ["activations", "explain", "reproduce"]
 

@@ -14,7 +14,17 @@ ROOT = Path(__file__).resolve().parent.parent
 # Modules on one line may import only from lines above it (packages: also from within themselves).
 LEVELS = [
     {"_version", "errors"},
-    {"model_id", "images", "geometry", "methods", "recording", "guard", "classes", "colormaps"},
+    {
+        "model_id",
+        "images",
+        "geometry",
+        "methods",
+        "recording",
+        "guard",
+        "classes",
+        "colormaps",
+        "tensors",
+    },
     {"preprocessing", "regions"},
     {"rendering"},
     {"sources", "figures"},
