@@ -213,13 +213,13 @@ def _reason(finding: Finding | None, spoken_for: bool) -> str:
     if not finding.spatial:
         return (
             "its output does not follow the image "
-            f"(correlation {finding.score:.2f} with disturbed bands)"
+            f"(correlation {finding.match.correlation:.2f} with disturbed bands)"
         )
     if not spoken_for:
         return "no class score depends on it (zero gradient)"
     return (
-        f"follows the image on a {rows}×{cols} grid (correlation {finding.score:.2f}), and class "
-        "scores depend on it"
+        f"follows the image on a {rows}×{cols} grid "
+        f"(correlation {finding.match.correlation:.2f}), and class scores depend on it"
     )
 
 

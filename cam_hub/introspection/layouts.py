@@ -14,8 +14,9 @@ from torch import Tensor
 
 __all__ = ["LAYOUTS", "Arrangement", "Layout", "arrangements", "to_maps"]
 
-MAX_EXTRA_TOKENS = 32
-"""Most tokens without a place (class token, registers…) that a sequence is tried with."""
+MIN_EXTRA_TOKENS, MAX_EXTRA_TOKENS = 8, 32
+"""A sequence is tried with up to a fifth of its tokens without a place (class token, registers…),
+but at least and at most with these."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _grids(length: int, aspect: float) -> Iterator[tuple[tuple[int, int], int, i
 
     Tokens without a place stand all before or all after the grid's; the fewer, the earlier.
     """
-    for extra in range(min(MAX_EXTRA_TOKENS, length // 2) + 1):
+    for extra in range(min(MAX_EXTRA_TOKENS, max(MIN_EXTRA_TOKENS, length // 5), length - 1) + 1):
         places = length - extra
         rows = round((places * aspect) ** 0.5)
         # An input that is no multiple of the patch leaves each side short by less than a cell.

@@ -19,16 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from cam_hub.guard import quiet
+from cam_hub.introspection.bands import BANDS, NONE, Match, match_bands
 from cam_hub.introspection.layouts import Arrangement, arrangements, to_maps
 from cam_hub.recording import main_tensor, observe, tap
 
 __all__ = ["Finding", "dependence", "disturb"]
-
-BANDS = 4
-"""Bands per axis: one clean input and twice this many disturbed ones are passed."""
-
-SPATIAL = 0.85
-"""Least correlation with the bands of an output that counts as spatial (true ones: above 0.95)."""
 
 _ROUNDINGS = 64
 """A change below this many rounding errors of the output's greatest value is lost in them."""
@@ -41,7 +36,7 @@ class Finding:
     Attributes:
         shape: Shape of the output for one image, or None if it is no tensor.
         arrangement: The reading that follows the bands best, or None if there is none to try.
-        score: Its correlation with the bands, in [-1, 1].
+        match: How well that reading follows them.
         moved: Whether any disturbance changed the output at all.
         drowned: Whether it changed by hardly more than rounding errors, so that where it changed
             says nothing (deep networks with random weights).
@@ -49,14 +44,14 @@ class Finding:
 
     shape: tuple[int, ...] | None
     arrangement: Arrangement | None
-    score: float
+    match: Match = NONE
     moved: bool = True
     drowned: bool = False
 
     @property
     def spatial(self) -> bool:
         """Whether the output lies on the image."""
-        return self.arrangement is not None and self.score >= SPATIAL
+        return self.arrangement is not None and self.match.spatial
 
 
 def disturb(module: nn.Module, clean: Tensor, *, seed: int = 0) -> dict[str, Finding]:
@@ -127,7 +122,8 @@ def _in_double(module: nn.Module) -> nn.Module | None:
 
 def _disturbed(clean: Tensor, seed: int) -> Tensor:
     """The clean input, then one copy per horizontal band, then one per vertical band."""
-    generator = torch.Generator().manual_seed(seed)
+    # Another seed than callers may have drawn the clean input with: its multiple is no disturbance.
+    generator = torch.Generator().manual_seed(seed + 7919)
     noise = 2 * torch.randn(clean.shape, generator=generator).to(clean)
     copies = [clean]
     for axis in (2, 3):
@@ -144,54 +140,17 @@ def _judge(output: Any, aspect: float) -> Finding:
     """Finds the reading of an output that follows the bands best."""
     tensor = main_tensor(output)
     if tensor is None:
-        return Finding(None, None, 0.0)
+        return Finding(None, None)
     shape = tuple(tensor.shape[1:])
     if tensor.shape[:1] != (1 + 2 * BANDS,) or not tensor.is_floating_point():
-        return Finding(shape, None, 0.0)
-    change = (tensor[1:] - tensor[:1]).abs()
+        return Finding(shape, None)
+    change = tensor[1:] - tensor[:1]
     moved = bool(change.any())
     rounding = torch.finfo(tensor.dtype).eps * float(tensor[:1].abs().amax())
-    drowned = moved and float(change.amax()) < _ROUNDINGS * rounding
-    best = Finding(shape, None, 0.0, moved, drowned)
+    drowned = moved and float(change.abs().amax()) < _ROUNDINGS * rounding
+    best = Finding(shape, None, NONE, moved, drowned)
     for arrangement in arrangements(tuple(tensor.shape), aspect):
-        score = _follows_bands(to_maps(change, arrangement).mean(dim=1), aspect)
-        if best.arrangement is None or score > best.score:
-            best = Finding(shape, arrangement, score, moved, drowned)
+        match = match_bands(to_maps(change, arrangement), aspect)
+        if best.arrangement is None or match.rank > best.match.rank:
+            best = Finding(shape, arrangement, match, moved, drowned)
     return best
-
-
-def _follows_bands(change: Tensor, aspect: float) -> float:
-    """Correlation of the change per row and per column with the bands, the lesser of the two.
-
-    Args:
-        change: ``(2 * BANDS, rows, cols)``, mean absolute change per disturbed copy.
-        aspect: Rows by columns of the input. Only where it is a strip may a grid be one, too.
-    """
-    rows = _correlation(change[:BANDS].mean(dim=2))
-    cols = _correlation(change[BANDS:].mean(dim=1))
-    if rows is not None and cols is not None:
-        return min(rows, cols)
-    longest = max(change.shape[1:])
-    return max(rows or 0.0, cols or 0.0) if longest <= 2 * max(aspect, 1 / aspect) else 0.0
-
-
-def _correlation(change: Tensor) -> float | None:
-    """How well ``(BANDS, cells)`` follows the bands; None for a single cell, which cannot.
-
-    Deep cells see far beyond their own place, so a band moves all of them a little. But the mean
-    place of what moves a cell still runs along with the cell: it is this that must correlate.
-    """
-    bands, cells = change.shape
-    if cells < 2:
-        return None
-    if not bool(torch.isfinite(change).all()) or not bool((change.sum(dim=1) > 0).all()):
-        return 0.0
-    # Bands may disturb more or less: each counts alike.
-    share = change.double() / change.double().mean(dim=1, keepdim=True)
-    total = share.sum(dim=0)
-    if not bool((total > 0).all()):
-        return 0.0
-    places = (torch.arange(bands).to(share) + 0.5) / bands
-    centre = (places[:, None] * share).sum(dim=0) / total
-    cell = torch.arange(cells).to(share)
-    return float(torch.corrcoef(torch.stack([centre, cell]))[0, 1].nan_to_num(0.0))
