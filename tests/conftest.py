@@ -1,10 +1,11 @@
-"""Shared fixtures: an isolated cache, the embedded model, and photos with known content."""
+"""Shared fixtures: an isolated cache, the embedded model, photos with known content, the app."""
 
 from __future__ import annotations
 
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -32,6 +33,7 @@ import gradio
 import numpy as np
 import pytest
 import skimage.data
+from gradio_client import Client
 from PIL import Image
 
 import cam_hub
@@ -81,3 +83,26 @@ def lite0() -> cam_hub.LoadedModel:
 def rng() -> np.random.Generator:
     """A generator of numbers that are the same in every run."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Address of the running app."""
+    from tests.space_app import serve  # brings torch, which some files need not
+
+    with serve() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url: str, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    """A client of the running app."""
+    return Client(url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
+
+
+@pytest.fixture(scope="module")
+def photo(lion: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the photo of a lion."""
+    path = tmp_path_factory.mktemp("photos") / "lion.png"
+    lion.save(path)
+    return path

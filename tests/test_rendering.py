@@ -1,34 +1,21 @@
-"""Colour maps, overlays, cut-outs, boxes, montages and colour bars."""
+"""Heatmaps in colour and over their photos, cut-outs and boxes."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tracemalloc
 
-import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
-from cam_hub.colormaps import COLORMAPS, colormap_names, colormap_table
+from cam_hub.colormaps import colormap_table
 from cam_hub.errors import InvalidArgument
-from cam_hub.figures import colorbar, montage
+from cam_hub.figures import montage
 from cam_hub.regions import Box
 from cam_hub.rendering import colorize, cutout, draw_boxes, overlay
+from tests.plain_images import pixels, plain
 
 SHAPES = [(1, 1), (1, 9), (9, 1), (30, 50), (50, 30)]
-
-
-def pixels(image: Image.Image) -> np.ndarray:
-    """An image's values ``(H, W, 3)``, wide enough to subtract."""
-    assert image.mode == "RGB"
-    return np.asarray(image).astype(np.int64)
-
-
-def plain(colour, size=(8, 6)) -> Image.Image:
-    """An image of one colour."""
-    return Image.new("RGB", size, colour)
 
 
 @pytest.fixture
@@ -41,56 +28,6 @@ def cat(photos) -> Image.Image:
 def heat(cat, rng) -> np.ndarray:
     """A random heatmap of the cat's size."""
     return rng.random((cat.height, cat.width), dtype=np.float32)
-
-
-# Colour maps
-
-
-def test_importing_the_package_does_not_import_matplotlib():
-    code = "import cam_hub.figures, sys; assert 'matplotlib' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.parametrize("name", [*colormap_names(), "tab10", "jet_r", "Greys"])
-def test_a_table_holds_matplotlibs_colours_to_the_nearest_level(name):
-    table = colormap_table(name)
-    expected = matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3] * 255
-    assert table.shape == (256, 3)
-    assert table.dtype == np.uint8
-    assert np.abs(table - expected).max() <= 0.5 + 1e-9
-
-
-def test_every_curated_map_is_filed_under_its_own_name():
-    assert colormap_names()[0] == "jet"
-    assert all(entry.name == name for name, entry in COLORMAPS.items())
-
-
-@pytest.mark.parametrize("entry", COLORMAPS.values(), ids=lambda entry: entry.name)
-def test_a_map_called_colour_blind_safe_is_one_whose_lightness_never_falls(entry):
-    linear = (colormap_table(entry.name) / 255) ** 2.2
-    lightness = (linear @ [0.2126, 0.7152, 0.0722]) ** (1 / 3)
-    # One level of rounding in one channel is no fall.
-    assert entry.colour_blind_safe == bool(np.diff(lightness).min() > -0.002)
-
-
-def test_a_table_cannot_be_spoilt_for_the_next_caller():
-    with pytest.raises(ValueError, match="read-only"):
-        colormap_table("jet")[0] = 0
-
-
-@pytest.mark.parametrize(
-    ("name", "hint"), [("virids", "viridis"), ("JET", "jet"), ("", "jet"), ("no such", "turbo")]
-)
-def test_an_unknown_map_is_refused_with_the_nearest_names(name, hint):
-    with pytest.raises(InvalidArgument, match=hint) as caught:
-        colormap_table(name)
-    assert (caught.value.argument, caught.value.value) == ("colormap", name)
-
-
-@pytest.mark.parametrize("name", [None, 3, ["jet"]])
-def test_what_is_no_name_is_refused(name):
-    with pytest.raises(InvalidArgument, match="name of a colour map"):
-        colormap_table(name)
 
 
 # A heatmap in colour
@@ -339,168 +276,3 @@ def test_the_smallest_boxes_and_the_largest_are_drawn_without_leaving_themselves
 def test_boxes_that_are_empty_or_reach_outside_are_refused(box):
     with pytest.raises(InvalidArgument, match="8×6 pixels"):
         draw_boxes(plain("red"), [Box(*box)])
-
-
-# Many pictures on one sheet
-
-
-def place_of(sheet: Image.Image, colour: tuple[int, int, int]) -> Box:
-    """The box around all pixels of exactly one colour."""
-    rows, columns = np.nonzero((pixels(sheet) == colour).all(axis=2))
-    return Box(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-
-
-def test_tiles_stand_in_reading_order_at_one_width():
-    colours = [(250, 10 * i, 0) for i in range(5)]
-    sizes = [(40, 30), (400, 300), (1, 1), (20, 40), (50, 50)]
-    tiles = [("tile", plain(c, s)) for c, s in zip(colours, sizes, strict=True)]
-    sheet = montage(tiles, columns=3, tile_width=120)
-    places = [place_of(sheet, colour) for colour in colours]
-    assert [(p.right - p.left, p.bottom - p.top) for p in places] == [
-        (120, 90),
-        (120, 90),
-        (120, 120),
-        (120, 240),
-        (120, 120),
-    ]
-    assert places[0].left == places[3].left < places[1].left == places[4].left < places[2].left
-    assert places[0].bottom == places[2].bottom < places[3].top
-    assert places[3].bottom == places[4].bottom
-
-
-@pytest.mark.parametrize(
-    ("size", "scaled"), [((1, 5000), (1, 200)), ((5000, 1), (100, 1)), ((10, 40), (50, 200))]
-)
-def test_slivers_keep_their_shape_and_never_become_endless(size, scaled):
-    place = place_of(montage([("", plain("red", size))], tile_width=100), (255, 0, 0))
-    assert (place.right - place.left, place.bottom - place.top) == scaled
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 12, 35])
-@pytest.mark.parametrize("size", [(30, 20), (20, 30), (20, 20)])
-def test_by_default_a_sheet_is_neither_a_ribbon_nor_a_tower(count, size):
-    colours = [(7 * i, 3, 99) for i in range(count)]
-    sheet = montage([(str(c), plain(c, size)) for c in colours], tile_width=64)
-    places = {place_of(sheet, colour) for colour in colours}
-    assert len(places) == count
-    assert 1 / 2 <= sheet.width / sheet.height <= 4
-    rows = {place.bottom for place in places}
-    columns = {place.left for place in places}
-    assert (len(rows) - 1) * len(columns) < count <= len(rows) * len(columns)
-
-
-def test_more_columns_than_tiles_leave_no_empty_place():
-    tiles = [("a", plain("red")), ("b", plain("blue"))]
-    assert montage(tiles, columns=9) == montage(tiles, columns=2)
-
-
-def test_a_caption_stands_below_its_tile_and_a_title_above_all():
-    without = montage([("", plain("red"))])
-    tile = place_of(without, (255, 0, 0))
-    captioned = pixels(montage([("layer4", plain("red"))]))
-    changed = (captioned != pixels(without)).any(axis=2)
-    assert changed[tile.bottom :].any()
-    assert not changed[: tile.bottom].any()
-    titled = montage([("", plain("red"))], title="resnet50")
-    moved = place_of(titled, (255, 0, 0))
-    assert moved.top > tile.top
-    assert (pixels(titled)[: moved.top] != 255).any()
-
-
-def test_a_long_caption_loses_its_middle_and_keeps_both_ends():
-    def sheet(caption: str) -> Image.Image:
-        return montage([(caption, plain("red"))] * 2, columns=2, tile_width=128)
-
-    long = "features.stages." + "blocks.attention." * 20 + "projection.norm"
-    assert sheet(long) == sheet(long.replace("blocks.attention." * 10, "other.words." * 10))
-    assert sheet(long) != sheet("F" + long[1:])
-    assert sheet(long) != sheet(long[:-1] + "M")
-    assert sheet(long) == sheet(f" {long}\n")
-    # It stays under its own tile: the strip between the tiles is white.
-    tiles = pixels(sheet(long))
-    red = (tiles == (255, 0, 0)).all(axis=2).any(axis=0)
-    between = np.flatnonzero(~red)[np.flatnonzero(~red) > np.flatnonzero(red)[0]]
-    gap = between[between < np.flatnonzero(red)[-1]]
-    assert len(gap) > 0
-    assert (tiles[:, gap] == 255).all()
-
-
-@pytest.mark.parametrize(
-    "caption",
-    [
-        "",
-        "   ",
-        "naïve café – 28×28 ≥ ½",
-        "東京 запад שלום مرحبا ไทย",
-        "🙂👩\u200d👩\u200d👧 e\u0301\ufe0f",
-        "two\nlines\tand\x00nul\x7f\u2028",
-        "lone \udcff\ud800 surrogates",
-        "\ufffe\uffff\U0010ffff",
-        "ﷺ" * 300,
-        "x" * 200_000,
-        "\u0301" * 500,
-        "word " * 500,
-    ],
-)
-def test_no_caption_and_no_title_can_make_a_montage_fail(caption):
-    tiles = [(caption, plain("red")), ("layer", plain("blue"))]
-    usual = montage([("layer", plain("red"))] * 2, tile_width=100, title="title")
-    sheet = montage(tiles, tile_width=100, title=caption or "title")
-    assert sheet.size == usual.size
-
-
-@pytest.mark.parametrize(
-    ("caption", "same"),
-    [
-        ("Müller", "Muller"),
-        ("e\u0301", "é"),
-        ("28×28", "28x28"),
-        ("a\n b", "a b"),
-        ("straße", "strasse"),
-    ],
-)
-def test_letters_the_typeface_lacks_are_spelt_with_those_it_has(caption, same):
-    assert montage([(caption, plain("red"))]) == montage([(same, plain("red"))])
-
-
-def test_a_montage_leaves_its_tiles_as_they_were(cat):
-    photo = cat.copy()
-    montage([("cat", photo), ("again", photo)])
-    assert photo == cat
-
-
-@pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
-        ({"tiles": []}, "tiles"),
-        ({"columns": 0}, "columns"),
-        ({"columns": 1.5}, "columns"),
-        ({"tile_width": 15}, "tile_width"),
-        ({"tile_width": None}, "tile_width"),
-    ],
-)
-def test_numbers_a_montage_cannot_be_made_with_are_refused(arguments, name):
-    with pytest.raises(InvalidArgument) as caught:
-        montage(**{"tiles": [("", plain("red"))], **arguments})
-    assert caught.value.argument == name
-
-
-@pytest.mark.parametrize("size", [(320, 40), (16, 16), (500, 20), (64, 200)])
-def test_a_colour_bar_runs_from_cold_to_hot_above_its_labels(size):
-    width, height = size
-    bar = colorbar("viridis", width, height, low_label="cold", high_label="the hottest of all")
-    assert bar.size == size
-    table = colormap_table("viridis")
-    levels = np.rint(np.linspace(0, 1, width, dtype=np.float32) * 255).astype(int)
-    assert np.array_equal(pixels(bar)[0], table[levels])
-    assert (pixels(bar)[-height // 3 :] != table[levels]).any(axis=2).any()
-    low, high = (colorbar("viridis", width, height, *labels) for labels in (("8", ""), ("", "8")))
-    assert (pixels(low) != pixels(high)).any(axis=(0, 2))[: width // 2].any()
-    assert (pixels(low) != pixels(high)).any(axis=(0, 2))[width // 2 :].any()
-
-
-def test_a_colour_bar_too_small_to_read_is_refused():
-    for width, height, name in ((15, 40, "width"), (320, 15, "height")):
-        with pytest.raises(InvalidArgument) as caught:
-            colorbar("jet", width, height)
-        assert caught.value.argument == name

@@ -1,10 +1,10 @@
-"""The page as a browser uses it: events through the queue, within one session."""
+"""The page as a browser uses it: what it holds, and its events within one session."""
 
 from __future__ import annotations
 
 import json
+import re
 import secrets
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,25 +15,9 @@ import pytest
 from PIL import Image
 
 import cam_hub
-from space.page import create_app, launch_options
-from space.settings import Settings
+from tests.space_app import SETTINGS, encoded
 
-SETTINGS = Settings(device="cpu")
 WORDS = {"model_id": SETTINGS.default_model, "method": "layercam", "colormap": "jet"}
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    app = create_app(SETTINGS)
-    _, address, _ = app.launch(
-        prevent_thread_lock=True,
-        quiet=True,
-        server_name="127.0.0.1",
-        inbrowser=False,
-        **launch_options(SETTINGS),
-    )
-    yield address
-    app.close(verbose=False)
 
 
 class Browser:
@@ -102,16 +86,15 @@ def browser(url: str) -> Browser:
     return Browser(url)
 
 
-def png(image: Image.Image) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+# What happens
 
 
 def test_the_button_shows_predictions_the_overlay_and_a_map_per_layer_with_the_fusion(
     browser: Browser, lion: Image.Image, lite0: cam_hub.LoadedModel
 ):
-    done, shown = browser.explain(browser.upload(png(lion)), target_layers=["blocks.4", "bn2"])
+    done, shown = browser.explain(
+        browser.upload(encoded(lion, "PNG")), target_layers=["blocks.4", "bn2"]
+    )
     direct = cam_hub.explain(lite0, lion, method="layercam", target_layers=["blocks.4", "bn2"])
     assert done
     assert shown["predictions"]["label"].startswith("lion")
@@ -131,7 +114,7 @@ def test_the_button_shows_predictions_the_overlay_and_a_map_per_layer_with_the_f
 def test_another_class_and_look_are_drawn_from_the_kept_result(
     browser: Browser, lion: Image.Image, lite0: cam_hub.LoadedModel
 ):
-    _, shown = browser.explain(browser.upload(png(lion)), classes=["291", "293"])
+    _, shown = browser.explain(browser.upload(encoded(lion, "PNG")), classes=["291", "293"])
     assert [value for _, value in shown["shown_class"]["choices"]] == [291, 293]
     redraw = browser.event("shown_class", "input", "comparison")
     look = {"shown_class": 293, "alpha": 0.8, "colormap": "magma"}
@@ -153,14 +136,14 @@ def test_another_class_and_look_are_drawn_from_the_kept_result(
 def test_a_look_that_does_not_work_gets_a_message(
     browser: Browser, lion: Image.Image, look: dict[str, Any]
 ):
-    browser.explain(browser.upload(png(lion)))
+    browser.explain(browser.upload(encoded(lion, "PNG")))
     done, refused = browser.fire(browser.event("colormap", "input", "comparison"), look)
     assert not done
     assert "does not work" in refused["error"]
 
 
 def test_a_result_belongs_to_its_session(browser: Browser, url: str, lion: Image.Image):
-    browser.explain(browser.upload(png(lion)))
+    browser.explain(browser.upload(encoded(lion, "PNG")))
     stranger = Browser(url)
     redraw = stranger.event("colormap", "input", "comparison")
     done, drawn = stranger.fire(redraw, {"alpha": 0.5, "colormap": "jet"})
@@ -169,7 +152,7 @@ def test_a_result_belongs_to_its_session(browser: Browser, url: str, lion: Image
 
 
 def test_a_new_photo_takes_the_old_result_away(browser: Browser, lion: Image.Image):
-    browser.explain(browser.upload(png(lion)))
+    browser.explain(browser.upload(encoded(lion, "PNG")))
     done, cleared = browser.fire(browser.event("photo", "change", "comparison"), {})
     assert done
     assert cleared["results"]["visible"] is False
@@ -193,7 +176,7 @@ def test_a_file_that_cannot_be_used_gets_a_message_and_the_next_one_works(
     assert part in refused["error"]
     assert refused["error"].startswith("<strong>This photo cannot be used.</strong>")
     assert "Traceback" not in refused["error"]
-    assert browser.explain(browser.upload(png(lion)))[0]
+    assert browser.explain(browser.upload(encoded(lion, "PNG")))[0]
 
 
 def test_no_photo_gets_a_message(browser: Browser):
@@ -209,7 +192,7 @@ def test_what_visitors_type_comes_back_as_text_and_never_as_markup(
     hostile = "<img src=x onerror=alert(1)>"
     several = field in ("classes", "target_layers")
     value = [hostile] if several else hostile
-    done, refused = browser.explain(browser.upload(png(lion)), **{field: value})
+    done, refused = browser.explain(browser.upload(encoded(lion, "PNG")), **{field: value})
     assert not done
     assert "<img" not in refused["error"]
     assert "&lt;img" in refused["error"]
@@ -244,3 +227,32 @@ def test_example_photos_are_served_by_the_app_itself(browser: Browser):
     for sample in samples:
         assert httpx.get(sample["url"]).headers["content-type"].startswith("image/")
         assert Path(sample["path"]).is_file()
+
+
+# What the page holds
+
+
+def test_the_page_names_no_other_host_to_load_from(url: str):
+    page = httpx.get(url).text
+    loaded = re.findall(r"""<(?:script|link|img|iframe)[^>]*?(?:src|href)=["'](.*?)["']""", page)
+    assert loaded
+    assert not [
+        link for link in loaded if re.match(r"(https?:)?//", link) and "127.0.0.1" not in link
+    ]
+    config = httpx.get(f"{url}config").json()
+    assert not [sheet for sheet in config["stylesheets"] if sheet.startswith(("http", "//"))]
+    assert config["analytics_enabled"] is False
+
+
+def test_no_event_of_the_page_can_be_called_by_name(url: str):
+    config = httpx.get(f"{url}config").json()
+    public = [d["api_name"] for d in config["dependencies"] if d["api_visibility"] != "private"]
+    assert public == ["explain"]
+
+
+def test_every_input_of_the_page_has_a_label(url: str):
+    config = httpx.get(f"{url}config").json()
+    kinds = {"image", "dropdown", "slider", "number", "radio"}
+    inputs = [part["props"] for part in config["components"] if part["type"] in kinds]
+    assert len(inputs) >= 11
+    assert all(props.get("label") and props.get("elem_id") for props in inputs)

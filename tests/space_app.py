@@ -1,0 +1,47 @@
+"""The real app on a loopback port, and calls of its endpoint."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from space.page import create_app, launch_options
+from space.settings import Limits, Settings
+
+SETTINGS = Settings(device="cpu", limits=Limits(max_pixels=4_000_000))
+
+
+@contextmanager
+def serve() -> Iterator[str]:
+    """Runs the app; gives its address."""
+    app = create_app(SETTINGS)
+    _, address, _ = app.launch(
+        prevent_thread_lock=True,
+        quiet=True,
+        server_name="127.0.0.1",
+        inbrowser=False,
+        **launch_options(SETTINGS),
+    )
+    try:
+        yield address
+    finally:
+        app.close(verbose=False)
+
+
+def explain(client: Client, path: Path, **changed: Any) -> tuple[Any, ...]:
+    """Calls the endpoint with the quickest method."""
+    values = {"method": "layercam", **changed}
+    return tuple(client.predict(handle_file(path), api_name="/explain", **values))
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """An image's file, to upload."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
