@@ -314,3 +314,24 @@ def test_the_last_layer_that_speaks_as_a_whole_is_found_off_plain_networks(
     model = cam_hub.load_model(id, pretrained=False, device="cpu")
     best = next(layer for layer in cam_hub.list_layers(model) if layer.recommended)
     assert (best.name, best.layout, best.prefix_tokens) == (expected, layout, prefix)
+
+
+def test_a_layer_whose_map_would_be_blank_is_not_recommended():
+    class Sulky(nn.Module):
+        """Its last layer is below zero everywhere, and scores rise with it: nothing speaks."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first = nn.Conv2d(3, 8, 4, 4)
+            self.last = nn.Conv2d(8, 1, 1)
+            self.lowered = nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            below = self.last(self.first(x).sigmoid()).mul(0.01).sub(1)
+            return self.lowered(below).mean((2, 3))
+
+    found = {layer.name: layer for layer in cam_hub.list_layers(cam_hub.wrap_model(Sulky()))}
+    assert found["lowered"].usable
+    assert not found["lowered"].recommended
+    assert found["first"].recommended or found["last"].recommended

@@ -10,7 +10,7 @@ from torch import nn
 
 from cam_hub.errors import InvalidArgument, ModelRefused, NoMap
 from cam_hub.introspection.layouts import Arrangement
-from cam_hub.introspection.probe import Finding, dependence, disturb
+from cam_hub.introspection.probe import Dependence, Finding, dependence, disturb
 from cam_hub.recording import modules_by_name
 from cam_hub.sources.base import LoadedModel
 
@@ -166,7 +166,7 @@ def _examine(model: LoadedModel, size: tuple[int, int, int]) -> list[LayerInfo]:
         ) from error
     modules = modules_by_name(model.module)
     layers = [
-        _describe(name, modules[name], finding, reached.get(name, 0.0) > 0)
+        _describe(name, modules[name], finding, name in reached and reached[name].covered > 0)
         for name, finding in findings.items()
     ]
     seen = {id(modules[name]) for name in findings}
@@ -233,16 +233,18 @@ def _number_stages(layers: list[LayerInfo]) -> list[LayerInfo]:
     ]
 
 
-def _recommend(layers: list[LayerInfo], reached: Mapping[str, float]) -> list[LayerInfo]:
-    """Marks the deepest usable layer: the last to finish of those with gradient all over.
+def _recommend(layers: list[LayerInfo], reached: Mapping[str, Dependence]) -> list[LayerInfo]:
+    """Marks the deepest usable layer: the last to finish that speaks, and speaks as a whole.
 
     Where the scores depend on part of an output only (the queries of the last attention, say, of
-    which only the class token's is asked for), an earlier output that speaks as a whole is the
-    better choice; without any such, the last one is taken.
+    which only the class token's is asked for), an earlier output is the better choice; likewise
+    where nothing in it speaks for the predicted class, so that its map would be blank. Without
+    any such layer, the last one is taken.
     """
     usable = [index for index, layer in enumerate(layers) if layer.usable]
-    whole = [index for index in usable if reached[layers[index].name] >= _WHOLE]
-    for index in (whole or usable)[-1:]:
+    whole = [index for index in usable if reached[layers[index].name].covered >= _WHOLE]
+    speaking = [index for index in whole if reached[layers[index].name].speaks]
+    for index in (speaking or whole or usable)[-1:]:
         layers[index] = replace(
             layers[index],
             recommended=True,

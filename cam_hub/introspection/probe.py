@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from cam_hub.guard import quiet
 from cam_hub.introspection.bands import BANDS, NONE, Match, match_bands
 from cam_hub.introspection.layouts import Arrangement, arrangements, to_maps
+from cam_hub.methods import layercam
 from cam_hub.recording import main_tensor, observe, tap
 
-__all__ = ["Finding", "dependence", "disturb"]
+__all__ = ["Dependence", "Finding", "dependence", "disturb"]
 
 _ROUNDINGS = 64
 """A change below this many rounding errors of the output's greatest value is lost in them."""
@@ -82,12 +83,28 @@ def disturb(module: nn.Module, clean: Tensor, *, seed: int = 0) -> dict[str, Fin
     return findings
 
 
+@dataclass(frozen=True)
+class Dependence:
+    """How scores depend on a layer.
+
+    Attributes:
+        covered: The part of its maps' values at which the gradient of some score is not zero, in
+            [0, 1]. Tokens without a place do not count.
+        speaks: Whether anything in it speaks for the predicted class: whether its LayerCAM map of
+            the clean input is not blank.
+    """
+
+    covered: float
+    speaks: bool
+
+
 def dependence(
     module: nn.Module, clean: Tensor, layers: Mapping[str, Arrangement], *, seed: int = 0
-) -> dict[str, float]:
-    """Finds out by one backward pass how far the scores depend on layers.
+) -> dict[str, Dependence]:
+    """Finds out by one forward pass and the way back how scores depend on layers.
 
-    A random mixture of all scores is differentiated, in which no dependence can cancel out.
+    A random mixture of all scores is differentiated, in which no dependence can cancel out; then
+    the highest score.
 
     Args:
         module: The model.
@@ -96,8 +113,7 @@ def dependence(
         seed: Of the mixture.
 
     Returns:
-        Per layer, the part of its maps' values at which the gradient is not zero, in [0, 1].
-        Tokens without a place do not count.
+        The layers that ran. Empty if no score depends on any.
     """
     with quiet(module), tap(module, list(layers)) as taps:
         scores = main_tensor(module(clean))
@@ -105,11 +121,15 @@ def dependence(
         if scores is None or not scores.requires_grad or not ran:
             return {}
         weights = torch.randn(scores.shape, generator=torch.Generator().manual_seed(seed))
-        gradients = taps.gradients((scores * weights.to(scores)).sum(), ran)
-    return {
-        name: float((to_maps(gradient, layers[name]) != 0).float().mean())
-        for name, gradient in gradients.items()
-    }
+        mixture = (scores * weights.to(scores)).sum()
+        mixed = taps.gradients(mixture, ran, keep_graph=True)
+        highest = taps.gradients(scores.max(), ran)
+    found = {}
+    for name in ran:
+        maps = [to_maps(part[name], layers[name]) for part in (mixed, highest, taps.activations)]
+        covered = float((maps[0] != 0).float().mean())
+        found[name] = Dependence(covered, bool(layercam(maps[2], maps[1]).any()))
+    return found
 
 
 def _in_double(module: nn.Module) -> nn.Module | None:
