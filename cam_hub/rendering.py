@@ -218,7 +218,9 @@ def _mixed(
     ground: npt.NDArray[np.uint8], weighted_colours: npt.NDArray[np.uint32], weight: int
 ) -> npt.NDArray[np.uint8]:
     """``ground`` and colours already multiplied by ``weight``, mixed in fixed point."""
-    total = ground * np.uint32(_ONE - weight)
+    # Widened first: NumPy 2.1 promotes by value in other threads than the first, and overflows.
+    total = ground.astype(np.uint32)
+    total *= np.uint32(_ONE - weight)
     total += weighted_colours
     total += np.uint32(_ONE // 2)
     total >>= np.uint32(16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -276,3 +277,9 @@ def test_the_smallest_boxes_and_the_largest_are_drawn_without_leaving_themselves
 def test_boxes_that_are_empty_or_reach_outside_are_refused(box):
     with pytest.raises(InvalidArgument, match="8×6 pixels"):
         draw_boxes(plain("red"), [Box(*box)])
+
+
+def test_an_overlay_drawn_in_another_thread_is_the_same(cat, heat):
+    with ThreadPoolExecutor(1) as pool:
+        drawn = pool.submit(overlay, cat, heat).result()
+    assert drawn.tobytes() == overlay(cat, heat).tobytes()
