@@ -31,6 +31,8 @@ LEVELS = [
     {"introspection", "results"},
     {"store", "passes"},
     {"engine"},
+    {"cli"},
+    {"__main__"},
 ]
 
 PACKAGE = ROOT / "cam_hub"

@@ -1,0 +1,113 @@
+"""``python -m cam_hub``: layers and explanations from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cam_hub.errors import CamHubError
+
+if TYPE_CHECKING:
+    from cam_hub.sources.base import LoadedModel
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: Of the command line; None for the program's own.
+
+    Returns:
+        Exit code: 0 if all went well, 1 after an error of ``cam_hub.errors``, whose message is
+        printed; 2 (from argparse) if the command line makes no sense.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except CamHubError as error:
+        sys.stderr.write(f"error ({error.code}): {error}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m cam_hub",
+        description="Which pixels spoke for which class, for a model by its ID.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    layers = commands.add_parser("layers", help="list a model's layers and which one to explain")
+    layers.set_defaults(run=_layers)
+    layers.add_argument("--all", action="store_true", help="also those that give no map, and why")
+    explain = commands.add_parser("explain", help="explain a picture and save the result")
+    explain.set_defaults(run=_explain)
+    explain.add_argument("photo", help="path of the picture")
+    explain.add_argument("--out", default="explanation", help="folder to save to (%(default)s)")
+    explain.add_argument("--method", default="smoothgradcampp", help="(%(default)s)")
+    explain.add_argument("--layer", action="append", help="target layer; may be repeated")
+    explain.add_argument("--class", action="append", dest="classes", help="index, label or top(3)")
+    explain.add_argument("--samples", type=int, default=4, help="noisy copies (%(default)s)")
+    explain.add_argument("--std", type=float, default=0.3, help="their noise (%(default)s)")
+    explain.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
+    for command in (layers, explain):
+        command.add_argument("--model", metavar="ID", help="(default: the embedded model)")
+        command.add_argument("--random", action="store_true", help="random weights, no network")
+        command.add_argument("--device", default="auto", help="(%(default)s)")
+    return parser
+
+
+def _model(options: argparse.Namespace) -> LoadedModel:
+    # Imported after the command line was read: torch takes seconds.
+    from cam_hub.sources.embedded import DEFAULT_MODEL  # noqa: PLC0415
+    from cam_hub.sources.registry import load_model  # noqa: PLC0415
+
+    id = options.model or DEFAULT_MODEL
+    return load_model(id, pretrained=not options.random, device=options.device)
+
+
+def _layers(options: argparse.Namespace) -> None:
+    from cam_hub.introspection.layers import list_layers  # noqa: PLC0415
+
+    rows = [("", "layer", "type", "layout", "grid", "channels", "stage", "why")]
+    rows += [
+        (
+            "*" if layer.recommended else "",
+            layer.name,
+            layer.module_type,
+            layer.layout or "-",
+            "×".join(map(str, layer.grid)) if layer.grid else "-",
+            str(layer.channels or "-"),
+            "-" if layer.stage is None else str(layer.stage),
+            layer.reason,
+        )
+        for layer in list_layers(_model(options))
+        if layer.usable or options.all
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from cam_hub.engine import explain  # noqa: PLC0415
+
+    layers, classes = options.layer, options.classes
+    result = explain(
+        _model(options),
+        options.photo,
+        method=options.method,
+        # A single text may be a word that stands for several; of several, each is a name.
+        target_layers=layers[0] if layers and len(layers) == 1 else layers,
+        classes=classes[0] if classes and len(classes) == 1 else classes,
+        num_samples=options.samples,
+        std=options.std,
+        seed=options.seed,
+    )
+    for found in result.predictions:
+        sys.stdout.write(f"{found.probability:7.2%}  {found.class_index:5d}  {found.label}\n")
+    sys.stdout.write(f"saved to {result.save(options.out)}\n")

@@ -1,0 +1,58 @@
+"""The command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import cam_hub
+from cam_hub.cli import main
+
+
+@pytest.fixture
+def photo(lion, tmp_path) -> Path:
+    path = tmp_path / "lion.png"
+    lion.save(path)
+    return path
+
+
+def test_layers_are_listed_with_the_recommended_one_marked(capsys):
+    assert main(["layers", "--model", "resnet10t", "--random", "--device", "cpu"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["layer", "type", "layout", "grid", "channels", "stage", "why"]
+    marked = [row.split() for row in rows if row.startswith("*")]
+    assert [row[1] for row in marked] == ["layer4"]
+    assert not any("fc" in row.split()[:1] for row in rows)
+
+
+def test_layers_that_give_no_map_are_listed_when_asked_for(capsys):
+    assert main(["layers", "--model", "resnet10t", "--random", "--all"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert any(row.split()[0] == "fc" and "no rows and columns" in row for row in rows)
+
+
+def test_an_explanation_is_saved_and_its_predictions_are_printed(photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["--method", "layercam", "--layer", "stages", "--class", "lion", "--out", str(out)]
+    assert main(["explain", str(photo), *arguments]) == 0
+    assert "lion" in capsys.readouterr().out.splitlines()[0]
+    result = cam_hub.Explanation.load(out)
+    assert len(result.layers) > 1
+    assert result.classes == (291,)
+
+
+def test_an_error_is_one_readable_line_and_an_exit_code(photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["explain", str(photo), "--class", "lino", "--out", str(out)]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error (class_not_found)")
+    assert message.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_command_line_that_makes_no_sense_explains_itself(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["explode"])
+    assert caught.value.code == 2
+    assert "layers" in capsys.readouterr().err
