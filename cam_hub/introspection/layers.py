@@ -17,7 +17,7 @@ from cam_hub.sources.base import LoadedModel
 __all__ = ["SUGGESTIONS", "LayerInfo", "list_layers", "suggest_layers"]
 
 _WHOLE = 0.9
-"""The scores depend on an output as a whole if this part of its gradient is not zero."""
+"""The scores depend on an output as a whole if this part of its channels and cells counts."""
 
 SUGGESTIONS = {
     "best": "the recommended layer",

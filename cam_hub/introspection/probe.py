@@ -88,8 +88,8 @@ class Dependence:
     """How scores depend on a layer.
 
     Attributes:
-        covered: The part of its maps' values at which the gradient of some score is not zero, in
-            [0, 1]. Tokens without a place do not count.
+        covered: The part of its channels, or of its cells if that is less, that some score depends
+            on, in [0, 1]. Tokens without a place do not count.
         speaks: Whether anything in it speaks for the predicted class: whether its LayerCAM map of
             the clean input is not blank.
     """
@@ -127,9 +127,18 @@ def dependence(
     found = {}
     for name in ran:
         maps = [to_maps(part[name], layers[name]) for part in (mixed, highest, taps.activations)]
-        covered = float((maps[0] != 0).float().mean())
-        found[name] = Dependence(covered, bool(layercam(maps[2], maps[1]).any()))
+        found[name] = Dependence(_covered(maps[0]), bool(layercam(maps[2], maps[1]).any()))
     return found
+
+
+def _covered(gradient: Tensor) -> float:
+    """The lesser of the parts of channels and of cells with any gradient, of ``(1, C, …)``.
+
+    Single zeros do not count: a ReLU that follows cuts off half of the values, but hardly ever a
+    whole channel or a whole cell.
+    """
+    alive = gradient[0].flatten(1) != 0
+    return min(float(alive.any(dim=1).float().mean()), float(alive.any(dim=0).float().mean()))
 
 
 def _in_double(module: nn.Module) -> nn.Module | None:
