@@ -81,7 +81,7 @@ def predict(
     Returns:
         Predictions, the most probable first; equal ones by index.
     """
-    scores = scores.detach().double().cpu()
+    scores = scores.detach().cpu().double()  # in this order: MPS has no double precision
     probabilities = scores.sigmoid() if scores.numel() == 1 else scores.softmax(dim=0)
     order = torch.sort(scores, descending=True, stable=True).indices[:count]
     return [

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cam_hub import figures, regions, rendering
-from cam_hub.classes import Prediction, label_of
+from cam_hub.classes import Prediction
 from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, nearest_names
 from cam_hub.geometry import Placement
 from cam_hub.images import open_image
@@ -292,9 +292,7 @@ class Explanation:
         return name
 
     def __repr__(self) -> str:
-        classes = ", ".join(
-            f"{index} {label_of(0, [self.labels[index]])!r}" for index in self.classes
-        )
+        classes = ", ".join(f"{index} {self.labels[index]!r}" for index in self.classes)
         return (
             f"Explanation(model={self.manifest['model']['id']!r}, method={self.method!r}, "
             f"classes=[{classes}], layers={list(self.layers)}, photo={self.photo.size})"

@@ -96,7 +96,8 @@ def _one_axis(change: Tensor) -> Match | None:
     if not bool((change.sum(dim=1) > 0).all()):
         return NONE
     # Bands may disturb more or less: each counts alike.
-    share = change.double() / change.double().mean(dim=1, keepdim=True)
+    change = change.cpu().double()  # in this order: MPS has no double precision
+    share = change / change.mean(dim=1, keepdim=True)
     total = share.sum(dim=0)
     if not bool((total > 0).all()):
         return NONE
