@@ -24,6 +24,7 @@ from cam_hub.introspection.layers import LayerInfo
 from cam_hub.introspection.selection import LayerChoice, resolve_layers
 from cam_hub.methods import METHODS, Method
 from cam_hub.passes import Noise, Pass, Progress, forward_activations, run
+from cam_hub.precision import in_double
 from cam_hub.results import Explanation, file_stem
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tensors import check_tensor
@@ -86,9 +87,10 @@ def explain(
     model = _model(model_or_id)
     photo, placement, tensor = _prepare(model, image)
     layers = resolve_layers(model, target_layers, _size(tensor))
+    working = _precise_enough(model, layers)
     passed = run(
-        model,
-        tensor,
+        working,
+        tensor.to(working.device, working.dtype),
         _arranged(layers),
         lambda scores: choose_classes(classes, scores, model.class_names),
         noise=noise,
@@ -116,7 +118,8 @@ def activations(
         layers: As ``target_layers`` of ``explain``.
 
     Returns:
-        ``(channels, rows, cols)`` per layer name, on the model's device.
+        ``(channels, rows, cols)`` per layer name, on the model's device and in its precision
+        (in double precision if a layer is ``faint``).
 
     Raises:
         ImageRefused: If the image cannot be read, or does not fit the model.
@@ -126,7 +129,8 @@ def activations(
     model = _model(model)
     _, _, tensor = _prepare(model, image)
     found = resolve_layers(model, layers, _size(tensor), need_gradient=False)
-    return forward_activations(model, tensor, _arranged(found))
+    working = _precise_enough(model, found)
+    return forward_activations(working, tensor.to(working.device, working.dtype), _arranged(found))
 
 
 def reproduce(
@@ -203,6 +207,11 @@ def _prepare(model: LoadedModel, image: object) -> tuple[Image.Image, Placement,
     return photo, placement, tensor.to(model.device, model.dtype)
 
 
+def _precise_enough(model: LoadedModel, layers: Sequence[LayerInfo]) -> LoadedModel:
+    """The model, in double precision if what the layers say would be lost in rounding errors."""
+    return in_double(model) if any(layer.faint for layer in layers) else model
+
+
 def _size(tensor: Tensor) -> tuple[int, int, int]:
     _, channels, rows, cols = tensor.shape
     return channels, rows, cols
@@ -271,6 +280,7 @@ def _result(
             for position, name in enumerate(names)
         ],
         "device": str(model.device),
+        "precision": str(passed.scores.dtype).removeprefix("torch."),
         "versions": _versions(),
     }
     return Explanation(

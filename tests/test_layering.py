@@ -28,7 +28,7 @@ LEVELS = [
     {"preprocessing", "regions"},
     {"rendering"},
     {"sources", "figures"},
-    {"introspection", "results"},
+    {"introspection", "results", "precision"},
     {"store", "passes"},
     {"engine"},
     {"cli"},

@@ -6,20 +6,22 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
-__all__ = ["BANDS", "NONE", "Match", "match_bands"]
+__all__ = ["BANDS", "NONE", "Match", "match_bands", "response"]
 
 BANDS = 4
 """Bands per axis of the input."""
 
-SPATIAL = 0.85
-"""Least correlation with the bands of what counts as spatial (true layers: above 0.95)."""
+SPATIAL, CLEAR = 0.85, 0.03
+"""Least correlation with the bands, and least slope, of what counts as spatial (true layers
+mostly have a correlation above 0.95 and a slope above 0.2)."""
 
-OUT_OF_SHAPE = 3.0
-"""Greatest factor between a grid's aspect and the input's (strides may differ by axis)."""
+FEW_CELLS, CLEARER, SELECTIVE = 3, 0.1, 0.25
+"""So few cells along an axis correlate by chance; they need this slope and selectivity, too."""
 
-FEW_CELLS, CLEAR = 3, 0.1
-"""So few cells along an axis correlate by chance; they must also move by this much."""
+FINEST = 32
+"""Finer grids are averaged to this many rows and columns: it is enough, and saves memory."""
 
 
 class Match(NamedTuple):
@@ -30,15 +32,19 @@ class Match(NamedTuple):
             of the two axes, in [-1, 1].
         slope: How far these places move along with the cells, the lesser of the two axes: 1 if a
             cell answers to its own place only, 0 if to all alike.
+        selectivity: How much cells prefer some bands to others (deviation over the bands by mean,
+            in [0, sqrt(BANDS - 1)]); near 0 if each answers to all alike, so that nothing can be
+            said about where it lies.
     """
 
     correlation: float
     slope: float
+    selectivity: float = 0.0
 
     @property
     def spatial(self) -> bool:
         """Whether it follows the bands at all."""
-        return self.correlation >= SPATIAL
+        return self.correlation >= SPATIAL and self.slope >= CLEAR
 
     @property
     def rank(self) -> tuple[bool, float]:
@@ -49,39 +55,71 @@ class Match(NamedTuple):
 NONE = Match(0.0, 0.0)
 
 
-def match_bands(change: Tensor, aspect: float) -> Match:
-    """How well a change follows the bands, under one reading.
+def response(change: Tensor) -> Tensor:
+    """What there is to know of a change for ``match_bands``, in little memory.
 
     Attention with weights that are still random, and gates, tell every place of a disturbance
     anywhere. What all places are told alike says nothing about where they are, so the change is
     looked at once as it is and once without its mean over the places.
 
     Args:
-        change: ``(2 * BANDS, channels, rows, cols)``, the difference that each disturbed copy
-            made: first those with horizontal bands disturbed, then those with vertical ones.
-        aspect: Rows by columns of the input.
+        change: ``(copies, channels, rows, cols)``, the difference that each disturbance made.
+
+    Returns:
+        ``(copies, 2, rows, cols)``: the mean size of the change per cell, as it is and without
+        what all places share.
     """
-    _, _, height, width = change.shape
-    # A grid of a very different shape is none, however well its few cells happen to correlate (a
-    # handful of channels read as rows).
-    if not 1 / OUT_OF_SHAPE <= height / width / aspect <= OUT_OF_SHAPE:
-        return NONE
-    if not bool(torch.isfinite(change).all()):
-        return NONE
     alone = change - change.mean(dim=(2, 3), keepdim=True)
-    matches = (_both_axes(part.abs().mean(dim=1), aspect) for part in (change, alone))
-    return max(matches, key=lambda match: match.rank)
+    sizes = torch.stack([part.abs().mean(dim=1) for part in (change, alone)], dim=1)
+    rows, cols = sizes.shape[2:]
+    if max(rows, cols) <= FINEST:
+        return sizes
+    return adaptive_avg_pool2d(sizes, (min(rows, FINEST), min(cols, FINEST)))
 
 
-def _both_axes(change: Tensor, aspect: float) -> Match:
+def match_bands(responses: Tensor, *, strip: bool = False) -> Match:
+    """How well a change follows the bands, under one reading.
+
+    Args:
+        responses: ``(2 * BANDS, 2, rows, cols)`` from ``response``: first of the copies with
+            horizontal bands disturbed, then of those with vertical ones.
+        strip: Whether the input is so long and narrow that a single row or column of cells can
+            be the grid of it.
+    """
+    # In this order: MPS has no double precision.
+    responses = responses.cpu().double()
+    if not bool(torch.isfinite(responses).all()):
+        return NONE
+    parts = (responses[:, 0], responses[:, 1])
+    best = max((_both_axes(part, strip) for part in parts), key=lambda match: match.rank)
+    selectivity = max(_selectivity(part) for part in parts)
+    if min(responses.shape[2:]) <= FEW_CELLS and selectivity < SELECTIVE:
+        return NONE._replace(selectivity=selectivity)
+    return best._replace(selectivity=selectivity)
+
+
+def _both_axes(change: Tensor, strip: bool) -> Match:
     """The lesser of the two axes' matches, of ``(2 * BANDS, rows, cols)``."""
     rows = _one_axis(change[:BANDS].mean(dim=2))
     cols = _one_axis(change[BANDS:].mean(dim=1))
     if rows is not None and cols is not None:
         return Match(min(rows.correlation, cols.correlation), min(rows.slope, cols.slope))
-    # A single row or column of cells can only be that of an input that is a strip itself.
-    strip = max(aspect, 1 / aspect) >= OUT_OF_SHAPE
     return (rows or cols or NONE) if strip else NONE
+
+
+def _selectivity(change: Tensor) -> float:
+    """The greater of the two axes' selectivities, of ``(2 * BANDS, rows, cols)``."""
+    return max(_preference(change[:BANDS]), _preference(change[BANDS:]))
+
+
+def _preference(change: Tensor) -> float:
+    band = change.mean(dim=(1, 2), keepdim=True)
+    if not bool((band > 0).all()):
+        return 0.0
+    share = change / band
+    cell = share.mean(dim=0)
+    deviation = share.std(dim=0, correction=0)
+    return float((deviation[cell > 0] / cell[cell > 0]).mean())
 
 
 def _one_axis(change: Tensor) -> Match | None:
@@ -96,18 +134,17 @@ def _one_axis(change: Tensor) -> Match | None:
     if not bool((change.sum(dim=1) > 0).all()):
         return NONE
     # Bands may disturb more or less: each counts alike.
-    change = change.cpu().double()  # in this order: MPS has no double precision
     share = change / change.mean(dim=1, keepdim=True)
     total = share.sum(dim=0)
     if not bool((total > 0).all()):
         return NONE
-    centre = (_places(bands).to(share)[:, None] * share).sum(dim=0) / total
-    place = _places(cells).to(share)
+    centre = (_places(bands)[:, None] * share).sum(dim=0) / total
+    place = _places(cells)
     centre, place = centre - centre.mean(), place - place.mean()
     slope = float((centre * place).sum() / place.square().sum())
     spread = float(centre.norm() * place.norm())
     correlation = float((centre * place).sum()) / spread if spread > 0 else 0.0
-    if cells <= FEW_CELLS and slope < CLEAR:
+    if cells <= FEW_CELLS and slope < CLEARER:
         return NONE
     return Match(correlation, slope)
 

@@ -12,11 +12,14 @@ from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["LAYOUTS", "Arrangement", "Layout", "arrangements", "to_maps"]
+__all__ = ["LAYOUTS", "Arrangement", "Frame", "Layout", "arrangements", "to_maps"]
 
 MIN_EXTRA_TOKENS, MAX_EXTRA_TOKENS = 8, 32
 """A sequence is tried with up to a fifth of its tokens without a place (class token, registers…),
 but at least and at most with these."""
+
+OUT_OF_SHAPE = 3.0
+"""Greatest factor between a grid's aspect and the input's (strides may differ by axis)."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Arrangement:
         channels: How many maps there are.
         prefix_tokens: How many tokens before the grid's belong to no place.
         suffix_tokens: How many tokens after the grid's belong to no place.
+        frames: How many steps of time there are, each with a grid of its own; 1 for an image.
     """
 
     layout: str
@@ -36,6 +40,43 @@ class Arrangement:
     channels: int
     prefix_tokens: int = 0
     suffix_tokens: int = 0
+    frames: int = 1
+
+    @property
+    def cells(self) -> int:
+        """Cells of one grid."""
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What of the input bounds the readings of an output.
+
+    Attributes:
+        rows: Of the input.
+        cols: Of the input.
+        frames: Steps of time in the input, 1 for an image.
+    """
+
+    rows: int
+    cols: int
+    frames: int = 1
+
+    @property
+    def aspect(self) -> float:
+        """Rows by columns."""
+        return self.rows / self.cols
+
+    def allows(self, arrangement: Arrangement) -> bool:
+        """Whether the grid has about the input's shape.
+
+        A grid of a very different one is none, however well its few cells happen to answer (a
+        handful of channels read as rows); nor is one that is finer than the input.
+        """
+        rows, cols = arrangement.grid
+        if rows > self.rows or cols > self.cols:
+            return False
+        return 1 / OUT_OF_SHAPE <= rows / cols / self.aspect <= OUT_OF_SHAPE
 
 
 class Layout(Protocol):
@@ -43,17 +84,17 @@ class Layout(Protocol):
 
     name: str
 
-    def arrangements(self, shape: tuple[int, ...], aspect: float) -> Iterator[Arrangement]:
+    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         """The ways in which a tensor could be read.
 
         Args:
             shape: The tensor's, batch first.
-            aspect: Rows by columns of the input; grids whose shape is not written into the
-                tensor's are tried where they have this aspect.
+            frame: The input's shape; grids that are not written into the tensor's shape are
+                tried where they have the input's aspect.
         """
 
     def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
-        """The tensor as ``(N, channels, rows, cols)``, laid out as the image is."""
+        """The tensor as ``(N, channels, frames * rows, cols)``, laid out as the image is."""
 
 
 class _NCHW:
@@ -61,8 +102,8 @@ class _NCHW:
 
     name = "NCHW"
 
-    def arrangements(self, shape: tuple[int, ...], aspect: float) -> Iterator[Arrangement]:
-        if len(shape) == 4:
+    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
+        if len(shape) == 4 and frame.frames == 1:
             yield Arrangement(self.name, (shape[2], shape[3]), shape[1])
 
     def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
@@ -74,28 +115,54 @@ class _NHWC:
 
     name = "NHWC"
 
-    def arrangements(self, shape: tuple[int, ...], aspect: float) -> Iterator[Arrangement]:
-        if len(shape) == 4:
+    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
+        if len(shape) == 4 and frame.frames == 1:
             yield Arrangement(self.name, (shape[1], shape[2]), shape[3])
 
     def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
         return tensor.permute(0, 3, 1, 2)
 
 
+class _NCTHW:
+    """Channels first, then time: convolutions over clips."""
+
+    name = "NCTHW"
+
+    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
+        if len(shape) == 5 and shape[2] <= frame.frames:
+            yield Arrangement(self.name, (shape[3], shape[4]), shape[1], frames=shape[2])
+
+    def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
+        return tensor.flatten(2, 3)
+
+
+class _NTHWC:
+    """Time first, channels last: transformers over clips."""
+
+    name = "NTHWC"
+
+    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
+        if len(shape) == 5 and shape[1] <= frame.frames:
+            yield Arrangement(self.name, (shape[2], shape[3]), shape[4], frames=shape[1])
+
+    def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
+        return tensor.permute(0, 4, 1, 2, 3).flatten(2, 3)
+
+
 class _NLC:
-    """A sequence of tokens, row by row: vision transformers and mixers."""
+    """A sequence of tokens, row by row (in clips: grid by grid): transformers and mixers."""
 
     name = "NLC"
 
-    def arrangements(self, shape: tuple[int, ...], aspect: float) -> Iterator[Arrangement]:
+    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 3:
-            for grid, prefix, suffix in _grids(shape[1], aspect):
-                yield Arrangement(self.name, grid, shape[2], prefix, suffix)
+            for grid, prefix, suffix, frames in _grids(shape[1], frame):
+                yield Arrangement(self.name, grid, shape[2], prefix, suffix, frames)
 
     def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
         stop = tensor.shape[1] - arrangement.suffix_tokens
         places = tensor[:, arrangement.prefix_tokens : stop]
-        return places.transpose(1, 2).reshape(len(tensor), -1, *arrangement.grid)
+        return places.transpose(1, 2).reshape(len(tensor), -1, *_stacked(arrangement))
 
 
 class _NCL:
@@ -103,25 +170,31 @@ class _NCL:
 
     name = "NCL"
 
-    def arrangements(self, shape: tuple[int, ...], aspect: float) -> Iterator[Arrangement]:
+    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 3:
-            for grid, prefix, suffix in _grids(shape[2], aspect):
-                yield Arrangement(self.name, grid, shape[1], prefix, suffix)
+            for grid, prefix, suffix, frames in _grids(shape[2], frame):
+                yield Arrangement(self.name, grid, shape[1], prefix, suffix, frames)
 
     def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
         stop = tensor.shape[2] - arrangement.suffix_tokens
         places = tensor[:, :, arrangement.prefix_tokens : stop]
-        return places.reshape(*places.shape[:2], *arrangement.grid)
+        return places.reshape(*places.shape[:2], *_stacked(arrangement))
 
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (_NCHW(), _NHWC(), _NLC(), _NCL())}
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout for layout in (_NCHW(), _NHWC(), _NCTHW(), _NTHWC(), _NLC(), _NCL())
+}
 """All layouts by name. Where two readings follow the image alike, the earlier one is taken."""
 
 
-def arrangements(shape: tuple[int, ...], aspect: float) -> Iterator[Arrangement]:
+def arrangements(shape: tuple[int, ...], frame: Frame) -> list[Arrangement]:
     """All ways, over all layouts, in which a tensor of this shape could lie on the image."""
-    for layout in LAYOUTS.values():
-        yield from layout.arrangements(shape, aspect)
+    return [
+        arrangement
+        for layout in LAYOUTS.values()
+        for arrangement in layout.arrangements(shape, frame)
+        if frame.allows(arrangement)
+    ]
 
 
 def to_maps(tensor: Tensor, arrangement: Arrangement) -> Tensor:
@@ -132,22 +205,33 @@ def to_maps(tensor: Tensor, arrangement: Arrangement) -> Tensor:
         arrangement: How it lies on the image.
 
     Returns:
-        ``(N, channels, rows, cols)``.
+        ``(N, channels, rows, cols)``; of a clip ``(N, channels, frames * rows, cols)``, the grids
+        of its steps of time one below the other.
     """
     return LAYOUTS[arrangement.layout].to_maps(tensor, arrangement)
 
 
-def _grids(length: int, aspect: float) -> Iterator[tuple[tuple[int, int], int, int]]:
+def _stacked(arrangement: Arrangement) -> tuple[int, int]:
+    return arrangement.frames * arrangement.grid[0], arrangement.grid[1]
+
+
+def _grids(length: int, frame: Frame) -> Iterator[tuple[tuple[int, int], int, int, int]]:
     """Grids of the input's aspect that a sequence has room for, with the tokens left over.
 
     Tokens without a place stand all before or all after the grid's; the fewer, the earlier.
     """
     for extra in range(min(MAX_EXTRA_TOKENS, max(MIN_EXTRA_TOKENS, length // 5), length - 1) + 1):
-        places = length - extra
-        rows = round((places * aspect) ** 0.5)
-        # An input that is no multiple of the patch leaves each side short by less than a cell.
-        if rows < 1 or places % rows or abs(rows - places // rows * aspect) >= max(1.0, aspect):
-            continue
-        yield (rows, places // rows), extra, 0
-        if extra:
-            yield (rows, places // rows), 0, extra
+        for frames in range(frame.frames, 0, -1):
+            # Time is halved on the way, as space is.
+            if frame.frames % frames or (length - extra) % frames:
+                continue
+            places = (length - extra) // frames
+            rows = round((places * frame.aspect) ** 0.5)
+            # An input that is no multiple of the patch leaves each side short by less than a cell.
+            if rows < 1 or places % rows or extra > frames * places:
+                continue
+            if abs(rows - places // rows * frame.aspect) >= max(1.0, frame.aspect):
+                continue
+            yield (rows, places // rows), extra, 0, frames
+            if extra:
+                yield (rows, places // rows), 0, extra, frames

@@ -10,8 +10,8 @@ them under no reading is not spatial.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,15 +19,29 @@ import torch
 from torch import Tensor, nn
 
 from cam_hub.guard import quiet
-from cam_hub.introspection.bands import BANDS, NONE, Match, match_bands
-from cam_hub.introspection.layouts import Arrangement, arrangements, to_maps
-from cam_hub.methods import layercam
-from cam_hub.recording import main_tensor, observe, tap
+from cam_hub.introspection.bands import BANDS, NONE, Match, match_bands, response
+from cam_hub.introspection.layouts import (
+    OUT_OF_SHAPE,
+    Arrangement,
+    Frame,
+    arrangements,
+    to_maps,
+)
+from cam_hub.recording import main_tensor, observe
 
-__all__ = ["Dependence", "Finding", "dependence", "disturb"]
+__all__ = ["BUDGET", "Finding", "Run", "disturb"]
+
+Run = Callable[[nn.Module, Tensor], Any]
+"""How a model is run on a batch."""
+
+BUDGET = 1 << 30
+"""Bytes that the activations of the copies that run at once may take, roughly."""
 
 _ROUNDINGS = 64
 """A change below this many rounding errors of the output's greatest value is lost in them."""
+
+_ALIVE = 6
+"""Outputs of about the greatest one's size that a network holds at once, as a rule of thumb."""
 
 
 @dataclass(frozen=True)
@@ -36,109 +50,216 @@ class Finding:
 
     Attributes:
         shape: Shape of the output for one image, or None if it is no tensor.
-        arrangement: The reading that follows the bands best, or None if there is none to try.
-        match: How well that reading follows them.
+        readings: The readings that its shape allows, with how well each follows the bands, the
+            best first.
         moved: Whether any disturbance changed the output at all.
-        drowned: Whether it changed by hardly more than rounding errors, so that where it changed
-            says nothing (deep networks with random weights).
+        drowned: Whether it changed by hardly more than rounding errors, or not at all, so that
+            where it changed says nothing (deep networks with random weights).
+        batched: Whether its first dimension is the batch.
+        finite: Whether it holds no NaN or infinity.
+        calls: How often the layer ran in one pass; the last output counts.
     """
 
     shape: tuple[int, ...] | None
-    arrangement: Arrangement | None
-    match: Match = NONE
+    readings: tuple[tuple[Arrangement, Match], ...] = ()
     moved: bool = True
     drowned: bool = False
+    batched: bool = True
+    finite: bool = True
+    calls: int = 1
+
+    @property
+    def arrangement(self) -> Arrangement | None:
+        """The reading that follows the bands best, or None if there is none to try."""
+        return self.readings[0][0] if self.readings else None
+
+    @property
+    def match(self) -> Match:
+        """How well that reading follows them."""
+        return self.readings[0][1] if self.readings else NONE
 
     @property
     def spatial(self) -> bool:
         """Whether the output lies on the image."""
-        return self.arrangement is not None and self.match.spatial
+        return self.match.spatial
 
 
-def disturb(module: nn.Module, clean: Tensor, *, seed: int = 0) -> dict[str, Finding]:
-    """Runs the experiment on all submodules, in one batched pass without gradients.
+def disturb(
+    module: nn.Module, clean: Tensor, run: Run, *, budget: int = BUDGET, seed: int = 0
+) -> dict[str, Finding]:
+    """Runs the experiment on all submodules, without gradients.
+
+    One pass of the clean input tells the shapes; then come the disturbed copies, ``2 * BANDS``
+    of them, at once or in a few chunks if they would not fit, each chunk with the clean input
+    again (so that both see the same arithmetic).
 
     Args:
         module: The model.
-        clean: One input, ``(1, channels, rows, cols)``.
+        clean: One input, ``(1, channels, rows, cols)``; of a clip ``(1, channels, frames, rows,
+            cols)``.
+        run: How to run the model on a batch of them.
+        budget: Bytes that the activations of one chunk may take, roughly.
         seed: Of the noise.
 
     Returns:
         One finding per submodule that ran, in the order in which they finished (last calls).
     """
-    findings: dict[str, Finding] = {}
+    *_, rows, cols = clean.shape
+    frame = Frame(rows, cols, clean.shape[2] if clean.ndim == 5 else 1)
+    with quiet(module), torch.no_grad():
+        seen = _shapes(module, clean, run, frame)
+        chunk = _chunk_size(max((output.size for output in seen.values()), default=0), budget)
+        for copies in _chunks(_disturbed(clean, seed), chunk):
+            _run_chunk(module, torch.cat([clean, *copies]), run, seen)
+    strip = max(frame.aspect, 1 / frame.aspect) >= OUT_OF_SHAPE
+    findings = {name: output.finding(strip=strip) for name, output in seen.items()}
+    unclear = any(found.drowned and not found.spatial for found in findings.values())
+    finer = _in_double(module) if unclear and clean.dtype != torch.float64 else None
+    if finer is None:
+        return findings
+    finest = disturb(finer, clean.double(), run, budget=budget, seed=seed)
+    return {
+        name: replace(found, drowned=findings[name].drowned)
+        for name, found in finest.items()
+        if name in findings
+    }
 
-    aspect = clean.shape[2] / clean.shape[3]
+
+@dataclass
+class _Output:
+    """What is gathered about one layer's last output."""
+
+    shape: tuple[int, ...] | None = None
+    size: int = 0
+    batched: bool = True
+    finite: bool = True
+    calls: int = 0
+    readings: list[Arrangement] = field(default_factory=list)
+    responses: list[list[Tensor]] = field(default_factory=list)
+    latest: list[Tensor] | None = None
+    moved: bool = False
+    change: float = 0.0
+    rounding: float = 0.0
+
+    @property
+    def drowned(self) -> bool:
+        """Whether the change is hardly more than rounding errors, or less."""
+        return bool(self.readings) and self.change < _ROUNDINGS * self.rounding
+
+    def watch(self, output: Tensor) -> None:
+        """Takes in the answers of one chunk, the clean one first."""
+        change = output[1:] - output[:1]
+        self.moved = self.moved or bool(change.any())
+        self.change = max(self.change, float(change.abs().amax()))
+        rounding = torch.finfo(output.dtype).eps * float(output[:1].abs().amax())
+        self.rounding = max(self.rounding, rounding)
+        # A later call in the same pass replaces what an earlier one said.
+        self.latest = [response(_by_grid(change, reading)) for reading in self.readings]
+
+    def keep(self) -> None:
+        """Ends a chunk."""
+        if self.latest is None:
+            # It does not grow with the batch, or changes its shape from image to image (proposals
+            # of boxes): it is no map.
+            self.readings, self.responses = [], []
+        else:
+            self.responses.append(self.latest)
+            self.latest = None
+
+    def finding(self, *, strip: bool) -> Finding:
+        """Judges what was gathered."""
+        found = [
+            (reading, match_bands(torch.cat(list(parts)), strip=strip))
+            for reading, *parts in zip(self.readings, *self.responses, strict=True)
+            if parts
+        ]
+        # Stable: of equal readings the earlier one stays in front.
+        found.sort(key=lambda pair: pair[1].rank, reverse=True)
+        return Finding(
+            self.shape,
+            tuple(found),
+            self.moved or not self.responses,
+            self.drowned,
+            self.batched,
+            self.finite,
+            self.calls,
+        )
+
+
+def _shapes(module: nn.Module, clean: Tensor, run: Run, frame: Frame) -> dict[str, _Output]:
+    """Runs the clean input alone: what comes out of each layer, and how it could be read."""
+    seen: dict[str, _Output] = {}
 
     def visit(name: str, output: Any) -> None:
-        findings.pop(name, None)
-        findings[name] = _judge(output, aspect)
+        tensor = main_tensor(output)
+        calls = seen.pop(name).calls if name in seen else 0
+        if tensor is None:
+            seen[name] = _Output(calls=calls + 1)
+            return
+        batched = tensor.shape[:1] == (1,)
+        shape = tuple(tensor.shape[1:]) if batched else tuple(tensor.shape)
+        size = tensor.numel() * tensor.element_size()
+        readings = []
+        if batched and tensor.is_floating_point():
+            readings = [found for found in arrangements(tensor.shape, frame) if found.cells > 1]
+        finite = bool(torch.isfinite(tensor).all())
+        seen[name] = _Output(shape, size, batched, finite, calls + 1, readings)
 
-    with quiet(module), torch.no_grad(), observe(module, visit):
-        module(_disturbed(clean, seed))
-    if any(finding.drowned for finding in findings.values()) and clean.dtype != torch.float64:
-        finer = _in_double(module)
-        if finer is not None:
-            return disturb(finer, clean.double(), seed=seed)
-    return findings
-
-
-@dataclass(frozen=True)
-class Dependence:
-    """How scores depend on a layer.
-
-    Attributes:
-        covered: The part of its channels, or of its cells if that is less, that some score depends
-            on, in [0, 1]. Tokens without a place do not count.
-        speaks: Whether anything in it speaks for the predicted class: whether its LayerCAM map of
-            the clean input is not blank.
-    """
-
-    covered: float
-    speaks: bool
+    with observe(module, visit):
+        run(module, clean)
+    return seen
 
 
-def dependence(
-    module: nn.Module, clean: Tensor, layers: Mapping[str, Arrangement], *, seed: int = 0
-) -> dict[str, Dependence]:
-    """Finds out by one forward pass and the way back how scores depend on layers.
+def _run_chunk(module: nn.Module, batch: Tensor, run: Run, seen: dict[str, _Output]) -> None:
+    """Runs the clean input with some disturbed copies and takes in what the layers answer."""
 
-    A random mixture of all scores is differentiated, in which no dependence can cancel out; then
-    the highest score.
+    def visit(name: str, output: Any) -> None:
+        tensor = main_tensor(output)
+        if tensor is not None and tuple(tensor.shape) == (len(batch), *(seen[name].shape or ())):
+            seen[name].watch(tensor)
+        else:
+            seen[name].latest = None
 
-    Args:
-        module: The model.
-        clean: One input, ``(1, channels, rows, cols)``.
-        layers: The layers in question, and how each lies on the image.
-        seed: Of the mixture.
-
-    Returns:
-        The layers that ran. Empty if no score depends on any.
-    """
-    with quiet(module), tap(module, list(layers)) as taps:
-        scores = main_tensor(module(clean))
-        ran = [name for name in layers if name in taps.activations]
-        if scores is None or not scores.requires_grad or not ran:
-            return {}
-        weights = torch.randn(scores.shape, generator=torch.Generator().manual_seed(seed))
-        mixture = (scores * weights.to(scores)).sum()
-        mixed = taps.gradients(mixture, ran, keep_graph=True)
-        highest = taps.gradients(scores.max(), ran)
-    found = {}
-    for name in ran:
-        maps = [to_maps(part[name], layers[name]) for part in (mixed, highest, taps.activations)]
-        found[name] = Dependence(_covered(maps[0]), bool(layercam(maps[2], maps[1]).any()))
-    return found
+    readable = [name for name, output in seen.items() if output.readings]
+    with observe(module, visit, readable):
+        run(module, batch)
+    for name in readable:
+        seen[name].keep()
 
 
-def _covered(gradient: Tensor) -> float:
-    """The lesser of the parts of channels and of cells with any gradient, of ``(1, C, …)``.
+def _by_grid(change: Tensor, reading: Arrangement) -> Tensor:
+    """``(copies, channels, rows, cols)``; steps of time count as channels."""
+    maps = to_maps(change, reading)
+    return maps.reshape(len(maps), -1, *reading.grid)
 
-    Single zeros do not count: a ReLU that follows cuts off half of the values, but hardly ever a
-    whole channel or a whole cell.
-    """
-    alive = gradient[0].flatten(1) != 0
-    return min(float(alive.any(dim=1).float().mean()), float(alive.any(dim=0).float().mean()))
+
+def _chunk_size(largest: int, budget: int) -> int:
+    """How many disturbed copies run at once: all, one axis', or fewer if need be."""
+    room = budget // max(1, largest * _ALIVE) - 1
+    return max(size for size in (2 * BANDS, BANDS, BANDS // 2, 1) if size <= max(1, room))
+
+
+def _chunks(copies: Iterator[Tensor], size: int) -> Iterator[list[Tensor]]:
+    pending: list[Tensor] = []
+    for disturbed in copies:
+        pending.append(disturbed)
+        if len(pending) == size:
+            yield pending
+            pending = []
+
+
+def _disturbed(clean: Tensor, seed: int) -> Iterator[Tensor]:
+    """One copy per horizontal band, then one per vertical band."""
+    # Another seed than callers may have drawn the clean input with: its multiple is no disturbance.
+    generator = torch.Generator().manual_seed(seed + 7919)
+    noise = 2 * torch.randn(clean.shape, generator=generator).to(clean)
+    for axis in (-2, -1):
+        edges = [round(i * clean.shape[axis] / BANDS) for i in range(BANDS + 1)]
+        for start, stop in pairwise(edges):
+            disturbed = clean.clone()
+            band = (axis, start, stop - start)
+            disturbed.narrow(*band).copy_(noise.narrow(*band))
+            yield disturbed
 
 
 def _in_double(module: nn.Module) -> nn.Module | None:
@@ -147,39 +268,3 @@ def _in_double(module: nn.Module) -> nn.Module | None:
         return copy.deepcopy(module).double()
     except (RuntimeError, TypeError, NotImplementedError):
         return None
-
-
-def _disturbed(clean: Tensor, seed: int) -> Tensor:
-    """The clean input, then one copy per horizontal band, then one per vertical band."""
-    # Another seed than callers may have drawn the clean input with: its multiple is no disturbance.
-    generator = torch.Generator().manual_seed(seed + 7919)
-    noise = 2 * torch.randn(clean.shape, generator=generator).to(clean)
-    copies = [clean]
-    for axis in (2, 3):
-        edges = [round(i * clean.shape[axis] / BANDS) for i in range(BANDS + 1)]
-        for start, stop in pairwise(edges):
-            disturbed = clean.clone()
-            band = (axis, start, stop - start)
-            disturbed.narrow(*band).copy_(noise.narrow(*band))
-            copies.append(disturbed)
-    return torch.cat(copies)
-
-
-def _judge(output: Any, aspect: float) -> Finding:
-    """Finds the reading of an output that follows the bands best."""
-    tensor = main_tensor(output)
-    if tensor is None:
-        return Finding(None, None)
-    shape = tuple(tensor.shape[1:])
-    if tensor.shape[:1] != (1 + 2 * BANDS,) or not tensor.is_floating_point():
-        return Finding(shape, None)
-    change = tensor[1:] - tensor[:1]
-    moved = bool(change.any())
-    rounding = torch.finfo(tensor.dtype).eps * float(tensor[:1].abs().amax())
-    drowned = moved and float(change.abs().amax()) < _ROUNDINGS * rounding
-    best = Finding(shape, None, NONE, moved, drowned)
-    for arrangement in arrangements(tuple(tensor.shape), aspect):
-        match = match_bands(to_maps(change, arrangement), aspect)
-        if best.arrangement is None or match.rank > best.match.rank:
-            best = Finding(shape, arrangement, match, moved, drowned)
-    return best

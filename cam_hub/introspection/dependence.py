@@ -1,0 +1,109 @@
+"""Which layers the scores depend on, found by the way back from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cam_hub.guard import quiet
+from cam_hub.introspection.layouts import Arrangement, to_maps
+from cam_hub.introspection.probe import Run
+from cam_hub.methods import layercam
+from cam_hub.recording import Taps, tap
+
+__all__ = ["Dependence", "Dependences", "dependences"]
+
+Score = Callable[[Any], Tensor | None]
+"""From what a model returns to ``(1, K)`` scores; None if there are none."""
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """How scores depend on a layer.
+
+    Attributes:
+        channels: The part of its channels that some score depends on, in [0, 1].
+        cells: The part of its cells that some score depends on, in [0, 1]. Tokens without a place
+            do not count.
+        speaks: Whether anything in it speaks for the predicted class: whether its LayerCAM map of
+            the clean input is not blank.
+    """
+
+    channels: float
+    cells: float
+    speaks: bool
+
+
+class Dependences(dict[str, Dependence]):
+    """Dependences by layer, with the graph that they were found in while it is still there."""
+
+    def __init__(self, taps: Taps, layers: Mapping[str, Arrangement]) -> None:
+        super().__init__()
+        self._taps = taps
+        self._layers = layers
+
+    def feeding(self, name: str) -> set[str]:
+        """The layers, of those that scores depend on, on which this layer's output depends."""
+        output = self._taps.activations[name]
+        others = [other for other in self if other != name]
+        if not others:
+            return set()
+        gradients = self._taps.gradients(_mixture(output), others, keep_graph=True)
+        return {other for other, gradient in gradients.items() if bool(gradient.any())}
+
+
+@contextmanager
+def dependences(
+    module: nn.Module, clean: Tensor, run: Run, score: Score, layers: Mapping[str, Arrangement]
+) -> Iterator[Dependences]:
+    """Finds out by one forward pass and the way back how scores depend on layers.
+
+    A random mixture of all scores is differentiated, in which no dependence can cancel out; then
+    the highest score.
+
+    Args:
+        module: The model.
+        clean: One input, batch first.
+        run: How to run the model on it.
+        score: From what it returns to scores.
+        layers: The layers in question, and how each lies on the image.
+
+    Yields:
+        The layers that some score depends on, in the order in which they finished.
+    """
+    with quiet(module), tap(module, list(layers)) as taps:
+        scores = score(run(module, clean))
+        found = Dependences(taps, layers)
+        ran = list(taps.activations)
+        if scores is not None and scores.requires_grad and ran:
+            mixed = taps.gradients(_mixture(scores), ran, keep_graph=True)
+            highest = taps.gradients(scores.max(), ran, keep_graph=True)
+            for name in ran:
+                if bool(mixed[name].any()):
+                    parts = (mixed[name], highest[name], taps.activations[name].detach())
+                    found[name] = _judge(*(to_maps(part, layers[name]) for part in parts))
+        yield found
+
+
+def _judge(mixed: Tensor, highest: Tensor, activation: Tensor) -> Dependence:
+    """Of gradients and activation ``(1, channels, rows, cols)``.
+
+    Single zeros do not count: a ReLU that follows cuts off half of the values, but hardly ever a
+    whole channel or a whole cell.
+    """
+    alive = mixed[0].flatten(1) != 0
+    return Dependence(
+        float(alive.any(dim=1).float().mean()),
+        float(alive.any(dim=0).float().mean()),
+        bool(layercam(activation, highest).any()),
+    )
+
+
+def _mixture(tensor: Tensor) -> Tensor:
+    weights = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
+    return (tensor * weights.to(tensor)).sum()

@@ -1,0 +1,183 @@
+"""One examination of a model: the experiment, what depends on what, and a line for each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cam_hub.errors import CamHubError, ModelRefused
+from cam_hub.introspection.dependence import Dependence, dependences
+from cam_hub.introspection.layer_info import LayerInfo
+from cam_hub.introspection.probe import Finding, disturb
+from cam_hub.introspection.reading import UNDECIDED, Reading, read
+from cam_hub.introspection.recommendation import Recommendation, recommend
+from cam_hub.recording import main_tensor, modules_by_name
+from cam_hub.sources.base import LoadedModel
+
+__all__ = ["examine"]
+
+
+def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
+    """Finds out all that ``list_layers`` tells.
+
+    It takes one forward pass of one input, the same with ``2 * BANDS`` disturbed copies, and one
+    more with the way back.
+
+    Args:
+        model: The model.
+        size: Of the input, without the batch.
+
+    Returns:
+        One entry per submodule, as ``list_layers`` returns them.
+
+    Raises:
+        ModelRefused: If the model cannot run on an input of this size.
+    """
+    clean = torch.randn((1, *size), generator=torch.Generator().manual_seed(0))
+    clean = clean.to(model.device, model.dtype)
+    try:
+        findings = disturb(model.module, clean, _run)
+        readings = read(findings)
+        tapped = {name: reading.arrangement for name, reading in readings.items()}
+        with dependences(model.module, clean, _run, _score, tapped) as reached:
+            found = dict(reached)
+            best = recommend(list(findings), readings, reached)
+    except CamHubError:
+        raise
+    except Exception as error:  # whatever a network raises on an input that it cannot take
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelRefused(
+            model.id,
+            f"its forward pass failed on an input of {tuple(size)}: {first}. The model was made "
+            f"for {model.input_size}.",
+        ) from error
+    return _lines(model.module, findings, readings, found, best)
+
+
+def _run(module: nn.Module, batch: Tensor) -> Any:
+    return module(batch)
+
+
+def _score(output: Any) -> Tensor | None:
+    return main_tensor(output)
+
+
+def _lines(
+    module: nn.Module,
+    findings: Mapping[str, Finding],
+    readings: Mapping[str, Reading],
+    reached: Mapping[str, Dependence],
+    best: Recommendation | None,
+) -> list[LayerInfo]:
+    modules = modules_by_name(module)
+    grids = {readings[name].arrangement.grid for name in reached}
+    stages = sorted(grids, key=lambda grid: (-grid[0] * grid[1], grid))
+    lines = []
+    for name, finding in findings.items():
+        reading = readings.get(name)
+        arrangement = reading.arrangement if reading else None
+        usable = name in reached
+        recommended = best is not None and name == best.name
+        reason = _reason(finding, reading, usable=usable)
+        lines.append(
+            LayerInfo(
+                name=name,
+                module_type=type(modules[name]).__name__,
+                layout=arrangement.layout if arrangement else None,
+                grid=arrangement.grid if arrangement else None,
+                channels=arrangement.channels if arrangement else None,
+                prefix_tokens=arrangement.prefix_tokens if arrangement else 0,
+                is_conv=_is_conv(modules[name]),
+                stage=stages.index(arrangement.grid) if arrangement and usable else None,
+                usable=usable,
+                recommended=recommended,
+                reason=_why_this(reason, best, readings) if best and recommended else reason,
+                suffix_tokens=arrangement.suffix_tokens if arrangement else 0,
+                frames=arrangement.frames if arrangement else 1,
+                faint=arrangement is not None and finding.drowned,
+            )
+        )
+    seen = {id(modules[name]) for name in findings}
+    lines += [
+        _idle(name, child)
+        for name, child in modules.items()
+        if name not in findings and id(child) not in seen
+    ]
+    return lines
+
+
+def _idle(name: str, module: nn.Module) -> LayerInfo:
+    reason = "does not run in a forward pass"
+    kind, is_conv = type(module).__name__, _is_conv(module)
+    return LayerInfo(name, kind, None, None, None, 0, is_conv, None, False, False, reason)
+
+
+def _is_conv(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.conv._ConvNd)
+
+
+def _reason(finding: Finding, reading: Reading | None, *, usable: bool) -> str:
+    if reading is None:
+        return _why_not(finding)
+    if not usable:
+        return "no class score depends on it (zero gradient)"
+    rows, cols = reading.arrangement.grid
+    grid = f"{rows}×{cols} grid"
+    if reading.arrangement.frames > 1:
+        grid += f" at each of {reading.arrangement.frames} steps of time"
+    if reading.measured:
+        seen = (
+            f"follows the image on a {grid} (correlation {reading.match.correlation:.2f}), and "
+            "class scores depend on it"
+        )
+    else:
+        seen = (
+            f"read on a {grid} by its shape, as the layers before it (with these weights every "
+            "place in it answers to the whole image), and class scores depend on it"
+        )
+    return seen + (f"; the last of its {finding.calls} calls counts" if finding.calls > 1 else "")
+
+
+def _why_not(finding: Finding) -> str:
+    if finding.shape is None:
+        return "returns no tensor"
+    if not finding.batched:
+        return (
+            f"its output {finding.shape} does not keep the images of a batch apart (windows or "
+            "other parts as items of their own)"
+        )
+    if finding.arrangement is None:
+        if len(finding.shape) > 1 and max(finding.shape) == _size(finding.shape):
+            return "its output has a single cell: the whole image at once"
+        return f"its output {finding.shape} has no rows and columns"
+    if not finding.finite:
+        return "its output is not finite (NaN or infinity)"
+    if not finding.moved:
+        return "its output does not change with the input"
+    correlation = f"correlation {finding.match.correlation:.2f} with disturbed bands"
+    if finding.match.selectivity >= UNDECIDED:
+        return (
+            "its output does not follow the image: its places answer in another order than the "
+            f"image's (windows, unrolled tokens), or are no places ({correlation})"
+        )
+    return f"its output does not follow the image ({correlation})"
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
+
+
+def _why_this(reason: str, best: Recommendation, readings: Mapping[str, Reading]) -> str:
+    text = f"{reason}; the deepest such layer"
+    if best.branches:
+        ends = (
+            "{!r} ({}×{})".format(name, *readings[name].arrangement.grid) for name in best.branches
+        )
+        text += f"; of several branches this one was chosen, others end at {', '.join(ends)}"
+    return text

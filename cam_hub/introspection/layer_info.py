@@ -1,0 +1,61 @@
+"""``LayerInfo``: one layer, as seen from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cam_hub.introspection.layouts import Arrangement
+
+__all__ = ["LayerInfo"]
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One layer, as seen from outside.
+
+    Attributes:
+        name: Its name in the model, as in ``named_modules``.
+        module_type: Its class.
+        layout: How its output is laid out (``"NCHW"``), or None if it is not spatial.
+        grid: Rows and columns of its output, or None.
+        channels: Channels of its output, or None.
+        prefix_tokens: Tokens before those of the grid that belong to no place.
+        is_conv: Whether it is a convolution.
+        stage: Number of its resolution, 0 for the finest; None if it is not usable.
+        usable: Whether a map can be made from it.
+        recommended: Whether it is the one to explain when nothing else is asked for.
+        reason: In plain words, why it is or is not usable.
+        suffix_tokens: Tokens after those of the grid that belong to no place.
+        frames: Steps of time in its output, each with a grid of its own; 1 for an image.
+        faint: Whether a change of the input is lost in this output's rounding errors (deep
+            networks with random weights), so that its maps are computed in double precision.
+    """
+
+    name: str
+    module_type: str
+    layout: str | None
+    grid: tuple[int, int] | None
+    channels: int | None
+    prefix_tokens: int
+    is_conv: bool
+    stage: int | None
+    usable: bool
+    recommended: bool
+    reason: str
+    suffix_tokens: int = 0
+    frames: int = 1
+    faint: bool = False
+
+    @property
+    def arrangement(self) -> Arrangement | None:
+        """How its output is read as maps over the image."""
+        if self.layout is None or self.grid is None or self.channels is None:
+            return None
+        return Arrangement(
+            self.layout,
+            self.grid,
+            self.channels,
+            self.prefix_tokens,
+            self.suffix_tokens,
+            self.frames,
+        )

@@ -1,0 +1,99 @@
+"""From the experiment's findings to how each output is read, by measurement or by its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cam_hub.introspection.bands import Match
+from cam_hub.introspection.layouts import Arrangement
+from cam_hub.introspection.probe import Finding
+
+__all__ = ["UNDECIDED", "Reading", "read"]
+
+UNDECIDED = 0.25
+"""Least selectivity of cells from which a reading can be told wrong."""
+
+_LEANING = 0.5
+"""Correlation from which an output whose shape shows rows and columns is taken by its shape."""
+
+_STRIDES = (1, 2, 3, 4)
+"""By how much a grid may be coarser than one that was measured, to be its successor."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an output lies on the image.
+
+    Attributes:
+        arrangement: The layout with its numbers.
+        match: How well the output follows the image under it.
+        measured: True if the experiment shows it. False if its cells answer to all disturbances
+            alike, and it is read as the measured outputs of the same network are: networks with
+            random weights may tell all places of everything.
+    """
+
+    arrangement: Arrangement
+    match: Match
+    measured: bool
+
+
+def read(findings: Mapping[str, Finding]) -> dict[str, Reading]:
+    """Settles how outputs lie on the image.
+
+    Args:
+        findings: From ``disturb``.
+
+    Returns:
+        One reading per output that does, in the same order.
+    """
+    measured = {
+        reading: None
+        for finding in findings.values()
+        if finding.spatial and (reading := finding.arrangement) is not None
+    }
+    found = {}
+    for name, finding in findings.items():
+        if finding.spatial and finding.arrangement is not None:
+            found[name] = Reading(finding.arrangement, finding.match, measured=True)
+        elif (assumed := _by_shape(finding, list(measured))) is not None:
+            found[name] = assumed
+    return found
+
+
+def _by_shape(finding: Finding, measured: list[Arrangement]) -> Reading | None:
+    """The reading that continues what was measured, where nothing speaks against it."""
+    if not finding.moved:
+        return None
+    fitting = [
+        (_stride(reading, measured), reading, match)
+        for reading, match in finding.readings
+        if match.selectivity < UNDECIDED or (_explicit(reading) and match.correlation >= _LEANING)
+    ]
+    fitting = [choice for choice in fitting if choice[0]]
+    if not fitting:
+        return None
+    # Of several, the one that differs least from what was measured; then the finest.
+    _, reading, match = min(fitting, key=lambda choice: (choice[0], -choice[1].cells))
+    return Reading(reading, match, measured=False)
+
+
+def _explicit(reading: Arrangement) -> bool:
+    """Whether rows and columns are dimensions of their own, not a sequence in unknown order."""
+    return reading.layout not in ("NLC", "NCL")
+
+
+def _stride(reading: Arrangement, measured: list[Arrangement]) -> int:
+    """By how much it is coarser than a measured grid with the same extra tokens; 0 if than none."""
+    extra = (reading.prefix_tokens, reading.suffix_tokens)
+    known_extras = {
+        (known.prefix_tokens, known.suffix_tokens) for known in measured if not _explicit(known)
+    }
+    if extra not in (known_extras or {(0, 0)}) and extra != (0, 0):
+        return 0
+    for stride in _STRIDES:
+        for known in measured:
+            coarser = tuple(-(-side // stride) for side in known.grid)
+            if coarser == reading.grid and reading.frames <= known.frames:
+                return stride
+    return 0

@@ -1,0 +1,107 @@
+"""Which of the usable layers to explain when nothing else is asked for, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from cam_hub.introspection.dependence import Dependences
+from cam_hub.introspection.reading import Reading
+
+__all__ = ["Recommendation", "recommend"]
+
+_WHOLE = 0.9
+"""Scores depend on an output as a whole if this part of its channels, and of its cells, counts."""
+
+_MANY = 1 / 3
+"""Of a block that holds the chosen layer and has all its cells count, this many channels do."""
+
+_DEEP = 0.9
+"""What was measured goes before what is read by its shape, if it lies behind this part of the
+layers."""
+
+
+class Recommendation(NamedTuple):
+    """The layer to explain.
+
+    Attributes:
+        name: Its name.
+        branches: Where other branches of the network end, which do not pass through it (several
+            streams, several scales); the last first.
+    """
+
+    name: str
+    branches: tuple[str, ...]
+
+
+def recommend(
+    order: Sequence[str], readings: Mapping[str, Reading], reached: Dependences
+) -> Recommendation | None:
+    """Picks the deepest layer: the last to finish that speaks, and speaks as a whole.
+
+    Where the scores depend on part of an output only (the last block of a class-token
+    transformer, of which only the class token is asked for), an earlier output is the better
+    choice; likewise where nothing in it speaks for the predicted class, so that its map would be
+    blank. A block goes before its own parts.
+
+    Args:
+        order: All layers that ran, in the order in which they finished.
+        readings: How layers lie on the image.
+        reached: The layers that scores depend on, with the graph still open.
+
+    Returns:
+        None if there is no such layer.
+    """
+    usable = [name for name in order if name in readings and name in reached]
+    if not usable:
+        return None
+    name = _outermost(_deepest(order, usable, readings, reached), usable, readings, reached)
+    return Recommendation(name, _other_ends(name, usable, readings, reached))
+
+
+def _deepest(
+    order: Sequence[str], usable: list[str], readings: Mapping[str, Reading], reached: Dependences
+) -> str:
+    whole = [name for name in usable if min(reached[name].channels, reached[name].cells) >= _WHOLE]
+    speaking = [name for name in whole if reached[name].speaks]
+    found = speaking or whole or usable
+    measured = [name for name in found if readings[name].measured]
+    place = {name: index for index, name in enumerate(order)}
+    if measured and place[measured[-1]] >= _DEEP * place[found[-1]]:
+        return measured[-1]
+    return found[-1]
+
+
+def _outermost(
+    name: str, usable: list[str], readings: Mapping[str, Reading], reached: Dependences
+) -> str:
+    """The outermost block that ends with the layer and speaks in all its cells, or itself.
+
+    Some of its channels may be dead to what follows (a ReLU behind a normalisation whose weights
+    have not been trained).
+    """
+    blocks = [
+        other
+        for other in usable
+        if name.startswith(f"{other}.")
+        and readings[other].measured >= readings[name].measured
+        and reached[other].speaks
+        and reached[other].cells >= _WHOLE
+        and reached[other].channels >= _MANY
+    ]
+    return min(blocks, key=len, default=name)
+
+
+def _other_ends(
+    name: str, usable: list[str], readings: Mapping[str, Reading], reached: Dependences
+) -> tuple[str, ...]:
+    """The last whole layer of each grid, among those that the layer itself does not depend on."""
+    feeding = reached.feeding(name)
+    ends: dict[tuple[int, int], str] = {}
+    for other in usable[: usable.index(name)]:
+        # Queries, keys and values stand side by side without being branches.
+        sibling = other.rpartition(".")[0] == name.rpartition(".")[0] != ""
+        aside = other not in feeding and not sibling
+        if aside and reached[other].speaks and reached[other].cells >= _WHOLE:
+            ends[readings[other].arrangement.grid] = other
+    return tuple(reversed(ends.values()))

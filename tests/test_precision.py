@@ -1,0 +1,52 @@
+"""Networks whose signals drown in single precision are computed in double."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import cam_hub
+from cam_hub.precision import in_double
+
+
+class Faint(nn.Module):
+    """Adds the picture, far fainter than a rounding error, to a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.sum = nn.Conv2d(3, 4, 8, 8), nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.sum(1 + 1e-9 * self.embed(x)).mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def faint() -> cam_hub.LoadedModel:
+    return cam_hub.wrap_model(Faint(), input_size=(3, 64, 64))
+
+
+def test_a_faint_layer_shows_what_single_precision_would_lose(faint):
+    image = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    changed = image.clone()
+    changed[:, :8, :8] += 1
+    before, after = (cam_hub.activations(faint, x, ["sum"])["sum"] for x in (image, changed))
+    moved = (after - before).abs().sum(0) > 0
+    assert before.dtype == torch.float64
+    assert moved.nonzero().tolist() == [[0, 0]]
+
+
+def test_the_manifest_tells_the_precision_and_the_model_keeps_its_own(faint):
+    image = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert cam_hub.explain(faint, image, target_layers="sum").manifest["precision"] == "float64"
+    plain = cam_hub.explain(faint, image, target_layers="embed", method="layercam")
+    assert plain.manifest["precision"] == "float32"
+    assert faint.dtype == torch.float32
+
+
+def test_the_copy_is_made_once_and_a_double_model_is_its_own(faint):
+    twin = in_double(faint)
+    assert twin is in_double(faint)
+    assert twin is in_double(twin)
+    assert twin.module is not faint.module
