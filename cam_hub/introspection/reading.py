@@ -17,7 +17,7 @@ UNDECIDED = 0.25
 _LEANING = 0.5
 """Correlation from which an output whose shape shows rows and columns is taken by its shape."""
 
-_STRIDES = (1, 2, 3, 4)
+_STRIDES = (1, 2, 4)
 """By how much a grid may be coarser than one that was measured, to be its successor."""
 
 

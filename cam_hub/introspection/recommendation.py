@@ -101,7 +101,7 @@ def _other_ends(
     for other in usable[: usable.index(name)]:
         # Queries, keys and values stand side by side without being branches.
         sibling = other.rpartition(".")[0] == name.rpartition(".")[0] != ""
-        aside = other not in feeding and not sibling
+        aside = readings[other].measured and other not in feeding and not sibling
         if aside and reached[other].speaks and reached[other].cells >= _WHOLE:
             ends[readings[other].arrangement.grid] = other
     return tuple(reversed(ends.values()))
