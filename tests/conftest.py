@@ -23,6 +23,7 @@ HUB_PORT = _free_port()
 _CACHE = tempfile.mkdtemp(prefix="cam-hub-tests-")
 os.environ["HF_HOME"] = str(Path(_CACHE) / "hf")
 os.environ["TORCH_HOME"] = str(Path(_CACHE) / "torch")
+os.environ["CAM_HUB_CACHE"] = str(Path(_CACHE) / "cam_hub")
 os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{HUB_PORT}"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -91,6 +91,12 @@ def test_only_one_module_touches_hooks(path: Path):
     assert ("register_" not in text or "hook" not in text) or path.name == "recording.py"
 
 
+@pytest.mark.parametrize("name", ["cache", "fingerprint"])
+def test_what_keeps_the_answers_knows_nothing_of_the_experiment(name: str):
+    names = imported(PACKAGE / "introspection" / f"{name}.py")
+    assert not {other for other in names if other.startswith("cam_hub.introspection")}
+
+
 @pytest.mark.parametrize(
     "path", sorted((PACKAGE / "methods").glob("*.py")), ids=lambda path: path.name
 )
