@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cam_hub.errors import InvalidArgument, NoMap
+from cam_hub.introspection import memory
 from cam_hub.introspection.examination import examine
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.sources.base import LoadedModel
@@ -26,8 +27,9 @@ def list_layers(
 ) -> list[LayerInfo]:
     """Lists a model's layers with what the experiment found out about them.
 
-    The experiment takes ten forward passes and the way back of one more; its answer is kept with
-    the model.
+    The experiment takes ten forward passes and the way back of one more. Its answer is kept with
+    the model, and on disk for the next time (``introspection/cache.py``); a model made of a
+    user's own classes, whose code may change, is examined each time it is loaded.
 
     Args:
         model: From ``load_model`` or ``wrap_model``.
@@ -46,7 +48,12 @@ def list_layers(
         known: dict[tuple[int, ...], list[LayerInfo]]
         known = model.facts.setdefault("layers", {})
         if size not in known:
-            known[size] = examine(model, size)
+            key = memory.key_of(model, size)
+            found = memory.recall(key, model)
+            if found is None:
+                found = examine(model, size)
+                memory.remember(key, found)
+            known[size] = found
         found = known[size]
     return list(found)
 
