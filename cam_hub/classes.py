@@ -68,25 +68,21 @@ def parse_top(text: str) -> Top | None:
 
 
 def predict(
-    scores: Tensor, names: Sequence[str] | None, count: int | None = None
+    ranking: Tensor, probabilities: Tensor, names: Sequence[str] | None
 ) -> list[Prediction]:
-    """The most probable classes.
+    """All classes with their probabilities.
 
     Args:
-        scores: ``(K,)`` scores before softmax. A single score is read as a logit of its own
-            (sigmoid).
+        ranking: ``(K,)``, higher comes first. (Probabilities may round to the same number.)
+        probabilities: ``(K,)`` in [0, 1].
         names: K labels, or None.
-        count: How many to return; None for all.
 
     Returns:
-        Predictions, the most probable first; equal ones by index.
+        Predictions, the best first; equal ones by index.
     """
-    scores = scores.detach().cpu().double()  # in this order: MPS has no double precision
-    probabilities = scores.sigmoid() if scores.numel() == 1 else scores.softmax(dim=0)
-    order = torch.sort(scores, descending=True, stable=True).indices[:count]
     return [
         Prediction(index, label_of(index, names), float(probabilities[index]))
-        for index in order.tolist()
+        for index in _ranked(ranking)
     ]
 
 
@@ -95,15 +91,21 @@ def label_of(index: int, names: Sequence[str] | None) -> str:
     return names[index] if names is not None and index < len(names) else f"class {index}"
 
 
-def choose_classes(choice: ClassChoice, scores: Tensor, names: Sequence[str] | None) -> list[int]:
+def choose_classes(
+    choice: ClassChoice,
+    ranking: Tensor,
+    names: Sequence[str] | None,
+    eligible: Tensor | None = None,
+) -> list[int]:
     """Finds the class indices that are meant.
 
     Args:
         choice: An index; a label, in full or one of its comma-separated names, whatever its
             case; ``top(count)`` or the text ``"top(count)"``; several indices and labels; or
             None for the predicted class. A text of digits that is no label is an index.
-        scores: ``(K,)`` scores of the picture.
+        ranking: ``(K,)``, higher is better.
         names: K labels, or None.
+        eligible: ``(K,)`` bool, which classes may be chosen without being named; None for all.
 
     Returns:
         Indices without repetition, in the order in which they were asked for.
@@ -113,13 +115,14 @@ def choose_classes(choice: ClassChoice, scores: Tensor, names: Sequence[str] | N
             classes.
         InvalidArgument: If the choice is of another type, or empty.
     """
-    count = scores.numel()
+    count = ranking.numel()
     if choice is None:
         choice = Top(1)
     elif isinstance(choice, str) and not _matches(choice, names):
         choice = parse_top(choice) or choice
     if isinstance(choice, Top):
-        return [found.class_index for found in predict(scores, None, choice.count)]
+        best = [index for index in _ranked(ranking) if eligible is None or eligible[index]]
+        return best[: choice.count]
     wanted: list[object]
     if isinstance(choice, Iterable) and not isinstance(choice, str) and _whole(choice) is None:
         wanted = list(choice)
@@ -130,6 +133,11 @@ def choose_classes(choice: ClassChoice, scores: Tensor, names: Sequence[str] | N
             "classes", choice, "at least one class, or None for the predicted one"
         )
     return list(dict.fromkeys(_index(item, count, names) for item in wanted))
+
+
+def _ranked(ranking: Tensor) -> list[int]:
+    found: list[int] = torch.sort(ranking, descending=True, stable=True).indices.tolist()
+    return found
 
 
 def _index(item: object, count: int, names: Sequence[str] | None) -> int:
@@ -149,7 +157,8 @@ def _index(item: object, count: int, names: Sequence[str] | None) -> int:
     if index is None:
         raise InvalidArgument("classes", item, "class indices or labels")
     if not 0 <= index < count:
-        raise ClassNotFound(index, hint=f"The model has classes 0 to {count - 1}.")
+        known = "only class 0" if count == 1 else f"classes 0 to {count - 1}"
+        raise ClassNotFound(index, hint=f"The model has {known}.")
     return index
 
 

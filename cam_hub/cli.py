@@ -50,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--method", default="smoothgradcampp", help="(%(default)s)")
     explain.add_argument("--layer", action="append", help="target layer; may be repeated")
     explain.add_argument("--class", action="append", dest="classes", help="index, label or top(3)")
+    explain.add_argument(
+        "--region", type=_box, metavar="L,T,R,B", help="box in the photo's pixels to ask about"
+    )
+    explain.add_argument("--reference", metavar="PHOTO", help="picture to compare features with")
     explain.add_argument("--samples", type=int, default=4, help="noisy copies (%(default)s)")
     explain.add_argument("--std", type=float, default=0.3, help="their noise (%(default)s)")
     explain.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
@@ -58,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--random", action="store_true", help="random weights, no network")
         command.add_argument("--device", default="auto", help="(%(default)s)")
     return parser
+
+
+def _box(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them; what they mean is checked where the photo is known."""
+    return tuple(float(number) for number in text.split(","))
 
 
 def _model(options: argparse.Namespace) -> LoadedModel:
@@ -104,10 +113,13 @@ def _explain(options: argparse.Namespace) -> None:
         # A single text may be a word that stands for several; of several, each is a name.
         target_layers=layers[0] if layers and len(layers) == 1 else layers,
         classes=classes[0] if classes and len(classes) == 1 else classes,
+        region=options.region,
+        reference=options.reference,
         num_samples=options.samples,
         std=options.std,
         seed=options.seed,
     )
     for found in result.predictions:
         sys.stdout.write(f"{found.probability:7.2%}  {found.class_index:5d}  {found.label}\n")
+    sys.stdout.write(f"explained: {result.target}\n")
     sys.stdout.write(f"saved to {result.save(options.out)}\n")

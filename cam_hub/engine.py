@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from cam_hub import store
-from cam_hub._version import __version__
-from cam_hub.classes import ClassChoice, choose_classes, label_of, predict
+from cam_hub.classes import ClassChoice, Prediction, choose_classes, label_of, predict
 from cam_hub.errors import ImageRefused, InvalidArgument, NoMap
-from cam_hub.geometry import Placement
-from cam_hub.images import open_image
 from cam_hub.introspection.layers import LayerInfo
 from cam_hub.introspection.selection import LayerChoice, resolve_layers
+from cam_hub.manifests import make_manifest
 from cam_hub.methods import METHODS, Method
 from cam_hub.passes import Noise, Pass, Progress, forward_activations, run
 from cam_hub.precision import in_double
-from cam_hub.results import Explanation, file_stem
+from cam_hub.preparation import Prepared, aim, facts_of, prepare
+from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
-from cam_hub.tensors import check_tensor
+from cam_hub.tasks.base import Standings, Target
+from cam_hub.tasks.region import RegionChoice
 
 __all__ = ["activations", "explain", "reproduce"]
 
@@ -42,6 +39,8 @@ def explain(
     method: str = "smoothgradcampp",
     target_layers: LayerChoice = None,
     classes: ClassChoice = None,
+    region: RegionChoice = None,
+    reference: object = None,
     num_samples: int = 4,
     std: float = 0.3,
     seed: int = 0,
@@ -61,6 +60,11 @@ def explain(
             layer has the same name; in a list, every text is a name.
         classes: A class index, a label, several of these, ``top(count)``, or None for the
             predicted class.
+        region: Of a segmentation or detection model: the part of the photo that is asked about,
+            a box ``(left, top, right, bottom)`` in its pixels or a boolean mask ``(H, W)``; None
+            for all of it.
+        reference: Of a model without a classifier: the picture whose features are compared with,
+            given like ``image``; None for the picture itself.
         num_samples: How many noisy copies SmoothGradCAM++ averages over.
         std: Standard deviation of their noise, in units of the normalised input.
         seed: Of their noise; the same call gives the same bytes.
@@ -76,7 +80,8 @@ def explain(
         LayerNotFound: If the model has no such layer.
         ClassNotFound: If the model has no such class.
         MethodNotFound: If there is no such method.
-        InvalidArgument: If a number makes no sense.
+        InvalidArgument: If a number makes no sense, or the model has no use for a region or a
+            reference.
         ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
         NoMap: If every map would be blank, or the layer cannot give one.
     """
@@ -85,14 +90,19 @@ def explain(
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InvalidArgument("batch_size", batch_size, "a count of at least 1")
     model = _model(model_or_id)
-    photo, placement, tensor = _prepare(model, image)
-    layers = resolve_layers(model, target_layers, _size(tensor))
-    working = _precise_enough(model, layers)
+    prepared = prepare(model, image)
+    target = aim(model, prepared, region, reference)
+    layers = resolve_layers(model, target_layers, prepared.size)
+    working, prepared = _precise_enough(model, prepared, layers)
+    if working is not model:
+        target = aim(working, prepared, region, reference)
+    names = target.labels or model.class_names
     passed = run(
         working,
-        tensor.to(working.device, working.dtype),
+        prepared.tensor,
         _arranged(layers),
-        lambda scores: choose_classes(classes, scores, model.class_names),
+        target,
+        lambda found: choose_classes(classes, found.ranking, names, found.eligible),
         noise=noise,
         batch_size=batch_size,
         progress=progress,
@@ -104,7 +114,7 @@ def explain(
             + (f"layer {layers[0].name!r}" if len(layers) == 1 else "any of the layers")
             + " spoke for the class; try another layer or class",
         )
-    return _result(model, photo, placement, layers, chosen, noise, passed, cams)
+    return _result(model, prepared, layers, chosen, noise, target, passed, cams)
 
 
 def activations(
@@ -127,14 +137,18 @@ def activations(
         NoMap: If a layer is not spatial.
     """
     model = _model(model)
-    _, _, tensor = _prepare(model, image)
-    found = resolve_layers(model, layers, _size(tensor), need_gradient=False)
-    working = _precise_enough(model, found)
-    return forward_activations(working, tensor.to(working.device, working.dtype), _arranged(found))
+    prepared = prepare(model, image)
+    found = resolve_layers(model, layers, prepared.size, need_gradient=False)
+    working, prepared = _precise_enough(model, prepared, found)
+    return forward_activations(working, prepared.tensor, _arranged(found))
 
 
 def reproduce(
-    manifest: Mapping[str, Any], image: object, *, model: LoadedModel | None = None
+    manifest: Mapping[str, Any],
+    image: object,
+    *,
+    model: LoadedModel | None = None,
+    reference: object = None,
 ) -> Explanation:
     """Makes an explanation again from its manifest.
 
@@ -143,11 +157,17 @@ def reproduce(
         image: The same picture.
         model: The model, if it was a wrapped module or had random weights; otherwise it is
             loaded by its ID, in the revision that the manifest names.
+        reference: The same reference picture, if there was one.
 
     Raises:
-        ImageRefused: If it is not the same picture.
-        InvalidArgument: If the manifest's model cannot be had by its ID.
+        ImageRefused: If one of them is not the same picture.
+        InvalidArgument: If the manifest's model cannot be had by its ID, or a reference is missing
+            or too much.
     """
+    target = manifest["target"]
+    if (target.get("reference") is None) != (reference is None):
+        expected = "None, since there was none" if reference is not None else "the reference"
+        raise InvalidArgument("reference", type(reference).__name__, expected)
     recorded = manifest["model"]
     if model is None:
         if not recorded["pretrained"]:
@@ -160,10 +180,14 @@ def reproduce(
         method=manifest["method"],
         target_layers=list(manifest["layers"]),
         classes=[entry["class_index"] for entry in manifest["classes"]],
+        region=target.get("region"),
+        reference=reference,
         **parameters,
     )
     if again.manifest["image"] != dict(manifest["image"]):
         raise ImageRefused("it is not the picture that the manifest was made from.")
+    if again.manifest["target"].get("reference") != target.get("reference"):
+        raise ImageRefused("the reference is not the one that the manifest was made with.")
     return again
 
 
@@ -193,28 +217,14 @@ def _noise(method: Method, num_samples: int, std: float, seed: int) -> Noise | N
     return Noise(num_samples, float(std), seed) if method.needs_noise else None
 
 
-def _prepare(model: LoadedModel, image: object) -> tuple[Image.Image, Placement, Tensor]:
-    """The photo, where the model's input lies on it, and that input."""
-    if isinstance(image, Tensor):
-        tensor = check_tensor(image, model.input_size[0])
-        height, width = tensor.shape[2:]
-        photo = model.preprocessing.denormalise(tensor)
-        placement = Placement.identity((width, height))
-    else:
-        photo = open_image(image)
-        tensor = model.preprocessing(photo)
-        placement = model.preprocessing.place(photo.size)
-    return photo, placement, tensor.to(model.device, model.dtype)
-
-
-def _precise_enough(model: LoadedModel, layers: Sequence[LayerInfo]) -> LoadedModel:
-    """The model, in double precision if what the layers say would be lost in rounding errors."""
-    return in_double(model) if any(layer.faint for layer in layers) else model
-
-
-def _size(tensor: Tensor) -> tuple[int, int, int]:
-    _, channels, rows, cols = tensor.shape
-    return channels, rows, cols
+def _precise_enough(
+    model: LoadedModel, prepared: Prepared, layers: Sequence[LayerInfo]
+) -> tuple[LoadedModel, Prepared]:
+    """Both in double precision if what the layers say would be lost in rounding errors."""
+    if not any(layer.faint for layer in layers):
+        return model, prepared
+    working = in_double(model)
+    return working, replace(prepared, tensor=prepared.tensor.to(working.device, working.dtype))
 
 
 def _arranged(layers: Sequence[LayerInfo]) -> dict[str, Any]:
@@ -233,72 +243,53 @@ def _cam(
 
 def _result(
     model: LoadedModel,
-    photo: Image.Image,
-    placement: Placement,
+    prepared: Prepared,
     layers: Sequence[LayerInfo],
     method: Method,
     noise: Noise | None,
+    target: Target,
     passed: Pass,
     cams: Mapping[tuple[int, str], np.ndarray[Any, np.dtype[np.float32]]],
 ) -> Explanation:
-    everything = predict(passed.scores, model.class_names)
-    predictions = tuple(everything[:SHOWN_PREDICTIONS])
-    by_index = {found.class_index: found for found in everything}
-    explained = [by_index[index] for index in passed.classes]
-    names = [layer.name for layer in layers]
-    parameters = (
-        {"num_samples": noise.num_samples, "std": noise.std, "seed": noise.seed} if noise else {}
-    )
-    manifest: dict[str, Any] = {
-        "model": {
-            "id": model.id,
-            "source": model.source,
-            "revision": model.revision,
-            "pretrained": model.pretrained,
-            "input_size": list(model.input_size),
-        },
-        "image": {
-            "size": list(photo.size),
-            "sha256": hashlib.sha256(photo.tobytes()).hexdigest(),
-        },
-        "method": method.name,
-        "parameters": parameters,
-        "layers": names,
-        "classes": [vars(found) for found in explained],
-        "target": "class score before softmax",
-        "predictions": [vars(found) for found in predictions],
-        "preprocessing": model.preprocessing.as_dict(),
-        "placement": placement.as_dict(),
-        "maps": [
-            {
-                "class_index": index,
-                "layer": name,
-                "grid": list(cams[index, name].shape),
-                "file": f"cam-{index}-{file_stem(position, name)}.npy",
-            }
+    names = target.labels or model.class_names
+    predictions = _predictions(passed.standings, names)
+    by_index = {found.class_index: vars(found) for found in predictions}
+    labels = {index: label_of(index, names) for index in passed.classes}
+    layer_names = [layer.name for layer in layers]
+    shown = tuple(predictions[:SHOWN_PREDICTIONS])
+    manifest = make_manifest(
+        model,
+        image=facts_of(prepared.photo),
+        placement=prepared.placement.as_dict(),
+        method=method.name,
+        parameters=vars(noise) if noise else {},
+        layers=layer_names,
+        classes=[
+            by_index.get(index, {"class_index": index, "label": labels[index]})
             for index in passed.classes
-            for position, name in enumerate(names)
         ],
-        "device": str(model.device),
-        "precision": str(passed.scores.dtype).removeprefix("torch."),
-        "versions": _versions(),
-    }
+        target=target.describe(),
+        predictions=shown,
+        grids={key: cam.shape for key, cam in cams.items()},
+        precision=str(prepared.tensor.dtype).removeprefix("torch."),
+    )
     return Explanation(
-        photo=photo,
-        placement=placement,
-        predictions=predictions,
+        photo=prepared.photo,
+        placement=prepared.placement,
+        predictions=shown,
         classes=passed.classes,
-        layers=tuple(names),
+        layers=tuple(layer_names),
         cams=cams,
-        labels={index: label_of(index, model.class_names) for index in passed.classes},
+        labels=labels,
         manifest=manifest,
     )
 
 
-def _versions() -> dict[str, str]:
-    packages = ("torch", "torchvision", "timm", "numpy", "Pillow")
-    return {
-        "cam_hub": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
+def _predictions(standings: Standings, names: Sequence[str] | None) -> list[Prediction]:
+    """What there is to say about classes, without those of which the model said nothing."""
+    probabilities = standings.probabilities
+    if probabilities is None:
+        return []
+    said = standings.eligible | (probabilities > 0)
+    found = predict(standings.ranking, probabilities, names)
+    return [entry for entry in found if said[entry.class_index]]

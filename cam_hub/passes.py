@@ -17,8 +17,9 @@ from cam_hub.errors import ModelRefused, NoMap
 from cam_hub.guard import mixes_batch, quiet
 from cam_hub.introspection.layouts import Arrangement, to_maps
 from cam_hub.methods import Evidence, MomentSum
-from cam_hub.recording import main_tensor, tap
+from cam_hub.recording import tap
 from cam_hub.sources.base import LoadedModel
+from cam_hub.tasks.base import Standings, Target
 
 __all__ = ["Noise", "Pass", "Progress", "forward_activations", "run"]
 
@@ -54,12 +55,12 @@ class Pass:
     """What a pass has brought back.
 
     Attributes:
-        scores: ``(K,)`` class scores of the clean image.
+        standings: How the classes stand in the clean image.
         classes: The classes that were differentiated.
         evidence: Per class index and layer, what the methods need.
     """
 
-    scores: Tensor
+    standings: Standings
     classes: tuple[int, ...]
     evidence: Mapping[tuple[int, str], Evidence]
 
@@ -68,7 +69,8 @@ def run(
     model: LoadedModel,
     image: Tensor,
     layers: Mapping[str, Arrangement],
-    choose: Callable[[Tensor], Sequence[int]],
+    target: Target,
+    choose: Callable[[Standings], Sequence[int]],
     *,
     noise: Noise | None,
     batch_size: int,
@@ -80,31 +82,35 @@ def run(
         model: The model.
         image: ``(1, channels, rows, cols)``, preprocessed, on the model's device.
         layers: The target layers and how each lies on the image.
-        choose: Given the scores ``(K,)`` of the clean image, names the classes.
+        target: What is differentiated; a fresh one.
+        choose: Names the classes, given how they stand in the clean image.
         noise: The noisy copies to make; None for the clean image alone.
         batch_size: Most images per chunk.
         progress: Told after each step.
 
     Raises:
-        ModelRefused: If the model raises on this input or returns no class scores.
-        NoMap: If the scores are not finite, a layer did not run, or no score depends on it.
+        ModelRefused: If the model raises on this input or returns what its task cannot read.
+        NoMap: If the scores are not finite, nothing can be explained, a layer did not run, or no
+            score depends on it.
     """
     names = list(layers)
     clean: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
     sums: dict[tuple[int, str], MomentSum] = {}
     classes: tuple[int, ...] = ()
-    first_scores: Tensor | None = None
+    standings: Standings | None = None
     size = 1 if mixes_batch(model.module) else batch_size
     chunks = _chunks(image, noise, size)
     total = -(-(1 + (noise.num_samples if noise else 0)) // size)
     for number, chunk in enumerate(chunks):
-        has_clean = first_scores is None
+        has_clean = standings is None
         with quiet(model.module), tap(model.module, names) as taps:
-            scores = _scores(model, chunk)
-            if first_scores is None:
-                first_scores = scores[0].detach()
-                _check_scores(first_scores)
-                classes = tuple(choose(first_scores))
+            output = model.run(chunk)
+            scores = _scores(model, target, output, len(chunk))
+            if standings is None:
+                _check_scores(scores[0].detach())
+                standings = target.standings(output)
+                classes = tuple(choose(standings))
+                target.check(classes)
             for step, index in enumerate(classes):
                 if progress is not None:
                     part = (number + (step + 1) / (len(classes) + 1)) / total
@@ -121,13 +127,13 @@ def run(
                     noisy = gradient[1:] if has_clean else gradient
                     if len(noisy):
                         sums.setdefault((index, name), MomentSum()).add(noisy[:, None])
-    if first_scores is None:
+    if standings is None:
         raise AssertionError("there is always a chunk with the clean image")
     evidence = {
         key: Evidence(activation, gradient, sums[key].mean() if key in sums else None)
         for key, (activation, gradient) in clean.items()
     }
-    return Pass(first_scores, classes, evidence)
+    return Pass(standings, classes, evidence)
 
 
 def forward_activations(
@@ -145,7 +151,7 @@ def forward_activations(
         NoMap: If a layer did not run.
     """
     with quiet(model.module), torch.no_grad(), tap(model.module, list(layers)) as taps:
-        _forward(model, image)
+        model.run(image)
     _check_ran(list(layers), taps.activations)
     return {
         name: to_maps(taps.activations[name].detach(), arrangement)[0].clone()
@@ -164,25 +170,15 @@ def _chunks(image: Tensor, noise: Noise | None, size: int) -> Iterator[Tensor]:
     yield torch.cat(pending)
 
 
-def _forward(model: LoadedModel, batch: Tensor) -> object:
+def _scores(model: LoadedModel, target: Target, output: object, images: int) -> Tensor:
+    """``(N, K)`` scores of what the network has answered for N images."""
     try:
-        return model.module(batch)
-    except Exception as error:  # whatever a network raises on an input that it cannot take
-        first = (str(error) or type(error).__name__).splitlines()[0]
+        scores = target.scores(output)
+    except ModelRefused as error:  # tasks do not know the model's ID
+        raise ModelRefused(model.id, error.reason) from error
+    if len(scores) != images:
         raise ModelRefused(
-            model.id, f"its forward pass failed on an input of {tuple(batch.shape[1:])}: {first}"
-        ) from error
-
-
-def _scores(model: LoadedModel, batch: Tensor) -> Tensor:
-    """``(N, K)`` class scores: the model's output, or the first tensor in it."""
-    scores = main_tensor(_forward(model, batch))
-    if scores is not None and scores.shape == (len(batch),):
-        scores = scores[:, None]
-    if scores is None or scores.ndim != 2 or len(scores) != len(batch) or scores.shape[1] < 1:
-        seen = "no tensor" if scores is None else f"a tensor of shape {tuple(scores.shape)}"
-        raise ModelRefused(
-            model.id, f"it returns {seen} where class scores (images, classes) are expected."
+            model.id, f"it returns scores of {len(scores)} images for a batch of {images}."
         )
     return scores
 

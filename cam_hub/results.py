@@ -40,7 +40,8 @@ class Explanation:
     Attributes:
         photo: The picture that was explained, upright, RGB.
         placement: Where the model's input lay on it.
-        predictions: The most probable classes, the first the most probable.
+        predictions: The most probable classes, the first the most probable; empty for a model
+            without classes.
         classes: Indices of the classes that were explained, in the order asked for.
         layers: Names of the target layers, in the order asked for.
         cams: One un-normalised map, float32 ``(rows, cols)``, per class index and layer.
@@ -67,6 +68,11 @@ class Explanation:
     def method(self) -> str:
         """Name of the method that made the maps."""
         return str(self.manifest["method"])
+
+    @property
+    def target(self) -> str:
+        """What was explained, in words: which score, of which part, compared with what."""
+        return str(self.manifest["target"]["text"])
 
     @property
     def seen(self) -> NDArray[np.bool_]:

@@ -20,23 +20,28 @@ def choose(choice):
 
 
 def test_probabilities_are_those_worked_out_by_hand():
-    found = predict(SCORES, NAMES, 2)
+    found = predict(SCORES, SCORES.softmax(dim=0), NAMES)[:2]
     assert [p.class_index for p in found] == [2, 1]
     assert [p.label for p in found] == ["lion, king of beasts", "crane"]
     assert [p.probability for p in found] == pytest.approx([0.5, 0.2])
 
 
 def test_equal_scores_come_in_order_of_their_index():
-    assert [p.class_index for p in predict(SCORES, NAMES)] == [2, 1, 0, 3, 4]
+    found = predict(SCORES, SCORES.softmax(dim=0), NAMES)
+    assert [p.class_index for p in found] == [2, 1, 0, 3, 4]
 
 
-def test_a_single_score_is_a_logit_of_its_own():
-    assert predict(torch.tensor([0.0]), None) == [Prediction(0, "class 0", 0.5)]
+def test_scores_tell_apart_what_rounds_to_the_same_probability():
+    scores = torch.tensor([1000.0, 2000.0])
+    found = predict(scores, torch.tensor([1.0, 1.0]), None)
+    assert found == [Prediction(1, "class 1", 1.0), Prediction(0, "class 0", 1.0)]
 
 
-def test_half_precision_scores_give_probabilities_that_add_up():
-    found = predict(torch.randn(1000, generator=torch.Generator().manual_seed(0)).half(), None)
-    assert sum(p.probability for p in found) == pytest.approx(1)
+def test_a_class_that_is_not_eligible_is_chosen_only_by_name():
+    eligible = torch.tensor([True, True, False, True, True])
+    assert choose_classes(None, SCORES, NAMES, eligible) == [1]
+    assert choose_classes(top(9), SCORES, NAMES, eligible) == [1, 0, 3, 4]
+    assert choose_classes("lion", SCORES, NAMES, eligible) == [2]
 
 
 @pytest.mark.parametrize(

@@ -78,10 +78,6 @@ class TestRandomWeights:
         with pytest.raises(ModelNotFound, match="contacts no network"):
             cam_hub.load_model("someone/finetuned", pretrained=False)
 
-    def test_a_model_without_classifier_is_refused(self):
-        with pytest.raises(ModelRefused, match="no classifier"):
-            cam_hub.load_model("convnext_tiny.dinov3_lvd1689m", pretrained=False)
-
 
 class TestUnknownIds:
     @pytest.mark.parametrize(

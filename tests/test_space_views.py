@@ -14,6 +14,7 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageChops
 
 import cam_hub
@@ -279,3 +280,19 @@ def test_example_photos_are_small_pictures_on_this_machine():
     for path in paths:
         assert Image.open(path).size[0] >= 200
         assert path.stat().st_size < 200_000
+
+
+# Models without classes
+
+
+def test_an_explanation_without_predictions_has_its_views():
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1))
+    torch.manual_seed(0)
+    torch.nn.init.uniform_(module[0].weight)
+    model = cam_hub.wrap_model(module, input_size=(3, 32, 32), task="similarity")
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    result = cam_hub.explain(model, noise, target_layers="0")
+    assert views.class_choices(result.predictions) == []
+    assert gr.Label().postprocess(views.probabilities(result.predictions)) == {}
+    assert views.shown_class_choices(result) == [("similarity to itself", 0)]
+    assert "<strong>similarity to itself</strong>" in views.summary(result, 0)

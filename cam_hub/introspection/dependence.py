@@ -18,8 +18,8 @@ from cam_hub.recording import Taps, tap
 
 __all__ = ["Dependence", "Dependences", "dependences"]
 
-Score = Callable[[Any], Tensor | None]
-"""From what a model returns to ``(1, K)`` scores; None if there are none."""
+Score = Callable[[Any], Tensor]
+"""From what a model returns to ``(1, K)`` scores."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def dependences(
         scores = score(run(module, clean))
         found = Dependences(taps, layers)
         ran = list(taps.activations)
-        if scores is not None and scores.requires_grad and ran:
+        if scores.requires_grad and ran:
             mixed = taps.gradients(_mixture(scores), ran, keep_graph=True)
             highest = taps.gradients(scores.max(), ran, keep_graph=True)
             for name in ran:

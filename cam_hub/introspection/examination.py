@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cam_hub.errors import CamHubError, ModelRefused
+from cam_hub.guard import quiet
 from cam_hub.introspection.dependence import Dependence, dependences
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.introspection.probe import Finding, disturb
 from cam_hub.introspection.reading import UNDECIDED, Reading, read
 from cam_hub.introspection.recommendation import Recommendation, recommend
-from cam_hub.recording import main_tensor, modules_by_name
+from cam_hub.recording import modules_by_name
 from cam_hub.sources.base import LoadedModel
+from cam_hub.tasks.base import Reference, Target
 
 __all__ = ["examine"]
 
@@ -24,7 +25,7 @@ def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
     """Finds out all that ``list_layers`` tells.
 
     It takes one forward pass of one input, the same with ``2 * BANDS`` disturbed copies, and one
-    more with the way back.
+    more with the way back; for models without a classifier, one of a baseline.
 
     Args:
         model: The model.
@@ -36,15 +37,17 @@ def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
     Raises:
         ModelRefused: If the model cannot run on an input of this size.
     """
-    clean = torch.randn((1, *size), generator=torch.Generator().manual_seed(0))
-    clean = clean.to(model.device, model.dtype)
+    clean = _noise(model, size, seed=0)
     try:
-        findings = disturb(model.module, clean, _run)
+        findings = disturb(model.module, clean, model.task.run)
         readings = read(findings)
         tapped = {name: reading.arrangement for name, reading in readings.items()}
-        with dependences(model.module, clean, _run, _score, tapped) as reached:
+        score = _target(model, size).scores
+        with dependences(model.module, clean, model.task.run, score, tapped) as reached:
             found = dict(reached)
             best = recommend(list(findings), readings, reached)
+    except ModelRefused as error:  # tasks do not know the model's ID
+        raise ModelRefused(model.id, error.reason) from error
     except CamHubError:
         raise
     except Exception as error:  # whatever a network raises on an input that it cannot take
@@ -57,12 +60,18 @@ def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
     return _lines(model.module, findings, readings, found, best)
 
 
-def _run(module: nn.Module, batch: Tensor) -> Any:
-    return module(batch)
+def _noise(model: LoadedModel, size: tuple[int, ...], *, seed: int) -> Tensor:
+    noise = torch.randn((1, *size), generator=torch.Generator().manual_seed(seed))
+    return noise.to(model.device, model.dtype)
 
 
-def _score(output: Any) -> Tensor | None:
-    return main_tensor(output)
+def _target(model: LoadedModel, size: tuple[int, ...]) -> Target:
+    """What an explanation of the clean input would differentiate."""
+    if not model.task.takes_reference:
+        return model.task.target()
+    with quiet(model.module), torch.no_grad():
+        baseline = model.task.run(model.module, _noise(model, size, seed=1))
+    return model.task.target(reference=Reference(baseline=baseline))
 
 
 def _lines(

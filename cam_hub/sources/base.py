@@ -11,10 +11,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from cam_hub.errors import InvalidArgument
+from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.images import open_image
 from cam_hub.model_id import ModelId
 from cam_hub.preprocessing import Preprocessing
+from cam_hub.tasks.base import Task
+from cam_hub.tasks.classification import Classification
 
 __all__ = ["LoadedModel", "Request", "Source", "pick_device", "settle", "wake"]
 
@@ -35,6 +37,7 @@ class LoadedModel:
             random weights and wrapped modules.
         pretrained: False for random weights; None for a wrapped module, of which that is not
             known.
+        task: What its answer is, and how it is called.
         facts: Anything worth finding out once per model, kept by whoever found it out.
     """
 
@@ -45,6 +48,7 @@ class LoadedModel:
     source: str
     revision: str | None = None
     pretrained: bool | None = None
+    task: Task = field(default_factory=Classification)
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
@@ -79,6 +83,26 @@ class LoadedModel:
             ImageRefused: If it is no image.
         """
         return self.preprocessing(open_image(image)).to(self.device, self.dtype)
+
+    def run(self, batch: Tensor) -> Any:
+        """Calls the network as its task does.
+
+        Args:
+            batch: ``(N, channels, rows, cols)``, preprocessed, on the model's device.
+
+        Returns:
+            Whatever the network answers; the task's ``Target`` makes scores of it.
+
+        Raises:
+            ModelRefused: If the network raises.
+        """
+        try:
+            return self.task.run(self.module, batch)
+        except Exception as error:  # whatever a network raises on an input that it cannot take
+            first = (str(error) or type(error).__name__).splitlines()[0]
+            raise ModelRefused(
+                self.id, f"its forward pass failed on an input of {tuple(batch.shape[1:])}: {first}"
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class HubSource:
             config = hf_hub_download(
                 repo, _CONFIG, revision=request.id.revision, token=request.token
             )
-        _check_config(id, Path(config))
+        declared = _read_config(id, Path(config))
         commit = Path(config).parent.name
         with _plain_errors(request, repo):
             hf_hub_download(repo, _WEIGHTS, revision=commit, token=request.token)
@@ -49,7 +49,12 @@ class HubSource:
             raise ModelRefused(id, f"timm could not build it from its files ({error}).") from error
         suffix = f"@{request.id.revision}" if request.id.revision else ""
         return timm_models.as_loaded(
-            module, request, id=repo + suffix, source=self.name, revision=commit
+            module,
+            request,
+            id=repo + suffix,
+            source=self.name,
+            revision=commit,
+            declared=declared,
         )
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
@@ -69,8 +74,8 @@ def _repo_of_bare_name(request: Request) -> str:
     return repo
 
 
-def _check_config(id: str, path: Path) -> None:
-    """Refuses what is not a timm model before anything large is fetched."""
+def _read_config(id: str, path: Path) -> dict[str, Any]:
+    """The repo's configuration; what is not a timm model is refused before much is fetched."""
     try:
         config: Any = json.loads(path.read_text("utf-8"))
     except (ValueError, OSError) as error:
@@ -86,6 +91,7 @@ def _check_config(id: str, path: Path) -> None:
         )
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ModelRefused(id, f"the installed timm has no architecture {architecture!r}.")
+    return dict(config)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch import nn
 from cam_hub.errors import InvalidArgument
 from cam_hub.preprocessing import Preprocessing
 from cam_hub.sources.base import LoadedModel
+from cam_hub.tasks.registry import make_task
 
 __all__ = ["wrap_model"]
 
@@ -27,14 +28,16 @@ def wrap_model(
     crop_mode: str = "center",
     interpolation: str = "bilinear",
     id: str | None = None,
+    task: str = "classification",
+    multi_label: bool = False,
 ) -> LoadedModel:
     """Makes a module of your own explainable, without changing it.
 
     It is put in evaluation mode only while it is explained, and left as it was afterwards.
 
     Args:
-        module: Takes ``(N, channels, rows, cols)`` and returns ``(N, classes)`` scores before
-            softmax.
+        module: Takes ``(N, channels, rows, cols)`` and returns what its task asks for: by default
+            ``(N, classes)`` scores before softmax.
         input_size: Channels, rows and columns that photos are brought to.
         mean: Mean per channel, of pixels in 0–1, subtracted from photos.
         std: Standard deviation per channel, of pixels in 0–1, that photos are divided by.
@@ -44,12 +47,21 @@ def wrap_model(
             ``"squash"`` ignores the aspect ratio, ``"border"`` keeps all and pads.
         interpolation: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"lanczos"``.
         id: What to call the model in results; by default its class name.
+        task: What the module answers, one of ``cam_hub.tasks.registry.TASKS``:
+            ``"classification"``; ``"similarity"`` for features ``(N, D)``, ``(N, L, D)`` or
+            ``(N, D, rows, cols)``; ``"segmentation"`` for scores ``(N, K, rows, cols)``;
+            ``"detection"`` for what torchvision's detectors take and return: a list of images, and
+            a list of dictionaries of ``boxes``, ``labels`` and ``scores``.
+        multi_label: Of a classifier: any number of classes can be true of one picture, so that
+            each score is a logit of its own (sigmoid). A single score always is.
 
     Raises:
-        InvalidArgument: If ``module`` is no module or a number makes no sense.
+        InvalidArgument: If ``module`` is no module, a number makes no sense, or there is no such
+            task.
     """
     if not isinstance(module, nn.Module):
         raise InvalidArgument("module", module, "a torch.nn.Module")
+    names = tuple(map(str, class_names)) if class_names is not None else None
     return LoadedModel(
         id=id or type(module).__name__,
         module=module,
@@ -61,6 +73,7 @@ def wrap_model(
             crop_mode=crop_mode,
             interpolation=interpolation,
         ),
-        class_names=tuple(map(str, class_names)) if class_names is not None else None,
+        class_names=names,
         source="module",
+        task=make_task(task, class_names=names, multi_label=multi_label),
     )

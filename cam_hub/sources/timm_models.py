@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,8 +15,19 @@ from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.model_id import ModelId
 from cam_hub.preprocessing import Preprocessing
 from cam_hub.sources.base import LoadedModel, Request, settle
+from cam_hub.tasks.base import Task
+from cam_hub.tasks.classification import Classification
+from cam_hub.tasks.similarity import Similarity
 
-__all__ = ["as_loaded", "build", "hub_id_of", "hub_ids", "require_classes", "tags_of"]
+__all__ = ["as_loaded", "build", "hub_id_of", "hub_ids", "tags_of"]
+
+_WIDENS = 4
+"""An embedding is at most this many times as wide as the features that it is made of. (Among
+timm's pretrained models embeddings widen up to 2.7 times, classifiers without labels at least
+12 times.)"""
+
+_MULTI_LABEL = "multi_label_classification"
+"""What configurations on the Hub call a problem in which each class has a sigmoid of its own."""
 
 
 @cache
@@ -64,10 +75,24 @@ def _exists(name: str) -> bool:
 
 
 def as_loaded(
-    module: nn.Module, request: Request, *, id: str, source: str, revision: str | None
+    module: nn.Module,
+    request: Request,
+    *,
+    id: str,
+    source: str,
+    revision: str | None,
+    declared: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
-    """Wraps a timm module with the preprocessing and the labels that it was trained with."""
-    require_classes(module, id)
+    """Wraps a timm module with the preprocessing and the labels that it was trained with.
+
+    Args:
+        module: The module.
+        request: What was asked for.
+        id: The model's ID.
+        source: Which source it comes from.
+        revision: What exactly was loaded.
+        declared: The repo's own configuration, where there is one.
+    """
     return LoadedModel(
         id=id,
         module=settle(module, request.device),
@@ -76,15 +101,42 @@ def as_loaded(
         source=source,
         revision=revision,
         pretrained=request.pretrained,
+        task=task_of(module, declared or {}),
     )
 
 
-def require_classes(module: nn.Module, id: str) -> None:
-    """Refuses a model without a classifier: there is no class to explain."""
-    if getattr(module, "num_classes", 1) == 0:
-        raise ModelRefused(
-            id, "it has no classifier (num_classes=0), so there is no class to explain."
-        )
+def task_of(module: nn.Module, declared: Mapping[str, Any]) -> Task:
+    """What a timm module answers.
+
+    Without a classifier it gives features; so does one that ends in an embedding, see
+    ``_is_embedding``. Otherwise it classifies, each class for itself if the configuration says so
+    (``problem_type``, as transformers writes it).
+    """
+    count = getattr(module, "num_classes", None)
+    if count == 0 or _is_embedding(module):
+        known = (getattr(module, name, None) for name in ("head_hidden_size", "num_features"))
+        widths = (count, *known)
+        return Similarity(next((width for width in widths if width), None))
+    config = getattr(module, "pretrained_cfg", None) or {}
+    problem = declared.get("problem_type") or config.get("problem_type")
+    return Classification(multi_label=problem == _MULTI_LABEL)
+
+
+def _is_embedding(module: nn.Module) -> bool:
+    """Whether a head is the projection into a joint space (CLIP and kin) rather than a classifier.
+
+    No configuration says so. It is one if it has no labels; if the number of its outputs is none
+    of ImageNet's, and the same as in timm's own configuration of these weights (a fine-tuned
+    classifier has another); and if that is not many more than there are features.
+    """
+    count = getattr(module, "num_classes", None)
+    features = getattr(module, "num_features", None)
+    config = getattr(module, "pretrained_cfg", None) or {}
+    if not count or not features or config.get("label_names") or infer_imagenet_subset(module):
+        return False
+    name = ".".join(filter(None, (config.get("architecture"), config.get("tag"))))
+    own = timm.models.get_pretrained_cfg(name) if _exists(name) else None
+    return own is not None and own.num_classes == count <= _WIDENS * features
 
 
 def _class_names(module: nn.Module) -> tuple[str, ...] | None:

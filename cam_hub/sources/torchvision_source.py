@@ -1,24 +1,35 @@
-"""Source of torchvision's image classifiers, by name and weights."""
+"""Source of torchvision's models, by name and weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torchvision.models as zoo
+from torch import nn
 
 from cam_hub.errors import HubUnavailable, ModelNotFound, ModelRefused
-from cam_hub.preprocessing import Preprocessing
 from cam_hub.sources.base import LoadedModel, Request, settle, wake
+from cam_hub.sources.torchvision_kinds import KINDS, REFUSED, Kind, detect_anything
+from cam_hub.tasks.registry import make_task
 
 __all__ = ["TorchvisionSource"]
 
 
 @cache
-def _classifiers() -> tuple[str, ...]:
-    return tuple(zoo.list_models(module=zoo))
+def _kinds() -> Mapping[str, Kind]:
+    """What kind each model that can be explained is of."""
+    return {name: kind for package, kind in KINDS.items() for name in zoo.list_models(package)}
+
+
+@cache
+def _reasons() -> Mapping[str, str]:
+    """Why each of the others cannot be."""
+    return {name: why for package, why in REFUSED.items() for name in zoo.list_models(package)}
 
 
 class TorchvisionSource:
@@ -32,39 +43,53 @@ class TorchvisionSource:
 
     def load(self, request: Request) -> LoadedModel:
         """Builds the model; its checkpoint is downloaded unless torch's hub folder has it."""
-        name = request.id.name
-        if name not in _classifiers():
-            if name in zoo.list_models():
-                raise ModelRefused(
-                    str(request.id), "it is not an image classifier; those of torchvision work."
-                )
-            raise ModelNotFound(str(request.id))
+        name, id = request.id.name, str(request.id)
+        if name in _reasons():
+            raise ModelRefused(id, _reasons()[name])
+        if name not in _kinds():
+            raise ModelNotFound(id)
+        kind = _kinds()[name]
         weights = _weights(request)
-        preset = weights.transforms()
-        try:
-            module = zoo.get_model(name, weights=weights if request.pretrained else None)
-        except URLError as error:
-            raise HubUnavailable(
-                str(request.id),
-                f"{error.reason}. A checkpoint {Path(weights.url).name} in torch's hub folder "
-                "($TORCH_HOME/hub/checkpoints) is used without a download.",
-            ) from error
+        module = _build(request, weights)
         if not request.pretrained:
             wake(module)
+            detect_anything(module)
         categories = weights.meta.get("categories")
+        names = tuple(categories) if categories else None
         return LoadedModel(
-            id=str(request.id),
+            id=id,
             module=settle(module, request.device),
-            preprocessing=Preprocessing.from_torchvision(preset),
-            class_names=tuple(categories) if categories else None,
+            preprocessing=kind.preprocessing(weights.transforms(), module),
+            class_names=names,
             source=self.name,
             revision=weights.name if request.pretrained else None,
             pretrained=request.pretrained,
+            task=make_task(kind.task, class_names=names),
         )
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
-        """All image classifiers of torchvision."""
-        return [f"torchvision/{name}" for name in _classifiers()]
+        """All models of torchvision that can be explained."""
+        return [f"torchvision/{name}" for name in _kinds()]
+
+
+def _build(request: Request, weights: zoo.Weights) -> nn.Module:
+    """The network, with these weights or random ones."""
+    name = request.id.name
+    options: dict[str, Any] = {}
+    if "weights_backbone" in inspect.signature(zoo.get_model_builder(name)).parameters:
+        # Or a backbone's weights would be fetched, even for a model with random ones.
+        options["weights_backbone"] = None
+    try:
+        module: nn.Module = zoo.get_model(
+            name, weights=weights if request.pretrained else None, **options
+        )
+    except URLError as error:
+        raise HubUnavailable(
+            str(request.id),
+            f"{error.reason}. A checkpoint {Path(weights.url).name} in torch's hub folder "
+            "($TORCH_HOME/hub/checkpoints) is used without a download.",
+        ) from error
+    return module
 
 
 def _weights(request: Request) -> zoo.Weights:

@@ -1,0 +1,90 @@
+"""What a result says of itself: everything that is needed to make the same maps again."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from cam_hub._version import __version__
+from cam_hub.classes import Prediction
+from cam_hub.results import file_stem
+from cam_hub.sources.base import LoadedModel
+
+__all__ = ["make_manifest"]
+
+
+def make_manifest(
+    model: LoadedModel,
+    *,
+    image: Mapping[str, Any],
+    placement: Mapping[str, Any],
+    method: str,
+    parameters: Mapping[str, Any],
+    layers: Sequence[str],
+    classes: Sequence[Mapping[str, Any]],
+    target: Mapping[str, Any],
+    predictions: Sequence[Prediction],
+    grids: Mapping[tuple[int, str], tuple[int, ...]],
+    precision: str,
+) -> dict[str, Any]:
+    """The manifest of an explanation.
+
+    Args:
+        model: The model.
+        image: The picture's size and digest.
+        placement: Where the model's input lay on it.
+        method: Name of the method.
+        parameters: Of the method.
+        layers: Names of the target layers.
+        classes: The explained classes: ``class_index``, ``label`` and, where there is one,
+            ``probability``.
+        target: What was differentiated, as ``Target.describe`` tells it.
+        predictions: The most probable classes.
+        grids: Rows and columns of the maps, by class index and layer.
+        precision: Floating-point type of the pass.
+
+    Returns:
+        JSON types only.
+    """
+    return {
+        "model": {
+            "id": model.id,
+            "source": model.source,
+            "revision": model.revision,
+            "pretrained": model.pretrained,
+            "input_size": list(model.input_size),
+        },
+        "image": dict(image),
+        "method": method,
+        "parameters": dict(parameters),
+        "layers": list(layers),
+        "classes": [dict(entry) for entry in classes],
+        "target": dict(target),
+        "predictions": [vars(found) for found in predictions],
+        "preprocessing": model.preprocessing.as_dict(),
+        "placement": dict(placement),
+        "maps": [
+            {
+                "class_index": entry["class_index"],
+                "layer": name,
+                "grid": list(grids[entry["class_index"], name]),
+                "file": f"cam-{entry['class_index']}-{file_stem(position, name)}.npy",
+            }
+            for entry in classes
+            for position, name in enumerate(layers)
+        ],
+        "device": str(model.device),
+        "precision": precision,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "torchvision", "timm", "numpy", "Pillow")
+    return {
+        "cam_hub": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }

@@ -1,0 +1,240 @@
+"""What a task is: how its networks are called, and what of their answer is differentiated."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cam_hub.errors import InvalidArgument, ModelRefused
+from cam_hub.recording import main_tensor
+from cam_hub.tasks.region import Region
+
+__all__ = [
+    "Reference",
+    "Standings",
+    "Target",
+    "Task",
+    "are_detections",
+    "main_output",
+    "only_single_label",
+    "unexpected",
+]
+
+_MAIN_KEYS = ("logits", "out")
+"""Names under which networks that return a mapping keep their main tensor, by convention."""
+
+# Errors of tasks are raised where no model ID is known; whoever knows it puts it in.
+_ANY_MODEL = "the model"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the features of a picture are compared with.
+
+    Attributes:
+        output: The network's output for the reference picture; None where that is the explained
+            picture itself.
+        baseline: The network's output for a picture in which there is nothing to see, or None.
+        facts: What the manifest says of the reference picture; JSON types only.
+    """
+
+    output: Any = None
+    baseline: Any = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Standings:
+    """How the classes stand in the clean image.
+
+    Attributes:
+        ranking: ``(K,)``, higher is better; orders predictions and ``top(count)``.
+        probabilities: ``(K,)`` in [0, 1], or None where the answer is no probability.
+        eligible: ``(K,)`` bool: classes that may be chosen without being named. The others stay
+            out of ``top(count)``, and out of the predictions too if their probability is 0.
+    """
+
+    ranking: Tensor
+    probabilities: Tensor | None
+    eligible: Tensor
+
+    @classmethod
+    def of(cls, scores: Tensor, probabilities: Tensor | None) -> Standings:
+        """Standings in which every class may be chosen, by its score."""
+        return cls(scores, probabilities, torch.ones(scores.shape, dtype=torch.bool))
+
+
+class Target(ABC):
+    """What is differentiated in one explanation.
+
+    A target is used for one picture and by one thread. The first output that it is given holds the
+    clean image in its first row; what that fixes (a reference, a box) holds for all that follow.
+
+    Attributes:
+        labels: Names of the scores, where the model's own class names do not apply.
+    """
+
+    labels: tuple[str, ...] | None = None
+
+    @abstractmethod
+    def scores(self, output: Any) -> Tensor:
+        """``(N, K)`` scores, differentiable, of what ``Task.run`` returned for N images.
+
+        Raises:
+            ModelRefused: If the output is not of the task's kind.
+            NoMap: If nothing in the output can be explained.
+        """
+
+    @abstractmethod
+    def standings(self, output: Any) -> Standings:
+        """How the classes stand in the first image of the first output; after ``scores``."""
+
+    def check(self, classes: Sequence[int]) -> None:
+        """Makes sure that these classes can be explained; after ``standings``.
+
+        Args:
+            classes: Class indices; none if none was named and none is eligible.
+
+        Raises:
+            NoMap: If one of them cannot.
+        """
+        del classes
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """For the manifest: ``task``, ``text`` (the target in words) and its data; JSON types."""
+
+
+class Task(ABC):
+    """A kind of answer. To add one: a module with a child, and its line in ``registry.TASKS``.
+
+    Attributes:
+        name: Its name in the registry.
+        takes_region: Whether a part of the photo can be asked about.
+        takes_reference: Whether another picture can be compared with.
+    """
+
+    name: ClassVar[str]
+    takes_region: ClassVar[bool] = False
+    takes_reference: ClassVar[bool] = False
+
+    @classmethod
+    @abstractmethod
+    def make(cls, *, class_names: Sequence[str] | None, multi_label: bool) -> Task:
+        """The task for a model of these classes.
+
+        Args:
+            class_names: One label per class, or None.
+            multi_label: Whether any number of classes can be true of one picture.
+
+        Raises:
+            InvalidArgument: If ``multi_label`` makes no sense for the task.
+        """
+
+    def run(self, module: nn.Module, batch: Tensor) -> Any:
+        """Calls the network on preprocessed images, ``(N, channels, rows, cols)``."""
+        return module(batch)
+
+    @abstractmethod
+    def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:
+        """The target of one explanation.
+
+        Args:
+            region: The part of the photo that is asked about.
+            reference: What features are compared with.
+
+        Raises:
+            InvalidArgument: If the task cannot use an argument.
+        """
+
+    def _refuse(self, *, region: Region | None = None, reference: Reference | None = None) -> None:
+        if region is not None:
+            raise InvalidArgument(
+                "region",
+                "a part of the photo",
+                f"None, since a {self.name} model answers for the whole picture; regions work "
+                "with segmentation and detection models",
+            )
+        if reference is not None:
+            raise InvalidArgument(
+                "reference",
+                "a picture",
+                f"None, since the target of a {self.name} model is a class score; references "
+                "work with models without a classifier",
+            )
+
+
+def only_single_label(name: str, multi_label: bool) -> None:
+    """Refuses ``multi_label`` for a task that has no use for it.
+
+    Raises:
+        InvalidArgument: If it is set.
+    """
+    if multi_label:
+        raise InvalidArgument("multi_label", multi_label, f"False for task={name!r}")
+
+
+def main_output(output: Any) -> Tensor | None:
+    """The tensor that an answer is about.
+
+    Args:
+        output: A tensor; or a mapping, of which ``"logits"`` or ``"out"`` is taken, else its first
+            tensor; or a tuple or list (distilled and auxiliary heads), of which the first counts.
+
+    Returns:
+        None if there is no tensor, or one answer per image (detections).
+    """
+    if are_detections(output):
+        return None
+    if isinstance(output, Mapping):
+        for key in _MAIN_KEYS:
+            if key in output:
+                return main_tensor(output[key])
+    return main_tensor(output)
+
+
+def are_detections(output: Any) -> bool:
+    """Whether an answer is a list with one mapping per image: boxes, labels and scores."""
+    return (
+        isinstance(output, (list, tuple))
+        and len(output) > 0
+        and all(
+            isinstance(part, Mapping) and {"boxes", "labels", "scores"} <= set(part)
+            for part in output
+        )
+    )
+
+
+def unexpected(task: str, output: Any, expected: str) -> ModelRefused:
+    """The error for an output that is not of the task's kind, with the task that it looks like."""
+    instead = _looks_like(output)
+    hint = "" if instead in (None, task) else f"; that looks like {instead}: wrap_model(…, task="
+    return ModelRefused(
+        _ANY_MODEL,
+        f"as a {task} model it should return {expected}, and it returns {_seen(output)}"
+        + (f"{hint}{instead!r})" if hint else "")
+        + ".",
+    )
+
+
+def _seen(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a tensor of shape {tuple(output.shape)}"
+    found = main_output(output)
+    kind = type(output).__name__
+    if found is None:
+        return f"no tensor ({kind})"
+    return f"a {kind} whose main tensor has shape {tuple(found.shape)}"
+
+
+def _looks_like(output: Any) -> str | None:
+    if are_detections(output):
+        return "detection"
+    found = main_output(output)
+    dimensions = 0 if found is None else found.ndim
+    return {2: "classification", 3: "similarity", 4: "segmentation"}.get(dimensions)

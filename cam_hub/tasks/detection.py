@@ -1,0 +1,282 @@
+"""Detection: boxes, each with a class and its score."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import box_iou
+
+from cam_hub.errors import InvalidArgument, NoMap
+from cam_hub.tasks.base import (
+    Reference,
+    Standings,
+    Target,
+    Task,
+    are_detections,
+    only_single_label,
+    unexpected,
+)
+from cam_hub.tasks.region import Region
+
+__all__ = ["THRESHOLD", "Detected", "Detection"]
+
+THRESHOLD = "score_thresh"
+"""The attribute in which torchvision's detectors keep the score below which they drop a box."""
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a detector has found.
+
+    Attributes:
+        images: Per image ``boxes`` ``(B, 4)`` in input pixels, ``labels`` ``(B,)`` and ``scores``
+            ``(B,)``, also of boxes that the detector itself would drop.
+        threshold: The score below which it would drop them.
+    """
+
+    images: Sequence[Mapping[str, Tensor]]
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Detection(Task):
+    """The score of the best box of a class.
+
+    In the clean image that is the box of the highest score, times its overlap (intersection over
+    union) with the region that is asked about, if any. Noisy copies follow it: their score is the
+    highest of a box of that class, times its overlap with the clean image's box. Overlaps are
+    weights, and not differentiated: what is explained is the class, not the place.
+
+    Attributes:
+        num_classes: How many classes there are, the background included; None if not known.
+    """
+
+    name: ClassVar[str] = "detection"
+    takes_region: ClassVar[bool] = True
+    num_classes: int | None = None
+
+    @classmethod
+    def make(cls, *, class_names: Sequence[str] | None, multi_label: bool) -> Detection:
+        """The task for a model of these classes.
+
+        Raises:
+            InvalidArgument: If ``multi_label`` is set.
+        """
+        only_single_label(cls.name, multi_label)
+        return cls(len(class_names) if class_names else None)
+
+    def run(self, module: nn.Module, batch: Tensor) -> Any:
+        """Calls the network with a list of images, and has it keep boxes of any score.
+
+        Copies follow a box below the threshold, too, and a class score has a gradient however low
+        it is. The first stage of detectors in two stages proposes what it would propose anyway;
+        only where it proposes nothing for an image is it asked again for all that it has.
+        """
+        output, threshold = _run(module, list(batch), RegionProposalNetwork)
+        if are_detections(output) and any(len(found["scores"]) == 0 for found in output):
+            output, _ = _run(module, list(batch))
+        return Detected(output, threshold) if are_detections(output) else output
+
+    def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:
+        """The best box per class.
+
+        Raises:
+            InvalidArgument: If a reference is given, or a mask as region.
+        """
+        self._refuse(reference=reference)
+        if region is not None and region.mask is not None:
+            raise InvalidArgument("region", "a mask", "a box, since detected boxes are compared")
+        return _BoxScores(self.num_classes, region)
+
+
+@dataclass
+class _Fixed:
+    """What the clean image has settled."""
+
+    num_classes: int
+    threshold: float
+    boxes: dict[int, Tensor] = field(default_factory=dict)
+    scores: dict[int, float] = field(default_factory=dict)
+    ranks: dict[int, float] = field(default_factory=dict)
+    explained: tuple[int, ...] = ()
+
+
+class _BoxScores(Target):
+    def __init__(self, num_classes: int | None, region: Region | None) -> None:
+        self._num_classes = num_classes
+        self._region = region
+        self._fixed: _Fixed | None = None
+
+    def scores(self, output: Any) -> Tensor:
+        """``(N, K)``; 0 for a class of which an image has no (overlapping) box."""
+        if not isinstance(output, Detected):
+            raise unexpected(
+                "detection", output, "a list with one dictionary of boxes, labels, scores per image"
+            )
+        if self._fixed is None:
+            self._fixed = self._settle(output)
+            first = self._clean(output.images[0], self._fixed)
+            rest = [self._followed(found, self._fixed) for found in output.images[1:]]
+            return torch.stack([first, *rest])
+        return torch.stack([self._followed(found, self._fixed) for found in output.images])
+
+    def standings(self, output: Any) -> Standings:
+        """By score, times the overlap with the region; what the detector drops does not count."""
+        del output
+        fixed = self._settled()
+        ranking, probabilities = torch.zeros((2, fixed.num_classes), dtype=torch.float64)
+        for index, rank in fixed.ranks.items():
+            if rank > 0 and fixed.scores[index] >= fixed.threshold:
+                ranking[index], probabilities[index] = rank, min(fixed.scores[index], 1.0)
+        return Standings(ranking, probabilities, ranking > 0)
+
+    def check(self, classes: Sequence[int]) -> None:
+        """Makes sure that each class was detected, those that were named at whatever score."""
+        fixed = self._settled()
+        if not classes:
+            near = "" if self._whole else " that overlaps the region"
+            best = max(fixed.scores.values(), default=0.0)
+            raise NoMap(
+                f"nothing was detected{near} (the best score anywhere is {best:.3f}, the model's "
+                f"threshold {fixed.threshold:g}); try another photo or region, or name a class"
+            )
+        for index in classes:
+            if fixed.ranks.get(index, 0.0) <= 0:
+                found = sorted(fixed.ranks, key=lambda other: -fixed.ranks[other])[:5]
+                where = "" if self._whole else " overlapping the region"
+                raise NoMap(
+                    f"no box of class {index} was found{where}; the best found classes are "
+                    f"{', '.join(map(str, found)) or 'none'}"
+                )
+        fixed.explained = tuple(classes)
+
+    def describe(self) -> dict[str, Any]:
+        """The region as given, and the explained box of each class in photo pixels."""
+        boxes = self._fixed.boxes if self._fixed else {}
+        explained = self._fixed.explained if self._fixed else ()
+        asked = "" if self._whole else ", times its overlap with the region"
+        return {
+            "task": "detection",
+            "text": f"score of the detected box of the highest score{asked}",
+            "probabilities": "scores of the boxes",
+            "region": self._region.describe() if self._region else None,
+            "boxes": {str(index): self._on_photo(boxes[index]) for index in explained},
+        }
+
+    @property
+    def _whole(self) -> bool:
+        return self._region is None or self._region.whole
+
+    def _settled(self) -> _Fixed:
+        if self._fixed is None:
+            raise AssertionError("scores() comes first")
+        return self._fixed
+
+    def _settle(self, output: Detected) -> _Fixed:
+        """Finds the best box of each class in the clean image."""
+        clean = output.images[0]
+        labels = clean["labels"].tolist()
+        fixed = _Fixed(self._num_classes or max(labels, default=0) + 1, output.threshold)
+        boxes, scores = clean["boxes"].detach(), clean["scores"].detach()
+        ranks = scores
+        if self._region is not None and not self._region.whole:
+            wanted = torch.tensor([self._region.input_box()]).to(boxes)
+            ranks = scores * box_iou(boxes, wanted)[:, 0]
+        for label, position in _best(labels, ranks, fixed.num_classes).items():
+            fixed.boxes[label] = boxes[position]
+            fixed.scores[label] = float(scores[position])
+            fixed.ranks[label] = float(ranks[position])
+        return fixed
+
+    def _clean(self, found: Mapping[str, Tensor], fixed: _Fixed) -> Tensor:
+        """The scores of the very boxes that were settled on."""
+        weights = torch.zeros_like(found["scores"])
+        for label, box in fixed.boxes.items():
+            same = (found["labels"] == label) & (found["boxes"].detach() == box).all(dim=1)
+            weights[same] = 1.0
+        return _collect(found, weights, fixed.num_classes)
+
+    def _followed(self, found: Mapping[str, Tensor], fixed: _Fixed) -> Tensor:
+        """The best scores, times the overlap with the clean image's box of the same class."""
+        boxes = found["boxes"].detach()
+        weights = torch.zeros_like(found["scores"])
+        for label, box in fixed.boxes.items():
+            same = found["labels"] == label
+            weights[same] = box_iou(boxes[same], box[None])[:, 0].to(weights)
+        return _collect(found, weights, fixed.num_classes)
+
+    def _on_photo(self, box: Tensor) -> list[float]:
+        left, top, right, bottom = map(float, box)
+        if self._region is None:
+            return [left, top, right, bottom]
+        place = self._region.placement
+        return [*place.to_photo(left, top), *place.to_photo(right, bottom)]
+
+
+def _collect(found: Mapping[str, Tensor], weights: Tensor, num_classes: int) -> Tensor:
+    """``(K,)``: per class the highest weighted score; differentiable by the scores."""
+    weighted = found["scores"] * weights
+    best = _best(found["labels"].tolist(), weighted.detach(), num_classes)
+    collected = weighted.new_zeros(num_classes)
+    if not best:
+        return collected
+    indices = torch.tensor(list(best), device=weighted.device)
+    return collected.index_put((indices,), weighted[list(best.values())])
+
+
+def _best(labels: Sequence[int], ranks: Tensor, num_classes: int) -> dict[int, int]:
+    """The position of the best box by class; the first of equal ones."""
+    best: dict[int, int] = {}
+    values = ranks.tolist()
+    for position, label in enumerate(labels):
+        if 0 <= label < num_classes and (
+            label not in best or values[position] > values[best[label]]
+        ):
+            best[label] = position
+    return best
+
+
+def _run(module: nn.Module, images: list[Tensor], *strict: type[nn.Module]) -> tuple[Any, float]:
+    """Calls a detector with its score thresholds at 0, without writing to it.
+
+    Other threads may be calling the same module, so the parts that hold a threshold are replaced
+    by shallow copies in a copy of the way to them. All else, hooks too, is shared.
+
+    Args:
+        module: The detector.
+        images: ``(channels, rows, cols)`` each.
+        *strict: Parts that keep their threshold.
+
+    Returns:
+        What the detector returned, and the highest threshold that was put to 0.
+    """
+    found: list[float] = []
+    view = _lenient(module, strict, found)
+    return view(images), max(found, default=0.0)
+
+
+def _lenient(
+    module: nn.Module, strict: tuple[type[nn.Module], ...], found: list[float]
+) -> nn.Module:
+    changed: dict[str, nn.Module] = {}
+    for name, child in module.named_children():
+        view = _lenient(child, strict, found)
+        if view is not child:
+            changed[name] = view
+    own = getattr(module, THRESHOLD, None)
+    lower = isinstance(own, (int, float)) and not isinstance(module, strict)
+    if not changed and not lower:
+        return module
+    view = copy.copy(module)
+    # The copy shares its dictionaries with the original.
+    view.__dict__["_modules"] = {**module._modules, **changed}
+    if lower:
+        found.append(float(own))  # type: ignore[arg-type]
+        setattr(view, THRESHOLD, 0.0)
+    return view

@@ -1,0 +1,110 @@
+"""Segmentation: one score per class and pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from cam_hub.tasks.base import (
+    Reference,
+    Standings,
+    Target,
+    Task,
+    main_output,
+    only_single_label,
+    unexpected,
+)
+from cam_hub.tasks.region import Region, as_weights
+
+__all__ = ["BACKGROUND", "Segmentation"]
+
+BACKGROUND = "__background__"
+"""How torchvision labels the class of what belongs to none of the others."""
+
+
+@dataclass(frozen=True)
+class Segmentation(Task):
+    """The mean of a class's logit over a region.
+
+    After Seg-Grad-CAM (Vinogradova, Dibrov, Myers 2020, eq. 2), which differentiates the sum
+    Σ_{(i,j) ∈ M} y_ij^c over a set of pixels M. We differ in three things: the mean instead of the
+    sum, so that scores of regions can be compared (a map changes by a factor only); pixels of the
+    output that the region covers in part count in part; and every method can be used with it, not
+    only Grad-CAM.
+
+    Attributes:
+        background: Index of the class of what belongs to none of the others, or None. It is
+            explained only when it is named.
+    """
+
+    name: ClassVar[str] = "segmentation"
+    takes_region: ClassVar[bool] = True
+    background: int | None = None
+
+    @classmethod
+    def make(cls, *, class_names: Sequence[str] | None, multi_label: bool) -> Segmentation:
+        """The task for a model of these classes.
+
+        Raises:
+            InvalidArgument: If ``multi_label`` is set.
+        """
+        only_single_label(cls.name, multi_label)
+        names = list(class_names or ())
+        return cls(names.index(BACKGROUND) if BACKGROUND in names else None)
+
+    def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:
+        """The class scores over a region, by default over all of the output.
+
+        Raises:
+            InvalidArgument: If a reference is given.
+        """
+        self._refuse(reference=reference)
+        return _RegionScores(self.background, region)
+
+
+class _RegionScores(Target):
+    def __init__(self, background: int | None, region: Region | None) -> None:
+        self._background = background
+        self._region = region
+
+    def scores(self, output: Any) -> Tensor:
+        """``(N, K)`` of logits ``(N, K, rows, cols)``; ``(N, rows, cols)`` is a single class."""
+        logits = self._logits(output)
+        return torch.einsum("nkhw,hw->nk", logits, self._weights(logits))
+
+    def standings(self, output: Any) -> Standings:
+        """By the mean over the region of each pixel's probability."""
+        logits = self._logits(output)[:1].detach().float()
+        each = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
+        found = torch.einsum("nkhw,hw->nk", each, self._weights(each))[0].cpu().double()
+        eligible = torch.ones(found.shape, dtype=torch.bool)
+        if self._background is not None and len(found) > 1:
+            eligible[self._background] = False
+        return Standings(found, found.clamp(0, 1), eligible)
+
+    def describe(self) -> dict[str, Any]:
+        """The region, as given."""
+        region = self._region.describe() if self._region is not None else None
+        where = "all pixels" if region is None else f"the pixels of a {next(iter(region))}"
+        return {
+            "task": "segmentation",
+            "text": f"mean class score before softmax over {where}",
+            "probabilities": "mean over the pixels",
+            "region": region,
+        }
+
+    def _logits(self, output: Any) -> Tensor:
+        found = main_output(output)
+        if found is not None and found.ndim == 3:
+            found = found[:, None]
+        if found is None or found.ndim != 4 or 0 in found.shape or not found.is_floating_point():
+            raise unexpected("segmentation", output, "class scores (images, classes, rows, cols)")
+        return found
+
+    def _weights(self, logits: Tensor) -> Tensor:
+        # In this order: MPS has no double precision.
+        return as_weights(self._region, *logits.shape[2:]).to(logits.dtype).to(logits.device)
