@@ -1,4 +1,4 @@
-"""The web app over ``cam_hub``: a page and the endpoint ``/explain``.
+"""The web app over ``cam_hub``: a page, and the endpoints ``/explain`` and ``/layers``.
 
 | module | one job |
 |---|---|
@@ -8,12 +8,15 @@
 | ``workspace`` | folders for the files of a request, gone after a while |
 | ``artifacts`` | an explanation as files: overlays, maps, manifest, archive |
 | ``views`` | an explanation as values for components |
+| ``layer_table`` | a model's layers, and what each word stands for |
+| ``layer_views`` | that table as HTML |
 | ``snippets`` | the code that gives the same result |
 | ``problems`` | errors as messages that people can read |
 | ``style`` | theme, style sheet, keyboard |
 | ``endpoint`` | ``/explain`` for programs |
-| ``controls``, ``results_panel`` | the two columns of the page |
-| ``handlers`` | what the page answers when something on it is used |
-| ``events`` | which event calls which handler |
+| ``layers_endpoint`` | ``/layers`` for programs |
+| ``controls``, ``results_panel``, ``layers_panel`` | the columns and tabs of the page |
+| ``handlers``, ``layer_handlers`` | what the page answers when something on it is used |
+| ``events``, ``layer_events`` | which event calls which handler |
 | ``page`` | ``create_app``: all of it together |
 """

@@ -11,9 +11,15 @@ from cam_hub.methods import METHODS
 from space.settings import Settings, example_photos
 from space.views import colormap_choices, layer_choices, method_choices
 
-__all__ = ["DEFAULT_METHOD", "Controls", "build_controls"]
+__all__ = ["ANY_LAYERS", "DEFAULT_METHOD", "LAYER_WORDS", "Controls", "build_controls"]
 
 DEFAULT_METHOD = "smoothgradcampp"
+
+LAYER_WORDS = (("Best", "best"), ("Stages", "stages"), ("Convolutions", "convs"))
+"""Ways to choose target layers that need no names, and the words for them."""
+
+ANY_LAYERS = "any"
+"""The way in which layers are picked one by one."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class Controls:
     photo: gr.Image
     model_id: gr.Dropdown
     method: gr.Dropdown
+    layer_choice: gr.Radio
     target_layers: gr.Dropdown
     classes: gr.Dropdown
     num_samples: gr.Slider
@@ -81,13 +88,23 @@ def build_controls(settings: Settings) -> Controls:
     method = gr.Dropdown(
         choices=method_choices(), value=DEFAULT_METHOD, label="Method", elem_id="method"
     )
+    layer_choice = gr.Radio(
+        choices=[*LAYER_WORDS, ("Any", ANY_LAYERS)],
+        value="best",
+        label="Target layers",
+        info="The recommended one, the end of each stage, every convolution, or those that you"
+        " pick. Several are fused.",
+        elem_id="layer_choice",
+    )
+    # What is asked for is always what stands here, also while it cannot be seen.
     target_layers = gr.Dropdown(
         choices=layer_choices(),
         value=["best"],
         multiselect=True,
         allow_custom_value=True,
-        label="Target layers",
-        info="A word or layer names. Several layers are fused.",
+        label="Picked layers",
+        info="Tick rows of the table, or choose or type names. Empty: the recommended one.",
+        visible=False,
         elem_id="target_layers",
     )
     classes = gr.Dropdown(
@@ -143,6 +160,7 @@ def build_controls(settings: Settings) -> Controls:
         photo=photo,
         model_id=model_id,
         method=method,
+        layer_choice=layer_choice,
         target_layers=target_layers,
         classes=classes,
         num_samples=num_samples,

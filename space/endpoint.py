@@ -2,7 +2,7 @@
 
 # Annotations must be real types here, not texts: Gradio reads inputs and outputs off them.
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -18,7 +18,7 @@ from space.request import read_request
 from space.settings import Settings
 from space.workspace import Workspace
 
-__all__ = ["PredictionRow", "add_endpoint", "make_explain"]
+__all__ = ["PredictionRow", "add_endpoint", "document", "make_explain"]
 
 
 class PredictionRow(TypedDict):
@@ -141,12 +141,25 @@ def add_endpoint(explainer: Explainer, workspace: Workspace, settings: Settings)
         concurrency_id="model",
         concurrency_limit=settings.concurrency,
     )
+    document(event, _INPUTS, _OUTPUTS)
+
+
+def document(
+    event: Mapping[str, Any], inputs: Mapping[str, str], outputs: Mapping[str, str]
+) -> None:
+    """Gives the values of an endpoint of the app that is being built their names and words.
+
+    Args:
+        event: What ``gradio.events.api`` returned.
+        inputs: Meaning by name, in the order of the function's arguments.
+        outputs: Meaning by name, in the order of what it returns.
+    """
     root = Context.root_block
     if root is None:
         raise AssertionError("Gradio would have refused before")
     for ids, documented, place in (
-        (event["inputs"], _INPUTS, "additional_description"),
-        (event["outputs"], _OUTPUTS, "description"),
+        (event["inputs"], inputs, "additional_description"),
+        (event["outputs"], outputs, "description"),
     ):
         for id, (name, words) in zip(ids, documented.items(), strict=True):
             value = root.blocks[id]

@@ -90,17 +90,6 @@ def connect(
     ]
     for changed in (controls.photo.change, controls.model_id.change):
         changed(page.clear, None, cleared, queue=False, cancels=[run, files], **private)
-    controls.model_id.change(
-        page.forget_layers, None, controls.target_layers, queue=False, **private
-    ).then(
-        page.offer_layers,
-        controls.model_id,
-        controls.target_layers,
-        preprocess=False,
-        show_progress="minimal",
-        trigger_mode="always_last",
-        **model,
-    )
     controls.method.change(
         page.switch_noise,
         controls.method,

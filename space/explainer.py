@@ -7,10 +7,11 @@ from collections.abc import Callable
 import cam_hub
 from cam_hub.errors import InvalidArgument
 from cam_hub.images import open_image
-from cam_hub.introspection.layers import SUGGESTIONS, LayerInfo, list_layers, suggest_layers
+from cam_hub.introspection.layers import SUGGESTIONS, suggest_layers
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
 from cam_hub.store import ModelStore
+from space.layer_table import LayerTable, make_table
 from space.request import Request
 from space.settings import Settings
 
@@ -65,19 +66,23 @@ class Explainer:
             progress=lambda part, what: progress(0.4 + 0.5 * part, f"Explaining: {what}"),
         )
 
-    def layers(self, model_id: str, progress: Progress) -> list[LayerInfo]:
-        """A model's usable layers, in forward order.
+    def layers(self, model_id: str, progress: Progress) -> LayerTable:
+        """A model's layers.
 
         Raises:
             CamHubError: As ``cam_hub.load_model`` and ``cam_hub.list_layers``.
         """
         progress(0.0, f"Loading {model_id}")
         model = self._model(model_id)
-        progress(0.6, "Finding layers")
-        return [layer for layer in list_layers(model) if layer.usable]
+        progress(0.4, "Finding layers")
+        return make_table(model)
 
     def _model(self, model_id: str) -> LoadedModel:
-        return self._store.get(model_id, device=self._settings.device)
+        return self._store.get(
+            model_id,
+            pretrained=not self._settings.random_weights,
+            device=self._settings.device,
+        )
 
     def _layers(self, model: LoadedModel, wanted: tuple[str, ...]) -> list[str]:
         """Layer names; words among them are replaced by the layers that they stand for."""

@@ -105,7 +105,7 @@ class Handlers:
                 panel.manifest: dict(result.manifest),
                 panel.files: None,
                 controls.classes: gr.update(choices=views.class_choices(result.predictions)),
-                controls.target_layers: gr.update(choices=views.layer_choices(layers)),
+                controls.target_layers: gr.update(choices=views.layer_choices(layers.usable)),
                 **self._pictures(artifacts, index),
                 **self._code(request, result, index, http),
             }
@@ -151,23 +151,6 @@ class Handlers:
             panel.gallery: None,
             panel.files: None,
             self.controls.classes: gr.update(choices=[], value=[]),
-        }
-
-    def offer_layers(
-        self,
-        model_id: Any,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Updates:
-        """Lists the layers of another model."""
-        with readable(as_html=True):
-            name = str(model_id or "")[: self.settings.limits.max_text]
-            layers = self.explainer.layers(name, lambda part, what: progress(part, desc=what))
-            return {self.controls.target_layers: gr.update(choices=views.layer_choices(layers))}
-
-    def forget_layers(self) -> Updates:
-        """Takes away layers that another model has."""
-        return {
-            self.controls.target_layers: gr.update(choices=views.layer_choices(), value=["best"])
         }
 
     def switch_noise(self, method: Any) -> Updates:

@@ -1,4 +1,4 @@
-"""``create_app``: the page and the endpoint, put together; and how they are launched."""
+"""``create_app``: the page and the endpoints, put together; and how they are launched."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from space.controls import build_controls
 from space.endpoint import add_endpoint
 from space.events import connect
 from space.explainer import Explainer
+from space.layer_events import connect_layers
+from space.layers_endpoint import add_layers_endpoint
+from space.layers_panel import LAYERS_TAB, RESULT_TAB, build_layers_panel
 from space.results_panel import build_results_panel
 from space.settings import Settings
 from space.style import CSS, JS, theme
@@ -23,6 +26,11 @@ _TITLE = """
 # cam_hub
 
 Which pixels spoke for which class, for any timm or torchvision model by its ID.
+"""
+
+_RANDOM_WEIGHTS = """
+**Random weights:** the models of this app were not trained. Their layers are the real ones; what
+maps and predictions show means nothing.
 """
 
 
@@ -46,13 +54,20 @@ def create_app(settings: Settings | None = None) -> gr.Blocks:
     )
     with app:
         gr.Markdown(_TITLE, elem_id="title")
+        if settings.random_weights:
+            gr.Markdown(_RANDOM_WEIGHTS, elem_id="random_weights")
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=320):
                 controls = build_controls(settings)
-            with gr.Column(scale=7, min_width=320):
-                panel = build_results_panel()
+            with gr.Column(scale=7, min_width=320), gr.Tabs(elem_id="tabs") as tabs:
+                with gr.Tab("Result", id=RESULT_TAB) as result_tab:
+                    panel = build_results_panel()
+                with gr.Tab("Layers", id=LAYERS_TAB, elem_id="layers") as layers_tab:
+                    layers = build_layers_panel(tabs, result_tab, layers_tab)
         connect(explainer, workspace, settings, controls, panel)
+        connect_layers(explainer, settings, controls, layers)
         add_endpoint(explainer, workspace, settings)
+        add_layers_endpoint(explainer, settings)
     app.queue(max_size=settings.queue_size, default_concurrency_limit=8)
     return app
 

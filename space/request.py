@@ -15,7 +15,7 @@ from cam_hub.errors import ImageRefused, InvalidArgument
 from cam_hub.methods import METHODS
 from space.settings import Limits
 
-__all__ = ["Request", "read_request"]
+__all__ = ["Request", "read_model_id", "read_request", "read_texts"]
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,12 @@ def read_request(
         InvalidArgument: If a value cannot work, or asks for more than the limits allow.
     """
     photo, name = _uploaded(image)
-    layers = _texts("target_layers", target_layers, limits.max_layers, limits.max_text)
-    wanted = _texts("classes", classes, limits.max_classes, limits.max_text)
+    layers = read_texts("target_layers", target_layers, limits.max_layers, limits.max_text)
+    wanted = read_texts("classes", classes, limits.max_classes, limits.max_text)
     for text in wanted:
         if (top := parse_top(text)) and top.count > limits.max_classes:
             raise InvalidArgument("classes", text, f"at most {limits.max_classes} classes")
-    if not isinstance(model_id, str) or not model_id.strip():
-        raise InvalidArgument("model_id", model_id, "a model ID such as 'timm/resnet50.a1_in1k'")
-    if len(model_id) > limits.max_text:
-        raise InvalidArgument("model_id", model_id, f"at most {limits.max_text} characters")
+    model = read_model_id(model_id, limits)
     samples = _whole("num_samples", num_samples)
     if not 1 <= samples <= limits.max_samples:
         raise InvalidArgument("num_samples", samples, f"1 to {limits.max_samples}")
@@ -119,7 +116,7 @@ def read_request(
     return Request(
         photo=photo,
         photo_name=name,
-        model_id=model_id.strip(),
+        model_id=model,
         method=METHODS[str(method)[: limits.max_text]].name,
         target_layers=layers,
         classes=wanted,
@@ -129,6 +126,53 @@ def read_request(
         alpha=opacity,
         colormap=colormap,
     )
+
+
+def read_model_id(model_id: object, limits: Limits) -> str:
+    """Checks that something may be a model's ID.
+
+    Args:
+        model_id: A text.
+        limits: How long it may be.
+
+    Returns:
+        The ID, without white space around it.
+
+    Raises:
+        InvalidArgument: If it is no text, empty or too long.
+    """
+    if not isinstance(model_id, str) or not model_id.strip():
+        raise InvalidArgument("model_id", model_id, "a model ID such as 'timm/resnet50.a1_in1k'")
+    if len(model_id) > limits.max_text:
+        raise InvalidArgument("model_id", model_id, f"at most {limits.max_text} characters")
+    return model_id.strip()
+
+
+def read_texts(argument: str, value: object, most: int, longest: int) -> tuple[str, ...]:
+    """Checks that something is a list of texts.
+
+    Args:
+        argument: What it is called in messages.
+        value: A text, a number, several of them, or None for none.
+        most: How many there may be.
+        longest: How many characters each may have.
+
+    Returns:
+        The texts, without white space around them, without empty ones and repetitions.
+
+    Raises:
+        InvalidArgument: If it is something else, or more.
+    """
+    items = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, (str, int)):
+            raise InvalidArgument(argument, item, "a text")
+        if len(str(item)) > longest:
+            raise InvalidArgument(argument, item, f"at most {longest} characters")
+    texts = tuple(dict.fromkeys(text for item in items if (text := str(item).strip())))
+    if len(texts) > most:
+        raise InvalidArgument(argument, f"{len(texts)} entries", f"at most {most}")
+    return texts
 
 
 def _uploaded(image: object) -> tuple[Path, str]:
@@ -149,19 +193,6 @@ def _uploaded(image: object) -> tuple[Path, str]:
         raise ImageRefused("it is not, or no longer, among the uploaded files; upload it again")
     name = image.get("orig_name")
     return found, Path(name).name if isinstance(name, str) and name else found.name
-
-
-def _texts(argument: str, value: object, most: int, longest: int) -> tuple[str, ...]:
-    items = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
-    for item in items:
-        if isinstance(item, bool) or not isinstance(item, (str, int)):
-            raise InvalidArgument(argument, item, "a text")
-        if len(str(item)) > longest:
-            raise InvalidArgument(argument, item, f"at most {longest} characters")
-    texts = tuple(dict.fromkeys(text for item in items if (text := str(item).strip())))
-    if len(texts) > most:
-        raise InvalidArgument(argument, f"{len(texts)} entries", f"at most {most}")
-    return texts
 
 
 def _whole(argument: str, value: object) -> int:

@@ -50,6 +50,9 @@ class Settings:
     Attributes:
         default_model: The model that the page starts with, and the endpoint's default.
         device: Where models run; a word for ``cam_hub.load_model``.
+        random_weights: Whether all models get random weights instead of trained ones. No network
+            is needed then, and layers are found as ever, but what maps show means nothing; the
+            page says so.
         limits: How much one request may ask for.
         concurrency: How many requests use a model at the same time.
         queue_size: How many may wait.
@@ -61,6 +64,7 @@ class Settings:
 
     default_model: str = DEFAULT_MODEL
     device: str = "auto"
+    random_weights: bool = False
     limits: Limits = field(default_factory=Limits)
     concurrency: int = 2
     queue_size: int = 64

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gradio as gr
 
-__all__ = ["CSS", "JS", "SHOW_RESULT", "theme"]
+__all__ = ["CSS", "JS", "SHOW_LAYERS", "SHOW_RESULT", "theme"]
 
 CSS = """
-.gradio-container { max-width: 1440px !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: 1440px !important; margin: 0 auto !important; }
 #title h1 { margin: 0; font-size: 1.6rem; }
 #title p { margin: 0.2rem 0 0; color: var(--body-text-color-subdued); }
 #summary { min-height: 4.6rem; }
@@ -38,6 +38,15 @@ SHOW_RESULT = """
 () => {
   if (window.innerWidth < 768) {
     document.getElementById("summary")?.scrollIntoView({ behavior: "smooth" });
+  }
+}
+"""
+
+# Likewise the table of layers, where they are to be picked from it.
+SHOW_LAYERS = """
+(choice) => {
+  if (choice === "any" && window.innerWidth < 768) {
+    document.getElementById("tabs")?.scrollIntoView({ behavior: "smooth" });
   }
 }
 """

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,70 +13,8 @@ import pytest
 from PIL import Image
 
 import cam_hub
-from tests.space_app import SETTINGS, encoded
-
-WORDS = {"model_id": SETTINGS.default_model, "method": "layercam", "colormap": "jet"}
-
-
-class Browser:
-    """What a browser does: it knows the page's configuration and has one session."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.config = httpx.get(f"{url}config").json()
-        self.session = secrets.token_hex(8)
-        self.ids = {
-            part["props"]["elem_id"]: part["id"]
-            for part in self.config["components"]
-            if part["props"].get("elem_id")
-        }
-
-    def upload(self, content: bytes, name: str = "photo.png") -> dict[str, Any]:
-        """Uploads a file; what comes back is the photo's value."""
-        files = {"files": (name, content)}
-        (path,) = httpx.post(f"{self.url}gradio_api/upload", files=files).json()
-        return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-
-    def event(self, elem_id: str, kind: str, output: str) -> dict[str, Any]:
-        """The event that a component fires and that writes to another one."""
-        target, written = [self.ids[elem_id], kind], self.ids[output]
-        found = [
-            dep
-            for dep in self.config["dependencies"]
-            if target in [list(t) for t in dep["targets"]] and written in dep["outputs"]
-        ]
-        return found[0]
-
-    def fire(self, event: dict[str, Any], values: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
-        """Runs an event; whether it succeeded, and the outputs by elem_id or the error."""
-        names = {id: name for name, id in self.ids.items()}
-        data = [values.get(names.get(id, "")) for id in event["inputs"]]
-        body = {"data": data, "fn_index": event["id"], "session_hash": self.session}
-        httpx.post(f"{self.url}gradio_api/queue/join", json=body).raise_for_status()
-        query = {"session_hash": self.session}
-        with httpx.stream(
-            "GET", f"{self.url}gradio_api/queue/data", params=query, timeout=60
-        ) as stream:
-            for line in stream.iter_lines():
-                message = json.loads(line.removeprefix("data: ")) if line else {}
-                if message.get("msg") == "process_completed":
-                    break
-        if not message["success"]:
-            return False, message["output"]
-        outputs = zip(event["outputs"], message["output"]["data"], strict=True)
-        return True, {names[id]: value for id, value in outputs if id in names}
-
-    def explain(self, photo: object, **changed: Any) -> tuple[bool, dict[str, Any]]:
-        """Presses the button."""
-        numbers = {"num_samples": 2, "std": 0.3, "seed": 0, "alpha": 0.5}
-        values = {"photo": photo, "target_layers": ["best"], "classes": [], **WORDS, **numbers}
-        event = self.event("explain", "click", "comparison")
-        return self.fire(event, {**values, **changed})
-
-    def picture(self, value: dict[str, Any]) -> np.ndarray[Any, Any]:
-        """The pixels that the browser gets to see."""
-        answer = httpx.get(value["url"])
-        return np.asarray(Image.open(BytesIO(answer.raise_for_status().content)))
+from tests.browser import Browser
+from tests.space_app import encoded
 
 
 @pytest.fixture
@@ -198,20 +134,6 @@ def test_what_visitors_type_comes_back_as_text_and_never_as_markup(
     assert "&lt;img" in refused["error"]
 
 
-def test_the_layers_of_a_model_can_be_chosen_once_it_is_named(browser: Browser):
-    event = next(
-        dep
-        for dep in browser.config["dependencies"]
-        if dep["outputs"] == [browser.ids["target_layers"]]
-        and dep["inputs"] == [browser.ids["model_id"]]
-    )
-    done, offered = browser.fire(event, {"model_id": SETTINGS.default_model})
-    assert done
-    values = [value for _, value in offered["target_layers"]["choices"]]
-    assert values[:4] == ["best", "stages", "convs", "all"]
-    assert {"bn2", "blocks.6"} <= set(values)
-
-
 def test_noise_can_be_set_only_where_the_method_uses_it(browser: Browser):
     event = browser.event("method", "change", "std")
     for name, method in cam_hub.METHODS.items():
@@ -247,7 +169,7 @@ def test_the_page_names_no_other_host_to_load_from(url: str):
 def test_no_event_of_the_page_can_be_called_by_name(url: str):
     config = httpx.get(f"{url}config").json()
     public = [d["api_name"] for d in config["dependencies"] if d["api_visibility"] != "private"]
-    assert public == ["explain"]
+    assert public == ["explain", "layers"]
 
 
 def test_every_input_of_the_page_has_a_label(url: str):

@@ -1,0 +1,86 @@
+"""What a browser does with the page, without one."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from io import BytesIO
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from tests.space_app import SETTINGS
+
+WORDS = {"model_id": SETTINGS.default_model, "method": "layercam", "colormap": "jet"}
+
+
+class Browser:
+    """What a browser does: it knows the page's configuration and has one session."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.config = httpx.get(f"{url}config").json()
+        self.session = secrets.token_hex(8)
+        self.ids = {
+            part["props"]["elem_id"]: part["id"]
+            for part in self.config["components"]
+            if part["props"].get("elem_id")
+        }
+
+    def upload(self, content: bytes, name: str = "photo.png") -> dict[str, Any]:
+        """Uploads a file; what comes back is the photo's value."""
+        files = {"files": (name, content)}
+        (path,) = httpx.post(f"{self.url}gradio_api/upload", files=files).json()
+        return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+
+    def event(self, elem_id: str, kind: str, output: str) -> dict[str, Any]:
+        """The event that a component fires and that writes to another one."""
+        target, written = [self.ids[elem_id], kind], self.ids[output]
+        found = [
+            dep
+            for dep in self.config["dependencies"]
+            if target in [list(t) for t in dep["targets"]] and written in dep["outputs"]
+        ]
+        return found[0]
+
+    def fire(
+        self, event: dict[str, Any], values: dict[str, Any], data: object = None
+    ) -> tuple[bool, dict[str, Any]]:
+        """Runs an event; whether it succeeded, and the outputs by elem_id or the error.
+
+        Args:
+            event: Out of the page's configuration.
+            values: Of its inputs, by elem_id.
+            data: What the component says about the event.
+        """
+        names = {id: name for name, id in self.ids.items()}
+        inputs = [values.get(names.get(id, "")) for id in event["inputs"]]
+        body = {"data": inputs, "event_data": data}
+        body |= {"fn_index": event["id"], "session_hash": self.session}
+        httpx.post(f"{self.url}gradio_api/queue/join", json=body).raise_for_status()
+        query = {"session_hash": self.session}
+        with httpx.stream(
+            "GET", f"{self.url}gradio_api/queue/data", params=query, timeout=60
+        ) as stream:
+            for line in stream.iter_lines():
+                message = json.loads(line.removeprefix("data: ")) if line else {}
+                if message.get("msg") == "process_completed":
+                    break
+        if not message["success"]:
+            return False, message["output"]
+        outputs = zip(event["outputs"], message["output"]["data"], strict=True)
+        return True, {names[id]: value for id, value in outputs if id in names}
+
+    def explain(self, photo: object, **changed: Any) -> tuple[bool, dict[str, Any]]:
+        """Presses the button."""
+        numbers = {"num_samples": 2, "std": 0.3, "seed": 0, "alpha": 0.5}
+        values = {"photo": photo, "target_layers": ["best"], "classes": [], **WORDS, **numbers}
+        event = self.event("explain", "click", "comparison")
+        return self.fire(event, {**values, **changed})
+
+    def picture(self, value: dict[str, Any]) -> np.ndarray[Any, Any]:
+        """The pixels that the browser gets to see."""
+        answer = httpx.get(value["url"])
+        return np.asarray(Image.open(BytesIO(answer.raise_for_status().content)))
