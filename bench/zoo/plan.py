@@ -1,0 +1,85 @@
+"""Which models there are, and in which order they are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from bench.zoo.costs import Costs
+
+__all__ = ["Candidate", "counted", "every_model", "in_order", "smallest_of_each_family"]
+
+_WITHOUT_CLASS_OR_GRADIENT = ("quantization.", "optical_flow.")
+"""Module files of torchvision whose models have no gradient, or no class: there is nothing to
+explain in them, and cam_hub is right to refuse them."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that can be checked.
+
+    Attributes:
+        source: ``"timm"`` or ``"torchvision"``.
+        name: Its name there.
+        family: The module file that builds it; the path within ``torchvision.models``.
+        parameters: How many there are; None if that could not be found out.
+        refusal_expected: Whether there is nothing to explain in it.
+    """
+
+    source: str
+    name: str
+    family: str
+    parameters: int | None = None
+    refusal_expected: bool = False
+
+    @property
+    def id(self) -> str:
+        """What ``cam_hub.load_model`` is given."""
+        return f"torchvision/{self.name}" if self.source == "torchvision" else self.name
+
+
+def every_model(sources: Iterable[str] = ("timm", "torchvision")) -> list[Candidate]:
+    """All models that the installed timm and torchvision list, sorted by ID, not yet counted."""
+    found: list[Candidate] = []
+    if "timm" in sources:
+        import timm  # noqa: PLC0415 - seconds, and the parts that need no model are tested often
+
+        found += [
+            Candidate("timm", name, timm.model_entrypoint(name).__module__.rpartition(".")[2])
+            for name in timm.list_models()
+        ]
+    if "torchvision" in sources:
+        import torchvision.models as zoo  # noqa: PLC0415
+
+        for name in zoo.list_models():
+            family = zoo.get_model_builder(name).__module__.removeprefix("torchvision.models.")
+            refused = family.startswith(_WITHOUT_CLASS_OR_GRADIENT)
+            found.append(Candidate("torchvision", name, family, refusal_expected=refused))
+    return sorted(found, key=lambda each: each.id)
+
+
+def counted(models: Iterable[Candidate], costs: Costs) -> list[Candidate]:
+    """The models with their numbers of parameters."""
+    return [replace(each, parameters=costs.parameters(each.source, each.name)) for each in models]
+
+
+def smallest_of_each_family(models: Sequence[Candidate]) -> list[Candidate]:
+    """The smallest counted member of each family, by parameters and then by name."""
+    smallest: dict[tuple[str, str], Candidate] = {}
+    for each in sorted(models, key=_size):
+        smallest.setdefault((each.source, each.family), each)
+    return list(smallest.values())
+
+
+def in_order(models: Sequence[Candidate]) -> list[Candidate]:
+    """The smallest of each family first, then all others, each from small to large.
+
+    So a sweep that is cut short has seen every family.
+    """
+    first = smallest_of_each_family(models)
+    chosen = {each.id for each in first}
+    return first + sorted((each for each in models if each.id not in chosen), key=_size)
+
+
+def _size(model: Candidate) -> tuple[bool, int, str]:
+    return model.parameters is None, model.parameters or 0, model.id

@@ -1,0 +1,62 @@
+"""The process that checks models, one after the other, and may die of any of them.
+
+``process`` starts it: ``python -m bench.zoo.worker MODULE:FUNCTION``, where the function makes a
+row of a candidate. A first line says that everything is imported; from then on it reads candidates
+as JSON lines and answers each with a row on a line.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import queue
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+
+from bench.zoo.plan import Candidate
+from bench.zoo.row import Row
+
+__all__ = ["main"]
+
+
+def main(checker: str) -> None:
+    """Serves until its input ends.
+
+    Args:
+        checker: ``module:function``.
+    """
+    # Answers leave by a descriptor of their own: what models print must not get between them.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    warnings.simplefilter("ignore")
+    check = _load(checker)
+    print("ready", file=answers, flush=True)
+    orders: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_listen, args=(orders,), daemon=True).start()
+    while True:
+        row = check(Candidate(**json.loads(orders.get())))
+        print(row.as_json(), file=answers, flush=True)
+        gc.collect()
+
+
+def _listen(orders: queue.Queue[str]) -> None:
+    """Passes orders on; when whoever gives them is gone, so is this process, whatever it does."""
+    for line in sys.stdin:
+        orders.put(line)
+    os._exit(0)
+
+
+def _load(checker: str) -> Callable[[Candidate], Row]:
+    module, _, name = checker.partition(":")
+    function: Callable[[Candidate], Row] = getattr(import_module(module), name)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    return function
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

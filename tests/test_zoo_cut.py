@@ -1,0 +1,50 @@
+"""A cut of the sweep: the smallest member of every timm module file, but the costly ones.
+
+``pytest -m zoo`` runs it, ``-k levit`` one family of it. What ``bench/results/zoo.jsonl`` records
+as failing may fail, and must: see ``bench/zoo/expected.py``. ``.ci/run`` does the same, of
+torchvision too, by the program itself, in processes of their own.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.zoo
+
+MAX_MACS = 0.6e9
+"""Of one pass. What is more is left to the sweep."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test per module file; timm is imported only where these tests were asked for."""
+    models: list = []
+    if "zoo" in (metafunc.config.option.markexpr or "").replace("not zoo", ""):
+        from bench.zoo import cli, plan
+        from bench.zoo.costs import Costs
+
+        costs = Costs(cli.COSTS)
+        for each in plan.smallest_of_each_family(plan.counted(plan.every_model(["timm"]), costs)):
+            macs = costs.macs("timm", each.name)
+            if macs is not None and macs <= MAX_MACS:
+                models.append(each)
+    metafunc.parametrize("model", models, ids=lambda model: model.family)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the sweep."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_smallest_member_is_as_recorded(model):
+    from bench.zoo import cli
+    from bench.zoo.check import check_model
+    from bench.zoo.expected import surprise
+    from bench.zoo.ledger import Ledger
+
+    assert surprise(check_model(model), Ledger(cli.LEDGER)) is None
