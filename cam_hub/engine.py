@@ -15,7 +15,7 @@ from cam_hub import store
 from cam_hub.classes import ClassChoice, Prediction, choose_classes, label_of, predict
 from cam_hub.errors import ImageRefused, InvalidArgument, NoMap
 from cam_hub.introspection.layers import LayerInfo
-from cam_hub.introspection.selection import LayerChoice, resolve_layers
+from cam_hub.introspection.selection import LayerChoice, layers_before, resolve_layers
 from cam_hub.manifests import make_manifest
 from cam_hub.methods import METHODS, Method
 from cam_hub.passes import Noise, Pass, Progress, forward_activations, run
@@ -56,8 +56,9 @@ def explain(
             tensor ``(C, H, W)`` or ``(1, C, H, W)``.
         method: A name out of ``METHODS``.
         target_layers: A layer's name, several of them, a word of ``suggest_layers``, or None for
-            the recommended layer. A text that is one of the words is that word, even where a
-            layer has the same name; in a list, every text is a name.
+            the recommended layer (where that is blank for this picture, the last one before it
+            that is not). A text that is one of the words is that word, even where a layer has the
+            same name; in a list, every text is a name.
         classes: A class index, a label, several of these, ``top(count)``, or None for the
             predicted class.
         region: Of a segmentation or detection model: the part of the photo that is asked about,
@@ -109,6 +110,20 @@ def explain(
     )
     cams = {key: _cam(chosen, passed, key) for key in passed.evidence}
     if not any(cam.any() for cam in cams.values()):
+        options: dict[str, Any] = {
+            "method": method,
+            "classes": classes,
+            "region": region,
+            "reference": reference,
+            "num_samples": num_samples,
+            "std": std,
+            "seed": seed,
+            "batch_size": batch_size,
+            "progress": progress,
+        }
+        spare = layers_before(model, layers[0].name, prepared.size) if target_layers is None else []
+        if (speaking := _last_that_speaks(model, image, spare, options)) is not None:
+            return explain(model, image, target_layers=speaking, **options)
         raise NoMap(
             "blank: nothing at "
             + (f"layer {layers[0].name!r}" if len(layers) == 1 else "any of the layers")
@@ -225,6 +240,20 @@ def _precise_enough(
         return model, prepared
     working = in_double(model)
     return working, replace(prepared, tensor=prepared.tensor.to(working.device, working.dtype))
+
+
+def _last_that_speaks(
+    model: LoadedModel, image: object, spare: list[str], options: dict[str, Any]
+) -> list[str] | None:
+    """Of layers named in forward order, the last whose map of this picture is not blank."""
+    if not spare:
+        return None
+    try:
+        found = explain(model, image, target_layers=spare, **options)
+    except NoMap:
+        return None
+    first = found.classes[0]
+    return [name for name in spare if found.cams[first, name].any()][-1:] or None
 
 
 def _arranged(layers: Sequence[LayerInfo]) -> dict[str, Any]:

@@ -11,7 +11,10 @@ from cam_hub.introspection.layers import SUGGESTIONS, LayerInfo, list_layers, su
 from cam_hub.recording import modules_by_name
 from cam_hub.sources.base import LoadedModel
 
-__all__ = ["LayerChoice", "resolve_layers"]
+__all__ = ["LayerChoice", "layers_before", "resolve_layers"]
+
+_SPARE = 16
+"""How far before the recommended layer another one is looked for."""
 
 LayerChoice = str | nn.Module | Iterable[str | nn.Module] | None
 """How layers may be named: by name, as the module itself, several of these, by a word of
@@ -21,7 +24,7 @@ LayerChoice = str | nn.Module | Iterable[str | nn.Module] | None
 def resolve_layers(
     model: LoadedModel,
     choice: LayerChoice,
-    input_size: tuple[int, int, int] | None = None,
+    input_size: tuple[int, ...] | None = None,
     *,
     need_gradient: bool = True,
 ) -> list[LayerInfo]:
@@ -57,6 +60,15 @@ def resolve_layers(
         if layer.arrangement is None or (need_gradient and not layer.usable):
             raise NoMap(layer.reason + _instead(by_name.values()), layer=name)
     return [by_name[name] for name in names]
+
+
+def layers_before(
+    model: LoadedModel, name: str, input_size: tuple[int, ...] | None = None
+) -> list[str]:
+    """Names the usable layers that finish shortly before another, in forward order."""
+    usable = [layer.name for layer in list_layers(model, input_size=input_size) if layer.usable]
+    place = usable.index(name)
+    return usable[max(0, place - _SPARE) : place]
 
 
 def _listed(choice: Iterable[str | nn.Module]) -> list[str | nn.Module]:

@@ -146,7 +146,8 @@ class _Similar(Target):
             )
         pair = torch.stack([clean, wanted]).cpu().double()
         self._cosine = float(torch.cosine_similarity(pair[0], pair[1], dim=0))
-        return direction / length
+        unit: Tensor = direction / length
+        return unit
 
 
 def pooled(output: Any, width: int | None = None) -> Tensor:
