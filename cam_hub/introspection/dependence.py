@@ -32,11 +32,14 @@ class Dependence:
             do not count.
         speaks: Whether anything in it speaks for the predicted class: whether its LayerCAM map of
             the clean input is not blank.
+        sorted: Whether its channels are classes already: the predicted one's score depends on a
+            single channel of several.
     """
 
     channels: float
     cells: float
     speaks: bool
+    sorted: bool
 
 
 class Dependences(dict[str, Dependence]):
@@ -101,6 +104,7 @@ def _judge(mixed: Tensor, highest: Tensor, activation: Tensor) -> Dependence:
         float(alive.any(dim=1).float().mean()),
         float(alive.any(dim=0).float().mean()),
         bool(layercam(activation, highest).any()),
+        len(alive) > 1 and int((highest[0].flatten(1) != 0).any(dim=1).sum()) == 1,
     )
 
 

@@ -45,7 +45,7 @@ def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
         score = _target(model, size).scores
         with dependences(model.module, clean, model.task.run, score, tapped) as reached:
             found = dict(reached)
-            best = recommend(list(findings), readings, reached)
+            best = recommend(list(findings), readings, reached, dense=model.task.dense)
     except ModelRefused as error:  # tasks do not know the model's ID
         raise ModelRefused(model.id, error.reason) from error
     except CamHubError:

@@ -35,7 +35,11 @@ class Recommendation(NamedTuple):
 
 
 def recommend(
-    order: Sequence[str], readings: Mapping[str, Reading], reached: Dependences
+    order: Sequence[str],
+    readings: Mapping[str, Reading],
+    reached: Dependences,
+    *,
+    dense: bool = False,
 ) -> Recommendation | None:
     """Picks the deepest layer: the last to finish that speaks, and speaks as a whole.
 
@@ -48,11 +52,15 @@ def recommend(
         order: All layers that ran, in the order in which they finished.
         readings: How layers lie on the image.
         reached: The layers that scores depend on, with the graph still open.
+        dense: Whether the model answers for every place. Then a layer whose channels are classes
+            already is the answer itself, and explains nothing.
 
     Returns:
         None if there is no such layer.
     """
     usable = [name for name in order if name in readings and name in reached]
+    if dense:
+        usable = [name for name in usable if not reached[name].sorted] or usable
     if not usable:
         return None
     name = _outermost(_deepest(order, usable, readings, reached), usable, readings, reached)

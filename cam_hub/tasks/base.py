@@ -115,11 +115,13 @@ class Task(ABC):
 
     Attributes:
         name: Its name in the registry.
+        dense: Whether the model answers for every place of the picture.
         takes_region: Whether a part of the photo can be asked about.
         takes_reference: Whether another picture can be compared with.
     """
 
     name: ClassVar[str]
+    dense: ClassVar[bool] = False
     takes_region: ClassVar[bool] = False
     takes_reference: ClassVar[bool] = False
 

@@ -42,6 +42,7 @@ class Segmentation(Task):
     """
 
     name: ClassVar[str] = "segmentation"
+    dense: ClassVar[bool] = True
     takes_region: ClassVar[bool] = True
     background: int | None = None
 
