@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import cam_hub
-from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused
+from cam_hub.errors import InvalidArgument, ModelNotFound
 from cam_hub.model_id import parse_model_id
 from cam_hub.sources.base import Request
 from cam_hub.sources.registry import SOURCES
@@ -102,10 +102,6 @@ class TestUnknownIds:
         with pytest.raises(ModelNotFound) as caught:
             cam_hub.load_model("squeezenet1_1")
         assert "torchvision/squeezenet1_1" in caught.value.nearest
-
-    def test_what_is_no_classifier_is_refused(self):
-        with pytest.raises(ModelRefused, match="not an image classifier"):
-            cam_hub.load_model("torchvision/fcn_resnet50", pretrained=False)
 
     def test_two_revisions_contradict_each_other(self):
         with pytest.raises(InvalidArgument, match="revision"):

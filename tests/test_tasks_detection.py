@@ -118,6 +118,8 @@ def test_nothing_detected_in_the_region_has_no_map():
     target.scores(output)
     with pytest.raises(NoMap, match="overlaps the region"):
         target.check([])
+    with pytest.raises(NoMap, match=r"class 1 was found overlapping .* classes are none"):
+        target.check([1])
 
 
 def test_a_mask_or_a_reference_is_refused():

@@ -148,7 +148,8 @@ class _BoxScores(Target):
             )
         for index in classes:
             if fixed.ranks.get(index, 0.0) <= 0:
-                found = sorted(fixed.ranks, key=lambda other: -fixed.ranks[other])[:5]
+                ranked = sorted(fixed.ranks.items(), key=lambda entry: -entry[1])[:5]
+                found = [label for label, rank in ranked if rank > 0]
                 where = "" if self._whole else " overlapping the region"
                 raise NoMap(
                     f"no box of class {index} was found{where}; the best found classes are "

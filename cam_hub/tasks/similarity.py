@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -132,14 +133,14 @@ class _Similar(Target):
         """The unit vector ``(D,)`` towards the reference."""
         given = self._reference
         wanted = clean if self._itself else pooled(given.output, self._width)[0].detach()
-        direction: Tensor = functional.normalize(wanted, dim=0)
+        direction = _unit(wanted)
         if given.baseline is not None:
             base = pooled(given.baseline, self._width)[0].detach()
-            direction = direction - functional.normalize(base, dim=0)
-        length = torch.linalg.vector_norm(direction)
-        if not bool(torch.isfinite(length)):
+            direction = direction - _unit(base)
+        length = float(torch.linalg.vector_norm(direction))
+        if not math.isfinite(length):
             raise NoMap("the features of the reference are not finite (NaN or infinity)")
-        if float(length) == 0:
+        if length == 0:
             raise NoMap(
                 "the features of the reference are those of a picture with nothing to see in it, "
                 "so there is no similarity to explain; give another reference"
@@ -148,6 +149,12 @@ class _Similar(Target):
         self._cosine = float(torch.cosine_similarity(pair[0], pair[1], dim=0))
         unit: Tensor = direction / length
         return unit
+
+
+def _unit(vector: Tensor) -> Tensor:
+    """A vector of length 1 in the same direction; zero stays zero."""
+    found: Tensor = functional.normalize(vector, dim=0)
+    return found
 
 
 def pooled(output: Any, width: int | None = None) -> Tensor:
