@@ -24,6 +24,7 @@ LEVELS = [
         "classes",
         "colormaps",
         "tensors",
+        "memory",
     },
     {"preprocessing", "regions", "tasks"},
     {"rendering"},

@@ -12,7 +12,9 @@ first norm is the right answer. Therefore a layer also counts as deep if it lies
 at most a tenth of the leaves ran after that block. A *block* is the innermost repeated module that
 is, or is around, the layer. *Repeated* is what has leaves within it and a sibling alike (of the
 same class; plain containers also with children of the same classes) that has some, too. A repeated
-module whose own children are again repeated is a stage, not a block, and gives no such licence.
+module that is, or has as a child, a plain container of parts that are again repeated is a stage,
+not a block, and gives no such licence. (Parts with names of their own stand side by side: the
+streams of a block that works at several scales.)
 """
 
 from __future__ import annotations
@@ -152,7 +154,10 @@ def _block(module: nn.Module, name: str, trace: _Trace) -> nn.Module | None:
         if _repeated(here, parent, trace):
             parts = [here, *(child for child in here.children() if isinstance(child, _PLAIN))]
             stage = any(
-                _repeated(part, owner, trace) for owner in parts for part in owner.children()
+                _repeated(part, owner, trace)
+                for owner in parts
+                if isinstance(owner, _PLAIN)
+                for part in owner.children()
             )
             return None if stage else here
         name = parent_name

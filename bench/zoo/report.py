@@ -27,7 +27,8 @@ Each model must hold all of these:
   is how much more it changes than the runner-up, as a part of its own change; the table has the
   worst.
 - **deep**: at most a tenth of the leaf modules that run before pooling run after the layer, or
-  after the block in which it lies (`bench/zoo/depth.py` has the exact words).
+  after the block in which it lies (`bench/zoo/depth.py` has the exact words). Not asked of
+  detectors, whose heads follow the trunk at every level and place: there is no pooling.
 - **nothing left**: hooks, training flags, `requires_grad`, gradients and weights are as before,
   also on a model that is being trained.
 
@@ -99,7 +100,7 @@ def _totals(models: Sequence[Candidate], rows: Sequence[Row], max_parameters: in
     )
     lines.append(_line("to be explained", [len(group) for group in explained]))
     for check, words in CHECKS.items():
-        held = [sum(row.checks.get(check, False) for row in group) for group in explained]
+        held = [sum(_holds(row, check) for row in group) for group in explained]
         lines.append(_line(words, held))
     strict = [sum(_in_last_tenth(row) for row in group) for group in explained]
     lines.append(_line("… the layer itself, and not only its block, in the last tenth", strict))
@@ -210,6 +211,10 @@ def _family(name: str, members: Sequence[Candidate], rows: Sequence[Row]) -> str
             f"{min(margins):.2f}" if margins else "–",
         ],
     )
+
+
+def _holds(row: Row, check: str) -> bool:
+    return row.checks.get(check, False) or check in row.not_asked
 
 
 def _within(model: Candidate, max_parameters: int) -> bool:

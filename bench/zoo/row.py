@@ -33,6 +33,7 @@ class Row:
         refusal_expected: Whether there is nothing to explain in it, so that a refusal is right.
         reasons: What went wrong, one sentence each; the reason of a refusal.
         checks: Which of CHECKS held; one that was not reached is missing.
+        not_asked: Which of CHECKS make no sense for its task.
         input_size: Of the input it was checked with.
         layer: The recommended layer.
         layer_reason: cam_hub's own reason for it.
@@ -60,6 +61,7 @@ class Row:
     refusal_expected: bool = False
     reasons: list[str] = field(default_factory=list)
     checks: dict[str, bool] = field(default_factory=dict)
+    not_asked: list[str] = field(default_factory=list)
     input_size: list[int] | None = None
     layer: str | None = None
     layer_reason: str | None = None

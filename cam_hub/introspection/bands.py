@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-__all__ = ["BANDS", "NONE", "Match", "match_bands", "response"]
+__all__ = ["BANDS", "NONE", "Match", "coarse", "match_bands", "sizes"]
 
 BANDS = 4
 """Bands per axis of the input."""
@@ -55,34 +55,41 @@ class Match(NamedTuple):
 NONE = Match(0.0, 0.0)
 
 
-def response(change: Tensor) -> Tensor:
-    """What there is to know of a change for ``match_bands``, in little memory.
+def sizes(change: Tensor, channel_axis: int) -> Tensor:
+    """How much each place changed, in two respects.
 
     Attention with weights that are still random, and gates, tell every place of a disturbance
     anywhere. What all places are told alike says nothing about where they are, so the change is
     looked at once as it is and once without its mean over the places.
 
     Args:
-        change: ``(copies, channels, rows, cols)``, the difference that each disturbance made.
+        change: The difference that one disturbance made, batch (of one) first.
+        channel_axis: Which axis holds the channels; all others but the first are places.
 
     Returns:
-        ``(copies, 2, rows, cols)``: the mean size of the change per cell, as it is and without
-        what all places share.
+        As ``change``, with a batch of two and a single channel: the mean size over the channels,
+        of the change as it is and of the change without what all places share.
     """
-    alone = change - change.mean(dim=(2, 3), keepdim=True)
-    sizes = torch.stack([part.abs().mean(dim=1) for part in (change, alone)], dim=1)
-    rows, cols = sizes.shape[2:]
+    places = [axis for axis in range(1, change.ndim) if axis != channel_axis]
+    alone = change - change.mean(dim=places, keepdim=True)
+    parts = [part.abs().mean(dim=channel_axis, keepdim=True) for part in (change, alone)]
+    return torch.cat(parts)
+
+
+def coarse(maps: Tensor) -> Tensor:
+    """``(…, rows, cols)``, averaged to at most FINEST rows and columns."""
+    rows, cols = maps.shape[-2:]
     if max(rows, cols) <= FINEST:
-        return sizes
-    return adaptive_avg_pool2d(sizes, (min(rows, FINEST), min(cols, FINEST)))
+        return maps
+    return adaptive_avg_pool2d(maps, (min(rows, FINEST), min(cols, FINEST)))
 
 
 def match_bands(responses: Tensor, *, strip: bool = False) -> Match:
     """How well a change follows the bands, under one reading.
 
     Args:
-        responses: ``(2 * BANDS, 2, rows, cols)`` from ``response``: first of the copies with
-            horizontal bands disturbed, then of those with vertical ones.
+        responses: ``(2 * BANDS, 2, rows, cols)``, the ``sizes`` of each disturbance: first of the
+            copies with horizontal bands disturbed, then of those with vertical ones.
         strip: Whether the input is so long and narrow that a single row or column of cells can
             be the grid of it.
     """

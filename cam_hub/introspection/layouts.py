@@ -80,9 +80,15 @@ class Frame:
 
 
 class Layout(Protocol):
-    """A family of arrangements."""
+    """A family of arrangements.
+
+    Attributes:
+        name: Its name.
+        channel_axis: Which axis of the tensor holds the channels.
+    """
 
     name: str
+    channel_axis: int
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         """The ways in which a tensor could be read.
@@ -101,6 +107,7 @@ class _NCHW:
     """Channels first: convolutions."""
 
     name = "NCHW"
+    channel_axis = 1
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 4 and frame.frames == 1:
@@ -114,6 +121,7 @@ class _NHWC:
     """Channels last: Swin and its kin."""
 
     name = "NHWC"
+    channel_axis = 3
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 4 and frame.frames == 1:
@@ -127,6 +135,7 @@ class _NCTHW:
     """Channels first, then time: convolutions over clips."""
 
     name = "NCTHW"
+    channel_axis = 1
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 5 and shape[2] <= frame.frames:
@@ -140,6 +149,7 @@ class _NTHWC:
     """Time first, channels last: transformers over clips."""
 
     name = "NTHWC"
+    channel_axis = 4
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 5 and shape[1] <= frame.frames:
@@ -153,6 +163,7 @@ class _NLC:
     """A sequence of tokens, row by row (in clips: grid by grid): transformers and mixers."""
 
     name = "NLC"
+    channel_axis = 2
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 3:
@@ -169,6 +180,7 @@ class _NCL:
     """Channels first, places as a sequence, row by row."""
 
     name = "NCL"
+    channel_axis = 1
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 3:

@@ -19,14 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from cam_hub.guard import quiet
-from cam_hub.introspection.bands import BANDS, NONE, Match, match_bands, response
+from cam_hub.introspection.bands import BANDS, NONE, Match, coarse, match_bands, sizes
 from cam_hub.introspection.layouts import (
+    LAYOUTS,
     OUT_OF_SHAPE,
     Arrangement,
     Frame,
     arrangements,
     to_maps,
 )
+from cam_hub.memory import free_part
 from cam_hub.recording import main_tensor, observe
 
 __all__ = ["BUDGET", "Finding", "Run", "disturb"]
@@ -34,13 +36,16 @@ __all__ = ["BUDGET", "Finding", "Run", "disturb"]
 Run = Callable[[nn.Module, Tensor], Any]
 """How a model is run on a batch."""
 
-BUDGET = 1 << 30
-"""Bytes that the activations of the copies that run at once may take, roughly."""
+BUDGET = 4 << 30
+"""Bytes that the activations of the copies that run at once may take at most, roughly."""
 
 _ROUNDINGS = 64
 """A change below this many rounding errors of the output's greatest value is lost in them."""
 
-_ALIVE = 6
+_CHANNELS = 64
+"""So many channels tell how much a place has changed."""
+
+_ALIVE = 3
 """Outputs of about the greatest one's size that a network holds at once, as a rule of thumb."""
 
 
@@ -85,7 +90,7 @@ class Finding:
 
 
 def disturb(
-    module: nn.Module, clean: Tensor, run: Run, *, budget: int = BUDGET, seed: int = 0
+    module: nn.Module, clean: Tensor, run: Run, *, budget: int | None = None, seed: int = 0
 ) -> dict[str, Finding]:
     """Runs the experiment on all submodules, without gradients.
 
@@ -98,7 +103,8 @@ def disturb(
         clean: One input, ``(1, channels, rows, cols)``; of a clip ``(1, channels, frames, rows,
             cols)``.
         run: How to run the model on a batch of them.
-        budget: Bytes that the activations of one chunk may take, roughly.
+        budget: Bytes that the activations of one chunk may take, roughly; None for a part of
+            what the device has free.
         seed: Of the noise.
 
     Returns:
@@ -108,7 +114,8 @@ def disturb(
     frame = Frame(rows, cols, clean.shape[2] if clean.ndim == 5 else 1)
     with quiet(module), torch.no_grad():
         seen = _shapes(module, clean, run, frame)
-        chunk = _chunk_size(max((output.size for output in seen.values()), default=0), budget)
+        largest = max((output.size for output in seen.values()), default=0)
+        chunk = _chunk_size(largest, free_part(clean.device, BUDGET) if budget is None else budget)
         for copies in _chunks(_disturbed(clean, seed), chunk):
             _run_chunk(module, torch.cat([clean, *copies]), run, seen)
     strip = max(frame.aspect, 1 / frame.aspect) >= OUT_OF_SHAPE
@@ -148,13 +155,23 @@ class _Output:
 
     def watch(self, output: Tensor) -> None:
         """Takes in the answers of one chunk, the clean one first."""
-        change = output[1:] - output[:1]
-        self.moved = self.moved or bool(change.any())
-        self.change = max(self.change, float(change.abs().amax()))
         rounding = torch.finfo(output.dtype).eps * float(output[:1].abs().amax())
         self.rounding = max(self.rounding, rounding)
+        answers: list[list[Tensor]] = [[] for _ in self.readings]
+        # One copy after the other: large outputs are not multiplied.
+        for index in range(1, len(output)):
+            by_layout: dict[str, Tensor] = {}
+            for reading, found in zip(self.readings, answers, strict=True):
+                name, axis = reading.layout, LAYOUTS[reading.layout].channel_axis
+                if name not in by_layout:
+                    some = _some_channels(output, axis)
+                    change = some[index : index + 1] - some[:1]
+                    self.change = max(self.change, float(change.abs().amax()))
+                    by_layout[name] = sizes(change, axis)
+                found.append(_on_grid(by_layout[name], reading))
+        self.moved = self.change > 0
         # A later call in the same pass replaces what an earlier one said.
-        self.latest = [response(_by_grid(change, reading)) for reading in self.readings]
+        self.latest = [torch.stack(found) for found in answers]
 
     def keep(self) -> None:
         """Ends a chunk."""
@@ -227,10 +244,17 @@ def _run_chunk(module: nn.Module, batch: Tensor, run: Run, seen: dict[str, _Outp
         seen[name].keep()
 
 
-def _by_grid(change: Tensor, reading: Arrangement) -> Tensor:
-    """``(copies, channels, rows, cols)``; steps of time count as channels."""
-    maps = to_maps(change, reading)
-    return maps.reshape(len(maps), -1, *reading.grid)
+def _some_channels(output: Tensor, axis: int) -> Tensor:
+    """At most ``_CHANNELS`` of the channels, evenly spread: they are averaged over anyway."""
+    step = -(-output.shape[axis] // _CHANNELS)
+    index = [slice(None)] * axis + [slice(None, None, step)]
+    return output[tuple(index)]
+
+
+def _on_grid(found: Tensor, reading: Arrangement) -> Tensor:
+    """``(2, rows, cols)`` of ``sizes``; over steps of time the mean is taken."""
+    maps = to_maps(found, reading).reshape(2, reading.frames, *reading.grid)
+    return coarse(maps.mean(dim=1))
 
 
 def _chunk_size(largest: int, budget: int) -> int:

@@ -1,0 +1,41 @@
+"""How much memory a device has left, for work that can be cut into chunks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+__all__ = ["free_part"]
+
+_PART = 0.25
+"""The part of the free memory that one piece of work may plan with."""
+
+_LEAST = 256 << 20
+"""What may be planned with in any case."""
+
+
+def free_part(device: torch.device, most: int) -> int:
+    """Bytes that a piece of work may plan to use: a quarter of what is free.
+
+    Args:
+        device: Where the work is done.
+        most: Never more than this; also the answer where nobody can tell what is free.
+    """
+    free = _free(device)
+    return most if free is None else max(_LEAST, min(most, int(free * _PART)))
+
+
+def _free(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free
+    if device.type != "cpu":
+        return None
+    try:
+        # What the kernel could hand out without swapping; Linux tells.
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        available = next(line for line in lines if line.startswith("MemAvailable:"))
+        return int(available.split()[1]) * 1024
+    except (OSError, ValueError, StopIteration):
+        return None
