@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cam_hub.errors import CamHubError
 
 if TYPE_CHECKING:
+    from cam_hub.introspection.layers import LayerInfo
     from cam_hub.sources.base import LoadedModel
 
 __all__ = ["main"]
@@ -45,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     layers.add_argument("--all", action="store_true", help="also those that give no map, and why")
     explain = commands.add_parser("explain", help="explain a picture and save the result")
     explain.set_defaults(run=_explain)
-    explain.add_argument("photo", help="path of the picture")
+    explain.add_argument(
+        "photo", help="path of the picture; for a model of clips also of an animation"
+    )
     explain.add_argument("--out", default="explanation", help="folder to save to (%(default)s)")
     explain.add_argument("--method", default="smoothgradcampp", help="(%(default)s)")
     explain.add_argument("--layer", action="append", help="target layer; may be repeated")
@@ -88,7 +91,7 @@ def _layers(options: argparse.Namespace) -> None:
             layer.name,
             layer.module_type,
             layer.layout or "-",
-            "×".join(map(str, layer.grid)) if layer.grid else "-",
+            _grid(layer),
             str(layer.channels or "-"),
             "-" if layer.stage is None else str(layer.stage),
             layer.reason,
@@ -100,6 +103,14 @@ def _layers(options: argparse.Namespace) -> None:
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def _grid(layer: LayerInfo) -> str:
+    """Rows and columns; of a clip steps, rows and columns."""
+    if layer.grid is None:
+        return "-"
+    steps = (layer.frames,) if layer.frames > 1 else ()
+    return "×".join(map(str, (*steps, *layer.grid)))
 
 
 def _explain(options: argparse.Namespace) -> None:

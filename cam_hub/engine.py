@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cam_hub import store
 from cam_hub.classes import ClassChoice, Prediction, choose_classes, label_of, predict
 from cam_hub.errors import ImageRefused, InvalidArgument, NoMap
+from cam_hub.folders import frame_files
 from cam_hub.introspection.layers import LayerInfo
 from cam_hub.introspection.selection import LayerChoice, layers_before, resolve_layers
 from cam_hub.manifests import make_manifest
@@ -53,7 +54,10 @@ def explain(
         model_or_id: A loaded or wrapped model, or an ID for ``load_model``; a model loaded by ID
             stays in memory for the next call.
         image: A path, bytes, a PIL image, an HWC uint8 array, or an already preprocessed float
-            tensor ``(C, H, W)`` or ``(1, C, H, W)``.
+            tensor ``(C, H, W)`` or ``(1, C, H, W)``. For a model of clips: several of these as a
+            list, an animated GIF, WebP or APNG, a uint8 array ``(T, H, W, 3)``, a preprocessed
+            float tensor ``(C, T, H, W)`` or ``(1, C, T, H, W)``; or a single picture, which is a
+            clip in which nothing moves.
         method: A name out of ``METHODS``.
         target_layers: A layer's name, several of them, a word of ``suggest_layers``, or None for
             the recommended layer (where that is blank for this picture, the last one before it
@@ -109,6 +113,9 @@ def explain(
         progress=progress,
     )
     cams = {key: _cam(chosen, passed, key) for key in passed.evidence}
+    if prepared.is_clip:
+        steps = {layer.name: layer.frames for layer in layers}
+        cams = {(index, name): _over_time(cam, steps[name]) for (index, name), cam in cams.items()}
     if not any(cam.any() for cam in cams.values()):
         options: dict[str, Any] = {
             "method": method,
@@ -143,8 +150,8 @@ def activations(
         layers: As ``target_layers`` of ``explain``.
 
     Returns:
-        ``(channels, rows, cols)`` per layer name, on the model's device and in its precision
-        (in double precision if a layer is ``faint``).
+        ``(channels, rows, cols)`` per layer name, of a clip ``(channels, steps, rows, cols)``, on
+        the model's device and in its precision (in double precision if a layer is ``faint``).
 
     Raises:
         ImageRefused: If the image cannot be read, or does not fit the model.
@@ -155,7 +162,14 @@ def activations(
     prepared = prepare(model, image)
     found = resolve_layers(model, layers, prepared.size, need_gradient=False)
     working, prepared = _precise_enough(model, prepared, found)
-    return forward_activations(working, prepared.tensor, _arranged(found))
+    maps = forward_activations(working, prepared.tensor, _arranged(found))
+    if not prepared.is_clip:
+        return maps
+    steps = {layer.name: layer.frames for layer in found}
+    return {
+        name: stacked.reshape(len(stacked), steps[name], -1, stacked.shape[-1])
+        for name, stacked in maps.items()
+    }
 
 
 def reproduce(
@@ -270,6 +284,13 @@ def _cam(
     return cam.float().cpu().numpy()
 
 
+def _over_time(
+    cam: np.ndarray[Any, np.dtype[np.float32]], steps: int
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Grids one below the other, ``(steps * rows, cols)``, as ``(steps, rows, cols)``."""
+    return cam.reshape(steps, -1, cam.shape[1])
+
+
 def _result(
     model: LoadedModel,
     prepared: Prepared,
@@ -288,7 +309,8 @@ def _result(
     shown = tuple(predictions[:SHOWN_PREDICTIONS])
     manifest = make_manifest(
         model,
-        image=facts_of(prepared.photo),
+        image=facts_of(prepared),
+        frames=frame_files(prepared.frames) if prepared.is_clip else (),
         placement=prepared.placement.as_dict(),
         method=method.name,
         parameters=vars(noise) if noise else {},
@@ -303,7 +325,8 @@ def _result(
         precision=str(prepared.tensor.dtype).removeprefix("torch."),
     )
     return Explanation(
-        photo=prepared.photo,
+        photo=prepared.frames[len(prepared.frames) // 2],
+        frames=prepared.frames,
         placement=prepared.placement,
         predictions=shown,
         classes=passed.classes,

@@ -13,9 +13,10 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,11 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cam_hub.errors import ImageRefused, InvalidArgument
 
-__all__ = ["FORMATS", "MAX_PIXELS", "open_image"]
+__all__ = ["FORMATS", "MAX_PIXELS", "open_image", "read_image_file", "to_picture"]
+
+Found = TypeVar("Found")
+Look = Callable[[Image.Image, str], Found]
+"""Takes an image whose header was read, and what messages call it."""
 
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are refused; Pillow's own hard limit is the same."""
@@ -88,22 +93,39 @@ def open_image(source: object, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
         raise InvalidArgument("max_pixels", max_pixels, "a positive whole number")
     if isinstance(source, Image.Image):
-        return _finished(source, "the PIL image", max_pixels)
+        return to_picture(source, "the PIL image", max_pixels)
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
+    return read_image_file(source, lambda image, name: to_picture(image, name, max_pixels))
+
+
+def read_image_file(source: object, look: Look[Found]) -> Found:
+    """Open an image file for someone who looks at it before it is closed again.
+
+    Args:
+        source: A path, the bytes of an image file, or a binary file object, as for
+            :func:`open_image`.
+        look: Called with the image, of which only the header was read, and its name for messages.
+
+    Returns:
+        What ``look`` returns.
+
+    Raises:
+        ImageRefused: As :func:`open_image`, but for what only decoding would show.
+    """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decoded(io.BytesIO(bytes(source)), "the data", max_pixels)
+        return _opened(io.BytesIO(bytes(source)), "the data", look)
     if isinstance(source, (str, os.PathLike)):
-        return _from_path(os.fsdecode(source), max_pixels)
+        return _from_path(os.fsdecode(source), look)
     if hasattr(source, "read"):
-        return _from_file(source, max_pixels)
+        return _from_file(source, look)
     raise ImageRefused(
         f"{type(source).__name__} is not a kind of picture; give a path, the bytes of an image "
         "file, a binary file object, a PIL image or a uint8 array of shape (H, W, 3)"
     )
 
 
-def _from_path(text: str, max_pixels: int) -> Image.Image:
+def _from_path(text: str, look: Look[Found]) -> Found:
     name = _short(repr(text))
     if scheme := re.match(r"\s*((https?|ftp|file|s3|gs|hf)(?=://)|data(?=:))", text, re.IGNORECASE):
         raise ImageRefused(
@@ -126,10 +148,10 @@ def _from_path(text: str, max_pixels: int) -> Image.Image:
     except (OSError, ValueError) as error:  # no permission, a name too long or with a NUL
         raise ImageRefused(f"{name} cannot be opened: {_told(error)}") from error
     with file:
-        return _decoded(file, name, max_pixels)
+        return _opened(file, name, look)
 
 
-def _from_file(file: Any, max_pixels: int) -> Image.Image:
+def _from_file(file: Any, look: Look[Found]) -> Found:
     name = "the file object"
     if isinstance(file, io.TextIOBase):
         raise ImageRefused(f"{name} is in text mode; open it with mode 'rb'")
@@ -140,7 +162,7 @@ def _from_file(file: Any, max_pixels: int) -> Image.Image:
     except (OSError, ValueError, TypeError) as error:  # closed, write-only, gives text
         raise ImageRefused(f"{name} cannot be read: {_told(error)}") from error
     try:
-        return _decoded(stream, name, max_pixels)
+        return _opened(stream, name, look)
     finally:
         stream.seek(position)
 
@@ -173,11 +195,11 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
     pixels = array[..., 0] if shape[2:] == (1,) else array
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
-    return _finished(Image.fromarray(np.ascontiguousarray(pixels)), "the array", max_pixels)
+    return to_picture(Image.fromarray(np.ascontiguousarray(pixels)), "the array", max_pixels)
 
 
-def _decoded(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
-    """Decode an image file from its beginning; ``name`` is what messages call it."""
+def _opened(file: IO[bytes], name: str, look: Look[Found]) -> Found:
+    """Read an image file's header, from its beginning, and show it."""
     try:
         file.seek(0)
         head = file.read(1024)
@@ -196,11 +218,20 @@ def _decoded(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
     except Exception as error:
         raise ImageRefused(f"{name} is damaged in its header: {_told(error)}") from error
     with image:
-        return _finished(image, name, max_pixels)
+        return look(image, name)
 
 
-def _finished(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    """Decode what is still undecoded; return a new upright RGB picture without metadata."""
+def to_picture(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode what is still undecoded; return a new upright RGB picture without metadata.
+
+    Args:
+        image: Any PIL image, at the frame that is wanted.
+        name: What messages call it.
+        max_pixels: As for :func:`open_image`.
+
+    Raises:
+        ImageRefused: It is too large, damaged, or has no RGB equivalent.
+    """
     _check_size(image.size, name, max_pixels)
     try:
         _load(image, name)

@@ -9,7 +9,7 @@ from typing import Any
 
 from cam_hub._version import __version__
 from cam_hub.classes import Prediction
-from cam_hub.results import file_stem
+from cam_hub.folders import file_stem
 from cam_hub.sources.base import LoadedModel
 
 __all__ = ["make_manifest"]
@@ -28,12 +28,13 @@ def make_manifest(
     predictions: Sequence[Prediction],
     grids: Mapping[tuple[int, str], tuple[int, ...]],
     precision: str,
+    frames: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The manifest of an explanation.
 
     Args:
         model: The model.
-        image: The picture's size and digest.
+        image: The picture's size and digest; of a clip also the count of its frames.
         placement: Where the model's input lay on it.
         method: Name of the method.
         parameters: Of the method.
@@ -42,8 +43,10 @@ def make_manifest(
             ``probability``.
         target: What was differentiated, as ``Target.describe`` tells it.
         predictions: The most probable classes.
-        grids: Rows and columns of the maps, by class index and layer.
+        grids: Rows and columns of the maps, by class index and layer; of a clip steps, rows and
+            columns.
         precision: Floating-point type of the pass.
+        frames: Of a clip: the file of each frame in a saved explanation.
 
     Returns:
         JSON types only.
@@ -57,6 +60,7 @@ def make_manifest(
             "input_size": list(model.input_size),
         },
         "image": dict(image),
+        **({"frames": list(frames)} if frames else {}),
         "method": method,
         "parameters": dict(parameters),
         "layers": list(layers),
@@ -69,7 +73,7 @@ def make_manifest(
             {
                 "class_index": entry["class_index"],
                 "layer": name,
-                "grid": list(grids[entry["class_index"], name]),
+                **_shape(grids[entry["class_index"], name]),
                 "file": f"cam-{entry['class_index']}-{file_stem(position, name)}.npy",
             }
             for entry in classes
@@ -79,6 +83,11 @@ def make_manifest(
         "precision": precision,
         "versions": _versions(),
     }
+
+
+def _shape(grid: tuple[int, ...]) -> dict[str, Any]:
+    *steps, rows, cols = grid
+    return {"grid": [rows, cols], **({"steps": steps[0]} if steps else {})}
 
 
 def _versions() -> dict[str, str]:

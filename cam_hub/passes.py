@@ -43,7 +43,7 @@ class Noise:
     seed: int
 
     def copies(self, image: Tensor) -> Iterator[Tensor]:
-        """Noisy copies of ``(1, channels, rows, cols)``, drawn on the CPU on every device."""
+        """Noisy copies of an image or clip, ``(1, …)``, drawn on the CPU on every device."""
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.num_samples):
             noise = torch.randn(image.shape, generator=generator) * self.std
@@ -80,7 +80,8 @@ def run(
 
     Args:
         model: The model.
-        image: ``(1, channels, rows, cols)``, preprocessed, on the model's device.
+        image: ``(1, channels, rows, cols)`` or ``(1, channels, frames, rows, cols)``, preprocessed,
+            on the model's device.
         layers: The target layers and how each lies on the image.
         target: What is differentiated; a fresh one.
         choose: Names the classes, given how they stand in the clean image.
@@ -139,12 +140,16 @@ def run(
 def forward_activations(
     model: LoadedModel, image: Tensor, layers: Mapping[str, Arrangement]
 ) -> dict[str, Tensor]:
-    """The activations of some layers, ``(channels, rows, cols)`` each, without gradients.
+    """The activations of some layers, without gradients.
 
     Args:
         model: The model.
-        image: ``(1, channels, rows, cols)``, preprocessed, on the model's device.
+        image: ``(1, channels, rows, cols)`` or ``(1, channels, frames, rows, cols)``, preprocessed,
+            on the model's device.
         layers: The layers and how each lies on the image.
+
+    Returns:
+        ``(channels, rows, cols)`` each; of a clip ``(channels, steps * rows, cols)``.
 
     Raises:
         ModelRefused: If the model raises on this input.

@@ -1,4 +1,4 @@
-"""What goes into a pass: the picture as the model's input, and what is asked about it."""
+"""What goes into a pass: the picture or clip as the model's input, and what is asked about it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cam_hub.clip_preprocessing import ClipPreprocessing
+from cam_hub.clips import open_clip
 from cam_hub.geometry import Placement
 from cam_hub.guard import quiet
 from cam_hub.images import open_image
@@ -25,27 +27,32 @@ _BASELINE_SEED = 90210  # none that callers are likely to draw a picture with
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture that is ready for a model.
+    """A picture, or a clip, that is ready for a model.
 
     Attributes:
-        photo: The picture, upright, RGB.
-        placement: Where the model's input lies on it.
-        tensor: That input, ``(1, channels, rows, cols)``, on the model's device.
+        frames: The pictures, upright, RGB, all of one size; of an image one.
+        placement: Where the model's input lies on each.
+        tensor: That input, ``(1, channels, rows, cols)``, of a clip ``(1, channels, frames, rows,
+            cols)``, on the model's device.
     """
 
-    photo: Image.Image
+    frames: tuple[Image.Image, ...]
     placement: Placement
     tensor: Tensor
 
     @property
-    def size(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of the input."""
-        _, channels, rows, cols = self.tensor.shape
-        return channels, rows, cols
+    def is_clip(self) -> bool:
+        """Whether the model takes clips."""
+        return self.tensor.ndim == 5
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Channels, (frames,) rows and columns of the input."""
+        return tuple(self.tensor.shape[1:])
 
 
 def prepare(model: LoadedModel, image: object) -> Prepared:
-    """Turns a picture into a model's input.
+    """Turns a picture, or a clip, into a model's input.
 
     Args:
         model: The model.
@@ -54,16 +61,21 @@ def prepare(model: LoadedModel, image: object) -> Prepared:
     Raises:
         ImageRefused: If the image cannot be read, or does not fit the model.
     """
+    turn = model.preprocessing
     if isinstance(image, Tensor):
-        tensor = check_tensor(image, model.input_size[0])
-        height, width = tensor.shape[2:]
-        photo = model.preprocessing.denormalise(tensor)
-        placement = Placement.identity((width, height))
+        tensor = check_tensor(image, model.input_size[0], clip=isinstance(turn, ClipPreprocessing))
+        shown = turn.denormalise(tensor)
+        frames = shown if isinstance(shown, list) else [shown]
+        placement = Placement.identity(frames[0].size)
     else:
-        photo = open_image(image)
-        tensor = model.preprocessing(photo)
-        placement = model.preprocessing.place(photo.size)
-    return Prepared(photo, placement, tensor.to(model.device, model.dtype))
+        if isinstance(turn, ClipPreprocessing):
+            frames = open_clip(image, turn.frames)
+            tensor = turn(frames)
+        else:
+            frames = [open_image(image)]
+            tensor = turn(frames[0])
+        placement = turn.place(frames[0].size)
+    return Prepared(tuple(frames), placement, tensor.to(model.device, model.dtype))
 
 
 def aim(model: LoadedModel, prepared: Prepared, region: RegionChoice, reference: object) -> Target:
@@ -102,14 +114,24 @@ def aim(model: LoadedModel, prepared: Prepared, region: RegionChoice, reference:
         compared = Reference(
             output=model.run(other.tensor) if other is not None else None,
             baseline=model.run(nothing),
-            facts=facts_of(other.photo) if other is not None else {},
+            facts=facts_of(other) if other is not None else {},
         )
     return task.target(region=place, reference=compared)
 
 
-def facts_of(photo: Image.Image) -> dict[str, Any]:
-    """What the manifest says of a picture: its size, and the digest of its pixels."""
-    return {
-        "size": list(photo.size),
-        "sha256": hashlib.sha256(photo.tobytes()).hexdigest(),
-    }
+def facts_of(prepared: Prepared) -> dict[str, Any]:
+    """What the manifest says of a picture: its size, and the digest of its pixels.
+
+    Of a clip also how many frames the model saw, and the digest of their digests.
+    """
+    frames = prepared.frames
+    size = list(frames[0].size)
+    if not prepared.is_clip:
+        return {"size": size, "sha256": _digest(frames[0]).hex()}
+    digests = {id(frame): _digest(frame) for frame in {id(f): f for f in frames}.values()}
+    whole = hashlib.sha256(b"".join(digests[id(frame)] for frame in frames)).hexdigest()
+    return {"size": size, "frames": len(frames), "sha256": whole}
+
+
+def _digest(photo: Image.Image) -> bytes:
+    return hashlib.sha256(photo.tobytes()).digest()

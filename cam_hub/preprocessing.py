@@ -22,6 +22,7 @@ from torch import Tensor
 
 from cam_hub.errors import ImageRefused, InvalidArgument
 from cam_hub.geometry import Placement, finite, sizes
+from cam_hub.resampling import PLAIN_INTERPOLATIONS, resize_plainly
 from cam_hub.tensors import check_tensor
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Preprocessing:
             and resizes until the photo fits inside ``resize_size``. Then the centre is cut out,
             with a border where the resized photo is smaller than the input.
         interpolation: Pillow's filter for the resize, one of :data:`INTERPOLATIONS`.
+        antialias: False for a resize that samples the photo between its nearest pixels and
+            averages over no more of them, however much it shrinks (torchvision's video presets).
 
     Raises:
         InvalidArgument: A value can never work: sizes not positive or absurdly large, ``mean`` or
@@ -70,6 +73,7 @@ class Preprocessing:
     resize_size: tuple[int, int]
     crop_mode: str
     interpolation: str
+    antialias: bool
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class Preprocessing:
         crop_mode: str = "center",
         interpolation: str = "bilinear",
         resize_size: Sequence[int] | None = None,
+        antialias: bool = True,
     ) -> None:
         channels, height, width = sizes("input_size", input_size, 3)
         if channels * height * width > _MAX_ELEMENTS:
@@ -94,6 +99,7 @@ class Preprocessing:
             "resize_size": sizes("resize_size", resize_size, 2),
             "crop_mode": crop_mode,
             "interpolation": interpolation,
+            "antialias": antialias,
         }
         for name, value in facts.items():
             object.__setattr__(self, name, value)
@@ -106,6 +112,9 @@ class Preprocessing:
             raise InvalidArgument("crop_mode", crop_mode, f"one of {CROP_MODES}")
         if interpolation not in INTERPOLATIONS:
             raise InvalidArgument("interpolation", interpolation, f"one of {INTERPOLATIONS}")
+        if not antialias and interpolation not in PLAIN_INTERPOLATIONS:
+            expected = f"one of {PLAIN_INTERPOLATIONS} where antialias is False"
+            raise InvalidArgument("interpolation", interpolation, expected)
 
     @classmethod
     def from_timm(cls, config: Mapping[str, Any]) -> Preprocessing:
@@ -290,11 +299,15 @@ class Preprocessing:
         filter_ = Image.Resampling[self.interpolation.upper()]
         if resized_width * resized_height <= max(_WHOLE_PIXELS, _WHOLE_CROPS * width * height):
             if photo.size != (resized_width, resized_height):
-                photo = photo.resize((resized_width, resized_height), filter_)
+                size = (resized_width, resized_height)
+                if self.antialias:
+                    photo = photo.resize(size, filter_)
+                else:
+                    photo = resize_plainly(photo, size, self.interpolation)
             part = photo.crop(kept)
         else:
             # Pillow's filters look beyond the box where they need to, so the smooth ones differ
-            # from the crop of the whole only by rounding.
+            # from the crop of the whole only by rounding (and by their antialiasing).
             size = (kept[2] - kept[0], kept[3] - kept[1])
             part = photo.resize(size, filter_, box=placement.seen_box)
         if part.size == (width, height):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,37 +15,49 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cam_hub import figures, regions, rendering
+from cam_hub import animations, figures, regions, rendering
 from cam_hub.classes import Prediction
 from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, nearest_names
+from cam_hub.folders import (
+    MANIFEST,
+    PHOTO,
+    file_stem,
+    load_frames,
+    move_into,
+    save_picture,
+)
 from cam_hub.geometry import Placement
 from cam_hub.images import open_image
 from cam_hub.methods import METHODS, check_map, fuse, normalise
 from cam_hub.regions import Box
+from cam_hub.timeline import evenly
 
-__all__ = ["MANIFEST", "PHOTO", "Explanation", "file_stem"]
+__all__ = ["Explanation"]
 
-MANIFEST = "manifest.json"
-PHOTO = "photo.png"
-_OURS = re.compile(r"overlay-.*\.png|cam-.*\.npy|photo\.png|manifest\.json")
+_SHOWN_STEPS = 8  # in a montage
 
 Map = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Which parts of a picture spoke for which class, at which layer.
+    """Which parts of a picture, or of a clip, spoke for which class, at which layer.
+
+    Where a method takes a ``step``, this is a step of time of a clip, from 0 to ``steps - 1``:
+    None stands for the fusion of all of them. An image has one step.
 
     Attributes:
-        photo: The picture that was explained, upright, RGB.
+        photo: The picture that was explained, upright, RGB; of a clip the frame in the middle.
         placement: Where the model's input lay on it.
         predictions: The most probable classes, the first the most probable; empty for a model
             without classes.
         classes: Indices of the classes that were explained, in the order asked for.
         layers: Names of the target layers, in the order asked for.
-        cams: One un-normalised map, float32 ``(rows, cols)``, per class index and layer.
+        cams: One un-normalised map, float32 ``(rows, cols)``, per class index and layer; of a clip
+            ``(steps, rows, cols)``, with as many steps as the layer has.
         labels: The labels of the explained classes, by index.
         manifest: Everything that is needed to make the same maps again; JSON types only.
+        frames: The pictures of the clip, as many as the model saw; of an image, its photo.
     """
 
     photo: Image.Image
@@ -57,10 +68,12 @@ class Explanation:
     cams: Mapping[tuple[int, str], Map]
     labels: Mapping[int, str]
     manifest: Mapping[str, Any]
+    frames: tuple[Image.Image, ...] = ()
 
     def __post_init__(self) -> None:
         for cam in self.cams.values():
             cam.setflags(write=False)
+        object.__setattr__(self, "frames", tuple(self.frames) or (self.photo,))
         object.__setattr__(self, "cams", MappingProxyType(dict(self.cams)))
         object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
 
@@ -79,56 +92,80 @@ class Explanation:
         """``(H, W)``: which pixels of the photo the model saw; the others were cropped away."""
         return self.placement.seen_mask()
 
-    def cam(self, class_index: int | None = None, layer: str | None = None) -> Map:
+    @property
+    def steps(self) -> int:
+        """Number of maps in time: 1 for an image, for a clip the most that any layer has."""
+        return max(len(_steps_of(cam)) for cam in self.cams.values())
+
+    def cam(
+        self, class_index: int | None = None, layer: str | None = None, *, step: int | None = None
+    ) -> Map:
         """The map as the method computes it, at the layer's own resolution.
+
+        The steps of a clip come from one pass and are on one scale, so that they are fused by the
+        largest value of each place, as LayerCAM fuses layers: a place that spoke for a moment is
+        not thinned by the time in which it was silent, as a mean would do.
 
         Args:
             class_index: One of ``classes``; None for the first.
             layer: One of ``layers``; None for the fusion of all of them (the map itself if there
-                is only one layer).
+                is only one layer), linear in space and time where their grids differ.
+            step: A step of time; None for the fusion of all. Of a layer that has fewer than
+                ``steps``, that of its own which covers the middle of this one.
 
         Returns:
-            Float32 ``(rows, cols)``, at least 0. Maps of one layer are un-normalised and can be
-            compared with each other; a fusion is in [0, 1], since it needs its maps on one scale.
+            Float32 ``(rows, cols)``, at least 0. Maps of one layer, and steps of one clip, are
+            un-normalised and can be compared with each other; a fusion of layers is in [0, 1],
+            since it needs its maps on one scale. A step in which nothing spoke is zero.
 
         Raises:
             ClassNotFound: If the class was not explained.
             LayerNotFound: If the layer was not among the targets.
-            NoMap: If the map is blank or not finite: with the reason.
+            InvalidArgument: If there is no such step.
+            NoMap: If the map (of all steps together) is blank or not finite: with the reason.
         """
-        index = self._class(class_index)
-        if layer is None and len(self.layers) > 1:
-            return self._fusion(index)
-        name = self._layer(layer)
-        cam = self.cams[index, name]
-        check_map(torch.from_numpy(cam.copy()), name)
+        maps = self._over_time(class_index, layer)
+        if step is not None or len(maps) == 1:
+            chosen: Map = maps[self._step(0 if step is None else step, len(maps))]
+            return chosen
+        cam: Map = maps.max(axis=0)
+        check_map(torch.from_numpy(cam), layer)
+        cam.setflags(write=False)
         return cam
 
-    def heatmap(self, class_index: int | None = None, layer: str | None = None) -> Map:
+    def heatmap(
+        self, class_index: int | None = None, layer: str | None = None, *, step: int | None = None
+    ) -> Map:
         """The map at the original photo's size and place.
 
         Args:
             class_index: One of ``classes``; None for the first.
             layer: One of ``layers``; None for the fusion.
+            step: A step of time; None for the fusion.
 
         Returns:
-            Float32 ``(H, W)`` in [0, 1]: the map, stretched from its least to its greatest value,
-            laid through the inverse of the model's resize and crop. 0 where the model saw
-            nothing (``seen`` tells these pixels from the cold ones).
+            Float32 ``(H, W)`` in [0, 1]: the map, stretched from its least to its greatest value
+            (of a step: from the least to the greatest of all steps), laid through the inverse of
+            the model's resize and crop. 0 where the model saw nothing (``seen`` tells these
+            pixels from the cold ones).
 
         Raises:
             ClassNotFound: If the class was not explained.
             LayerNotFound: If the layer was not among the targets.
             NoMap: If the map is blank or not finite.
         """
-        cam = torch.from_numpy(self.cam(class_index, layer).copy())
-        return self.placement.warp(normalise(cam[None])[0].numpy())
+        if step is None:
+            cam = self.cam(class_index, layer)
+            return self.placement.warp(_stretched(cam))
+        maps = self._over_time(class_index, layer)
+        return self.placement.warp(_stretched(maps)[self._step(step, len(maps))])
 
     def overlay(
         self,
         class_index: int | None = None,
         layer: str | None = None,
         *,
+        step: int | None = None,
         alpha: float = 0.5,
         colormap: str = "jet",
     ) -> Image.Image:
@@ -137,51 +174,137 @@ class Explanation:
         Args:
             class_index: One of ``classes``; None for the first.
             layer: One of ``layers``; None for the fusion.
+            step: A step of time, drawn on the frame in its middle; None for the fusion.
             alpha: Opacity of the heatmap, from 0 (the photo alone) to 1 (the heatmap alone).
             colormap: Name of a colour map of matplotlib's.
 
         Raises:
-            InvalidArgument: If ``alpha`` or ``colormap`` does not work.
+            InvalidArgument: If ``alpha``, ``colormap`` or ``step`` does not work.
             NoMap: If the map is blank or not finite.
         """
         return rendering.overlay(
-            self.photo,
-            self.heatmap(class_index, layer),
+            self._frame(step),
+            self.heatmap(class_index, layer, step=step),
             alpha=alpha,
             colormap=colormap,
             seen=self.seen,
         )
 
     def mask(
-        self, threshold: float = 0.5, class_index: int | None = None, layer: str | None = None
+        self,
+        threshold: float = 0.5,
+        class_index: int | None = None,
+        layer: str | None = None,
+        *,
+        step: int | None = None,
     ) -> NDArray[np.bool_]:
         """``(H, W)``: the pixels whose heat is at least ``threshold``, in (0, 1]."""
-        return regions.mask(self.heatmap(class_index, layer), threshold)
+        return regions.mask(self.heatmap(class_index, layer, step=step), threshold)
 
     def boxes(
-        self, threshold: float = 0.5, class_index: int | None = None, layer: str | None = None
+        self,
+        threshold: float = 0.5,
+        class_index: int | None = None,
+        layer: str | None = None,
+        *,
+        step: int | None = None,
     ) -> list[Box]:
         """One box, in the photo's pixels, around each connected region of ``mask(threshold)``.
 
         Returns:
             ``(left, top, right, bottom)``, right and bottom exclusive; the hottest region first.
         """
-        return regions.boxes(self.heatmap(class_index, layer), threshold)
+        return regions.boxes(self.heatmap(class_index, layer, step=step), threshold)
 
     def cutout(
-        self, threshold: float = 0.5, class_index: int | None = None, layer: str | None = None
+        self,
+        threshold: float = 0.5,
+        class_index: int | None = None,
+        layer: str | None = None,
+        *,
+        step: int | None = None,
     ) -> Image.Image:
-        """The photo with all that is colder than ``threshold`` taken out."""
-        return rendering.cutout(self.photo, self.mask(threshold, class_index, layer))
+        """The photo, or the frame in the middle of a step, without what is colder."""
+        mask = self.mask(threshold, class_index, layer, step=step)
+        return rendering.cutout(self._frame(step), mask)
+
+    def animation(
+        self,
+        class_index: int | None = None,
+        layer: str | None = None,
+        *,
+        alpha: float = 0.5,
+        colormap: str = "jet",
+        max_side: int = 640,
+    ) -> list[Image.Image]:
+        """One overlay per frame, all on one scale; between the steps' middles linear in time.
+
+        Args:
+            class_index: One of ``classes``; None for the first.
+            layer: One of ``layers``; None for the fusion.
+            alpha: As for ``overlay``.
+            colormap: As for ``overlay``.
+            max_side: Larger frames are scaled down until no side is longer.
+
+        Raises:
+            InvalidArgument: If ``alpha``, ``colormap`` or ``max_side`` does not work.
+            NoMap: If the map is blank or not finite.
+        """
+        return animations.overlays(
+            self.frames,
+            _stretched(self._over_time(class_index, layer)),
+            self.placement,
+            alpha=alpha,
+            colormap=colormap,
+            max_side=max_side,
+        )
+
+    def save_animation(
+        self,
+        path: str | Path,
+        class_index: int | None = None,
+        layer: str | None = None,
+        *,
+        alpha: float = 0.5,
+        colormap: str = "jet",
+        max_side: int = 640,
+        frame_ms: int = 125,
+    ) -> Path:
+        """Writes ``animation(…)`` as an endless GIF, WebP or APNG, after the path's suffix.
+
+        Args:
+            path: Ends in ``.gif``, ``.webp`` or ``.png``.
+            class_index: As for ``animation``.
+            layer: As for ``animation``.
+            alpha: As for ``animation``.
+            colormap: As for ``animation``.
+            max_side: As for ``animation``.
+            frame_ms: How long a frame is shown, in milliseconds.
+
+        Returns:
+            The path.
+
+        Raises:
+            InvalidArgument: As ``animation``; if the suffix or the time does not work.
+            NoMap: As ``animation``.
+        """
+        pictures = self.animation(
+            class_index, layer, alpha=alpha, colormap=colormap, max_side=max_side
+        )
+        animations.save_animation(pictures, Path(path), frame_ms)
+        return Path(path)
 
     def montage(
         self, class_index: int | None = None, *, alpha: float = 0.5, colormap: str = "jet"
     ) -> Image.Image:
         """One picture of all layers' overlays, with the photo first and the fusion last.
 
-        A layer whose map is blank is shown as the bare photo, and its caption says so.
+        A layer whose map is blank is shown as the bare photo, and its caption says so. Of a clip,
+        each layer has a row: its fusion over time, and its steps (of many, eight spread evenly).
         """
         index = self._class(class_index)
+        if self.steps > 1:
+            return self._montage_over_time(index, alpha, colormap)
         tiles = [("photo", self.photo)]
         for name in self.layers:
             if self.cams[index, name].any():
@@ -197,9 +320,10 @@ class Explanation:
         """Writes pictures, maps and manifest into a folder.
 
         ``overlay-<class>[-<layer>].png`` are the overlays, ``cam-<class>-<layer>.npy`` the
-        un-normalised maps, ``photo.png`` the photo. The folder is made if need be. Everything is
-        written aside first, and the manifest moved last: a failure midway leaves no half of an
-        explanation. An earlier explanation in the folder is replaced, other files stay.
+        un-normalised maps, ``photo.png`` the photo; of a clip ``frame-<number>.png`` are the
+        frames, and ``animation-<class>.gif`` plays the overlays. The folder is made if need be.
+        Everything is written aside first, and the manifest moved last: a failure midway leaves no
+        half of an explanation. An earlier explanation in the folder is replaced, other files stay.
 
         Args:
             folder: Where to.
@@ -218,7 +342,7 @@ class Explanation:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
             staging = Path(name)
             self._write(staging)
-            _move_into(folder, staging)
+            move_into(folder, staging)
         return folder
 
     @classmethod
@@ -246,6 +370,7 @@ class Explanation:
                 cams=cams,
                 labels={e["class_index"]: e["label"] for e in manifest["classes"]},
                 manifest=manifest,
+                frames=load_frames(folder, manifest),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidArgument(
@@ -253,11 +378,13 @@ class Explanation:
             ) from error
 
     def save_data(self, folder: Path) -> None:
-        """Writes into an empty folder what ``load`` needs: the photo, the maps, the manifest."""
+        """Writes into an empty folder what ``load`` needs: pictures, maps, manifest."""
         for entry in self.manifest["maps"]:
             np.save(folder / entry["file"], self.cams[entry["class_index"], entry["layer"]])
-        # The fastest compression: on a photo the default takes five times as long for 5 percent.
-        self.photo.save(folder / PHOTO, compress_level=1)
+        save_picture(self.photo, folder / PHOTO)
+        names = self.manifest.get("frames", ())
+        for name, frame in dict(zip(names, self.frames, strict=bool(names))).items():
+            save_picture(frame, folder / name)
         text = json.dumps(dict(self.manifest), indent=2, ensure_ascii=False)
         (folder / MANIFEST).write_text(text + "\n", "utf-8")
 
@@ -270,6 +397,18 @@ class Explanation:
                 layers = [name] if name else list(self.layers)
                 if any(self.cams[index, layer].any() for layer in layers):
                     self.overlay(index, name).save(folder / f"{stem}.png")
+            if self.steps > 1 and any(self.cams[index, layer].any() for layer in self.layers):
+                self.save_animation(folder / f"animation-{index}.gif", index)
+
+    def _over_time(self, class_index: int | None, layer: str | None) -> Map:
+        """``(steps, rows, cols)`` of a layer, or of the fusion; checked, not to be written to."""
+        index = self._class(class_index)
+        if layer is None and len(self.layers) > 1:
+            return self._fusion(index)
+        name = self._layer(layer)
+        cam = self.cams[index, name]
+        check_map(torch.from_numpy(cam.copy()), name)
+        return _steps_of(cam)
 
     def _fusion(self, index: int) -> Map:
         maps = [torch.from_numpy(self.cams[index, name].copy())[None] for name in self.layers]
@@ -277,7 +416,36 @@ class Explanation:
         check_map(fused, None)
         found: Map = fused.numpy()
         found.setflags(write=False)
-        return found
+        return _steps_of(found)
+
+    def _montage_over_time(self, index: int, alpha: float, colormap: str) -> Image.Image:
+        steps = evenly(self.steps, min(self.steps, _SHOWN_STEPS))
+        rows: list[str | None] = [*self.layers, *([None] if len(self.layers) > 1 else [])]
+        tiles = []
+        for name in rows:
+            spoke = name is None or bool(self.cams[index, name].any())
+            for step in (None, *steps):
+                what = name or "fusion"
+                what += f": step {step + 1} of {self.steps}" if step is not None else ""
+                if spoke:
+                    picture = self.overlay(index, name, step=step, alpha=alpha, colormap=colormap)
+                    tiles.append((what, picture))
+                else:
+                    tiles.append((f"{what}: blank", self._frame(step)))
+        return figures.montage(tiles, columns=1 + len(steps))
+
+    def _frame(self, step: int | None) -> Image.Image:
+        """The frame in the middle of a step, or of all."""
+        if step is None:
+            return self.photo
+        return self.frames[self._step(step, len(self.frames))]
+
+    def _step(self, step: object, count: int) -> int:
+        """Which of ``count`` things that follow each other in time lies in a step's middle."""
+        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < self.steps:
+            expected = f"None or a whole number from 0 to {self.steps - 1}"
+            raise InvalidArgument("step", step, expected)
+        return evenly(count, self.steps)[step]
 
     def _class(self, class_index: int | None) -> int:
         if class_index is None:
@@ -305,23 +473,12 @@ class Explanation:
         )
 
 
-def file_stem(position: int, layer: str) -> str:
-    """A layer's part of a file name: its place among the layers, and its name made harmless."""
-    return f"{position:02d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', layer)[:80]}"
+def _steps_of(cam: Map) -> Map:
+    """A map as ``(steps, rows, cols)``: an image has one step."""
+    return cam if cam.ndim == 3 else cam[None]
 
 
-def _move_into(folder: Path, staging: Path) -> None:
-    """Moves a written explanation to where it belongs, in place of an earlier one."""
-    folder.mkdir(exist_ok=True)
-    present = {path.name for path in folder.iterdir()}
-    ours = {name for name in present if _OURS.fullmatch(name)} if MANIFEST in present else set()
-    new = {path.name for path in staging.iterdir()}
-    if taken := sorted((present & new) - ours):
-        raise InvalidArgument(
-            "folder", str(folder), f"a folder without files of the names {', '.join(taken)}"
-        )
-    # Without a manifest it is no explanation: it goes first and comes last.
-    for name in sorted(ours, key=lambda name: name != MANIFEST):
-        (folder / name).unlink()
-    for name in sorted(new, key=lambda name: name == MANIFEST):
-        (staging / name).replace(folder / name)
+def _stretched(cam: Map) -> Map:
+    """To [0, 1], from the least to the greatest value of all of it."""
+    stretched: Map = normalise(torch.from_numpy(cam.copy())[None])[0].numpy()
+    return stretched

@@ -12,7 +12,8 @@ from PIL import Image
 
 from cam_hub.colormaps import colormap_table
 from cam_hub.errors import InvalidArgument
-from cam_hub.results import MANIFEST, PHOTO, Explanation, file_stem
+from cam_hub.folders import MANIFEST, PHOTO, file_stem
+from cam_hub.results import Explanation
 
 __all__ = ["Artifacts", "reopen", "shown"]
 

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from cam_hub.clip_preprocessing import ClipPreprocessing
+from cam_hub.clips import open_clip
 from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.images import open_image
 from cam_hub.model_id import ModelId
@@ -29,7 +31,7 @@ class LoadedModel:
         id: The model's ID; giving it to ``load_model`` gives the same model. For a wrapped
             module, its class name.
         module: The network, in evaluation mode when it comes from a source of ours.
-        preprocessing: From photo to input tensor, and the way back.
+        preprocessing: From photo, or clip, to input tensor, and the way back.
         class_names: One label per class, or None where the model has none.
         source: Which source it comes from (``"hub"``, ``"embedded"``, ``"torchvision"``,
             ``"timm"``, ``"module"``).
@@ -43,7 +45,7 @@ class LoadedModel:
 
     id: str
     module: nn.Module = field(repr=False)
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | ClipPreprocessing
     class_names: tuple[str, ...] | None = field(repr=False)
     source: str
     revision: str | None = None
@@ -53,8 +55,11 @@ class LoadedModel:
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     @property
-    def input_size(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of the input that the model was made for."""
+    def input_size(self) -> tuple[int, ...]:
+        """Channels, rows and columns of the input that the model was made for.
+
+        Of a model of clips four numbers: channels, frames, rows and columns.
+        """
         return self.preprocessing.input_size
 
     @property
@@ -74,21 +79,28 @@ class LoadedModel:
         """Turns a photo into what the model takes.
 
         Args:
-            image: A path, bytes, a PIL image or an HWC uint8 array.
+            image: A path, bytes, a PIL image or an HWC uint8 array; for a model of clips also
+                whatever else :func:`cam_hub.clips.open_clip` takes.
 
         Returns:
-            ``(1, channels, rows, cols)`` on the model's device, normalised as it was trained.
+            ``(1, channels, rows, cols)`` on the model's device, normalised as it was trained; of
+            a clip ``(1, channels, frames, rows, cols)``.
 
         Raises:
-            ImageRefused: If it is no image.
+            ImageRefused: If it is no image, or no clip.
         """
-        return self.preprocessing(open_image(image)).to(self.device, self.dtype)
+        if isinstance(self.preprocessing, ClipPreprocessing):
+            tensor = self.preprocessing(open_clip(image, self.preprocessing.frames))
+        else:
+            tensor = self.preprocessing(open_image(image))
+        return tensor.to(self.device, self.dtype)
 
     def run(self, batch: Tensor) -> Any:
         """Calls the network as its task does.
 
         Args:
-            batch: ``(N, channels, rows, cols)``, preprocessed, on the model's device.
+            batch: ``(N, channels, rows, cols)``, of clips ``(N, channels, frames, rows, cols)``,
+                preprocessed, on the model's device.
 
         Returns:
             Whatever the network answers; the task's ``Target`` makes scores of it.

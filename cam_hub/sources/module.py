@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from cam_hub.clip_preprocessing import ClipPreprocessing
 from cam_hub.errors import InvalidArgument
+from cam_hub.geometry import sizes
 from cam_hub.preprocessing import Preprocessing
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.registry import make_task
@@ -20,7 +22,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 def wrap_model(
     module: nn.Module,
     *,
-    input_size: tuple[int, int, int] = (3, 224, 224),
+    input_size: tuple[int, int, int] | tuple[int, int, int, int] = (3, 224, 224),
     mean: Sequence[float] = _IMAGENET_MEAN,
     std: Sequence[float] = _IMAGENET_STD,
     class_names: Sequence[str] | None = None,
@@ -37,8 +39,10 @@ def wrap_model(
 
     Args:
         module: Takes ``(N, channels, rows, cols)`` and returns what its task asks for: by default
-            ``(N, classes)`` scores before softmax.
-        input_size: Channels, rows and columns that photos are brought to.
+            ``(N, classes)`` scores before softmax. A network of clips takes ``(N, channels,
+            frames, rows, cols)``.
+        input_size: Channels, rows and columns that photos are brought to; for a network of clips
+            channels, frames, rows and columns.
         mean: Mean per channel, of pixels in 0–1, subtracted from photos.
         std: Standard deviation per channel, of pixels in 0–1, that photos are divided by.
         class_names: One label per class.
@@ -62,18 +66,28 @@ def wrap_model(
     if not isinstance(module, nn.Module):
         raise InvalidArgument("module", module, "a torch.nn.Module")
     names = tuple(map(str, class_names)) if class_names is not None else None
+    frames, size = _frames_and_size(input_size)
+    preprocessing = Preprocessing(
+        input_size=size,
+        mean=tuple(mean),
+        std=tuple(std),
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
+        interpolation=interpolation,
+    )
     return LoadedModel(
         id=id or type(module).__name__,
         module=module,
-        preprocessing=Preprocessing(
-            input_size=input_size,
-            mean=tuple(mean),
-            std=tuple(std),
-            crop_pct=crop_pct,
-            crop_mode=crop_mode,
-            interpolation=interpolation,
-        ),
+        preprocessing=ClipPreprocessing(preprocessing, frames) if frames else preprocessing,
         class_names=names,
         source="module",
         task=make_task(task, class_names=names, multi_label=multi_label),
     )
+
+
+def _frames_and_size(input_size: Sequence[int]) -> tuple[int | None, Sequence[int]]:
+    """Frames of a clip, or None for an image; channels, rows and columns."""
+    if isinstance(input_size, Sequence) and len(input_size) == 4:
+        channels, frames, rows, cols = sizes("input_size", input_size, 4)
+        return frames, (channels, rows, cols)
+    return None, input_size

@@ -59,7 +59,7 @@ class TorchvisionSource:
         return LoadedModel(
             id=id,
             module=settle(module, request.device),
-            preprocessing=kind.preprocessing(weights.transforms(), module),
+            preprocessing=kind.preprocessing(weights, module),
             class_names=names,
             source=self.name,
             revision=weights.name if request.pretrained else None,
