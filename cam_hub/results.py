@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 
-from cam_hub import animations, figures, regions, rendering
+from cam_hub import animations, figures, rendering
 from cam_hub.classes import Prediction
-from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, nearest_names
+from cam_hub.errors import InvalidArgument
 from cam_hub.folders import (
     MANIFEST,
     PHOTO,
@@ -28,137 +24,21 @@ from cam_hub.folders import (
 )
 from cam_hub.geometry import Placement
 from cam_hub.images import open_image
-from cam_hub.methods import METHODS, check_map, fuse, normalise
-from cam_hub.regions import Box
+from cam_hub.maps import Maps
 from cam_hub.timeline import evenly
 
 __all__ = ["Explanation"]
 
 _SHOWN_STEPS = 8  # in a montage
 
-Map = NDArray[np.float32]
-
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class Explanation(Maps):
     """Which parts of a picture, or of a clip, spoke for which class, at which layer.
 
-    Where a method takes a ``step``, this is a step of time of a clip, from 0 to ``steps - 1``:
-    None stands for the fusion of all of them. An image has one step.
-
-    Attributes:
-        photo: The picture that was explained, upright, RGB; of a clip the frame in the middle.
-        placement: Where the model's input lay on it.
-        predictions: The most probable classes, the first the most probable; empty for a model
-            without classes.
-        classes: Indices of the classes that were explained, in the order asked for.
-        layers: Names of the target layers, in the order asked for.
-        cams: One un-normalised map, float32 ``(rows, cols)``, per class index and layer; of a clip
-            ``(steps, rows, cols)``, with as many steps as the layer has.
-        labels: The labels of the explained classes, by index.
-        manifest: Everything that is needed to make the same maps again; JSON types only.
-        frames: The pictures of the clip, as many as the model saw; of an image, its photo.
+    Its maps, and what they are maps of, are those of :class:`Maps`; here they become pictures and
+    files.
     """
-
-    photo: Image.Image
-    placement: Placement
-    predictions: tuple[Prediction, ...]
-    classes: tuple[int, ...]
-    layers: tuple[str, ...]
-    cams: Mapping[tuple[int, str], Map]
-    labels: Mapping[int, str]
-    manifest: Mapping[str, Any]
-    frames: tuple[Image.Image, ...] = ()
-
-    def __post_init__(self) -> None:
-        for cam in self.cams.values():
-            cam.setflags(write=False)
-        object.__setattr__(self, "frames", tuple(self.frames) or (self.photo,))
-        object.__setattr__(self, "cams", MappingProxyType(dict(self.cams)))
-        object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
-
-    @property
-    def method(self) -> str:
-        """Name of the method that made the maps."""
-        return str(self.manifest["method"])
-
-    @property
-    def target(self) -> str:
-        """What was explained, in words: which score, of which part, compared with what."""
-        return str(self.manifest["target"]["text"])
-
-    @property
-    def seen(self) -> NDArray[np.bool_]:
-        """``(H, W)``: which pixels of the photo the model saw; the others were cropped away."""
-        return self.placement.seen_mask()
-
-    @property
-    def steps(self) -> int:
-        """Number of maps in time: 1 for an image, for a clip the most that any layer has."""
-        return max(len(_steps_of(cam)) for cam in self.cams.values())
-
-    def cam(
-        self, class_index: int | None = None, layer: str | None = None, *, step: int | None = None
-    ) -> Map:
-        """The map as the method computes it, at the layer's own resolution.
-
-        The steps of a clip come from one pass and are on one scale, so that they are fused by the
-        largest value of each place, as LayerCAM fuses layers: a place that spoke for a moment is
-        not thinned by the time in which it was silent, as a mean would do.
-
-        Args:
-            class_index: One of ``classes``; None for the first.
-            layer: One of ``layers``; None for the fusion of all of them (the map itself if there
-                is only one layer), linear in space and time where their grids differ.
-            step: A step of time; None for the fusion of all. Of a layer that has fewer than
-                ``steps``, that of its own which covers the middle of this one.
-
-        Returns:
-            Float32 ``(rows, cols)``, at least 0. Maps of one layer, and steps of one clip, are
-            un-normalised and can be compared with each other; a fusion of layers is in [0, 1],
-            since it needs its maps on one scale. A step in which nothing spoke is zero.
-
-        Raises:
-            ClassNotFound: If the class was not explained.
-            LayerNotFound: If the layer was not among the targets.
-            InvalidArgument: If there is no such step.
-            NoMap: If the map (of all steps together) is blank or not finite: with the reason.
-        """
-        maps = self._over_time(class_index, layer)
-        if step is not None or len(maps) == 1:
-            chosen: Map = maps[self._step(0 if step is None else step, len(maps))]
-            return chosen
-        cam: Map = maps.max(axis=0)
-        check_map(torch.from_numpy(cam), layer)
-        cam.setflags(write=False)
-        return cam
-
-    def heatmap(
-        self, class_index: int | None = None, layer: str | None = None, *, step: int | None = None
-    ) -> Map:
-        """The map at the original photo's size and place.
-
-        Args:
-            class_index: One of ``classes``; None for the first.
-            layer: One of ``layers``; None for the fusion.
-            step: A step of time; None for the fusion.
-
-        Returns:
-            Float32 ``(H, W)`` in [0, 1]: the map, stretched from its least to its greatest value
-            (of a step: from the least to the greatest of all steps), laid through the inverse of
-            the model's resize and crop. 0 where the model saw nothing (``seen`` tells these
-            pixels from the cold ones).
-
-        Raises:
-            ClassNotFound: If the class was not explained.
-            LayerNotFound: If the layer was not among the targets.
-            NoMap: If the map is blank or not finite.
-        """
-        if step is None:
-            cam = self.cam(class_index, layer)
-            return self.placement.warp(_stretched(cam))
-        maps = self._over_time(class_index, layer)
-        return self.placement.warp(_stretched(maps)[self._step(step, len(maps))])
 
     def overlay(
         self,
@@ -189,32 +69,6 @@ class Explanation:
             colormap=colormap,
             seen=self.seen,
         )
-
-    def mask(
-        self,
-        threshold: float = 0.5,
-        class_index: int | None = None,
-        layer: str | None = None,
-        *,
-        step: int | None = None,
-    ) -> NDArray[np.bool_]:
-        """``(H, W)``: the pixels whose heat is at least ``threshold``, in (0, 1]."""
-        return regions.mask(self.heatmap(class_index, layer, step=step), threshold)
-
-    def boxes(
-        self,
-        threshold: float = 0.5,
-        class_index: int | None = None,
-        layer: str | None = None,
-        *,
-        step: int | None = None,
-    ) -> list[Box]:
-        """One box, in the photo's pixels, around each connected region of ``mask(threshold)``.
-
-        Returns:
-            ``(left, top, right, bottom)``, right and bottom exclusive; the hottest region first.
-        """
-        return regions.boxes(self.heatmap(class_index, layer, step=step), threshold)
 
     def cutout(
         self,
@@ -252,7 +106,7 @@ class Explanation:
         """
         return animations.overlays(
             self.frames,
-            _stretched(self._over_time(class_index, layer)),
+            self._heat_over_time(class_index, layer),
             self.placement,
             alpha=alpha,
             colormap=colormap,
@@ -400,24 +254,6 @@ class Explanation:
             if self.steps > 1 and any(self.cams[index, layer].any() for layer in self.layers):
                 self.save_animation(folder / f"animation-{index}.gif", index)
 
-    def _over_time(self, class_index: int | None, layer: str | None) -> Map:
-        """``(steps, rows, cols)`` of a layer, or of the fusion; checked, not to be written to."""
-        index = self._class(class_index)
-        if layer is None and len(self.layers) > 1:
-            return self._fusion(index)
-        name = self._layer(layer)
-        cam = self.cams[index, name]
-        check_map(torch.from_numpy(cam.copy()), name)
-        return _steps_of(cam)
-
-    def _fusion(self, index: int) -> Map:
-        maps = [torch.from_numpy(self.cams[index, name].copy())[None] for name in self.layers]
-        fused = fuse(maps, METHODS[self.method])[0]
-        check_map(fused, None)
-        found: Map = fused.numpy()
-        found.setflags(write=False)
-        return _steps_of(found)
-
     def _montage_over_time(self, index: int, alpha: float, colormap: str) -> Image.Image:
         steps = evenly(self.steps, min(self.steps, _SHOWN_STEPS))
         rows: list[str | None] = [*self.layers, *([None] if len(self.layers) > 1 else [])]
@@ -440,45 +276,9 @@ class Explanation:
             return self.photo
         return self.frames[self._step(step, len(self.frames))]
 
-    def _step(self, step: object, count: int) -> int:
-        """Which of ``count`` things that follow each other in time lies in a step's middle."""
-        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < self.steps:
-            expected = f"None or a whole number from 0 to {self.steps - 1}"
-            raise InvalidArgument("step", step, expected)
-        return evenly(count, self.steps)[step]
-
-    def _class(self, class_index: int | None) -> int:
-        if class_index is None:
-            return self.classes[0]
-        if class_index not in self.labels:
-            explained = ", ".join(f"{i} ({self.labels[i]})" for i in self.classes)
-            raise ClassNotFound(class_index, hint=f"Explained were: {explained}.")
-        return int(class_index)
-
-    def _layer(self, layer: str | None) -> str:
-        name = self.layers[0] if layer is None else layer
-        if name not in self.layers:
-            raise LayerNotFound(
-                name,
-                nearest_names(str(name), self.layers),
-                f"Explained were: {', '.join(self.layers)}.",
-            )
-        return name
-
     def __repr__(self) -> str:
         classes = ", ".join(f"{index} {self.labels[index]!r}" for index in self.classes)
         return (
             f"Explanation(model={self.manifest['model']['id']!r}, method={self.method!r}, "
             f"classes=[{classes}], layers={list(self.layers)}, photo={self.photo.size})"
         )
-
-
-def _steps_of(cam: Map) -> Map:
-    """A map as ``(steps, rows, cols)``: an image has one step."""
-    return cam if cam.ndim == 3 else cam[None]
-
-
-def _stretched(cam: Map) -> Map:
-    """To [0, 1], from the least to the greatest value of all of it."""
-    stretched: Map = normalise(torch.from_numpy(cam.copy())[None])[0].numpy()
-    return stretched

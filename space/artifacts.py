@@ -115,6 +115,8 @@ class Artifacts:
     def _members(self) -> Iterator[Path]:
         yield self.photo
         yield self.manifest
+        for name in dict.fromkeys(self.result.manifest.get("frames", ())):  # of a clip
+            yield self._folder / name
         yield from self.maps()
         for index in self.result.classes:
             yield from self.overlays(index)

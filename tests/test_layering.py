@@ -29,7 +29,7 @@ LEVELS = [
         "timeline",
     },
     {"preprocessing", "regions", "tasks", "clips", "folders"},
-    {"rendering", "clip_preprocessing"},
+    {"rendering", "clip_preprocessing", "maps"},
     {"sources", "figures", "animations"},
     {"introspection", "results", "precision"},
     {"store", "passes", "preparation", "manifests"},

@@ -1,0 +1,231 @@
+"""``Maps``: the numbers of an explanation, over places and time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cam_hub import regions
+from cam_hub.classes import Prediction
+from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, nearest_names
+from cam_hub.geometry import Placement
+from cam_hub.methods import METHODS, check_map, fuse, normalise
+from cam_hub.regions import Box
+from cam_hub.timeline import evenly
+
+__all__ = ["Map", "Maps"]
+
+Map = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Maps of the parts of a picture, or of a clip, that spoke for classes, at layers.
+
+    Where a method takes a ``step``, this is a step of time of a clip, from 0 to ``steps - 1``:
+    None stands for the fusion of all of them. An image has one step.
+
+    Attributes:
+        photo: The picture that was explained, upright, RGB; of a clip the frame in the middle.
+        placement: Where the model's input lay on it.
+        predictions: The most probable classes, the first the most probable; empty for a model
+            without classes.
+        classes: Indices of the classes that were explained, in the order asked for.
+        layers: Names of the target layers, in the order asked for.
+        cams: One un-normalised map, float32 ``(rows, cols)``, per class index and layer; of a clip
+            ``(steps, rows, cols)``, with as many steps as the layer has.
+        labels: The labels of the explained classes, by index.
+        manifest: Everything that is needed to make the same maps again; JSON types only.
+        frames: The pictures of the clip, as many as the model saw; of an image, its photo.
+    """
+
+    photo: Image.Image
+    placement: Placement
+    predictions: tuple[Prediction, ...]
+    classes: tuple[int, ...]
+    layers: tuple[str, ...]
+    cams: Mapping[tuple[int, str], Map]
+    labels: Mapping[int, str]
+    manifest: Mapping[str, Any]
+    frames: tuple[Image.Image, ...] = ()
+
+    def __post_init__(self) -> None:
+        for cam in self.cams.values():
+            cam.setflags(write=False)
+        object.__setattr__(self, "frames", tuple(self.frames) or (self.photo,))
+        object.__setattr__(self, "cams", MappingProxyType(dict(self.cams)))
+        object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
+
+    @property
+    def method(self) -> str:
+        """Name of the method that made the maps."""
+        return str(self.manifest["method"])
+
+    @property
+    def target(self) -> str:
+        """What was explained, in words: which score, of which part, compared with what."""
+        return str(self.manifest["target"]["text"])
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """``(H, W)``: which pixels of the photo the model saw; the others were cropped away."""
+        return self.placement.seen_mask()
+
+    @property
+    def steps(self) -> int:
+        """Number of maps in time: 1 for an image, for a clip the most that any layer has."""
+        return max(len(_steps_of(cam)) for cam in self.cams.values())
+
+    def cam(
+        self, class_index: int | None = None, layer: str | None = None, *, step: int | None = None
+    ) -> Map:
+        """The map as the method computes it, at the layer's own resolution.
+
+        The steps of a clip come from one pass and are on one scale, so that they are fused by the
+        largest value of each place, as LayerCAM fuses layers: a place that spoke for a moment is
+        not thinned by the time in which it was silent, as a mean would do.
+
+        Args:
+            class_index: One of ``classes``; None for the first.
+            layer: One of ``layers``; None for the fusion of all of them (the map itself if there
+                is only one layer), linear in space and time where their grids differ.
+            step: A step of time; None for the fusion of all. Of a layer that has fewer than
+                ``steps``, that of its own which covers the middle of this one.
+
+        Returns:
+            Float32 ``(rows, cols)``, at least 0. Maps of one layer, and steps of one clip, are
+            un-normalised and can be compared with each other; a fusion of layers is in [0, 1],
+            since it needs its maps on one scale. A step in which nothing spoke is zero.
+
+        Raises:
+            ClassNotFound: If the class was not explained.
+            LayerNotFound: If the layer was not among the targets.
+            InvalidArgument: If there is no such step.
+            NoMap: If the map (of all steps together) is blank or not finite: with the reason.
+        """
+        maps = self._over_time(class_index, layer)
+        if step is not None or len(maps) == 1:
+            chosen: Map = maps[self._step(0 if step is None else step, len(maps))]
+            return chosen
+        cam: Map = maps.max(axis=0)
+        check_map(torch.from_numpy(cam), layer)
+        cam.setflags(write=False)
+        return cam
+
+    def heatmap(
+        self, class_index: int | None = None, layer: str | None = None, *, step: int | None = None
+    ) -> Map:
+        """The map at the original photo's size and place.
+
+        Args:
+            class_index: One of ``classes``; None for the first.
+            layer: One of ``layers``; None for the fusion.
+            step: A step of time; None for the fusion.
+
+        Returns:
+            Float32 ``(H, W)`` in [0, 1]: the map, stretched from its least to its greatest value
+            (of a step: from the least to the greatest of all steps), laid through the inverse of
+            the model's resize and crop. 0 where the model saw nothing (``seen`` tells these
+            pixels from the cold ones).
+
+        Raises:
+            ClassNotFound: If the class was not explained.
+            LayerNotFound: If the layer was not among the targets.
+            NoMap: If the map is blank or not finite.
+        """
+        if step is None:
+            cam = self.cam(class_index, layer)
+            return self.placement.warp(_stretched(cam))
+        heat = self._heat_over_time(class_index, layer)
+        return self.placement.warp(heat[self._step(step, len(heat))])
+
+    def mask(
+        self,
+        threshold: float = 0.5,
+        class_index: int | None = None,
+        layer: str | None = None,
+        *,
+        step: int | None = None,
+    ) -> NDArray[np.bool_]:
+        """``(H, W)``: the pixels whose heat is at least ``threshold``, in (0, 1]."""
+        return regions.mask(self.heatmap(class_index, layer, step=step), threshold)
+
+    def boxes(
+        self,
+        threshold: float = 0.5,
+        class_index: int | None = None,
+        layer: str | None = None,
+        *,
+        step: int | None = None,
+    ) -> list[Box]:
+        """One box, in the photo's pixels, around each connected region of ``mask(threshold)``.
+
+        Returns:
+            ``(left, top, right, bottom)``, right and bottom exclusive; the hottest region first.
+        """
+        return regions.boxes(self.heatmap(class_index, layer, step=step), threshold)
+
+    def _heat_over_time(self, class_index: int | None, layer: str | None) -> Map:
+        """``(steps, rows, cols)`` in [0, 1], all steps on one scale."""
+        return _stretched(self._over_time(class_index, layer))
+
+    def _over_time(self, class_index: int | None, layer: str | None) -> Map:
+        """``(steps, rows, cols)`` of a layer, or of the fusion; checked, not to be written to."""
+        index = self._class(class_index)
+        if layer is None and len(self.layers) > 1:
+            return self._fusion(index)
+        name = self._layer(layer)
+        cam = self.cams[index, name]
+        check_map(torch.from_numpy(cam.copy()), name)
+        return _steps_of(cam)
+
+    def _fusion(self, index: int) -> Map:
+        maps = [torch.from_numpy(self.cams[index, name].copy())[None] for name in self.layers]
+        fused = fuse(maps, METHODS[self.method])[0]
+        check_map(fused, None)
+        found: Map = fused.numpy()
+        found.setflags(write=False)
+        return _steps_of(found)
+
+    def _step(self, step: object, count: int) -> int:
+        """Which of ``count`` things that follow each other in time lies in a step's middle."""
+        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < self.steps:
+            expected = f"None or a whole number from 0 to {self.steps - 1}"
+            raise InvalidArgument("step", step, expected)
+        return evenly(count, self.steps)[step]
+
+    def _class(self, class_index: int | None) -> int:
+        if class_index is None:
+            return self.classes[0]
+        if class_index not in self.labels:
+            explained = ", ".join(f"{i} ({self.labels[i]})" for i in self.classes)
+            raise ClassNotFound(class_index, hint=f"Explained were: {explained}.")
+        return int(class_index)
+
+    def _layer(self, layer: str | None) -> str:
+        name = self.layers[0] if layer is None else layer
+        if name not in self.layers:
+            raise LayerNotFound(
+                name,
+                nearest_names(str(name), self.layers),
+                f"Explained were: {', '.join(self.layers)}.",
+            )
+        return name
+
+
+def _steps_of(cam: Map) -> Map:
+    """A map as ``(steps, rows, cols)``: an image has one step."""
+    return cam if cam.ndim == 3 else cam[None]
+
+
+def _stretched(cam: Map) -> Map:
+    """To [0, 1], from the least to the greatest value of all of it."""
+    stretched: Map = normalise(torch.from_numpy(cam.copy())[None])[0].numpy()
+    return stretched
