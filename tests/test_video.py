@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 import cam_hub
 from cam_hub.cli import main
 from cam_hub.errors import ImageRefused, InvalidArgument, NoMap
+from space.artifacts import Artifacts
 
 FRAMES, SIDE, CELL = 8, 32, 8
 STEPS = 4
@@ -205,6 +207,16 @@ def test_a_frame_that_is_shown_more_than_once_is_saved_once(model, tmp_path):
     folder = result.save(tmp_path / "still")
     assert [path.name for path in folder.glob("frame-*")] == ["frame-000.png"]
     assert len(cam_hub.Explanation.load(folder).frames) == FRAMES
+
+
+def test_the_pages_archive_of_a_clip_is_an_explanation_again(spot, tmp_path):
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    spot.save_data(folder)
+    with zipfile.ZipFile(Artifacts(spot, folder, 0.5, "jet").archive()) as file:
+        file.extractall(tmp_path / "unpacked")
+    again = cam_hub.Explanation.load(tmp_path / "unpacked")
+    assert [f.tobytes() for f in again.frames] == [f.tobytes() for f in spot.frames]
 
 
 def test_an_animation_has_a_frame_for_each_of_the_clips(spot, tmp_path):
