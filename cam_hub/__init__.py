@@ -18,10 +18,11 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import errors
     from .classes import Prediction, Top, top
-    from .engine import activations, explain, reproduce
+    from .engine import activations, explain
     from .introspection.layers import LayerInfo, list_layers, suggest_layers
     from .methods import METHODS, Method
     from .model_id import ModelId, parse_model_id
+    from .reproduction import reproduce
     from .results import Explanation
     from .sources.base import LoadedModel
     from .sources.embedded import DEFAULT_MODEL
@@ -36,7 +37,7 @@ _HOMES = {
     "top": "classes",
     "activations": "engine",
     "explain": "engine",
-    "reproduce": "engine",
+    "reproduce": "reproduction",
     "LayerInfo": "introspection.layers",
     "list_layers": "introspection.layers",
     "suggest_layers": "introspection.layers",

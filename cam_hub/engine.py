@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cam_hub import store
 from cam_hub.classes import ClassChoice, Prediction, choose_classes, label_of, predict
-from cam_hub.errors import ImageRefused, InvalidArgument, NoMap
+from cam_hub.errors import InvalidArgument, NoMap
 from cam_hub.folders import frame_files
 from cam_hub.introspection.layers import LayerInfo
 from cam_hub.introspection.selection import LayerChoice, layers_before, resolve_layers
@@ -27,7 +27,7 @@ from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Standings, Target
 from cam_hub.tasks.region import RegionChoice
 
-__all__ = ["activations", "explain", "reproduce"]
+__all__ = ["activations", "explain"]
 
 SHOWN_PREDICTIONS = 5
 MAX_SAMPLES = 1000
@@ -170,54 +170,6 @@ def activations(
         name: stacked.reshape(len(stacked), steps[name], -1, stacked.shape[-1])
         for name, stacked in maps.items()
     }
-
-
-def reproduce(
-    manifest: Mapping[str, Any],
-    image: object,
-    *,
-    model: LoadedModel | None = None,
-    reference: object = None,
-) -> Explanation:
-    """Makes an explanation again from its manifest.
-
-    Args:
-        manifest: ``Explanation.manifest``, or the content of a ``manifest.json``.
-        image: The same picture.
-        model: The model, if it was a wrapped module or had random weights; otherwise it is
-            loaded by its ID, in the revision that the manifest names.
-        reference: The same reference picture, if there was one.
-
-    Raises:
-        ImageRefused: If one of them is not the same picture.
-        InvalidArgument: If the manifest's model cannot be had by its ID, or a reference is missing
-            or too much.
-    """
-    target = manifest["target"]
-    if (target.get("reference") is None) != (reference is None):
-        expected = "None, since there was none" if reference is not None else "the reference"
-        raise InvalidArgument("reference", type(reference).__name__, expected)
-    recorded = manifest["model"]
-    if model is None:
-        if not recorded["pretrained"]:
-            raise InvalidArgument("model", None, "the model itself: it has no pretrained weights")
-        model = store.get(recorded["id"])
-    parameters = manifest["parameters"]
-    again = explain(
-        model,
-        image,
-        method=manifest["method"],
-        target_layers=list(manifest["layers"]),
-        classes=[entry["class_index"] for entry in manifest["classes"]],
-        region=target.get("region"),
-        reference=reference,
-        **parameters,
-    )
-    if again.manifest["image"] != dict(manifest["image"]):
-        raise ImageRefused("it is not the picture that the manifest was made from.")
-    if again.manifest["target"].get("reference") != target.get("reference"):
-        raise ImageRefused("the reference is not the one that the manifest was made with.")
-    return again
 
 
 def _model(model_or_id: LoadedModel | str) -> LoadedModel:

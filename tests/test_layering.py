@@ -34,7 +34,7 @@ LEVELS = [
     {"introspection", "results", "precision"},
     {"store", "passes", "preparation", "manifests"},
     {"engine"},
-    {"cli"},
+    {"cli", "reproduction"},
     {"__main__"},
 ]
 

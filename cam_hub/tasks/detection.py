@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import box_iou
+from torchvision.ops import box_area, box_iou
 
 from cam_hub.errors import InvalidArgument, NoMap
 from cam_hub.tasks.base import (
@@ -185,10 +185,11 @@ class _BoxScores(Target):
         labels = clean["labels"].tolist()
         fixed = _Fixed(self._num_classes or max(labels, default=0) + 1, output.threshold)
         boxes, scores = clean["boxes"].detach(), clean["scores"].detach()
-        ranks = scores
+        # A box without area is nowhere (those of untrained networks may be).
+        ranks = scores * (box_area(boxes) > 0)
         if self._region is not None and not self._region.whole:
             wanted = torch.tensor([self._region.input_box()]).to(boxes)
-            ranks = scores * box_iou(boxes, wanted)[:, 0]
+            ranks = ranks * _overlap(boxes, wanted)
         for label, position in _best(labels, ranks, fixed.num_classes).items():
             fixed.boxes[label] = boxes[position]
             fixed.scores[label] = float(scores[position])
@@ -209,7 +210,7 @@ class _BoxScores(Target):
         weights = torch.zeros_like(found["scores"])
         for label, box in fixed.boxes.items():
             same = found["labels"] == label
-            weights[same] = box_iou(boxes[same], box[None])[:, 0].to(weights)
+            weights[same] = _overlap(boxes[same], box[None]).to(weights)
         return _collect(found, weights, fixed.num_classes)
 
     def _on_photo(self, box: Tensor) -> list[float]:
@@ -218,6 +219,12 @@ class _BoxScores(Target):
             return [left, top, right, bottom]
         place = self._region.placement
         return [*place.to_photo(left, top), *place.to_photo(right, bottom)]
+
+
+def _overlap(boxes: Tensor, box: Tensor) -> Tensor:
+    """Intersection over union with one box; 0 for boxes without any area, not 0/0."""
+    found: Tensor = box_iou(boxes, box)[:, 0]
+    return found.nan_to_num(nan=0.0)
 
 
 def _collect(found: Mapping[str, Tensor], weights: Tensor, num_classes: int) -> Tensor:

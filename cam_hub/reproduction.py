@@ -1,0 +1,62 @@
+"""The way back from a manifest to the explanation that it tells of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cam_hub import store
+from cam_hub.engine import explain
+from cam_hub.errors import ImageRefused, InvalidArgument
+from cam_hub.results import Explanation
+from cam_hub.sources.base import LoadedModel
+
+__all__ = ["reproduce"]
+
+
+def reproduce(
+    manifest: Mapping[str, Any],
+    image: object,
+    *,
+    model: LoadedModel | None = None,
+    reference: object = None,
+) -> Explanation:
+    """Makes an explanation again from its manifest.
+
+    Args:
+        manifest: ``Explanation.manifest``, or the content of a ``manifest.json``.
+        image: The same picture.
+        model: The model, if it was a wrapped module or had random weights; otherwise it is
+            loaded by its ID, in the revision that the manifest names.
+        reference: The same reference picture, if there was one.
+
+    Raises:
+        ImageRefused: If one of them is not the same picture.
+        InvalidArgument: If the manifest's model cannot be had by its ID, or a reference is missing
+            or too much.
+    """
+    target = manifest["target"]
+    if (target.get("reference") is None) != (reference is None):
+        expected = "None, since there was none" if reference is not None else "the reference"
+        raise InvalidArgument("reference", type(reference).__name__, expected)
+    recorded = manifest["model"]
+    if model is None:
+        if not recorded["pretrained"]:
+            raise InvalidArgument("model", None, "the model itself: it has no pretrained weights")
+        model = store.get(recorded["id"])
+    parameters = manifest["parameters"]
+    again = explain(
+        model,
+        image,
+        method=manifest["method"],
+        target_layers=list(manifest["layers"]),
+        classes=[entry["class_index"] for entry in manifest["classes"]],
+        region=target.get("region"),
+        reference=reference,
+        **parameters,
+    )
+    if again.manifest["image"] != dict(manifest["image"]):
+        raise ImageRefused("it is not the picture that the manifest was made from.")
+    if again.manifest["target"].get("reference") != target.get("reference"):
+        raise ImageRefused("the reference is not the one that the manifest was made with.")
+    return again
