@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from cam_hub.errors import LayerNotFound, NoMap, nearest_names
 
@@ -72,28 +71,21 @@ class Taps:
     def __init__(self) -> None:
         self.activations: dict[str, Tensor] = {}
         self.calls: dict[str, int] = {}
-        self._handed_on: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def _visit(self, name: str, output: Any) -> Any:
         found = main_tensor(output)
         if found is None or not found.is_floating_point():
             return None
-        self.calls[name] = self.calls.get(name, 0) + 1
+        # The graph starts at the first layer that is asked for: nothing before it is kept. The view
+        # tells what follows this layer from what else its tensor is used for, as in a layer that
+        # returns its input.
+        kept = found.view_as(found) if found.requires_grad else found.detach().requires_grad_()
         self.activations.pop(name, None)
-        # Blocks return what their last part returned, and many layers do nothing: what was handed
-        # on as a copy, and comes back as it was, is on record already.
-        version, record = self._handed_on.get(found, (0, None))  # type: ignore[no-untyped-call]
-        if record is not None and found._version == version:
-            self.activations[name] = record
-            return None
-        # The graph starts at the first layer that is asked for: nothing before it is kept.
-        kept = found if found.requires_grad else found.detach().requires_grad_()
         self.activations[name] = kept
+        self.calls[name] = self.calls.get(name, 0) + 1
         # The network goes on with a copy: in-place layers that follow (ReLU after a batch norm)
         # would overwrite the record, and may not write to a leaf at all.
-        copy = kept.clone()
-        self._handed_on[copy] = copy._version, kept
-        return _replace(output, found, copy)
+        return _replace(output, found, kept.clone())
 
     def gradients(
         self, score: Tensor, names: Sequence[str], *, keep_graph: bool = False

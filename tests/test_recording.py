@@ -211,3 +211,24 @@ def test_outputs_in_containers_are_recorded_and_the_container_keeps_its_shape(wr
 def test_what_holds_no_tensor_has_no_main_tensor():
     assert main_tensor(None) is None
     assert main_tensor({"a": [1, "b"]}) is None
+
+
+def test_a_layer_that_returns_its_input_has_only_the_gradient_of_what_follows_it():
+    class Through(nn.Module):
+        """The identity's output is halved; its input goes another way, too."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.same = nn.Linear(2, 2), nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            return self.same(x) * 0.5 + x * 3
+
+    torch.manual_seed(0)
+    module = Through().requires_grad_(False)
+    with tap(module, ["first", "same"]) as taps:
+        score = module(torch.ones(1, 2)).sum()
+        gradients = taps.gradients(score, ["first", "same"])
+    assert gradients["same"].tolist() == [[0.5, 0.5]]
+    assert gradients["first"].tolist() == [[3.5, 3.5]]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from bench.zoo.expected import surprise
+from bench.zoo.expected import outdated, surprise
 from bench.zoo.ledger import Ledger
 from bench.zoo.plan import Candidate
 from bench.zoo.report import render_report
@@ -70,7 +68,32 @@ def test_the_report_names_what_was_not_run():
     assert "Not yet (1): `vit_small`." in text
 
 
-def test_a_recorded_failure_may_fail_and_nothing_else():
-    record = Ledger(Path("does-not-exist"))
-    assert surprise(row("m"), record) is None
-    assert surprise(row("m", "failed", reasons=["deep"]), record) == "m failed: deep"
+def test_a_recorded_failure_may_fail_and_nothing_else(tmp_path):
+    record = Ledger(tmp_path / "zoo.jsonl")
+    record.add(row("known", "failed"))
+    record.add(row("good"))
+    assert surprise(row("known", "failed"), record) is None
+    assert surprise(row("new"), record) is None
+    for name in ("good", "new"):
+        failed = row(name, "failed", reasons=["deep"], checks={"deep": False})
+        assert surprise(failed, record) == f"{name} failed: deep"
+
+
+def test_what_held_by_a_hair_may_be_turned_by_rounding(tmp_path):
+    record = Ledger(tmp_path / "zoo.jsonl")
+    record.add(row("hair", margin=0.01))
+    record.add(row("clear", margin=0.4))
+    off = {"checks": {"on_image": False, "deep": True}, "reasons": ["on_image: moved"]}
+    assert surprise(row("hair", "failed", **off), record) is None
+    assert surprise(row("clear", "failed", **off), record) == "clear failed: on_image: moved"
+    both = {"checks": {"on_image": False, "deep": False}, "reasons": ["both"]}
+    assert surprise(row("hair", "failed", **both), record) == "hair failed: both"
+
+
+def test_a_recorded_failure_that_passes_is_worth_a_word(tmp_path):
+    record = Ledger(tmp_path / "zoo.jsonl")
+    record.add(row("known", "failed"))
+    assert surprise(row("known"), record) is None
+    assert "refresh the ledger" in outdated(row("known"), record)
+    assert outdated(row("known", "failed"), record) is None
+    assert outdated(row("new"), record) is None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.zoo import plan, pool
 from bench.zoo.costs import Costs
-from bench.zoo.expected import surprise
+from bench.zoo.expected import outdated, surprise
 from bench.zoo.ledger import Ledger, source_digest
 from bench.zoo.plan import Candidate
 from bench.zoo.process import Limits
@@ -197,6 +197,9 @@ def _verdict(chosen: Sequence[Candidate], ledger: Ledger, options: argparse.Name
     surprises = [words for row in rows if (words := surprise(row, recorded)) is not None]
     for words in surprises:
         _say(f"not as recorded: {words}")
+    for row in rows:
+        if (words := outdated(row, recorded)) is not None:
+            _say(words)
     return 1 if surprises else 0
 
 

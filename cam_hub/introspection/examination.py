@@ -144,7 +144,7 @@ def _reason(finding: Finding, reading: Reading | None, *, usable: bool) -> str:
         )
     else:
         seen = (
-            f"read on a {grid} by its shape, as the layers before it (with these weights every "
+            f"is read on a {grid} by its shape, as the layers before it (with these weights every "
             "place in it answers to the whole image), and class scores depend on it"
         )
     return seen + (f"; the last of its {finding.calls} calls counts" if finding.calls > 1 else "")
