@@ -30,8 +30,8 @@ class Dependence:
         channels: The part of its channels that some score depends on, in [0, 1].
         cells: The part of its cells that some score depends on, in [0, 1]. Tokens without a place
             do not count.
-        speaks: Whether anything in it speaks for the predicted class: whether its LayerCAM map of
-            the clean input is not blank.
+        speaks: Whether anything in it speaks for the predicted class (for each of several, if that
+            was asked for): whether its LayerCAM map of the clean input is not blank.
         sorted: Whether its channels are classes already: the predicted one's score depends on a
             single channel of several.
     """
@@ -62,12 +62,18 @@ class Dependences(dict[str, Dependence]):
 
 @contextmanager
 def dependences(
-    module: nn.Module, clean: Tensor, run: Run, score: Score, layers: Mapping[str, Arrangement]
+    module: nn.Module,
+    clean: Tensor,
+    run: Run,
+    score: Score,
+    layers: Mapping[str, Arrangement],
+    *,
+    highest: int = 1,
 ) -> Iterator[Dependences]:
     """Finds out by one forward pass and the way back how scores depend on layers.
 
     A random mixture of all scores is differentiated, in which no dependence can cancel out; then
-    the highest score.
+    the highest scores, one by one.
 
     Args:
         module: The model.
@@ -75,6 +81,7 @@ def dependences(
         run: How to run the model on it.
         score: From what it returns to scores.
         layers: The layers in question, and how each lies on the image.
+        highest: How many of the highest scores something in a layer must speak for.
 
     Yields:
         The layers that some score depends on, in the order in which they finished.
@@ -85,16 +92,20 @@ def dependences(
         ran = list(taps.activations)
         if scores.requires_grad and ran:
             mixed = taps.gradients(_mixture(scores), ran, keep_graph=True)
-            highest = taps.gradients(scores.max(), ran, keep_graph=True)
+            tops = scores.flatten().topk(min(highest, scores.numel())).values
+            by_top = [taps.gradients(top, ran, keep_graph=True) for top in tops]
             for name in ran:
                 if bool(mixed[name].any()):
-                    parts = (mixed[name], highest[name], taps.activations[name].detach())
-                    found[name] = _judge(*(to_maps(part, layers[name]) for part in parts))
+                    parts = (mixed[name], taps.activations[name].detach())
+                    maps = [to_maps(part, layers[name]) for part in parts]
+                    found[name] = _judge(
+                        *maps, [to_maps(top[name], layers[name]) for top in by_top]
+                    )
         yield found
 
 
-def _judge(mixed: Tensor, highest: Tensor, activation: Tensor) -> Dependence:
-    """Of gradients and activation ``(1, channels, rows, cols)``.
+def _judge(mixed: Tensor, activation: Tensor, tops: list[Tensor]) -> Dependence:
+    """Of gradients and activation ``(1, channels, rows, cols)``, the highest score's first.
 
     Single zeros do not count: a ReLU that follows cuts off half of the values, but hardly ever a
     whole channel or a whole cell.
@@ -103,8 +114,8 @@ def _judge(mixed: Tensor, highest: Tensor, activation: Tensor) -> Dependence:
     return Dependence(
         float(alive.any(dim=1).float().mean()),
         float(alive.any(dim=0).float().mean()),
-        bool(layercam(activation, highest).any()),
-        len(alive) > 1 and int((highest[0].flatten(1) != 0).any(dim=1).sum()) == 1,
+        all(bool(layercam(activation, top).any()) for top in tops),
+        len(alive) > 1 and int((tops[0][0].flatten(1) != 0).any(dim=1).sum()) == 1,
     )
 
 

@@ -20,6 +20,9 @@ from cam_hub.tasks.base import Reference, Target
 
 __all__ = ["examine"]
 
+_SEVERAL = 5
+"""So many of the highest scores a layer must speak for where they come from different places."""
+
 
 def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
     """Finds out all that ``list_layers`` tells.
@@ -43,7 +46,10 @@ def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
         readings = read(findings)
         tapped = {name: reading.arrangement for name, reading in readings.items()}
         score = _target(model, size).scores
-        with dependences(model.module, clean, model.task.run, score, tapped) as reached:
+        highest = _SEVERAL if model.task.scattered else 1
+        with dependences(
+            model.module, clean, model.task.run, score, tapped, highest=highest
+        ) as reached:
             found = dict(reached)
             best = recommend(list(findings), readings, reached, dense=model.task.dense)
     except ModelRefused as error:  # tasks do not know the model's ID

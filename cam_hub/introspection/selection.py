@@ -13,8 +13,9 @@ from cam_hub.sources.base import LoadedModel
 
 __all__ = ["LayerChoice", "layers_before", "resolve_layers"]
 
-_SPARE = 16
-"""How far before the recommended layer another one is looked for."""
+_NEAR, _FAR = 8, 16
+"""Where another layer than the recommended one is looked for: among so many just before it, and as
+many spread over all that come before those."""
 
 LayerChoice = str | nn.Module | Iterable[str | nn.Module] | None
 """How layers may be named: by name, as the module itself, several of these, by a word of
@@ -65,10 +66,11 @@ def resolve_layers(
 def layers_before(
     model: LoadedModel, name: str, input_size: tuple[int, ...] | None = None
 ) -> list[str]:
-    """Names the usable layers that finish shortly before another, in forward order."""
+    """Names some usable layers that finish before another, in forward order."""
     usable = [layer.name for layer in list_layers(model, input_size=input_size) if layer.usable]
     place = usable.index(name)
-    return usable[max(0, place - _SPARE) : place]
+    near, rest = usable[max(0, place - _NEAR) : place], usable[: max(0, place - _NEAR)]
+    return rest[:: -(-len(rest) // _FAR) or 1] + near
 
 
 def _listed(choice: Iterable[str | nn.Module]) -> list[str | nn.Module]:

@@ -116,12 +116,14 @@ class Task(ABC):
     Attributes:
         name: Its name in the registry.
         dense: Whether the model answers for every place of the picture.
+        scattered: Whether its scores come from different parts of the network (pyramid levels).
         takes_region: Whether a part of the photo can be asked about.
         takes_reference: Whether another picture can be compared with.
     """
 
     name: ClassVar[str]
     dense: ClassVar[bool] = False
+    scattered: ClassVar[bool] = False
     takes_region: ClassVar[bool] = False
     takes_reference: ClassVar[bool] = False
 

@@ -58,6 +58,7 @@ class Detection(Task):
     """
 
     name: ClassVar[str] = "detection"
+    scattered: ClassVar[bool] = True
     takes_region: ClassVar[bool] = True
     num_classes: int | None = None
 
