@@ -96,11 +96,9 @@ def dependences(
             by_top = [taps.gradients(top, ran, keep_graph=True) for top in tops]
             for name in ran:
                 if bool(mixed[name].any()):
-                    parts = (mixed[name], taps.activations[name].detach())
-                    maps = [to_maps(part, layers[name]) for part in parts]
-                    found[name] = _judge(
-                        *maps, [to_maps(top[name], layers[name]) for top in by_top]
-                    )
+                    parts = (mixed, taps.activations, *by_top)
+                    maps = [to_maps(part[name].detach(), layers[name]) for part in parts]
+                    found[name] = _judge(maps[0], maps[1], maps[2:])
         yield found
 
 
