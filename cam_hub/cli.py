@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cam_hub.errors import CamHubError
+from cam_hub.errors import CamHubError, InvalidArgument
 
 if TYPE_CHECKING:
     from cam_hub.introspection.layers import LayerInfo
@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     layers = commands.add_parser("layers", help="list a model's layers and which one to explain")
     layers.set_defaults(run=_layers)
+    layers.add_argument("id", nargs="?", metavar="ID", help="the model; the same as --model")
     layers.add_argument("--all", action="store_true", help="also those that give no map, and why")
     explain = commands.add_parser("explain", help="explain a picture and save the result")
     explain.set_defaults(run=_explain)
@@ -77,14 +78,18 @@ def _model(options: argparse.Namespace) -> LoadedModel:
     from cam_hub.sources.embedded import DEFAULT_MODEL  # noqa: PLC0415
     from cam_hub.sources.registry import load_model  # noqa: PLC0415
 
-    id = options.model or DEFAULT_MODEL
+    named = {options.model, getattr(options, "id", None)} - {None}
+    if len(named) > 1:
+        raise InvalidArgument("--model", options.model, "one model, and two were named")
+    id = named.pop() if named else DEFAULT_MODEL
     return load_model(id, pretrained=not options.random, device=options.device)
 
 
 def _layers(options: argparse.Namespace) -> None:
-    from cam_hub.introspection.layers import list_layers  # noqa: PLC0415
+    from cam_hub.introspection.layers import list_layers, suggest_layers  # noqa: PLC0415
 
-    rows = [("", "layer", "type", "layout", "grid", "channels", "stage", "why")]
+    model = _model(options)
+    rows = [("", "layer", "type", "layout", "grid", "channels", "prefix", "stage", "why")]
     rows += [
         (
             "*" if layer.recommended else "",
@@ -93,16 +98,18 @@ def _layers(options: argparse.Namespace) -> None:
             layer.layout or "-",
             _grid(layer),
             str(layer.channels or "-"),
+            str(layer.prefix_tokens) if layer.layout else "-",
             "-" if layer.stage is None else str(layer.stage),
             layer.reason,
         )
-        for layer in list_layers(_model(options))
+        for layer in list_layers(model)
         if layer.usable or options.all
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
+    sys.stdout.write(f"recommended (*): {suggest_layers(model)[0]}\n")
 
 
 def _grid(layer: LayerInfo) -> str:

@@ -18,9 +18,11 @@ def photo(lion, tmp_path) -> Path:
 
 
 def test_layers_are_listed_with_the_recommended_one_marked(capsys):
-    assert main(["layers", "--model", "resnet10t", "--random", "--device", "cpu"]) == 0
-    head, *rows = capsys.readouterr().out.splitlines()
-    assert head.split() == ["layer", "type", "layout", "grid", "channels", "stage", "why"]
+    assert main(["layers", "resnet10t", "--random", "--device", "cpu"]) == 0
+    head, *rows, last = capsys.readouterr().out.splitlines()
+    columns = ["layer", "type", "layout", "grid", "channels", "prefix", "stage", "why"]
+    assert head.split() == columns
+    assert last == "recommended (*): layer4"
     marked = [row.split() for row in rows if row.startswith("*")]
     assert [row[1] for row in marked] == ["layer4"]
     assert not any("fc" in row.split()[:1] for row in rows)
@@ -30,6 +32,11 @@ def test_layers_that_give_no_map_are_listed_when_asked_for(capsys):
     assert main(["layers", "--model", "resnet10t", "--random", "--all"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert any(row.split()[0] == "fc" and "no rows and columns" in row for row in rows)
+
+
+def test_two_models_at_once_are_refused(capsys):
+    assert main(["layers", "resnet10t", "--model", "resnet18", "--random"]) == 1
+    assert "two were named" in capsys.readouterr().err
 
 
 def test_an_explanation_is_saved_and_its_predictions_are_printed(photo, tmp_path, capsys):
