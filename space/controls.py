@@ -81,7 +81,7 @@ def build_controls(settings: Settings) -> Controls:
         value=settings.default_model,
         allow_custom_value=True,
         label="Model ID",
-        info="Any timm or torchvision classifier: owner/name[@revision], torchvision/name[@weights]"
+        info="Any timm or torchvision model: owner/name[@revision], torchvision/name[@weights]"
         " or a timm name.",
         elem_id="model_id",
     )

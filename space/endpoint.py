@@ -72,7 +72,7 @@ def make_explain(
         alpha: float = 0.5,
         colormap: str = "jet",
     ) -> Answer:
-        """Shows which pixels of a photo spoke for which class of an image classifier.
+        """Shows which pixels of a photo spoke for which class of an image model.
 
         Args:
             image: The photo.

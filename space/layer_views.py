@@ -161,7 +161,7 @@ tbody th {
 }
 th code { margin-right: 0.45rem; }
 td:nth-child(3) { overflow-wrap: anywhere; min-width: 6.2rem; }
-.why { min-width: 15rem; }
+.why { min-width: 9rem; font-size: 0.92em; }
 tbody tr:not(.usable) > * {
   color: color-mix(in srgb, var(--body-text-color) 72%, transparent);
 }

@@ -51,7 +51,7 @@ def make_layers(explainer: Explainer, settings: Settings) -> Callable[..., list[
     """The endpoint's function for one app."""
 
     def layers(model_id: str = settings.default_model, show_all: bool = False) -> list[LayerRow]:
-        """Lists the layers of an image classifier that a map can be made from.
+        """Lists the layers of an image model that a map can be made from.
 
         Args:
             model_id: A timm or torchvision model.

@@ -105,7 +105,7 @@ REFUSED: dict[ModuleType, str] = {
     zoo.quantization: "it is quantised: integer weights have no gradient, so no class score can "
     "be differentiated. The same architecture without 'quantized_' in its name works.",
     zoo.optical_flow: "it is made for optical flow: it returns a field of motion between two "
-    "pictures, and no class to explain. Classification, segmentation and detection models work.",
+    "pictures, and no class to explain. Models of classes, segments, boxes and clips work.",
 }
 """The packages whose models cannot, and why."""
 
