@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 import threading
 from dataclasses import replace
+from itertools import chain
 
 import torch
+from torch import nn
 
 from cam_hub.sources.base import LoadedModel
 
-__all__ = ["in_double"]
+__all__ = ["double_copy", "in_double"]
 
 _FACT = "in_double"
 
@@ -34,16 +36,32 @@ def in_double(model: LoadedModel) -> LoadedModel:
         return model
     with model.lock:
         if _FACT not in model.facts:
-            model.facts[_FACT] = _copied(model)
+            model.facts[_FACT] = _twin(model)
         found: LoadedModel = model.facts[_FACT]
     return found
 
 
-def _copied(model: LoadedModel) -> LoadedModel:
+def double_copy(module: nn.Module) -> nn.Module | None:
+    """A copy in double precision, on the CPU where the device has none (MPS).
+
+    Args:
+        module: The module; it stays as it is.
+
+    Returns:
+        None if it cannot be copied.
+    """
     try:
-        module = copy.deepcopy(model.module)
+        copied = copy.deepcopy(module)
     except (RuntimeError, TypeError, NotImplementedError):
+        return None
+    tensors = chain(copied.parameters(), copied.buffers())
+    if any(tensor.device.type == "mps" for tensor in tensors):
+        copied = copied.cpu()
+    return copied.double()
+
+
+def _twin(model: LoadedModel) -> LoadedModel:
+    module = double_copy(model.module)
+    if module is None:
         return model
-    if model.device.type == "mps":
-        module = module.cpu()
-    return replace(model, module=module.double(), facts={}, lock=threading.RLock())
+    return replace(model, module=module, facts={}, lock=threading.RLock())

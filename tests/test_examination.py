@@ -292,3 +292,42 @@ class TestModelsThatCannotBeExplained:
         with pytest.raises(ModelRefused, match="no such thing"):
             cam_hub.list_layers(model)
         assert not any(child._forward_hooks for child in model.module.modules())
+
+
+class TestTasksWithSeveralAnswers:
+    def recommended(self, module: nn.Module, task: str) -> str:
+        model = cam_hub.wrap_model(module, input_size=SIZE, task=task)
+        return cam_hub.suggest_layers(model)[0]
+
+    def test_a_segmenters_class_maps_are_its_answer_and_explain_nothing(self):
+        class Segments(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                torch.manual_seed(0)
+                self.embed, self.act = nn.Conv2d(3, 8, 8, 8), nn.Sigmoid()
+                self.classes = nn.Conv2d(8, 5, 1)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.classes(self.act(self.embed(x)))
+
+        assert self.recommended(Segments(), "segmentation") == "act"
+
+    def test_a_detectors_layer_speaks_for_boxes_of_all_levels(self):
+        class Detects(nn.Module):
+            """One box from a fine level and one from a coarse level, each of its own class."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                torch.manual_seed(0)
+                self.trunk = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Sigmoid())
+                self.fine, self.coarse = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 2, 2)
+
+            def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+                trunk = self.trunk(torch.stack(images))
+                levels = (self.fine(trunk).sigmoid(), self.coarse(trunk).sigmoid())
+                scores = torch.stack([level.mean((1, 2, 3)) for level in levels], dim=1)
+                boxes = torch.tensor([[0.0, 0.0, 40.0, 40.0], [40.0, 0.0, 90.0, 60.0]])
+                labels = torch.tensor([1, 2])
+                return [{"boxes": boxes, "labels": labels, "scores": found} for found in scores]
+
+        assert self.recommended(Detects(), "detection") == "trunk"

@@ -94,6 +94,8 @@ def dependences(
             mixed = taps.gradients(_mixture(scores), ran, keep_graph=True)
             tops = scores.flatten().topk(min(highest, scores.numel())).values
             by_top = [taps.gradients(top, ran, keep_graph=True) for top in tops]
+            # A score that depends on nothing (a class of which there is no box) asks for nothing.
+            by_top = [top for top in by_top if any(map(torch.any, top.values()))] or by_top[:1]
             for name in ran:
                 if bool(mixed[name].any()):
                     parts = (mixed, taps.activations, *by_top)

@@ -9,10 +9,9 @@ them under no reading is not spatial.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from cam_hub.introspection.layouts import (
     to_maps,
 )
 from cam_hub.memory import free_part
+from cam_hub.precision import double_copy
 from cam_hub.recording import main_tensor, observe
 
 __all__ = ["BUDGET", "Finding", "Run", "disturb"]
@@ -121,10 +121,11 @@ def disturb(
     strip = max(frame.aspect, 1 / frame.aspect) >= OUT_OF_SHAPE
     findings = {name: output.finding(strip=strip) for name, output in seen.items()}
     unclear = any(found.drowned and not found.spatial for found in findings.values())
-    finer = _in_double(module) if unclear and clean.dtype != torch.float64 else None
+    finer = double_copy(module) if unclear and clean.dtype != torch.float64 else None
     if finer is None:
         return findings
-    finest = disturb(finer, clean.double(), run, budget=budget, seed=seed)
+    place = next(chain(finer.parameters(), finer.buffers()), clean).device
+    finest = disturb(finer, clean.to(place).double(), run, budget=budget, seed=seed)
     return {
         name: replace(found, drowned=findings[name].drowned)
         for name, found in finest.items()
@@ -284,11 +285,3 @@ def _disturbed(clean: Tensor, seed: int) -> Iterator[Tensor]:
             band = (axis, start, stop - start)
             disturbed.narrow(*band).copy_(noise.narrow(*band))
             yield disturbed
-
-
-def _in_double(module: nn.Module) -> nn.Module | None:
-    """A copy of the model in double precision, or None if it cannot be copied."""
-    try:
-        return copy.deepcopy(module).double()
-    except (RuntimeError, TypeError, NotImplementedError):
-        return None
