@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-__all__ = ["BANDS", "NONE", "Match", "coarse", "match_bands", "sizes"]
+__all__ = ["BANDS", "NONE", "SELECTIVE", "Match", "coarse", "match_bands", "sizes"]
 
 BANDS = 4
 """Bands per axis of the input."""
@@ -17,8 +17,11 @@ SPATIAL, CLEAR = 0.85, 0.03
 """Least correlation with the bands, and least slope, of what counts as spatial (true layers
 mostly have a correlation above 0.95 and a slope above 0.2)."""
 
-FEW_CELLS, CLEARER, SELECTIVE = 3, 0.1, 0.25
-"""So few cells along an axis correlate by chance; they need this slope and selectivity, too."""
+SELECTIVE = 0.25
+"""Least selectivity of cells from which it can be told where they lie, or that they lie nowhere."""
+
+FEW_CELLS, CLEARER = 3, 0.1
+"""So few cells along an axis correlate by chance; they must be selective, too, with this slope."""
 
 FINEST = 32
 """Finer grids are averaged to this many rows and columns: it is enough, and saves memory."""

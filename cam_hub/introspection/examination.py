@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from cam_hub.errors import CamHubError, ModelRefused
 from cam_hub.guard import quiet
+from cam_hub.introspection.bands import SELECTIVE
 from cam_hub.introspection.dependence import Dependence, dependences
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.introspection.probe import Finding, disturb
-from cam_hub.introspection.reading import UNDECIDED, Reading, read
+from cam_hub.introspection.reading import Reading, read
 from cam_hub.introspection.recommendation import Recommendation, recommend
 from cam_hub.recording import modules_by_name
 from cam_hub.sources.base import LoadedModel
@@ -173,7 +174,7 @@ def _why_not(finding: Finding) -> str:
     if not finding.moved:
         return "its output does not change with the input"
     correlation = f"correlation {finding.match.correlation:.2f} with disturbed bands"
-    if finding.match.selectivity >= UNDECIDED:
+    if finding.match.selectivity >= SELECTIVE:
         return (
             "its output does not follow the image: its places answer in another order than the "
             f"image's (windows, unrolled tokens), or are no places ({correlation})"

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cam_hub.introspection.bands import Match
+from cam_hub.introspection.bands import SELECTIVE, Match
 from cam_hub.introspection.layouts import Arrangement
 from cam_hub.introspection.probe import Finding
 
-__all__ = ["UNDECIDED", "Reading", "read"]
-
-UNDECIDED = 0.25
-"""Least selectivity of cells from which a reading can be told wrong."""
+__all__ = ["Reading", "read"]
 
 _LEANING = 0.5
 """Correlation from which an output whose shape shows rows and columns is taken by its shape."""
@@ -68,7 +65,7 @@ def _by_shape(finding: Finding, measured: list[Arrangement]) -> Reading | None:
     fitting = [
         (_stride(reading, measured), reading, match)
         for reading, match in finding.readings
-        if match.selectivity < UNDECIDED or (_explicit(reading) and match.correlation >= _LEANING)
+        if match.selectivity < SELECTIVE or (_explicit(reading) and match.correlation >= _LEANING)
     ]
     fitting = [choice for choice in fitting if choice[0]]
     if not fitting:
@@ -89,7 +86,7 @@ def _stride(reading: Arrangement, measured: list[Arrangement]) -> int:
     known_extras = {
         (known.prefix_tokens, known.suffix_tokens) for known in measured if not _explicit(known)
     }
-    if extra not in (known_extras or {(0, 0)}) and extra != (0, 0):
+    if extra not in known_extras | {(0, 0)}:
         return 0
     for stride in _STRIDES:
         for known in measured:
