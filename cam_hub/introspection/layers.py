@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cam_hub.errors import InvalidArgument, NoMap
-from cam_hub.introspection import memory
+from cam_hub.introspection import answers
 from cam_hub.introspection.examination import examine
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.sources.base import LoadedModel
@@ -48,11 +48,11 @@ def list_layers(
         known: dict[tuple[int, ...], list[LayerInfo]]
         known = model.facts.setdefault("layers", {})
         if size not in known:
-            key = memory.key_of(model, size)
-            found = memory.recall(key, model)
+            key = answers.key_of(model, size)
+            found = answers.recall(key, model)
             if found is None:
                 found = examine(model, size)
-                memory.remember(key, found)
+                answers.remember(key, found)
             known[size] = found
         found = known[size]
     return list(found)

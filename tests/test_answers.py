@@ -1,0 +1,108 @@
+"""What was found out about a model's layers is found again, without a pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import cam_hub
+from cam_hub.introspection import layers as listing
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for answers in which there are none yet."""
+    monkeypatch.setenv("CAM_HUB_CACHE", str(tmp_path))
+    return tmp_path / "layers"
+
+
+@pytest.fixture
+def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The models that have been examined, in order."""
+    names: list[str] = []
+    examine = listing.examine
+
+    def spy(model, size):
+        names.append(model.id)
+        return examine(model, size)
+
+    monkeypatch.setattr(listing, "examine", spy)
+    return names
+
+
+def random_model(seed: int = 0) -> cam_hub.LoadedModel:
+    torch.manual_seed(seed)
+    return cam_hub.load_model("test_resnet", pretrained=False, device="cpu")
+
+
+def test_loading_does_not_examine(examined):
+    random_model()
+    assert examined == []
+
+
+def test_a_model_that_is_loaded_again_is_not_examined_again(examined):
+    first = cam_hub.list_layers(random_model())
+    assert cam_hub.list_layers(random_model(seed=1)) == first
+    assert len(examined) == 1
+
+
+def test_another_input_size_is_another_question(examined):
+    cam_hub.list_layers(random_model())
+    cam_hub.list_layers(random_model(), input_size=(3, 96, 64))
+    assert len(examined) == 2
+
+
+def test_wrapped_modules_are_told_apart_by_their_weights(examined):
+    for seed in (0, 0, 1):
+        cam_hub.list_layers(cam_hub.wrap_model(random_model(seed).module))
+    assert len(examined) == 2
+
+
+def test_modules_of_a_users_own_classes_are_examined_each_time(examined):
+    class Own(nn.Conv2d):
+        pass
+
+    for _ in range(2):
+        torch.manual_seed(0)
+        module = nn.Sequential(Own(3, 4, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        cam_hub.list_layers(cam_hub.wrap_model(module, input_size=(3, 32, 32)))
+    assert len(examined) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"no gzip", b"\x1f\x8b\x08\x00 half"])
+def test_a_damaged_file_is_as_if_it_were_not_there(examined, folder, damage):
+    first = cam_hub.list_layers(random_model())
+    (file,) = folder.iterdir()
+    file.write_bytes(damage)
+    assert cam_hub.list_layers(random_model()) == first
+    assert len(examined) == 2
+    assert cam_hub.list_layers(random_model()) == first
+    assert len(examined) == 2
+
+
+@pytest.mark.parametrize(
+    "payload", [None, [], {"fields": []}, {"fields": ["name"], "layers": [[1]]}]
+)
+def test_an_answer_of_another_form_is_not_taken(examined, payload):
+    from cam_hub.introspection import answers, cache
+
+    model = random_model()
+    cache.write(answers.key_of(model, model.input_size), payload)
+    assert cam_hub.suggest_layers(model)
+    assert len(examined) == 1
+
+
+def test_rows_that_name_other_layers_are_not_taken(examined):
+    from cam_hub.introspection import answers, cache
+
+    model = random_model()
+    key = answers.key_of(model, model.input_size)
+    cam_hub.list_layers(model)
+    answer = cache.read(key)
+    answer["layers"][0][0] = "elsewhere"
+    cache.write(key, answer)
+    assert cam_hub.list_layers(random_model())[0].name != "elsewhere"
+    assert len(examined) == 2
