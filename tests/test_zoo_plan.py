@@ -46,6 +46,20 @@ def test_the_smallest_of_each_family_come_first_and_the_uncounted_last():
     assert ordered == ["a-small", "b-only", "a-middle", "a-large", "a-unknown"]
 
 
+def test_the_others_come_from_cheap_to_costly_where_that_is_known():
+    models = [
+        Candidate("timm", name, "a", parameters, macs=macs)
+        for name, parameters, macs in [
+            ("smallest", 1, None),
+            ("many-pixels", 2, 9),
+            ("few-pixels", 3, 5),
+            ("clip", 4, None),
+        ]
+    ]
+    ordered = [each.name for each in plan.in_order(models)]
+    assert ordered == ["smallest", "few-pixels", "many-pixels", "clip"]
+
+
 def test_families_of_the_same_name_in_both_libraries_are_two():
     models = [Candidate("timm", "x", "resnet", 1), Candidate("torchvision", "x", "resnet", 1)]
     assert len(plan.smallest_of_each_family(models)) == 2

@@ -50,6 +50,11 @@ class Costs:
         """Whether the number of parameters need not be counted any more."""
         return "parameters" in self._known.get(f"{source}/{name}", {})
 
+    def kept_macs(self, source: str, name: str) -> int | None:
+        """As ``macs``, of what was counted before; None if it was not."""
+        macs = self._known.get(f"{source}/{name}", {}).get("macs", _UNKNOWN)
+        return macs if macs != _UNKNOWN else None
+
     def save(self) -> None:
         """Writes what was counted, one model a line, sorted."""
         if self._path is None or not self._changed:

@@ -24,6 +24,7 @@ class Candidate:
         family: The module file that builds it; the path within ``torchvision.models``.
         parameters: How many there are; None if that could not be found out.
         refusal_expected: Whether there is nothing to explain in it.
+        macs: Multiplications with addition of one pass, where they were counted.
     """
 
     source: str
@@ -31,6 +32,7 @@ class Candidate:
     family: str
     parameters: int | None = None
     refusal_expected: bool = False
+    macs: int | None = None
 
     @property
     def id(self) -> str:
@@ -59,8 +61,15 @@ def every_model(sources: Iterable[str] = ("timm", "torchvision")) -> list[Candid
 
 
 def counted(models: Iterable[Candidate], costs: Costs) -> list[Candidate]:
-    """The models with their numbers of parameters."""
-    return [replace(each, parameters=costs.parameters(each.source, each.name)) for each in models]
+    """The models with their parameters, and with those multiplications that are known."""
+    return [
+        replace(
+            each,
+            parameters=costs.parameters(each.source, each.name),
+            macs=costs.kept_macs(each.source, each.name),
+        )
+        for each in models
+    ]
 
 
 def smallest_of_each_family(models: Sequence[Candidate]) -> list[Candidate]:
@@ -72,14 +81,18 @@ def smallest_of_each_family(models: Sequence[Candidate]) -> list[Candidate]:
 
 
 def in_order(models: Sequence[Candidate]) -> list[Candidate]:
-    """The smallest of each family first, then all others, each from small to large.
+    """The smallest of each family first, then all others, from cheap to costly.
 
-    So a sweep that is cut short has seen every family.
+    So a sweep that is cut short has seen every family, and as many models as it could.
     """
     first = smallest_of_each_family(models)
     chosen = {each.id for each in first}
-    return first + sorted((each for each in models if each.id not in chosen), key=_size)
+    return first + sorted((each for each in models if each.id not in chosen), key=_cost)
 
 
 def _size(model: Candidate) -> tuple[bool, int, str]:
     return model.parameters is None, model.parameters or 0, model.id
+
+
+def _cost(model: Candidate) -> tuple[bool, int, tuple[bool, int, str]]:
+    return model.macs is None, model.macs or 0, _size(model)
