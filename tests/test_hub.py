@@ -13,7 +13,7 @@ from safetensors.torch import save
 import cam_hub
 from cam_hub.errors import HubUnavailable, ModelNotFound, ModelRefused
 from tests.conftest import HUB_PORT
-from tests.hub_server import FakeHub, serve
+from tests.hub import FakeHub, serve
 
 LABELS = ["sourdough", "rye", "pumpernickel"]
 
