@@ -24,6 +24,7 @@ LEVELS = [
         "classes",
         "colormaps",
         "tensors",
+        "limits",
         "memory",
         "resampling",
         "timeline",

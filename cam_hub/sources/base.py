@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol
@@ -15,12 +15,16 @@ from cam_hub.clip_preprocessing import ClipPreprocessing
 from cam_hub.clips import open_clip
 from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.images import open_image
+from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.model_id import ModelId
 from cam_hub.preprocessing import Preprocessing
 from cam_hub.tasks.base import Task
 from cam_hub.tasks.classification import Classification
 
-__all__ = ["LoadedModel", "Request", "Source", "pick_device", "settle", "wake"]
+__all__ = ["LoadedModel", "Progress", "Request", "Source", "pick_device", "settle", "wake"]
+
+
+Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,12 +123,24 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Request:
-    """What ``load_model`` was asked for, in full."""
+    """What ``load_model`` was asked for, in full.
+
+    Attributes:
+        id: Of the model.
+        pretrained: Whether trained weights are wanted.
+        device: Where it is to be.
+        token: Access token for private and gated repos.
+        limits: How much it may cost.
+        progress: Told, again and again while something is fetched, which part of the work is done
+            (in [0, 1]) and what is being done.
+    """
 
     id: ModelId
     pretrained: bool
     device: torch.device
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
+    limits: LoadLimits = UNLIMITED
+    progress: Progress | None = None
 
 
 class Source(Protocol):

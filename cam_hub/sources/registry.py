@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from cam_hub.errors import InvalidArgument, ModelNotFound, nearest_names
+from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.model_id import ModelId, parse_model_id
-from cam_hub.sources.base import LoadedModel, Request, Source, pick_device
+from cam_hub.sources.base import LoadedModel, Progress, Request, Source, pick_device
 from cam_hub.sources.embedded import EmbeddedSource
 from cam_hub.sources.hub import HubSource
 from cam_hub.sources.timm_source import TimmSource
@@ -30,6 +31,8 @@ def load_model(
     device: str | torch.device = "auto",
     token: str | None = None,
     revision: str | None = None,
+    limits: LoadLimits = UNLIMITED,
+    progress: Progress | None = None,
 ) -> LoadedModel:
     """Loads a model by its ID.
 
@@ -42,6 +45,9 @@ def load_model(
             torch's.
         token: Access token for private and gated repos.
         revision: Branch, tag or commit, as after ``@``.
+        limits: How much loading may cost.
+        progress: Told, again and again while something is fetched, which part of the work is done
+            (in [0, 1]) and what is being done.
 
     Returns:
         The model in evaluation mode, with its preprocessing and labels.
@@ -57,7 +63,7 @@ def load_model(
         if id.revision not in (None, revision):
             raise InvalidArgument("revision", revision, f"the one in the ID ({id.revision!r})")
         id = parse_model_id(f"{id.repo}@{revision}")
-    request = Request(id, pretrained, pick_device(device), token)
+    request = Request(id, pretrained, pick_device(device), token, limits, progress)
     for source in SOURCES:
         if source.claims(request):
             try:

@@ -48,7 +48,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if self.command != "HEAD":
                 self.wfile.write(reply.body)
 
-        do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
+        do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             pass
