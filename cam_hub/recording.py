@@ -8,7 +8,7 @@ at once, each with its own hooks, and none sees another's activations.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cam_hub.errors import LayerNotFound, NoMap, nearest_names
 
-__all__ = ["Taps", "main_tensor", "modules_by_name", "observe", "tap"]
+__all__ = ["Taps", "main_tensor", "modules_by_name", "observe", "tap", "watch_writes"]
 
 Visit = Callable[[str, Any], Any]
 
@@ -62,15 +62,26 @@ def observe(module: nn.Module, visit: Visit, names: Iterable[str] | None = None)
 class Taps:
     """The activations of the target layers of one forward pass, and the way back to them.
 
+    Args:
+        overwritten: The layers whose output is written to by what follows; None if that is not
+            known, so that it must be expected of all.
+
     Attributes:
         activations: The last output of each layer that has run, by name, in the order in which
             they finished. They are part of the autograd graph and must not be written to.
         calls: How often each layer has run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, overwritten: Container[str] | None = None) -> None:
         self.activations: dict[str, Tensor] = {}
         self.calls: dict[str, int] = {}
+        self._overwritten = overwritten
+        self._versions: dict[str, int] = {}
+
+    @property
+    def intact(self) -> bool:
+        """Whether no recorded activation was written to after it was recorded."""
+        return all(self.activations[name]._version == at for name, at in self._versions.items())
 
     def _visit(self, name: str, output: Any) -> Any:
         found = main_tensor(output)
@@ -83,9 +94,11 @@ class Taps:
         self.activations.pop(name, None)
         self.activations[name] = kept
         self.calls[name] = self.calls.get(name, 0) + 1
+        self._versions[name] = kept._version
         # The network goes on with a copy: in-place layers that follow (ReLU after a batch norm)
         # would overwrite the record, and may not write to a leaf at all.
-        return _replace(output, found, kept.clone())
+        copied = self._overwritten is None or name in self._overwritten
+        return _replace(output, found, kept.clone() if copied else kept.view_as(kept))
 
     def gradients(
         self, score: Tensor, names: Sequence[str], *, keep_graph: bool = False
@@ -117,9 +130,35 @@ class Taps:
             for name, activation, gradient in zip(names, kept, found, strict=True)
         }
 
+    def visit_gradients(self, score: Tensor, visit: Callable[[str, Tensor], None]) -> None:
+        """Shows the derivative of a score by each recorded activation, and keeps none of them.
+
+        So they need not fit in memory side by side. The graph stays, for another score.
+
+        Args:
+            score: A scalar computed from the same forward pass.
+            visit: Called with a layer's name and its gradient, of its activation's shape, on the
+                way back; not for layers on which the score does not depend.
+        """
+        first = {name: kept for name, kept in self.activations.items() if kept.is_leaf}
+        with ExitStack() as handles:
+            for name, kept in self.activations.items():
+                if name not in first:
+                    hook = _gradient_hook(name, visit)
+                    handle = kept.register_hook(hook)  # type: ignore[no-untyped-call]
+                    handles.callback(handle.remove)
+            found = torch.autograd.grad(
+                score, list(first.values()), retain_graph=True, allow_unused=True
+            )
+        for name, gradient in zip(first, found, strict=True):
+            if gradient is not None:
+                visit(name, gradient)
+
 
 @contextmanager
-def tap(module: nn.Module, names: Sequence[str]) -> Iterator[Taps]:
+def tap(
+    module: nn.Module, names: Sequence[str], *, overwritten: Container[str] | None = None
+) -> Iterator[Taps]:
     """Records the outputs of some layers so that scores can be differentiated by them.
 
     Run the model once within the context, with autograd on and no parameter asking for
@@ -128,6 +167,8 @@ def tap(module: nn.Module, names: Sequence[str]) -> Iterator[Taps]:
     Args:
         module: The model.
         names: The target layers.
+        overwritten: Those whose output is written to by what follows; None if that is not known.
+            Afterwards ``Taps.intact`` tells whether it was true.
 
     Yields:
         The taps, filled by the forward pass.
@@ -135,9 +176,20 @@ def tap(module: nn.Module, names: Sequence[str]) -> Iterator[Taps]:
     Raises:
         LayerNotFound: If a name is not one of the model's.
     """
-    taps = Taps()
+    taps = Taps(overwritten)
     with observe(module, taps._visit, names):
         yield taps
+
+
+def watch_writes(tensor: Tensor) -> Callable[[], bool]:
+    """A question that can be asked later: was this tensor written to since? It is kept till then.
+
+    Of a tensor that keeps no count of writes (made in inference mode) the answer is yes.
+    """
+    if tensor.is_inference():
+        return lambda: True
+    alias, version = tensor.detach(), tensor._version  # an alias shares the count of writes
+    return lambda: alias._version != version
 
 
 def main_tensor(output: Any) -> Tensor | None:
@@ -179,5 +231,12 @@ def _select(module: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Modu
 def _hook(name: str, visit: Visit, mark: object) -> Callable[..., Any]:
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         return visit(name, output) if _running.get(None) is mark else None
+
+    return hook
+
+
+def _gradient_hook(name: str, visit: Callable[[str, Tensor], None]) -> Callable[[Tensor], None]:
+    def hook(gradient: Tensor) -> None:
+        visit(name, gradient)
 
     return hook

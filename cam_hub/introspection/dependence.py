@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,19 +45,21 @@ class Dependence:
 class Dependences(dict[str, Dependence]):
     """Dependences by layer, with the graph that they were found in while it is still there."""
 
-    def __init__(self, taps: Taps, layers: Mapping[str, Arrangement]) -> None:
+    def __init__(self, taps: Taps) -> None:
         super().__init__()
         self._taps = taps
-        self._layers = layers
 
     def feeding(self, name: str) -> set[str]:
         """The layers, of those that scores depend on, on which this layer's output depends."""
-        output = self._taps.activations[name]
-        others = [other for other in self if other != name]
-        if not others:
-            return set()
-        gradients = self._taps.gradients(_mixture(output), others, keep_graph=True)
-        return {other for other, gradient in gradients.items() if bool(gradient.any())}
+        found: set[str] = set()
+
+        def visit(other: str, gradient: Tensor) -> None:
+            if other != name and other in self and bool(gradient.any()):
+                found.add(other)
+
+        if len(self) > 1:
+            self._taps.visit_gradients(_mixture(self._taps.activations[name]), visit)
+        return found
 
 
 @contextmanager
@@ -69,11 +71,13 @@ def dependences(
     layers: Mapping[str, Arrangement],
     *,
     highest: int = 1,
+    overwritten: Container[str] | None = None,
 ) -> Iterator[Dependences]:
     """Finds out by one forward pass and the way back how scores depend on layers.
 
     A random mixture of all scores is differentiated, in which no dependence can cancel out; then
-    the highest scores, one by one.
+    the highest scores, one by one. Gradients are judged as they come by, so that memory holds the
+    pass of one input and no copies of it.
 
     Args:
         module: The model.
@@ -82,40 +86,87 @@ def dependences(
         score: From what it returns to scores.
         layers: The layers in question, and how each lies on the image.
         highest: How many of the highest scores something in a layer must speak for.
+        overwritten: The layers whose output is written to by what follows; None if that is not
+            known.
 
     Yields:
         The layers that some score depends on, in the order in which they finished.
     """
-    with quiet(module), tap(module, list(layers)) as taps:
-        scores = score(run(module, clean))
-        found = Dependences(taps, layers)
-        ran = list(taps.activations)
-        if scores.requires_grad and ran:
-            mixed = taps.gradients(_mixture(scores), ran, keep_graph=True)
-            tops = scores.flatten().topk(min(highest, scores.numel())).values
-            by_top = [taps.gradients(top, ran, keep_graph=True) for top in tops]
-            # A score that depends on nothing (a class of which there is no box) asks for nothing.
-            by_top = [top for top in by_top if any(map(torch.any, top.values()))] or by_top[:1]
-            for name in ran:
-                if bool(mixed[name].any()):
-                    parts = (mixed, taps.activations, *by_top)
-                    maps = [to_maps(part[name].detach(), layers[name]) for part in parts]
-                    found[name] = _judge(maps[0], maps[1], maps[2:])
-        yield found
+    with quiet(module), ExitStack() as stack:
+        try:
+            taps = stack.enter_context(tap(module, list(layers), overwritten=overwritten))
+            scores = score(run(module, clean))
+            told = taps.intact
+        except RuntimeError:  # torch's, for writing to what it must not
+            told = False
+            if overwritten is None:
+                raise
+        if not told:  # with autograd on, something else is written to than without
+            stack.close()
+            taps = stack.enter_context(tap(module, list(layers)))
+            scores = score(run(module, clean))
+        yield _judge_all(taps, scores, layers, highest)
 
 
-def _judge(mixed: Tensor, activation: Tensor, tops: list[Tensor]) -> Dependence:
-    """Of gradients and activation ``(1, channels, rows, cols)``, the highest score's first.
+def _judge_all(
+    taps: Taps, scores: Tensor, layers: Mapping[str, Arrangement], highest: int
+) -> Dependences:
+    found = Dependences(taps)
+    if not scores.requires_grad or not taps.activations:
+        return found
+    counted: dict[str, tuple[float, float]] = {}
+
+    def count(name: str, gradient: Tensor) -> None:
+        if bool(gradient.any()):
+            counted[name] = _count(to_maps(gradient, layers[name]))
+
+    taps.visit_gradients(_mixture(scores), count)
+    tops = []
+    for top in scores.flatten().topk(min(highest, scores.numel())).values:
+        voices: dict[str, _Voice] = {}
+
+        def listen(name: str, gradient: Tensor, voices: dict[str, _Voice] = voices) -> None:
+            parts = (taps.activations[name].detach(), gradient)
+            voices[name] = _listen(*(to_maps(part, layers[name]) for part in parts))
+
+        taps.visit_gradients(top, listen)
+        tops.append(voices)
+    # A score that depends on nothing (a class of which there is no box) asks for nothing.
+    asked = [voices for voices in tops if any(voice.heard for voice in voices.values())]
+    silent = _Voice(heard=False, speaks=False, sorted=False)
+    for name in taps.activations:
+        if name in counted:
+            heard = [voices.get(name, silent) for voices in asked or tops[:1]]
+            speaks = all(voice.speaks for voice in heard)
+            found[name] = Dependence(*counted[name], speaks, heard[0].sorted)
+    return found
+
+
+@dataclass(frozen=True)
+class _Voice:
+    """What one score's gradient says of a layer; the meaning is that of ``Dependence``."""
+
+    heard: bool
+    speaks: bool
+    sorted: bool
+
+
+def _count(gradient: Tensor) -> tuple[float, float]:
+    """The parts of the channels and of the cells of a gradient ``(1, channels, rows, cols)``.
 
     Single zeros do not count: a ReLU that follows cuts off half of the values, but hardly ever a
     whole channel or a whole cell.
     """
-    alive = mixed[0].flatten(1) != 0
-    return Dependence(
-        float(alive.any(dim=1).float().mean()),
-        float(alive.any(dim=0).float().mean()),
-        all(bool(layercam(activation, top).any()) for top in tops),
-        len(alive) > 1 and int((tops[0][0].flatten(1) != 0).any(dim=1).sum()) == 1,
+    alive = gradient[0].flatten(1) != 0
+    return float(alive.any(dim=1).float().mean()), float(alive.any(dim=0).float().mean())
+
+
+def _listen(activation: Tensor, gradient: Tensor) -> _Voice:
+    alive = (gradient[0].flatten(1) != 0).any(dim=1)
+    return _Voice(
+        heard=bool(gradient.any()),
+        speaks=bool(layercam(activation, gradient).any()),
+        sorted=len(alive) > 1 and int(alive.sum()) == 1,
     )
 
 

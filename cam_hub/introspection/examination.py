@@ -48,8 +48,15 @@ def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
         tapped = {name: reading.arrangement for name, reading in readings.items()}
         score = _target(model, size).scores
         highest = _SEVERAL if model.task.scattered else 1
+        overwritten = {name for name in tapped if findings[name].overwritten}
         with dependences(
-            model.module, clean, model.task.run, score, tapped, highest=highest
+            model.module,
+            clean,
+            model.task.run,
+            score,
+            tapped,
+            highest=highest,
+            overwritten=overwritten,
         ) as reached:
             found = dict(reached)
             best = recommend(list(findings), readings, reached, dense=model.task.dense)

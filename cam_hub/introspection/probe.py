@@ -29,7 +29,7 @@ from cam_hub.introspection.layouts import (
 )
 from cam_hub.memory import free_part
 from cam_hub.precision import double_copy
-from cam_hub.recording import main_tensor, observe
+from cam_hub.recording import main_tensor, observe, watch_writes
 
 __all__ = ["BUDGET", "Finding", "Run", "disturb"]
 
@@ -63,6 +63,7 @@ class Finding:
         batched: Whether its first dimension is the batch.
         finite: Whether it holds no NaN or infinity.
         calls: How often the layer ran in one pass; the last output counts.
+        overwritten: Whether what follows writes to the output (in-place layers, ``+=``).
     """
 
     shape: tuple[int, ...] | None
@@ -72,6 +73,7 @@ class Finding:
     batched: bool = True
     finite: bool = True
     calls: int = 1
+    overwritten: bool = False
 
     @property
     def arrangement(self) -> Arrangement | None:
@@ -148,6 +150,7 @@ class _Output:
     moved: bool = False
     change: float = 0.0
     rounding: float = 0.0
+    overwritten: bool = False
 
     @property
     def drowned(self) -> bool:
@@ -201,16 +204,19 @@ class _Output:
             self.batched,
             self.finite,
             self.calls,
+            self.overwritten,
         )
 
 
 def _shapes(module: nn.Module, clean: Tensor, run: Run, frame: Frame) -> dict[str, _Output]:
     """Runs the clean input alone: what comes out of each layer, and how it could be read."""
     seen: dict[str, _Output] = {}
+    written: dict[str, Callable[[], bool]] = {}
 
     def visit(name: str, output: Any) -> None:
         tensor = main_tensor(output)
         calls = seen.pop(name).calls if name in seen else 0
+        written.pop(name, None)
         if tensor is None:
             seen[name] = _Output(calls=calls + 1)
             return
@@ -222,9 +228,13 @@ def _shapes(module: nn.Module, clean: Tensor, run: Run, frame: Frame) -> dict[st
             readings = [found for found in arrangements(tensor.shape, frame) if found.cells > 1]
         finite = bool(torch.isfinite(tensor).all())
         seen[name] = _Output(shape, size, batched, finite, calls + 1, readings)
+        if readings:
+            written[name] = watch_writes(tensor)
 
     with observe(module, visit):
         run(module, clean)
+    for name, is_written in written.items():
+        seen[name].overwritten = is_written()
     return seen
 
 
