@@ -78,6 +78,7 @@ def test_a_layer_whose_place_is_mirrored_is_caught(monkeypatch):
     assert [name for name, held in row.checks.items() if not held] == ["on_image"]
     assert row.margin is not None
     assert row.margin < -0.5
+    assert row.best_late_margin == pytest.approx(row.margin, abs=0.1), "no layer does better"
 
 
 def test_a_network_that_turns_the_image_upside_down_is_caught():

@@ -26,7 +26,7 @@ def found() -> list[Row]:
     large = row("vit_large", "failed", family="vit", parameters=30, layer="a|b", margin=-0.25)
     large.checks = {**dict.fromkeys(CHECKS, True), "on_image": False}
     large.forward_passes, large.backward_passes = 19, 2
-    large.reasons = ["on_image: top left"]
+    large.reasons, large.best_late_margin = ["on_image: top left"], -0.125
     flow = row("torchvision/flow", "refused", refusal_expected=True, reasons=["it has no class"])
     flow.source, flow.family = "torchvision", "optical_flow.f"
     return [large, flow, small]
@@ -52,7 +52,9 @@ def test_the_report_has_a_row_per_family_and_one_per_failure():
         "| 10–19 (2) | -0.25 |" in lines
     )
     assert "| torchvision `optical_flow.f` | 1 / 1 / 1 | – | – | – | – | – | – | – |" in lines
-    assert "| `vit_large` | `vit` | failed | `a\\|b` | on_image: top left |" in lines
+    assert (
+        "| `vit_large` | `vit` | failed | `a\\|b` | -0.25 | -0.12 | on_image: top left |" in lines
+    )
     assert "| `torchvision/flow` | it has no class |" in lines
 
 

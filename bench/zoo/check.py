@@ -10,13 +10,14 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.zoo.depth import find_depth
+from bench.zoo.depth import TAIL, find_depth
 from bench.zoo.plan import Candidate
 from bench.zoo.quadrants import lies_on_image
 from bench.zoo.row import CHECKS, Row
@@ -175,10 +176,35 @@ def _place_faults(model: LoadedModel, layer: str, row: Row) -> list[str]:
         lambda image: activations(model, image, [layer])[layer], model.input_size
     )
     row.margin = round(quadrants.worst, 4) if math.isfinite(quadrants.worst) else None
+    if quadrants.misplaced:
+        row.best_late_margin = _best_late_margin(model)
     return [
         f"{name} of the input moved another quadrant of {layer} at least as much"
         for name in quadrants.misplaced
     ]
+
+
+def _best_late_margin(model: LoadedModel) -> float | None:
+    """The greatest worst margin of the last tenth of the usable layers: was there a better one?
+
+    All are read off the same passes, with as many draws as there may be.
+    """
+    usable = [layer.name for layer in list_layers(model) if layer.usable]
+    late = usable[-math.ceil(TAIL * len(usable)) :]
+    passes: list[dict[str, Tensor]] = []
+
+    def margin(name: str) -> float:
+        seen = count()
+
+        def activation(image: Tensor) -> Tensor:
+            if (number := next(seen)) == len(passes):
+                passes.append(activations(model, image, late))
+            return passes[number][name]
+
+        return lies_on_image(activation, model.input_size, clear=math.inf).worst
+
+    margins = [found for name in late if math.isfinite(found := margin(name))]
+    return round(max(margins), 4) if margins else None
 
 
 def _depth_faults(model: LoadedModel, layer: str, row: Row) -> list[str]:

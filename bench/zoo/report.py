@@ -121,7 +121,14 @@ def _failures(rows: Sequence[Row]) -> str:
         return "\n".join([*lines, "None.", ""])
     counts = Counter(row.status for row in bad)
     lines += [", ".join(f"{counts[status]} {status}" for status in sorted(counts)) + ".", ""]
-    lines += _table_head(["model", "module file", "status", "layer", "reason"])
+    lines += [
+        "*Best late margin*: the greatest one in the last tenth of the usable layers. Where it is",
+        "not above zero, with these weights no late layer lies on the image by this check.",
+        "",
+    ]
+    lines += _table_head(
+        ["model", "module file", "status", "layer", "margin", "best late margin", "reason"]
+    )
     lines += [
         _line(
             f"`{row.id}`",
@@ -129,6 +136,8 @@ def _failures(rows: Sequence[Row]) -> str:
                 f"`{row.family}`",
                 row.status,
                 f"`{row.layer}`" if row.layer else "–",
+                _number(row.margin),
+                _number(row.best_late_margin),
                 "; ".join(row.reasons) or "–",
             ],
         )
@@ -208,7 +217,7 @@ def _family(name: str, members: Sequence[Candidate], rows: Sequence[Row]) -> str
             tokens,
             f"{_range(row.forward_passes for row in rows)} "
             f"({_range(row.backward_passes for row in rows)})",
-            f"{min(margins):.2f}" if margins else "–",
+            _number(min(margins, default=None)),
         ],
     )
 
@@ -238,6 +247,10 @@ def _range(numbers: Iterable[int | None]) -> str:
     if not known:
         return "–"
     return str(known[0]) if min(known) == max(known) else f"{min(known)}–{max(known)}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _millions(parameters: int | None) -> str:

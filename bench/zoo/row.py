@@ -45,6 +45,9 @@ class Row:
         backward_passes: How often autograd was asked for gradients meanwhile.
         probe_seconds: How long that took.
         margin: See ``quadrants.Quadrants``; the worst of the four, in [-1, 1].
+        best_late_margin: Where the layer does not lie on the image: the greatest margin in the
+            last tenth of the usable layers, to tell a bad choice from a network whose places
+            answer to everything.
         leaves: Leaf modules executed before pooling.
         leaves_after: How many of them were executed after the layer.
         block_leaves: How many of them belong to the block that contains the layer.
@@ -73,6 +76,7 @@ class Row:
     backward_passes: int | None = None
     probe_seconds: float | None = None
     margin: float | None = None
+    best_late_margin: float | None = None
     leaves: int | None = None
     leaves_after: int | None = None
     block_leaves: int | None = None
