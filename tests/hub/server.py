@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-from tests.hub import files
+from tests.hub import files, uploads
 from tests.hub.state import Call, FakeHub, Reply, Route
 
-ROUTES: Sequence[Route] = (files.answer,)
+ROUTES: Sequence[Route] = (files.answer, uploads.answer)
 """Asked in turn; the first that knows an answer gives it."""
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from email.message import Message
 from typing import Any
 
+from tests.hub.shelves import Shelf, Uploads
+
 
 @dataclass(frozen=True)
 class Call:
@@ -58,6 +60,8 @@ class FakeHub:
         facts: What else the Hub says about a repo (``library_name``, ``tags``, ``downloads``, …).
         gated: Repos that refuse to be read.
         private: Repos that only show themselves to the tokens named.
+        uploaded: Repos that were made over the protocol, by ``spaces/OWNER/NAME`` and the like.
+        uploads: What else the hub knows about uploads.
         broken: Whether every answer is a server error.
         requests: Method and path (with query) of every request so far.
         calls: Every request so far, in full.
@@ -68,6 +72,8 @@ class FakeHub:
         self.facts: dict[str, dict[str, Any]] = {}
         self.gated: set[str] = set()
         self.private: dict[str, set[str]] = {}
+        self.uploaded: dict[str, Shelf] = {}
+        self.uploads = Uploads()
         self.broken = False
         self.calls: list[Call] = []
         self.requests: list[tuple[str, str]] = []
