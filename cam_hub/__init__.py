@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .model_id import ModelId, parse_model_id
     from .reproduction import reproduce
     from .results import Explanation
+    from .sharing import save_to_hub
     from .sources.base import LoadedModel
     from .sources.embedded import DEFAULT_MODEL
     from .sources.module import wrap_model
@@ -46,6 +47,7 @@ _HOMES = {
     "ModelId": "model_id",
     "parse_model_id": "model_id",
     "Explanation": "results",
+    "save_to_hub": "sharing",
     "LoadedModel": "sources.base",
     "DEFAULT_MODEL": "sources.embedded",
     "wrap_model": "sources.module",
@@ -72,6 +74,7 @@ __all__ = [
     "load_model",
     "parse_model_id",
     "reproduce",
+    "save_to_hub",
     "suggest_layers",
     "top",
     "wrap_model",

@@ -51,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
         "photo", help="path of the picture; for a model of clips also of an animation"
     )
     explain.add_argument("--out", default="explanation", help="folder to save to (%(default)s)")
+    explain.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="also save to this dataset repo on the Hub; private if it is made now",
+    )
     explain.add_argument("--method", default="smoothgradcampp", help="(%(default)s)")
     explain.add_argument("--layer", action="append", help="target layer; may be repeated")
     explain.add_argument("--class", action="append", dest="classes", help="index, label or top(3)")
@@ -141,3 +146,7 @@ def _explain(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{found.probability:7.2%}  {found.class_index:5d}  {found.label}\n")
     sys.stdout.write(f"explained: {result.target}\n")
     sys.stdout.write(f"saved to {result.save(options.out)}\n")
+    if options.push:
+        from cam_hub.sharing import save_to_hub  # noqa: PLC0415
+
+        sys.stdout.write(f"pushed to {save_to_hub(result, options.push)}\n")

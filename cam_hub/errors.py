@@ -13,6 +13,7 @@ from difflib import get_close_matches
 __all__ = [
     "CamHubError",
     "ClassNotFound",
+    "HubRefused",
     "HubUnavailable",
     "ImageRefused",
     "InvalidArgument",
@@ -181,15 +182,31 @@ class HubUnavailable(CamHubError, ConnectionError):
     """The hub, or the server of a model's weights, did not answer as it should.
 
     Attributes:
-        model_id: The model that was wanted.
+        model_id: The model that was wanted, or the repo that was to be written to.
         reason: What happened.
     """
 
     code = "hub_unavailable"
 
-    def __init__(self, model_id: str, reason: str) -> None:
-        super().__init__(f"{_short(model_id)} could not be fetched: {reason}")
+    def __init__(self, model_id: str, reason: str, wanted: str = "fetched") -> None:
+        super().__init__(f"{_short(model_id)} could not be {wanted}: {reason}")
         self.model_id = model_id
+        self.reason = reason
+
+
+class HubRefused(CamHubError, PermissionError):
+    """The hub answered, and does not let this repo be written to.
+
+    Attributes:
+        repo_id: The repo, as ``owner/name``.
+        reason: Why, and what would work.
+    """
+
+    code = "hub_refused"
+
+    def __init__(self, repo_id: str, reason: str) -> None:
+        super().__init__(f"{_short(repo_id)} was not written to: {reason}")
+        self.repo_id = repo_id
         self.reason = reason
 
 

@@ -25,6 +25,7 @@ _TITLES = {
     "image_refused": "This photo cannot be used",
     "no_map": "There is no map to show",
     "hub_unavailable": "The model could not be fetched",
+    "hub_refused": "The Hub does not allow this",
 }
 
 INTERNAL = (

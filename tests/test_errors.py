@@ -19,6 +19,7 @@ EXAMPLES = [
     errors.ImageRefused("it is empty."),
     errors.NoMap("blank", layer="layer4"),
     errors.HubUnavailable("owner/name", "time-out."),
+    errors.HubRefused("owner/name", "the access token is for reading."),
 ]
 
 
