@@ -202,7 +202,7 @@ class TestRefusals:
         assert "hf_wrong" not in str(caught.value)
 
     def test_a_token_that_may_not_write_there(self, hub, result):
-        with pytest.raises(HubRefused, match="role 'write'.*'bob'"):
+        with pytest.raises(HubRefused, match=r"role 'write'.*'bob'"):
             cam_hub.save_to_hub(result, "bob/maps", token=TOKEN)
         assert hub.uploaded == {}
 
@@ -214,7 +214,7 @@ class TestRefusals:
 
     def test_a_hub_that_is_out_of_order_is_unavailable_and_the_next_try_works(self, hub, result):
         hub.broken = True
-        with pytest.raises(HubUnavailable, match="could not be written to.*error 500"):
+        with pytest.raises(HubUnavailable, match=r"could not be written to.*error 500"):
             cam_hub.save_to_hub(result, "ann/maps", token=TOKEN)
         hub.broken = False
         cam_hub.save_to_hub(result, "ann/maps", token=TOKEN)

@@ -211,7 +211,8 @@ def _commit(hub: FakeHub, call: Call, key: str) -> Reply:
     if "create_pr" in call.query:
         shelf.pulls.append(changes)
         pull = f"{url}/discussions/{len(shelf.pulls)}"
-        return Reply.json({"commitUrl": pull, "commitOid": shelf.sha, "pullRequestUrl": pull})
+        proposed = {"commitUrl": f"{url}/commit/{shelf.sha}", "commitOid": shelf.sha}
+        return Reply.json({**proposed, "pullRequestUrl": pull})
     kept = {path: content for path, content in shelf.files.items() if path not in changes}
     shelf.files = kept | {path: body for path, body in changes.items() if body is not None}
     shelf.commits.append(header["value"]["summary"])
