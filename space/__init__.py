@@ -19,4 +19,7 @@
 | ``handlers``, ``layer_handlers`` | what the page answers when something on it is used |
 | ``events``, ``layer_events`` | which event calls which handler |
 | ``page`` | ``create_app``: all of it together |
+| ``card`` | the Space's card, with what the Hub is told there |
+| ``staging`` | which files a Space needs |
+| ``publish`` | ``python -m space.publish``: from here to the Hub |
 """

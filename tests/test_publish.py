@@ -197,7 +197,7 @@ class TestRefusals:
         assert "app.py" in hub.uploaded[SPACE].files
 
     def test_where_storage_is_used_up(self, hub, capsys):
-        hub.uploads.full = True
+        hub.uploads.full = "Storage limit reached"
         assert "Storage limit reached" in refusal(capsys, "ann/maps")
 
     def test_where_there_is_no_network(self, capsys):

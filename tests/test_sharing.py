@@ -40,21 +40,23 @@ def folder_of(url: str) -> str:
     return url.partition("/tree/main/")[2]
 
 
-def fetched(hub: FakeHub, url: str, folder: Path) -> Path:
-    """The folder behind an address, downloaded by the real client."""
+def fetched(url: str, folder: Path) -> Path:
+    """The folder behind an address, downloaded as the docs say."""
     inside = folder_of(url)
-    for path in hub.uploaded[REPO].files:
-        if path.startswith(inside):
-            huggingface_hub.hf_hub_download(
-                "ann/maps", path, repo_type="dataset", local_dir=folder, token=TOKEN
-            )
-    return folder / inside
+    whole = huggingface_hub.snapshot_download(
+        "ann/maps",
+        repo_type="dataset",
+        allow_patterns=f"{inside}/*",
+        cache_dir=folder,
+        token=TOKEN,
+    )
+    return Path(whole) / inside
 
 
 def test_the_folder_comes_back_as_the_same_explanation(hub, result, tmp_path, lion):
     url = cam_hub.save_to_hub(result, "ann/maps", token=TOKEN)
     assert url.startswith(f"http://127.0.0.1:{HUB_PORT}/datasets/ann/maps/tree/main/explanations/")
-    again = cam_hub.Explanation.load(fetched(hub, url, tmp_path))
+    again = cam_hub.Explanation.load(fetched(url, tmp_path))
     assert again.manifest == json.loads(json.dumps(dict(result.manifest)))
     for key, cam in result.cams.items():
         assert again.cams[key].tobytes() == cam.tobytes()
@@ -207,7 +209,7 @@ class TestRefusals:
         assert hub.uploaded == {}
 
     def test_storage_that_is_full_leaves_the_repo_without_a_half_of_it(self, hub, result):
-        hub.uploads.full = True
+        hub.uploads.full = "Storage limit reached"
         with pytest.raises(HubRefused, match="Storage limit reached"):
             cam_hub.save_to_hub(result, "ann/maps", token=TOKEN)
         assert set(hub.uploaded[REPO].files) == {".gitattributes"}

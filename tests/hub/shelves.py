@@ -42,13 +42,17 @@ class Uploads:
     Attributes:
         writers: The owners that each token may write for.
         unpaid: What the Hub asks to be paid for: ``"create"``, ``"hardware"``.
-        full: Whether the owners' storage is used up.
+        full: What the Hub says when storage is used up; empty while there is some.
+        busy: Seconds that everybody is asked to wait; None for nobody.
+        store_fails: Whether the store of large files refuses them.
         interrupt: Commits of somebody else that come first, each with the shelf's key.
         stored: Content of large files by SHA-256.
     """
 
     writers: dict[str, set[str]] = field(default_factory=dict)
     unpaid: set[str] = field(default_factory=set)
-    full: bool = False
+    full: str = ""
+    busy: int | None = None
+    store_fails: bool = False
     interrupt: list[tuple[str, str, bytes]] = field(default_factory=list)
     stored: dict[str, bytes] = field(default_factory=dict)

@@ -38,6 +38,8 @@ def answer(hub: FakeHub, call: Call) -> Reply | None:
         action = _ACTIONS.get((call.method, match[2]))
         if action is None:
             return None
+        if hub.uploads.busy is not None:
+            return Reply(429, {"Retry-After": str(hub.uploads.busy)})
         writes = call.method != "GET" and "create_pr" not in call.query
         refusal = _guarded(hub, call, match[1]) if writes else _hidden(hub, call, match[1])
         return refusal or action(hub, call, match[1])
@@ -121,6 +123,16 @@ def _info(hub: FakeHub, call: Call, key: str) -> Reply:
     return Reply.json({**facts, **({"sdk": shelf.sdk} if shelf.sdk else {})})
 
 
+def _tree(hub: FakeHub, call: Call, key: str) -> Reply:
+    files = hub.uploaded[key].files
+    return Reply.json(
+        [
+            {"type": "file", "path": path, "size": len(body), "oid": _oid(body, "regular")}
+            for path, body in sorted(files.items())
+        ]
+    )
+
+
 def _settings(hub: FakeHub, call: Call, key: str) -> Reply:
     hub.uploaded[key].private = json.loads(call.body)["visibility"] == "private"
     return Reply.json({})
@@ -140,7 +152,7 @@ def _runtime(hub: FakeHub, call: Call, key: str) -> Reply:
 
 def _preupload(hub: FakeHub, call: Call, key: str) -> Reply:
     if hub.uploads.full:
-        return _forbidden("Storage limit reached")
+        return _forbidden(hub.uploads.full)
     present = hub.uploaded[key].files
     files = [
         {
@@ -181,6 +193,8 @@ def _batch(hub: FakeHub, call: Call) -> Reply:
 
 
 def _store(hub: FakeHub, call: Call, digest: str) -> Reply:
+    if hub.uploads.store_fails:
+        return Reply(403, body=b"signature expired")
     if hashlib.sha256(call.body).hexdigest() != digest:
         return Reply(400, body=b"wrong checksum")
     hub.uploads.stored[digest] = call.body
@@ -233,6 +247,7 @@ def _file(hub: FakeHub, call: Call, key: str, path: str) -> Reply:
 _ACTIONS: dict[tuple[str, str | None], Callable[[FakeHub, Call, str], Reply]] = {
     ("GET", None): _info,
     ("GET", "revision"): _info,
+    ("GET", "tree"): _tree,
     ("GET", "runtime"): _runtime,
     ("POST", "hardware"): _hardware,
     ("PUT", "settings"): _settings,
