@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .classes import Prediction, Top, top
     from .engine import activations, explain
     from .introspection.layers import LayerInfo, list_layers, suggest_layers
+    from .limits import LoadLimits
     from .methods import METHODS, Method
     from .model_id import ModelId, parse_model_id
     from .reproduction import reproduce
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from .sharing import save_to_hub
     from .sources.base import LoadedModel
     from .sources.embedded import DEFAULT_MODEL
+    from .sources.facts import ModelFacts
     from .sources.module import wrap_model
-    from .sources.registry import load_model
+    from .sources.registry import describe_model, load_model
     from .store import ModelStore
 
 _HOMES = {
@@ -42,6 +44,7 @@ _HOMES = {
     "LayerInfo": "introspection.layers",
     "list_layers": "introspection.layers",
     "suggest_layers": "introspection.layers",
+    "LoadLimits": "limits",
     "METHODS": "methods",
     "Method": "methods",
     "ModelId": "model_id",
@@ -50,7 +53,9 @@ _HOMES = {
     "save_to_hub": "sharing",
     "LoadedModel": "sources.base",
     "DEFAULT_MODEL": "sources.embedded",
+    "ModelFacts": "sources.facts",
     "wrap_model": "sources.module",
+    "describe_model": "sources.registry",
     "load_model": "sources.registry",
     "ModelStore": "store",
 }
@@ -60,14 +65,17 @@ __all__ = [
     "METHODS",
     "Explanation",
     "LayerInfo",
+    "LoadLimits",
     "LoadedModel",
     "Method",
+    "ModelFacts",
     "ModelId",
     "ModelStore",
     "Prediction",
     "Top",
     "__version__",
     "activations",
+    "describe_model",
     "errors",
     "explain",
     "list_layers",

@@ -17,15 +17,15 @@ __all__ = ["ModelStore", "get"]
 DEFAULT_LIMIT = 4 * 2**30
 """Bytes of weights that the store of this process keeps."""
 
-Key = tuple[str, bool, torch.device]
+Key = tuple[str, bool, torch.device, bool]
 
 
 class ModelStore:
     """Loaded models, the least recently used forgotten first.
 
     A model that is asked for by several threads at once is loaded once. One that is still in use
-    elsewhere lives on there after it was forgotten here. Models loaded with an access token are
-    never kept: they must not be handed to anyone else.
+    elsewhere lives on there after it was forgotten here. Models loaded with an access token that
+    was given are never kept: they must not be handed to anyone else.
 
     Args:
         limit: Bytes of weights to keep; the model asked for last is kept in any case.
@@ -45,21 +45,22 @@ class ModelStore:
         *,
         pretrained: bool = True,
         device: str | torch.device = "auto",
-        token: str | None = None,
+        token: str | bool | None = None,
     ) -> LoadedModel:
         """The model of this ID, loaded if need be; arguments and errors as ``load_model``'s."""
         id = str(parse_model_id(model_id))
         place = pick_device(device)
-        if token is not None:
+        if isinstance(token, str):
             return load_model(id, pretrained=pretrained, device=place, token=token)
-        key = (id, pretrained, place)
+        # What this machine's own token has opened is not for callers who come without any.
+        key = (id, pretrained, place, token is False)
         if (found := self._find(key)) is not None:
             return found
         with self._lock:
             loading = self._loading.setdefault(key, threading.Lock())
         with loading:
             if (found := self._find(key)) is None:
-                found = load_model(id, pretrained=pretrained, device=place)
+                found = load_model(id, pretrained=pretrained, device=place, token=token)
                 self._keep(key, found)
         with self._lock:
             self._loading.pop(key, None)

@@ -18,6 +18,7 @@ from cam_hub.images import open_image
 from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.model_id import ModelId
 from cam_hub.preprocessing import Preprocessing
+from cam_hub.sources.facts import ModelFacts
 from cam_hub.tasks.base import Task
 from cam_hub.tasks.classification import Classification
 
@@ -129,7 +130,8 @@ class Request:
         id: Of the model.
         pretrained: Whether trained weights are wanted.
         device: Where it is to be.
-        token: Access token for private and gated repos.
+        token: Access token for private and gated repos; None for this machine's own, if it has
+            one; False for none.
         limits: How much it may cost.
         progress: Told, again and again while something is fetched, which part of the work is done
             (in [0, 1]) and what is being done.
@@ -138,7 +140,7 @@ class Request:
     id: ModelId
     pretrained: bool
     device: torch.device
-    token: str | None = field(default=None, repr=False)
+    token: str | bool | None = field(default=None, repr=False)
     limits: LoadLimits = UNLIMITED
     progress: Progress | None = None
 
@@ -162,6 +164,9 @@ class Source(Protocol):
             ModelRefused: If it is there but cannot be explained or must not be loaded.
             HubUnavailable: If it had to be fetched and could not be.
         """
+
+    def describe(self, request: Request) -> ModelFacts:
+        """What is known about the model before it is loaded; errors as for ``load``."""
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
         """IDs that this source could load and can name without any network, for suggestions."""

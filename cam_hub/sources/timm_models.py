@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import timm
+import torch
 from timm.data.config import resolve_model_data_config
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import nn
@@ -19,7 +20,7 @@ from cam_hub.tasks.base import Task
 from cam_hub.tasks.classification import Classification
 from cam_hub.tasks.similarity import Similarity
 
-__all__ = ["as_loaded", "build", "hub_id_of", "hub_ids", "tags_of"]
+__all__ = ["as_loaded", "build", "hub_id_of", "hub_ids", "parameters_of", "tags_of"]
 
 _WIDENS = 4
 """An embedding is at most this many times as wide as the features that it is made of. (Among
@@ -65,6 +66,23 @@ def build(name: str, **kwargs: Any) -> nn.Module:
         return timm.create_model(name, pretrained=False, **kwargs)
     except Exception as error:  # whatever an architecture's constructor raises
         raise ModelRefused(name, f"timm could not build it ({error}).") from error
+
+
+def parameters_of(name: str) -> int | None:
+    """How many parameters an architecture has, counted without memory for them.
+
+    Returns:
+        The number, or None for an architecture that cannot be built on no device.
+
+    Raises:
+        ModelNotFound: If timm has no such architecture.
+    """
+    try:
+        with torch.device("meta"):
+            module = build(name)
+    except ModelRefused:
+        return None
+    return sum(weight.numel() for weight in module.parameters())
 
 
 def _exists(name: str) -> bool:

@@ -9,6 +9,7 @@ import timm
 from cam_hub.errors import ModelNotFound
 from cam_hub.sources import timm_models
 from cam_hub.sources.base import LoadedModel, Request, wake
+from cam_hub.sources.facts import ModelFacts
 
 __all__ = ["TimmSource"]
 
@@ -24,19 +25,35 @@ class TimmSource:
 
     def load(self, request: Request) -> LoadedModel:
         """Builds the architecture; what is on the Hub under other owners cannot be known here."""
-        owner, _, name = request.id.name.rpartition("/")
-        if owner not in ("", "timm"):
-            raise ModelNotFound(
-                str(request.id),
-                hint="Only the repo itself says which architecture it holds, and pretrained=False "
-                "contacts no network: give the architecture's name instead.",
-            )
-        module = timm_models.build(name)
+        module = timm_models.build(_architecture(request))
         wake(module)
         return timm_models.as_loaded(
             module, request, id=str(request.id), source=self.name, revision=None
         )
 
+    def describe(self, request: Request) -> ModelFacts:
+        """Counts the architecture's parameters without drawing any."""
+        name = _architecture(request)
+        return ModelFacts(
+            id=str(request.id),
+            source=self.name,
+            parameters=timm_models.parameters_of(name),
+            fetch_bytes=0,
+            library="timm",
+        )
+
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
         """All architectures; with weights it is the hub source that has them."""
         return () if pretrained else timm.list_models()
+
+
+def _architecture(request: Request) -> str:
+    """The architecture's name."""
+    owner, _, name = request.id.name.rpartition("/")
+    if owner not in ("", "timm"):
+        raise ModelNotFound(
+            str(request.id),
+            hint="Only the repo itself says which architecture it holds, and pretrained=False "
+            "contacts no network: give the architecture's name instead.",
+        )
+    return name

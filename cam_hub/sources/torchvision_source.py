@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import torch
 import torchvision.models as zoo
 from torch import nn
 
 from cam_hub.errors import HubUnavailable, ModelNotFound, ModelRefused
 from cam_hub.sources.base import LoadedModel, Request, settle, wake
+from cam_hub.sources.facts import ModelFacts
 from cam_hub.sources.torchvision_kinds import KINDS, REFUSED, Kind, detect_anything
 from cam_hub.tasks.registry import make_task
 
@@ -43,12 +45,7 @@ class TorchvisionSource:
 
     def load(self, request: Request) -> LoadedModel:
         """Builds the model; its checkpoint is downloaded unless torch's hub folder has it."""
-        name, id = request.id.name, str(request.id)
-        if name in _reasons():
-            raise ModelRefused(id, _reasons()[name])
-        if name not in _kinds():
-            raise ModelNotFound(id)
-        kind = _kinds()[name]
+        id, kind = str(request.id), _kind(request)
         weights = _weights(request)
         module = _build(request, weights)
         if not request.pretrained:
@@ -67,9 +64,37 @@ class TorchvisionSource:
             task=make_task(kind.task, class_names=names),
         )
 
+    def describe(self, request: Request) -> ModelFacts:
+        """What torchvision itself says about the weights; it names no licence."""
+        _kind(request)
+        weights = _weights(request)
+        size = round(weights.meta.get("_file_size", 0) * 2**20) or None
+        file = Path(weights.url).name
+        cached = (Path(torch.hub.get_dir()) / "checkpoints" / file).is_file()
+        return ModelFacts(
+            id=str(request.id),
+            source=self.name,
+            revision=weights.name if request.pretrained else None,
+            parameters=weights.meta.get("num_params"),
+            weights_file=file if request.pretrained else None,
+            weights_bytes=size if request.pretrained else None,
+            fetch_bytes=0 if cached or not request.pretrained else size,
+            library="torchvision",
+        )
+
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
         """All models of torchvision that can be explained."""
         return [f"torchvision/{name}" for name in _kinds()]
+
+
+def _kind(request: Request) -> Kind:
+    """What kind of model it is, if it is one that can be explained."""
+    name, id = request.id.name, str(request.id)
+    if name in _reasons():
+        raise ModelRefused(id, _reasons()[name])
+    if name not in _kinds():
+        raise ModelNotFound(id)
+    return _kinds()[name]
 
 
 def _build(request: Request, weights: zoo.Weights) -> nn.Module:

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-from tests.hub import files, uploads
+from tests.hub import facts, files, uploads
 from tests.hub.state import Call, FakeHub, Reply, Route
 
-ROUTES: Sequence[Route] = (files.answer, uploads.answer)
+ROUTES: Sequence[Route] = (facts.answer, files.answer, uploads.answer)
 """Asked in turn; the first that knows an answer gives it."""
+
+Answer = Callable[[FakeHub, Call, str], Reply]
+"""Answers a request, whose path with its query is the last argument."""
 
 
 def _reply(hub: FakeHub, call: Call) -> Reply:
     if hub.broken:
         return Reply(500, body=b"out of order")
-    for route in ROUTES:
-        if (reply := route(hub, call)) is not None:
-            return reply
-    return Reply(404, body=b"no such endpoint")
+    answers = (reply for route in ROUTES if (reply := route(hub, call)) is not None)
+    reply = next(answers, Reply(404, body=b"no such endpoint"))
+    for fault in hub.faults:
+        reply = fault(call, reply)
+    return reply
 
 
-def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
+def _record_and_reply(hub: FakeHub, call: Call, path: str) -> Reply:
+    hub.requests.append((call.method, path))
+    hub.calls.append(call)
+    return _reply(hub, call)
+
+
+def _handler(hub: FakeHub, answer_with: Answer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
             target = urlsplit(self.path)
@@ -38,15 +49,14 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 self.rfile.read(length),
                 f"http://{host!s}:{port}",
             )
-            hub.requests.append((self.command, self.path))
-            hub.calls.append(call)
-            reply = _reply(hub, call)
+            reply = answer_with(hub, call, self.path)
+            time.sleep(reply.delay)
             self.send_response(reply.status)
             for key, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
                 self.send_header(key, value)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(reply.body)
+                self.wfile.write(reply.body[: reply.cut])
 
         do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
 
@@ -56,10 +66,15 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Clients that hang up are meant to."""
+
+
 @contextmanager
-def serve(hub: FakeHub, port: int = 0) -> Iterator[str]:
+def serve(hub: FakeHub, port: int = 0, answer_with: Answer = _record_and_reply) -> Iterator[str]:
     """Runs the server in a thread; gives its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", port), _handler(hub))
+    server = _Server(("127.0.0.1", port), _handler(hub, answer_with))
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

@@ -39,6 +39,10 @@ class Reply:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    delay: float = 0.0
+    """Seconds before anything is said."""
+    cut: int | None = None
+    """Bytes of the body after which the connection is closed; None for all of it."""
 
     @classmethod
     def json(cls, content: object, status: int = 200, **headers: str) -> Reply:
@@ -58,11 +62,15 @@ class FakeHub:
     Attributes:
         repos: The files of each model repo. Every repo has one commit, which ``main`` points to.
         facts: What else the Hub says about a repo (``library_name``, ``tags``, ``downloads``, …).
-        gated: Repos that refuse to be read.
+        gated: Repos that refuse to be read, except with a token that they have accepted.
+        accepted: The tokens that a gated repo has accepted.
+        tokens: All tokens that the hub knows; if there are any, others are refused.
         private: Repos that only show themselves to the tokens named.
         uploaded: Repos that were made over the protocol, by ``spaces/OWNER/NAME`` and the like.
         uploads: What else the hub knows about uploads.
         broken: Whether every answer is a server error.
+        faults: What goes wrong with which answers.
+        cdn: Address of the server that has large files, if there is one.
         requests: Method and path (with query) of every request so far.
         calls: Every request so far, in full.
     """
@@ -71,10 +79,14 @@ class FakeHub:
         self.repos: dict[str, dict[str, bytes]] = {}
         self.facts: dict[str, dict[str, Any]] = {}
         self.gated: set[str] = set()
+        self.accepted: dict[str, set[str]] = {}
+        self.tokens: set[str] = set()
         self.private: dict[str, set[str]] = {}
         self.uploaded: dict[str, Shelf] = {}
         self.uploads = Uploads()
         self.broken = False
+        self.faults: list[Callable[[Call, Reply], Reply]] = []
+        self.cdn: str | None = None
         self.calls: list[Call] = []
         self.requests: list[tuple[str, str]] = []
 
@@ -85,11 +97,20 @@ class FakeHub:
             digest.update(name.encode() + content)
         return digest.hexdigest()
 
-    def refusal(self, repo: str, call: Call) -> Reply | None:
-        """Why this repo is not for this caller, in the words of the Hub; None if it is."""
+    def refusal(self, repo: str, call: Call, *, files: bool = True) -> Reply | None:
+        """Why this repo is not for this caller, in the words of the Hub; None if it is.
+
+        Args:
+            repo: ``owner/name``.
+            call: The request.
+            files: Whether it is for the content of files, rather than for facts.
+        """
+        if self.tokens and call.token is not None and call.token not in self.tokens:
+            message = "Invalid credentials in Authorization header"
+            return Reply(401, {"X-Error-Message": message})
         hidden = repo in self.private and call.token not in self.private[repo]
         if repo not in self.repos or hidden:
-            return Reply(401, {"X-Error-Code": "RepoNotFound"})
-        if repo in self.gated:
-            return Reply(403, {"X-Error-Code": "GatedRepo"})
+            return Reply(404 if call.token else 401, {"X-Error-Code": "RepoNotFound"})
+        if files and repo in self.gated and call.token not in self.accepted.get(repo, ()):
+            return Reply(403 if call.token else 401, {"X-Error-Code": "GatedRepo"})
         return None

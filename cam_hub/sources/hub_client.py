@@ -1,0 +1,163 @@
+"""What is asked of the Hub about a repo: one request, before anything is fetched.
+
+This module and its neighbours (``hub_errors``, ``hub_cache``, ``hub_fetch``) are the only ones
+that speak to huggingface_hub about models. Its HTTP client (httpx2) is shared with it, so that
+proxies and certificates that a program has set hold here, too.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import ModelInfo
+from huggingface_hub.utils import build_hf_headers
+
+from cam_hub._version import __version__
+from cam_hub.errors import HubUnavailable, InvalidArgument
+from cam_hub.sources.facts import FileFacts, ModelFacts
+from cam_hub.sources.hub_cache import is_commit
+from cam_hub.sources.hub_errors import Wanted, plain_errors, retry_after
+
+__all__ = ["HubClient", "Token"]
+
+Token = str | bool | None
+"""An access token; True for the one of this machine, which must then have one; None for that one
+if there is one; False for none."""
+
+_LONGEST_WAIT = 3
+"""Seconds that are waited when the Hub asks for it; if it asks for more, that is an error."""
+
+_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}\Z")
+_DIGEST = re.compile(r"[0-9a-f]{40}\Z|[0-9a-f]{64}\Z")
+
+
+class HubClient:
+    """Asks about one repo on behalf of one caller.
+
+    Args:
+        id: The model's ID, as it was given.
+        repo: ``owner/name``.
+        revision: Branch, tag or commit; None for the main branch.
+        token: The caller's access token.
+
+    Raises:
+        InvalidArgument: If the token is not one, or there is none where there must be.
+    """
+
+    def __init__(self, id: str, repo: str, revision: str | None, token: Token) -> None:
+        if isinstance(token, str) and not _TOKEN.match(token):
+            # Its characters would come up in the HTTP client's own message.
+            raise InvalidArgument("token", "…", "an access token of the Hub, True, False or None")
+        self.repo, self.revision, self._token = repo, revision, token
+        with plain_errors(Wanted(id, repo, revision, signed=False)):
+            self.headers: Mapping[str, str] = build_hf_headers(
+                token=token, library_name="cam_hub", library_version=__version__
+            )
+        self.wanted = Wanted(id, repo, revision, signed="authorization" in self.headers)
+
+    @property
+    def own(self) -> bool:
+        """Whether the caller is the one whose machine this is, rather than somebody served."""
+        return self._token is None or self._token is True
+
+    def facts(self, *, patient: bool) -> ModelFacts:
+        """Everything that the Hub tells about the repo.
+
+        Args:
+            patient: Whether to wait a little where the Hub asks for it.
+
+        Returns:
+            The facts; which file is read, and what of it is cached, is left open.
+
+        Raises:
+            ModelNotFound: If there is no such repo or revision, or it is private.
+            ModelRefused: If the token is not accepted, or the Hub has disabled the repo.
+            HubUnavailable: If the Hub does not answer as it should.
+        """
+        with plain_errors(self.wanted):
+            try:
+                return self._ask()
+            except HfHubHTTPError as error:
+                seconds = retry_after(error.response)
+                if not patient or seconds is None or seconds > _LONGEST_WAIT:
+                    raise
+            time.sleep(seconds)
+            return self._ask()
+
+    def check_access(self, name: str) -> None:
+        """Does nothing if the caller may fetch a file of the repo; facts are shown more freely.
+
+        Raises:
+            CamHubError: As for ``facts``.
+        """
+        with plain_errors(self.wanted):
+            get_hf_file_metadata(
+                self.address(name, self.revision or constants.DEFAULT_REVISION),
+                token=self._token,
+                timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            )
+
+    def address(self, name: str, revision: str) -> str:
+        """Where a file of the repo is fetched from."""
+        return hf_hub_url(self.repo, name, revision=revision)
+
+    def _ask(self) -> ModelFacts:
+        try:
+            info = HfApi(library_name="cam_hub", library_version=__version__).model_info(
+                self.repo,
+                revision=self.revision,
+                files_metadata=True,
+                timeout=constants.HF_HUB_ETAG_TIMEOUT,
+                token=self._token,
+            )
+            return _as_facts(self.wanted.id, info)
+        except OSError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # Whatever reading JSON that is none, or is another, ends in.
+            raise HubUnavailable(
+                self.wanted.id,
+                "the answer is not the Hub's: a page to log in to this network, perhaps, or a "
+                "wrong HF_ENDPOINT.",
+            ) from error
+
+
+def _as_facts(id: str, info: ModelInfo) -> ModelFacts:
+    """The client's answer as ours."""
+    if not is_commit(info.sha) or info.siblings is None:
+        raise ValueError("no commit, or no files")
+    card: Any = info.card_data
+    licence = getattr(card, "license", None)
+    if licence == "other":
+        licence = getattr(card, "license_name", None) or licence
+    return ModelFacts(
+        id=id,
+        source="hub",
+        revision=info.sha,
+        parameters=info.safetensors.total if info.safetensors else None,
+        licence=str(licence) if licence else None,
+        gated=bool(info.gated),
+        private=bool(info.private),
+        disabled=bool(info.disabled),
+        library=info.library_name,
+        tags=tuple(info.tags or ()),
+        downloads=info.downloads,
+        files=tuple(
+            FileFacts(
+                file.rfilename,
+                file.size,
+                _digest(file.lfs.sha256 if file.lfs else file.blob_id),
+            )
+            for file in info.siblings
+        ),
+    )
+
+
+def _digest(text: str | None) -> str | None:
+    """A digest, if it is one: it becomes the name of a file."""
+    return text if text is not None and _DIGEST.match(text) else None

@@ -1,0 +1,242 @@
+"""One commit of a repo as files on this machine: fetched as they are needed, or out of the cache.
+
+Who may use what is in the cache? Whoever speaks for this machine (no token given, or its own) may
+use all of it. Anybody else (a token given, or none wanted) may use it after the Hub has said yes
+to them; while it cannot be asked, only what it last said to be public.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cam_hub.errors import HubUnavailable, ModelRefused
+from cam_hub.limits import LoadLimits
+from cam_hub.sources.admission import admit
+from cam_hub.sources.base import Request
+from cam_hub.sources.facts import FileFacts, ModelFacts
+from cam_hub.sources.hub_cache import RepoCache, is_commit
+from cam_hub.sources.hub_client import HubClient
+from cam_hub.sources.hub_errors import plain_errors
+from cam_hub.sources.hub_fetch import fetch
+from cam_hub.sources.reporting import Report, caller_may_stop
+
+__all__ = ["CONFIG", "Snapshot", "facts_of", "open_snapshot"]
+
+CONFIG = "config.json"
+_SAFE = ("model.safetensors",)
+_PICKLES = ("pytorch_model.bin",)
+_SHARDS = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+_CONFIG_BYTES = 16 * 2**20
+"""Bytes of a configuration at most; with labels of 20,000 classes they have a few million."""
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The files of a model at one commit.
+
+    Attributes:
+        facts: What is known about it. Its ``weights_file`` is the one to read.
+    """
+
+    facts: ModelFacts
+    _cache: RepoCache
+    _client: HubClient
+    _report: Report
+
+    @property
+    def commit(self) -> str:
+        """The commit."""
+        return self.facts.revision or ""
+
+    def path(self, name: str) -> Path:
+        """A file of the model, fetched unless it is there.
+
+        Raises:
+            HubUnavailable: If it cannot be fetched.
+            ModelRefused: If the caller may not have it.
+        """
+        file = self.facts.file(name) or FileFacts(name)
+        if (found := self._cache.find(self.commit, name, file.size)) is not None:
+            return found
+        with plain_errors(self._client.wanted):
+            path = fetch(
+                self.facts.id,
+                file,
+                self._client.address(name, self.commit),
+                self._client.headers,
+                self._cache,
+                self.commit,
+                self._report.file(file.size),
+            )
+        self._cache.note_public(not self.facts.restricted)
+        self._cache.point(self._client.revision, self.commit)
+        return path
+
+    def weights(self) -> Path:
+        """The file of the weights; errors as for ``path``."""
+        return self.path(self.facts.weights_file or _SAFE[0])
+
+
+@contextmanager
+def open_snapshot(request: Request, repo: str) -> Iterator[Snapshot]:
+    """Decides where the files of a model come from, and whether they may be used at all.
+
+    Args:
+        request: What is asked for.
+        repo: ``owner/name``.
+
+    Yields:
+        The snapshot; outside this context its files may be gone again.
+
+    Raises:
+        ModelNotFound: If there is no such repo or revision, or it is private.
+        ModelRefused: If it is not a model of ours, costs too much, or may not be read.
+        HubUnavailable: If the Hub fails and the cache does not hold the model.
+    """
+    id, limits = str(request.id), request.limits
+    cache = RepoCache(repo)
+    client = HubClient(id, repo, request.id.revision, request.token)
+    with caller_may_stop():
+        facts = _facts(client, cache, limits)
+        if facts.fresh and facts.gated and not client.own and cache.find(facts.revision, CONFIG):
+            client.check_access(CONFIG)
+        if facts.restricted and not limits.keep_restricted:
+            with tempfile.TemporaryDirectory(
+                prefix="cam-hub-", ignore_cleanup_errors=True
+            ) as folder:
+                own = RepoCache(repo, Path(folder))
+                yield _admitted(facts, own, client, request)
+        else:
+            yield _admitted(facts, cache, client, request)
+
+
+def facts_of(request: Request, repo: str) -> ModelFacts:
+    """The facts about a repo, without fetching anything of it; errors as for a snapshot.
+
+    Limits do not count here: what is too large can still be described.
+    """
+    client = HubClient(str(request.id), repo, request.id.revision, request.token)
+    cache = RepoCache(repo)
+    facts = _facts(client, cache, request.limits)
+    return replace(facts, fetch_bytes=_missing(facts, cache))
+
+
+def _admitted(facts: ModelFacts, cache: RepoCache, client: HubClient, request: Request) -> Snapshot:
+    """The snapshot, if its facts are those of a model that may be loaded."""
+    id = facts.id
+    if facts.disabled:
+        raise ModelRefused(id, "the Hub has taken it out of service.")
+    config = facts.file(CONFIG)
+    if config is None:
+        raise ModelRefused(id, f"it has no {CONFIG}, so it is not a model that timm can read.")
+    if (config.size or 0) > _CONFIG_BYTES:
+        raise ModelRefused(id, f"its {CONFIG} has {config.size:,} bytes; none needs that many.")
+    if facts.weights_file is None:
+        raise ModelRefused(id, _no_weights(facts.files))
+    facts = replace(facts, fetch_bytes=_missing(facts, cache))
+    admit(
+        id,
+        request.limits,
+        parameters=facts.parameters,
+        weights_bytes=facts.weights_bytes,
+        fetch_bytes=facts.fetch_bytes,
+        folder=cache.root,
+    )
+    # What the Hub says now holds for what is already here, too.
+    if facts.fresh:
+        cache.note_public(not facts.restricted)
+        if cache.find(facts.revision, CONFIG):
+            cache.point(client.revision, facts.revision or "")
+    return Snapshot(facts, cache, client, Report(id, facts.fetch_bytes or 0, request.progress))
+
+
+def _facts(client: HubClient, cache: RepoCache, limits: LoadLimits) -> ModelFacts:
+    """What the Hub says; what the cache tells, where that cannot change or the Hub is silent."""
+    cached = _cached_facts(client, cache, limits)
+    may_use = cached is not None and (client.own or cache.public)
+    if cached is not None and may_use and is_commit(client.revision):
+        return cached
+    try:
+        facts = client.facts(patient=not may_use)
+    except HubUnavailable as error:
+        if cached is None:
+            raise HubUnavailable(
+                error.model_id, f"{error.reason} It is not in the local cache."
+            ) from error
+        if not may_use:
+            raise HubUnavailable(
+                error.model_id,
+                f"{error.reason} So nobody can say whether this caller may have what is in the "
+                "local cache.",
+            ) from error
+        return cached
+    weights = _weights(facts.files, limits)
+    return replace(
+        facts,
+        weights_file=weights.name if weights else None,
+        weights_bytes=weights.size if weights else None,
+    )
+
+
+def _cached_facts(client: HubClient, cache: RepoCache, limits: LoadLimits) -> ModelFacts | None:
+    """What the cache tells of a model, if it holds all that is needed of it."""
+    config = cache.find(client.revision, CONFIG)
+    if config is None:
+        return None
+    commit = config.parent.name
+    files = [FileFacts(CONFIG, config.stat().st_size)]
+    for name in _names(limits):
+        if (path := cache.find(commit, name)) is not None:
+            weights = FileFacts(name, path.stat().st_size)
+            return ModelFacts(
+                id=client.wanted.id,
+                source="hub",
+                revision=commit,
+                weights_file=weights.name,
+                weights_bytes=weights.size,
+                fetch_bytes=0,
+                files=(*files, weights),
+                fresh=False,
+            )
+    return None
+
+
+def _missing(facts: ModelFacts, cache: RepoCache) -> int:
+    """Bytes that are still to be fetched."""
+    wanted = [facts.file(CONFIG), facts.file(facts.weights_file or "")]
+    return sum(
+        file.size or 0
+        for file in wanted
+        if file is not None and cache.find(facts.revision, file.name, file.size) is None
+    )
+
+
+def _names(limits: LoadLimits) -> tuple[str, ...]:
+    return (*_SAFE, *_PICKLES) if limits.pickles else _SAFE
+
+
+def _weights(files: Sequence[FileFacts], limits: LoadLimits) -> FileFacts | None:
+    """The file of weights that is read: the first in the order of preference."""
+    have = {file.name: file for file in files}
+    return next((have[name] for name in _names(limits) if name in have), None)
+
+
+def _no_weights(files: Sequence[FileFacts]) -> str:
+    """Why there are no weights to read."""
+    names = {file.name for file in files}
+    if shards := next((name for name in _SHARDS if name in names), None):
+        return (
+            f"its weights are in several files ({shards}), which timm does not read. Saved as one "
+            f"{_SAFE[0]} they work."
+        )
+    if pickle := next((name for name in _PICKLES if name in names), None):
+        return (
+            f"its weights exist only as a pickle ({pickle}), which is not read here. Saved as "
+            f"{_SAFE[0]} they work."
+        )
+    return f"it has no {_SAFE[0]}, so it is not a model that timm can read."
