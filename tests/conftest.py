@@ -38,6 +38,7 @@ from gradio_client import Client
 from PIL import Image
 
 import cam_hub
+from tests.hub import FakeHub, serve
 
 PHOTOS = {
     "lion": (291, "lion"),
@@ -84,6 +85,25 @@ def lite0() -> cam_hub.LoadedModel:
 def rng() -> np.random.Generator:
     """A generator of numbers that are the same in every run."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder as the Hub's cache; huggingface_hub reads the setting only once."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def hub(hub_cache: Path) -> Iterator[FakeHub]:
+    """A hub that holds one repo, and nothing of it in the cache."""
+    from tests.hub.bread import REPO, bread_repo  # brings torch, which some files need not
+
+    hub = FakeHub()
+    hub.repos[REPO] = bread_repo()
+    with serve(hub, HUB_PORT):
+        yield hub
 
 
 @pytest.fixture(scope="module")

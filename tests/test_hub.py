@@ -3,59 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save
 
 import cam_hub
 from cam_hub.errors import HubUnavailable, ModelNotFound, ModelRefused
-from tests.conftest import HUB_PORT
-from tests.hub import FakeHub, serve
-
-LABELS = ["sourdough", "rye", "pumpernickel"]
-
-
-def bread_repo() -> dict[str, bytes]:
-    """What a person who fine-tuned a small network on three classes pushed to the Hub."""
-    torch.manual_seed(0)
-    module = timm.create_model("test_resnet", num_classes=3)
-    config = {
-        "architecture": "test_resnet",
-        "num_classes": 3,
-        "pretrained_cfg": {
-            "input_size": [3, 96, 128],
-            "mean": [0.1, 0.2, 0.3],
-            "std": [0.4, 0.5, 0.6],
-            "crop_pct": 1.0,
-            "crop_mode": "squash",
-            "interpolation": "bilinear",
-            "num_classes": 3,
-            "label_names": LABELS,
-            "first_conv": "conv1.0",
-            "classifier": "fc",
-        },
-    }
-    return {
-        "config.json": json.dumps(config).encode(),
-        "model.safetensors": save(module.state_dict()),
-    }
-
-
-@pytest.fixture
-def hub() -> Iterator[FakeHub]:
-    hub = FakeHub()
-    hub.repos["baker/bread"] = bread_repo()
-    with serve(hub, HUB_PORT):
-        yield hub
-
-
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path, monkeypatch):
-    """huggingface_hub reads its settings once; the cache is handed to it afresh per test."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+from tests.hub.bread import LABELS
 
 
 def test_a_fine_tuned_repo_comes_with_all_that_it_declares(hub):
@@ -109,7 +64,6 @@ def test_a_gated_repo_is_refused_with_what_to_do(hub):
         cam_hub.load_model("baker/bread")
 
 
-@pytest.mark.slow  # the client itself waits and tries five times
 def test_a_server_that_fails_is_unavailable_and_the_next_try_works(hub):
     hub.broken = True
     with pytest.raises(HubUnavailable):
@@ -118,8 +72,7 @@ def test_a_server_that_fails_is_unavailable_and_the_next_try_works(hub):
     assert cam_hub.load_model("baker/bread").source == "hub"
 
 
-@pytest.mark.slow  # the client itself waits and tries five times
-def test_no_server_at_all_is_unavailable():
+def test_no_server_at_all_is_unavailable(hub_cache):
     with pytest.raises(HubUnavailable, match="cannot be reached"):
         cam_hub.load_model("baker/bread")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cam_hub.errors import ModelRefused
 from cam_hub.limits import LoadLimits
+from cam_hub.sources.facts import ModelFacts
 
 __all__ = ["admit", "readable"]
 
@@ -14,51 +15,41 @@ _BYTES_PER_PARAMETER = 4
 """Of float32, which weights are stored in unless they say otherwise."""
 
 
-def admit(
-    id: str,
-    limits: LoadLimits,
-    *,
-    parameters: int | None = None,
-    weights_bytes: int | None = None,
-    fetch_bytes: int | None = None,
-    folder: Path | None = None,
-) -> None:
+def admit(facts: ModelFacts, limits: LoadLimits, folder: Path | None = None) -> None:
     """Does nothing if a model is within the limits.
 
     Args:
-        id: The model's ID.
+        facts: What is known about it. What is not known does not count, except that parameters
+            are then taken from the bytes of the weights.
         limits: How much it may cost.
-        parameters: How many it has; None to take it from the bytes of its weights.
-        weights_bytes: Bytes of its weights, if known.
-        fetch_bytes: Bytes that have to be fetched, if known.
-        folder: Where they would go; it need not exist yet.
+        folder: Where its files would go; it need not exist yet.
 
     Raises:
         ModelRefused: If it is not; it names the number and the limit.
     """
-    about = ""
-    if parameters is None and weights_bytes is not None:
-        parameters, about = weights_bytes // _BYTES_PER_PARAMETER, "about "
+    parameters, about, fetch = facts.parameters, "", facts.fetch_bytes
+    if parameters is None and facts.weights_bytes is not None:
+        parameters, about = facts.weights_bytes // _BYTES_PER_PARAMETER, "about "
     if _exceeds(parameters, limits.parameters):
         raise ModelRefused(
-            id,
+            facts.id,
             f"it has {about}{parameters:,} parameters, and at most {limits.parameters:,} are "
             "loaded here. A smaller model works.",
         )
-    if _exceeds(fetch_bytes, limits.download_bytes):
+    if _exceeds(fetch, limits.download_bytes):
         raise ModelRefused(
-            id,
-            f"{readable(fetch_bytes)} would have to be fetched for it, and at most "
+            facts.id,
+            f"{readable(fetch)} would have to be fetched for it, and at most "
             f"{readable(limits.download_bytes)} are fetched here. A smaller model works.",
         )
-    if fetch_bytes and folder is not None:
+    if fetch and folder is not None:
         free = _free(folder)
-        if free - fetch_bytes < limits.free_disk_bytes:
+        if free - fetch < limits.free_disk_bytes:
             raise ModelRefused(
-                id,
-                f"{readable(fetch_bytes)} would have to be fetched for it, of "
-                f"{readable(free)} that are free on the disk of the cache, and "
-                f"{readable(limits.free_disk_bytes)} must stay free.",
+                facts.id,
+                f"{readable(fetch)} would have to be fetched for it, of {readable(free)} that are "
+                f"free on the disk of the cache, and {readable(limits.free_disk_bytes)} must stay "
+                "free.",
             )
 
 

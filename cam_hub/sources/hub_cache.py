@@ -57,6 +57,13 @@ class RepoCache:
         """Where the content of this digest belongs."""
         return self.folder / "blobs" / digest
 
+    def holds(self, digest: str | None, size: int | None) -> bool:
+        """Whether the content of this digest is there, of whichever commit it is."""
+        if digest is None:
+            return False
+        blob = self.blob(digest)
+        return blob.is_file() and size in (None, blob.stat().st_size)
+
     def lock(self, digest: str) -> Path:
         """The file that whoever fetches this content locks, in whatever program."""
         return self.root / ".locks" / self.folder.name / f"{digest}.lock"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import build_hf_headers
 
@@ -31,6 +31,9 @@ if there is one; False for none."""
 
 _LONGEST_WAIT = 3
 """Seconds that are waited when the Hub asks for it; if it asks for more, that is an error."""
+
+_HURRY = 3
+"""Seconds that the Hub has to answer while the cache could answer in its place."""
 
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{40}\Z|[0-9a-f]{64}\Z")
@@ -54,10 +57,20 @@ class HubClient:
             # Its characters would come up in the HTTP client's own message.
             raise InvalidArgument("token", "…", "an access token of the Hub, True, False or None")
         self.repo, self.revision, self._token = repo, revision, token
-        with plain_errors(Wanted(id, repo, revision, signed=False)):
+        try:
             self.headers: Mapping[str, str] = build_hf_headers(
                 token=token, library_name="cam_hub", library_version=__version__
             )
+        except LocalTokenNotFoundError as error:
+            raise InvalidArgument(
+                "token", True, "a token in HF_TOKEN or from `hf auth login`; there is none"
+            ) from error
+        except OSError as error:
+            raise HubUnavailable(
+                id,
+                "the access token of this machine cannot be read. Give one in HF_TOKEN, or use "
+                "none (token=False).",
+            ) from error
         self.wanted = Wanted(id, repo, revision, signed="authorization" in self.headers)
 
     @property
@@ -69,7 +82,7 @@ class HubClient:
         """Everything that the Hub tells about the repo.
 
         Args:
-            patient: Whether to wait a little where the Hub asks for it.
+            patient: Whether to wait where the Hub is slow, or asks for a little time.
 
         Returns:
             The facts; which file is read, and what of it is cached, is left open.
@@ -79,15 +92,16 @@ class HubClient:
             ModelRefused: If the token is not accepted, or the Hub has disabled the repo.
             HubUnavailable: If the Hub does not answer as it should.
         """
+        timeout = constants.HF_HUB_ETAG_TIMEOUT
         with plain_errors(self.wanted):
             try:
-                return self._ask()
+                return self._ask(timeout if patient else min(timeout, _HURRY))
             except HfHubHTTPError as error:
                 seconds = retry_after(error.response)
                 if not patient or seconds is None or seconds > _LONGEST_WAIT:
                     raise
             time.sleep(seconds)
-            return self._ask()
+            return self._ask(timeout)
 
     def check_access(self, name: str) -> None:
         """Does nothing if the caller may fetch a file of the repo; facts are shown more freely.
@@ -106,13 +120,13 @@ class HubClient:
         """Where a file of the repo is fetched from."""
         return hf_hub_url(self.repo, name, revision=revision)
 
-    def _ask(self) -> ModelFacts:
+    def _ask(self, timeout: float) -> ModelFacts:
         try:
             info = HfApi(library_name="cam_hub", library_version=__version__).model_info(
                 self.repo,
                 revision=self.revision,
                 files_metadata=True,
-                timeout=constants.HF_HUB_ETAG_TIMEOUT,
+                timeout=timeout,
                 token=self._token,
             )
             return _as_facts(self.wanted.id, info)

@@ -19,7 +19,7 @@ import huggingface_hub.errors as hub
 from filelock import Timeout as LockTimeout
 from huggingface_hub.utils import parse_ratelimit_headers
 
-from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
+from cam_hub.errors import CamHubError, HubUnavailable, ModelNotFound, ModelRefused
 
 __all__ = ["Wanted", "plain_errors", "retry_after"]
 
@@ -57,10 +57,6 @@ def plain_errors(wanted: Wanted) -> Iterator[None]:
         yield
     except CamHubError:
         raise
-    except hub.LocalTokenNotFoundError as error:
-        raise InvalidArgument(
-            "token", True, "a token in HF_TOKEN or from `hf auth login`; there is none"
-        ) from error
     except hub.OfflineModeIsEnabled as error:
         raise HubUnavailable(
             wanted.id, "offline mode is on. Unset HF_HUB_OFFLINE to fetch it."

@@ -76,7 +76,7 @@ def fetch(
                 break
             except LockTimeout:  # somebody else is fetching it; let the caller give up
                 told(0)
-        if not blob.is_file() or blob.stat().st_size != file.size:
+        if not cache.holds(digest, file.size):
             partial = blob.with_name(f"{digest}.incomplete")
             _persist(id, file, address, headers, partial, told)
             _verify(id, file, partial)

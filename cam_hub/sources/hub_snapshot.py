@@ -139,14 +139,7 @@ def _admitted(facts: ModelFacts, cache: RepoCache, client: HubClient, request: R
     if facts.weights_file is None:
         raise ModelRefused(id, _no_weights(facts.files))
     facts = replace(facts, fetch_bytes=_missing(facts, cache))
-    admit(
-        id,
-        request.limits,
-        parameters=facts.parameters,
-        weights_bytes=facts.weights_bytes,
-        fetch_bytes=facts.fetch_bytes,
-        folder=cache.root,
-    )
+    admit(facts, request.limits, cache.root)
     # What the Hub says now holds for what is already here, too.
     if facts.fresh:
         cache.note_public(not facts.restricted)
@@ -212,7 +205,9 @@ def _missing(facts: ModelFacts, cache: RepoCache) -> int:
     return sum(
         file.size or 0
         for file in wanted
-        if file is not None and cache.find(facts.revision, file.name, file.size) is None
+        if file is not None
+        and cache.find(facts.revision, file.name, file.size) is None
+        and not cache.holds(file.digest, file.size)
     )
 
 

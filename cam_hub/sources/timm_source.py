@@ -8,6 +8,7 @@ import timm
 
 from cam_hub.errors import ModelNotFound
 from cam_hub.sources import timm_models
+from cam_hub.sources.admission import admit
 from cam_hub.sources.base import LoadedModel, Request, wake
 from cam_hub.sources.facts import ModelFacts
 
@@ -25,6 +26,8 @@ class TimmSource:
 
     def load(self, request: Request) -> LoadedModel:
         """Builds the architecture; what is on the Hub under other owners cannot be known here."""
+        if request.limits.parameters is not None:
+            admit(self.describe(request), request.limits)
         module = timm_models.build(_architecture(request))
         wake(module)
         return timm_models.as_loaded(

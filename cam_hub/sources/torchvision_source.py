@@ -14,6 +14,7 @@ import torchvision.models as zoo
 from torch import nn
 
 from cam_hub.errors import HubUnavailable, ModelNotFound, ModelRefused
+from cam_hub.sources.admission import admit
 from cam_hub.sources.base import LoadedModel, Request, settle, wake
 from cam_hub.sources.facts import ModelFacts
 from cam_hub.sources.torchvision_kinds import KINDS, REFUSED, Kind, detect_anything
@@ -47,6 +48,7 @@ class TorchvisionSource:
         """Builds the model; its checkpoint is downloaded unless torch's hub folder has it."""
         id, kind = str(request.id), _kind(request)
         weights = _weights(request)
+        admit(self.describe(request), request.limits, Path(torch.hub.get_dir()))
         module = _build(request, weights)
         if not request.pretrained:
             wake(module)
