@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from functools import partial
 
 import torch
 
 from cam_hub.errors import InvalidArgument
+from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.model_id import parse_model_id
-from cam_hub.sources.base import LoadedModel, pick_device
+from cam_hub.sources.base import LoadedModel, Progress, pick_device
 from cam_hub.sources.registry import load_model
 
 __all__ = ["ModelStore", "get"]
@@ -46,12 +48,15 @@ class ModelStore:
         pretrained: bool = True,
         device: str | torch.device = "auto",
         token: str | bool | None = None,
+        limits: LoadLimits = UNLIMITED,
+        progress: Progress | None = None,
     ) -> LoadedModel:
         """The model of this ID, loaded if need be; arguments and errors as ``load_model``'s."""
+        load = partial(load_model, limits=limits, progress=progress)
         id = str(parse_model_id(model_id))
         place = pick_device(device)
         if isinstance(token, str):
-            return load_model(id, pretrained=pretrained, device=place, token=token)
+            return load(id, pretrained=pretrained, device=place, token=token)
         # What this machine's own token has opened is not for callers who come without any.
         key = (id, pretrained, place, token is False)
         if (found := self._find(key)) is not None:
@@ -60,7 +65,7 @@ class ModelStore:
             loading = self._loading.setdefault(key, threading.Lock())
         with loading:
             if (found := self._find(key)) is None:
-                found = load_model(id, pretrained=pretrained, device=place, token=token)
+                found = load(id, pretrained=pretrained, device=place, token=token)
                 self._keep(key, found)
         with self._lock:
             self._loading.pop(key, None)

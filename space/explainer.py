@@ -50,7 +50,7 @@ class Explainer:
         # Its bytes, not its path: messages should not name folders of this machine.
         photo = open_image(request.photo.read_bytes(), max_pixels=self._settings.limits.max_pixels)
         progress(0.05, f"Loading {request.model_id}")
-        model = self._model(request.model_id)
+        model = self._model(request.model_id, lambda part, what: progress(0.05 + 0.25 * part, what))
         progress(0.3, "Finding layers")
         layers = self._layers(model, request.target_layers)
         progress(0.4, "Explaining")
@@ -73,15 +73,19 @@ class Explainer:
             CamHubError: As ``cam_hub.load_model`` and ``cam_hub.list_layers``.
         """
         progress(0.0, f"Loading {model_id}")
-        model = self._model(model_id)
+        model = self._model(model_id, lambda part, what: progress(0.4 * part, what))
         progress(0.4, "Finding layers")
         return make_table(model)
 
-    def _model(self, model_id: str) -> LoadedModel:
+    def _model(self, model_id: str, progress: Progress) -> LoadedModel:
         return self._store.get(
             model_id,
             pretrained=not self._settings.random_weights,
             device=self._settings.device,
+            # Visitors of a Space do not act in the name of whoever runs it.
+            token=False if self._settings.space_id else None,
+            limits=self._settings.load_limits,
+            progress=progress,
         )
 
     def _layers(self, model: LoadedModel, wanted: tuple[str, ...]) -> list[str]:

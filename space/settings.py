@@ -7,9 +7,10 @@ from pathlib import Path
 
 import gradio
 
+from cam_hub.limits import LoadLimits
 from cam_hub.sources.embedded import DEFAULT_MODEL
 
-__all__ = ["Limits", "Settings", "example_photos"]
+__all__ = ["FREE_SPACE", "Limits", "Settings", "example_photos"]
 
 SUGGESTED_MODELS = (
     "timm/resnet50.a1_in1k",
@@ -20,6 +21,18 @@ SUGGESTED_MODELS = (
     "torchvision/resnet50",
 )
 """Models that the page offers after the default one; any other ID can be typed."""
+
+
+FREE_SPACE = LoadLimits(
+    parameters=700_000_000,
+    download_bytes=4 * 10**9,
+    free_disk_bytes=5 * 10**9,
+    pickles=False,
+    local=False,
+    keep_restricted=False,
+)
+"""What anybody may have loaded on a Space that costs nothing: 16 GB of memory, 50 GB of disk, two
+slow cores. The largest ViTs in common use (632 million parameters, 2.5 GB) fit."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,7 @@ class Settings:
             is needed then, and layers are found as ever, but what maps show means nothing; the
             page says so.
         limits: How much one request may ask for.
+        load_limits: What may be loaded; variables such as ``CAM_HUB_PARAMETERS`` change it.
         concurrency: How many requests use a model at the same time.
         queue_size: How many may wait.
         model_bytes: Bytes of weights that stay loaded.
@@ -66,6 +80,7 @@ class Settings:
     device: str = "auto"
     random_weights: bool = False
     limits: Limits = field(default_factory=Limits)
+    load_limits: LoadLimits = field(default_factory=FREE_SPACE.from_environment)
     concurrency: int = 2
     queue_size: int = 64
     model_bytes: int = 4 * 2**30
