@@ -25,9 +25,9 @@ class LoadLimits:
         pickles: Whether weights that exist only as a pickle are read (by a reader that executes
             nothing), with a warning.
         local: Whether folders of this machine may be loaded.
-        keep_restricted: Whether files of private and gated repos stay in the disk cache. An app
-            that serves several people says no: it then fetches them into a folder of their own,
-            and removes that as soon as the model is built.
+        keep_restricted: Whether files of private and gated repos that a given token has opened
+            stay in the disk cache. An app that serves several people says no: it then fetches
+            them into a folder of their own, and removes that as soon as the model is built.
     """
 
     parameters: int | None = None

@@ -130,7 +130,7 @@ def test_a_connection_that_is_cut_is_taken_up_where_it_was(hub):
 def test_what_arrived_before_the_cut_is_not_fetched_again_by_the_next_call(hub, hub_cache):
     size = len(hub.repos[REPO]["model.safetensors"])
     hub.faults += [Fault(WEIGHTS, cut=0), Fault(WEIGHTS, times=1, cut=size // 2)]
-    with pytest.raises(HubUnavailable, match="the next try goes on from there"):
+    with pytest.raises(HubUnavailable, match="goes on where it was cut"):
         load()
     assert [path.name for path in whole_files(hub_cache) if path.stat().st_size > 10_000] == []
     hub.faults.clear()
@@ -172,6 +172,14 @@ def test_damaged_files_are_thrown_away_and_the_next_try_works(hub, hub_cache, fa
     assert not list(hub_cache.rglob("model.safetensors"))
     hub.faults.clear()
     assert load().revision == hub.commit(REPO)
+
+
+def test_a_file_of_which_the_hub_tells_no_size_is_not_fetched(hub):
+    hub.facts[REPO] = {
+        "siblings": [{"rfilename": "config.json"}, {"rfilename": "model.safetensors"}]
+    }
+    with pytest.raises(HubUnavailable, match=r"does not say what config\.json must add up to"):
+        load()
 
 
 def test_a_file_that_was_cut_short_in_the_cache_is_fetched_again(hub, hub_cache):

@@ -159,6 +159,14 @@ def test_what_one_token_fetched_is_not_served_to_others(request, monkeypatch, ki
     assert load(None, id).revision == hub.commit(REPO)
 
 
+def test_a_new_commit_opens_no_way_to_files_of_a_gated_repo_that_are_cached(gated):
+    load(BAKER)
+    gated.repos[REPO]["README.md"] = b"Now with a card."
+    for token in (False, GUEST):
+        with pytest.raises(ModelRefused, match="gated"):
+            load(token)
+
+
 def test_what_is_public_is_served_to_all_while_the_hub_is_silent(hub):
     load(None)
     hub.broken = True
@@ -186,6 +194,12 @@ def test_an_app_keeps_no_files_of_restricted_repos(request, hub_cache, tmp_path,
         assert model.class_names
     assert not list(hub_cache.rglob("*"))
     assert not list(scratch.rglob("*"))
+
+
+def test_an_app_keeps_what_the_machines_own_token_opened(private, hub_cache, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", BAKER)
+    load(None, limits=LoadLimits(keep_restricted=False))
+    assert list(hub_cache.rglob("model.safetensors"))
 
 
 def test_an_app_keeps_files_of_public_repos(hub, hub_cache):

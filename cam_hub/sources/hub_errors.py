@@ -16,7 +16,6 @@ from http import HTTPStatus
 
 import httpx2
 import huggingface_hub.errors as hub
-from filelock import Timeout as LockTimeout
 from huggingface_hub.utils import parse_ratelimit_headers
 
 from cam_hub.errors import CamHubError, HubUnavailable, ModelNotFound, ModelRefused
@@ -65,8 +64,6 @@ def plain_errors(wanted: Wanted) -> Iterator[None]:
         raise _refusal(wanted, error) from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise HubUnavailable(wanted.id, _network(error)) from error
-    except LockTimeout as error:
-        raise HubUnavailable(wanted.id, "another program keeps its cache locked.") from error
     except OSError as error:
         raise HubUnavailable(wanted.id, _disk(error)) from error
 
@@ -173,10 +170,7 @@ def _network(error: Exception) -> str:
     if isinstance(error, httpx2.ConnectError):
         return "the Hub cannot be reached. Is there a network?"
     if isinstance(error, httpx2.TransportError):
-        return (
-            "the connection broke off, again and again. What has arrived is kept: the next try "
-            "goes on from there."
-        )
+        return "the connection broke off. Try again: a file goes on where it was cut."
     return "the Hub answered with something that is not its protocol."
 
 

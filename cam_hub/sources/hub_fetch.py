@@ -11,10 +11,10 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
-from filelock import Timeout as LockTimeout
 from huggingface_hub import constants, get_session
 from huggingface_hub.utils import WeakFileLock, hf_raise_for_status
 
@@ -49,7 +49,7 @@ def fetch(
 
     Args:
         id: The model's ID, for messages.
-        file: Which; its digest must be known.
+        file: Which; its size and its digest must be known.
         address: Where it is.
         headers: To send along. The authorization among them goes to no other host.
         cache: Where it goes.
@@ -63,10 +63,9 @@ def fetch(
         HubUnavailable: If what arrives is not what was promised.
         httpx2.HTTPError, OSError: If the network or the disk fails.
     """
-    digest = file.digest
-    if digest is None:
+    if file.digest is None or file.size is None:
         raise HubUnavailable(id, f"the Hub does not say what {file.name} must add up to.")
-    blob, lock = cache.blob(digest), cache.lock(digest)
+    blob, lock = cache.blob(file.digest), cache.lock(file.digest)
     blob.parent.mkdir(parents=True, exist_ok=True)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -74,79 +73,84 @@ def fetch(
             try:
                 stack.enter_context(WeakFileLock(lock, timeout=1.0))
                 break
-            except LockTimeout:  # somebody else is fetching it; let the caller give up
+            except TimeoutError:  # somebody else is fetching it; let the caller give up
                 told(0)
-        if not cache.holds(digest, file.size):
-            partial = blob.with_name(f"{digest}.incomplete")
-            _persist(id, file, address, headers, partial, told)
-            _verify(id, file, partial)
+        if not cache.holds(file.digest, file.size):
+            partial = blob.with_name(f"{file.digest}.incomplete")
+            order = _Order(id, file.name, file.size, file.digest, address, headers, partial, told)
+            _persist(order)
+            _verify(order)
             partial.replace(blob)
-        return cache.name(digest, commit, file.name)
+        return cache.name(file.digest, commit, file.name)
 
 
-def _persist(
-    id: str,
-    file: FileFacts,
-    address: str,
-    headers: Mapping[str, str],
-    partial: Path,
-    told: Told,
-) -> None:
+@dataclass(frozen=True)
+class _Order:
+    """One file that is to be fetched."""
+
+    id: str
+    name: str
+    size: int
+    digest: str
+    address: str
+    headers: Mapping[str, str] = field(repr=False)
+    partial: Path
+    told: Told
+
+    def here(self) -> int:
+        """Bytes that have arrived."""
+        return self.partial.stat().st_size if self.partial.exists() else 0
+
+
+def _persist(order: _Order) -> None:
     """Receives until all is there, taking up what was cut."""
     tries = 0
     while True:
-        before = _size(partial)
+        before = order.here()
         try:
-            _receive(id, file, address, headers, partial, told)
+            _receive(order)
             return
         except _CUT:
-            tries = 1 if _size(partial) - before >= _GAIN else tries + 1
+            tries = 1 if order.here() - before >= _GAIN else tries + 1
             if tries >= _TRIES:
                 raise
         except OSError as error:
             if not isinstance(error, httpx2.HTTPError):
-                partial.unlink(missing_ok=True)  # a full disk is not left full
+                order.partial.unlink(missing_ok=True)  # a full disk is not left full
             raise
         time.sleep(_PAUSE)
-        told(_size(partial))
+        order.told(order.here())
 
 
-def _receive(
-    id: str,
-    file: FileFacts,
-    address: str,
-    headers: Mapping[str, str],
-    partial: Path,
-    told: Told,
-) -> None:
+def _receive(order: _Order) -> None:
     """Asks once for what is missing, and appends it."""
-    start = _size(partial)
-    if file.size is not None and start >= file.size > 0:
+    start = order.here()
+    if start >= order.size > 0:
         return  # complete, but not yet verified; or too long, which the digest will tell
-    asked = {**headers, "Accept-Encoding": "identity"}
+    headers = {**order.headers, "Accept-Encoding": "identity"}
     if start:
-        asked["Range"] = f"bytes={start}-"
+        headers["Range"] = f"bytes={start}-"
     with get_session().stream(
-        "GET", address, headers=asked, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+        "GET", order.address, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
     ) as response:
         if response.status_code == 416 or (
             response.status_code == 206 and not _goes_on_at(response, start)
         ):
-            partial.unlink(missing_ok=True)
+            order.partial.unlink(missing_ok=True)
             raise httpx2.RemoteProtocolError("it cannot go on where it was cut")
         if response.status_code != 206:
             hf_raise_for_status(response)
             start = 0  # all of it, whatever was asked for
-        _check_promise(id, file, response, start)
-        with partial.open("r+b" if start else "wb") as out:
+        _check_promise(order, response, start)
+        with order.partial.open("r+b" if start else "wb") as out:
             out.seek(start)
             for chunk in response.iter_bytes():
                 out.write(chunk)
                 start += len(chunk)
-                if file.size is not None and start > file.size:
+                if start > order.size:
                     break  # too much of it; the digest will tell
-                told(start)
-    if file.size is not None and start < file.size:
+                order.told(start)
+    if start < order.size:
         raise httpx2.RemoteProtocolError("it ended too early")
 
 
@@ -154,38 +158,32 @@ def _goes_on_at(response: httpx2.Response, start: int) -> bool:
     return response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
-def _check_promise(id: str, file: FileFacts, response: httpx2.Response, start: int) -> None:
+def _check_promise(order: _Order, response: httpx2.Response, start: int) -> None:
     """Refuses what will not have the right size, before it is received."""
     promised = response.headers.get("Content-Length", "")
     plain = response.headers.get("Content-Encoding", "identity") == "identity"
-    if file.size is None or not plain or not promised.isdecimal():
-        return
-    if start + int(promised) != file.size:
+    if plain and promised.isdecimal() and start + int(promised) != order.size:
         raise HubUnavailable(
-            id,
-            f"{file.name} comes with {start + int(promised):,} bytes, and the Hub says that it has "
-            f"{file.size:,}. Nothing of it was used; try again later.",
+            order.id,
+            f"{order.name} comes with {start + int(promised):,} bytes, and the Hub says that it "
+            f"has {order.size:,}. Nothing of it was used; try again later.",
         )
 
 
-def _verify(id: str, file: FileFacts, partial: Path) -> None:
+def _verify(order: _Order) -> None:
     """Refuses what does not add up to its digest, and removes it."""
-    size = _size(partial)
-    if len(file.digest or "") == 64:
+    if len(order.digest) == 64:
         kind, digest = "SHA-256", hashlib.sha256()
     else:
-        kind, digest = "git's SHA-1", hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with partial.open("rb") as content:
+        kind = "git's SHA-1"
+        digest = hashlib.sha1(b"blob %d\0" % order.here(), usedforsecurity=False)
+    with order.partial.open("rb") as content:
         while chunk := content.read(2**20):
             digest.update(chunk)
-    if digest.hexdigest() != file.digest:
-        partial.unlink()
+    if digest.hexdigest() != order.digest:
+        order.partial.unlink()
         raise HubUnavailable(
-            id,
-            f"{file.name} arrived damaged: its checksum ({kind}) is not the one that the Hub "
+            order.id,
+            f"{order.name} arrived damaged: its checksum ({kind}) is not the one that the Hub "
             "names. It was thrown away; try again.",
         )
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

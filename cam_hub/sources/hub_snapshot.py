@@ -103,9 +103,9 @@ def open_snapshot(request: Request, repo: str) -> Iterator[Snapshot]:
     client = HubClient(id, repo, request.id.revision, request.token)
     with caller_may_stop():
         facts = _facts(client, cache, limits)
-        if facts.fresh and facts.gated and not client.own and cache.find(facts.revision, CONFIG):
-            client.check_access(CONFIG)
-        if facts.restricted and not limits.keep_restricted:
+        if facts.fresh and facts.gated and not client.own:
+            client.check_access(CONFIG)  # what is cached would be used without asking
+        if facts.restricted and not limits.keep_restricted and not client.own:
             with tempfile.TemporaryDirectory(
                 prefix="cam-hub-", ignore_cleanup_errors=True
             ) as folder:
