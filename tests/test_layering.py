@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [
     {"_version", "errors"},
     {
-        "model_id",
+        "hub_urls",
         "images",
         "geometry",
         "methods",
@@ -31,7 +31,7 @@ LEVELS = [
         "resampling",
         "timeline",
     },
-    {"preprocessing", "regions", "tasks", "clips", "folders"},
+    {"model_id", "preprocessing", "regions", "tasks", "clips", "folders"},
     {"rendering", "clip_preprocessing", "maps"},
     {"sources", "figures", "animations"},
     {"precision"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,7 +10,7 @@ import torch
 
 from cam_hub.errors import InvalidArgument, ModelNotFound, nearest_names
 from cam_hub.limits import UNLIMITED, LoadLimits
-from cam_hub.model_id import ModelId, parse_model_id
+from cam_hub.model_id import ModelId, local_model_id, parse_model_id
 from cam_hub.sources.base import LoadedModel, Progress, Request, Source, pick_device
 from cam_hub.sources.embedded import EmbeddedSource
 from cam_hub.sources.facts import ModelFacts
@@ -29,7 +30,7 @@ SOURCES: tuple[Source, ...] = (
 
 
 def load_model(
-    model_id: str,
+    model_id: str | os.PathLike[str],
     *,
     pretrained: bool = True,
     device: str | torch.device = "auto",
@@ -42,8 +43,9 @@ def load_model(
 
     Args:
         model_id: ``owner/name[@revision]`` for a repo on the Hub (``hf-hub:`` in front is
-            accepted), ``torchvision/name[@weights]``, or a bare timm name such as
-            ``resnet50.a1_in1k``.
+            accepted) or its URL, ``torchvision/name[@weights]``, a bare timm name such as
+            ``resnet50.a1_in1k``, or a folder: a ``Path``, or text that starts with ``./``,
+            ``../``, ``/``, ``~`` or ``local-dir:``.
         pretrained: False builds the architecture with random weights and contacts no network.
         device: ``"auto"`` takes CUDA, MPS or the CPU, in this order; otherwise a device of
             torch's.
@@ -61,17 +63,17 @@ def load_model(
         ModelNotFound: If no model has this ID, or more than one; it names the nearest.
         ModelRefused: If it cannot be explained or must not be loaded.
         HubUnavailable: If it had to be fetched and could not be.
-        InvalidArgument: If the device does not exist, two revisions are given, or the token
-            cannot be one.
+        InvalidArgument: If the device does not exist, two revisions are given, or one of a folder,
+            or the token cannot be one.
     """
-    id = _with_revision(parse_model_id(model_id), revision)
+    id = _read_id(model_id, revision, limits)
     request = Request(id, pretrained, pick_device(device), token, limits, progress)
-    with _nearest_named(model_id, request):
-        return _source_of(model_id, request).load(request)
+    with _nearest_named(request):
+        return _source_of(request).load(request)
 
 
 def describe_model(
-    model_id: str,
+    model_id: str | os.PathLike[str],
     *,
     pretrained: bool = True,
     token: str | bool | None = None,
@@ -97,31 +99,40 @@ def describe_model(
         HubUnavailable: If the Hub had to be asked and did not answer.
         InvalidArgument: If two revisions are given, or the token cannot be one.
     """
-    id = _with_revision(parse_model_id(model_id), revision)
+    id = _read_id(model_id, revision, limits)
     request = Request(id, pretrained, torch.device("cpu"), token, limits)
-    with _nearest_named(model_id, request):
-        return _source_of(model_id, request).describe(request)
+    with _nearest_named(request):
+        return _source_of(request).describe(request)
 
 
-def _with_revision(id: ModelId, revision: str | None) -> ModelId:
-    """The ID with a revision that is given beside it."""
+def _source_of(request: Request) -> Source:
+    """The first source that claims the model."""
+    for source in SOURCES:
+        if source.claims(request):
+            return source
+    raise ModelNotFound(str(request.id))
+
+
+def _read_id(model_id: str | os.PathLike[str], revision: str | None, limits: LoadLimits) -> ModelId:
+    """The ID that was meant, with a revision that is given beside it.
+
+    A path is always a folder's, where those may be loaded.
+    """
+    if isinstance(model_id, os.PathLike):
+        id = local_model_id(model_id) if limits.local else parse_model_id("local-dir:")
+    else:
+        id = parse_model_id(model_id, limits.local)
     if revision is None:
         return id
+    if id.kind == "local":
+        raise InvalidArgument("revision", revision, "none, since a folder has no revisions")
     if id.revision not in (None, revision):
         raise InvalidArgument("revision", revision, f"the one in the ID ({id.revision!r})")
     return parse_model_id(f"{id.repo}@{revision}")
 
 
-def _source_of(model_id: str, request: Request) -> Source:
-    """The first source that claims the model."""
-    for source in SOURCES:
-        if source.claims(request):
-            return source
-    raise ModelNotFound(model_id)
-
-
 @contextmanager
-def _nearest_named(model_id: str, request: Request) -> Iterator[None]:
+def _nearest_named(request: Request) -> Iterator[None]:
     """Adds, to the news that there is no such model, the IDs that could have been meant."""
     try:
         yield
@@ -129,7 +140,7 @@ def _nearest_named(model_id: str, request: Request) -> Iterator[None]:
         if error.nearest:
             raise
         nearest = _nearest(request.id, request.pretrained)
-        raise ModelNotFound(model_id, nearest, error.hint) from error
+        raise ModelNotFound(str(request.id), nearest, error.hint) from error
 
 
 def _nearest(id: ModelId, pretrained: bool) -> list[str]:
