@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .model_id import ModelId, parse_model_id
     from .reproduction import reproduce
     from .results import Explanation
+    from .search import ModelHit, search_models
     from .sharing import save_to_hub
     from .sources.base import LoadedModel
     from .sources.embedded import DEFAULT_MODEL
@@ -51,6 +52,8 @@ _HOMES = {
     "parse_model_id": "model_id",
     "Explanation": "results",
     "save_to_hub": "sharing",
+    "ModelHit": "search",
+    "search_models": "search",
     "LoadedModel": "sources.base",
     "DEFAULT_MODEL": "sources.embedded",
     "ModelFacts": "sources.facts",
@@ -69,6 +72,7 @@ __all__ = [
     "LoadedModel",
     "Method",
     "ModelFacts",
+    "ModelHit",
     "ModelId",
     "ModelStore",
     "Prediction",
@@ -83,6 +87,7 @@ __all__ = [
     "parse_model_id",
     "reproduce",
     "save_to_hub",
+    "search_models",
     "suggest_layers",
     "top",
     "wrap_model",

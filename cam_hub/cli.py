@@ -1,4 +1,4 @@
-"""``python -m cam_hub``: layers and explanations from the command line."""
+"""``python -m cam_hub``: models, layers and explanations from the command line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cam_hub.errors import CamHubError, InvalidArgument
 
 if TYPE_CHECKING:
     from cam_hub.introspection.layers import LayerInfo
+    from cam_hub.search import ModelHit
     from cam_hub.sources.base import LoadedModel
 
 __all__ = ["main"]
@@ -66,8 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--samples", type=int, default=4, help="noisy copies (%(default)s)")
     explain.add_argument("--std", type=float, default=0.3, help="their noise (%(default)s)")
     explain.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
+    search = commands.add_parser("search", help="find models by words of their IDs")
+    search.set_defaults(run=_search)
+    search.add_argument("words", nargs="*", metavar="WORD", help="all must stand in the ID")
+    search.add_argument("--limit", type=int, default=20, help="1 to 100 (%(default)s)")
     for command in (layers, explain):
-        command.add_argument("--model", metavar="ID", help="(default: the embedded model)")
+        command.add_argument(
+            "--model", metavar="ID", help="or a folder: ./PATH (default: the embedded model)"
+        )
         command.add_argument("--random", action="store_true", help="random weights, no network")
         command.add_argument("--device", default="auto", help="(%(default)s)")
     return parser
@@ -110,11 +117,37 @@ def _layers(options: argparse.Namespace) -> None:
         for layer in list_layers(model)
         if layer.usable or options.all
     ]
+    _print_table(rows)
+    sys.stdout.write(f"recommended (*): {suggest_layers(model)[0]}\n")
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows with their columns in line."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
-    sys.stdout.write(f"recommended (*): {suggest_layers(model)[0]}\n")
+
+
+def _search(options: argparse.Namespace) -> None:
+    from cam_hub.search import find_models  # noqa: PLC0415
+
+    found = find_models(" ".join(options.words), limit=options.limit)
+    if found.trouble:
+        sys.stderr.write(f"without the Hub: {found.trouble}\n")
+    rows = [("model", "downloads", "parameters", "size", "licence", "access")]
+    _print_table([*rows, *map(_hit, found.hits)])
+
+
+def _hit(hit: ModelHit) -> tuple[str, ...]:
+    return (
+        hit.id,
+        "-" if hit.downloads is None else f"{hit.downloads:,}",
+        "-" if hit.parameters is None else f"{hit.parameters / 1e6:,.1f} M",
+        "-" if hit.bytes is None else f"{hit.bytes / 1e6:,.0f} MB",
+        hit.licence or "-",
+        " ".join(word for word in ("gated", "private") if getattr(hit, word)) or "-",
+    )
 
 
 def _grid(layer: LayerInfo) -> str:

@@ -45,7 +45,7 @@ OTHER = {
     "https://example.org/owner/name": "outside the Hub",
     "https://huggingface.co.example.org/owner/name": "outside the Hub",
     "https://huggingface.co:8443/owner/name": "outside the Hub",
-    "https://huggingfасe.co/owner/name": "outside the Hub",  # noqa: RUF001 (two Cyrillic letters)
+    "https://huggingfасe.co/owner/name": "outside the Hub",
     "ftp://huggingface.co/owner/name": "scheme is ftp://",
     "hf://owner/name": "scheme is hf://",
     "file:///etc/passwd": "scheme is file://",

@@ -34,7 +34,7 @@ LEVELS = [
     {"model_id", "preprocessing", "regions", "tasks", "clips", "folders"},
     {"rendering", "clip_preprocessing", "maps"},
     {"sources", "figures", "animations"},
-    {"precision"},
+    {"precision", "search"},
     {"introspection", "results"},
     {"store", "passes", "preparation", "manifests", "sharing"},
     {"engine"},

@@ -65,7 +65,7 @@ BAD = [
     "owner/" + "x" * 300,
     "x" * 300,
     "ＴＩＭＭ/resnet",
-    "оwner/name",  # noqa: RUF001 (a Cyrillic letter, on purpose)
+    "оwner/name",
     "owner/name\u202e",
     "owner\u2215name",
 ]

@@ -8,17 +8,18 @@ from contextlib import contextmanager
 
 import torch
 
-from cam_hub.errors import InvalidArgument, ModelNotFound, nearest_names
+from cam_hub.errors import InvalidArgument, ModelNotFound
 from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.model_id import ModelId, local_model_id, parse_model_id
 from cam_hub.sources.base import LoadedModel, Progress, Request, Source, pick_device
 from cam_hub.sources.embedded import EmbeddedSource
 from cam_hub.sources.facts import ModelFacts
 from cam_hub.sources.hub import HubSource
+from cam_hub.sources.nearest import suggest
 from cam_hub.sources.timm_source import TimmSource
 from cam_hub.sources.torchvision_source import TorchvisionSource
 
-__all__ = ["SOURCES", "describe_model", "load_model"]
+__all__ = ["SOURCES", "describe_model", "known_ids", "load_model"]
 
 SOURCES: tuple[Source, ...] = (
     EmbeddedSource(),
@@ -139,12 +140,13 @@ def _nearest_named(request: Request) -> Iterator[None]:
     except ModelNotFound as error:
         if error.nearest:
             raise
-        nearest = _nearest(request.id, request.pretrained)
-        raise ModelNotFound(str(request.id), nearest, error.hint) from error
+        raise suggest(request, error, known_ids(pretrained=request.pretrained)) from error
 
 
-def _nearest(id: ModelId, pretrained: bool) -> list[str]:
-    """IDs that could have been meant; what timm keeps is looked for by its bare name, too."""
-    known = [name for source in SOURCES for name in source.known_ids(pretrained=pretrained)]
-    name = str(id)
-    return list(dict.fromkeys([*nearest_names(name, known), *nearest_names(id.name, known)]))[:5]
+def known_ids(*, pretrained: bool) -> list[str]:
+    """IDs that the sources can name without any network.
+
+    Args:
+        pretrained: Whether trained weights are wanted.
+    """
+    return [name for source in SOURCES for name in source.known_ids(pretrained=pretrained)]

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-from tests.hub import facts, files, uploads
+from tests.hub import facts, files, listing, uploads
 from tests.hub.state import Call, FakeHub, Reply, Route
 
-ROUTES: Sequence[Route] = (facts.answer, files.answer, uploads.answer)
+ROUTES: Sequence[Route] = (facts.answer, files.answer, listing.answer, uploads.answer)
 """Asked in turn; the first that knows an answer gives it."""
 
 Answer = Callable[[FakeHub, Call, str], Reply]
