@@ -14,7 +14,7 @@ __all__ = ["suggest"]
 
 _MOST = 5
 _ALIKE = 0.6
-"""How alike (in [0, 1]) a repo's ID must be to be worth naming."""
+"""How alike (in [0, 1]) a repo's name must be to be worth naming."""
 
 
 def suggest(request: Request, error: ModelNotFound, known: Iterable[str]) -> ModelNotFound:
@@ -51,7 +51,7 @@ def _on_hub(request: Request) -> list[str]:
             found += [hit.id for hit in hits]
     except CamHubError:
         pass  # the error that is being explained says more
-    near = [id for id in dict.fromkeys(found) if _alike(id, request.id.name) >= _ALIKE]
+    near = [id for id in dict.fromkeys(found) if _alike(id.partition("/")[2], name) >= _ALIKE]
     return sorted(near, key=lambda id: -_alike(id, request.id.name))[:_MOST]
 
 
