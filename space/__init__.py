@@ -1,4 +1,4 @@
-"""The web app over ``cam_hub``: a page, and the endpoints ``/explain`` and ``/layers``.
+"""The web app over ``cam_hub``: a page, and endpoints for programs.
 
 | module | one job |
 |---|---|
@@ -15,6 +15,9 @@
 | ``style`` | theme, style sheet, keyboard |
 | ``endpoint`` | ``/explain`` for programs |
 | ``layers_endpoint`` | ``/layers`` for programs |
+| ``search_endpoint`` | ``/search`` for programs |
+| ``model_field`` | the field for the model's ID, which proposes models as one types |
+| ``search_handlers`` | what is proposed |
 | ``controls``, ``results_panel``, ``layers_panel`` | the columns and tabs of the page |
 | ``handlers``, ``layer_handlers`` | what the page answers when something on it is used |
 | ``events``, ``layer_events`` | which event calls which handler |

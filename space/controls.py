@@ -8,6 +8,7 @@ import gradio as gr
 from gradio.components import Component
 
 from cam_hub.methods import METHODS
+from space.model_field import build_model_field
 from space.settings import Settings, example_photos
 from space.views import colormap_choices, layer_choices, method_choices
 
@@ -27,7 +28,7 @@ class Controls:
     """The components that visitors set, and the button."""
 
     photo: gr.Image
-    model_id: gr.Dropdown
+    model_id: gr.HTML
     method: gr.Dropdown
     layer_choice: gr.Radio
     target_layers: gr.Dropdown
@@ -76,15 +77,7 @@ def build_controls(settings: Settings) -> Controls:
             cache_examples=False,
         )
     run = gr.Button("Explain", variant="primary", size="lg", elem_id="explain")
-    model_id = gr.Dropdown(
-        choices=settings.model_choices,
-        value=settings.default_model,
-        allow_custom_value=True,
-        label="Model ID",
-        info="Any timm or torchvision model: owner/name[@revision], torchvision/name[@weights]"
-        " or a timm name.",
-        elem_id="model_id",
-    )
+    model_id = build_model_field(settings.model_choices, settings.default_model)
     method = gr.Dropdown(
         choices=method_choices(), value=DEFAULT_METHOD, label="Method", elem_id="method"
     )

@@ -16,6 +16,8 @@ from space.layer_events import connect_layers
 from space.layers_endpoint import add_layers_endpoint
 from space.layers_panel import LAYERS_TAB, RESULT_TAB, build_layers_panel
 from space.results_panel import build_results_panel
+from space.search_endpoint import add_search_endpoint
+from space.search_handlers import connect_search
 from space.settings import Settings
 from space.style import CSS, JS, theme
 from space.workspace import Workspace
@@ -66,8 +68,10 @@ def create_app(settings: Settings | None = None) -> gr.Blocks:
                     layers = build_layers_panel(tabs, result_tab, layers_tab)
         connect(explainer, workspace, settings, controls, panel)
         connect_layers(explainer, settings, controls, layers)
+        connect_search(controls)
         add_endpoint(explainer, workspace, settings)
         add_layers_endpoint(explainer, settings)
+        add_search_endpoint()
     app.queue(max_size=settings.queue_size, default_concurrency_limit=8)
     return app
 

@@ -13,6 +13,7 @@ from cam_hub.classes import ClassChoice, parse_top
 from cam_hub.colormaps import colormap_table
 from cam_hub.errors import ImageRefused, InvalidArgument
 from cam_hub.methods import METHODS
+from cam_hub.model_id import parse_model_id
 from space.settings import Limits
 
 __all__ = ["Request", "read_model_id", "read_request", "read_texts"]
@@ -136,16 +137,17 @@ def read_model_id(model_id: object, limits: Limits) -> str:
         limits: How long it may be.
 
     Returns:
-        The ID, without white space around it.
+        The ID as it is written after the grammar, whatever form it was typed in.
 
     Raises:
+        ModelNotFound: If it is not in the grammar, or names a folder.
         InvalidArgument: If it is no text, empty or too long.
     """
     if not isinstance(model_id, str) or not model_id.strip():
         raise InvalidArgument("model_id", model_id, "a model ID such as 'timm/resnet50.a1_in1k'")
     if len(model_id) > limits.max_text:
         raise InvalidArgument("model_id", model_id, f"at most {limits.max_text} characters")
-    return model_id.strip()
+    return str(parse_model_id(model_id))
 
 
 def read_texts(argument: str, value: object, most: int, longest: int) -> tuple[str, ...]:

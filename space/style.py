@@ -27,7 +27,9 @@ JS = """
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       event.stopPropagation();
-      document.getElementById("explain")?.click();
+      // What was typed becomes a value when its field is left; the click comes after that.
+      document.activeElement?.blur();
+      setTimeout(() => document.getElementById("explain")?.click(), 50);
     }
   }, true);
 }

@@ -1,0 +1,56 @@
+"""What the page and programs get when models are searched for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from cam_hub.errors import CamHubError
+from cam_hub.search import find_models
+from space.controls import Controls
+from space.model_field import Proposals, proposal_of
+
+__all__ = ["SEARCHING", "connect_search"]
+
+SEARCHING: dict[str, Any] = {"concurrency_id": "search", "concurrency_limit": 4}
+"""Searches wait for each other only, never for models."""
+
+_MOST = 20
+
+
+def connect_search(controls: Controls) -> None:
+    """Wires the field for the model's ID. The event is no endpoint."""
+    field = controls.model_id
+
+    def propose(typed: gr.EventData) -> dict[Any, Any]:
+        """Proposes models for what was typed."""
+        query = getattr(typed, "query", None)
+        return {field: gr.update(proposals=_proposals(query).as_prop())}
+
+    field.input(
+        propose,
+        None,
+        field,
+        preprocess=False,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        api_visibility="private",
+        **SEARCHING,
+    )
+
+
+def _proposals(query: Any) -> Proposals:
+    """The models for a query; a problem is told below them, since any ID may still be typed."""
+    text = query if isinstance(query, str) else ""
+    try:
+        # Nobody's token: what this machine may read is not for every visitor to see.
+        found = find_models(text, limit=_MOST, token=False)
+    except CamHubError as error:
+        return Proposals(text, note=error.message)
+    entries = tuple(map(proposal_of, found.hits))
+    if found.trouble:
+        note = f"Without the Hub: {found.trouble}"
+    else:
+        note = "" if entries else "No model with these words. An ID is taken as it is typed."
+    return Proposals(text, entries, note)
