@@ -60,8 +60,9 @@ def _in_libraries(wanted: str, known: Iterable[str]) -> list[str]:
     by_stem: dict[str, list[str]] = {}
     for id in known:
         by_stem.setdefault(_stem(id), []).append(id)
-    for ids in by_stem.values():
-        ids.sort(key=lambda id: -_alike(id, wanted))
+    if "." in wanted.rpartition("/")[2]:  # without a tag, any is as good as another
+        for ids in by_stem.values():
+            ids.sort(key=lambda id: -_alike(id, wanted))
     stem = _stem(wanted)
     if stem in by_stem:
         return by_stem[stem][:_MOST]
