@@ -90,7 +90,7 @@ def test_a_wrong_revision_names_the_repo(hub: FakeHub):
 
 def test_random_weights_ask_no_hub(hub: FakeHub):
     assert refused("bakr/bread", pretrained=False).nearest == ()
-    assert refused("resnt50", pretrained=False).nearest[0] == "resnet50"
+    assert "resnet50" in refused("resnt50", pretrained=False).nearest
     assert hub.requests == []
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,6 +130,16 @@ def test_what_strangers_wrote_into_their_cards_does_no_harm(hub: FakeHub):
     assert (odd.downloads, odd.likes, odd.parameters, odd.bytes) == (None, None, 7, 14)
     assert odd.licence is not None
     assert len(odd.licence) <= 60
+
+
+def test_the_search_in_the_docs_runs(hub: FakeHub, capsys: pytest.CaptureFixture[str]):
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text("utf-8")
+    (block,) = [
+        part for part in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "search" in part
+    ]
+    exec(compile(block, "docs", "exec"), {"cam_hub": cam_hub})
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0] == "baker/convnext_food 900 113000000 apache-2.0 False"
 
 
 # What is asked
