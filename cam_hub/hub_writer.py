@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import huggingface_hub.errors as hub_errors
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from huggingface_hub.utils import validate_repo_id
 
 from cam_hub.errors import CamHubError, HubRefused, HubUnavailable, InvalidArgument
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import constants, get_session, hf_raise_for_status
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+from huggingface_hub.utils import build_hf_headers
 
 from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument
 from cam_hub.sources.hits import ModelHit, read_hit
