@@ -1,0 +1,140 @@
+"""Repos of other libraries: told apart by what they say and hold, named for what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["foreign", "not_a_model"]
+
+_TIMM = "Repos that timm can read work: their config.json names an 'architecture' of timm's."
+
+
+@dataclass(frozen=True)
+class _Library:
+    """One library's repos.
+
+    Attributes:
+        what: What they are, as in "it is …".
+        names: What the Hub calls the library, in its ``library_name`` or tags.
+        files: Files that only they hold, or endings of such (with a dot in front).
+        keys: Keys of config.json that only they have.
+        advice: What would work instead, where there is more to say than of any repo.
+    """
+
+    what: str
+    names: tuple[str, ...]
+    files: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    advice: str = _TIMM
+
+
+# The first that fits: those that build on transformers or leave its files stand before it.
+_LIBRARIES = (
+    _Library(
+        "an adapter of the library peft, which changes another model",
+        ("peft",),
+        ("adapter_config.json",),
+        ("peft_type",),
+        "Merge it into its base model and save that for timm.",
+    ),
+    _Library(
+        "a pipeline of the library diffusers, which makes images",
+        ("diffusers",),
+        ("model_index.json",),
+        ("_diffusers_version",),
+    ),
+    _Library(
+        "a model of the library sentence-transformers",
+        ("sentence-transformers",),
+        ("config_sentence_transformers.json",),
+    ),
+    _Library(
+        "an open_clip model",
+        ("open_clip",),
+        ("open_clip_config.json",),
+        ("preprocess_cfg", "model_cfg"),
+        "timm has the image towers of many of them: search for 'clip'.",
+    ),
+    _Library("a detector of the library ultralytics", ("ultralytics", "yolov5", "yolov8")),
+    _Library(
+        "a Keras model",
+        ("keras", "tf-keras", "keras-hub"),
+        ("saved_model.pb", "keras_metadata.pb", ".keras"),
+        ("keras_version", "registered_name"),
+    ),
+    _Library("a fastai model, which is a pickled program", ("fastai",)),
+    _Library("a scikit-learn model", ("sklearn", "skops"), (".skops", ".joblib")),
+    _Library(
+        "a transformers.js model", ("transformers.js",), advice="Its original may be one of timm's."
+    ),
+    _Library(
+        "a language model for llama.cpp",
+        ("gguf",),
+        (".gguf",),
+        advice="It looks at no image.",
+    ),
+    _Library("an ONNX model, which has no gradients", ("onnx", "onnxruntime"), (".onnx",)),
+    _Library("a TensorFlow Lite model", ("tflite",), (".tflite",)),
+    _Library("a Core ML model", ("coreml",), (".mlmodel", ".mlpackage")),
+    _Library(
+        "a transformers model",
+        ("transformers",),
+        ("preprocessor_config.json",),
+        ("model_type", "transformers_version", "architectures"),
+    ),
+)
+
+
+def foreign(
+    files: Collection[str], library: str | None, config: object, tags: Collection[str] = ()
+) -> str | None:
+    """Says of a repo that timm cannot read what it is, and what would work.
+
+    Args:
+        files: Paths of the repo's files, as far as they are known.
+        library: The Hub's ``library_name`` of it, if known.
+        config: The content of its config.json; anything, or None where there is no such file.
+        tags: The Hub's tags of it.
+
+    Returns:
+        The reason for a refusal, in full sentences; None if the configuration names an
+        architecture, as timm's do, or if nothing tells of another library.
+    """
+    facts = config if isinstance(config, Mapping) else {}
+    if isinstance(facts.get("architecture"), str):
+        return None
+    tests: tuple[Callable[[_Library], bool], ...] = (
+        lambda other: library in other.names,
+        lambda other: any(key in facts for key in other.keys),
+        lambda other: any(_holds(files, file) for file in other.files),
+        lambda other: any(name in tags for name in other.names),
+    )
+    for test in tests:
+        for other in _LIBRARIES:
+            if test(other):
+                return f"it is {other.what}{_type(other, facts)}. {other.advice}"
+    if library not in (None, "timm"):
+        return f"it is a model of the library {library[:40]!r}. {_TIMM}"
+    return None
+
+
+def not_a_model(kind: Literal["dataset", "space"]) -> str:
+    """The reason for a refusal of what is no repo of a model at all."""
+    what = {"dataset": "a dataset", "space": "a Space (an app)"}[kind]
+    return f"it is {what} and not a model. {_TIMM}"
+
+
+def _holds(files: Collection[str], wanted: str) -> bool:
+    """Whether a file is there, at the top or (of a whole kind) anywhere."""
+    if wanted.startswith("."):
+        return any(file.endswith(wanted) for file in files)
+    return wanted in files
+
+
+def _type(other: _Library, facts: Mapping[str, Any]) -> str:
+    """The kind of model within the library, where the configuration tells."""
+    kind = facts.get("model_type")
+    told = isinstance(kind, str) and "model_type" in other.keys
+    return f" of type {str(kind)[:40]!r}" if told else ""

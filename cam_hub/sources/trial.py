@@ -1,0 +1,67 @@
+"""A network's construction tried out on paper, before any memory is spent on it.
+
+torch's "meta" device gives tensors a shape and no content. A network is built there in a moment,
+however large it would be; what builds without end is stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from cam_hub.errors import ModelRefused
+
+__all__ = ["count_parameters"]
+
+_LARGEST_STEP = 2**28
+"""Elements of one intermediate result; among all of timm's architectures the largest tensor of any
+kind is a parameter of 2**27 elements."""
+
+
+class _Meter(TorchFunctionMode):
+    """Counts what a constructor asks of torch."""
+
+    def __init__(self, id: str, calls: int) -> None:
+        super().__init__()
+        self.id = id
+        self.calls = 0
+        self.most = calls
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        self.calls += 1
+        if self.calls > self.most:
+            raise ModelRefused(
+                self.id, "it asks for a network of far more layers than its file has weights for."
+            )
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.numel() > _LARGEST_STEP:
+            raise ModelRefused(
+                self.id,
+                f"it asks for a network of which one tensor alone has {result.numel():,} elements.",
+            )
+        return result
+
+
+def count_parameters(id: str, construct: Callable[[], nn.Module], calls: int) -> int:
+    """Builds a network without memory and counts its parameters.
+
+    Args:
+        id: The model's ID, for messages.
+        construct: Builds it, with random weights.
+        calls: How many calls of torch's functions that may take.
+
+    Raises:
+        ModelRefused: If it takes more, or makes a tensor beyond all reason on the way.
+    """
+    with torch.device("meta"), _Meter(id, calls):
+        return sum(parameter.numel() for parameter in construct().parameters())

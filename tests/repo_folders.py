@@ -1,0 +1,33 @@
+"""Folders with what people push to the Hub: a configuration and the weights of a small network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import nn
+
+
+def network(architecture: str = "test_resnet", **options: Any) -> nn.Module:
+    """A small network of timm's with the same random weights in every run."""
+    torch.manual_seed(0)
+    return timm.create_model(architecture, **options).eval()
+
+
+def push(folder: Path, module: nn.Module, *, safe: bool = True, **config: Any) -> Path:
+    """Saves a network as timm's own ``push_to_hf_hub`` does; gives the file of its weights."""
+    save_for_hf(module, str(folder), model_config=config, safe_serialization=safe)
+    return folder / ("model.safetensors" if safe else "pytorch_model.bin")
+
+
+def rewrite(folder: Path, **changes: Any) -> Path:
+    """Changes values of config.json (None removes one); gives its path."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    config.update(changes)
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    return path
