@@ -30,7 +30,8 @@ class _Library:
     advice: str = _TIMM
 
 
-# The first that fits: those that build on transformers or leave its files stand before it.
+# The first that fits: those that build on transformers, and have its files too, stand before it,
+# and formats that models of any library are also offered in after it.
 _LIBRARIES = (
     _Library(
         "an adapter of the library peft, which changes another model",
@@ -64,6 +65,12 @@ _LIBRARIES = (
         ("saved_model.pb", "keras_metadata.pb", ".keras"),
         ("keras_version", "registered_name"),
     ),
+    _Library(
+        "a transformers model",
+        ("transformers",),
+        ("preprocessor_config.json",),
+        ("model_type", "transformers_version", "architectures"),
+    ),
     _Library("a fastai model, which is a pickled program", ("fastai",)),
     _Library("a scikit-learn model", ("sklearn", "skops"), (".skops", ".joblib")),
     _Library(
@@ -78,12 +85,6 @@ _LIBRARIES = (
     _Library("an ONNX model, which has no gradients", ("onnx", "onnxruntime"), (".onnx",)),
     _Library("a TensorFlow Lite model", ("tflite",), (".tflite",)),
     _Library("a Core ML model", ("coreml",), (".mlmodel", ".mlpackage")),
-    _Library(
-        "a transformers model",
-        ("transformers",),
-        ("preprocessor_config.json",),
-        ("model_type", "transformers_version", "architectures"),
-    ),
 )
 
 
@@ -100,22 +101,24 @@ def foreign(
 
     Returns:
         The reason for a refusal, in full sentences; None if the configuration names an
-        architecture, as timm's do, or if nothing tells of another library.
+        architecture, as timm's do, or the Hub calls it timm's, or nothing tells of any library.
     """
     facts = config if isinstance(config, Mapping) else {}
-    if isinstance(facts.get("architecture"), str):
+    if isinstance(facts.get("architecture"), str) or library == "timm" or "timm" in tags:
         return None
     tests: tuple[Callable[[_Library], bool], ...] = (
         lambda other: library in other.names,
-        lambda other: any(key in facts for key in other.keys),
-        lambda other: any(_holds(files, file) for file in other.files),
+        lambda other: (
+            any(key in facts for key in other.keys)
+            or any(_holds(files, file) for file in other.files)
+        ),
         lambda other: any(name in tags for name in other.names),
     )
     for test in tests:
         for other in _LIBRARIES:
             if test(other):
                 return f"it is {other.what}{_type(other, facts)}. {other.advice}"
-    if library not in (None, "timm"):
+    if library is not None:
         return f"it is a model of the library {library[:40]!r}. {_TIMM}"
     return None
 

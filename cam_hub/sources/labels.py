@@ -14,7 +14,7 @@ __all__ = ["CARD", "card_labels", "declared_count", "labels_of"]
 CARD = "README.md"
 """The card of a repo; the facts stand in front of its text."""
 
-_CARD_CHARS = 2**17
+_CARD_CHARS = 2**16
 _LABEL_CHARS = 200
 _KEYS = ("label_names", "labels", "id2label")
 _PLACEHOLDER = re.compile(r"LABEL_\d+\Z")
@@ -69,14 +69,11 @@ def card_labels(folder: Path, count: int) -> tuple[str, ...] | None:
         with (folder / CARD).open(encoding="utf-8") as file:
             text = file.read(_CARD_CHARS)
         front = _FRONT.match(text)
-        # Cards of thousands of lines are slow to read in plain Python.
-        facts = yaml.load(front[1], _LOADER) if front else None  # noqa: S506
+        # The reader in C would be faster, and crashes the process on lists nested deep enough.
+        facts = yaml.safe_load(front[1]) if front else None
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
     return labels_of(facts, count) if isinstance(facts, dict) else None
-
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _candidates(config: Mapping[str, Any]) -> list[object]:
