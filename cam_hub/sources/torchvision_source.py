@@ -5,19 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
-import torch
 import torchvision.models as zoo
 from torch import nn
 
-from cam_hub.errors import HubUnavailable, ModelNotFound, ModelRefused
+from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.sources.admission import admit
 from cam_hub.sources.base import LoadedModel, Request, settle, wake
 from cam_hub.sources.facts import ModelFacts
 from cam_hub.sources.torchvision_kinds import KINDS, REFUSED, Kind, detect_anything
+from cam_hub.sources.torchvision_weights import fetch_weights, weights_bytes, weights_file
 from cam_hub.tasks.registry import make_task
 
 __all__ = ["TorchvisionSource"]
@@ -48,13 +46,18 @@ class TorchvisionSource:
         """Builds the model; its checkpoint is downloaded unless torch's hub folder has it."""
         id, kind = str(request.id), _kind(request)
         weights = _weights(request)
-        admit(self.describe(request), request.limits, Path(torch.hub.get_dir()))
+        admit(self.describe(request), request.limits, weights_file(weights).parent)
         module = _build(request, weights)
         if not request.pretrained:
             wake(module)
             detect_anything(module)
         categories = weights.meta.get("categories")
         names = tuple(categories) if categories else None
+        task = kind.task
+        if task == "classification" and names is None:
+            # The checkpoint's classifier is filled up with NaN.
+            _without_classes(module)
+            task = "similarity"
         return LoadedModel(
             id=id,
             module=settle(module, request.device),
@@ -63,24 +66,22 @@ class TorchvisionSource:
             source=self.name,
             revision=weights.name if request.pretrained else None,
             pretrained=request.pretrained,
-            task=make_task(kind.task, class_names=names),
+            task=make_task(task, class_names=names),
         )
 
     def describe(self, request: Request) -> ModelFacts:
         """What torchvision itself says about the weights; it names no licence."""
         _kind(request)
         weights = _weights(request)
-        size = round(weights.meta.get("_file_size", 0) * 2**20) or None
-        file = Path(weights.url).name
-        cached = (Path(torch.hub.get_dir()) / "checkpoints" / file).is_file()
+        file, size = weights_file(weights), weights_bytes(weights)
         return ModelFacts(
             id=str(request.id),
             source=self.name,
             revision=weights.name if request.pretrained else None,
             parameters=weights.meta.get("num_params"),
-            weights_file=file if request.pretrained else None,
+            weights_file=file.name if request.pretrained else None,
             weights_bytes=size if request.pretrained else None,
-            fetch_bytes=0 if cached or not request.pretrained else size,
+            fetch_bytes=0 if file.is_file() or not request.pretrained else size,
             library="torchvision",
         )
 
@@ -106,17 +107,24 @@ def _build(request: Request, weights: zoo.Weights) -> nn.Module:
     if "weights_backbone" in inspect.signature(zoo.get_model_builder(name)).parameters:
         # Or a backbone's weights would be fetched, even for a model with random ones.
         options["weights_backbone"] = None
+    if request.pretrained:
+        fetch_weights(request, weights)
     try:
         module: nn.Module = zoo.get_model(
             name, weights=weights if request.pretrained else None, **options
         )
-    except URLError as error:
-        raise HubUnavailable(
-            str(request.id),
-            f"{error.reason}. A checkpoint {Path(weights.url).name} in torch's hub folder "
-            "($TORCH_HOME/hub/checkpoints) is used without a download.",
+    except Exception as error:  # whatever a file of another network makes torch raise
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelRefused(
+            str(request.id), f"torchvision could not build it from its checkpoint ({first})."
         ) from error
     return module
+
+
+def _without_classes(module: nn.Module) -> None:
+    """Takes away a classifier that was never trained: it is the last part of all of them."""
+    name, _ = list(module.named_children())[-1]
+    setattr(module, name, nn.Identity())
 
 
 def _weights(request: Request) -> zoo.Weights:

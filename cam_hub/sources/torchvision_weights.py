@@ -1,0 +1,87 @@
+"""torchvision's checkpoints: fetched, checked, and only then handed to torchvision."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch.hub
+import torchvision.models as zoo
+
+from cam_hub.errors import InvalidArgument, ModelRefused
+from cam_hub.sources.base import Progress, Request
+from cam_hub.sources.checkpoint import load_pickle
+from cam_hub.sources.download import Parcel, download
+
+__all__ = ["fetch_weights", "weights_bytes", "weights_file"]
+
+_MIRROR = "CAM_HUB_TORCHVISION_URL"
+_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.")
+
+
+def weights_file(weights: zoo.Weights) -> Path:
+    """Where torch keeps a checkpoint, whether it is there or not."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(weights.url).path).name
+
+
+def weights_bytes(weights: zoo.Weights) -> int:
+    """About how many bytes a checkpoint has."""
+    return int(weights.meta["_file_size"] * 2**20)
+
+
+def fetch_weights(request: Request, weights: zoo.Weights) -> None:
+    """Sees to it that a checkpoint is where torchvision looks for it, and holds only tensors.
+
+    One that is there already is used without a network. Others come from where torchvision says,
+    or from the mirror that ``CAM_HUB_TORCHVISION_URL`` names in place of the scheme and the host
+    (``https://mirror.example/pytorch`` for ``https://download.pytorch.org``).
+
+    torchvision itself reads its checkpoints by a reader that executes what it reads; so a reader
+    that does not goes first.
+
+    Raises:
+        HubUnavailable: If it has to be fetched and cannot be.
+        ModelRefused: If it is damaged, or holds anything else than tensors.
+        InvalidArgument: If the mirror is no address.
+    """
+    id, path = str(request.id), weights_file(weights)
+    if not path.is_file():
+        digest = _DIGEST.search(path.name)
+        if digest is None:
+            raise ModelRefused(id, f"its file {path.name} does not name its digest.")
+        size = weights_bytes(weights)
+        parcel = Parcel(id, _address(weights.url), digest[1], size)
+        download(parcel, path, _teller(request.progress, path.name, size))
+    try:
+        load_pickle(id, path)
+    except ModelRefused as error:
+        raise ModelRefused(
+            id,
+            f"{error.reason} Once it is removed from torch's hub folder it is fetched again.",
+        ) from error
+
+
+def _address(url: str) -> str:
+    """Where to fetch from."""
+    mirror = os.environ.get(_MIRROR, "").strip().rstrip("/")
+    if not mirror:
+        return url
+    parts = urlsplit(mirror)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise InvalidArgument(_MIRROR, mirror, "an address such as 'https://mirror.example'")
+    return f"{mirror}{urlsplit(url).path}"
+
+
+def _teller(progress: Progress | None, name: str, size: int) -> Callable[[int], None]:
+    """Tells of the bytes that have arrived in the words of a person."""
+
+    def tell(count: int) -> None:
+        if progress is not None:
+            total = max(size, count)
+            words = f"Fetching {name}: {count / 1e6:.1f} of {total / 1e6:.1f} MB"
+            progress(count / total, words)
+
+    return tell

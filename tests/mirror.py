@@ -1,0 +1,79 @@
+"""A mirror of torchvision's checkpoints on loopback, with faults that are switched on."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Mirror:
+    """What it holds, and what goes wrong.
+
+    Attributes:
+        files: Content by path.
+        status: Another status instead of the file.
+        headers: Headers that are added.
+        delay: Seconds before the answer.
+        cuts: For each of the next answers, the bytes after which the connection is closed.
+        ranges: Whether a file is handed out in parts.
+        odd_range: Whether another part is sent than the one asked for.
+        requests: Path and ``Range`` of every request so far.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    cuts: list[int] = field(default_factory=list)
+    ranges: bool = True
+    odd_range: bool = False
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+
+
+def _handler(mirror: Mirror) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = self.headers.get("Range")
+            mirror.requests.append((self.path, asked))
+            time.sleep(mirror.delay)
+            body = mirror.files.get(self.path, b"")
+            status = mirror.status or (200 if self.path in mirror.files else 404)
+            headers = dict(mirror.headers)
+            if status == 200 and asked and mirror.ranges:
+                start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+                status = 206 if start < len(body) else 416
+                told = start + mirror.odd_range
+                headers["Content-Range"] = f"bytes {told}-{len(body) - 1}/{len(body)}"
+                body = body[start:]
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            with suppress(ConnectionError):  # clients hang up on what they do not want
+                self.wfile.write(body[: mirror.cuts.pop(0)] if mirror.cuts else body)
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
+
+
+@contextmanager
+def serve(mirror: Mirror) -> Iterator[str]:
+    """Runs it in a thread; gives its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(mirror))
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
