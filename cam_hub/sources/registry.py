@@ -15,6 +15,7 @@ from cam_hub.sources.base import LoadedModel, Progress, Request, Source, pick_de
 from cam_hub.sources.embedded import EmbeddedSource
 from cam_hub.sources.facts import ModelFacts
 from cam_hub.sources.hub import HubSource
+from cam_hub.sources.local import LocalSource
 from cam_hub.sources.nearest import suggest
 from cam_hub.sources.timm_source import TimmSource
 from cam_hub.sources.torchvision_source import TorchvisionSource
@@ -26,6 +27,7 @@ SOURCES: tuple[Source, ...] = (
     TorchvisionSource(),
     TimmSource(),
     HubSource(),
+    LocalSource(),
 )
 """All sources, in the order in which they are asked."""
 

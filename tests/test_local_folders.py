@@ -1,0 +1,134 @@
+"""Folders of this machine, as timm saves models to them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+import cam_hub
+from cam_hub.errors import ModelNotFound, ModelRefused
+from cam_hub.limits import LoadLimits
+from cam_hub.sources.base import LoadedModel, Request
+from cam_hub.sources.checkpoint import PickleWarning
+from cam_hub.sources.local import LocalSource
+from tests.repo_folders import network, push, rewrite
+
+
+@dataclass(frozen=True)
+class FolderId:
+    """The ID of a folder."""
+
+    name: str
+    kind: str = "local"
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"local-dir:{self.name}"
+
+
+def load(folder: Path, *, pretrained: bool = True, **limits: Any) -> LoadedModel:
+    id: Any = FolderId(str(folder))
+    request = Request(id, pretrained, torch.device("cpu"), limits=LoadLimits(**limits))
+    assert LocalSource().claims(request)
+    return LocalSource().load(request)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    push(tmp_path / "bread", network(num_classes=3), label_names=["rye", "oat", "wheat"])
+    return tmp_path / "bread"
+
+
+def test_a_folder_comes_with_all_that_timm_saved(folder, lion):
+    model = load(folder)
+    assert (model.id, model.source) == (f"local-dir:{folder}", "local")
+    assert model.class_names == ("rye", "oat", "wheat")
+    wanted = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    batch = model.preprocess(lion)
+    assert torch.equal(model.module(batch), wanted(batch))
+    assert cam_hub.explain(model, lion, classes="oat").manifest["model"]["id"] == model.id
+
+
+def test_the_revision_says_what_exactly_was_loaded(folder):
+    first = load(folder).revision
+    assert first.startswith("sha256:")
+    assert load(folder).revision == first
+    rewrite(folder, label_names=["a", "b", "c"])
+    assert load(folder).revision != first
+
+
+def test_a_folder_of_the_hubs_cache_is_read_through_its_links(folder, tmp_path):
+    repo = tmp_path / "models--baker--bread"
+    snapshot = repo / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (repo / "blobs").mkdir()
+    for file in folder.iterdir():
+        shutil.move(file, repo / "blobs" / f"blob-{file.stem}")
+        (snapshot / file.name).symlink_to(f"../../blobs/blob-{file.stem}")
+    assert load(snapshot).class_names == ("rye", "oat", "wheat")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_link_that_leads_out_of_the_folder_is_refused(name, folder, tmp_path):
+    shutil.move(folder / name, tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ModelRefused, match=f"{name} is a link to a file outside"):
+        load(folder)
+
+
+def test_a_link_that_leads_nowhere_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("nothing")
+    with pytest.raises(ModelRefused, match=r"model\.safetensors is no file"):
+        load(folder)
+
+
+def test_a_pickle_is_read_with_a_warning_where_there_is_nothing_safer(tmp_path):
+    push(tmp_path, network(), safe=False)
+    with pytest.warns(PickleWarning):
+        load(tmp_path)
+    with pytest.raises(ModelRefused, match="only as a pickle"):
+        load(tmp_path, pickles=False)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [({"local": False}, "folders are not loaded here"), ({"parameters": 1000}, "at most 1,000")],
+    ids=["no folders", "parameters"],
+)
+def test_limits_hold(limits, words, folder):
+    with pytest.raises(ModelRefused, match=words):
+        load(folder, **limits)
+
+
+def test_a_folder_has_no_random_weights(folder):
+    with pytest.raises(ModelRefused, match="for random ones"):
+        load(folder, pretrained=False)
+
+
+def test_what_is_not_there_is_not_found(tmp_path):
+    with pytest.raises(ModelNotFound, match="no such folder"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelNotFound, match="It is a file"):
+        load(tmp_path / "file")
+
+
+def test_a_folder_of_something_else_is_refused_with_what_it_is(tmp_path):
+    with pytest.raises(ModelRefused, match=r"no config\.json"):
+        load(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(ModelRefused, match="a Keras model"):
+        load(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelRefused, match="no weights"):
+        load(folder)
