@@ -24,10 +24,15 @@ def push(folder: Path, module: nn.Module, *, safe: bool = True, **config: Any) -
     return folder / ("model.safetensors" if safe else "pytorch_model.bin")
 
 
+def read_back(folder: Path) -> dict[str, Any]:
+    """What config.json says."""
+    content: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    return content
+
+
 def rewrite(folder: Path, **changes: Any) -> Path:
     """Changes values of config.json (None removes one); gives its path."""
     path = folder / "config.json"
-    config = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    config.update(changes)
+    config = {**read_back(folder), **changes}
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
     return path

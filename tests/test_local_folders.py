@@ -17,7 +17,7 @@ from cam_hub.limits import LoadLimits
 from cam_hub.sources.base import LoadedModel, Request
 from cam_hub.sources.checkpoint import PickleWarning
 from cam_hub.sources.local import LocalSource
-from tests.repo_folders import network, push, rewrite
+from tests.repo_folders import network, push, read_back, rewrite
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,25 @@ def test_a_folder_comes_with_all_that_timm_saved(folder, lion):
     batch = model.preprocess(lion)
     assert torch.equal(model.module(batch), wanted(batch))
     assert cam_hub.explain(model, lion, classes="oat").manifest["model"]["id"] == model.id
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, {"crop_mode": "squash", "interpolation": "bilinear", "mean": [0.1, 0.2, 0.3]}),
+        ({"in_chans": 1}, {"crop_pct": 0.7, "interpolation": "nearest"}),
+        ({}, {"crop_mode": "border", "input_size": [3, 64, 96], "std": [0.5]}),
+    ],
+    ids=["squashed", "one channel", "with a border"],
+)
+def test_photos_are_prepared_as_timm_does_it(options, told, tmp_path, lion):
+    push(tmp_path, network(**options), pretrained_cfg=told)
+    rewrite(tmp_path, pretrained_cfg={**read_back(tmp_path)["pretrained_cfg"], **told})
+    theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    config = timm.data.resolve_model_data_config(theirs)
+    photo = lion.convert("L") if options else lion
+    wanted = timm.data.create_transform(**config, is_training=False)(photo)
+    assert torch.equal(load(tmp_path).preprocess(lion), wanted[None])
 
 
 def test_the_revision_says_what_exactly_was_loaded(folder):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 from timm.models import PretrainedCfg
 
 from cam_hub.errors import ModelRefused
@@ -83,6 +84,19 @@ def test_a_fixed_size_follows_the_size_that_the_network_is_built_for(tmp_path):
     config = read(tmp_path, sized)
     assert config.pretrained_cfg["fixed_input_size"] is False
     assert list(config.pretrained_cfg["input_size"]) == [3, 64, 48]
+
+
+def test_configurations_that_timm_has_are_read_as_they_are(tmp_path):
+    for name in timm.list_pretrained()[::4]:
+        told = timm.models.get_pretrained_cfg(name).to_dict(remove_source=True)
+        told = json.loads(json.dumps(told))
+        wanted = PretrainedCfg(**{**told, "custom_load": False}).to_dict()
+        content = {"architecture": told["architecture"], "pretrained_cfg": told}
+        got = PretrainedCfg(**read(tmp_path, content).pretrained_cfg).to_dict()
+        assert {**got, "mean": None, "std": None} == {**wanted, "mean": None, "std": None}, name
+        channels = wanted["input_size"][0]
+        assert len(got["mean"]) in (1, channels)
+        assert got["mean"] == wanted["mean"] or len(wanted["mean"]) != channels
 
 
 # --- labels ---

@@ -69,9 +69,6 @@ def build(id: str, config: RepoConfig, weights: Path, *, pickles: bool = True) -
     if _unusual(config, tensors):
         _try_out(id, config, tensors)
     module = _create(id, config, tensors)
-    # What is kept of the configuration outlives the weights' file.
-    for kept in (vars(module)["pretrained_cfg"], vars(module)["default_cfg"]):
-        kept.pop("state_dict", None)
     try:
         Preprocessing.from_timm(resolve_model_data_config(module))
     except InvalidArgument as error:
@@ -81,11 +78,17 @@ def build(id: str, config: RepoConfig, weights: Path, *, pickles: bool = True) -
 
 
 def _create(id: str, config: RepoConfig, tensors: Mapping[str, Tensor]) -> nn.Module:
-    handed = _Handed(**config.pretrained_cfg, state_dict=dict(tensors))
-    try:
+    def create() -> nn.Module:
+        handed = _Handed(**config.pretrained_cfg, state_dict=dict(tensors))
         module: nn.Module = timm.create_model(
             config.architecture, pretrained=True, pretrained_cfg=handed, **_arguments(config)
         )
+        # The configuration outlives the weights' file, of which it must hold nothing.
+        vars(module)["pretrained_cfg"].pop("state_dict")
+        return module
+
+    try:
+        module = create()
     except Exception as error:  # timm lets bare errors of every kind through
         why = _misfits(error) or _differences(config, tensors) or _first_line(error)
         raise ModelRefused(id, f"timm could not build it from its files. {why}") from error
