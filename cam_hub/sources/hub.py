@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-import timm
-from torch import nn
+from timm.data.imagenet_info import infer_imagenet_subset
 
-from cam_hub.errors import ModelNotFound, ModelRefused
+from cam_hub.errors import ModelNotFound
 from cam_hub.sources import timm_models
 from cam_hub.sources.base import LoadedModel, Request
 from cam_hub.sources.facts import ModelFacts
-from cam_hub.sources.hub_snapshot import CONFIG, facts_of, open_snapshot
+from cam_hub.sources.hub_snapshot import Snapshot, facts_of, open_snapshot
+from cam_hub.sources.labels import CARD
+from cam_hub.sources.repo_config import CONFIG, CONFIG_BYTES, RepoConfig, read_config
+from cam_hub.sources.timm_repo import build
 
 __all__ = ["HubSource"]
 
@@ -33,8 +32,8 @@ class HubSource:
         """Asks for the facts, fetches what is missing (into the Hub's own cache), builds it."""
         id, repo = str(request.id), _repo(request)
         with open_snapshot(request, repo) as snapshot:
-            config = _read_config(id, snapshot.path(CONFIG))
-            module = _build(id, config, snapshot.weights())
+            config = _config(id, snapshot)
+            module = build(id, config, snapshot.weights(), pickles=request.limits.pickles)
         return timm_models.as_loaded(
             module,
             request,
@@ -54,6 +53,19 @@ class HubSource:
         return timm_models.hub_ids()
 
 
+def _config(id: str, snapshot: Snapshot) -> RepoConfig:
+    """The repo's configuration; its card is fetched where only that can tell the labels."""
+    path = snapshot.path(CONFIG)
+    config = read_config(id, path)
+    if config.label_names or not config.num_classes or infer_imagenet_subset(config.pretrained_cfg):
+        return config
+    card = snapshot.facts.file(CARD)
+    if card is None or (card.size or CONFIG_BYTES) >= CONFIG_BYTES:
+        return config
+    snapshot.path(CARD)
+    return read_config(id, path)
+
+
 def _name(request: Request, repo: str) -> str:
     """The ID under which the same model is found again."""
     return repo + (f"@{request.id.revision}" if request.id.revision else "")
@@ -71,37 +83,3 @@ def _repo(request: Request) -> str:
     if repo is None:
         raise ModelNotFound(name)
     return repo
-
-
-@dataclass(frozen=True)
-class _Config:
-    raw: dict[str, Any]
-
-
-def _read_config(id: str, path: Path) -> _Config:
-    """The repo's configuration; what is not a timm model is refused before much is fetched."""
-    try:
-        config: Any = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelRefused(id, f"its {CONFIG} cannot be read ({error}).") from error
-    architecture = config.get("architecture") if isinstance(config, dict) else None
-    if architecture is None:
-        other = config.get("model_type") if isinstance(config, dict) else None
-        kind = f"a transformers model of type {other!r}" if other else "not a timm model"
-        raise ModelRefused(
-            id,
-            f"it is {kind} (its {CONFIG} names no timm architecture). Repos that timm can "
-            "read work.",
-        )
-    if not isinstance(architecture, str) or not timm.is_model(architecture):
-        raise ModelRefused(id, f"the installed timm has no architecture {architecture!r}.")
-    return _Config(dict(config))
-
-
-def _build(id: str, config: _Config, weights: Path) -> nn.Module:
-    """The network with its weights, which lie beside its configuration."""
-    del config
-    try:
-        return timm.create_model(f"local-dir:{weights.parent}", pretrained=True)
-    except Exception as error:  # timm lets bare errors of every kind through
-        raise ModelRefused(id, f"timm could not build it from its files ({error}).") from error

@@ -17,22 +17,19 @@ from cam_hub.errors import HubUnavailable, ModelRefused
 from cam_hub.limits import LoadLimits
 from cam_hub.sources.admission import admit
 from cam_hub.sources.base import Request
+from cam_hub.sources.checkpoint import choose_weights
 from cam_hub.sources.facts import FileFacts, ModelFacts
+from cam_hub.sources.foreign import foreign
 from cam_hub.sources.hub_cache import RepoCache, is_commit
 from cam_hub.sources.hub_client import HubClient
 from cam_hub.sources.hub_errors import plain_errors
 from cam_hub.sources.hub_fetch import fetch
+from cam_hub.sources.repo_config import CONFIG, CONFIG_BYTES
 from cam_hub.sources.reporting import Report, caller_may_stop
 
-__all__ = ["CONFIG", "Snapshot", "facts_of", "open_snapshot"]
+__all__ = ["Snapshot", "facts_of", "open_snapshot"]
 
-CONFIG = "config.json"
-_SAFE = ("model.safetensors",)
-_PICKLES = ("pytorch_model.bin",)
 _SHARDS = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-
-_CONFIG_BYTES = 16 * 2**20
-"""Bytes of a configuration at most; with labels of 20,000 classes they have a few million."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +76,9 @@ class Snapshot:
 
     def weights(self) -> Path:
         """The file of the weights; errors as for ``path``."""
-        return self.path(self.facts.weights_file or _SAFE[0])
+        name = self.facts.weights_file
+        assert name is not None, "a snapshot without weights is not opened"  # noqa: S101
+        return self.path(name)
 
 
 @contextmanager
@@ -133,11 +132,13 @@ def _admitted(facts: ModelFacts, cache: RepoCache, client: HubClient, request: R
         raise ModelRefused(id, "the Hub has taken it out of service.")
     config = facts.file(CONFIG)
     if config is None:
-        raise ModelRefused(id, f"it has no {CONFIG}, so it is not a model that timm can read.")
-    if (config.size or 0) > _CONFIG_BYTES:
+        names = [file.name for file in facts.files]
+        unreadable = f"it has no {CONFIG}, so it is not a model that timm can read."
+        raise ModelRefused(id, foreign(names, facts.library, None, facts.tags) or unreadable)
+    if (config.size or 0) > CONFIG_BYTES:
         raise ModelRefused(id, f"its {CONFIG} has {config.size:,} bytes; none needs that many.")
     if facts.weights_file is None:
-        raise ModelRefused(id, _no_weights(facts.files))
+        raise ModelRefused(id, _no_weights(facts, request.limits))
     facts = replace(facts, fetch_bytes=_missing(facts, cache))
     admit(facts, request.limits, cache.root)
     # What the Hub says now holds for what is already here, too.
@@ -182,21 +183,24 @@ def _cached_facts(client: HubClient, cache: RepoCache, limits: LoadLimits) -> Mo
     if config is None:
         return None
     commit = config.parent.name
-    files = [FileFacts(CONFIG, config.stat().st_size)]
-    for name in _names(limits):
-        if (path := cache.find(commit, name)) is not None:
-            weights = FileFacts(name, path.stat().st_size)
-            return ModelFacts(
-                id=client.wanted.id,
-                source="hub",
-                revision=commit,
-                weights_file=weights.name,
-                weights_bytes=weights.size,
-                fetch_bytes=0,
-                files=(*files, weights),
-                fresh=False,
-            )
-    return None
+    files = tuple(
+        FileFacts(path.name, path.stat().st_size)
+        for path in sorted(config.parent.iterdir())
+        if path.is_file()
+    )
+    weights = _weights(files, limits)
+    if weights is None:
+        return None
+    return ModelFacts(
+        id=client.wanted.id,
+        source="hub",
+        revision=commit,
+        weights_file=weights.name,
+        weights_bytes=weights.size,
+        fetch_bytes=0,
+        files=files,
+        fresh=False,
+    )
 
 
 def _missing(facts: ModelFacts, cache: RepoCache) -> int:
@@ -211,27 +215,26 @@ def _missing(facts: ModelFacts, cache: RepoCache) -> int:
     )
 
 
-def _names(limits: LoadLimits) -> tuple[str, ...]:
-    return (*_SAFE, *_PICKLES) if limits.pickles else _SAFE
-
-
 def _weights(files: Sequence[FileFacts], limits: LoadLimits) -> FileFacts | None:
-    """The file of weights that is read: the first in the order of preference."""
-    have = {file.name: file for file in files}
-    return next((have[name] for name in _names(limits) if name in have), None)
+    """The file of weights that is read, out of those at the top of the repo."""
+    have = {file.name: file for file in files if "/" not in file.name}
+    name = choose_weights(have, pickles=limits.pickles)
+    return have[name] if name is not None else None
 
 
-def _no_weights(files: Sequence[FileFacts]) -> str:
+def _no_weights(facts: ModelFacts, limits: LoadLimits) -> str:
     """Why there are no weights to read."""
-    names = {file.name for file in files}
+    names = {file.name for file in facts.files}
     if shards := next((name for name in _SHARDS if name in names), None):
         return (
             f"its weights are in several files ({shards}), which timm does not read. Saved as one "
-            f"{_SAFE[0]} they work."
+            "model.safetensors they work."
         )
-    if pickle := next((name for name in _PICKLES if name in names), None):
+    pickle = _weights(facts.files, replace(limits, pickles=True))
+    if pickle is not None:
         return (
-            f"its weights exist only as a pickle ({pickle}), which is not read here. Saved as "
-            f"{_SAFE[0]} they work."
+            f"its weights exist only as a pickle ({pickle.name}), which is not read here. Saved as "
+            "model.safetensors they work."
         )
-    return f"it has no {_SAFE[0]}, so it is not a model that timm can read."
+    other = foreign(names, facts.library, None, facts.tags)
+    return other or "it has no model.safetensors, so it is not a model that timm can read."

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.sources import timm_models
+from cam_hub.sources.admission import admit
 from cam_hub.sources.base import LoadedModel, Request
 from cam_hub.sources.checkpoint import choose_weights
+from cam_hub.sources.facts import ModelFacts
 from cam_hub.sources.foreign import foreign
 from cam_hub.sources.repo_config import CONFIG, read_config
 from cam_hub.sources.timm_repo import build
 
 __all__ = ["LocalSource"]
-
-_KIND = "local"
 
 
 class LocalSource:
@@ -26,44 +26,62 @@ class LocalSource:
 
     def claims(self, request: Request) -> bool:
         """Whether the ID names a folder."""
-        kind: str = request.id.kind
-        return kind == _KIND
+        return request.id.kind == "local"
 
     def load(self, request: Request) -> LoadedModel:
         """Reads configuration and weights; the revision is a digest of both."""
         id = str(request.id)
-        if not request.limits.local:
-            raise ModelRefused(id, "folders are not loaded here.")
-        if not request.pretrained:
-            raise ModelRefused(
-                id, "a folder has weights; for random ones give the architecture's name."
-            )
-        folder = Path(request.id.name)
-        files = _files(id, folder)
-        if CONFIG not in files:
-            reason = foreign(files, None, None) or f"the folder has no {CONFIG}."
-            raise ModelRefused(id, reason)
-        config_path = _inside(id, folder, CONFIG)
-        config = read_config(id, config_path)
-        weights = choose_weights(files, pickles=True)
-        if weights is None:
-            raise ModelRefused(id, "the folder has no weights (model.safetensors).")
-        path = _inside(id, folder, weights)
-        _admit(request, path)
-        module = build(id, config, path, pickles=request.limits.pickles)
+        config, weights = _contents(request)
+        admit(_facts(id, weights), request.limits)
+        parsed = read_config(id, config)
         return timm_models.as_loaded(
-            module,
+            build(id, parsed, weights, pickles=request.limits.pickles),
             request,
             id=id,
             source=self.name,
-            revision=_digest(config_path, path),
-            declared=config.raw,
+            revision=_digest(config, weights),
+            declared=parsed.raw,
         )
+
+    def describe(self, request: Request) -> ModelFacts:
+        """What its files say without being read."""
+        return _facts(str(request.id), _contents(request)[1])
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
         """None: folders are nobody's to propose."""
         del pretrained
         return ()
+
+
+def _contents(request: Request) -> tuple[Path, Path]:
+    """The folder's configuration and weights."""
+    id = str(request.id)
+    if not request.limits.local:
+        raise ModelRefused(id, "folders are not loaded here.")
+    if not request.pretrained:
+        raise ModelRefused(
+            id, "a folder has weights; for random ones give the architecture's name."
+        )
+    folder = Path(request.id.name)
+    files = _files(id, folder)
+    if CONFIG not in files:
+        reason = foreign(files, None, None) or f"the folder has no {CONFIG}."
+        raise ModelRefused(id, reason)
+    weights = choose_weights(files, pickles=True)
+    if weights is None:
+        raise ModelRefused(id, "the folder has no weights (model.safetensors).")
+    return _inside(id, folder, CONFIG), _inside(id, folder, weights)
+
+
+def _facts(id: str, weights: Path) -> ModelFacts:
+    return ModelFacts(
+        id=id,
+        source=LocalSource.name,
+        weights_file=weights.name,
+        weights_bytes=weights.stat().st_size,
+        fetch_bytes=0,
+        library="timm",
+    )
 
 
 def _files(id: str, folder: Path) -> set[str]:
@@ -93,17 +111,6 @@ def _inside(id: str, folder: Path, name: str) -> Path:
         raise ModelRefused(id, f"{name} is no file.")
     # The link's own name tells the format of what it leads to.
     return folder / name
-
-
-def _admit(request: Request, weights: Path) -> None:
-    """Refuses more parameters than are allowed, as the size of the file tells of them."""
-    most = request.limits.parameters
-    count = weights.stat().st_size // 4
-    if most is not None and count > most:
-        raise ModelRefused(
-            str(request.id),
-            f"its weights are about {count:,} parameters, and at most {most:,} are loaded here.",
-        )
 
 
 def _digest(*paths: Path) -> str:
