@@ -14,11 +14,13 @@ from pathlib import Path
 
 import torch
 from timm.models import remap_state_dict
+from torch import nn
 
 from cam_hub.errors import ModelRefused
 from cam_hub.sources import timm_models
 from cam_hub.sources.base import LoadedModel, Request
 from cam_hub.sources.facts import ModelFacts
+from cam_hub.sources.skeleton import loaded
 
 __all__ = ["DEFAULT_MODEL", "EmbeddedSource"]
 
@@ -75,11 +77,12 @@ class EmbeddedSource:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if not digest.startswith(path.stem.rpartition("-")[2]):
             raise ModelRefused(id, f"its file {path.name} is damaged; install its package again.")
-        module = timm_models.build(id.partition("/")[2])
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        module.load_state_dict(remap_state_dict(weights, module, allow_reshape=False))
         return timm_models.as_loaded(
-            module, request, id=id, source=self.name, revision=f"sha256:{digest}"
+            loaded(lambda: _build(id, path)),
+            request,
+            id=id,
+            source=self.name,
+            revision=f"sha256:{digest}",
         )
 
     def describe(self, request: Request) -> ModelFacts:
@@ -101,6 +104,13 @@ class EmbeddedSource:
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
         """The IDs whose packages are installed."""
         return [id for id, carrier in _CARRIERS.items() if pretrained and carrier.path()]
+
+
+def _build(id: str, path: Path) -> nn.Module:
+    module = timm_models.build(id.partition("/")[2])
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    module.load_state_dict(remap_state_dict(weights, module, allow_reshape=False))
+    return module
 
 
 def _carrier(request: Request) -> tuple[str, Path] | None:

@@ -17,6 +17,7 @@ from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.preprocessing import Preprocessing
 from cam_hub.sources.checkpoint import read_checkpoint, refuse_broken
 from cam_hub.sources.repo_config import CONFIG, RepoConfig
+from cam_hub.sources.skeleton import loaded
 from cam_hub.sources.trial import count_parameters
 
 __all__ = ["build"]
@@ -88,7 +89,7 @@ def _create(id: str, config: RepoConfig, tensors: Mapping[str, Tensor]) -> nn.Mo
         return module
 
     try:
-        module = create()
+        module = loaded(create)
     except Exception as error:  # timm lets bare errors of every kind through
         why = _misfits(error) or _differences(config, tensors) or _first_line(error)
         raise ModelRefused(id, f"timm could not build it from its files. {why}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torchvision.models as zoo
 from torch import nn
@@ -14,6 +14,7 @@ from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.sources.admission import admit
 from cam_hub.sources.base import LoadedModel, Request, settle, wake
 from cam_hub.sources.facts import ModelFacts
+from cam_hub.sources.skeleton import loaded
 from cam_hub.sources.torchvision_kinds import KINDS, REFUSED, Kind, detect_anything
 from cam_hub.sources.torchvision_weights import fetch_weights, weights_bytes, weights_file
 from cam_hub.tasks.registry import make_task
@@ -110,15 +111,14 @@ def _build(request: Request, weights: zoo.Weights) -> nn.Module:
     if request.pretrained:
         fetch_weights(request, weights)
     try:
-        module: nn.Module = zoo.get_model(
-            name, weights=weights if request.pretrained else None, **options
-        )
+        if not request.pretrained:
+            return cast(nn.Module, zoo.get_model(name, weights=None, **options))
+        return loaded(lambda: zoo.get_model(name, weights=weights, **options))
     except Exception as error:  # whatever a file of another network makes torch raise
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelRefused(
             str(request.id), f"torchvision could not build it from its checkpoint ({first})."
         ) from error
-    return module
 
 
 def _without_classes(module: nn.Module) -> None:
