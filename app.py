@@ -52,15 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cam_hub.errors import CamHubError  # noqa: PLC0415
     from cam_hub.model_id import parse_model_id  # noqa: PLC0415
     from cam_hub.sources.base import pick_device  # noqa: PLC0415
-    from space.settings import Settings  # noqa: PLC0415
+    from space.settings import DISK_BYTES_OF_A_SPACE, Settings  # noqa: PLC0415
 
     try:
         device = pick_device(options.device)
         model = str(parse_model_id(options.model)) if options.model else Settings.default_model
     except CamHubError as error:
         return _refuse(str(error))
+    space_id = os.environ.get("SPACE_ID") or None
     settings = Settings(
-        default_model=model, device=str(device), space_id=os.environ.get("SPACE_ID") or None
+        default_model=model,
+        device=str(device),
+        space_id=space_id,
+        disk_bytes=DISK_BYTES_OF_A_SPACE if space_id else None,
     )
     return _serve(settings, options.host, options.port, browser=not options.no_browser)
 

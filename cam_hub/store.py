@@ -2,44 +2,194 @@
 
 from __future__ import annotations
 
+import copy
 import threading
+import time
 from collections import OrderedDict
-from functools import partial
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 
-from cam_hub.errors import InvalidArgument
+from cam_hub.errors import CamHubError, InvalidArgument, ModelRefused
 from cam_hub.limits import UNLIMITED, LoadLimits
-from cam_hub.model_id import parse_model_id
+from cam_hub.model_id import ModelId, parse_model_id
 from cam_hub.sources.base import LoadedModel, Progress, pick_device
 from cam_hub.sources.registry import load_model
 
 __all__ = ["ModelStore", "get"]
 
 DEFAULT_LIMIT = 4 * 2**30
-"""Bytes of weights that the store of this process keeps."""
+"""Bytes of weights that the store of this process keeps per device."""
 
-Key = tuple[str, bool, torch.device, bool]
+DEFAULT_PATIENCE = 30.0
+"""Seconds to wait for room."""
+
+_TELL_EVERY = 0.2
+"""Seconds between two looks at how far another thread has come with loading."""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which model, for whom, and what loading it may cost."""
+
+    id: ModelId
+    pretrained: bool
+    device: torch.device
+    token: str | bool | None
+    limits: LoadLimits
+
+    @property
+    def key(self) -> Hashable:
+        """What it is kept under. What one caller must not load is not handed to it either.
+
+        What this machine's own token has opened is not for callers who come with another one, or
+        with none.
+        """
+        own = self.token is None or self.token is True
+        limits = self.limits
+        return str(self.id), self.pretrained, self.device, own, limits.pickles, limits.local
+
+    @property
+    def passing(self) -> bool:
+        """Whether it is not kept.
+
+        What a given token opens is not for others, and what lies in a folder may be something else
+        by the next time.
+        """
+        return isinstance(self.token, str) or self.id.kind == "local"
+
+    def load(self, progress: Progress | None) -> LoadedModel:
+        return load_model(
+            str(self.id),
+            pretrained=self.pretrained,
+            device=self.device,
+            token=self.token,
+            limits=self.limits,
+            progress=progress,
+        )
+
+
+@dataclass(eq=False)
+class _Kept:
+    """A model in the store, and how many are using it."""
+
+    key: Hashable
+    id: str
+    model: LoadedModel
+    users: int
+
+    @property
+    def bytes(self) -> int:
+        """Of its weights, and of copies that are kept with it (as in double precision)."""
+        return _bytes(self.model)
+
+    def is_beside(self, other: _Kept) -> bool:
+        """Whether both are on the same device."""
+        return self.model.device == other.model.device
+
+
+@dataclass(eq=False)
+class _Loading:
+    """A model that a thread is loading."""
+
+    id: str
+    limits: LoadLimits
+    done: threading.Event = field(default_factory=threading.Event)
+    state: tuple[float, str] | None = None
+    error: CamHubError | None = None
+
+    def teller(self, progress: Progress | None) -> Progress:
+        """Notes how far loading is, for those who wait, and passes it on."""
+
+        def tell(part: float, what: str) -> None:
+            self.state = part, what
+            if progress is not None:
+                progress(part, what)
+
+        return tell
+
+    def wait(self, progress: Progress | None) -> None:
+        """Waits for the end, and tells of the way there in the thread that waits."""
+        told = None
+        while not self.done.wait(_TELL_EVERY if progress is not None else None):
+            if progress is not None and self.state is not None and self.state != told:
+                told = self.state
+                progress(*told)
 
 
 class ModelStore:
     """Loaded models, the least recently used forgotten first.
 
-    A model that is asked for by several threads at once is loaded once. One that is still in use
-    elsewhere lives on there after it was forgotten here. Models loaded with an access token that
-    was given are never kept: they must not be handed to anyone else.
+    What is asked for by several threads at once is loaded once. A model that is leased is never
+    forgotten, and counts. Where those in use leave no room for another, that one waits, and is
+    refused after a while; alone, a model of any size has room.
+
+    A model stays as it was loaded: of a branch that has moved on, the newer commit comes after
+    the model was forgotten, or when it is asked for by its commit. Models loaded with an access
+    token that was given are for the caller only, and those of folders may change: they are counted
+    while they are leased, and never kept.
 
     Args:
-        limit: Bytes of weights to keep; the model asked for last is kept in any case.
+        limit: Bytes of weights to keep on each device.
+        patience: Seconds to wait for room until a model is refused.
     """
 
-    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, limit: int = DEFAULT_LIMIT, *, patience: float = DEFAULT_PATIENCE) -> None:
         if limit < 0:
             raise InvalidArgument("limit", limit, "a number of bytes, at least 0")
+        if not patience >= 0:
+            raise InvalidArgument("patience", patience, "a number of seconds, at least 0")
         self.limit = limit
-        self._models: OrderedDict[Key, LoadedModel] = OrderedDict()
-        self._lock = threading.Lock()
-        self._loading: dict[Key, threading.Lock] = {}
+        self.patience = patience
+        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._loading: dict[Hashable, _Loading] = {}
+        self._room = threading.Condition()
+
+    @contextmanager
+    def lease(
+        self,
+        model_id: str,
+        *,
+        pretrained: bool = True,
+        device: str | torch.device = "auto",
+        token: str | bool | None = None,
+        limits: LoadLimits = UNLIMITED,
+        progress: Progress | None = None,
+    ) -> Iterator[LoadedModel]:
+        """The model of this ID, for the time of a ``with`` block; it is loaded if need be.
+
+        Args:
+            model_id: As ``load_model``'s, and so are the others.
+            pretrained: Whether trained weights are wanted.
+            device: Where the model is to be.
+            token: Access token. What is here for callers without any (``False``) is given to one
+                with a token of theirs, too.
+            limits: How much loading may cost. What is here costs nothing.
+            progress: Told how far loading is, also if another thread is doing it.
+
+        Raises:
+            CamHubError: As ``load_model``. Threads that waited for a loading that failed get the
+                same error, unless they had other limits.
+            ModelRefused: If the models in use left no room for it as long as ``patience``.
+        """
+        id = parse_model_id(model_id, limits.local)
+        wanted = _Wanted(id, pretrained, pick_device(device), token, limits)
+        kept = self._find(wanted.key)
+        passing = kept is None and wanted.passing
+        if passing:
+            kept = self._load(object(), wanted, progress)
+        elif kept is None:
+            kept = self._load_once(wanted, progress)
+        try:
+            yield kept.model
+        finally:
+            with self._room:
+                kept.users -= 1
+                if passing:
+                    del self._kept[kept.key]
+                self._room.notify_all()
 
     def get(
         self,
@@ -51,48 +201,108 @@ class ModelStore:
         limits: LoadLimits = UNLIMITED,
         progress: Progress | None = None,
     ) -> LoadedModel:
-        """The model of this ID, loaded if need be; arguments and errors as ``load_model``'s."""
-        load = partial(load_model, limits=limits, progress=progress)
-        id = str(parse_model_id(model_id))
-        place = pick_device(device)
-        if isinstance(token, str):
-            return load(id, pretrained=pretrained, device=place, token=token)
-        # What this machine's own token has opened is not for callers who come without any.
-        key = (id, pretrained, place, token is False)
-        if (found := self._find(key)) is not None:
-            return found
-        with self._lock:
-            loading = self._loading.setdefault(key, threading.Lock())
-        with loading:
-            if (found := self._find(key)) is None:
-                found = load(id, pretrained=pretrained, device=place, token=token)
-                self._keep(key, found)
-        with self._lock:
-            self._loading.pop(key, None)
-        return found
+        """The model of this ID, for callers that hold on to it themselves.
+
+        It may be forgotten here while they do, and lives on with them, uncounted. Arguments and
+        errors as ``lease``'s.
+        """
+        with self.lease(
+            model_id,
+            pretrained=pretrained,
+            device=device,
+            token=token,
+            limits=limits,
+            progress=progress,
+        ) as model:
+            return model
 
     def clear(self) -> None:
-        """Forgets all models."""
-        with self._lock:
-            self._models.clear()
+        """Forgets all models that nobody is using."""
+        with self._room:
+            for key in [key for key, kept in self._kept.items() if not kept.users]:
+                del self._kept[key]
 
-    def _find(self, key: Key) -> LoadedModel | None:
-        with self._lock:
-            found = self._models.get(key)
-            if found is not None:
-                self._models.move_to_end(key)
-            return found
+    @property
+    def ids(self) -> frozenset[str]:
+        """The IDs of all models that are here or on their way."""
+        with self._room:
+            here = {name for kept in self._kept.values() for name in (kept.id, kept.model.id)}
+            return frozenset(here | {loading.id for loading in self._loading.values()})
 
-    def _keep(self, key: Key, model: LoadedModel) -> None:
-        with self._lock:
-            self._models[key] = model
-            while len(self._models) > 1 and sum(map(_bytes, self._models.values())) > self.limit:
-                self._models.popitem(last=False)
+    def _find(self, key: Hashable) -> _Kept | None:
+        """Leases what is here."""
+        with self._room:
+            kept = self._kept.get(key)
+            if kept is not None:
+                self._kept.move_to_end(key)
+                kept.users += 1
+            return kept
 
+    def _load_once(self, wanted: _Wanted, progress: Progress | None) -> _Kept:
+        """Loads a model, or waits for the thread that is loading it; leases it."""
+        while True:
+            with self._room:
+                loading = self._loading.get(wanted.key)
+                if loading is None:
+                    # It may have come while this thread was on its way.
+                    if (kept := self._find(wanted.key)) is not None:
+                        return kept
+                    self._loading[wanted.key] = _Loading(str(wanted.id), wanted.limits)
+                    break
+            loading.wait(progress)
+            if loading.error is not None and loading.limits == wanted.limits:
+                raise copy.copy(loading.error)  # one of its own: raising writes to an error
+        return self._load(wanted.key, wanted, progress)
 
-def _bytes(model: LoadedModel) -> int:
-    tensors = [*model.module.parameters(), *model.module.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    def _load(self, key: Hashable, wanted: _Wanted, progress: Progress | None) -> _Kept:
+        """Loads and leases a model; whoever waits for it is woken, whatever happens."""
+        with self._room:
+            loading = self._loading.setdefault(key, _Loading(str(wanted.id), wanted.limits))
+        try:
+            model = wanted.load(loading.teller(progress))
+            return self._admit(_Kept(key, str(wanted.id), model, users=1))
+        except CamHubError as error:
+            loading.error = copy.copy(error)
+            raise
+        finally:
+            with self._room:
+                del self._loading[key]
+            loading.done.set()
+
+    def _admit(self, new: _Kept) -> _Kept:
+        """Makes room for a model and leases it.
+
+        Raises:
+            ModelRefused: If there is none for too long.
+        """
+        deadline = time.monotonic() + self.patience
+        with self._room:
+            while not self._has_room_beside_those_in_use(new):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise ModelRefused(
+                        new.id,
+                        f"its {_mib(new.bytes)} of weights do not fit beside the models that are "
+                        f"in use now (all together at most {_mib(self.limit)}). Try again when "
+                        "they are done.",
+                    )
+                self._room.wait(left)
+            self._kept[new.key] = new
+            self._forget(new)
+        return new
+
+    def _has_room_beside_those_in_use(self, new: _Kept) -> bool:
+        used = [kept.bytes for kept in self._kept.values() if kept.users and kept.is_beside(new)]
+        return not used or sum(used) + new.bytes <= self.limit
+
+    def _forget(self, new: _Kept) -> None:
+        """Forgets idle models until the rest fits."""
+        beside = [kept for kept in self._kept.values() if kept.is_beside(new)]
+        total = sum(kept.bytes for kept in beside)
+        for kept in beside:
+            if total > self.limit and not kept.users:
+                total -= kept.bytes
+                del self._kept[kept.key]
 
 
 _shared = ModelStore()
@@ -101,3 +311,14 @@ _shared = ModelStore()
 def get(model_id: str, *, device: str | torch.device = "auto") -> LoadedModel:
     """The pretrained model of this ID out of the store that all calls of this process share."""
     return _shared.get(model_id, device=device)
+
+
+def _bytes(model: LoadedModel) -> int:
+    own = sum(each.nbytes for each in (*model.module.parameters(), *model.module.buffers()))
+    facts = list(model.facts.values())
+    copies = (fact for fact in facts if isinstance(fact, LoadedModel) and fact is not model)
+    return own + sum(map(_bytes, copies))
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"

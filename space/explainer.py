@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import cam_hub
+from cam_hub import disk_cache
 from cam_hub.errors import InvalidArgument
 from cam_hub.images import open_image
 from cam_hub.introspection.layers import SUGGESTIONS, suggest_layers
@@ -50,21 +52,23 @@ class Explainer:
         # Its bytes, not its path: messages should not name folders of this machine.
         photo = open_image(request.photo.read_bytes(), max_pixels=self._settings.limits.max_pixels)
         progress(0.05, f"Loading {request.model_id}")
-        model = self._model(request.model_id, lambda part, what: progress(0.05 + 0.25 * part, what))
-        progress(0.3, "Finding layers")
-        layers = self._layers(model, request.target_layers)
-        progress(0.4, "Explaining")
-        return cam_hub.explain(
-            model,
-            photo,
-            method=request.method,
-            target_layers=layers,
-            classes=request.class_choice,
-            num_samples=request.num_samples,
-            std=request.std,
-            seed=request.seed,
-            progress=lambda part, what: progress(0.4 + 0.5 * part, f"Explaining: {what}"),
-        )
+        with self._model(
+            request.model_id, lambda part, what: progress(0.05 + 0.25 * part, what)
+        ) as model:
+            progress(0.3, "Finding layers")
+            layers = self._layers(model, request.target_layers)
+            progress(0.4, "Explaining")
+            return cam_hub.explain(
+                model,
+                photo,
+                method=request.method,
+                target_layers=layers,
+                classes=request.class_choice,
+                num_samples=request.num_samples,
+                std=request.std,
+                seed=request.seed,
+                progress=lambda part, what: progress(0.4 + 0.5 * part, f"Explaining: {what}"),
+            )
 
     def layers(self, model_id: str, progress: Progress) -> LayerTable:
         """A model's layers.
@@ -73,12 +77,15 @@ class Explainer:
             CamHubError: As ``cam_hub.load_model`` and ``cam_hub.list_layers``.
         """
         progress(0.0, f"Loading {model_id}")
-        model = self._model(model_id, lambda part, what: progress(0.4 * part, what))
-        progress(0.4, "Finding layers")
-        return make_table(model)
+        with self._model(model_id, lambda part, what: progress(0.4 * part, what)) as model:
+            progress(0.4, "Finding layers")
+            return make_table(model)
 
-    def _model(self, model_id: str, progress: Progress) -> LoadedModel:
-        return self._store.get(
+    @contextmanager
+    def _model(self, model_id: str, progress: Progress) -> Iterator[LoadedModel]:
+        """A model, held in memory and on the disk for as long as it is used."""
+        was_here = model_id in self._store.ids
+        with self._store.lease(
             model_id,
             pretrained=not self._settings.random_weights,
             device=self._settings.device,
@@ -86,7 +93,10 @@ class Explainer:
             token=False if self._settings.space_id else None,
             limits=self._settings.load_limits,
             progress=progress,
-        )
+        ) as model:
+            if self._settings.disk_bytes is not None and not was_here:
+                disk_cache.trim(self._settings.disk_bytes, keep=self._store.ids)
+            yield model
 
     def _layers(self, model: LoadedModel, wanted: tuple[str, ...]) -> list[str]:
         """Layer names; words among them are replaced by the layers that they stand for."""

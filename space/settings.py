@@ -10,7 +10,7 @@ import gradio
 from cam_hub.limits import LoadLimits
 from cam_hub.sources.embedded import DEFAULT_MODEL
 
-__all__ = ["FREE_SPACE", "Limits", "Settings", "example_photos"]
+__all__ = ["DISK_BYTES_OF_A_SPACE", "FREE_SPACE", "Limits", "Settings", "example_photos"]
 
 SUGGESTED_MODELS = (
     "timm/resnet50.a1_in1k",
@@ -33,6 +33,8 @@ FREE_SPACE = LoadLimits(
 )
 """What anybody may have loaded on a Space that costs nothing: 16 GB of memory, 50 GB of disk, two
 slow cores. The largest ViTs in common use (632 million parameters, 2.5 GB) fit."""
+DISK_BYTES_OF_A_SPACE = 20 * 10**9
+"""Bytes of downloaded weights on a Space, whose disk has 50 GB at least, the app's own included."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Settings:
         concurrency: How many requests use a model at the same time.
         queue_size: How many may wait.
         model_bytes: Bytes of weights that stay loaded.
+        disk_bytes: Bytes of downloaded weights that stay on the disk, in the caches of the Hub and
+            of torch; None for any number.
         cleaning_seconds: How often old files are looked for.
         keep_seconds: How long the files of a request are kept.
         space_id: ``owner/name`` when the app runs as a Hugging Face Space, else None.
@@ -84,6 +88,7 @@ class Settings:
     concurrency: int = 2
     queue_size: int = 64
     model_bytes: int = 4 * 2**30
+    disk_bytes: int | None = None
     cleaning_seconds: int = 3600
     keep_seconds: int = 86400
     space_id: str | None = None

@@ -27,6 +27,7 @@ LEVELS = [
         "colormaps",
         "tensors",
         "limits",
+        "disk_cache",
         "memory",
         "resampling",
         "timeline",

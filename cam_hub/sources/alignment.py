@@ -35,12 +35,18 @@ _PACKED = {"linear": -1, "conv1d": 1, "conv2d": 1, "conv3d": 1}
 _ELEMENTWISE = {"add", "batch_norm", "group_norm", "layer_norm", "mul", "rms_norm", "sub"}
 """Functions that meet every element of a weight on its own."""
 
+_VIEWS = {"flatten", "reshape", "view"}
+"""Functions whose result is the weight itself in another shape."""
+
 _SHAPE_OF_FIRST = {
     *("batch_norm", "dropout", "gelu", "group_norm", "hardswish", "layer_norm", "relu"),
     *("sigmoid", "silu", "softmax"),
 }
 """Frequent functions whose result has the shape of their first argument. Torch takes long to find
 that out."""
+
+_STEP_BY_STEP = {"gru", "lstm", "rnn_relu", "rnn_tanh"}
+"""Functions that take longer without numbers than their weights take to be moved."""
 
 
 def align(module: nn.Module, weights: Sequence[nn.Parameter]) -> None:
@@ -120,7 +126,8 @@ class _Uses(TorchFunctionMode):
 
     def __init__(self, weights: Iterable[int]) -> None:
         super().__init__()
-        self._weights = frozenset(weights)
+        self._keys = {weight: weight for weight in weights}
+        self._views: list[Tensor] = []
         self.safe: set[int] = set()
         self.unsafe: set[int] = set()
 
@@ -134,13 +141,22 @@ class _Uses(TorchFunctionMode):
         """Sees every function of torch's that the network calls."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if name in _STEP_BY_STEP:
+            raise NotImplementedError(name)
         result = _shortcut(name, args)
         if result is None:
             result = func(*args, **kwargs)
-        if name not in ("__get__", "size"):
-            used = self._weights.intersection(map(id, (*args, *kwargs.values())))
-            if used:
-                (self.safe if _is_safe(name, result) else self.unsafe).update(used)
+        # Of what is called like "view_as", other arguments give no more than their shape.
+        values = args[:1] if name.endswith("_as") else (*args, *kwargs.values())
+        given = (self._keys.get(id(value)) for value in values)
+        used = {key for key in given if key is not None}
+        if not used or name in ("__get__", "size"):
+            return result
+        if name in _VIEWS:
+            self._views.append(result)  # held, so that nothing else comes to have its id
+            self._keys[id(result)] = used.pop()
+        else:
+            (self.safe if _is_safe(name, result) else self.unsafe).update(used)
         return result
 
 

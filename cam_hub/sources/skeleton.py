@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -68,6 +69,10 @@ _FACTS = _RESHAPES | {
     "untyped_storage",
 }
 """Functions that tell of a tensor what does not depend on its values, and give no view of it."""
+
+_PRODUCTS = {"conv2d", "linear"}
+"""Costly functions that are not computed of what was left out. (Some constructors pass a picture
+through a part of the network to find out a shape.)"""
 
 
 def loaded(build: Callable[[], nn.Module]) -> nn.Module:
@@ -148,10 +153,24 @@ class _WithoutInitialisation(TorchFunctionMode):
             known = self._owners.get(_address(first))
             if known is not None:
                 return self._write(name, known[0], first, args, kwargs)
-        result = func(*args, **kwargs)
-        if self._hollow and name != "__get__" and not _only_shapes(name):
-            self._follow(args, kwargs, result)
+        if name == "__get__":
+            return self._get(func, first, sys._getframe(1))
+        if _only_shapes(name) or not self._is_hollow((args, list(kwargs.values()))):
+            return func(*args, **kwargs)
+        if name in _PRODUCTS and not kwargs:
+            result = torch.zeros_like(func(*map(_on_meta, args)), device="cpu")
+        else:
+            result = func(*args, **kwargs)
+        self._follow(args, kwargs, result)
         return result
+
+    def _get(self, func: Any, tensor: Any, caller: FrameType) -> Any:
+        """An attribute. Torch's initialisers leave tensors without numbers alone, so these are."""
+        asked = func.__self__.__name__ == "is_meta" and isinstance(tensor, nn.Parameter)
+        if asked and caller.f_globals.get("__name__") == nn.init.__name__:
+            self._mark(tensor)
+            return True
+        return func(tensor)
 
     def _note(self, parameter: nn.Parameter) -> None:
         storage = parameter.untyped_storage()
@@ -197,22 +216,30 @@ class _WithoutInitialisation(TorchFunctionMode):
             and storage._cdata not in self._owners
         )
 
-    def _follow(self, args: object, kwargs: Mapping[str, Any], result: object) -> None:
+    def _follow(self, args: Sequence[Any], kwargs: Mapping[str, Any], result: object) -> None:
         """What is computed of hollow tensors is hollow; what is not a tensor must not be."""
-        if not self._is_hollow((args, list(kwargs.values()))):
-            return
         results = list(_tensors(result))
         for tensor in results:
             self._mark(tensor)
-        # Statistics of a batch are written to buffers on the side.
-        if not results or kwargs.get("training") is True:
+        if not results or _keeps_statistics(args, kwargs):
             self.values_were_read = True
 
     def _mark(self, tensor: Tensor) -> None:
         self._hollow.setdefault(_address(tensor), _weakly(tensor.untyped_storage()))
 
     def _is_hollow(self, values: object) -> bool:
-        return any(_address(tensor) in self._hollow for tensor in _tensors(values))
+        return bool(self._hollow) and any(
+            _address(each) in self._hollow for each in _tensors(values)
+        )
+
+
+def _on_meta(value: Any) -> Any:
+    return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
+
+
+def _keeps_statistics(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a function is a batch normalisation that writes to its buffers on the side."""
+    return kwargs.get("training") is True and len(args) > 1 and isinstance(args[1], Tensor)
 
 
 def _weakly(storage: torch.UntypedStorage) -> StorageWeakRef:
@@ -240,9 +267,9 @@ def _tensors(values: object) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _state_dict_is_loaded(caller: Any) -> bool:
+def _state_dict_is_loaded(caller: FrameType) -> bool:
     """Whether it is torch that calls, on behalf of ``load_state_dict``.
 
     A constructor may go on with what it copied from; a state dict is done with.
     """
-    return bool(caller.f_code is nn.Module._load_from_state_dict.__code__)
+    return caller.f_code is nn.Module._load_from_state_dict.__code__

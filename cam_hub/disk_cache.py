@@ -1,0 +1,178 @@
+"""Bounds what downloaded weights take on the disk: the Hub's cache and torch's checkpoints."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+import torch
+from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, HFCacheInfo
+from huggingface_hub.errors import CacheNotFound
+
+from cam_hub.errors import InvalidArgument
+
+__all__ = ["trim"]
+
+GRACE = 900.0
+"""Seconds for which a file stays after it was written: a download that another thread or process
+has begun is not taken from under it."""
+
+_busy = threading.Lock()
+
+
+@dataclass(frozen=True)
+class _Item:
+    """Something that may be deleted: a revision of a repo, by its commit, or a file.
+
+    Attributes:
+        used: When it was last read or written, in seconds since 1970.
+        what: The commit or the file.
+        size: Bytes of the file.
+    """
+
+    used: float
+    what: str | Path
+    size: int = 0
+
+
+def trim(limit_bytes: int, *, keep: Collection[str] = (), grace: float = GRACE) -> int:
+    """Deletes what was used least recently until the rest fits.
+
+    Files in use are those of ``keep``; they are marked as just used. A cache that is damaged, or
+    that others are changing at the same time, loses what can be deleted without doubt and raises
+    nothing. If another thread is trimming, nothing is done.
+
+    Args:
+        limit_bytes: Bytes that models of the Hub and checkpoints of torchvision may take together.
+        keep: IDs of models (``owner/name[@revision]``, ``torchvision/name[@weights]``,
+            bare timm names) of which
+            nothing is deleted.
+        grace: Seconds for which a file stays after it was written, at least 0.
+
+    Returns:
+        Bytes that were freed.
+
+    Raises:
+        InvalidArgument: If a number is negative.
+    """
+    if limit_bytes < 0:
+        raise InvalidArgument("limit_bytes", limit_bytes, "a number of bytes, at least 0")
+    if not grace >= 0:
+        raise InvalidArgument("grace", grace, "a number of seconds, at least 0")
+    if not _busy.acquire(blocking=False):
+        return 0
+    try:
+        kept = {name.partition("@")[0] for name in keep}
+        kept |= {f"timm/{name}" for name in kept if "/" not in name}
+        return _trim(limit_bytes, kept, time.time() - grace)
+    finally:
+        _busy.release()
+
+
+def _trim(limit: int, keep: Collection[str], newest: float) -> int:
+    cache = _scan()
+    repos = [repo for repo in cache.repos if repo.repo_type == "model"] if cache else []
+    _mark_as_used(
+        file.blob_path
+        for repo in repos
+        if repo.repo_id in keep
+        for revision in repo.revisions
+        for file in revision.files
+    )
+    checkpoints = _checkpoints()
+    _mark_as_used(checkpoints / name for id in keep for name in _checkpoint_names(id))
+    files = list(_files(checkpoints.glob("*")))
+    files += [piece for repo in repos for piece in _files(_pieces(repo))]
+    total = sum(repo.size_on_disk for repo in repos) + sum(file.size for file in files)
+    old = [file for file in files if file.used < newest]
+    for repo in repos:
+        if repo.repo_id not in keep and not _is_being_written(repo, newest):
+            old += map(_revision, repo.revisions)
+    freed = 0
+    commits: list[str] = []
+    in_commits = 0
+    for item in sorted(old, key=lambda each: each.used):
+        if total - freed - in_commits <= limit:
+            break
+        if isinstance(item.what, Path):
+            freed += _delete(item.what, item.size)
+        elif cache is not None:
+            commits.append(item.what)
+            # Revisions share files, so that only for all together it is known what they free.
+            in_commits = cache.delete_revisions(*commits).expected_freed_size
+    if cache is not None and commits:
+        with suppress(OSError):  # another process may be faster
+            cache.delete_revisions(*commits).execute()
+    return freed + in_commits
+
+
+def _scan() -> HFCacheInfo | None:
+    """What is in the Hub's cache; None where there is none."""
+    try:
+        return huggingface_hub.scan_cache_dir(huggingface_hub.constants.HF_HUB_CACHE)
+    except (CacheNotFound, ValueError, OSError):
+        return None
+
+
+def _revision(revision: CachedRevisionInfo) -> _Item:
+    read = (file.blob_last_accessed for file in revision.files)
+    return _Item(max(read, default=revision.last_modified), revision.commit_hash)
+
+
+def _pieces(repo: CachedRepoInfo) -> Iterable[Path]:
+    """Files whose download was broken off; it would go on with what is there."""
+    return (repo.repo_path / "blobs").glob("*.incomplete")
+
+
+def _is_being_written(repo: CachedRepoInfo, newest: float) -> bool:
+    """Whether something has been downloaded into this repo of late."""
+    for path in (repo.repo_path / "blobs").glob("*"):
+        with suppress(OSError):
+            if path.stat().st_mtime >= newest:
+                return True
+    return False
+
+
+def _checkpoints() -> Path:
+    """Where torchvision's weights are."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _checkpoint_names(id: str) -> list[str]:
+    """The names of the files of all weights of a model of torchvision."""
+    import torchvision.models as zoo  # noqa: PLC0415 - seconds, for those who have none of it
+
+    source, _, name = id.partition("/")
+    if source != "torchvision" or name not in zoo.list_models():
+        return []
+    return [Path(weights.url).name for weights in zoo.get_model_weights(name)]
+
+
+def _files(paths: Iterable[Path]) -> Iterator[_Item]:
+    for path in paths:
+        with suppress(OSError):
+            facts = path.lstat()
+            if stat.S_ISREG(facts.st_mode):
+                yield _Item(max(facts.st_atime, facts.st_mtime), path, facts.st_size)
+
+
+def _mark_as_used(paths: Iterable[Path]) -> None:
+    """File systems tell late, or never, that a file was read."""
+    for path in paths:
+        with suppress(OSError):
+            os.utime(path, (time.time(), path.stat().st_mtime))
+
+
+def _delete(path: Path, size: int) -> int:
+    try:
+        path.unlink()
+    except OSError:  # another process was faster, or it is not ours
+        return 0
+    return size
