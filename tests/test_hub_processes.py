@@ -11,7 +11,11 @@ import pytest
 from huggingface_hub import hf_hub_download, scan_cache_dir, try_to_load_from_cache
 
 import cam_hub
+from cam_hub.sources.facts import FileFacts
+from cam_hub.sources.hub_cache import RepoCache
+from cam_hub.sources.hub_fetch import fetch
 from tests.hub.bread import REPO
+from tests.hub.files import git_sha1
 
 
 def test_threads_that_want_the_same_model_fetch_it_once(hub):
@@ -30,6 +34,20 @@ def test_threads_that_want_the_same_model_fetch_it_once(hub):
     assert [path for _, path in hub.requests if "safetensors" in path] == [
         f"/{REPO}/resolve/{hub.commit(REPO)}/model.safetensors"
     ]
+
+
+def test_a_file_that_another_is_reading_stays_where_it_is(hub, hub_cache):
+    """Whoever waited for another's download finds it done, whether or not there are links."""
+    cam_hub.load_model(REPO, device="cpu")
+    (config,) = hub_cache.rglob("snapshots/*/config.json")
+    body = hub.repos[REPO]["config.json"]
+    facts = FileFacts("config.json", len(body), git_sha1(body))
+    before = config.lstat().st_ino
+    cache, commit = RepoCache(REPO), hub.commit(REPO)
+    hub.requests.clear()
+    assert fetch(REPO, facts, "http://nowhere.invalid", {}, cache, commit, print) == config
+    assert config.lstat().st_ino == before
+    assert hub.requests == []
 
 
 def test_the_hubs_own_client_finds_what_was_fetched(hub, hub_cache):

@@ -10,6 +10,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.file_download import repo_folder_name
@@ -80,12 +81,11 @@ class RepoCache:
         blob = self.blob(digest)
         pointer = self.folder / "snapshots" / commit / name
         pointer.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):
-            pointer.unlink()  # a link to a blob that was wrong, or is no longer there
         if not constants.HF_HUB_DISABLE_SYMLINKS:
+            fresh = _beside(pointer)
             with suppress(OSError, NotImplementedError):  # where links are not to be had
-                pointer.symlink_to(os.path.relpath(blob, pointer.parent))
-                return pointer
+                fresh.symlink_to(os.path.relpath(blob, pointer.parent))
+                return fresh.replace(pointer)
         return blob.replace(pointer)
 
     def point(self, revision: str | None, commit: str) -> None:
@@ -97,7 +97,9 @@ class RepoCache:
         with suppress(OSError):  # a cache that can only be read is still a cache
             if not reference.exists() or reference.read_text("utf-8") != commit:
                 reference.parent.mkdir(parents=True, exist_ok=True)
-                reference.write_text(commit, "utf-8")
+                fresh = _beside(reference)
+                fresh.write_text(commit, "utf-8")
+                fresh.replace(reference)
 
     @property
     def public(self) -> bool:
@@ -112,3 +114,8 @@ class RepoCache:
                 mark.unlink(missing_ok=True)
             elif self.folder.exists() and not mark.exists():
                 mark.touch()
+
+
+def _beside(path: Path) -> Path:
+    """A name for what is to replace a file at one stroke, so that others never miss it."""
+    return path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp")

@@ -75,6 +75,8 @@ def fetch(
                 break
             except TimeoutError:  # somebody else is fetching it; let the caller give up
                 told(0)
+        if (found := cache.find(commit, file.name, file.size)) is not None:
+            return found  # somebody else has fetched it, and may be reading it
         if not cache.holds(file.digest, file.size):
             partial = blob.with_name(f"{file.digest}.incomplete")
             order = _Order(id, file.name, file.size, file.digest, address, headers, partial, told)
