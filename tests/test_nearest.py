@@ -14,7 +14,7 @@ from tests.conftest import HUB_PORT
 from tests.hub import FakeHub, serve
 from tests.hub.bakery import bakery
 from tests.hub.listing import WithoutList
-from tests.test_hub import bread_repo
+from tests.hub.bread import bread_repo
 
 
 @pytest.fixture
