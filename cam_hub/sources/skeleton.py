@@ -194,12 +194,12 @@ class _WithoutInitialisation(TorchFunctionMode):
         if self._may_take(owner, args[1]) and _state_dict_is_loaded(sys._getframe(2)):
             storage = args[1].untyped_storage()
             self._taken[storage._cdata] = _weakly(storage)
+            self._mark(owner)  # whatever else has that memory does not get the numbers
             owner.data = args[1].detach()
             self.handed_over.append(owner)
-            del self._owners[address]
         else:
             owner.copy_(*args[1:], **kwargs)
-        self._hollow.pop(address, None)
+            self._hollow.pop(address, None)
         return target
 
     def _may_take(self, owner: nn.Parameter, value: object) -> bool:
@@ -262,7 +262,7 @@ def _tensors(values: object) -> Iterator[Tensor]:
     """All tensors in a nest of lists and tuples."""
     if isinstance(values, Tensor):
         yield values
-    elif isinstance(values, Sequence) and not isinstance(values, str):
+    elif isinstance(values, (list, tuple)):
         for value in values:
             yield from _tensors(value)
 

@@ -1,0 +1,49 @@
+"""Checkpoints of networks with random weights, as people push them to the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+
+def save(module: nn.Module, folder: Path, **config: object) -> None:
+    """Writes a timm network with its configuration; of none of its numbers a constructor knows."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, tensor in module.state_dict().items():
+        state[name] = tensor.clone()
+        if tensor.is_floating_point():
+            state[name] += 0.01 * torch.rand(tensor.shape, generator=generator)
+    save_file(state, folder / "model.safetensors")
+    save_config_for_hf(module, str(folder / "config.json"), model_config=config or None)
+
+
+def by_timm(folder: Path) -> nn.Module:
+    """As timm itself loads such a folder."""
+    module: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return module
+
+
+def everything(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers, also those that no checkpoint holds."""
+    return dict(
+        [
+            *module.named_parameters(remove_duplicate=False),
+            *module.named_buffers(remove_duplicate=False),
+        ]
+    )
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two answers of a network are the same, bit for bit."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    assert isinstance(one, (list, tuple)) and isinstance(other, (list, tuple))
+    return len(one) == len(other) and all(map(same, one, other))
