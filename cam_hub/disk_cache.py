@@ -147,10 +147,12 @@ def _checkpoints() -> Path:
 
 def _checkpoint_names(id: str) -> list[str]:
     """The names of the files of all weights of a model of torchvision."""
+    source, _, name = id.partition("/")
+    if source != "torchvision":
+        return []
     import torchvision.models as zoo  # noqa: PLC0415 - seconds, for those who have none of it
 
-    source, _, name = id.partition("/")
-    if source != "torchvision" or name not in zoo.list_models():
+    if name not in zoo.list_models():
         return []
     return [Path(weights.url).name for weights in zoo.get_model_weights(name)]
 
