@@ -66,7 +66,7 @@ def _row(name: str, folder: Path, repeats: int) -> str:
         size = sum(each.nbytes for each in timm.create_model(name).state_dict().values())
     if shutil.disk_usage(folder).free < _ROOM * size or _free_memory() < _ROOM * size:
         return f"| `{name}` | {size / 1e6:,.0f} | skipped: too large for this machine |"
-    save_for_hf(timm.create_model(name), folder, safe_serialization=True)
+    save_for_hf(timm.create_model(name), str(folder), safe_serialization=True)
     file = folder / "model.safetensors"
 
     def by_timm() -> nn.Module:
