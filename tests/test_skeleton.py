@@ -260,6 +260,13 @@ class TestMappedFiles:
         (folder / "model.safetensors").unlink()
         assert all(torch.equal(each, expected[name]) for name, each in everything(module).items())
 
+    def test_with_memory_of_its_own_the_file_may_be_overwritten(self, folder):
+        expected = everything(by_timm(folder))
+        module = loaded(lambda: by_timm(folder), own_memory=True)
+        with (folder / "model.safetensors").open("r+b") as file:
+            file.truncate(0)
+        assert all(torch.equal(each, expected[name]) for name, each in everything(module).items())
+
     @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
     def test_large_weights_are_not_copied(self, tmp_path):
         path = tmp_path / "weights.safetensors"

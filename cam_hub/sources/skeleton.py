@@ -75,7 +75,7 @@ _PRODUCTS = {"conv2d", "linear"}
 through a part of the network to find out a shape.)"""
 
 
-def loaded(build: Callable[[], nn.Module]) -> nn.Module:
+def loaded(build: Callable[[], nn.Module], *, own_memory: bool = False) -> nn.Module:
     """Calls a function that builds a network and loads a checkpoint into it.
 
     The network is the same as ``build()`` gives, bit for bit, and so are its outputs. Tensors of
@@ -89,6 +89,8 @@ def loaded(build: Callable[[], nn.Module]) -> nn.Module:
     Args:
         build: Gives the network with its weights, and keeps no tensor of the state dict. It is
             called a second time where something was left out that mattered.
+        own_memory: Whether all tensors are copied, so that the file may be overwritten, too: for
+            folders that people write to.
 
     Raises:
         Exception: Whatever ``build`` raises.
@@ -102,7 +104,11 @@ def loaded(build: Callable[[], nn.Module]) -> nn.Module:
             raise
     else:
         if not mode.values_were_read and not mode.left_out(module):
-            align(module, mode.handed_over)
+            if own_memory:
+                for weight in mode.handed_over:
+                    weight.data = weight.data.clone()
+            else:
+                align(module, mode.handed_over)
             return module
     return build()
 
