@@ -6,7 +6,8 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePath
 from typing import Any
 
 from cam_hub.errors import HubRefused, InvalidArgument
@@ -33,7 +34,8 @@ def save_to_hub(
     What is written is what ``Explanation.save`` writes, the photo included, in a folder of its own
     with a card that shows its pictures; the repo's own card lists the newest of them. Nothing in
     the repo is overwritten but that list, and nothing stays on this machine. Metadata of the
-    photo's file (where it was taken, with which camera) is not part of an explanation.
+    photo's file (where it was taken, with which camera) is not part of an explanation, nor is the
+    path of a folder that the model came from, only its last name.
 
     Args:
         result: The explanation.
@@ -58,7 +60,8 @@ def save_to_hub(
         _check_path(path_in_repo)
     writer = HubWriter(repo_id, "dataset", token)
     with tempfile.TemporaryDirectory(prefix="cam_hub-") as name:
-        files = {path.name: path for path in result.save(Path(name) / "it").iterdir()}
+        shared = _without_folder(result)
+        files = {path.name: path for path in shared.save(Path(name) / "it").iterdir()}
         path = path_in_repo or f"explanations/{_name(result, files)}"
         _meet(writer, private)
 
@@ -70,10 +73,19 @@ def save_to_hub(
                     repo_id, f"{path!r} is taken. Without path_in_repo a free one is found."
                 )
             card = writer.read(_CARD, state.commit) if _CARD in state.files else None
-            return _change(result.manifest, path, files, card)
+            return _change(shared.manifest, path, files, card)
 
         writer.commit(plan)
     return f"{writer.url}/tree/main/{path}"
+
+
+def _without_folder(result: Explanation) -> Explanation:
+    """The same without the path of the folder that the model came from: it tells of a person."""
+    model = result.manifest["model"]
+    if model.get("source") != "local":
+        return result
+    named = f"local-dir:{PurePath(model['id'].removeprefix('local-dir:')).name}"
+    return replace(result, manifest={**result.manifest, "model": {**model, "id": named}})
 
 
 def _meet(writer: HubWriter, private: bool | None) -> None:

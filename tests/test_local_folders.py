@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,15 @@ import torch
 import cam_hub
 from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.limits import LoadLimits
-from cam_hub.sources.base import LoadedModel, Request
+from cam_hub.sources.base import LoadedModel
 from cam_hub.sources.checkpoint import PickleWarning
-from cam_hub.sources.local import LocalSource
 from tests.repo_folders import network, push, read_back, rewrite
 
 
-@dataclass(frozen=True)
-class FolderId:
-    """The ID of a folder."""
-
-    name: str
-    kind: str = "local"
-    revision: str | None = None
-
-    def __str__(self) -> str:
-        return f"local-dir:{self.name}"
-
-
 def load(folder: Path, *, pretrained: bool = True, **limits: Any) -> LoadedModel:
-    id: Any = FolderId(str(folder))
-    request = Request(id, pretrained, torch.device("cpu"), limits=LoadLimits(**limits))
-    assert LocalSource().claims(request)
-    return LocalSource().load(request)
+    return cam_hub.load_model(
+        folder, pretrained=pretrained, device="cpu", limits=LoadLimits(**limits)
+    )
 
 
 @pytest.fixture
@@ -116,14 +101,12 @@ def test_a_pickle_is_read_with_a_warning_where_there_is_nothing_safer(tmp_path):
         load(tmp_path, pickles=False)
 
 
-@pytest.mark.parametrize(
-    ("limits", "words"),
-    [({"local": False}, "folders are not loaded here"), ({"parameters": 1000}, "at most 1,000")],
-    ids=["no folders", "parameters"],
-)
-def test_limits_hold(limits, words, folder):
-    with pytest.raises(ModelRefused, match=words):
-        load(folder, **limits)
+def test_limits_hold(folder):
+    with pytest.raises(ModelRefused, match="at most 1,000"):
+        load(folder, parameters=1000)
+    with pytest.raises(ModelNotFound, match="folder") as caught:
+        load(folder, local=False)
+    assert str(folder) not in str(caught.value)
 
 
 def test_a_folder_has_no_random_weights(folder):
@@ -151,3 +134,24 @@ def test_a_folder_without_weights_is_refused(folder):
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelRefused, match="no weights"):
         load(folder)
+
+
+def test_a_folder_that_is_written_to_leaves_what_was_loaded_as_it_was(folder, lion):
+    model = load(folder)
+    before = model.module(model.preprocess(lion))
+    weights = folder / "model.safetensors"
+    with weights.open("r+b") as file:  # in place, as some programs save
+        file.seek(-4096, 2)
+        file.write(b"\xff" * 4096)
+    assert torch.equal(model.module(model.preprocess(lion)), before)
+
+
+def test_a_text_that_is_a_path_is_a_folder_for_explain_too(folder, lion):
+    result = cam_hub.explain(f"local-dir:{folder}", lion, classes="oat")
+    assert result.manifest["model"]["source"] == "local"
+
+
+def test_a_folder_can_be_described_without_being_read(folder):
+    facts = cam_hub.describe_model(folder)
+    assert (facts.source, facts.fetch_bytes) == ("local", 0)
+    assert facts.weights_bytes == (folder / "model.safetensors").stat().st_size

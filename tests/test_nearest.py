@@ -13,8 +13,8 @@ from cam_hub.sources.listing import shared_listing
 from tests.conftest import HUB_PORT
 from tests.hub import FakeHub, serve
 from tests.hub.bakery import bakery
-from tests.hub.listing import WithoutList
 from tests.hub.bread import bread_repo
+from tests.hub.listing import WithoutList
 
 
 @pytest.fixture

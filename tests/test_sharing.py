@@ -18,6 +18,7 @@ from cam_hub.cli import main
 from cam_hub.errors import HubRefused, HubUnavailable, InvalidArgument
 from tests.conftest import HUB_PORT
 from tests.hub import FakeHub, serve
+from tests.repo_folders import network, push
 
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz012345"
 REPO = "datasets/ann/maps"
@@ -62,6 +63,17 @@ def test_the_folder_comes_back_as_the_same_explanation(hub, result, tmp_path, li
         assert again.cams[key].tobytes() == cam.tobytes()
     made = cam_hub.reproduce(again.manifest, again.photo)
     assert made.overlay().tobytes() == result.overlay().tobytes()
+
+
+def test_the_path_of_a_folder_that_the_model_came_from_is_not_told(hub, lion, tmp_path):
+    push(tmp_path / "of-ann" / "bread", network(num_classes=3))
+    model = cam_hub.load_model(tmp_path / "of-ann" / "bread", device="cpu")
+    url = cam_hub.save_to_hub(cam_hub.explain(model, lion), "ann/maps", token=TOKEN)
+    again = cam_hub.Explanation.load(fetched(url, tmp_path))
+    assert again.manifest["model"]["id"] == "local-dir:bread"
+    written = b"".join(hub.uploaded[REPO].files.values())
+    assert str(tmp_path).encode() not in written
+    assert b"of-ann" not in written
 
 
 def test_it_takes_one_commit_in_a_private_repo(hub, result):

@@ -35,7 +35,7 @@ class LocalSource:
         admit(_facts(id, weights), request.limits)
         parsed = read_config(id, config)
         return timm_models.as_loaded(
-            build(id, parsed, weights, pickles=request.limits.pickles),
+            build(id, parsed, weights, pickles=request.limits.pickles, own_memory=True),
             request,
             id=id,
             source=self.name,

@@ -50,7 +50,14 @@ class _Handed(PretrainedCfg):
         return {**facts, "state_dict": self.state_dict}
 
 
-def build(id: str, config: RepoConfig, weights: Path, *, pickles: bool = True) -> nn.Module:
+def build(
+    id: str,
+    config: RepoConfig,
+    weights: Path,
+    *,
+    pickles: bool = True,
+    own_memory: bool = False,
+) -> nn.Module:
     """Builds the network of a repo and loads its weights.
 
     Its outputs are those of ``timm.create_model("local-dir:…", pretrained=True)`` on the same
@@ -61,6 +68,8 @@ def build(id: str, config: RepoConfig, weights: Path, *, pickles: bool = True) -
         config: What the repo says of it.
         weights: The file of its weights.
         pickles: Whether that may be a pickle.
+        own_memory: Whether the file may be written to while the network lives; it then maps
+            nothing of it.
 
     Raises:
         ModelRefused: If the weights cannot be read, the network cannot be built or is far larger
@@ -69,7 +78,7 @@ def build(id: str, config: RepoConfig, weights: Path, *, pickles: bool = True) -
     tensors = read_checkpoint(id, weights, pickles=pickles)
     if _unusual(config, tensors):
         _try_out(id, config, tensors)
-    module = _create(id, config, tensors)
+    module = _create(id, config, tensors, own_memory)
     try:
         Preprocessing.from_timm(resolve_model_data_config(module))
     except InvalidArgument as error:
@@ -78,7 +87,9 @@ def build(id: str, config: RepoConfig, weights: Path, *, pickles: bool = True) -
     return module
 
 
-def _create(id: str, config: RepoConfig, tensors: Mapping[str, Tensor]) -> nn.Module:
+def _create(
+    id: str, config: RepoConfig, tensors: Mapping[str, Tensor], own_memory: bool
+) -> nn.Module:
     def create() -> nn.Module:
         handed = _Handed(**config.pretrained_cfg, state_dict=dict(tensors))
         module: nn.Module = timm.create_model(
@@ -89,7 +100,7 @@ def _create(id: str, config: RepoConfig, tensors: Mapping[str, Tensor]) -> nn.Mo
         return module
 
     try:
-        module = loaded(create)
+        module = loaded(create, own_memory=own_memory)
     except Exception as error:  # timm lets bare errors of every kind through
         why = _misfits(error) or _differences(config, tensors) or _first_line(error)
         raise ModelRefused(id, f"timm could not build it from its files. {why}") from error
