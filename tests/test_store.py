@@ -188,11 +188,18 @@ class TestTokens:
         with self.private(store), pytest.raises(ModelRefused):
             get(store, ONE)
 
-    def test_what_is_here_for_all_is_here_for_those_with_a_token(self):
+    def test_what_is_here_for_everybody_is_here_for_those_with_a_token(self):
+        store = ModelStore()
+        found = store.get(cam_hub.DEFAULT_MODEL, device="cpu", token=False)
+        with self.private(store) as model:
+            assert model is found
+
+    def test_what_the_token_of_this_machine_may_have_opened_is_not_for_other_tokens(self):
         store = ModelStore()
         found = store.get(cam_hub.DEFAULT_MODEL, device="cpu")
         with self.private(store) as model:
-            assert model is found
+            assert model is not found
+        assert store.get(cam_hub.DEFAULT_MODEL, device="cpu", token=False) is not found
 
 
 def test_permissions_of_one_caller_are_not_those_of_another():

@@ -116,6 +116,7 @@ def test_the_report_is_written_and_is_the_same_each_time(sweep, tmp_path):
     assert page.read_text("utf-8") == first
     assert "| `dies` | `f`" not in first
     assert (
-        "| `dies` | `b` | crashed | – | the process died (exit code 7): the last words |" in first
+        "| `dies` | `b` | crashed | – | – | – | the process died (exit code 7): the last words |"
+        in first
     )
     assert "Larger than 400 M parameters (1): `huge` (500 M)." in first
