@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import threading
 import warnings
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,9 @@ _INSTRUCTIONS = 2**26  # bytes of a pickle without its tensors
 
 _SHARED = 16
 """Tensors may share bytes of the file; all of them together are at most so many times as large."""
+
+_HANDS = min(8, os.cpu_count() or 1)
+"""Threads that look for broken weights, each at another one."""
 
 _TRUSTED = threading.Lock()  # torch keeps the list of harmless classes once per process
 
@@ -138,8 +143,13 @@ def refuse_broken(id: str, module: nn.Module) -> None:
         ModelRefused: If a parameter holds NaN or infinity, or a buffer holds NaN. (Buffers may be
             infinite: bounds, masks.)
     """
-    broken = [name for name, tensor in module.named_parameters() if not _is_finite(tensor)]
-    broken += [name for name, tensor in module.named_buffers() if _has_nan(tensor)]
+    checks: list[tuple[str, Callable[[Tensor], bool], Tensor]]
+    checks = [(name, _is_broken, tensor) for name, tensor in module.named_parameters()]
+    checks += [(name, _has_nan, tensor) for name, tensor in module.named_buffers()]
+    # Weights that are mapped from a file are read here for the first time.
+    with ThreadPoolExecutor(_HANDS) as hands:
+        verdicts = hands.map(lambda check: check[1](check[2]), checks)
+        broken = [name for (name, _, _), bad in zip(checks, verdicts, strict=True) if bad]
     if broken:
         raise ModelRefused(
             id,
@@ -221,15 +231,15 @@ def _is_odd(tensor: Tensor) -> bool:
     return tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def _is_broken(tensor: Tensor) -> bool:
     # A sum is several times as fast, and hides neither NaN nor infinity; it may overflow.
     if not tensor.is_floating_point() or bool(tensor.sum(dtype=_wide(tensor)).isfinite()):
-        return True
-    return bool(tensor.isfinite().all())
+        return False
+    return not bool(tensor.isfinite().all())
 
 
 def _has_nan(tensor: Tensor) -> bool:
-    return not _is_finite(tensor) and bool(tensor.isnan().any())
+    return _is_broken(tensor) and bool(tensor.isnan().any())
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
