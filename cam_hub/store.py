@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -16,7 +16,7 @@ from cam_hub.errors import CamHubError, InvalidArgument, ModelRefused
 from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.model_id import ModelId, parse_model_id
 from cam_hub.sources.base import LoadedModel, Progress, pick_device
-from cam_hub.sources.registry import load_model
+from cam_hub.sources.registry import describe_model, load_model
 
 __all__ = ["ModelStore", "get"]
 
@@ -37,7 +37,7 @@ class _Wanted:
     id: ModelId
     pretrained: bool
     device: torch.device
-    token: str | bool | None
+    token: str | bool | None = field(repr=False)
     limits: LoadLimits
 
     @property
@@ -59,6 +59,20 @@ class _Wanted:
         by the next time.
         """
         return isinstance(self.token, str) or self.id.kind == "local"
+
+    def unsigned_if_public(self) -> _Wanted:
+        """Without the token that was given, where it opens nothing: then it can be shared.
+
+        Raises:
+            CamHubError: As ``describe_model``.
+        """
+        if not isinstance(self.token, str):
+            return self
+        if self.pretrained:
+            facts = describe_model(str(self.id), token=self.token, limits=self.limits)
+            if facts.restricted:
+                return self
+        return replace(self, token=False)
 
     def load(self, progress: Progress | None) -> LoadedModel:
         return load_model(
@@ -127,9 +141,10 @@ class ModelStore:
     refused after a while; alone, a model of any size has room.
 
     A model stays as it was loaded: of a branch that has moved on, the newer commit comes after
-    the model was forgotten, or when it is asked for by its commit. Models loaded with an access
-    token that was given are for the caller only, and those of folders may change: they are counted
-    while they are leased, and never kept.
+    the model was forgotten, or when it is asked for by its commit. Private and gated models that an
+    access token that was given has opened are for the caller only, and those of folders may change:
+    they are counted while they are leased, and never kept. For public models such a token is not
+    used.
 
     Args:
         limit: Bytes of weights to keep on each device.
@@ -177,6 +192,8 @@ class ModelStore:
         id = parse_model_id(model_id, limits.local)
         wanted = _Wanted(id, pretrained, pick_device(device), token, limits)
         kept = self._find(wanted.key)
+        if kept is None:
+            wanted = wanted.unsigned_if_public()
         passing = kept is None and wanted.passing
         if passing:
             kept = self._load(object(), wanted, progress)

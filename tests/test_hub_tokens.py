@@ -215,6 +215,14 @@ def test_the_store_keeps_no_model_that_was_loaded_with_a_given_token(private):
         store.get(REPO, device="cpu")
 
 
+def test_a_given_token_is_not_used_to_load_what_is_public_so_that_all_share_it(hub):
+    store = ModelStore()
+    model = store.get(REPO, device="cpu", token=BAKER)
+    assert store.get(REPO, device="cpu", token=GUEST) is model
+    assert store.get(REPO, device="cpu", token=False) is model
+    assert {call.token for call in hub.calls if "/resolve/" in call.path} == {None}
+
+
 def test_the_store_does_not_give_what_the_machines_token_opened_to_callers_without(
     private, monkeypatch
 ):

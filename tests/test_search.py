@@ -13,6 +13,7 @@ import pytest
 import cam_hub
 from cam_hub.cli import main
 from cam_hub.errors import InvalidArgument, ModelNotFound
+from cam_hub.search import find_models
 from cam_hub.sources.listing import shared_listing
 from tests.conftest import HUB_PORT
 from tests.hub import FakeHub, serve
@@ -185,6 +186,15 @@ def test_a_token_that_the_hub_does_not_accept_is_refused_without_being_repeated(
     with pytest.raises(InvalidArgument, match="token") as caught:
         cam_hub.search_models("bread", token=EXPIRED)
     assert EXPIRED not in str(caught.value) + str(vars(caught.value))
+
+
+@pytest.mark.parametrize("token", ["", "hf_line\nbreak", "hf_ümlaut"])
+def test_what_cannot_be_a_token_is_refused_without_being_shown_to_anybody(hub: FakeHub, token: str):
+    with pytest.raises(InvalidArgument, match="token") as caught:
+        cam_hub.search_models("bread", token=token)
+    assert not token or token not in str(caught.value)
+    assert hub.calls == []
+    assert find_models("bread", token=False).trouble is None
     assert ids("bread") == ["baker/bread"]
 
 

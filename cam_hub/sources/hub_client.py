@@ -23,7 +23,7 @@ from cam_hub.sources.facts import FileFacts, ModelFacts
 from cam_hub.sources.hub_cache import is_commit
 from cam_hub.sources.hub_errors import Wanted, plain_errors, retry_after
 
-__all__ = ["HubClient", "Token"]
+__all__ = ["HubClient", "Token", "check_token"]
 
 Token = str | bool | None
 """An access token; True for the one of this machine, which must then have one; None for that one
@@ -53,9 +53,7 @@ class HubClient:
     """
 
     def __init__(self, id: str, repo: str, revision: str | None, token: Token) -> None:
-        if isinstance(token, str) and not _TOKEN.match(token):
-            # Its characters would come up in the HTTP client's own message.
-            raise InvalidArgument("token", "…", "an access token of the Hub, True, False or None")
+        check_token(token)
         self.repo, self.revision, self._token = repo, revision, token
         try:
             self.headers: Mapping[str, str] = build_hf_headers(
@@ -139,6 +137,16 @@ class HubClient:
                 "the answer is not the Hub's: a page to log in to this network, perhaps, or a "
                 "wrong HF_ENDPOINT.",
             ) from error
+
+
+def check_token(token: Token) -> None:
+    """Does nothing if this can be a token: others would come up in the HTTP client's messages.
+
+    Raises:
+        InvalidArgument: If it cannot; what was given is not shown.
+    """
+    if isinstance(token, str) and not _TOKEN.match(token):
+        raise InvalidArgument("token", "…", "an access token of the Hub, True, False or None")
 
 
 def _as_facts(id: str, info: ModelInfo) -> ModelFacts:

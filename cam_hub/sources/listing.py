@@ -16,6 +16,7 @@ from huggingface_hub.utils import build_hf_headers
 
 from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument
 from cam_hub.sources.hits import ModelHit, read_hit
+from cam_hub.sources.hub_client import Token, check_token
 
 __all__ = ["HubListing", "Token", "shared_listing"]
 
@@ -36,8 +37,6 @@ _MOST_AT_ONCE = 4
 """Questions that may wait for the Hub at the same time."""
 
 Hits = tuple[ModelHit, ...]
-Token = str | bool | None
-"""An access token; None for the one that this machine is logged in with, False for none."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,9 @@ class HubListing:
         Raises:
             HubUnavailable: If the Hub did not answer in time, or not as it should, or did not a
                 moment ago.
-            InvalidArgument: If the Hub does not accept the token.
+            InvalidArgument: If the token cannot be one, or the Hub does not accept it.
         """
+        check_token(token)
         question = _Question(search, author, limit, token is False)
         own = isinstance(token, str)
         with self._lock:
