@@ -95,8 +95,9 @@ def test_a_link_that_leads_nowhere_is_refused(folder):
 
 def test_a_pickle_is_read_with_a_warning_where_there_is_nothing_safer(tmp_path):
     push(tmp_path, network(), safe=False)
-    with pytest.warns(PickleWarning):
-        load(tmp_path)
+    with pytest.warns(PickleWarning) as heard:
+        model = load(tmp_path)
+    assert model.notes == tuple(str(warning.message) for warning in heard)
     with pytest.raises(ModelRefused, match="only as a pickle"):
         load(tmp_path, pickles=False)
 

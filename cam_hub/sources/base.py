@@ -45,6 +45,7 @@ class LoadedModel:
         pretrained: False for random weights; None for a wrapped module, of which that is not
             known.
         task: What its answer is, and how it is called.
+        notes: What those who use it should be told, such as that its weights came as a pickle.
         facts: Anything worth finding out once per model, kept by whoever found it out.
     """
 
@@ -56,6 +57,7 @@ class LoadedModel:
     revision: str | None = None
     pretrained: bool | None = None
     task: Task = field(default_factory=Classification)
+    notes: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
@@ -143,6 +145,11 @@ class Request:
     token: str | bool | None = field(default=None, repr=False)
     limits: LoadLimits = UNLIMITED
     progress: Progress | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether whoever asks speaks for this machine, rather than being somebody served."""
+        return self.token is None or self.token is True
 
 
 class Source(Protocol):

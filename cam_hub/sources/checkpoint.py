@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from cam_hub.errors import ModelRefused
 from cam_hub.sources.safetensors_file import check_header
 
-__all__ = ["PickleWarning", "choose_weights", "load_pickle", "read_checkpoint", "refuse_broken"]
+__all__ = [
+    "PickleWarning",
+    "choose_weights",
+    "load_pickle",
+    "pickle_notes",
+    "read_checkpoint",
+    "refuse_broken",
+]
 
 _SAFE = ".safetensors"
 _PICKLES = (".bin", ".pth", ".pt", ".pth.tar", ".ckpt")
@@ -72,6 +79,21 @@ def choose_weights(files: Collection[str], *, pickles: bool) -> str | None:
     return by_kind[0][1] if by_kind else None
 
 
+def pickle_notes(id: str, name: str) -> tuple[str, ...]:
+    """What those who use weights out of a file should be told: nothing, if it is no pickle.
+
+    Args:
+        id: The model's ID.
+        name: The file's name.
+    """
+    if name.endswith(_SAFE):
+        return ()
+    return (
+        f"The weights of {id} come as a pickle ({name}). It is read without executing anything in "
+        "it; safetensors is the safer format.",
+    )
+
+
 def read_checkpoint(id: str, path: Path, *, pickles: bool) -> dict[str, Tensor]:
     """Reads weights: safetensors, or a pickle by a reader that executes nothing.
 
@@ -93,12 +115,8 @@ def read_checkpoint(id: str, path: Path, *, pickles: bool) -> dict[str, Tensor]:
     if path.name.endswith(_SAFE):
         content: object = _read_safetensors(id, path)
     elif pickles:
-        warnings.warn(
-            f"The weights of {id} come as a pickle ({path.name}). It is read without executing "
-            "anything in it; safetensors is the safer format.",
-            PickleWarning,
-            stacklevel=2,
-        )
+        for note in pickle_notes(id, path.name):
+            warnings.warn(note, PickleWarning, stacklevel=2)
         content = load_pickle(id, path)
     else:
         raise ModelRefused(

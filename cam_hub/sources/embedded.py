@@ -99,6 +99,7 @@ class EmbeddedSource:
             fetch_bytes=0,
             licence=_CARRIERS[id].licence,
             library="timm",
+            input_size=timm_models.input_size_of(id.partition("/")[2]),
         )
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:

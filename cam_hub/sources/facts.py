@@ -44,6 +44,10 @@ class ModelFacts:
         library: The library that its authors made it with.
         tags: Its tags on the Hub.
         downloads: Downloads of the last 30 days.
+        input_size: Channels, rows and columns of its input, where they can be told without
+            loading it.
+        refusal: Why ``load_model`` with the same limits and token would refuse it, as far as that
+            can be told; None if nothing is known to speak against it.
         files: Everything in its repo.
         fresh: False when the Hub could not be asked and this is what the local cache tells.
     """
@@ -62,6 +66,8 @@ class ModelFacts:
     library: str | None = None
     tags: tuple[str, ...] = ()
     downloads: int | None = None
+    input_size: tuple[int, ...] | None = None
+    refusal: str | None = None
     files: tuple[FileFacts, ...] = field(default=(), repr=False)
     fresh: bool = True
 

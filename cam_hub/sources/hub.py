@@ -7,10 +7,12 @@ from dataclasses import replace
 
 from timm.data.imagenet_info import infer_imagenet_subset
 
-from cam_hub.errors import ModelNotFound
+from cam_hub.errors import CamHubError, ModelNotFound
 from cam_hub.sources import timm_models
 from cam_hub.sources.base import LoadedModel, Request
+from cam_hub.sources.checkpoint import pickle_notes
 from cam_hub.sources.facts import ModelFacts
+from cam_hub.sources.hub_cache import RepoCache
 from cam_hub.sources.hub_snapshot import Snapshot, facts_of, open_snapshot
 from cam_hub.sources.labels import CARD
 from cam_hub.sources.repo_config import CONFIG, CONFIG_BYTES, RepoConfig, read_config
@@ -33,7 +35,8 @@ class HubSource:
         id, repo = str(request.id), _repo(request)
         with open_snapshot(request, repo) as snapshot:
             config = _config(id, snapshot)
-            module = build(id, config, snapshot.weights(), pickles=request.limits.pickles)
+            weights = snapshot.weights()
+            module = build(id, config, weights, pickles=request.limits.pickles)
         return timm_models.as_loaded(
             module,
             request,
@@ -41,12 +44,14 @@ class HubSource:
             source=self.name,
             revision=snapshot.commit,
             declared=config.raw,
+            notes=pickle_notes(id, weights.name),
         )
 
     def describe(self, request: Request) -> ModelFacts:
         """What the Hub says about the repo; without it, what the cache tells."""
         repo = _repo(request)
-        return replace(facts_of(request, repo), id=_name(request, repo))
+        facts = facts_of(request, repo)
+        return replace(facts, id=_name(request, repo), input_size=_input_size(request, repo, facts))
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
         """The IDs of timm's own weights; their architectures can be built without them, too."""
@@ -64,6 +69,23 @@ def _config(id: str, snapshot: Snapshot) -> RepoConfig:
         return config
     snapshot.path(CARD)
     return read_config(id, path)
+
+
+def _input_size(request: Request, repo: str, facts: ModelFacts) -> tuple[int, ...] | None:
+    """What the configuration says, if it is here; else what timm knows of weights of its own.
+
+    Out of a file that is here only because it was opened for somebody, nobody else is told.
+    """
+    owner, _, name = repo.partition("/")
+    known = timm_models.input_size_of(name) if owner == "timm" else None
+    path = RepoCache(repo).find(facts.revision, CONFIG)
+    if path is None or (facts.restricted and not request.is_own):
+        return known
+    try:
+        declared = read_config(facts.id, path).pretrained_cfg.get("input_size")
+    except CamHubError:
+        return known
+    return tuple(declared) if declared else known
 
 
 def _name(request: Request, repo: str) -> str:

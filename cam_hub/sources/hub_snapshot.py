@@ -117,16 +117,24 @@ def open_snapshot(request: Request, repo: str) -> Iterator[Snapshot]:
 def facts_of(request: Request, repo: str) -> ModelFacts:
     """The facts about a repo, without fetching anything of it; errors as for a snapshot.
 
-    Limits do not count here: what is too large can still be described.
+    What would be refused can still be described; the facts say why it would be. Of a gated repo,
+    the Hub is also asked whether it is open to this caller.
     """
     client = HubClient(str(request.id), repo, request.id.revision, request.token)
     cache = RepoCache(repo)
     facts = _facts(client, cache, request.limits)
-    return replace(facts, fetch_bytes=_missing(facts, cache))
+    facts = replace(facts, fetch_bytes=_missing(facts, cache))
+    try:
+        _check(facts, request.limits)
+        if facts.fresh and facts.gated and (facts.fetch_bytes or not client.own):
+            client.check_access(CONFIG)
+    except ModelRefused as error:
+        return replace(facts, refusal=error.reason)
+    return facts
 
 
-def _admitted(facts: ModelFacts, cache: RepoCache, client: HubClient, request: Request) -> Snapshot:
-    """The snapshot, if its facts are those of a model that may be loaded."""
+def _check(facts: ModelFacts, limits: LoadLimits) -> None:
+    """Does nothing if a repo looks like one that timm can read; refuses others."""
     id = facts.id
     if facts.disabled:
         raise ModelRefused(id, "the Hub has taken it out of service.")
@@ -138,7 +146,12 @@ def _admitted(facts: ModelFacts, cache: RepoCache, client: HubClient, request: R
     if (config.size or 0) > CONFIG_BYTES:
         raise ModelRefused(id, f"its {CONFIG} has {config.size:,} bytes; none needs that many.")
     if facts.weights_file is None:
-        raise ModelRefused(id, _no_weights(facts, request.limits))
+        raise ModelRefused(id, _no_weights(facts, limits))
+
+
+def _admitted(facts: ModelFacts, cache: RepoCache, client: HubClient, request: Request) -> Snapshot:
+    """The snapshot, if its facts are those of a model that may be loaded."""
+    _check(facts, request.limits)
     facts = replace(facts, fetch_bytes=_missing(facts, cache))
     admit(facts, request.limits, cache.root)
     # What the Hub says now holds for what is already here, too.
@@ -146,7 +159,8 @@ def _admitted(facts: ModelFacts, cache: RepoCache, client: HubClient, request: R
         cache.note_public(not facts.restricted)
         if cache.find(facts.revision, CONFIG):
             cache.point(client.revision, facts.revision or "")
-    return Snapshot(facts, cache, client, Report(id, facts.fetch_bytes or 0, request.progress))
+    report = Report(facts.id, facts.fetch_bytes or 0, request.progress)
+    return Snapshot(facts, cache, client, report)
 
 
 def _facts(client: HubClient, cache: RepoCache, limits: LoadLimits) -> ModelFacts:

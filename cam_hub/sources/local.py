@@ -10,7 +10,7 @@ from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.sources import timm_models
 from cam_hub.sources.admission import admit
 from cam_hub.sources.base import LoadedModel, Request
-from cam_hub.sources.checkpoint import choose_weights
+from cam_hub.sources.checkpoint import choose_weights, pickle_notes
 from cam_hub.sources.facts import ModelFacts
 from cam_hub.sources.foreign import foreign
 from cam_hub.sources.repo_config import CONFIG, read_config
@@ -41,6 +41,7 @@ class LocalSource:
             source=self.name,
             revision=_digest(config, weights),
             declared=parsed.raw,
+            notes=pickle_notes(id, weights.name),
         )
 
     def describe(self, request: Request) -> ModelFacts:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
-from cam_hub.errors import InvalidArgument, ModelNotFound
+from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused
 from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.model_id import ModelId, local_model_id, parse_model_id
+from cam_hub.sources.admission import admit
 from cam_hub.sources.base import LoadedModel, Progress, Request, Source, pick_device
 from cam_hub.sources.embedded import EmbeddedSource
 from cam_hub.sources.facts import ModelFacts
@@ -90,8 +92,8 @@ def describe_model(
         pretrained: False describes the bare architecture and contacts no network.
         token: As for ``load_model``.
         revision: Branch, tag or commit, as after ``@``.
-        limits: Decides, as in ``load_model``, whether a pickle counts as weights. Nothing is
-            refused for its size.
+        limits: Those that the model would be loaded with. Nothing is refused here; the facts
+            say what would be, and why.
 
     Returns:
         Its facts; those that nobody states are None.
@@ -105,7 +107,13 @@ def describe_model(
     id = _read_id(model_id, revision, limits)
     request = Request(id, pretrained, torch.device("cpu"), token, limits)
     with _nearest_named(request):
-        return _source_of(request).describe(request)
+        facts = _source_of(request).describe(request)
+    if facts.refusal is None:
+        try:
+            admit(facts, limits)
+        except ModelRefused as error:
+            return replace(facts, refusal=error.reason)
+    return facts
 
 
 def _source_of(request: Request) -> Source:

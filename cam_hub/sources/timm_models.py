@@ -20,7 +20,15 @@ from cam_hub.tasks.base import Task
 from cam_hub.tasks.classification import Classification
 from cam_hub.tasks.similarity import Similarity
 
-__all__ = ["as_loaded", "build", "hub_id_of", "hub_ids", "parameters_of", "tags_of"]
+__all__ = [
+    "as_loaded",
+    "build",
+    "hub_id_of",
+    "hub_ids",
+    "input_size_of",
+    "parameters_of",
+    "tags_of",
+]
 
 _WIDENS = 4
 """An embedding is at most this many times as wide as the features that it is made of. (Among
@@ -85,6 +93,12 @@ def parameters_of(name: str) -> int | None:
     return sum(weight.numel() for weight in module.parameters())
 
 
+def input_size_of(name: str) -> tuple[int, ...] | None:
+    """Channels, rows and columns that timm names for ``architecture[.tag]``; None for others."""
+    config = timm.models.get_pretrained_cfg(name) if _exists(name) else None
+    return tuple(config.input_size) if config is not None else None
+
+
 def _exists(name: str) -> bool:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
@@ -100,6 +114,7 @@ def as_loaded(
     source: str,
     revision: str | None,
     declared: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> LoadedModel:
     """Wraps a timm module with the preprocessing and the labels that it was trained with.
 
@@ -110,6 +125,7 @@ def as_loaded(
         source: Which source it comes from.
         revision: What exactly was loaded.
         declared: The repo's own configuration, where there is one.
+        notes: What those who use it should be told.
     """
     return LoadedModel(
         id=id,
@@ -120,6 +136,7 @@ def as_loaded(
         revision=revision,
         pretrained=request.pretrained,
         task=task_of(module, declared or {}),
+        notes=tuple(notes),
     )
 
 

@@ -43,6 +43,7 @@ class TimmSource:
             parameters=timm_models.parameters_of(name),
             fetch_bytes=0,
             library="timm",
+            input_size=timm_models.input_size_of(name),
         )
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:

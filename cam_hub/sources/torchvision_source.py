@@ -72,7 +72,7 @@ class TorchvisionSource:
 
     def describe(self, request: Request) -> ModelFacts:
         """What torchvision itself says about the weights; it names no licence."""
-        _kind(request)
+        kind = _kind(request)
         weights = _weights(request)
         file, size = weights_file(weights), weights_bytes(weights)
         return ModelFacts(
@@ -84,6 +84,7 @@ class TorchvisionSource:
             weights_bytes=size if request.pretrained else None,
             fetch_bytes=0 if file.is_file() or not request.pretrained else size,
             library="torchvision",
+            input_size=_input_size(kind, weights),
         )
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
@@ -99,6 +100,13 @@ def _kind(request: Request) -> Kind:
     if name not in _kinds():
         raise ModelNotFound(id)
     return _kinds()[name]
+
+
+def _input_size(kind: Kind, weights: zoo.Weights) -> tuple[int, ...] | None:
+    """The input that the weights ask for; that of a detector only the built network tells."""
+    if kind.task == "detection":
+        return None
+    return kind.preprocessing(weights, nn.Identity()).input_size
 
 
 def _build(request: Request, weights: zoo.Weights) -> nn.Module:
