@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -18,12 +19,14 @@ class Mirror:
     Attributes:
         files: Content by path.
         status: Another status instead of the file.
-        headers: Headers that are added.
+        headers: Headers that are added, or, where they are empty, left out.
         delay: Seconds before the answer.
         cuts: For each of the next answers, the bytes after which the connection is closed.
         ranges: Whether a file is handed out in parts.
         odd_range: Whether another part is sent than the one asked for.
+        drip: Bytes that are sent at a time, a tenth of a second apart; None for all at once.
         requests: Path and ``Range`` of every request so far.
+        heads: All headers of every request so far.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -33,7 +36,9 @@ class Mirror:
     cuts: list[int] = field(default_factory=list)
     ranges: bool = True
     odd_range: bool = False
+    drip: int | None = None
     requests: list[tuple[str, str | None]] = field(default_factory=list)
+    heads: list[Message] = field(default_factory=list)
 
 
 def _handler(mirror: Mirror) -> type[BaseHTTPRequestHandler]:
@@ -41,6 +46,7 @@ def _handler(mirror: Mirror) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             asked = self.headers.get("Range")
             mirror.requests.append((self.path, asked))
+            mirror.heads.append(self.headers)
             time.sleep(mirror.delay)
             body = mirror.files.get(self.path, b"")
             status = mirror.status or (200 if self.path in mirror.files else 404)
@@ -53,9 +59,15 @@ def _handler(mirror: Mirror) -> type[BaseHTTPRequestHandler]:
                 body = body[start:]
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
+                if value:
+                    self.send_header(name, value)
             self.end_headers()
             with suppress(ConnectionError):  # clients hang up on what they do not want
+                if mirror.drip is not None:
+                    for start in range(0, len(body), mirror.drip):
+                        self.wfile.write(body[start : start + mirror.drip])
+                        time.sleep(0.1)
+                    return
                 self.wfile.write(body[: mirror.cuts.pop(0)] if mirror.cuts else body)
             self.close_connection = True
 

@@ -1,8 +1,7 @@
 """What is asked of the Hub about a repo: one request, before anything is fetched.
 
 This module and its neighbours (``hub_errors``, ``hub_cache``, ``hub_fetch``) are the only ones
-that speak to huggingface_hub about models. Its HTTP client (httpx2) is shared with it, so that
-proxies and certificates that a program has set hold here, too.
+that speak to huggingface_hub about models.
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ from huggingface_hub.utils import build_hf_headers
 from cam_hub._version import __version__
 from cam_hub.errors import HubUnavailable, InvalidArgument
 from cam_hub.sources.facts import FileFacts, ModelFacts
+from cam_hub.sources.faults import retry_after
 from cam_hub.sources.hub_cache import is_commit
-from cam_hub.sources.hub_errors import Wanted, plain_errors, retry_after
+from cam_hub.sources.hub_errors import Wanted, plain_errors
 
 __all__ = ["HubClient", "Token", "check_token"]
 

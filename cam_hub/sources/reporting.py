@@ -58,13 +58,14 @@ class Report:
         Returns:
             To be called with the bytes of it that are there.
         """
-        before = self._before
+        before, done = self._before, False
         self._before += size or 0
 
         def told(count: int) -> None:
+            nonlocal done
             now = time.monotonic()
-            if now - self._last >= _SECONDS or count == size:
-                self._last = now
+            if now - self._last >= _SECONDS or (count == size and not done):
+                self._last, done = now, count == size
                 self._tell(before + count)
 
         return told

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch.hub
 import torchvision.models as zoo
 
+from cam_hub._version import __version__
 from cam_hub.errors import InvalidArgument, ModelRefused
-from cam_hub.sources.base import Progress, Request
+from cam_hub.sources.base import Request
 from cam_hub.sources.checkpoint import load_pickle
-from cam_hub.sources.download import Parcel, download
+from cam_hub.sources.faults import Sender, plain_faults
+from cam_hub.sources.reporting import Report, caller_may_stop
+from cam_hub.sources.transfer import Parcel, alone, receive
 
 __all__ = ["fetch_weights", "weights_bytes", "weights_file"]
 
 _MIRROR = "CAM_HUB_TORCHVISION_URL"
 _DIGEST = re.compile(r"-([0-9a-f]{8,64})\.")
+
+_ADVICE = (
+    "A checkpoint that lies in torch's hub folder ($TORCH_HOME/hub/checkpoints) is used without "
+    f"a network, and {_MIRROR} names a mirror."
+)
+_SENDER = Sender(
+    name="its server",
+    folder="torch's hub folder",
+    setting="TORCH_HOME",
+    lost=_ADVICE,
+    advice=_ADVICE,
+)
 
 
 def weights_file(weights: zoo.Weights) -> Path:
@@ -49,12 +63,7 @@ def fetch_weights(request: Request, weights: zoo.Weights) -> None:
     """
     id, path = str(request.id), weights_file(weights)
     if not path.is_file():
-        digest = _DIGEST.search(path.name)
-        if digest is None:
-            raise ModelRefused(id, f"its file {path.name} does not name its digest.")
-        size = weights_bytes(weights)
-        parcel = Parcel(id, _address(weights.url), digest[1], size)
-        download(parcel, path, _teller(request.progress, path.name, size))
+        _fetch(request, weights, path)
     try:
         load_pickle(id, path)
     except ModelRefused as error:
@@ -62,6 +71,29 @@ def fetch_weights(request: Request, weights: zoo.Weights) -> None:
             id,
             f"{error.reason} Once it is removed from torch's hub folder it is fetched again.",
         ) from error
+
+
+def _fetch(request: Request, weights: zoo.Weights, path: Path) -> None:
+    """Fetches a checkpoint, unless another program does so meanwhile."""
+    id, size = str(request.id), weights_bytes(weights)
+    digest = _DIGEST.search(path.name)
+    if digest is None:
+        raise ModelRefused(id, f"its file {path.name} does not name its digest.")
+    parcel = Parcel(
+        id,
+        path.name,
+        _address(weights.url),
+        size,
+        digest[1],
+        _SENDER,
+        exact=False,
+        headers={"User-Agent": f"cam_hub/{__version__}"},
+    )
+    with caller_may_stop(), plain_faults(id, _SENDER):
+        told = Report(id, size, request.progress).file(size)
+        with alone(path, path.with_name(f".{path.name}.lock"), told):
+            if not path.is_file():
+                receive(parcel, path, told)
 
 
 def _address(url: str) -> str:
@@ -73,15 +105,3 @@ def _address(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise InvalidArgument(_MIRROR, mirror, "an address such as 'https://mirror.example'")
     return f"{mirror}{urlsplit(url).path}"
-
-
-def _teller(progress: Progress | None, name: str, size: int) -> Callable[[int], None]:
-    """Tells of the bytes that have arrived in the words of a person."""
-
-    def tell(count: int) -> None:
-        if progress is not None:
-            total = max(size, count)
-            words = f"Fetching {name}: {count / 1e6:.1f} of {total / 1e6:.1f} MB"
-            progress(count / total, words)
-
-    return tell

@@ -1,0 +1,167 @@
+"""What goes wrong on the way of a file to this machine, in words: network, server, disk.
+
+None of the messages repeats what a library said: that may hold addresses with signatures, local
+paths, or the header with the token.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import httpx2
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import parse_ratelimit_headers
+
+from cam_hub.errors import CamHubError, HubUnavailable
+
+__all__ = ["Sender", "TooSlow", "network_trouble", "plain_faults", "retry_after"]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class TooSlow(httpx2.ReadTimeout):
+    """A server sends something all the time, and too little to ever come to an end."""
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who sends files, and where they are kept, as far as messages speak of it.
+
+    Attributes:
+        name: What to call it.
+        folder: What to call the place of its files.
+        setting: The environment variable that has that place elsewhere.
+        room: How to make room there, in brackets; empty if there is no tool for it.
+        lost: What to look at when it cannot be reached, in full sentences.
+        advice: How to do without it, in full sentences; empty if there is no way.
+        crowd: How to be allowed more requests, in a full sentence; empty if there is no way.
+    """
+
+    name: str
+    folder: str
+    setting: str
+    room: str = ""
+    lost: str = ""
+    advice: str = ""
+    crowd: str = ""
+
+
+@contextmanager
+def plain_faults(id: str, sender: Sender) -> Iterator[None]:
+    """Turns what the HTTP client and the disk raise into an error of ours.
+
+    Args:
+        id: The model's ID.
+        sender: Who is asked.
+
+    Raises:
+        HubUnavailable: If the network, the server or the disk fails.
+    """
+    try:
+        yield
+    except CamHubError:  # of which some are OSErrors
+        raise
+    except OfflineModeIsEnabled as error:
+        reason = "offline mode is on. Unset HF_HUB_OFFLINE to fetch it."
+        raise HubUnavailable(id, _sentences(reason, sender.advice)) from error
+    except (httpx2.HTTPStatusError, HfHubHTTPError) as error:
+        raise HubUnavailable(id, _status_trouble(error.response, sender)) from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise HubUnavailable(id, network_trouble(error, sender)) from error
+    except OSError as error:
+        raise HubUnavailable(id, _disk_trouble(error, sender)) from error
+
+
+def retry_after(response: httpx2.Response) -> int | None:
+    """Seconds after which a server wants to be asked again, if it says so."""
+    limit = parse_ratelimit_headers(response.headers)
+    if limit is not None and limit.remaining == 0:
+        return limit.reset_in_seconds
+    text = response.headers.get("Retry-After", "").strip()
+    return int(text) if text.isdecimal() and len(text) < 7 else None
+
+
+def network_trouble(error: Exception, sender: Sender) -> str:
+    """Of a request without an answer, or of an answer that has no end."""
+    name, causes = sender.name, list(_causes(error))
+    if isinstance(error, TooSlow):
+        return _sentences(f"{name} sends next to nothing. Try again later.", sender.advice)
+    if isinstance(error, httpx2.TimeoutException):
+        reason = f"{name} cannot be reached: no answer in time. Try again later."
+        return _sentences(reason, sender.advice)
+    if isinstance(error, httpx2.TooManyRedirects):
+        return _sentences(f"{name} redirects in circles.", sender.lost)
+    if isinstance(error, httpx2.ProxyError):
+        return f"{name} cannot be reached: the proxy does not let the request through."
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        return _unreachable(": its host name is not known (DNS)", sender)
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        reason = f"{name} cannot be reached safely: its certificate is not accepted."
+        return _sentences(reason, sender.advice)
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return _unreachable(": the connection was refused", sender)
+    if isinstance(error, httpx2.ConnectError):
+        return _unreachable("", sender)
+    if isinstance(error, httpx2.TransportError):
+        return "the connection broke off. Try again."
+    return f"{name} answered with something that is not its protocol."
+
+
+def _unreachable(why: str, sender: Sender) -> str:
+    return _sentences(f"{sender.name} cannot be reached{why}. Is there a network?", sender.lost)
+
+
+def _status_trouble(response: httpx2.Response, sender: Sender) -> str:
+    """Of an answer with a status that is no success."""
+    name, status = sender.name, response.status_code
+    try:
+        shown = f"error {status} ({HTTPStatus(status).phrase})"
+    except ValueError:
+        shown = f"error {status}"
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        seconds = retry_after(response)
+        when = f"in {seconds} seconds" if seconds is not None else "in a few minutes"
+        reason = f"{name} has had too many requests from here (error 429). Try again {when}."
+        return _sentences(reason, sender.crowd)
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+        return _sentences(f"{name} does not have the file: {shown}.", sender.advice)
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return _sentences(f"{name} does not hand out the file: {shown}.", sender.advice)
+    if status >= 500:
+        return _sentences(f"{name} is in trouble: {shown}. Try again later.", sender.advice)
+    return _sentences(f"{name} answered with {shown}.", sender.advice)
+
+
+def _disk_trouble(error: OSError, sender: Sender) -> str:
+    """Of a disk that is full, or not ours to write to."""
+    if error.errno in _FULL:
+        room = f" {sender.room}" if sender.room else ""
+        return (
+            "the disk is full, or a limit on file sizes is reached. Make room in "
+            f"{sender.folder}{room}, or have it elsewhere ({sender.setting})."
+        )
+    if error.errno in _FORBIDDEN:
+        return (
+            f"{sender.folder} cannot be written. Have it in a folder of your own "
+            f"({sender.setting})."
+        )
+    return f"the disk of {sender.folder} failed ({error.strerror or type(error).__name__})."
+
+
+def _sentences(*parts: str) -> str:
+    return " ".join(filter(None, parts))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
