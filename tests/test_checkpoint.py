@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from cam_hub.errors import ModelRefused
-from cam_hub.sources.checkpoint import PickleWarning, choose_weights, read_checkpoint
+from cam_hub.sources.checkpoint import PickleWarning, read_checkpoint
 from cam_hub.sources.safetensors_file import HEADER_BYTES
 from tests.peaks import takes_at_most
 
@@ -257,21 +257,3 @@ WRAPPED: dict[str, Any] = {
 def test_weights_come_out_of_what_training_programs_wrap_around_them(case, tmp_path):
     torch.save(WRAPPED[case], tmp_path / "pytorch_model.bin")
     assert same(read(tmp_path / "pytorch_model.bin"))
-
-
-# --- which file ---
-
-
-@pytest.mark.parametrize(
-    ("files", "pickles", "wanted"),
-    [
-        (["config.json", "pytorch_model.bin", "model.safetensors"], True, "model.safetensors"),
-        (["pytorch_model.bin", "other.safetensors"], False, "other.safetensors"),
-        (["pytorch_model.bin"], True, "pytorch_model.bin"),
-        (["pytorch_model.bin"], False, None),
-        (["last.pth", "best.pth.tar", "z.safetensors"], True, "z.safetensors"),
-        (["config.json", "training_args.json"], True, None),
-    ],
-)
-def test_the_safe_file_is_chosen_where_there_is_one(files, pickles, wanted):
-    assert choose_weights(files, pickles=pickles) == wanted

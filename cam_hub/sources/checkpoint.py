@@ -8,7 +8,7 @@ import pickle
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,25 +21,9 @@ from torch import Tensor, nn
 
 from cam_hub.errors import ModelRefused
 from cam_hub.sources.safetensors_file import check_header
+from cam_hub.sources.weight_files import SAFE
 
-__all__ = [
-    "PickleWarning",
-    "choose_weights",
-    "load_pickle",
-    "pickle_notes",
-    "read_checkpoint",
-    "refuse_broken",
-]
-
-_SAFE = ".safetensors"
-_PICKLES = (".bin", ".pth", ".pt", ".pth.tar", ".ckpt")
-
-_PREFERRED = (
-    "model.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model.pth",
-    "model.pth",
-)
+__all__ = ["PickleWarning", "load_pickle", "pickle_notes", "read_checkpoint", "refuse_broken"]
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys under which training programs keep the weights; averaged ones first, as timm has it."""
@@ -61,24 +45,6 @@ class PickleWarning(UserWarning):
     """Weights are read from a pickle, since the repo has no safetensors file."""
 
 
-def choose_weights(files: Collection[str], *, pickles: bool) -> str | None:
-    """The file that timm would read weights from.
-
-    Args:
-        files: Names of the files at the top of the repo.
-        pickles: Whether a pickle will do where there is no safetensors file.
-
-    Returns:
-        Its name, or None if there is none.
-    """
-    allowed = [name for name in files if name.endswith((_SAFE, *_PICKLES) if pickles else _SAFE)]
-    for name in _PREFERRED:
-        if name in allowed:
-            return name
-    by_kind = sorted((not name.endswith(_SAFE), name) for name in allowed)
-    return by_kind[0][1] if by_kind else None
-
-
 def pickle_notes(id: str, name: str) -> tuple[str, ...]:
     """What those who use weights out of a file should be told: nothing, if it is no pickle.
 
@@ -86,7 +52,7 @@ def pickle_notes(id: str, name: str) -> tuple[str, ...]:
         id: The model's ID.
         name: The file's name.
     """
-    if name.endswith(_SAFE):
+    if name.endswith(SAFE):
         return ()
     return (
         f"The weights of {id} come as a pickle ({name}). It is read without executing anything in "
@@ -112,7 +78,7 @@ def read_checkpoint(id: str, path: Path, *, pickles: bool) -> dict[str, Tensor]:
         ModelRefused: If it is damaged, lies about its content, holds anything else than weights,
             or is a pickle and must not be.
     """
-    if path.name.endswith(_SAFE):
+    if path.name.endswith(SAFE):
         content: object = _read_safetensors(id, path)
     elif pickles:
         for note in pickle_notes(id, path.name):

@@ -9,17 +9,20 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal
 
+import httpx2
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import build_hf_headers
 
 from cam_hub._version import __version__
-from cam_hub.errors import HubUnavailable, InvalidArgument
+from cam_hub.errors import HubUnavailable, InvalidArgument, ModelRefused
 from cam_hub.sources.facts import FileFacts, ModelFacts
 from cam_hub.sources.faults import retry_after
+from cam_hub.sources.foreign import not_a_model
 from cam_hub.sources.hub_cache import is_commit
 from cam_hub.sources.hub_errors import Wanted, plain_errors
 
@@ -35,6 +38,7 @@ _LONGEST_WAIT = 3
 _HURRY = 3
 """Seconds that the Hub has to answer while the cache could answer in its place."""
 
+_OTHER_KINDS: tuple[Literal["dataset", "space"], ...] = ("dataset", "space")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{40}\Z|[0-9a-f]{64}\Z")
 
@@ -87,13 +91,18 @@ class HubClient:
 
         Raises:
             ModelNotFound: If there is no such repo or revision, or it is private.
-            ModelRefused: If the token is not accepted, or the Hub has disabled the repo.
+            ModelRefused: If it is a dataset or a Space, if the token is not accepted, or if the
+                Hub has disabled the repo.
             HubUnavailable: If the Hub does not answer as it should.
         """
         timeout = constants.HF_HUB_ETAG_TIMEOUT
         with plain_errors(self.wanted):
             try:
                 return self._ask(timeout if patient else min(timeout, _HURRY))
+            except RepositoryNotFoundError as error:
+                if (kind := self._other_kind()) is not None:
+                    raise ModelRefused(self.wanted.id, not_a_model(kind)) from error
+                raise
             except HfHubHTTPError as error:
                 seconds = retry_after(error.response)
                 if not patient or seconds is None or seconds > _LONGEST_WAIT:
@@ -117,6 +126,16 @@ class HubClient:
     def address(self, name: str, revision: str) -> str:
         """Where a file of the repo is fetched from."""
         return hf_hub_url(self.repo, name, revision=revision)
+
+    def _other_kind(self) -> Literal["dataset", "space"] | None:
+        """What the Hub has under this name, where that is no model."""
+        api = HfApi(library_name="cam_hub", library_version=__version__)
+        for kind in _OTHER_KINDS:
+            # Whatever goes wrong: that there is no such model has been said already.
+            with suppress(OSError, httpx2.HTTPError, ValueError, TypeError, KeyError):
+                api.repo_info(self.repo, repo_type=kind, timeout=_HURRY, token=self._token)
+                return kind
+        return None
 
     def _ask(self, timeout: float) -> ModelFacts:
         try:

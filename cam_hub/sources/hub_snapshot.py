@@ -17,7 +17,6 @@ from cam_hub.errors import HubUnavailable, ModelRefused
 from cam_hub.limits import LoadLimits
 from cam_hub.sources.admission import admit
 from cam_hub.sources.base import Request
-from cam_hub.sources.checkpoint import choose_weights
 from cam_hub.sources.facts import FileFacts, ModelFacts
 from cam_hub.sources.foreign import foreign
 from cam_hub.sources.hub_cache import RepoCache, is_commit
@@ -26,10 +25,9 @@ from cam_hub.sources.hub_errors import plain_errors
 from cam_hub.sources.hub_fetch import fetch
 from cam_hub.sources.repo_config import CONFIG, CONFIG_BYTES
 from cam_hub.sources.reporting import Report, caller_may_stop
+from cam_hub.sources.weight_files import choose_weights, why_none
 
 __all__ = ["Snapshot", "facts_of", "open_snapshot"]
-
-_SHARDS = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,15 +136,17 @@ def _check(facts: ModelFacts, limits: LoadLimits) -> None:
     id = facts.id
     if facts.disabled:
         raise ModelRefused(id, "the Hub has taken it out of service.")
+    names = [file.name for file in facts.files]
+    other = foreign(names, facts.library, None, facts.tags)
     config = facts.file(CONFIG)
     if config is None:
-        names = [file.name for file in facts.files]
-        unreadable = f"it has no {CONFIG}, so it is not a model that timm can read."
-        raise ModelRefused(id, foreign(names, facts.library, None, facts.tags) or unreadable)
+        reason = f"it has no {CONFIG}, so it is not a model that timm can read."
+        raise ModelRefused(id, other or reason)
     if (config.size or 0) > CONFIG_BYTES:
         raise ModelRefused(id, f"its {CONFIG} has {config.size:,} bytes; none needs that many.")
     if facts.weights_file is None:
-        raise ModelRefused(id, _no_weights(facts, limits))
+        reason = "it has no model.safetensors, so it is not a model that timm can read."
+        raise ModelRefused(id, other or why_none(names) or reason)
 
 
 def _admitted(facts: ModelFacts, cache: RepoCache, client: HubClient, request: Request) -> Snapshot:
@@ -230,25 +230,7 @@ def _missing(facts: ModelFacts, cache: RepoCache) -> int:
 
 
 def _weights(files: Sequence[FileFacts], limits: LoadLimits) -> FileFacts | None:
-    """The file of weights that is read, out of those at the top of the repo."""
-    have = {file.name: file for file in files if "/" not in file.name}
+    """The file of weights that is read."""
+    have = {file.name: file for file in files}
     name = choose_weights(have, pickles=limits.pickles)
     return have[name] if name is not None else None
-
-
-def _no_weights(facts: ModelFacts, limits: LoadLimits) -> str:
-    """Why there are no weights to read."""
-    names = {file.name for file in facts.files}
-    if shards := next((name for name in _SHARDS if name in names), None):
-        return (
-            f"its weights are in several files ({shards}), which timm does not read. Saved as one "
-            "model.safetensors they work."
-        )
-    pickle = _weights(facts.files, replace(limits, pickles=True))
-    if pickle is not None:
-        return (
-            f"its weights exist only as a pickle ({pickle.name}), which is not read here. Saved as "
-            "model.safetensors they work."
-        )
-    other = foreign(names, facts.library, None, facts.tags)
-    return other or "it has no model.safetensors, so it is not a model that timm can read."

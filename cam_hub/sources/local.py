@@ -10,11 +10,12 @@ from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.sources import timm_models
 from cam_hub.sources.admission import admit
 from cam_hub.sources.base import LoadedModel, Request
-from cam_hub.sources.checkpoint import choose_weights, pickle_notes
+from cam_hub.sources.checkpoint import pickle_notes
 from cam_hub.sources.facts import ModelFacts
 from cam_hub.sources.foreign import foreign
 from cam_hub.sources.repo_config import CONFIG, read_config
 from cam_hub.sources.timm_repo import build
+from cam_hub.sources.weight_files import choose_weights, why_none
 
 __all__ = ["LocalSource"]
 
@@ -70,7 +71,7 @@ def _contents(request: Request) -> tuple[Path, Path]:
         raise ModelRefused(id, reason)
     weights = choose_weights(files, pickles=True)
     if weights is None:
-        raise ModelRefused(id, "the folder has no weights (model.safetensors).")
+        raise ModelRefused(id, why_none(files) or "the folder has no weights (model.safetensors).")
     return _inside(id, folder, CONFIG), _inside(id, folder, weights)
 
 
