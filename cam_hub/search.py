@@ -13,8 +13,8 @@ import torchvision.models as zoo
 from cam_hub.errors import HubUnavailable, InvalidArgument
 from cam_hub.hub_urls import looks_like_url
 from cam_hub.model_id import parse_model_id
-from cam_hub.sources.hits import ModelHit
-from cam_hub.sources.listing import HubListing, Token, shared_listing
+from cam_hub.sources.hub.hits import ModelHit
+from cam_hub.sources.hub.listing import HubListing, Token, shared_listing
 from cam_hub.sources.registry import known_ids
 
 __all__ = ["Found", "ModelHit", "find_models", "search_models"]

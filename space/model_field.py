@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 import gradio as gr
 
-from cam_hub.sources.hits import ModelHit
+from cam_hub.sources.hub.hits import ModelHit
 
 __all__ = ["Proposal", "Proposals", "build_model_field", "proposal_of"]
 

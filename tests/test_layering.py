@@ -43,6 +43,17 @@ LEVELS = [
     {"__main__"},
 ]
 
+# The same for what lies in cam_hub/sources.
+SOURCES = [
+    {"facts", "faults", "building"},
+    {"transfer", "base", "repos"},
+    {"admission", "timm_models", "module"},
+    {"reporting"},
+    {"embedded", "torchvision", "timm_source", "hub", "local"},
+    {"nearest"},
+    {"registry"},
+]
+
 PACKAGE = ROOT / "cam_hub"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -86,6 +97,20 @@ def test_a_module_imports_only_lower_ones(path: Path):
         other = rest.split(".")[0]
         if first == "cam_hub" and other in units and other != unit:
             assert level_of(other) < level_of(unit), f"{unit} imports {other}"
+
+
+def test_sources_import_only_lower_ones():
+    folder = PACKAGE / "sources"
+    levels = {unit: level for level, units in enumerate(SOURCES) for unit in units}
+    seen = set()
+    for path in folder.rglob("*.py"):
+        unit = path.relative_to(folder).parts[0].removesuffix(".py")
+        names = [name.split(".") for name in imported(path)]
+        others = {name[2] for name in names if name[:2] == ["cam_hub", "sources"] and name[2:]}
+        for other in (others & levels.keys()) - {unit}:
+            assert levels[other] < levels[unit], f"{unit} imports {other}"
+        seen.add(unit)
+    assert seen - {"__init__"} == levels.keys()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

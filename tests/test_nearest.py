@@ -9,7 +9,7 @@ import pytest
 
 import cam_hub
 from cam_hub.errors import CamHubError, HubUnavailable, ModelNotFound
-from cam_hub.sources.listing import shared_listing
+from cam_hub.sources.hub.listing import shared_listing
 from tests.conftest import HUB_PORT
 from tests.hub import FakeHub, serve
 from tests.hub.bakery import bakery

@@ -14,7 +14,7 @@ import cam_hub
 from cam_hub.cli import main
 from cam_hub.errors import InvalidArgument, ModelNotFound
 from cam_hub.search import find_models
-from cam_hub.sources.listing import shared_listing
+from cam_hub.sources.hub.listing import shared_listing
 from tests.conftest import HUB_PORT
 from tests.hub import FakeHub, serve
 from tests.hub.bakery import COOKS_TOKEN, bakery

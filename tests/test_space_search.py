@@ -10,7 +10,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 import cam_hub
-from cam_hub.sources.listing import shared_listing
+from cam_hub.sources.hub.listing import shared_listing
 from space.model_field import Proposal, proposal_of
 from tests.browser import Browser
 from tests.conftest import HUB_PORT

@@ -45,7 +45,7 @@ class TestFiles:
         files = collect(CARD)
         assert {
             "README.md", "app.py", "requirements.txt", "LICENSE", "cam_hub/py.typed",
-            "cam_hub/sources/hub.py", "space/page.py", "space/examples/cat.jpg",
+            "cam_hub/sources/hub/source.py", "space/page.py", "space/examples/cat.jpg",
             "space/examples/CREDITS.md",
         } <= set(files)  # fmt: skip
         assert files["README.md"].decode() == CARD

@@ -19,8 +19,8 @@ from torch import nn
 from cam_hub.errors import ModelRefused
 from cam_hub.sources import timm_models
 from cam_hub.sources.base import LoadedModel, Request
+from cam_hub.sources.building.skeleton import loaded
 from cam_hub.sources.facts import ModelFacts
-from cam_hub.sources.skeleton import loaded
 
 __all__ = ["DEFAULT_MODEL", "EmbeddedSource"]
 

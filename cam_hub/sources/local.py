@@ -10,12 +10,12 @@ from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.sources import timm_models
 from cam_hub.sources.admission import admit
 from cam_hub.sources.base import LoadedModel, Request
-from cam_hub.sources.checkpoint import pickle_notes
 from cam_hub.sources.facts import ModelFacts
-from cam_hub.sources.foreign import foreign
-from cam_hub.sources.repo_config import CONFIG, read_config
-from cam_hub.sources.timm_repo import build
-from cam_hub.sources.weight_files import choose_weights, why_none
+from cam_hub.sources.repos.checkpoint import pickle_notes
+from cam_hub.sources.repos.config import CONFIG, read_config
+from cam_hub.sources.repos.foreign import foreign
+from cam_hub.sources.repos.network import build
+from cam_hub.sources.repos.weight_files import choose_weights, why_none
 
 __all__ = ["LocalSource"]
 

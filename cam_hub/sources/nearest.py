@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from cam_hub.errors import CamHubError, ModelNotFound, nearest_names
 from cam_hub.sources import timm_models
 from cam_hub.sources.base import Request
-from cam_hub.sources.listing import shared_listing
+from cam_hub.sources.hub.listing import shared_listing
 
 __all__ = ["suggest"]
 

@@ -16,11 +16,11 @@ from cam_hub.sources.admission import admit
 from cam_hub.sources.base import LoadedModel, Progress, Request, Source, pick_device
 from cam_hub.sources.embedded import EmbeddedSource
 from cam_hub.sources.facts import ModelFacts
-from cam_hub.sources.hub import HubSource
+from cam_hub.sources.hub.source import HubSource
 from cam_hub.sources.local import LocalSource
 from cam_hub.sources.nearest import suggest
 from cam_hub.sources.timm_source import TimmSource
-from cam_hub.sources.torchvision_source import TorchvisionSource
+from cam_hub.sources.torchvision.source import TorchvisionSource
 
 __all__ = ["SOURCES", "describe_model", "known_ids", "load_model"]
 

@@ -1,7 +1,6 @@
 """What is asked of the Hub about a repo: one request, before anything is fetched.
 
-This module and its neighbours (``hub_errors``, ``hub_cache``, ``hub_fetch``) are the only ones
-that speak to huggingface_hub about models.
+This module and its neighbours are the only ones that speak to huggingface_hub about models.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from cam_hub._version import __version__
 from cam_hub.errors import HubUnavailable, InvalidArgument, ModelRefused
 from cam_hub.sources.facts import FileFacts, ModelFacts
 from cam_hub.sources.faults import retry_after
-from cam_hub.sources.foreign import not_a_model
-from cam_hub.sources.hub_cache import is_commit
-from cam_hub.sources.hub_errors import Wanted, plain_errors
+from cam_hub.sources.hub.cache import is_commit
+from cam_hub.sources.hub.errors import Wanted, plain_errors
+from cam_hub.sources.repos.foreign import not_a_model
 
 __all__ = ["HubClient", "Token", "check_token"]
 

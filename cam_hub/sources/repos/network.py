@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.preprocessing import Preprocessing
-from cam_hub.sources.checkpoint import read_checkpoint, refuse_broken
-from cam_hub.sources.repo_config import CONFIG, RepoConfig
-from cam_hub.sources.skeleton import loaded
-from cam_hub.sources.trial import count_parameters
+from cam_hub.sources.building.skeleton import loaded
+from cam_hub.sources.building.trial import count_parameters
+from cam_hub.sources.repos.checkpoint import read_checkpoint, refuse_broken
+from cam_hub.sources.repos.config import CONFIG, RepoConfig
 
 __all__ = ["build"]
 

@@ -10,13 +10,13 @@ from timm.data.imagenet_info import infer_imagenet_subset
 from cam_hub.errors import CamHubError, ModelNotFound
 from cam_hub.sources import timm_models
 from cam_hub.sources.base import LoadedModel, Request
-from cam_hub.sources.checkpoint import pickle_notes
 from cam_hub.sources.facts import ModelFacts
-from cam_hub.sources.hub_cache import RepoCache
-from cam_hub.sources.hub_snapshot import Snapshot, facts_of, open_snapshot
-from cam_hub.sources.labels import CARD
-from cam_hub.sources.repo_config import CONFIG, CONFIG_BYTES, RepoConfig, read_config
-from cam_hub.sources.timm_repo import build
+from cam_hub.sources.hub.cache import RepoCache
+from cam_hub.sources.hub.snapshot import Snapshot, facts_of, open_snapshot
+from cam_hub.sources.repos.checkpoint import pickle_notes
+from cam_hub.sources.repos.config import CONFIG, CONFIG_BYTES, RepoConfig, read_config
+from cam_hub.sources.repos.labels import CARD
+from cam_hub.sources.repos.network import build
 
 __all__ = ["HubSource"]
 

@@ -24,9 +24,9 @@ from timm.models import PretrainedCfg, build_model_with_cfg
 
 from cam_hub.errors import InvalidArgument, ModelRefused, nearest_names
 from cam_hub.preprocessing import CROP_MODES, INTERPOLATIONS
-from cam_hub.sources import repo_values as values
-from cam_hub.sources.foreign import foreign
-from cam_hub.sources.labels import card_labels, declared_count, labels_of
+from cam_hub.sources.repos import values
+from cam_hub.sources.repos.foreign import foreign
+from cam_hub.sources.repos.labels import card_labels, declared_count, labels_of
 
 __all__ = ["CONFIG", "CONFIG_BYTES", "RepoConfig", "read_config"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cam_hub.errors import HubUnavailable
 from cam_hub.sources.facts import FileFacts
-from cam_hub.sources.hub_cache import RepoCache
-from cam_hub.sources.hub_errors import HUB
+from cam_hub.sources.hub.cache import RepoCache
+from cam_hub.sources.hub.errors import HUB
 from cam_hub.sources.transfer import Parcel, Told, alone, receive
 
 __all__ = ["fetch"]

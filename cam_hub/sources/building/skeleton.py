@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
-from cam_hub.sources.alignment import align
+from cam_hub.sources.building.alignment import align
 
 __all__ = ["loaded"]
 

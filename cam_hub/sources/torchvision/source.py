@@ -13,10 +13,10 @@ from torch import nn
 from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.sources.admission import admit
 from cam_hub.sources.base import LoadedModel, Request, settle, wake
+from cam_hub.sources.building.skeleton import loaded
 from cam_hub.sources.facts import ModelFacts
-from cam_hub.sources.skeleton import loaded
-from cam_hub.sources.torchvision_kinds import KINDS, REFUSED, Kind, detect_anything
-from cam_hub.sources.torchvision_weights import fetch_weights, weights_bytes, weights_file
+from cam_hub.sources.torchvision.kinds import KINDS, REFUSED, Kind, detect_anything
+from cam_hub.sources.torchvision.weights import fetch_weights, weights_bytes, weights_file
 from cam_hub.tasks.registry import make_task
 
 __all__ = ["TorchvisionSource"]

@@ -15,8 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers
 
 from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument
-from cam_hub.sources.hits import ModelHit, read_hit
-from cam_hub.sources.hub_client import Token, check_token
+from cam_hub.sources.hub.client import Token, check_token
+from cam_hub.sources.hub.hits import ModelHit, read_hit
 
 __all__ = ["HubListing", "Token", "shared_listing"]
 

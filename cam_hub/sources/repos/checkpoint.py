@@ -20,8 +20,8 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from cam_hub.errors import ModelRefused
-from cam_hub.sources.safetensors_file import check_header
-from cam_hub.sources.weight_files import SAFE
+from cam_hub.sources.repos.safetensors_file import check_header
+from cam_hub.sources.repos.weight_files import SAFE
 
 __all__ = ["PickleWarning", "load_pickle", "pickle_notes", "read_checkpoint", "refuse_broken"]
 

@@ -1,0 +1,1 @@
+"""Building networks: without drawing weights in vain, and first on paper."""

@@ -1,0 +1,1 @@
+"""Models on the Hub: asked about, fetched into its cache, loaded, listed."""
