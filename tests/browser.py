@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
@@ -19,10 +20,13 @@ WORDS = {"model_id": SETTINGS.default_model, "method": "layercam", "colormap": "
 class Browser:
     """What a browser does: it knows the page's configuration and has one session."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, cookie: str | None = None) -> None:
         self.url = url
+        self.headers = {"Cookie": cookie} if cookie else {}
         self.config = httpx.get(f"{url}config").json()
         self.session = secrets.token_hex(8)
+        self.heard: list[str] = []  # warnings
+        self.last_event = ""
         self.ids = {
             part["props"]["elem_id"]: part["id"]
             for part in self.config["components"]
@@ -56,29 +60,44 @@ class Browser:
             data: What the component says about the event.
         """
         names = {id: name for name, id in self.ids.items()}
-        inputs = [values.get(names.get(id, "")) for id in event["inputs"]]
-        body = {"data": inputs, "event_data": data}
-        body |= {"fn_index": event["id"], "session_hash": self.session}
-        httpx.post(f"{self.url}gradio_api/queue/join", json=body).raise_for_status()
-        query = {"session_hash": self.session}
-        with httpx.stream(
-            "GET", f"{self.url}gradio_api/queue/data", params=query, timeout=60
-        ) as stream:
-            for line in stream.iter_lines():
-                message = json.loads(line.removeprefix("data: ")) if line else {}
-                if message.get("msg") == "process_completed":
-                    break
+        for message in self.messages(event, values, data):
+            if message["msg"] == "log":
+                self.heard.append(message["log"])
         if not message["success"]:
             return False, message["output"]
         outputs = zip(event["outputs"], message["output"]["data"], strict=True)
         return True, {names[id]: value for id, value in outputs if id in names}
 
+    def messages(
+        self, event: dict[str, Any], values: dict[str, Any], data: object = None
+    ) -> Iterator[dict[str, Any]]:
+        """Runs an event; what the app says until it is over. Closing this leaves the page."""
+        names = {id: name for name, id in self.ids.items()}
+        inputs = [values.get(names.get(id, "")) for id in event["inputs"]]
+        body = {"data": inputs, "event_data": data}
+        body |= {"fn_index": event["id"], "session_hash": self.session}
+        address = f"{self.url}gradio_api/queue"
+        joined = httpx.post(f"{address}/join", json=body, headers=self.headers)
+        self.last_event = joined.raise_for_status().json()["event_id"]
+        query = {"session_hash": self.session}
+        with httpx.stream("GET", f"{address}/data", params=query, timeout=60) as stream:
+            for line in stream.iter_lines():
+                message = json.loads(line.removeprefix("data: ")) if line else {}
+                if message.get("event_id") == self.last_event:
+                    yield message
+                    if message["msg"] == "process_completed":
+                        return
+
     def explain(self, photo: object, **changed: Any) -> tuple[bool, dict[str, Any]]:
         """Presses the button."""
         numbers = {"num_samples": 2, "std": 0.3, "seed": 0, "alpha": 0.5}
         values = {"photo": photo, "target_layers": ["best"], "classes": [], **WORDS, **numbers}
-        event = self.event("explain", "click", "comparison")
-        return self.fire(event, {**values, **changed})
+        return self.fire(self.explaining, {**values, **changed})
+
+    @property
+    def explaining(self) -> dict[str, Any]:
+        """The event of the button."""
+        return self.event("explain", "click", "comparison")
 
     def picture(self, value: dict[str, Any]) -> np.ndarray[Any, Any]:
         """The pixels that the browser gets to see."""

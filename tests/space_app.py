@@ -18,15 +18,15 @@ SETTINGS = Settings(device="cpu", limits=Limits(max_pixels=4_000_000))
 
 
 @contextmanager
-def serve() -> Iterator[str]:
+def serve(settings: Settings = SETTINGS) -> Iterator[str]:
     """Runs the app; gives its address."""
-    app = create_app(SETTINGS)
+    app = create_app(settings)
     _, address, _ = app.launch(
         prevent_thread_lock=True,
         quiet=True,
         server_name="127.0.0.1",
         inbrowser=False,
-        **launch_options(SETTINGS),
+        **launch_options(settings),
     )
     try:
         yield address

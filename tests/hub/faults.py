@@ -22,6 +22,7 @@ class Fault:
         body: Another body instead.
         delay: Seconds before the answer.
         cut: Bytes of the body after which the connection is closed.
+        pace: Bytes of the body per second.
         flip: Whether one byte in the middle of the body is another.
     """
 
@@ -33,6 +34,7 @@ class Fault:
     body: bytes | None = None
     delay: float = 0.0
     cut: int | None = None
+    pace: float | None = None
     flip: bool = False
 
     def __call__(self, call: Call, reply: Reply) -> Reply:
@@ -55,4 +57,5 @@ class Fault:
             body=body,
             delay=self.delay,
             cut=self.cut,
+            pace=self.pace,
         )

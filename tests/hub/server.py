@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from urllib.parse import parse_qs, urlsplit
 
 from tests.hub import facts, files, listing, uploads
@@ -14,6 +15,9 @@ from tests.hub.state import Call, FakeHub, Reply, Route
 
 ROUTES: Sequence[Route] = (facts.answer, files.answer, listing.answer, uploads.answer)
 """Asked in turn; the first that knows an answer gives it."""
+
+_TICK = 0.05
+"""Seconds between two pieces of a body that is sent slowly."""
 
 Answer = Callable[[FakeHub, Call, str], Reply]
 """Answers a request, whose path with its query is the last argument."""
@@ -56,7 +60,7 @@ def _handler(hub: FakeHub, answer_with: Answer) -> type[BaseHTTPRequestHandler]:
                 self.send_header(key, value)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(reply.body[: reply.cut])
+                _write(self.wfile, reply)
 
         do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
 
@@ -64,6 +68,17 @@ def _handler(hub: FakeHub, answer_with: Answer) -> type[BaseHTTPRequestHandler]:
             pass
 
     return Handler
+
+
+def _write(out: BufferedIOBase, reply: Reply) -> None:
+    body = reply.body[: reply.cut]
+    if reply.pace is None:
+        out.write(body)
+        return
+    step = max(1, int(reply.pace * _TICK))
+    for start in range(0, len(body), step):
+        out.write(body[start : start + step])
+        time.sleep(_TICK)
 
 
 class _Server(ThreadingHTTPServer):

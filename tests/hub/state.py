@@ -43,6 +43,8 @@ class Reply:
     """Seconds before anything is said."""
     cut: int | None = None
     """Bytes of the body after which the connection is closed; None for all of it."""
+    pace: float | None = None
+    """Bytes of the body per second; None for as fast as it goes."""
 
     @classmethod
     def json(cls, content: object, status: int = 200, **headers: str) -> Reply:
