@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cam_hub.errors import CamHubError  # noqa: PLC0415
     from cam_hub.model_id import parse_model_id  # noqa: PLC0415
     from cam_hub.sources.base import pick_device  # noqa: PLC0415
+    from space.account import can_sign_in  # noqa: PLC0415
     from space.settings import DISK_BYTES_OF_A_SPACE, Settings  # noqa: PLC0415
 
     try:
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default_model=model,
         device=str(device),
         space_id=space_id,
+        sign_in=can_sign_in(),
         disk_bytes=DISK_BYTES_OF_A_SPACE if space_id else None,
     )
     return _serve(settings, options.host, options.port, browser=not options.no_browser)

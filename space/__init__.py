@@ -16,8 +16,12 @@
 | ``endpoint`` | ``/explain`` for programs |
 | ``layers_endpoint`` | ``/layers`` for programs |
 | ``search_endpoint`` | ``/search`` for programs |
+| ``describe_endpoint`` | ``/describe`` for programs |
 | ``model_field`` | the field for the model's ID, which proposes models as one types |
 | ``search_handlers`` | what is proposed |
+| ``facts_view``, ``facts_handlers`` | what is known of a model, said below that field |
+| ``visitor`` | who sent a request: their token, and what they hear while it is answered |
+| ``account`` | signing in with Hugging Face |
 | ``controls``, ``results_panel``, ``layers_panel`` | the columns and tabs of the page |
 | ``handlers``, ``layer_handlers`` | what the page answers when something on it is used |
 | ``events``, ``layer_events`` | which event calls which handler |

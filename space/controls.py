@@ -8,6 +8,7 @@ import gradio as gr
 from gradio.components import Component
 
 from cam_hub.methods import METHODS
+from space.facts_view import FACTS_CSS, NO_FACTS
 from space.model_field import build_model_field
 from space.settings import Settings, example_photos
 from space.views import colormap_choices, layer_choices, method_choices
@@ -29,6 +30,7 @@ class Controls:
 
     photo: gr.Image
     model_id: gr.HTML
+    facts: gr.HTML
     method: gr.Dropdown
     layer_choice: gr.Radio
     target_layers: gr.Dropdown
@@ -39,6 +41,7 @@ class Controls:
     alpha: gr.Slider
     colormap: gr.Dropdown
     run: gr.Button
+    stop: gr.Button
 
     @property
     def inputs(self) -> list[Component]:
@@ -76,8 +79,15 @@ def build_controls(settings: Settings) -> Controls:
             api_visibility="private",
             cache_examples=False,
         )
-    run = gr.Button("Explain", variant="primary", size="lg", elem_id="explain")
+    with gr.Row():
+        run = gr.Button("Explain", variant="primary", size="lg", scale=3, elem_id="explain")
+        stop = gr.Button(
+            "Stop", variant="stop", size="lg", visible=False, min_width=96, elem_id="stop"
+        )
     model_id = build_model_field(settings.model_choices, settings.default_model)
+    facts = gr.HTML(
+        NO_FACTS, css_template=FACTS_CSS, apply_default_css=False, padding=False, elem_id="facts"
+    )
     method = gr.Dropdown(
         choices=method_choices(), value=DEFAULT_METHOD, label="Method", elem_id="method"
     )
@@ -152,6 +162,7 @@ def build_controls(settings: Settings) -> Controls:
     return Controls(
         photo=photo,
         model_id=model_id,
+        facts=facts,
         method=method,
         layer_choice=layer_choice,
         target_layers=target_layers,
@@ -162,4 +173,5 @@ def build_controls(settings: Settings) -> Controls:
         alpha=alpha,
         colormap=colormap,
         run=run,
+        stop=stop,
     )

@@ -16,6 +16,7 @@ from space.explainer import Explainer
 from space.problems import readable
 from space.request import read_request
 from space.settings import Settings
+from space.visitor import teller, token_of, warn
 from space.workspace import Workspace
 
 __all__ = ["PredictionRow", "add_endpoint", "document", "make_explain"]
@@ -71,6 +72,7 @@ def make_explain(
         seed: int = 0,
         alpha: float = 0.5,
         colormap: str = "jet",
+        visitor: gr.OAuthToken | None = None,
     ) -> Answer:
         """Shows which pixels of a photo spoke for which class of an image model.
 
@@ -86,6 +88,7 @@ def make_explain(
             seed: Seed of the noise.
             alpha: Opacity of the heatmap, from 0 to 1.
             colormap: Name of a colour map of matplotlib's.
+            visitor: Access token, for private and gated models; Gradio hands it over.
 
         Returns:
             The overlay, the predictions, the maps, the manifest, and an archive of everything.
@@ -105,9 +108,11 @@ def make_explain(
                 limits=settings.limits,
             )
             # Gradio finds out by itself which request this is the progress of.
-            progress = gr.Progress()
-            result = explainer.explain(request, lambda part, what: progress(part, desc=what))
-            progress(0.9, desc="Writing files")
+            tell = teller(gr.Progress())
+            explained = explainer.explain(request, tell, token_of(visitor))
+            result = explained.result
+            warn(explained.layers.notes)
+            tell(0.9, "Writing files")
             folder = workspace.folder()
             result.save_data(folder)
             files = Artifacts(result, folder, request.alpha, request.colormap)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from space.controls import Controls
 from space.explainer import Explainer
@@ -23,8 +24,12 @@ def connect(
     settings: Settings,
     controls: Controls,
     panel: ResultsPanel,
-) -> None:
-    """Wires the page that is being built. None of its events is an endpoint."""
+) -> Dependency:
+    """Wires the page that is being built. None of its events is an endpoint.
+
+    Returns:
+        The event that answers a request, for those who wait for its end.
+    """
     kept = gr.State(None, time_to_live=settings.keep_seconds)
     page = Handlers(explainer, workspace, settings, controls, panel, kept)
     private: dict[str, Any] = {"api_visibility": "private"}
@@ -36,8 +41,12 @@ def connect(
     pictures = [panel.summary, panel.comparison, panel.gallery, panel.python, panel.client]
     look = [kept, panel.shown_class, controls.alpha, controls.colormap]
 
-    run = gr.on(
-        [controls.run.click, controls.std.submit, controls.seed.submit],
+    # Browsers run the events of one click in this order, each after the end of the one before.
+    at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", **private}
+    started = [controls.run.click, controls.std.submit, controls.seed.submit]
+    gr.on(started, page.offer_stop, None, controls.stop, **at_once)
+    run: Dependency = gr.on(
+        started,
         page.answer,
         controls.inputs,
         [
@@ -87,9 +96,14 @@ def connect(
         panel.gallery,
         panel.files,
         controls.classes,
+        controls.stop,
     ]
     for changed in (controls.photo.change, controls.model_id.change):
         changed(page.clear, None, cleared, queue=False, cancels=[run, files], **private)
+    run.then(page.withdraw_stop, None, controls.stop, **at_once)
+    controls.stop.click(
+        page.stopped, kept, [panel.summary, controls.stop], cancels=[run, files], **at_once
+    )
     controls.method.change(
         page.switch_noise,
         controls.method,
@@ -98,3 +112,4 @@ def connect(
         preprocess=False,
         **private,
     )
+    return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import cam_hub
 from cam_hub import disk_cache
@@ -12,15 +13,29 @@ from cam_hub.images import open_image
 from cam_hub.introspection.layers import SUGGESTIONS, suggest_layers
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
+from cam_hub.sources.facts import ModelFacts
 from cam_hub.store import ModelStore
 from space.layer_table import LayerTable, make_table
 from space.request import Request
 from space.settings import Settings
 
-__all__ = ["Explainer", "Progress"]
+__all__ = ["Explained", "Explainer", "Progress"]
 
 Progress = Callable[[float, str], None]
 """Called with the part of the work that is done, in [0, 1], and what comes next."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """An answer.
+
+    Attributes:
+        result: The explanation.
+        layers: The model's layers.
+    """
+
+    result: Explanation
+    layers: LayerTable
 
 
 class Explainer:
@@ -34,15 +49,19 @@ class Explainer:
         self._settings = settings
         self._store = ModelStore(settings.model_bytes)
 
-    def explain(self, request: Request, progress: Progress) -> Explanation:
+    def explain(
+        self, request: Request, progress: Progress, visitor: str | None = None
+    ) -> Explained:
         """Explains.
 
         Args:
             request: What to explain.
-            progress: Told what is being done.
+            progress: Told what is being done; what it raises ends the work.
+            visitor: Access token of whoever asks, if one came along. It is used for this request
+                only.
 
         Returns:
-            The same as ``cam_hub.explain`` gives for the same arguments.
+            The same as ``cam_hub.explain`` gives for the same arguments, and the layers.
 
         Raises:
             CamHubError: As ``cam_hub.explain``; also if the photo or the number of layers is
@@ -52,13 +71,12 @@ class Explainer:
         # Its bytes, not its path: messages should not name folders of this machine.
         photo = open_image(request.photo.read_bytes(), max_pixels=self._settings.limits.max_pixels)
         progress(0.05, f"Loading {request.model_id}")
-        with self._model(
-            request.model_id, lambda part, what: progress(0.05 + 0.25 * part, what)
-        ) as model:
+        # Told unscaled: the part of the bytes that stands beside it is this one.
+        with self._model(request.model_id, progress, visitor) as model:
             progress(0.3, "Finding layers")
             layers = self._layers(model, request.target_layers)
             progress(0.4, "Explaining")
-            return cam_hub.explain(
+            result = cam_hub.explain(
                 model,
                 photo,
                 method=request.method,
@@ -69,34 +87,56 @@ class Explainer:
                 seed=request.seed,
                 progress=lambda part, what: progress(0.4 + 0.5 * part, f"Explaining: {what}"),
             )
+            # The model is asked here, since one that a token has opened is not kept.
+            return Explained(result, make_table(model))
 
-    def layers(self, model_id: str, progress: Progress) -> LayerTable:
-        """A model's layers.
+    def layers(self, model_id: str, progress: Progress, visitor: str | None = None) -> LayerTable:
+        """A model's layers; arguments as for ``explain``.
 
         Raises:
             CamHubError: As ``cam_hub.load_model`` and ``cam_hub.list_layers``.
         """
         progress(0.0, f"Loading {model_id}")
-        with self._model(model_id, lambda part, what: progress(0.4 * part, what)) as model:
+        with self._model(model_id, progress, visitor) as model:
             progress(0.4, "Finding layers")
             return make_table(model)
 
+    def describe(self, model_id: str, visitor: str | None = None) -> ModelFacts:
+        """What is known about a model before it is loaded.
+
+        Raises:
+            CamHubError: As ``cam_hub.describe_model``.
+        """
+        return cam_hub.describe_model(
+            model_id,
+            pretrained=not self._settings.random_weights,
+            token=self._token(visitor),
+            limits=self._settings.load_limits,
+        )
+
     @contextmanager
-    def _model(self, model_id: str, progress: Progress) -> Iterator[LoadedModel]:
+    def _model(
+        self, model_id: str, progress: Progress, visitor: str | None
+    ) -> Iterator[LoadedModel]:
         """A model, held in memory and on the disk for as long as it is used."""
         was_here = model_id in self._store.ids
         with self._store.lease(
             model_id,
             pretrained=not self._settings.random_weights,
             device=self._settings.device,
-            # Visitors of a Space do not act in the name of whoever runs it.
-            token=False if self._settings.space_id else None,
+            token=self._token(visitor),
             limits=self._settings.load_limits,
             progress=progress,
         ) as model:
             if self._settings.disk_bytes is not None and not was_here:
                 disk_cache.trim(self._settings.disk_bytes, keep=self._store.ids)
             yield model
+
+    def _token(self, visitor: str | None) -> str | bool | None:
+        """Whose token goes to the Hub: visitors of a Space do not act in its owner's name."""
+        if visitor is not None:
+            return visitor
+        return False if self._settings.space_id else None
 
     def _layers(self, model: LoadedModel, wanted: tuple[str, ...]) -> list[str]:
         """Layer names; words among them are replaced by the layers that they stand for."""

@@ -16,8 +16,9 @@ from space.controls import Controls
 from space.explainer import Explainer
 from space.problems import readable
 from space.request import Request, read_request
-from space.results_panel import NOTHING_YET, ResultsPanel
+from space.results_panel import NOTHING_YET, STOPPED, ResultsPanel
 from space.settings import Settings
+from space.visitor import teller, token_of, warn
 from space.workspace import Workspace
 
 __all__ = ["Handlers", "Kept"]
@@ -64,6 +65,7 @@ class Handlers:
         alpha: Any,
         colormap: Any,
         http: gr.Request,
+        visitor: gr.OAuthToken | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio wants it)
     ) -> Updates:
         """Explains the photo and shows the result."""
@@ -81,12 +83,10 @@ class Handlers:
                 colormap=colormap,
                 limits=self.settings.limits,
             )
-
-            def tell(part: float, what: str) -> None:
-                progress(part, desc=what)
-
-            result = self.explainer.explain(request, tell)
-            layers = self.explainer.layers(request.model_id, lambda part, what: None)
+            tell = teller(progress)
+            explained = self.explainer.explain(request, tell, token_of(visitor))
+            result, layers = explained.result, explained.layers
+            warn(layers.notes)
             tell(0.92, "Drawing")
             folder = self.workspace.folder()
             result.save_data(folder)
@@ -151,7 +151,21 @@ class Handlers:
             panel.gallery: None,
             panel.files: None,
             self.controls.classes: gr.update(choices=[], value=[]),
+            self.controls.stop: gr.update(visible=False),
         }
+
+    def offer_stop(self) -> Updates:
+        """Lets the request be ended while it runs."""
+        return {self.controls.stop: gr.update(visible=True)}
+
+    def withdraw_stop(self) -> Updates:
+        """Takes that away when it is over."""
+        return {self.controls.stop: gr.update(visible=False)}
+
+    def stopped(self, kept: Kept | None) -> Updates:
+        """Says that the request was ended; a result from before it stays in view."""
+        said = gr.skip() if kept is not None else STOPPED
+        return {self.panel.summary: said, **self.withdraw_stop()}
 
     def switch_noise(self, method: Any) -> Updates:
         """Lets the noise be set only where the method makes use of it."""

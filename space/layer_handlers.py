@@ -15,6 +15,7 @@ from space.layers_panel import LAYERS_TAB, LayersPanel
 from space.problems import readable
 from space.request import read_model_id, read_texts
 from space.settings import Settings
+from space.visitor import teller, token_of, warn
 
 __all__ = ["LayerHandlers"]
 
@@ -36,6 +37,7 @@ class LayerHandlers:
         model_id: Any,
         target_layers: Any,
         show_all: Any,
+        visitor: gr.OAuthToken | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio wants it)
     ) -> Updates:
         """Lists the model's layers; a problem is told in their place."""
@@ -44,8 +46,10 @@ class LayerHandlers:
                 wanted = self._layers(target_layers)
                 table = self.explainer.layers(
                     read_model_id(model_id, self.settings.limits),
-                    lambda part, what: progress(part, desc=what),
+                    teller(progress),
+                    token_of(visitor),
                 )
+                warn(table.notes)
                 return {
                     self.panel.table: layer_views.layer_table(
                         table, wanted, show_all=bool(show_all)
@@ -63,12 +67,13 @@ class LayerHandlers:
         model_id: Any,
         target_layers: Any,
         show_all: Any,
+        visitor: gr.OAuthToken | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Updates:
         """Likewise, but only while somebody looks: it takes seconds."""
         if not is_open:
             return {self.panel.table: gr.skip()}
-        return self.show(model_id, target_layers, show_all, progress)
+        return self.show(model_id, target_layers, show_all, visitor, progress)
 
     def choose(self, choice: Any) -> Updates:
         """Takes a word for the target layers; or lets them be picked, starting from the last."""

@@ -22,12 +22,14 @@ class LayerTable:
         meaning: By each word of ``suggest_layers``, the names that it stands for; none where the
             model has no such layer.
         random_weights: Whether the weights were drawn, not trained.
+        notes: What those who use the model should be told.
     """
 
     model_id: str
     layers: tuple[LayerInfo, ...]
     meaning: Mapping[str, tuple[str, ...]]
     random_weights: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def usable(self) -> list[LayerInfo]:
@@ -70,6 +72,7 @@ def make_table(model: LoadedModel) -> LayerTable:
         layers=tuple(list_layers(model)),
         meaning={word: _meaning(model, word) for word in SUGGESTIONS},
         random_weights=model.pretrained is False,
+        notes=model.notes,
     )
 
 

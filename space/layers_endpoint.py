@@ -14,6 +14,7 @@ from space.layer_table import LayerTable
 from space.problems import readable
 from space.request import read_model_id
 from space.settings import Settings
+from space.visitor import teller, token_of, warn
 
 __all__ = ["LayerRow", "add_layers_endpoint", "make_layers"]
 
@@ -50,22 +51,28 @@ _OUTPUTS = {
 def make_layers(explainer: Explainer, settings: Settings) -> Callable[..., list[LayerRow]]:
     """The endpoint's function for one app."""
 
-    def layers(model_id: str = settings.default_model, show_all: bool = False) -> list[LayerRow]:
+    def layers(
+        model_id: str = settings.default_model,
+        show_all: bool = False,
+        visitor: gr.OAuthToken | None = None,
+    ) -> list[LayerRow]:
         """Lists the layers of an image model that a map can be made from.
 
         Args:
             model_id: A timm or torchvision model.
             show_all: Whether layers that give no map are listed, too.
+            visitor: Access token, for private and gated models; Gradio hands it over.
 
         Returns:
             One row per layer, in forward order.
         """
         with readable(as_html=False):
-            progress = gr.Progress()
             table = explainer.layers(
                 read_model_id(model_id, settings.limits),
-                lambda part, what: progress(part, desc=what),
+                teller(gr.Progress()),
+                token_of(visitor),
             )
+            warn(table.notes)
             return _rows(table, show_all)
 
     return layers

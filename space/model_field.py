@@ -14,7 +14,7 @@ import gradio as gr
 
 from cam_hub.sources.hub.hits import ModelHit
 
-__all__ = ["Proposal", "Proposals", "build_model_field", "proposal_of"]
+__all__ = ["Proposal", "Proposals", "build_model_field", "proposal_of", "short"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Proposals:
 def proposal_of(hit: ModelHit) -> Proposal:
     """An entry for a hit: downloads, size and access, as far as they are known."""
     facts = [
-        "" if hit.downloads is None else f"{_short(hit.downloads)} downloads",
-        "" if hit.bytes is None else _short(hit.bytes, "B"),
+        "" if hit.downloads is None else f"{short(hit.downloads)} downloads",
+        "" if hit.bytes is None else short(hit.bytes, "B"),
         "gated" if hit.gated else "",
         "private" if hit.private else "",
     ]
@@ -82,7 +82,7 @@ def build_model_field(choices: Sequence[str], value: str) -> gr.HTML:
     )
 
 
-def _short(number: int, unit: str = "") -> str:
+def short(number: int, unit: str = "") -> str:
     """A number in two or three digits: 950, 12 k, 5.2 MB."""
     for exponent, prefix in ((9, "G"), (6, "M"), (3, "k")):
         if number >= 10**exponent:

@@ -8,10 +8,13 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
+from space.account import build_account
 from space.controls import build_controls
+from space.describe_endpoint import add_describe_endpoint
 from space.endpoint import add_endpoint
 from space.events import connect
 from space.explainer import Explainer
+from space.facts_handlers import connect_facts
 from space.layer_events import connect_layers
 from space.layers_endpoint import add_layers_endpoint
 from space.layers_panel import LAYERS_TAB, RESULT_TAB, build_layers_panel
@@ -55,7 +58,9 @@ def create_app(settings: Settings | None = None) -> gr.Blocks:
         fill_width=True,
     )
     with app:
-        gr.Markdown(_TITLE, elem_id="title")
+        with gr.Row(elem_id="head", equal_height=False):
+            gr.Markdown(_TITLE, elem_id="title")
+            build_account(app, settings)
         if settings.random_weights:
             gr.Markdown(_RANDOM_WEIGHTS, elem_id="random_weights")
         with gr.Row(equal_height=False):
@@ -66,12 +71,14 @@ def create_app(settings: Settings | None = None) -> gr.Blocks:
                     panel = build_results_panel()
                 with gr.Tab("Layers", id=LAYERS_TAB, elem_id="layers") as layers_tab:
                     layers = build_layers_panel(tabs, result_tab, layers_tab)
-        connect(explainer, workspace, settings, controls, panel)
+        run = connect(explainer, workspace, settings, controls, panel)
         connect_layers(explainer, settings, controls, layers)
         connect_search(controls)
+        connect_facts(app, explainer, settings, controls, run)
         add_endpoint(explainer, workspace, settings)
         add_layers_endpoint(explainer, settings)
         add_search_endpoint()
+        add_describe_endpoint(explainer, settings)
     app.queue(max_size=settings.queue_size, default_concurrency_limit=8)
     return app
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-__all__ = ["NOTHING_YET", "ResultsPanel", "build_results_panel"]
+__all__ = ["NOTHING_YET", "STOPPED", "ResultsPanel", "build_results_panel"]
 
 NOTHING_YET = "<p>Choose a photo and press <strong>Explain</strong> (or Ctrl+Enter).</p>"
+
+STOPPED = "<p>Stopped. Press <strong>Explain</strong> to start again.</p>"
 
 
 @dataclass(frozen=True)

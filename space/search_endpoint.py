@@ -4,12 +4,13 @@
 
 from typing import TypedDict
 
+import gradio as gr
 from gradio.events import api
 
 from cam_hub.search import ModelHit, find_models
 from space.endpoint import document
 from space.problems import readable
-from space.search_handlers import SEARCHING
+from space.search_handlers import SEARCHING, searching_as
 
 __all__ = ["HitRow", "add_search_endpoint", "search"]
 
@@ -42,19 +43,19 @@ _OUTPUTS = {
 }
 
 
-def search(query: str = "", limit: int = 20) -> list[HitRow]:
+def search(query: str = "", limit: int = 20, visitor: gr.OAuthToken | None = None) -> list[HitRow]:
     """Finds image models on the Hub, in timm and in torchvision by words of their IDs.
 
     Args:
         query: Words, an ID or a URL.
         limit: How many models at most.
+        visitor: Access token, so that private models are found, too; Gradio hands it over.
 
     Returns:
         One row per model, best first.
     """
     with readable(as_html=False):
-        # Nobody's token: what this machine may read is not for every visitor to see.
-        found = find_models(query, limit=limit, token=False)
+        found = find_models(query, limit=limit, token=searching_as(visitor))
         return [_row(hit) for hit in found.hits]
 
 

@@ -10,8 +10,9 @@ from cam_hub.errors import CamHubError
 from cam_hub.search import find_models
 from space.controls import Controls
 from space.model_field import Proposals, proposal_of
+from space.visitor import token_of
 
-__all__ = ["SEARCHING", "connect_search"]
+__all__ = ["SEARCHING", "connect_search", "searching_as"]
 
 SEARCHING: dict[str, Any] = {"concurrency_id": "search", "concurrency_limit": 4}
 """Searches wait for each other only, never for models."""
@@ -23,10 +24,10 @@ def connect_search(controls: Controls) -> None:
     """Wires the field for the model's ID. The event is no endpoint."""
     field = controls.model_id
 
-    def propose(typed: gr.EventData) -> dict[Any, Any]:
+    def propose(typed: gr.EventData, visitor: gr.OAuthToken | None) -> dict[Any, Any]:
         """Proposes models for what was typed."""
         query = getattr(typed, "query", None)
-        return {field: gr.update(proposals=_proposals(query).as_prop())}
+        return {field: gr.update(proposals=_proposals(query, visitor).as_prop())}
 
     field.input(
         propose,
@@ -40,12 +41,16 @@ def connect_search(controls: Controls) -> None:
     )
 
 
-def _proposals(query: Any) -> Proposals:
+def searching_as(visitor: gr.OAuthToken | None) -> str | bool:
+    """The visitor's token, or nobody's: what this machine may read is not for all to find."""
+    return token_of(visitor) or False
+
+
+def _proposals(query: Any, visitor: gr.OAuthToken | None) -> Proposals:
     """The models for a query; a problem is told below them, since any ID may still be typed."""
     text = query if isinstance(query, str) else ""
     try:
-        # Nobody's token: what this machine may read is not for every visitor to see.
-        found = find_models(text, limit=_MOST, token=False)
+        found = find_models(text, limit=_MOST, token=searching_as(visitor))
     except CamHubError as error:
         return Proposals(text, note=error.message)
     entries = tuple(map(proposal_of, found.hits))

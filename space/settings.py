@@ -78,6 +78,7 @@ class Settings:
         cleaning_seconds: How often old files are looked for.
         keep_seconds: How long the files of a request are kept.
         space_id: ``owner/name`` when the app runs as a Hugging Face Space, else None.
+        sign_in: Whether visitors can sign in with Hugging Face.
     """
 
     default_model: str = DEFAULT_MODEL
@@ -92,6 +93,7 @@ class Settings:
     cleaning_seconds: int = 3600
     keep_seconds: int = 86400
     space_id: str | None = None
+    sign_in: bool = False
 
     @property
     def model_choices(self) -> list[str]:

@@ -10,6 +10,13 @@ CSS = """
 .gradio-container { width: 100%; max-width: 1440px !important; margin: 0 auto !important; }
 #title h1 { margin: 0; font-size: 1.6rem; }
 #title p { margin: 0.2rem 0 0; color: var(--body-text-color-subdued); }
+#head { flex-wrap: wrap; align-items: center; gap: 0.5rem 1rem; }
+#title { flex: 1 1 300px; }
+#account { flex: 0 1 auto; }
+#account p { margin: 0; font-size: 0.85rem; color: var(--body-text-color-subdued); }
+#facts { margin-top: -0.5rem; }
+#facts .html-container { padding: 0 0.25rem; }
+#summary .pending { visibility: hidden; }
 #summary { min-height: 4.6rem; }
 #summary p { margin: 0; padding: 0.4rem 0.1rem; font-size: 1.02rem; line-height: 1.5; }
 #summary code { overflow-wrap: anywhere; }

@@ -1,0 +1,49 @@
+"""Where visitors can sign in, and what is said elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from space import account
+from space.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("environment", "missing"),
+    [
+        ({"SYSTEM": "spaces", "SPACE_ID": "a/b"}, "OAUTH_CLIENT_ID"),
+        ({"SYSTEM": "spaces", "SPACE_ID": "a/b"}, "OAUTH_CLIENT_SECRET"),
+        ({"SYSTEM": "spaces", "SPACE_ID": "a/b"}, "OPENID_PROVIDER_URL"),
+        ({"SYSTEM": "spaces", "SPACE_ID": "a/b"}, None),
+        ({"SPACE_ID": "a/b"}, None),
+        ({}, None),
+    ],
+)
+def test_nobody_can_sign_in_where_something_is_missing(monkeypatch, environment, missing):
+    for name in ("SYSTEM", "SPACE_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for name in ("CLIENT_ID", "CLIENT_SECRET", "SCOPES"):
+        value = None if missing == f"OAUTH_{name}" else "x"
+        monkeypatch.setattr(f"gradio.oauth.OAUTH_{name}", value)
+    provider = None if missing == "OPENID_PROVIDER_URL" else "http://127.0.0.1"
+    monkeypatch.setattr("gradio.oauth.OPENID_PROVIDER_URL", provider)
+    assert account.can_sign_in() is (missing is None and "SYSTEM" in environment)
+
+
+@pytest.mark.parametrize(
+    ("settings", "token", "words"),
+    [
+        (Settings(), "hf_mine", "opened by this machine's access token"),
+        (Settings(), "", "Nobody is logged in"),
+        (Settings(space_id="a/b"), "hf_mine", "Public models only"),
+    ],
+)
+def test_elsewhere_a_line_says_whose_token_is_used_without_showing_it(
+    monkeypatch, settings: Settings, token: str, words: str
+):
+    monkeypatch.setenv("HF_TOKEN", token)
+    line = account.account_line(settings)
+    assert words in line
+    assert "hf_mine" not in line
