@@ -11,7 +11,7 @@ from gradio_client.exceptions import AppError
 
 import cam_hub
 from cam_hub.sources.facts import ModelFacts
-from cam_hub.sources.listing import shared_listing
+from cam_hub.sources.hub.listing import shared_listing
 from space.facts_view import facts_html
 from tests.browser import Browser
 from tests.hub import FakeHub

@@ -14,7 +14,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from cam_hub.sources.listing import shared_listing
+from cam_hub.sources.hub.listing import shared_listing
 from space import account
 from tests.browser import Browser
 from tests.hub import Call, FakeHub
