@@ -120,6 +120,9 @@ class Explainer:
     ) -> Iterator[LoadedModel]:
         """A model, held in memory and on the disk for as long as it is used."""
         was_here = model_id in self._store.ids
+        if not was_here:
+            # Those that were fetched and then refused have left their files, too.
+            self._trim()
         with self._store.lease(
             model_id,
             pretrained=not self._settings.random_weights,
@@ -128,9 +131,14 @@ class Explainer:
             limits=self._settings.load_limits,
             progress=progress,
         ) as model:
-            if self._settings.disk_bytes is not None and not was_here:
-                disk_cache.trim(self._settings.disk_bytes, keep=self._store.ids)
+            if not was_here:
+                self._trim()
             yield model
+
+    def _trim(self) -> None:
+        """Bounds what downloaded weights take on the disk."""
+        if self._settings.disk_bytes is not None:
+            disk_cache.trim(self._settings.disk_bytes, keep=self._store.ids)
 
     def _token(self, visitor: str | None) -> str | bool | None:
         """Whose token goes to the Hub: visitors of a Space do not act in its owner's name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,17 @@ def test_visitors_of_a_space_do_not_use_its_owners_token(hub, monkeypatch, hub_c
     with pytest.raises(ModelNotFound):
         Explainer(Settings(device="cpu", space_id="owner/space")).layers(REPO, ignore)
     assert Explainer(Settings(device="cpu")).layers(REPO, ignore).layers
+
+
+def test_refused_models_do_not_fill_the_disk_for_good(hub, hub_cache: Path):
+    hub.repos[REPO]["model.safetensors"] = b"no weights" * 1000
+    app = Explainer(Settings(device="cpu", disk_bytes=0))
+    with pytest.raises(ModelRefused, match=r"model\.safetensors was not read"):
+        app.layers(REPO, ignore)
+    blobs = list(hub_cache.rglob("blobs/*"))
+    assert sum(blob.stat().st_size for blob in blobs) > 10_000
+    for blob in blobs:
+        os.utime(blob, (0, 0))  # what was fetched just now is left alone
+    with pytest.raises(ModelNotFound):
+        app.layers("baker/other", ignore)
+    assert not list(hub_cache.rglob("blobs/*"))
