@@ -11,6 +11,7 @@ from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused
 from cam_hub.limits import LoadLimits
 from cam_hub.precision import in_double
 from cam_hub.store import ModelStore
+from tests.hub.bread import REPO
 
 ONE, OTHER = "test_efficientnet.r160_in1k", "test_resnet.r160_in1k"
 """timm's smallest architectures."""
@@ -166,21 +167,22 @@ class TestLeases:
 
 
 class TestTokens:
-    """The embedded model loads with any token, as no hub is asked."""
+    @pytest.fixture(autouse=True)
+    def private_repo(self, hub):
+        hub.private[REPO] = {"hf_secret"}
 
     def private(self, store: ModelStore):
-        return store.lease(cam_hub.DEFAULT_MODEL, device="cpu", token="hf_secret")
+        return store.lease(REPO, device="cpu", token="hf_secret")
 
-    def test_a_model_loaded_with_a_token_is_not_given_to_others(self):
+    def test_a_model_that_a_token_opened_is_not_given_to_others(self):
         store = ModelStore()
-        with self.private(store) as first:
-            assert store.get(cam_hub.DEFAULT_MODEL, device="cpu") is not first
-        assert store.ids == {cam_hub.DEFAULT_MODEL}
+        with self.private(store), pytest.raises(ModelNotFound):
+            store.get(REPO, device="cpu", token=False)
 
     def test_it_is_gone_afterwards(self):
         store = ModelStore()
         with self.private(store):
-            assert store.ids == {cam_hub.DEFAULT_MODEL}
+            assert store.ids == {REPO}
         assert store.ids == set()
 
     def test_it_counts_while_it_is_in_use(self):
@@ -188,16 +190,18 @@ class TestTokens:
         with self.private(store), pytest.raises(ModelRefused):
             get(store, ONE)
 
-    def test_what_is_here_for_everybody_is_here_for_those_with_a_token(self):
+    def test_what_everybody_may_have_is_kept_whoever_asked_first(self, hub):
+        del hub.private[REPO]
         store = ModelStore()
-        found = store.get(cam_hub.DEFAULT_MODEL, device="cpu", token=False)
-        with self.private(store) as model:
-            assert model is found
+        with self.private(store) as first:
+            assert store.get(REPO, device="cpu", token=False) is first
+        with self.private(store) as again:
+            assert again is first
 
     def test_what_the_token_of_this_machine_may_have_opened_is_not_for_other_tokens(self):
         store = ModelStore()
         found = store.get(cam_hub.DEFAULT_MODEL, device="cpu")
-        with self.private(store) as model:
+        with store.lease(cam_hub.DEFAULT_MODEL, device="cpu", token="hf_secret") as model:
             assert model is not found
         assert store.get(cam_hub.DEFAULT_MODEL, device="cpu", token=False) is not found
 
