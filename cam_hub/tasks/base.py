@@ -144,6 +144,26 @@ class Task(ABC):
         """Calls the network on preprocessed images, ``(N, channels, rows, cols)``."""
         return module(batch)
 
+    def split(self, output: Any, counts: Sequence[int]) -> list[Any]:
+        """Takes the answer for a batch apart.
+
+        Args:
+            output: What ``run`` returned.
+            counts: How many images, one after the other, belong together; their sum is the batch.
+
+        Returns:
+            One answer for each of ``counts``, as ``run`` might have returned it for them alone, as
+            far as ``Target`` looks at it.
+
+        Raises:
+            ModelRefused: If the output does not hold one answer per image.
+        """
+        found = main_output(output)
+        images = sum(counts)
+        if found is None or found.ndim == 0 or len(found) != images:
+            raise unexpected(self.name, output, f"one answer for each of {images} images")
+        return list(torch.split(found, list(counts)))
+
     @abstractmethod
     def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:
         """The target of one explanation.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
@@ -83,6 +84,20 @@ class Detection(Task):
         if are_detections(output) and any(len(found["scores"]) == 0 for found in output):
             output, _ = _run(module, list(batch))
         return Detected(output, threshold) if are_detections(output) else output
+
+    def split(self, output: Any, counts: Sequence[int]) -> list[Any]:
+        """Takes what was found apart by images.
+
+        Raises:
+            ModelRefused: If the output does not hold one answer per image.
+        """
+        if not isinstance(output, Detected) or len(output.images) != sum(counts):
+            return super().split(output, counts)
+        starts = accumulate(counts, initial=0)
+        return [
+            Detected(output.images[start : start + count], output.threshold)
+            for start, count in zip(starts, counts, strict=False)
+        ]
 
     def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:
         """The best box per class.
