@@ -17,6 +17,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import errors
+    from .batches import Outcome, explain_many
     from .classes import Prediction, Top, top
     from .engine import activations, explain
     from .introspection.layers import LayerInfo, list_layers, suggest_layers
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "errors": "errors",
+    "Outcome": "batches",
+    "explain_many": "batches",
     "Prediction": "classes",
     "Top": "classes",
     "top": "classes",
@@ -75,6 +78,7 @@ __all__ = [
     "ModelHit",
     "ModelId",
     "ModelStore",
+    "Outcome",
     "Prediction",
     "Top",
     "__version__",
@@ -82,6 +86,7 @@ __all__ = [
     "describe_model",
     "errors",
     "explain",
+    "explain_many",
     "list_layers",
     "load_model",
     "parse_model_id",

@@ -24,7 +24,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cam_hub.errors import ImageRefused, InvalidArgument
 
-__all__ = ["FORMATS", "MAX_PIXELS", "open_image", "read_image_file", "to_picture"]
+__all__ = ["FORMATS", "MAX_PIXELS", "file_endings", "open_image", "read_image_file", "to_picture"]
 
 Found = TypeVar("Found")
 Look = Callable[[Image.Image, str], Found]
@@ -125,6 +125,17 @@ def read_image_file(source: object, look: Look[Found]) -> Found:
     )
 
 
+def file_endings() -> frozenset[str]:
+    """How the names of files end that are read here, as far as the installed Pillow can."""
+    formats = _readable()
+    return frozenset(ending for ending, word in Image.EXTENSION.items() if word in formats)
+
+
+def _readable() -> list[str]:
+    Image.init()
+    return [word for word in (*FORMATS, *_PLUGIN_FORMATS) if word in Image.OPEN]
+
+
 def _from_path(text: str, look: Look[Found]) -> Found:
     name = _short(repr(text))
     if scheme := re.match(r"\s*((https?|ftp|file|s3|gs|hf)(?=://)|data(?=:))", text, re.IGNORECASE):
@@ -207,8 +218,7 @@ def _opened(file: IO[bytes], name: str, look: Look[Found]) -> Found:
         raise ImageRefused(f"{name} cannot be read: {_told(error)}") from error
     if not head:
         raise ImageRefused(f"{name} is empty (0 bytes)")
-    Image.init()
-    formats = [word for word in (*FORMATS, *_PLUGIN_FORMATS) if word in Image.OPEN]
+    formats = _readable()
     try:
         image = Image.open(file, formats=formats)  # reads the header only
     except UnidentifiedImageError:

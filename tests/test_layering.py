@@ -38,7 +38,10 @@ LEVELS = [
     {"precision", "search"},
     {"introspection", "results"},
     {"store", "passes", "preparation", "manifests", "sharing"},
+    {"assembly", "arguments", "batch_pass", "readahead"},
     {"engine"},
+    {"batch_explainer"},
+    {"batches"},
     {"cli", "reproduction"},
     {"__main__"},
 ]

@@ -1,0 +1,198 @@
+"""``explain_many``: a folder of pictures, or any number of them, at the speed of batches."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from cam_hub.arguments import check_count, model_of, noise_of
+from cam_hub.batch_explainer import BatchExplainer
+from cam_hub.classes import ClassChoice
+from cam_hub.errors import CamHubError, InvalidArgument
+from cam_hub.introspection.selection import LayerChoice
+from cam_hub.methods import METHODS
+from cam_hub.passes import Progress
+from cam_hub.readahead import picture_files, read_ahead
+from cam_hub.results import Explanation
+from cam_hub.sources.base import LoadedModel
+
+__all__ = ["Outcome", "explain_many"]
+
+_MOST_THREADS = 8
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What has become of one of many pictures.
+
+    Attributes:
+        picture: As it was given; of a folder the file's path.
+        result: Its explanation, or the error that says why there is none.
+    """
+
+    picture: object
+    result: Explanation | CamHubError
+
+    @property
+    def error(self) -> CamHubError | None:
+        """Why there is no explanation; None if there is one."""
+        return self.result if isinstance(self.result, CamHubError) else None
+
+    @property
+    def explanation(self) -> Explanation:
+        """The explanation.
+
+        Raises:
+            CamHubError: The picture's error, if it has one.
+        """
+        if isinstance(self.result, CamHubError):
+            raise self.result
+        return self.result
+
+
+def explain_many(
+    model_or_id: LoadedModel | str,
+    images: str | os.PathLike[str] | Iterable[object],
+    *,
+    method: str = "smoothgradcampp",
+    target_layers: LayerChoice = None,
+    classes: ClassChoice = None,
+    reference: object = None,
+    num_samples: int = 4,
+    std: float = 0.3,
+    seed: int = 0,
+    batch_size: int = 8,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Outcome]:
+    """Explains pictures in batches, while threads read those that come next.
+
+    Each explanation is the one that ``explain`` gives for the picture alone, but for rounding. A
+    picture that cannot be explained has an error of its own, and the others go on:
+
+        for outcome in explain_many("resnet50.a1_in1k", "photos", method="layercam"):
+            if outcome.error is None:
+                outcome.explanation.overlay().save(f"overlays/{outcome.picture.stem}.png")
+
+    Memory is bounded: at most ``batch_size`` pictures are being explained, and as many that come
+    next are held (at least one per thread).
+
+    Args:
+        model_or_id: As for ``explain``.
+        images: A folder, whose pictures are taken in the order of their names; or any iterable of
+            what ``explain`` takes as ``image``, which is advanced as needed.
+        method: As for ``explain``.
+        target_layers: As for ``explain``; None looks for another layer where the recommended one
+            is blank, picture by picture.
+        classes: As for ``explain``; None stands for each picture's own predicted class.
+        reference: As for ``explain``, for all pictures.
+        num_samples: As for ``explain``.
+        std: As for ``explain``.
+        seed: As for ``explain``; all pictures get the same noise.
+        batch_size: How many pictures are collected, and most images, noisy copies included, that
+            pass the network at once.
+        threads: How many read pictures; None for one per processor, at most eight.
+        progress: Called after each pass with the part of the pictures that is done (0 where
+            ``images`` does not tell how many there are) and a few words; what it raises stops the
+            work.
+
+    Returns:
+        One outcome per picture, in their order. Closing the iterator, or letting go of it, stops
+        the work.
+
+    Raises:
+        InvalidArgument: At the call, like all errors that are not about a single picture: a number
+            makes no sense, ``images`` is neither a folder with pictures in it nor several
+            pictures, or the model has no use for a reference.
+        LayerNotFound, ClassNotFound, MethodNotFound, NoMap, ImageRefused: If what was named is
+            not there, or the reference does not work.
+        ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
+    """
+    chosen = METHODS[method]
+    noise = noise_of(chosen, num_samples, std, seed)
+    check_count("batch_size", batch_size)
+    threads = min(_MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
+    check_count("threads", threads)
+    model = model_of(model_or_id)
+    pictures = _pictures(images, axes=len(model.input_size) + 1)
+    explainer = BatchExplainer(
+        model=model,
+        method=chosen,
+        noise=noise,
+        target_layers=_held(target_layers),
+        classes=_held(classes),
+        reference=reference,
+        batch_size=batch_size,
+        options={"method": method, "num_samples": num_samples, "std": std, "seed": seed},
+    )
+    explainer.check()
+    return _outcomes(explainer, pictures, threads, progress)
+
+
+def _outcomes(
+    explainer: BatchExplainer, pictures: Iterable[object], threads: int, progress: Progress | None
+) -> Iterator[Outcome]:
+    total = len(pictures) if isinstance(pictures, Sized) else None
+    size = explainer.batch_size
+    before = 0
+
+    def done(count: float) -> None:
+        if progress is not None:
+            part = min((before + count) / total, 1.0) if total else 0.0
+            progress(part, f"{before + int(count)}{f' of {total}' if total else ''} pictures")
+
+    read = read_ahead(explainer.model, pictures, threads=threads, ahead=max(size, threads))
+    with closing(read):
+        for group in _groups(read, size):
+            results = explainer.explain(group, done)
+            outcomes = deque(Outcome(g.picture, r) for g, r in zip(group, results, strict=True))
+            before += len(group)
+            group.clear()  # the caller decides how long each is kept
+            del results
+            while outcomes:
+                yield outcomes.popleft()
+
+
+def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Items in groups of a size; those before an error of ``items`` form the last one."""
+    group: list[Item] = []
+    try:
+        for item in items:
+            group.append(item)
+            if len(group) == size:
+                yield group
+                group = []
+    except Exception:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
+
+
+def _pictures(images: Any, axes: int) -> Iterable[object]:
+    """The pictures one by one; an array or tensor of so many axes holds several."""
+    if isinstance(images, (str, os.PathLike)):
+        return picture_files(images)
+    single = isinstance(images, (bytes, bytearray, memoryview)) or hasattr(images, "read")
+    if isinstance(images, (Tensor, np.ndarray)):
+        single = images.ndim != axes
+    if single or not isinstance(images, Iterable):
+        kind = type(images).__name__
+        raise InvalidArgument("images", kind, "a folder, or several pictures, as in a list")
+    return images
+
+
+def _held(choice: Any) -> Any:
+    """What names layers or classes, in a form that can be looked at more than once."""
+    once = isinstance(choice, Iterable) and not isinstance(choice, (str, Sequence, Tensor))
+    return list(choice) if once else choice

@@ -1,0 +1,84 @@
+"""Laws over the registries of methods, layouts and tasks: how it is computed does not matter."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import cam_hub
+from cam_hub import METHODS, explain
+from cam_hub.introspection.layouts import LAYOUTS
+from cam_hub.tasks.registry import TASKS
+from tests.law_nets import inputs, is_of_clips, layer_of, of_layout, of_task
+
+KINDS = [*LAYOUTS, *TASKS]
+"""A new layout or task has no network in ``law_nets`` yet, and fails here until it has one."""
+
+TOLERANCE = 1e-5
+"""Of the greatest value of a map."""
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, cam_hub.LoadedModel]:
+    """A small network of every kind; the classifier of channels first is both layout and task."""
+    return {kind: of_layout(kind) if kind in LAYOUTS else of_task(kind) for kind in KINDS}
+
+
+def distance(one: cam_hub.Explanation, other: cam_hub.Explanation) -> float:
+    """The greatest difference between maps, as a part of the map's greatest value."""
+    assert one.classes == other.classes
+    assert one.layers == other.layers
+    return max(
+        float(np.abs(cam - other.cams[key]).max() / cam.max()) for key, cam in one.cams.items()
+    )
+
+
+def classes_of(model: cam_hub.LoadedModel) -> object:
+    return None if model.task.name in ("similarity", "detection") else cam_hub.top(2)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_networks_lie_in_the_layout_that_they_stand_for(models, layout):
+    found = {layer.name: layer.layout for layer in cam_hub.list_layers(models[layout])}
+    assert found["laid"] == layout
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+class TestEveryMethodAndKind:
+    def test_chunks_of_any_size_give_the_map_of_one_pass(self, models, kind, method):
+        model = models[kind]
+        (image,) = inputs(model, 1)
+        options = {"method": method, "target_layers": layer_of(model), "num_samples": 5}
+        options["classes"] = classes_of(model)
+        whole = explain(model, image, batch_size=6, **options)
+        for size in (1, 4):
+            assert distance(whole, explain(model, image, batch_size=size, **options)) < TOLERANCE
+
+    def test_a_batch_gives_the_maps_of_its_pictures_one_by_one(self, models, kind, method):
+        model = models[kind]
+        images = inputs(model, 5)
+        options = {"method": method, "target_layers": layer_of(model), "num_samples": 3}
+        options["classes"] = classes_of(model)
+        found = [
+            outcome.explanation
+            for outcome in cam_hub.explain_many(model, images, batch_size=7, **options)
+        ]
+        assert len(found) == len(images)
+        for image, together in zip(images, found, strict=True):
+            alone = explain(model, image, **options)
+            assert distance(alone, together) < TOLERANCE
+            assert alone.target == together.target
+
+    def test_weights_that_lie_channels_last_give_the_same_map(self, models, kind, method):
+        model = models[kind]
+        form = torch.channels_last_3d if is_of_clips(kind) else torch.channels_last
+        module = copy.deepcopy(model.module).to(memory_format=form)
+        last = replace(model, module=module, facts={})
+        (image,) = inputs(model, 1)
+        options = {"method": method, "target_layers": layer_of(model)}
+        assert distance(explain(model, image, **options), explain(last, image, **options)) < 1e-5
