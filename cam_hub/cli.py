@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cam_hub.errors import CamHubError, InvalidArgument
 
@@ -29,11 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        run: Callable[[argparse.Namespace], int | None] = options.run
+        return run(options) or 0
     except CamHubError as error:
         sys.stderr.write(f"error ({error.code}): {error}\n")
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser("explain", help="explain a picture and save the result")
     explain.set_defaults(run=_explain)
     explain.add_argument(
-        "photo", help="path of the picture; for a model of clips also of an animation"
+        "photo",
+        help="path of the picture, for a model of clips also of an animation; or a folder of them",
     )
     explain.add_argument("--out", default="explanation", help="folder to save to (%(default)s)")
     explain.add_argument(
@@ -158,23 +160,12 @@ def _grid(layer: LayerInfo) -> str:
     return "×".join(map(str, (*steps, *layer.grid)))
 
 
-def _explain(options: argparse.Namespace) -> None:
+def _explain(options: argparse.Namespace) -> int:
     from cam_hub.engine import explain  # noqa: PLC0415
 
-    layers, classes = options.layer, options.classes
-    result = explain(
-        _model(options),
-        options.photo,
-        method=options.method,
-        # A single text may be a word that stands for several; of several, each is a name.
-        target_layers=layers[0] if layers and len(layers) == 1 else layers,
-        classes=classes[0] if classes and len(classes) == 1 else classes,
-        region=options.region,
-        reference=options.reference,
-        num_samples=options.samples,
-        std=options.std,
-        seed=options.seed,
-    )
+    if Path(options.photo).is_dir():
+        return _explain_folder(options)
+    result = explain(_model(options), options.photo, region=options.region, **_choices(options))
     for found in result.predictions:
         sys.stdout.write(f"{found.probability:7.2%}  {found.class_index:5d}  {found.label}\n")
     sys.stdout.write(f"explained: {result.target}\n")
@@ -183,3 +174,45 @@ def _explain(options: argparse.Namespace) -> None:
         from cam_hub.sharing import save_to_hub  # noqa: PLC0415
 
         sys.stdout.write(f"pushed to {save_to_hub(result, options.push)}\n")
+    return 0
+
+
+def _explain_folder(options: argparse.Namespace) -> int:
+    """Saves the explanation of each picture of a folder under the picture's name.
+
+    Returns:
+        1 if a picture had an error; it is printed, and the others go on.
+    """
+    from cam_hub.batches import explain_many  # noqa: PLC0415
+
+    for name in ("region", "push"):
+        if (given := getattr(options, name)) is not None:
+            raise InvalidArgument(f"--{name}", given, "a single picture with it, not a folder")
+    code = 0
+    for outcome in explain_many(_model(options), options.photo, **_choices(options)):
+        name = Path(str(outcome.picture)).name
+        try:
+            result = outcome.explanation
+            result.save(Path(options.out) / name)
+        except CamHubError as error:
+            sys.stderr.write(f"{name}: error ({error.code}): {error}\n")
+            code = 1
+        else:
+            best = [f"{found.probability:.2%} {found.label}" for found in result.predictions[:1]]
+            sys.stdout.write(": ".join([name, *best]) + "\n")
+    return code
+
+
+def _choices(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of how to explain."""
+    layers, classes = options.layer, options.classes
+    return {
+        "method": options.method,
+        # A single text may be a word that stands for several; of several, each is a name.
+        "target_layers": layers[0] if layers and len(layers) == 1 else layers,
+        "classes": classes[0] if classes and len(classes) == 1 else classes,
+        "reference": options.reference,
+        "num_samples": options.samples,
+        "std": options.std,
+        "seed": options.seed,
+    }

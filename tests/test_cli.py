@@ -49,6 +49,27 @@ def test_an_explanation_is_saved_and_its_predictions_are_printed(photo, tmp_path
     assert result.classes == (291,)
 
 
+def test_each_picture_of_a_folder_is_saved_under_its_name(lion, tmp_path, capsys):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    lion.save(photos / "a.png")
+    (photos / "b.png").write_bytes(b"no picture")
+    lion.save(photos / "c.jpg")
+    assert main(["explain", str(photos), "--method", "layercam", "--out", str(out)]) == 1
+    printed = capsys.readouterr()
+    assert [line.split(":")[0] for line in printed.out.splitlines()] == ["a.png", "c.jpg"]
+    assert "lion" in printed.out
+    assert printed.err.startswith("b.png: error (image_refused)")
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "c.jpg"]
+    assert cam_hub.Explanation.load(out / "a.png").classes == (291,)
+
+
+@pytest.mark.parametrize("option", [["--region", "0,0,9,9"], ["--push", "me/maps"]])
+def test_what_is_for_a_single_picture_is_refused_with_a_folder(option, tmp_path, capsys):
+    assert main(["explain", str(tmp_path), *option]) == 1
+    assert "single picture" in capsys.readouterr().err
+
+
 def test_an_error_is_one_readable_line_and_an_exit_code(photo, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["explain", str(photo), "--class", "lino", "--out", str(out)]) == 1
