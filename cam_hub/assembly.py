@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cam_hub.batch_pass import Passed
 from cam_hub.classes import Prediction, label_of
 from cam_hub.errors import NoMap
 from cam_hub.folders import frame_files
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.manifests import make_manifest
 from cam_hub.methods import Evidence, Method
-from cam_hub.passes import Noise, Pass
+from cam_hub.passes import Noise
 from cam_hub.preparation import Prepared
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
@@ -29,7 +30,7 @@ Cams = dict[tuple[int, str], NDArray[np.float32]]
 SHOWN_PREDICTIONS = 5
 
 
-def make_cams(method: Method, passed: Pass, layers: Sequence[LayerInfo], *, clip: bool) -> Cams:
+def make_cams(method: Method, passed: Passed, layers: Sequence[LayerInfo], *, clip: bool) -> Cams:
     """The maps of a pass, un-normalised.
 
     Args:
@@ -59,7 +60,7 @@ def make_explanation(
     method: Method,
     noise: Noise | None,
     target: Target,
-    passed: Pass,
+    passed: Passed,
     cams: Cams,
 ) -> Explanation:
     """Puts a result together, with its manifest.

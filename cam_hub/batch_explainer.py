@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,16 +13,16 @@ import torch
 from torch import Tensor
 
 from cam_hub.assembly import make_cams, make_explanation
-from cam_hub.batch_pass import run_together
+from cam_hub.batch_pass import Passed, run_together
 from cam_hub.classes import ClassChoice, choose_classes
 from cam_hub.engine import explain
 from cam_hub.errors import CamHubError, ClassNotFound
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.introspection.selection import LayerChoice, resolve_layers
 from cam_hub.methods import Method
-from cam_hub.passes import Noise, Pass
+from cam_hub.passes import Noise
 from cam_hub.precision import in_double
-from cam_hub.preparation import aim, compare, prepare
+from cam_hub.preparation import aim, prepare
 from cam_hub.readahead import Ready, Refused
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
@@ -56,7 +57,7 @@ class BatchExplainer:
     reference: object
     batch_size: int
     options: dict[str, Any]
-    _compared: dict[tuple[int, ...], Reference] = field(default_factory=dict)
+    _targets: dict[tuple[int, ...], Target] = field(default_factory=dict)
 
     def check(self) -> None:
         """Makes sure that nothing is wrong that would be wrong with every picture.
@@ -129,11 +130,12 @@ class BatchExplainer:
 
     def _target(self, working: LoadedModel, picture: Ready) -> Target:
         if not working.task.takes_reference:
-            return aim(working, picture.prepared, None, self.reference)
+            return aim(working, picture.prepared, None, None)
+        # What features are compared with costs passes, and is the same for inputs of one size.
         key = (*picture.prepared.size, id(working))
-        if key not in self._compared:
-            self._compared[key] = compare(working, picture.prepared, self.reference)
-        return aim(working, picture.prepared, None, self._compared[key])
+        if key not in self._targets:
+            self._targets[key] = aim(working, picture.prepared, None, self.reference)
+        return copy.copy(self._targets[key])
 
     def _choose(self, target: Target, found: Standings) -> list[int]:
         names = target.labels or self.model.class_names
@@ -143,7 +145,7 @@ class BatchExplainer:
         self,
         picture: Ready,
         target: Target,
-        passed: Pass | CamHubError | None,
+        passed: Passed | CamHubError | None,
         layers: Sequence[LayerInfo],
     ) -> Explanation | CamHubError:
         if isinstance(passed, CamHubError):

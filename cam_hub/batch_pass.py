@@ -1,4 +1,4 @@
-"""Several pictures through the network and back together, each as ``passes.run`` does it alone.
+"""Several pictures through the network and back together.
 
 The clean pictures and their noisy copies form one row, which is cut into chunks wherever one is
 full. Of each chunk, the scores of all its pictures are differentiated at once: in evaluation mode
@@ -14,16 +14,32 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from cam_hub.batch_layout import laid_out
 from cam_hub.errors import CamHubError, ModelRefused, NoMap
 from cam_hub.guard import mixes_batch, quiet
 from cam_hub.introspection.layouts import Arrangement, to_maps
 from cam_hub.methods import Evidence, MomentSum
-from cam_hub.passes import Noise, Pass, Progress
+from cam_hub.passes import Noise, Progress
 from cam_hub.recording import Taps, tap
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Standings, Target
 
-__all__ = ["run_together"]
+__all__ = ["Passed", "run_together"]
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What has come back for one picture.
+
+    Attributes:
+        standings: How the classes stand in the clean image.
+        classes: The classes that were differentiated.
+        evidence: Per class index and layer, what the methods need.
+    """
+
+    standings: Standings
+    classes: tuple[int, ...]
+    evidence: Mapping[tuple[int, str], Evidence]
 
 
 def run_together(
@@ -36,12 +52,13 @@ def run_together(
     noise: Noise | None,
     batch_size: int,
     progress: Progress | None = None,
-) -> list[Pass | CamHubError | None]:
+) -> list[Passed | CamHubError | None]:
     """Runs the network forwards once per chunk, and backwards as often as classes are asked for.
 
     Args:
         model: The model.
-        images: As for ``passes.run``, all of one size.
+        images: ``(1, channels, rows, cols)`` or ``(1, channels, frames, rows, cols)`` each, all of
+            one size, preprocessed, on the model's device.
         layers: The target layers and how each lies on the image.
         targets: What is differentiated; a fresh one per image.
         choose: Names the classes of an image, given its target and how they stand.
@@ -50,7 +67,7 @@ def run_together(
         progress: Told after each chunk.
 
     Returns:
-        Per image what ``passes.run`` would return, or an error that is about this image; None if
+        Per image what came back, or an error that is about this image; None if
         it could not be passed along with the others, and must be passed alone.
     """
     shares = [_Share(target) for target in targets]
@@ -118,7 +135,7 @@ class _Share:
         if len(gradient):
             self.sums.setdefault(key, MomentSum()).add(gradient[:, None])
 
-    def result(self) -> Pass | CamHubError | None:
+    def result(self) -> Passed | CamHubError | None:
         """What ``run_together`` returns for it."""
         if self.error is not None or self.alone or self.standings is None:
             return self.error
@@ -126,7 +143,7 @@ class _Share:
             key: Evidence(*clean, self.sums[key].mean() if key in self.sums else None)
             for key, clean in self.clean.items()
         }
-        return Pass(self.standings, self.classes, evidence)
+        return Passed(self.standings, self.classes, evidence)
 
 
 def _chunks(
@@ -178,8 +195,9 @@ def _pass(
     Raises:
         CamHubError: If the chunk does not work as one; what it says is not meant for anyone.
     """
-    with quiet(model.module), tap(model.module, list(layers)) as taps:
-        outputs = model.task.split(model.run(batch), counts)
+    taken = tap(model.module, list(layers))
+    with quiet(model.module), laid_out(model, batch) as laid, taken as taps:
+        outputs = model.task.split(model.run(laid), counts)
         scored = [
             share.score(output, count, choose)
             for share, output, count in zip(shares, outputs, counts, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -81,7 +82,7 @@ def make_manifest(
         ],
         "device": str(model.device),
         "precision": precision,
-        "versions": _versions(),
+        "versions": dict(_versions()),
     }
 
 
@@ -90,6 +91,7 @@ def _shape(grid: tuple[int, ...]) -> dict[str, Any]:
     return {"grid": [rows, cols], **({"steps": steps[0]} if steps else {})}
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     packages = ("torch", "torchvision", "timm", "numpy", "Pillow")
     return {

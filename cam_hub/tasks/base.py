@@ -73,7 +73,8 @@ class Target(ABC):
     """What is differentiated in one explanation.
 
     A target is used for one picture and by one thread. The first output that it is given holds the
-    clean image in its first row; what that fixes (a reference, a box) holds for all that follow.
+    clean image in its first row; what that fixes (a reference, a box) holds for all that follow. As
+    long as it was given none, ``copy.copy`` of it is a target of its own.
 
     Attributes:
         labels: Names of the scores, where the model's own class names do not apply.
