@@ -1,0 +1,8 @@
+"""Runs the bench."""
+
+import sys
+
+from bench.engine.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""What is measured, and what is to be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.engine import peers
+from bench.engine.contenders import maps, plain, warm
+from bench.engine.subjects import Subject
+from bench.engine.timing import Contender, Times
+
+__all__ = ["CASES", "OURS", "Case", "Goal", "ratio_of"]
+
+OURS = "cam_hub"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound on a ratio of times.
+
+    Attributes:
+        against: A contender's name, or ``"plain"`` for the faster way of plain inference.
+        limit: For plain inference the most that ours may take as a multiple of it; for another
+            library the least that it takes as a multiple of ours.
+    """
+
+    against: str
+    limit: float
+
+    def words(self, images: int) -> str:
+        """The goal as the report has it."""
+        if self.against == "plain":
+            return f"≤ {self.limit:g} × {_forwards(images)}"
+        return f"≥ {self.limit:g} × faster than {self.against}"
+
+    def held_by(self, ratio: float) -> bool:
+        """Whether a median reaches it."""
+        return ratio <= self.limit if self.against == "plain" else ratio >= self.limit
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table.
+
+    Attributes:
+        name: For the command line.
+        title: For the report.
+        images: How many images plain inference is given.
+        goals: What is to be reached.
+        contenders: Makes them for a network; plain inference is added.
+        only: The networks that it is for; empty for all.
+    """
+
+    name: str
+    title: str
+    images: int
+    goals: tuple[Goal, ...]
+    contenders: Callable[[Subject], dict[str, Contender]]
+    only: tuple[str, ...] = ()
+
+    def all_contenders(self, subject: Subject) -> dict[str, Contender]:
+        """Plain inference, ours and the others'."""
+        return {**plain(subject, self.images), **self.contenders(subject)}
+
+
+def _forwards(images: int) -> str:
+    return "one forward" if images == 1 else f"{images} forwards"
+
+
+def _layercam(subject: Subject) -> dict[str, Contender]:
+    found = {
+        OURS: Contender(maps(subject, methods=["layercam"])),
+        "torchcam": Contender(peers.torchcam_maps(subject, [subject.recommended], smooth=False)),
+    }
+    if peers.has_grad_cam():
+        found["grad-cam"] = Contender(peers.grad_cam_layercam(subject))
+    return found
+
+
+def _both(subject: Subject) -> dict[str, Contender]:
+    return {
+        OURS: Contender(maps(subject)),
+        "torchcam": Contender(peers.torchcam_maps(subject, [subject.recommended])),
+        "easy-explain": Contender(peers.easy_explain_shaped(subject)),
+    }
+
+
+def _five(subject: Subject) -> dict[str, Contender]:
+    return {
+        OURS: Contender(maps(subject, classes=5)),
+        "torchcam": Contender(peers.torchcam_maps(subject, [subject.recommended], classes=5)),
+    }
+
+
+def _stages(subject: Subject) -> dict[str, Contender]:
+    return {
+        OURS: Contender(maps(subject, subject.stages)),
+        "torchcam": Contender(peers.torchcam_maps(subject, subject.stages)),
+    }
+
+
+def _features(subject: Subject) -> dict[str, Contender]:
+    return {
+        OURS: Contender(maps(subject, subject.features)),
+        "torchcam": Contender(peers.torchcam_maps(subject, subject.features)),
+    }
+
+
+def _warm(what: str, title: str) -> Case:
+    def contenders(subject: Subject) -> dict[str, Contender]:
+        return {OURS: warm(subject, what)}
+
+    return Case(f"warm-{what}", title, 1, (Goal("plain", 0.05),), contenders)
+
+
+CASES = (
+    Case("layercam", "LayerCAM, recommended layer", 1, (Goal("plain", 1.10),), _layercam),
+    Case(
+        "both",
+        "SmoothGradCAM++ (4 samples) and LayerCAM together",
+        5,
+        (Goal("plain", 1.10), Goal("torchcam", 1.5)),
+        _both,
+    ),
+    Case(
+        "five-classes",
+        "five classes, both methods",
+        5,
+        (Goal("plain", 1.25), Goal("torchcam", 6)),
+        _five,
+    ),
+    _warm("class", "one more class of the same picture"),
+    _warm("layer", "one of the recorded layers alone"),
+    _warm("method", "another method of the same picture"),
+    _warm("colour", "another colour map of the same picture"),
+    _warm("threshold", "another threshold of the same picture"),
+    Case(
+        "stages",
+        "all stages, both methods",
+        5,
+        (Goal("plain", 2.2), Goal("torchcam", 1.3)),
+        _stages,
+    ),
+    Case(
+        "features",
+        "VGG-19, every one of its features, both methods",
+        5,
+        (Goal("torchcam", 1.5),),
+        _features,
+        only=("vgg19",),
+    ),
+)
+"""All that is timed image by image."""
+
+
+def ratio_of(times: Times, goal: Goal, plain_name: str | None) -> float | None:
+    """The median that a goal is about; None if it was not measured."""
+    if goal.against == "plain":
+        found = times.ratio(OURS, plain_name)
+    else:
+        found = times.ratio(goal.against, OURS)
+    return found.median if found is not None else None

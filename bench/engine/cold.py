@@ -1,0 +1,101 @@
+"""What a fresh process takes: to import cam_hub, and to the first map of a model on the disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.engine.pictures import write_pictures
+from bench.engine.timing import Spread
+
+__all__ = ["measure_cold", "measure_import"]
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+_IMPORT = "import cam_hub"
+
+_FIRST_MAP = """
+import cam_hub
+from pathlib import Path
+model = cam_hub.load_model(Path({folder!r}), device="cpu")
+cam_hub.explain(model, {photo!r}, method="layercam").cam()
+"""
+
+# The same without cam_hub, in the words of timm's documentation.
+_FIRST_FORWARD = """
+import timm, torch
+from PIL import Image
+model = timm.create_model("local-dir:" + {folder!r}, pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+with torch.inference_mode():
+    model(transform(Image.open({photo!r}).convert("RGB"))[None])
+"""
+
+_TIMED = """
+import time
+start = time.perf_counter()
+exec({code!r})
+print(time.perf_counter() - start)
+"""
+
+
+def measure_import(rounds: int) -> Spread:
+    """Seconds of ``import cam_hub`` in a fresh process."""
+    return Spread.of([_seconds(_IMPORT, {}) for _ in range(rounds)])
+
+
+def measure_cold(network: str, rounds: int) -> tuple[Spread, Spread, Spread]:
+    """The first map of a fresh process beside the first forward pass of one.
+
+    The model lies in a folder that timm has saved, and has been explained before on this machine,
+    so that its layers are known.
+
+    Args:
+        network: In timm.
+        rounds: How many are counted, in turn; a first one is not.
+
+    Returns:
+        Seconds to the first map, seconds to the first forward pass, and their ratio, round by
+        round.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder, photo = Path(name) / "model", write_pictures(Path(name) / "photos", 1)[0]
+        _save(network, folder)
+        names = {"folder": str(folder), "photo": str(photo)}
+        environment = {"CAM_HUB_CACHE": str(Path(name) / "cache"), "OMP_NUM_THREADS": "1"}
+        maps, forwards = [], []
+        for number in range(rounds + 1):
+            ours = _seconds(_FIRST_MAP.format(**names), environment)
+            plain = _seconds(_FIRST_FORWARD.format(**names), environment)
+            if number:
+                maps.append(ours)
+                forwards.append(plain)
+    ratios = [one / other for one, other in zip(maps, forwards, strict=True)]
+    return Spread.of(maps), Spread.of(forwards), Spread.of(ratios)
+
+
+def _save(network: str, folder: Path) -> None:
+    import timm  # noqa: PLC0415 - seconds, which the measured processes pay for themselves
+    import torch  # noqa: PLC0415
+
+    torch.manual_seed(0)
+    module = timm.create_model(network)
+    timm.models.save_for_hf(module, str(folder), safe_serialization=True)
+
+
+def _seconds(code: str, environment: dict[str, str]) -> float:
+    done = subprocess.run(
+        [sys.executable, "-c", _TIMED.format(code=code)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        cwd=_ROOT,
+        env={**os.environ, **environment},
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return float(done.stdout.split()[-1])

@@ -1,0 +1,112 @@
+"""cam_hub's own ways, and plain inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+import cam_hub
+from bench.engine.peers import SAMPLES
+from bench.engine.subjects import Subject
+from bench.engine.timing import Contender
+
+__all__ = ["METHODS", "PLAIN", "maps", "plain", "warm"]
+
+PLAIN = ("plain", "plain, channels-last")
+"""Plain inference; what is compared with is the faster of them."""
+
+METHODS = ("smoothgradcampp", "layercam")
+
+
+def plain(subject: Subject, images: int) -> dict[str, Contender]:
+    """Plain inference of so many images as one batch.
+
+    The input is laid out beforehand, which is not timed.
+    """
+    return {
+        "plain": Contender(*_forward(subject.model.module, images, torch.contiguous_format)),
+        "plain, channels-last": Contender(
+            *_forward(subject.channels_last, images, torch.channels_last)
+        ),
+    }
+
+
+def _forward(
+    module: nn.Module, images: int, layout: torch.memory_format
+) -> tuple[Callable[[Tensor], object], Callable[[Tensor], object]]:
+    batch: list[Tensor] = []
+
+    def before(image: Tensor) -> None:
+        batch[:] = [image.repeat(images, 1, 1, 1).contiguous(memory_format=layout)]
+
+    def run(_image: Tensor) -> object:
+        with torch.inference_mode():
+            return module(batch[0])
+
+    return run, before
+
+
+def maps(
+    subject: Subject,
+    layers: Sequence[str] | None = None,
+    *,
+    methods: Sequence[str] = METHODS,
+    classes: int = 1,
+) -> Callable[[Tensor], list[cam_hub.Explanation]]:
+    """Explanations by some methods, of a picture that is new or was explained before.
+
+    Args:
+        subject: The network.
+        layers: The target layers; None for the recommended one.
+        methods: One after the other; what they have in common is computed once, as far as cam_hub
+            keeps it.
+        classes: How many of the best classes.
+    """
+    chosen = list(layers) if layers is not None else None
+
+    def run(image: Tensor) -> list[cam_hub.Explanation]:
+        return [
+            cam_hub.explain(
+                subject.model,
+                image,
+                method=method,
+                target_layers=chosen,
+                classes=cam_hub.top(classes),
+                num_samples=SAMPLES,
+            )
+            for method in methods
+        ]
+
+    return run
+
+
+def warm(subject: Subject, what: str) -> Contender:
+    """Something more of a picture that was explained: both methods, one class, all stages.
+
+    Args:
+        subject: The network.
+        what: ``"class"``, ``"layer"``, ``"method"``, ``"colour"`` or ``"threshold"``.
+    """
+    first = maps(subject, subject.stages)
+    found: list[cam_hub.Explanation] = []
+
+    def before(image: Tensor) -> None:
+        found[:] = first(image)
+
+    def run(image: Tensor) -> object:
+        if what == "colour":
+            return found[0].overlay(colormap="viridis")
+        if what == "threshold":
+            return found[0].mask(0.3)
+        if what == "class":
+            second = found[0].predictions[1].class_index
+            return cam_hub.explain(
+                subject.model, image, target_layers=subject.stages, classes=second
+            )
+        if what == "layer":
+            return cam_hub.explain(subject.model, image, target_layers=subject.stages[0])
+        return cam_hub.explain(subject.model, image, method="gradcam", target_layers=subject.stages)
+
+    return Contender(run, before)

@@ -1,0 +1,197 @@
+"""The bench: what it times, how it compares, what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench.engine import cases, cli, memory
+from bench.engine.cases import CASES, OURS, Case, Goal
+from bench.engine.contenders import PLAIN
+from bench.engine.memory import MemoryCase, peak_beyond
+from bench.engine.pictures import write_pictures
+from bench.engine.report import Findings, Timed, Weighed, render
+from bench.engine.timing import Contender, Spread, Times, measure
+
+TINY = "test_resnet.r160_in1k"
+"""timm's smallest architecture with residual blocks."""
+
+
+def image(number: int) -> torch.Tensor:
+    return torch.full((1,), float(number))
+
+
+def case(*goals: Goal, images: int = 5) -> Case:
+    return Case("both", "both methods", images, goals, lambda _: {})
+
+
+class TestTiming:
+    def test_each_round_has_its_own_image_and_begins_with_another_contender(self):
+        seen: list[tuple[str, float]] = []
+        ways = {
+            name: Contender(lambda x, name=name: seen.append((name, float(x)))) for name in "abc"
+        }
+        times = measure(ways, image, rounds=3)
+        order = ["".join(name for name, x in seen if x == number) for number in range(4)]
+        assert order == ["abc", "bca", "cab", "abc"]
+        assert {name: len(found) for name, found in times.seconds.items()} == dict.fromkeys(
+            "abc", 3
+        )
+
+    def test_what_comes_before_is_not_timed_and_has_the_same_image(self):
+        told: list[float] = []
+        way = Contender(lambda x: told.append(float(x)), before=lambda x: told.append(float(x)))
+        measure({"a": way}, image, rounds=1)
+        assert told == [0, 0, 1, 1]
+
+    def test_one_that_raises_is_left_out_and_its_words_are_kept(self):
+        calls = []
+
+        def fail(x: torch.Tensor) -> None:
+            calls.append(x)
+            raise ValueError("no such layer\nand more")
+
+        times = measure({"a": Contender(fail), "b": Contender(lambda x: x)}, image, rounds=2)
+        assert len(calls) == 1
+        assert times.failures == {"a": "ValueError: no such layer"}
+        assert times.spread("a") is None
+        assert times.ratio("a", "b") is None
+        assert times.spread("b") is not None
+
+    def test_ratios_are_taken_round_by_round(self):
+        times = Times({"a": [1.0, 4.0, 9.0], "b": [1.0, 2.0, 3.0]})
+        assert times.ratio("a", "b") == Spread(2.0, 1.0, 3.0)
+        assert times.best(["a", "b", "c"]) == "b"
+
+
+@pytest.mark.parametrize(
+    ("goal", "ratio", "held"),
+    [
+        (Goal("plain", 1.1), 1.1, True),
+        (Goal("plain", 1.1), 1.11, False),
+        (Goal("torchcam", 1.5), 1.5, True),
+        (Goal("torchcam", 1.5), 1.49, False),
+    ],
+)
+def test_plain_inference_bounds_from_above_and_other_libraries_from_below(goal, ratio, held):
+    assert goal.held_by(ratio) == held
+
+
+def test_every_case_has_a_name_of_its_own_and_a_goal():
+    names = [each.name for each in (*CASES, *memory.CASES)]
+    assert len(names) == len(set(names))
+    assert all(each.goals for each in CASES)
+
+
+class TestReport:
+    def findings(self) -> Findings:
+        found = Findings(["a machine"])
+        goals = case(Goal("plain", 1.1), Goal("torchcam", 1.5))
+        for name, ours in (("resnet18", 0.105), ("vgg19", 0.2)):
+            seconds = {PLAIN[0]: [0.2], PLAIN[1]: [0.1], OURS: [ours], "torchcam": [0.4]}
+            found.timed.append(Timed(goals, name, Times(seconds)))
+        failures = {"torchcam": "RuntimeError: not connected"}
+        lost = Times({PLAIN[0]: [0.1], OURS: [0.1]}, failures)
+        found.timed.append(Timed(goals, "swin", lost))
+        heavy = MemoryCase("m", "LayerCAM, big", "big", 384, 0.2, "torchcam")
+        sizes: dict[str, int | str] = {
+            "plain": 75_000_000,
+            OURS: 80_000_000,
+            "torchcam": 704_000_000,
+        }
+        found.weighed.append(Weighed(heavy, sizes))
+        found.folders["resnet18"] = Times({PLAIN[0]: [0.02], OURS: [0.04]})
+        found.importing = Spread(0.02, 0.01, 0.03)
+        found.cold["resnet18"] = (Spread(2, 2, 2), Spread(1, 1, 1), Spread(2, 1.5, 2.5))
+        return found
+
+    def test_goals_stand_beside_what_was_measured(self):
+        lines = render(self.findings()).splitlines()
+        assert "| both methods | ≤ 1.1 × 5 forwards | 1.00 × to 2.00 × | 2 of 3 |" in lines
+        assert (
+            "| both methods | ≥ 1.5 × faster than torchcam | 2.00 × to torchcam failed | 3 of 3 |"
+            in lines
+        )
+        assert "| extra memory, LayerCAM, big | ≤ 0.2 × torchcam | 0.11 × | 1 of 1 |" in lines
+        assert "| `import cam_hub` | ≤ 0.15 s | 0.020 s | 1 of 1 |" in lines
+
+    def test_what_is_not_reached_is_listed_with_its_network(self):
+        text = render(self.findings())
+        missed = text.partition("## Not reached")[2].partition("##")[0].split("\n- ")[1:]
+        assert [line.strip() for line in missed] == [
+            "both methods, ≤ 1.1 × 5 forwards: VGG-19 2.00 ×",
+            "a folder of pictures, LayerCAM, ≥ 0.9 × plain inference, decoding included: "
+            "ResNet-18 0.50 ×",
+            "first map of a cold process, ≤ 1.3 × torch, timm, building, reading and one forward: "
+            "ResNet-18 2.00 ×",
+        ]
+
+    def test_tables_have_the_faster_plain_inference_and_every_failure(self):
+        text = render(self.findings())
+        assert (
+            "| ResNet-18 | 100.0 (100.0–100.0) (channels-last) | 105.0 (105.0–105.0) "
+            "| 1.05 (1.05–1.05) | 3.81 (3.81–3.81) |" in text
+        )
+        assert "- torchcam on swin: RuntimeError: not connected" in text
+        assert "| LayerCAM, big | 75 | 80 | 704 |" in text
+
+    def test_a_failure_of_ours_is_never_a_goal_reached(self):
+        lost = Times({PLAIN[0]: [0.1], "torchcam": [0.1]}, {OURS: "NoMap: blank"})
+        found = Findings([], [Timed(case(Goal("plain", 1.1), Goal("torchcam", 1.5)), "x", lost)])
+        assert render(found).count("| 0 of 1 |") == 2
+
+
+def test_pictures_are_the_same_in_every_run_and_compress_like_photos(tmp_path):
+    one, other = (
+        write_pictures(tmp_path / "a", 2, (320, 240)),
+        write_pictures(tmp_path / "b", 2, (320, 240)),
+    )
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+    assert one[0].read_bytes() != one[1].read_bytes()
+    assert Image.open(one[0]).size == (320, 240)
+    assert 5_000 < one[0].stat().st_size < 60_000
+
+
+def test_the_peak_counts_what_was_let_go_again():
+    try:
+        grown = peak_beyond(lambda: np.ones(50_000_000, np.uint8).sum())
+    except OSError:
+        pytest.skip("this system does not tell a process's peak of memory")
+    assert 45_000_000 < grown < 70_000_000
+
+
+def test_a_ratio_that_was_not_measured_is_none():
+    assert cases.ratio_of(Times({PLAIN[0]: [1.0]}), Goal("plain", 1.1), PLAIN[0]) is None
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """The bench sets torch's threads to one, for its process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_case_runs_from_the_command_line_to_the_report(threads, tmp_path):
+    report = tmp_path / "performance.md"
+    arguments = ["--models", TINY, "--cases", "layercam", "warm-threshold"]
+    assert cli.main([*arguments, "--repeats", "1", "--report", str(report)]) == 0
+    text = report.read_text("utf-8")
+    assert "failed" not in text
+    for title in ("LayerCAM, recommended layer", "Another threshold"):
+        assert f"## {title}" in text
+
+
+@pytest.mark.slow
+def test_memory_folders_and_cold_processes_are_measured_in_processes(threads, tmp_path):
+    report = tmp_path / "performance.md"
+    arguments = ["--models", TINY, "--cases", "memory-layercam", "folder", "import", "cold"]
+    assert cli.main([*arguments, "--repeats", "1", "--quick", "--report", str(report)]) == 0
+    text = report.read_text("utf-8")
+    assert "failed" not in text
+    for title in ("Extra memory", "A folder of pictures", "Cold processes"):
+        assert f"## {title}" in text
