@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from . import errors
     from .batches import Outcome, explain_many
     from .classes import Prediction, Top, top
-    from .engine import activations, explain
+    from .engine import activations, explain, explain_methods
     from .introspection.layers import LayerInfo, list_layers, suggest_layers
     from .limits import LoadLimits
     from .methods import METHODS, Method
@@ -44,6 +44,7 @@ _HOMES = {
     "top": "classes",
     "activations": "engine",
     "explain": "engine",
+    "explain_methods": "engine",
     "reproduce": "reproduction",
     "LayerInfo": "introspection.layers",
     "list_layers": "introspection.layers",
@@ -87,6 +88,7 @@ __all__ = [
     "errors",
     "explain",
     "explain_many",
+    "explain_methods",
     "list_layers",
     "load_model",
     "parse_model_id",

@@ -68,21 +68,27 @@ def parse_top(text: str) -> Top | None:
 
 
 def predict(
-    ranking: Tensor, probabilities: Tensor, names: Sequence[str] | None
+    ranking: Tensor,
+    probabilities: Tensor,
+    names: Sequence[str] | None,
+    said: Tensor | None = None,
+    count: int | None = None,
 ) -> list[Prediction]:
-    """All classes with their probabilities.
+    """The most probable classes, or all of them.
 
     Args:
         ranking: ``(K,)``, higher comes first. (Probabilities may round to the same number.)
         probabilities: ``(K,)`` in [0, 1].
         names: K labels, or None.
+        said: ``(K,)`` bool, which classes may be among them; None for all.
+        count: How many at most; None for all.
 
     Returns:
         Predictions, the best first; equal ones by index.
     """
     return [
         Prediction(index, label_of(index, names), float(probabilities[index]))
-        for index in _ranked(ranking)
+        for index in _best(ranking, said, count)
     ]
 
 
@@ -121,8 +127,7 @@ def choose_classes(
     elif isinstance(choice, str) and not _matches(choice, names):
         choice = parse_top(choice) or choice
     if isinstance(choice, Top):
-        best = [index for index in _ranked(ranking) if eligible is None or eligible[index]]
-        return best[: choice.count]
+        return _best(ranking, eligible, choice.count)
     wanted: list[object]
     if isinstance(choice, Iterable) and not isinstance(choice, str) and _whole(choice) is None:
         wanted = list(choice)
@@ -135,8 +140,12 @@ def choose_classes(
     return list(dict.fromkeys(_index(item, count, names) for item in wanted))
 
 
-def _ranked(ranking: Tensor) -> list[int]:
-    found: list[int] = torch.sort(ranking, descending=True, stable=True).indices.tolist()
+def _best(ranking: Tensor, allowed: Tensor | None, count: int | None) -> list[int]:
+    """The indices of the highest values among those allowed; equal ones by index."""
+    order = torch.sort(ranking, descending=True, stable=True).indices
+    if allowed is not None:
+        order = order[allowed[order]]
+    found: list[int] = order[:count].tolist()
     return found
 
 

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from cam_hub import store
-from cam_hub.classes import ClassChoice, Prediction, choose_classes, label_of, predict
+from cam_hub.classes import ClassChoice, choose_classes
+from cam_hub.composing import compose
 from cam_hub.errors import InvalidArgument, NoMap
-from cam_hub.folders import frame_files
 from cam_hub.introspection.layers import LayerInfo
 from cam_hub.introspection.selection import LayerChoice, layers_before, resolve_layers
-from cam_hub.manifests import make_manifest
 from cam_hub.methods import METHODS, Method
-from cam_hub.passes import Noise, Pass, Progress, forward_activations, run
-from cam_hub.precision import in_double
-from cam_hub.preparation import Prepared, aim, facts_of, prepare
+from cam_hub.passes import RECENT, Job, Noise, Progress, Setting, forward_activations
+from cam_hub.precision import autocast_type, in_double
+from cam_hub.preparation import Prepared, ask, prepare
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
-from cam_hub.tasks.base import Standings, Target
 from cam_hub.tasks.region import RegionChoice
 
-__all__ = ["activations", "explain"]
+__all__ = ["activations", "explain", "explain_methods"]
 
-SHOWN_PREDICTIONS = 5
 MAX_SAMPLES = 1000
 
 
@@ -46,6 +40,8 @@ def explain(
     std: float = 0.3,
     seed: int = 0,
     batch_size: int = 8,
+    autocast: str | None = None,
+    reuse: bool = True,
     progress: Progress | None = None,
 ) -> Explanation:
     """Shows which parts of a picture spoke for which class.
@@ -73,7 +69,12 @@ def explain(
         num_samples: How many noisy copies SmoothGradCAM++ averages over.
         std: Standard deviation of their noise, in units of the normalised input.
         seed: Of their noise; the same call gives the same bytes.
-        batch_size: Most images that pass the network at once.
+        batch_size: Most images that pass the network at once; fewer where memory does not suffice.
+        autocast: ``"bfloat16"`` or ``"float16"`` to have torch's autocast compute what it can in
+            that type: faster and smaller on hardware made for it, and less exact
+            (``docs/performance.md``). None for the model's own type.
+        reuse: Whether what recent calls found out about the same picture is used, and this one's
+            is kept. It takes a bounded amount of memory, which ``CAM_HUB_PASSES`` sets.
         progress: Called with the part that is done and a few words; what it raises stops the
             work.
 
@@ -89,54 +90,83 @@ def explain(
             reference.
         ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
         NoMap: If every map would be blank, or the layer cannot give one.
+        OutOfMemory: If memory does not suffice for one image at a time.
     """
-    chosen = METHODS[method]
-    noise = _noise(chosen, num_samples, std, seed)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InvalidArgument("batch_size", batch_size, "a count of at least 1")
-    model = _model(model_or_id)
-    prepared = prepare(model, image)
-    target = aim(model, prepared, region, reference)
-    layers = resolve_layers(model, target_layers, prepared.size)
-    working, prepared = _precise_enough(model, prepared, layers)
-    if working is not model:
-        target = aim(working, prepared, region, reference)
-    names = target.labels or model.class_names
-    passed = run(
-        working,
-        prepared.tensor,
-        _arranged(layers),
-        target,
-        lambda found: choose_classes(classes, found.ranking, names, found.eligible),
-        noise=noise,
-        batch_size=batch_size,
+    request = _Request(
+        target_layers=target_layers,
+        classes=classes,
+        region=region,
+        reference=reference,
+        noise=_noise(num_samples, std, seed),
+        batch_size=_batch_size(batch_size),
+        autocast=autocast,
+        reuse=reuse,
         progress=progress,
     )
-    cams = {key: _cam(chosen, passed, key) for key in passed.evidence}
-    if prepared.is_clip:
-        steps = {layer.name: layer.frames for layer in layers}
-        cams = {(index, name): _over_time(cam, steps[name]) for (index, name), cam in cams.items()}
-    if not any(cam.any() for cam in cams.values()):
-        options: dict[str, Any] = {
-            "method": method,
-            "classes": classes,
-            "region": region,
-            "reference": reference,
-            "num_samples": num_samples,
-            "std": std,
-            "seed": seed,
-            "batch_size": batch_size,
-            "progress": progress,
-        }
-        spare = layers_before(model, layers[0].name, prepared.size) if target_layers is None else []
-        if (speaking := _last_that_speaks(model, image, spare, options)) is not None:
-            return explain(model, image, target_layers=speaking, **options)
-        raise NoMap(
-            "blank: nothing at "
-            + (f"layer {layers[0].name!r}" if len(layers) == 1 else "any of the layers")
-            + " spoke for the class; try another layer or class",
-        )
-    return _result(model, prepared, layers, chosen, noise, target, passed, cams)
+    chosen = METHODS[method]
+    model = _model(model_or_id)
+    return _explain(model, prepare(model, image), [chosen], request)[chosen.name]
+
+
+def explain_methods(
+    model_or_id: LoadedModel | str,
+    image: object,
+    methods: Iterable[str] = ("smoothgradcampp", "layercam"),
+    *,
+    target_layers: LayerChoice = None,
+    classes: ClassChoice = None,
+    region: RegionChoice = None,
+    reference: object = None,
+    num_samples: int = 4,
+    std: float = 0.3,
+    seed: int = 0,
+    batch_size: int = 8,
+    autocast: str | None = None,
+    reuse: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Explanation]:
+    """Explains one picture by several methods, out of one pass.
+
+    Args:
+        model_or_id: As for ``explain``, and so are the others.
+        image: The picture.
+        methods: Names out of ``METHODS``.
+        target_layers: The layers.
+        classes: The classes.
+        region: A part of the photo.
+        reference: A picture to compare with.
+        num_samples: Noisy copies, for the methods that need some.
+        std: Of their noise.
+        seed: Of their noise.
+        batch_size: Most images that pass the network at once.
+        autocast: Type that is computed in.
+        reuse: Whether recent passes are used, and this one kept.
+        progress: Told how far it is.
+
+    Returns:
+        What ``explain`` gives, by the methods' registered names, in the order in which they were
+        named.
+
+    Raises:
+        CamHubError: As ``explain``; of several methods the first that has no map.
+    """
+    request = _Request(
+        target_layers=target_layers,
+        classes=classes,
+        region=region,
+        reference=reference,
+        noise=_noise(num_samples, std, seed),
+        batch_size=_batch_size(batch_size),
+        autocast=autocast,
+        reuse=reuse,
+        progress=progress,
+    )
+    named = [methods] if isinstance(methods, str) else list(methods)
+    chosen = list({found.name: found for found in (METHODS[name] for name in named)}.values())
+    if not chosen:
+        raise InvalidArgument("methods", methods, "at least one method")
+    model = _model(model_or_id)
+    return _explain(model, prepare(model, image), chosen, request)
 
 
 def activations(
@@ -161,8 +191,8 @@ def activations(
     model = _model(model)
     prepared = prepare(model, image)
     found = resolve_layers(model, layers, prepared.size, need_gradient=False)
-    working, prepared = _precise_enough(model, prepared, found)
-    maps = forward_activations(working, prepared.tensor, _arranged(found))
+    working, tensor = _precise_enough(model, prepared.tensor, found)
+    maps = forward_activations(working, tensor, {layer.name: layer for layer in found})
     if not prepared.is_clip:
         return maps
     steps = {layer.name: layer.frames for layer in found}
@@ -170,6 +200,88 @@ def activations(
         name: stacked.reshape(len(stacked), steps[name], -1, stacked.shape[-1])
         for name, stacked in maps.items()
     }
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What was asked for beside the model, the picture and the methods."""
+
+    target_layers: LayerChoice
+    classes: ClassChoice
+    region: RegionChoice
+    reference: object
+    noise: Noise
+    batch_size: int
+    autocast: str | None
+    reuse: bool
+    progress: Progress | None
+
+
+def _explain(
+    model: LoadedModel, prepared: Prepared, methods: Sequence[Method], request: _Request
+) -> dict[str, Explanation]:
+    """One explanation per method."""
+    autocast = autocast_type(request.autocast)
+    question = ask(model, prepared, request.region, request.reference)
+    layers = resolve_layers(model, request.target_layers, prepared.size)
+    working, tensor = _precise_enough(model, prepared.tensor, layers)
+    job = Job(
+        model=working,
+        image=tensor,
+        layers={layer.name: layer for layer in layers},
+        aim=lambda: question.aim(working, tensor),
+        question=question.key,
+        choose=lambda found, labels: choose_classes(
+            request.classes, found.ranking, labels or model.class_names, found.eligible
+        ),
+        methods=methods,
+        noise=request.noise if any(method.needs_noise for method in methods) else None,
+        batch_size=request.batch_size,
+        setting=Setting(autocast=autocast if working is model else None),
+        progress=request.progress,
+    )
+    passed = RECENT.run(job, reuse=request.reuse)
+    found = {}
+    for method in methods:
+        composed = compose(model, prepared, layers, method, job, passed)
+        if not any(cam.any() for cam in composed.cams.values()):
+            composed = _elsewhere(model, prepared, layers, method, request)
+        found[method.name] = composed
+    return found
+
+
+def _elsewhere(
+    model: LoadedModel,
+    prepared: Prepared,
+    layers: Sequence[LayerInfo],
+    method: Method,
+    request: _Request,
+) -> Explanation:
+    """The explanation at the last layer that speaks, where nothing at the chosen ones does.
+
+    Raises:
+        NoMap: If there is none, or the layers were the caller's choice.
+    """
+    spare = []
+    if request.target_layers is None:
+        spare = layers_before(model, layers[0].name, prepared.size)
+    blank = NoMap(
+        "blank: nothing at "
+        + (f"layer {layers[0].name!r}" if len(layers) == 1 else "any of the layers")
+        + " spoke for the class; try another layer or class",
+    )
+    if not spare:
+        raise blank
+    try:
+        tried = replace(request, target_layers=spare)
+        found = _explain(model, prepared, [method], tried)[method.name]
+    except NoMap:
+        raise blank from None
+    speaking = [name for name in spare if found.cams[found.classes[0], name].any()][-1:]
+    if not speaking:
+        raise blank
+    again = replace(request, target_layers=speaking)
+    return _explain(model, prepared, [method], again)[method.name]
 
 
 def _model(model_or_id: LoadedModel | str) -> LoadedModel:
@@ -180,7 +292,13 @@ def _model(model_or_id: LoadedModel | str) -> LoadedModel:
     return store.get(model_or_id)
 
 
-def _noise(method: Method, num_samples: int, std: float, seed: int) -> Noise | None:
+def _batch_size(batch_size: int) -> int:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InvalidArgument("batch_size", batch_size, "a count of at least 1")
+    return batch_size
+
+
+def _noise(num_samples: int, std: float, seed: int) -> Noise:
     """Checks the numbers whatever the method, so that a wrong one never passes unseen."""
     if isinstance(num_samples, bool) or not isinstance(num_samples, int):
         raise InvalidArgument("num_samples", num_samples, "a whole number")
@@ -195,105 +313,14 @@ def _noise(method: Method, num_samples: int, std: float, seed: int) -> Noise | N
         raise InvalidArgument("std", std, "a finite number, at least 0")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise InvalidArgument("seed", seed, "a whole number from 0 to 2**63 - 1")
-    return Noise(num_samples, float(std), seed) if method.needs_noise else None
+    return Noise(num_samples, float(std), seed)
 
 
 def _precise_enough(
-    model: LoadedModel, prepared: Prepared, layers: Sequence[LayerInfo]
-) -> tuple[LoadedModel, Prepared]:
+    model: LoadedModel, tensor: Tensor, layers: Sequence[LayerInfo]
+) -> tuple[LoadedModel, Tensor]:
     """Both in double precision if what the layers say would be lost in rounding errors."""
     if not any(layer.faint for layer in layers):
-        return model, prepared
+        return model, tensor
     working = in_double(model)
-    return working, replace(prepared, tensor=prepared.tensor.to(working.device, working.dtype))
-
-
-def _last_that_speaks(
-    model: LoadedModel, image: object, spare: list[str], options: dict[str, Any]
-) -> list[str] | None:
-    """Of layers named in forward order, the last whose map of this picture is not blank."""
-    if not spare:
-        return None
-    try:
-        found = explain(model, image, target_layers=spare, **options)
-    except NoMap:
-        return None
-    first = found.classes[0]
-    return [name for name in spare if found.cams[first, name].any()][-1:] or None
-
-
-def _arranged(layers: Sequence[LayerInfo]) -> dict[str, Any]:
-    return {layer.name: layer.arrangement for layer in layers}
-
-
-def _cam(
-    method: Method, passed: Pass, key: tuple[int, str]
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    with torch.no_grad():
-        cam = method.compute(passed.evidence[key])[0]
-    if not bool(torch.isfinite(cam).all()):
-        raise NoMap("its map holds values that are not finite (NaN or infinity)", layer=key[1])
-    return cam.float().cpu().numpy()
-
-
-def _over_time(
-    cam: np.ndarray[Any, np.dtype[np.float32]], steps: int
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Grids one below the other, ``(steps * rows, cols)``, as ``(steps, rows, cols)``."""
-    return cam.reshape(steps, -1, cam.shape[1])
-
-
-def _result(
-    model: LoadedModel,
-    prepared: Prepared,
-    layers: Sequence[LayerInfo],
-    method: Method,
-    noise: Noise | None,
-    target: Target,
-    passed: Pass,
-    cams: Mapping[tuple[int, str], np.ndarray[Any, np.dtype[np.float32]]],
-) -> Explanation:
-    names = target.labels or model.class_names
-    predictions = _predictions(passed.standings, names)
-    by_index = {found.class_index: vars(found) for found in predictions}
-    labels = {index: label_of(index, names) for index in passed.classes}
-    layer_names = [layer.name for layer in layers]
-    shown = tuple(predictions[:SHOWN_PREDICTIONS])
-    manifest = make_manifest(
-        model,
-        image=facts_of(prepared),
-        frames=frame_files(prepared.frames) if prepared.is_clip else (),
-        placement=prepared.placement.as_dict(),
-        method=method.name,
-        parameters=vars(noise) if noise else {},
-        layers=layer_names,
-        classes=[
-            by_index.get(index, {"class_index": index, "label": labels[index]})
-            for index in passed.classes
-        ],
-        target=target.describe(),
-        predictions=shown,
-        grids={key: cam.shape for key, cam in cams.items()},
-        precision=str(prepared.tensor.dtype).removeprefix("torch."),
-    )
-    return Explanation(
-        photo=prepared.frames[len(prepared.frames) // 2],
-        frames=prepared.frames,
-        placement=prepared.placement,
-        predictions=shown,
-        classes=passed.classes,
-        layers=tuple(layer_names),
-        cams=cams,
-        labels=labels,
-        manifest=manifest,
-    )
-
-
-def _predictions(standings: Standings, names: Sequence[str] | None) -> list[Prediction]:
-    """What there is to say about classes, without those of which the model said nothing."""
-    probabilities = standings.probabilities
-    if probabilities is None:
-        return []
-    said = standings.eligible | (probabilities > 0)
-    found = predict(standings.ranking, probabilities, names)
-    return [entry for entry in found if said[entry.class_index]]
+    return working, tensor.to(working.device, working.dtype)

@@ -22,6 +22,7 @@ __all__ = [
     "ModelNotFound",
     "ModelRefused",
     "NoMap",
+    "OutOfMemory",
 ]
 
 
@@ -175,6 +176,22 @@ class NoMap(CamHubError):
         where = f" at layer {layer!r}" if layer is not None else ""
         super().__init__(f"No map{where}: {reason}")
         self.layer = layer
+        self.reason = reason
+
+
+class OutOfMemory(CamHubError, MemoryError):
+    """The device's memory does not suffice, however small the chunks.
+
+    Attributes:
+        model_id: The model's ID.
+        reason: What does not fit, and what would need less.
+    """
+
+    code = "out_of_memory"
+
+    def __init__(self, model_id: str, reason: str) -> None:
+        super().__init__(f"{_short(model_id)} ran out of memory: {reason}")
+        self.model_id = model_id
         self.reason = reason
 
 

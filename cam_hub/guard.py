@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-__all__ = ["mixes_batch", "quiet"]
+__all__ = ["mixes_batch", "quiet", "walk"]
 
 
 @dataclass
@@ -48,8 +48,8 @@ def quiet(module: nn.Module) -> Iterator[None]:
         found = _found.get(module)
         if found is None:
             found = _Found(
-                training=[child for child in module.modules() if child.training],
-                learning=[weight for weight in module.parameters() if weight.requires_grad],
+                training=[child for child in walk(module) if child.training],
+                learning=list(_learning(module)),
             )
             for child in found.training:
                 child.training = False
@@ -71,6 +71,28 @@ def quiet(module: nn.Module) -> Iterator[None]:
                     weight.requires_grad_(True)
 
 
+def walk(module: nn.Module) -> Iterator[nn.Module]:
+    """Every submodule once, itself included; ``Module.modules()`` at a fraction of its cost."""
+    pending, seen = [module], {module}
+    while pending:
+        child = pending.pop()
+        yield child
+        for part in child._modules.values():
+            if part is not None and part not in seen:
+                seen.add(part)
+                pending.append(part)
+
+
+def _learning(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Every parameter once that asks for gradients."""
+    seen = set()
+    for child in walk(module):
+        for weight in child._parameters.values():
+            if weight is not None and weight.requires_grad and id(weight) not in seen:
+                seen.add(id(weight))
+                yield weight
+
+
 def mixes_batch(module: nn.Module) -> bool:
     """Tells whether one image of a batch can change another's scores in evaluation mode.
 
@@ -79,6 +101,6 @@ def mixes_batch(module: nn.Module) -> bool:
     """
     return any(
         isinstance(child, nn.modules.batchnorm._BatchNorm) and child.running_mean is None
-        for child in module.modules()
+        for child in walk(module)
         if not isinstance(child, nn.modules.instancenorm._InstanceNorm)
     )

@@ -29,6 +29,7 @@ def make_manifest(
     predictions: Sequence[Prediction],
     grids: Mapping[tuple[int, str], tuple[int, ...]],
     precision: str,
+    autocast: str | None = None,
     frames: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The manifest of an explanation.
@@ -47,6 +48,7 @@ def make_manifest(
         grids: Rows and columns of the maps, by class index and layer; of a clip steps, rows and
             columns.
         precision: Floating-point type of the pass.
+        autocast: The type in which autocast computed what it could, or None.
         frames: Of a clip: the file of each frame in a saved explanation.
 
     Returns:
@@ -82,6 +84,7 @@ def make_manifest(
         ],
         "device": str(model.device),
         "precision": precision,
+        **({"autocast": autocast} if autocast is not None else {}),
         "versions": dict(_versions()),
     }
 

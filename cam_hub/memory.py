@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["free_part"]
+__all__ = ["free_part", "is_out_of_memory"]
 
 _PART = 0.25
 """The part of the free memory that one piece of work may plan with."""
@@ -24,6 +24,18 @@ def free_part(device: torch.device, most: int) -> int:
     """
     free = _free(device)
     return most if free is None else max(_LEAST, min(most, int(free * _PART)))
+
+
+_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+"""What torch's allocators say, in lower case, where they have no class of error for it."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, on whatever device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    said = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return any(words in said for words in _WORDS)
 
 
 def _free(device: torch.device) -> int | None:

@@ -14,11 +14,27 @@ from itertools import chain
 import torch
 from torch import nn
 
+from cam_hub.errors import InvalidArgument
 from cam_hub.sources.base import LoadedModel
 
-__all__ = ["double_copy", "in_double"]
+__all__ = ["autocast_type", "double_copy", "in_double"]
 
 _FACT = "in_double"
+
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def autocast_type(word: str | None) -> torch.dtype | None:
+    """The type that a word stands for in which autocast computes; None for none.
+
+    Raises:
+        InvalidArgument: If it is no such word.
+    """
+    if word is None:
+        return None
+    if not isinstance(word, str) or word not in _AUTOCAST:
+        raise InvalidArgument("autocast", word, f"None or one of {', '.join(_AUTOCAST)}")
+    return _AUTOCAST[word]
 
 
 def in_double(model: LoadedModel) -> LoadedModel:

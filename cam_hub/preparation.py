@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +19,10 @@ from cam_hub.guard import quiet
 from cam_hub.images import open_image
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Reference, Target
-from cam_hub.tasks.region import RegionChoice, read_region
+from cam_hub.tasks.region import Region, RegionChoice, read_region
 from cam_hub.tensors import check_tensor
 
-__all__ = ["Prepared", "aim", "facts_of", "prepare"]
+__all__ = ["Prepared", "Question", "ask", "facts_of", "prepare"]
 
 _BASELINE_SEED = 90210  # none that callers are likely to draw a picture with
 
@@ -78,8 +80,49 @@ def prepare(model: LoadedModel, image: object) -> Prepared:
     return Prepared(tuple(frames), placement, tensor.to(model.device, model.dtype))
 
 
-def aim(model: LoadedModel, prepared: Prepared, region: RegionChoice, reference: object) -> Target:
-    """What is differentiated in the explanation of one picture.
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked about a picture, checked, before anything is computed.
+
+    Attributes:
+        region: The part of the photo, or None.
+        reference: The picture to compare with, or None.
+        key: What tells it from other questions about the same input of the same model; hashable.
+    """
+
+    region: Region | None
+    reference: Prepared | None
+    key: Hashable
+
+    def aim(self, model: LoadedModel, tensor: Tensor) -> Target:
+        """A fresh target of the model's task.
+
+        Where that compares features, the network is asked for those of the reference and of a
+        baseline: seeded Gaussian noise of variance 1, which has about the contrast of a normalised
+        photo, and nothing to see in it. (A picture of one colour would not do: networks without
+        biases may answer it with zeros.)
+
+        Raises:
+            ModelRefused: If the model raises.
+        """
+        if not model.task.takes_reference:
+            return model.task.target(region=self.region)
+        generator = torch.Generator().manual_seed(_BASELINE_SEED)
+        nothing = torch.randn(tensor.shape, generator=generator).to(tensor)
+        other = self.reference
+        with quiet(model.module), torch.no_grad():
+            compared = Reference(
+                output=model.run(other.tensor.to(tensor)) if other is not None else None,
+                baseline=model.run(nothing),
+                facts=facts_of(other) if other is not None else {},
+            )
+        return model.task.target(region=self.region, reference=compared)
+
+
+def ask(
+    model: LoadedModel, prepared: Prepared, region: RegionChoice, reference: object
+) -> Question:
+    """Checks what is asked about one picture.
 
     Args:
         model: The model.
@@ -87,16 +130,9 @@ def aim(model: LoadedModel, prepared: Prepared, region: RegionChoice, reference:
         region: A part of it, or None.
         reference: Another picture to compare with, as for ``prepare``; or None.
 
-    Returns:
-        A fresh target of the model's task. Where that compares features, the network has been
-        asked for those of the reference and of a baseline: seeded Gaussian noise of variance 1,
-        which has about the contrast of a normalised photo, and nothing to see in it. (A picture of
-        one colour would not do: networks without biases may answer it with zeros.)
-
     Raises:
         InvalidArgument: If the task cannot use what was given.
         ImageRefused: If the reference cannot be read, or does not fit the model.
-        ModelRefused: If the model raises.
     """
     task = model.task
     place = None
@@ -104,19 +140,17 @@ def aim(model: LoadedModel, prepared: Prepared, region: RegionChoice, reference:
         place = read_region(region, prepared.placement)
     elif region is not None:  # the task says why it has no use for any, whatever it is
         place = read_region(None, prepared.placement)
-    if not task.takes_reference:
-        given = Reference() if reference is not None else None
-        return task.target(region=place, reference=given)
-    other = prepare(model, reference) if reference is not None else None
-    generator = torch.Generator().manual_seed(_BASELINE_SEED)
-    nothing = torch.randn(prepared.tensor.shape, generator=generator).to(prepared.tensor)
-    with quiet(model.module), torch.no_grad():
-        compared = Reference(
-            output=model.run(other.tensor) if other is not None else None,
-            baseline=model.run(nothing),
-            facts=facts_of(other) if other is not None else {},
-        )
-    return task.target(region=place, reference=compared)
+    if task.takes_reference:
+        other = prepare(model, reference) if reference is not None else None
+        digest = _digest_of(other.tensor) if other is not None else None
+        if place is not None:
+            task.target(region=place)
+    else:
+        other, digest = None, None
+        # Refuses what it has no use for.
+        task.target(region=place, reference=Reference() if reference is not None else None)
+    where = None if place is None else (json.dumps(place.describe()), place.placement)
+    return Question(place, other, (where, digest))
 
 
 def facts_of(prepared: Prepared) -> dict[str, Any]:
@@ -135,3 +169,7 @@ def facts_of(prepared: Prepared) -> dict[str, Any]:
 
 def _digest(photo: Image.Image) -> bytes:
     return hashlib.sha256(photo.tobytes()).digest()
+
+
+def _digest_of(tensor: Tensor) -> bytes:
+    return hashlib.sha256(tensor.float().cpu().contiguous().numpy().tobytes()).digest()

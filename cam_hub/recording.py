@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,15 @@ from torch import Tensor, nn
 
 from cam_hub.errors import LayerNotFound, NoMap, nearest_names
 
-__all__ = ["Taps", "main_tensor", "modules_by_name", "observe", "tap", "watch_writes"]
+__all__ = [
+    "Taps",
+    "foreign_hooks",
+    "main_tensor",
+    "modules_by_name",
+    "observe",
+    "tap",
+    "watch_writes",
+]
 
 Visit = Callable[[str, Any], Any]
 
@@ -30,6 +39,18 @@ _registering = threading.Lock()
 def modules_by_name(module: nn.Module) -> dict[str, nn.Module]:
     """Every submodule under each of its names, the root left out."""
     return {name: child for name, child in module.named_modules(remove_duplicate=False) if name}
+
+
+def foreign_hooks(module: nn.Module) -> list[Any]:
+    """The hooks on one module that are not of ours; another thread's pass may be under way."""
+    places = module._forward_hooks, module._forward_pre_hooks
+    return [
+        hook
+        for hooks in places
+        if hooks
+        for hook in list(hooks.values())
+        if getattr(hook, "__module__", None) != __name__
+    ]
 
 
 @contextmanager
@@ -65,6 +86,8 @@ class Taps:
     Args:
         overwritten: The layers whose output is written to by what follows; None if that is not
             known, so that it must be expected of all.
+        rows: How many images of the batch are recorded, from the first on; None for all. The way
+            back is that of all of them.
 
     Attributes:
         activations: The last output of each layer that has run, by name, in the order in which
@@ -72,11 +95,14 @@ class Taps:
         calls: How often each layer has run.
     """
 
-    def __init__(self, overwritten: Container[str] | None = None) -> None:
+    def __init__(self, overwritten: Container[str] | None = None, rows: int | None = None) -> None:
         self.activations: dict[str, Tensor] = {}
         self.calls: dict[str, int] = {}
         self._overwritten = overwritten
+        self._rows = rows
+        self._ears: dict[str, _Ear] = {}
         self._versions: dict[str, int] = {}
+        self._seed: Tensor | None = None
 
     @property
     def intact(self) -> bool:
@@ -87,18 +113,51 @@ class Taps:
         found = main_tensor(output)
         if found is None or not found.is_floating_point():
             return None
-        # The graph starts at the first layer that is asked for: nothing before it is kept. The view
-        # tells what follows this layer from what else its tensor is used for, as in a layer that
-        # returns its input.
-        kept = found.view_as(found) if found.requires_grad else found.detach().requires_grad_()
+        if self._seed is None:
+            self._seed = found.new_zeros(()).requires_grad_()
+        ear = _Ear()
+        passed: Tensor = _Mark.apply(self._seed, found, ear)
+        in_danger = self._overwritten is None or name in self._overwritten
         self.activations.pop(name, None)
-        self.activations[name] = kept
+        self._versions.pop(name, None)
+        if self._rows is not None and self._rows < len(passed):
+            # The rest of the batch need not stay in memory for the few that are recorded.
+            self.activations[name], goes_on = passed[: self._rows].clone(), passed
+        elif in_danger:
+            # In-place layers that follow (ReLU after a batch norm) would overwrite the record.
+            self.activations[name], goes_on = passed, passed.clone()
+        else:
+            self.activations[name] = goes_on = passed
+        if self.activations[name] is goes_on:
+            self._versions[name] = passed._version
         self.calls[name] = self.calls.get(name, 0) + 1
-        self._versions[name] = kept._version
-        # The network goes on with a copy: in-place layers that follow (ReLU after a batch norm)
-        # would overwrite the record, and may not write to a leaf at all.
-        copied = self._overwritten is None or name in self._overwritten
-        return _replace(output, found, kept.clone() if copied else kept.view_as(kept))
+        self._ears[name] = ear
+        return _replace(output, found, goes_on)
+
+    def visit_gradients(
+        self, score: Tensor, visit: Callable[[str, Tensor], None], *, keep_graph: bool = True
+    ) -> None:
+        """Shows the derivative of a score by each recorded activation, and keeps none of them.
+
+        So they need not fit in memory side by side. The way back ends at the first of the layers.
+        One thread at a time may take it.
+
+        Args:
+            score: A scalar computed from the same forward pass.
+            visit: Called with a layer's name and its gradient, of the shape of all of the batch's
+                activations, on the way back; not for layers on which the score does not depend.
+                What it raises stops the way back.
+            keep_graph: Whether another score may be differentiated after this one.
+        """
+        if self._seed is None or not score.requires_grad:
+            return
+        try:
+            for name, ear in self._ears.items():
+                ear.hear = partial(visit, name)
+            torch.autograd.grad(score, self._seed, retain_graph=keep_graph, allow_unused=True)
+        finally:
+            for ear in self._ears.values():
+                ear.hear = None
 
     def gradients(
         self, score: Tensor, names: Sequence[str], *, keep_graph: bool = False
@@ -117,47 +176,65 @@ class Taps:
         Raises:
             NoMap: If the score depends on none of the layers.
         """
-        kept = [self.activations[name] for name in names]
+        self.check_reached(score, names)
+        found: dict[str, Tensor] = {}
+        self.visit_gradients(score, found.__setitem__, keep_graph=keep_graph)
+        return {
+            name: found[name] if name in found else torch.zeros_like(self.activations[name])
+            for name in names
+        }
+
+    def check_reached(self, score: Tensor, names: Sequence[str]) -> None:
+        """Makes sure that there is a way back at all.
+
+        Raises:
+            NoMap: If the score depends on none of the layers.
+        """
         if not score.requires_grad:
             raise NoMap(
                 "the class score does not depend on it, or the model cuts the gradient "
                 "(detach, no_grad, rounding) on the way; take an earlier layer",
                 layer=names[0] if len(names) == 1 else None,
             )
-        found = torch.autograd.grad(score, kept, retain_graph=keep_graph, allow_unused=True)
-        return {
-            name: torch.zeros_like(activation) if gradient is None else gradient
-            for name, activation, gradient in zip(names, kept, found, strict=True)
-        }
 
-    def visit_gradients(self, score: Tensor, visit: Callable[[str, Tensor], None]) -> None:
-        """Shows the derivative of a score by each recorded activation, and keeps none of them.
 
-        So they need not fit in memory side by side. The graph stays, for another score.
+class _Ear:
+    """Where the gradient of one layer's output is told, while somebody listens."""
 
-        Args:
-            score: A scalar computed from the same forward pass.
-            visit: Called with a layer's name and its gradient, of its activation's shape, on the
-                way back; not for layers on which the score does not depend.
-        """
-        first = {name: kept for name, kept in self.activations.items() if kept.is_leaf}
-        with ExitStack() as handles:
-            for name, kept in self.activations.items():
-                if name not in first:
-                    hook = _gradient_hook(name, visit)
-                    handle = kept.register_hook(hook)  # type: ignore[no-untyped-call]
-                    handles.callback(handle.remove)
-            found = torch.autograd.grad(
-                score, list(first.values()), retain_graph=True, allow_unused=True
-            )
-        for name, gradient in zip(first, found, strict=True):
-            if gradient is not None:
-                visit(name, gradient)
+    hear: Callable[[Tensor], None] | None = None
+
+
+class _Mark(torch.autograd.Function):
+    """Passes a tensor on, and on the way back tells its gradient.
+
+    What goes on is the same memory under a tensor of its own. So what follows may write to it as
+    it would without the mark (to a leaf or to a view it could not), writes are counted for both,
+    and what follows this layer is told from what else its tensor is used for, as in a layer that
+    returns its input. The graph starts at the first mark, since the seed asks for a gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, seed: Tensor, found: Tensor, ear: _Ear) -> Tensor:
+        del seed
+        ctx.set_materialize_grads(False)
+        ctx.ear = ear
+        return found.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient,) = gradients
+        if ctx.ear.hear is not None and gradient is not None:
+            ctx.ear.hear(gradient)
+        return None, gradient, None
 
 
 @contextmanager
 def tap(
-    module: nn.Module, names: Sequence[str], *, overwritten: Container[str] | None = None
+    module: nn.Module,
+    names: Sequence[str],
+    *,
+    overwritten: Container[str] | None = None,
+    rows: int | None = None,
 ) -> Iterator[Taps]:
     """Records the outputs of some layers so that scores can be differentiated by them.
 
@@ -169,6 +246,7 @@ def tap(
         names: The target layers.
         overwritten: Those whose output is written to by what follows; None if that is not known.
             Afterwards ``Taps.intact`` tells whether it was true.
+        rows: How many images of the batch are recorded; None for all.
 
     Yields:
         The taps, filled by the forward pass.
@@ -176,7 +254,7 @@ def tap(
     Raises:
         LayerNotFound: If a name is not one of the model's.
     """
-    taps = Taps(overwritten)
+    taps = Taps(overwritten, rows)
     with observe(module, taps._visit, names):
         yield taps
 
@@ -219,24 +297,17 @@ def _replace(output: Any, old: Tensor, new: Tensor) -> Any:
 def _select(module: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Module]:
     if names is None:
         return {name: child for name, child in module.named_modules() if name}
-    known = modules_by_name(module)
     wanted = {}
     for name in names:
-        if name not in known:
-            raise LayerNotFound(name, nearest_names(str(name), known))
-        wanted[name] = known[name]
+        try:
+            wanted[name] = module.get_submodule(name)
+        except AttributeError:
+            raise LayerNotFound(name, nearest_names(str(name), modules_by_name(module))) from None
     return wanted
 
 
 def _hook(name: str, visit: Visit, mark: object) -> Callable[..., Any]:
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         return visit(name, output) if _running.get(None) is mark else None
-
-    return hook
-
-
-def _gradient_hook(name: str, visit: Callable[[str, Tensor], None]) -> Callable[[Tensor], None]:
-    def hook(gradient: Tensor) -> None:
-        visit(name, gradient)
 
     return hook

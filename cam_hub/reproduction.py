@@ -53,6 +53,7 @@ def reproduce(
         classes=[entry["class_index"] for entry in manifest["classes"]],
         region=target.get("region"),
         reference=reference,
+        autocast=manifest.get("autocast"),
         **parameters,
     )
     if again.manifest["image"] != dict(manifest["image"]):

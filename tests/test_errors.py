@@ -18,6 +18,7 @@ EXAMPLES = [
     errors.ModelRefused("owner/name", "it is too large."),
     errors.ImageRefused("it is empty."),
     errors.NoMap("blank", layer="layer4"),
+    errors.OutOfMemory("owner/name", "one image at a time does not fit."),
     errors.HubUnavailable("owner/name", "time-out."),
     errors.HubRefused("owner/name", "the access token is for reading."),
 ]

@@ -63,11 +63,87 @@ def test_the_network_computes_the_same_with_and_without_taps(x):
     assert torch.equal(plain, tapped)
 
 
+def steps_of(tensor: torch.Tensor) -> list[str]:
+    """The names of all nodes of a tensor's graph."""
+    pending, seen = [tensor.grad_fn], []
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen.append(node)
+            pending += [parent for parent, _ in node.next_functions]
+    return [node.name() for node in seen]
+
+
 def test_nothing_before_the_first_target_layer_is_part_of_the_graph(x):
     module = Doubling()
     with quiet(module), tap(module, ["relu"]) as taps:
+        late = steps_of(module(x))
+        assert taps.activations["relu"].requires_grad
+    with quiet(module), tap(module, ["affine"]):
+        early = steps_of(module(x))
+    assert not any("Convolution" in name or "Relu" in name for name in late)
+    assert any("Relu" in name for name in early)
+
+
+@pytest.mark.parametrize("overwritten", [None, {"affine"}])
+def test_the_rows_asked_for_are_recorded_and_the_gradient_is_that_of_all(x, overwritten):
+    module = Doubling()
+    batch = torch.cat([x, x + 1, x + 2])
+    with quiet(module), tap(module, ["affine"], overwritten=overwritten, rows=1) as taps:
+        gradients = taps.gradients(module(batch).sum(), ["affine"])
+    assert taps.intact
+    assert taps.activations["affine"].tolist() == [[[[3.0, -3.0]]]]
+    assert gradients["affine"].tolist() == [[[[6.0, 0.0]]], [[[10.0, 0.0]]], [[[14.0, 2.0]]]]
+
+
+def test_layers_that_are_not_written_to_are_recorded_without_a_copy(x):
+    module = Doubling()
+    with quiet(module), tap(module, ["relu"], overwritten=()) as taps:
+        out = module(x)
+    assert taps.intact
+    assert taps.activations["relu"].untyped_storage().data_ptr() in {
+        saved.untyped_storage().data_ptr()
+        for saved in [out.grad_fn.next_functions[0][0].next_functions[0][0]._saved_self]
+    }
+
+
+def test_a_layer_that_is_written_to_after_all_is_noticed(x):
+    module = Doubling()
+    with quiet(module), tap(module, ["affine"], overwritten=()) as taps:
         module(x)
-    assert taps.activations["relu"].is_leaf
+    assert not taps.intact
+
+
+def test_an_output_that_its_own_gradient_needs_is_not_overwritten_unseen():
+    class Spoilt(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 2), nn.Sigmoid()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(x)).mul_(2)
+
+    module = Spoilt()
+    with quiet(module), tap(module, ["first", "second"], rows=1) as taps:
+        score = module(torch.ones(2, 2)).sum()
+        with pytest.raises(RuntimeError, match="modified by an inplace"):
+            taps.gradients(score, ["first", "second"])
+    with quiet(module), tap(module, ["first", "second"]) as taps:
+        gradients = taps.gradients(module(torch.ones(2, 2)).sum(), ["second"])
+    assert gradients["second"].tolist() == [[2.0, 2.0], [2.0, 2.0]]
+
+
+def test_what_is_done_with_a_gradient_may_stop_the_way_back(x):
+    module = Doubling()
+
+    def stop(name: str, gradient: torch.Tensor) -> None:
+        raise KeyError(name)
+
+    with quiet(module), tap(module, ["affine"]) as taps:
+        score = module(x).sum()
+        with pytest.raises(KeyError):
+            taps.visit_gradients(score, stop)
+        assert taps.gradients(score, ["affine"])["affine"].tolist() == [[[[6.0, 0.0]]]]
 
 
 def test_a_layer_that_runs_several_times_keeps_its_last_output(x):

@@ -121,6 +121,7 @@ def _lines(
                 suffix_tokens=arrangement.suffix_tokens if arrangement else 0,
                 frames=arrangement.frames if arrangement else 1,
                 faint=arrangement is not None and finding.drowned,
+                overwritten=finding.overwritten,
             )
         )
     seen = {id(modules[name]) for name in findings}

@@ -29,6 +29,8 @@ class LayerInfo:
         frames: Steps of time in its output, each with a grid of its own; 1 for an image.
         faint: Whether a change of the input is lost in this output's rounding errors (deep
             networks with random weights), so that its maps are computed in double precision.
+        overwritten: Whether what follows writes to its output (in-place layers, ``+=``), so that
+            whoever keeps that must keep a copy.
     """
 
     name: str
@@ -45,6 +47,7 @@ class LayerInfo:
     suffix_tokens: int = 0
     frames: int = 1
     faint: bool = False
+    overwritten: bool = False
 
     @property
     def arrangement(self) -> Arrangement | None:

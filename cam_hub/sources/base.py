@@ -16,6 +16,7 @@ from cam_hub.clips import open_clip
 from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.images import open_image
 from cam_hub.limits import UNLIMITED, LoadLimits
+from cam_hub.memory import is_out_of_memory
 from cam_hub.model_id import ModelId
 from cam_hub.preprocessing import Preprocessing
 from cam_hub.sources.facts import ModelFacts
@@ -113,11 +114,14 @@ class LoadedModel:
             Whatever the network answers; the task's ``Target`` makes scores of it.
 
         Raises:
-            ModelRefused: If the network raises.
+            ModelRefused: If the network raises. That memory does not suffice is told as torch tells
+                it: smaller batches may do.
         """
         try:
             return self.task.run(self.module, batch)
         except Exception as error:  # whatever a network raises on an input that it cannot take
+            if is_out_of_memory(error):
+                raise
             first = (str(error) or type(error).__name__).splitlines()[0]
             raise ModelRefused(
                 self.id, f"its forward pass failed on an input of {tuple(batch.shape[1:])}: {first}"

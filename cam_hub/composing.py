@@ -1,0 +1,107 @@
+"""From what a pass has brought back to an ``Explanation`` with its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cam_hub.classes import Prediction, label_of, predict
+from cam_hub.folders import frame_files
+from cam_hub.introspection.layer_info import LayerInfo
+from cam_hub.manifests import make_manifest
+from cam_hub.methods import Method
+from cam_hub.passes import Job, Pass
+from cam_hub.preparation import Prepared, facts_of
+from cam_hub.results import Explanation
+from cam_hub.sources.base import LoadedModel
+
+__all__ = ["compose"]
+
+SHOWN_PREDICTIONS = 5
+
+
+def compose(
+    model: LoadedModel,
+    prepared: Prepared,
+    layers: Sequence[LayerInfo],
+    method: Method,
+    job: Job,
+    passed: Pass,
+) -> Explanation:
+    """Puts one method's maps together with all that they are maps of.
+
+    Args:
+        model: The model.
+        prepared: The picture.
+        layers: The target layers, in the order asked for.
+        method: The method.
+        job: What the pass was to find out.
+        passed: What it has brought back.
+    """
+    names = passed.labels or model.class_names
+    cams = {
+        (index, layer.name): passed.maps[method.name, index, layer.name]
+        for index in passed.classes
+        for layer in layers
+    }
+    if prepared.is_clip:  # grids one below the other
+        steps = {layer.name: layer.frames for layer in layers}
+        cams = {
+            (index, name): cam.reshape(steps[name], -1, cam.shape[1])
+            for (index, name), cam in cams.items()
+        }
+    shown, chosen = _predictions(passed, names)
+    labels = {index: label_of(index, names) for index in passed.classes}
+    layer_names = [layer.name for layer in layers]
+    autocast = job.setting.autocast
+    manifest = make_manifest(
+        model,
+        image=facts_of(prepared),
+        frames=frame_files(prepared.frames) if prepared.is_clip else (),
+        placement=prepared.placement.as_dict(),
+        method=method.name,
+        parameters=vars(job.noise) if method.needs_noise and job.noise is not None else {},
+        layers=layer_names,
+        classes=[
+            vars(chosen[index])
+            if index in chosen
+            else {"class_index": index, "label": labels[index]}
+            for index in passed.classes
+        ],
+        target=passed.target,
+        predictions=shown,
+        grids={key: cam.shape for key, cam in cams.items()},
+        precision=str(job.image.dtype).removeprefix("torch."),
+        autocast=None if autocast is None else str(autocast).removeprefix("torch."),
+    )
+    return Explanation(
+        photo=prepared.frames[len(prepared.frames) // 2],
+        frames=prepared.frames,
+        placement=prepared.placement,
+        predictions=shown,
+        classes=passed.classes,
+        layers=tuple(layer_names),
+        cams=cams,
+        labels=labels,
+        manifest=manifest,
+    )
+
+
+def _predictions(
+    passed: Pass, names: Sequence[str] | None
+) -> tuple[tuple[Prediction, ...], dict[int, Prediction]]:
+    """The most probable classes, and what is said of the explained ones by index.
+
+    Classes of which the model said nothing are in neither.
+    """
+    standings = passed.standings
+    probabilities = standings.probabilities
+    if probabilities is None:
+        return (), {}
+    said = standings.eligible | (probabilities > 0)
+    best = predict(standings.ranking, probabilities, names, said, SHOWN_PREDICTIONS)
+    chosen = {
+        index: Prediction(index, label_of(index, names), float(probabilities[index]))
+        for index in passed.classes
+        if said[index]
+    }
+    return tuple(best), chosen

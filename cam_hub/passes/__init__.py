@@ -1,0 +1,27 @@
+"""Ways through a network and back: what target layers did, and what the scores make of it.
+
+| module | its one job |
+|---|---|
+| ``noise`` | noisy copies of an input |
+| ``trace`` | some images through the network, with the way back still open |
+| ``gathering`` | from gradients, layer by layer as they come, to maps |
+| ``running`` | one whole pass: traces of chunks, classes, layers, methods |
+| ``identity`` | whether it is still the same network, and the same input |
+| ``recent`` | passes that are kept, so that nothing is computed twice |
+"""
+
+from cam_hub.passes.noise import Noise
+from cam_hub.passes.recent import RECENT, RecentPasses
+from cam_hub.passes.running import Job, Pass, Progress, forward_activations
+from cam_hub.passes.trace import Setting
+
+__all__ = [
+    "RECENT",
+    "Job",
+    "Noise",
+    "Pass",
+    "Progress",
+    "RecentPasses",
+    "Setting",
+    "forward_activations",
+]

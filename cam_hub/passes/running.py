@@ -1,0 +1,302 @@
+"""One whole pass: chunks of images forwards, classes backwards, maps of layers and methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cam_hub.errors import NoMap, OutOfMemory
+from cam_hub.guard import mixes_batch, quiet
+from cam_hub.introspection.layer_info import LayerInfo
+from cam_hub.introspection.layouts import to_maps
+from cam_hub.memory import is_out_of_memory
+from cam_hub.methods import Method
+from cam_hub.passes.gathering import Gathering, Map
+from cam_hub.passes.noise import Noise
+from cam_hub.passes.trace import Setting, Trace, record
+from cam_hub.recording import tap
+from cam_hub.sources.base import LoadedModel
+from cam_hub.tasks.base import Standings, Target
+
+__all__ = ["Finished", "Job", "Pass", "Progress", "Start", "forward_activations", "go_back", "run"]
+
+Progress = Callable[[float, str], None]
+"""Called with the part of the work that is done, in [0, 1], and what is being done."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a pass is to find out.
+
+    Attributes:
+        model: The model.
+        image: ``(1, channels, rows, cols)`` or ``(1, channels, frames, rows, cols)``, preprocessed,
+            on the model's device.
+        layers: The target layers.
+        aim: Makes a fresh target; it may cost passes of its own.
+        question: What makes targets of ``aim`` differ, as far as the model and the image do not.
+        choose: Names the classes, given how they stand in the clean image, and the target's labels.
+        methods: What to make of the gradients.
+        noise: The noisy copies to make; None for the clean image alone.
+        batch_size: Most images that pass the network at once.
+        setting: How the network is run.
+        progress: Told after each step.
+    """
+
+    model: LoadedModel
+    image: Tensor
+    layers: Mapping[str, LayerInfo]
+    aim: Callable[[], Target]
+    question: object
+    choose: Callable[[Standings, tuple[str, ...] | None], Sequence[int]]
+    methods: Sequence[Method]
+    noise: Noise | None
+    batch_size: int
+    setting: Setting = field(default_factory=Setting)
+    progress: Progress | None = None
+
+    @property
+    def samples(self) -> int:
+        """How many noisy copies are made."""
+        return self.noise.num_samples if self.noise is not None else 0
+
+    def tell(self, part: float, step: int, classes: Sequence[int]) -> None:
+        """Tells ``progress``, if there is one."""
+        if self.progress is not None:
+            self.progress(part, f"class {step + 1} of {len(classes)}")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a pass has brought back.
+
+    Attributes:
+        standings: How the classes stand in the clean image.
+        classes: The classes that were differentiated.
+        labels: Names of the scores, where the model's own class names do not apply.
+        target: What was differentiated, for the manifest.
+        maps: By method, class index and layer; ``(rows, cols)``, of a clip the grids of its steps
+            one below the other.
+    """
+
+    standings: Standings
+    classes: tuple[int, ...]
+    labels: tuple[str, ...] | None
+    target: Mapping[str, Any]
+    maps: Mapping[tuple[str, int, str], Map]
+
+
+@dataclass(frozen=True)
+class Start:
+    """The clean image's part of a pass, taken before.
+
+    Attributes:
+        target: The target.
+        standings: How the classes stand.
+        trace: Its first image is the clean one.
+    """
+
+    target: Target
+    standings: Standings
+    trace: Trace
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A pass, and what of it can be kept.
+
+    Attributes:
+        found: What it has brought back.
+        target: The target.
+        traces: Those whose way back is still open, in the order of their images: all of them, or
+            the first alone if it holds the clean image, or none.
+    """
+
+    found: Pass
+    target: Target
+    traces: list[Trace]
+
+
+def run(job: Job, *, keep: int = 0, start: Start | None = None) -> Finished:
+    """Runs the network forwards once per chunk and backwards once per chunk and class.
+
+    Where memory does not suffice, chunks are halved.
+
+    Args:
+        job: What to find out.
+        keep: Bytes of traces to keep open for later.
+        start: Where there is one, the clean image does not pass the network again.
+
+    Raises:
+        ModelRefused: If the model raises on this input or returns what its task cannot read.
+        NoMap: If the scores are not finite, nothing can be explained, a layer did not run, no
+            score depends on it, or a map is not finite.
+        OutOfMemory: If memory does not suffice for one image at a time.
+    """
+    size = 1 if mixes_batch(job.model.module) else min(job.batch_size, 1 + job.samples)
+    copying = False
+    while True:
+        try:
+            return _Run(job, size, keep, copying=copying).finish(start)
+        except NoMap as error:
+            if copying or not isinstance(error.__cause__, RuntimeError):
+                raise
+            copying = True
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if size == 1:
+                raise OutOfMemory(job.model.id, _too_large(job)) from None
+            size //= 2
+        keep, start = 0, None
+
+
+class _Run:
+    """One attempt at a job, with chunks of a fixed size."""
+
+    def __init__(self, job: Job, size: int, keep: int, *, copying: bool) -> None:
+        self._job = job
+        self._size = size
+        self._left = keep
+        self._copying = copying
+        self._traces: list[Trace] = []
+        self._classes: tuple[int, ...] = ()
+        self._gatherings: list[Gathering] = []
+
+    def finish(self, start: Start | None) -> Finished:
+        job = self._job
+        images = job.samples + (start is None)
+        total = -(-images // self._size)
+        target = start.target if start is not None else job.aim()
+        standings = start.standings if start is not None else None
+        if start is not None:
+            self._choose(start.standings, target)
+            for index, gathering in zip(self._classes, self._gatherings, strict=True):
+                go_back(start.trace, index, gathering, noisy=False, keep_graph=True)
+        clean = job.image if start is None else None
+        for number, batch in enumerate(_chunks(job.image, clean, job.noise, self._size)):
+            trace, found = record(
+                job.model,
+                batch,
+                job.layers,
+                target,
+                clean=standings is None,
+                setting=job.setting,
+                copying=self._copying,
+            )
+            if found is not None:
+                standings = found
+                self._choose(standings, target)
+            self._go_back(trace, number, total)
+        if standings is None:
+            raise AssertionError("there is always a chunk with the clean image")
+        maps = {
+            (method, index, name): cam
+            for index, gathering in zip(self._classes, self._gatherings, strict=True)
+            for (method, name), cam in gathering.maps.items()
+        }
+        done = Pass(standings, self._classes, target.labels, target.describe(), maps)
+        traces = self._traces
+        if len(traces) < total:
+            traces = [trace for trace in traces[:1] if trace.clean]
+        return Finished(done, target, traces)
+
+    def _choose(self, standings: Standings, target: Target) -> None:
+        self._classes = tuple(self._job.choose(standings, target.labels))
+        target.check(self._classes)
+        self._gatherings = [Gathering(self._job.methods, self._job.samples) for _ in self._classes]
+
+    def _go_back(self, trace: Trace, number: int, total: int) -> None:
+        count = len(self._classes)
+        keep = self._left > 0 and len(self._traces) == number and trace.bytes <= self._left
+        if keep:
+            self._left -= trace.bytes
+            self._traces.append(trace)
+        for step, index in enumerate(self._classes):
+            self._job.tell((number + (step + 1) / (count + 1)) / total, step, self._classes)
+            last = not keep and step + 1 == count
+            go_back(trace, index, self._gatherings[step], keep_graph=not last)
+
+
+def go_back(
+    trace: Trace, index: int, gathering: Gathering, *, noisy: bool = True, keep_graph: bool
+) -> None:
+    """Takes one class's way back through a trace.
+
+    Args:
+        trace: The trace.
+        index: Of the class.
+        gathering: Takes in what comes by.
+        noisy: Whether its noisy copies are wanted.
+        keep_graph: Whether the way back will be taken again.
+
+    Raises:
+        NoMap: If there is no way back; with torch's error as its cause where the network has
+            overwritten what it needs.
+    """
+
+    def visit(name: str, gradient: Tensor) -> None:
+        gathering.take(name, trace.activation(name) if trace.clean else None, gradient)
+
+    try:
+        trace.back(index, visit, noisy=noisy, keep_graph=keep_graph)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise NoMap(f"the way back through the network failed: {first}") from error
+
+
+def forward_activations(
+    model: LoadedModel, image: Tensor, layers: Mapping[str, LayerInfo]
+) -> dict[str, Tensor]:
+    """The activations of some layers, without gradients.
+
+    Args:
+        model: The model.
+        image: ``(1, channels, rows, cols)`` or ``(1, channels, frames, rows, cols)``, preprocessed,
+            on the model's device.
+        layers: The layers.
+
+    Returns:
+        ``(channels, rows, cols)`` each; of a clip ``(channels, steps * rows, cols)``.
+
+    Raises:
+        ModelRefused: If the model raises on this input.
+        NoMap: If a layer did not run.
+    """
+    with quiet(model.module), torch.no_grad(), tap(model.module, list(layers)) as taps:
+        model.run(image)
+    found = {}
+    for name, layer in layers.items():
+        if name not in taps.activations or layer.arrangement is None:
+            raise NoMap("it did not run, or returned no floating-point tensor", layer=name)
+        found[name] = to_maps(taps.activations[name].detach(), layer.arrangement)[0].clone()
+    return found
+
+
+def _chunks(
+    image: Tensor, clean: Tensor | None, noise: Noise | None, size: int
+) -> Iterator[Tensor]:
+    """The clean image, if it is to pass, and the noisy copies; at most ``size`` at a time."""
+    pending = [] if clean is None else [clean]
+    for copy in noise.copies(image) if noise is not None else ():
+        if len(pending) == size:
+            yield torch.cat(pending)
+            pending = []
+        pending.append(copy)
+    if pending:
+        yield torch.cat(pending)
+
+
+def _too_large(job: Job) -> str:
+    layers = f"{len(job.layers)} layers" if len(job.layers) > 1 else "the layer"
+    return (
+        f"one image of {tuple(job.image.shape[1:])} at a time, with the way back to {layers}, does "
+        f"not fit into the memory of {job.image.device}. Fewer or later layers, a smaller input or "
+        "another device would need less."
+    )

@@ -1,0 +1,227 @@
+"""Some images through the network at once, with the way back to the target layers still open."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cam_hub.errors import ModelRefused, NoMap
+from cam_hub.guard import quiet
+from cam_hub.introspection.layer_info import LayerInfo
+from cam_hub.introspection.layouts import to_maps
+from cam_hub.recording import Taps, tap
+from cam_hub.sources.base import LoadedModel
+from cam_hub.tasks.base import Standings, Target
+
+__all__ = ["Setting", "Trace", "record"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the network is run.
+
+    Attributes:
+        autocast: Floating-point type of torch's autocast, or None for the model's own.
+        memory_format: Of the batch. Convolutions hand it on, whatever their weights' own is.
+    """
+
+    autocast: torch.dtype | None = None
+    memory_format: torch.memory_format = torch.contiguous_format
+
+    def around(self, device: torch.device) -> AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(device.type, self.autocast)
+
+
+class Trace:
+    """One forward pass of a batch, from which scores can be differentiated by target layers.
+
+    Attributes:
+        layers: The target layers.
+        clean: Whether the first image is the clean one; the others are noisy copies.
+        samples: How many noisy copies there are.
+        scores: ``(N, K)``, with their graph.
+    """
+
+    def __init__(
+        self, taps: Taps, scores: Tensor, layers: Mapping[str, LayerInfo], *, clean: bool
+    ) -> None:
+        self._taps = taps
+        self.scores = scores
+        self.layers = dict(layers)
+        self.clean = clean
+        self.samples = len(scores) - clean
+        self._bytes: int | None = None
+        self._lock = threading.Lock()
+
+    def activation(self, name: str) -> Tensor:
+        """``(1, channels, rows, cols)``: what a layer put out for the clean image."""
+        return self._maps(name, self._taps.activations[name].detach()[:1])
+
+    def back(
+        self,
+        index: int,
+        visit: Callable[[str, Tensor], None],
+        *,
+        noisy: bool = True,
+        keep_graph: bool,
+    ) -> None:
+        """The way back from one class, for the images of the batch together.
+
+        Args:
+            index: Of the class.
+            visit: Called for each layer with its name and the gradient of each image's score by
+                its own activation, ``(N, channels, rows, cols)``; the last layer first.
+            noisy: Whether the noisy copies are wanted, too; else ``N`` is 1.
+            keep_graph: Whether the way back will be taken again.
+
+        Raises:
+            NoMap: If the score depends on none of the layers.
+            RuntimeError: Of torch, where the network has overwritten what the way back needs.
+        """
+        # On a caller's thread, where autograd may be off.
+        with torch.inference_mode(False), torch.enable_grad():
+            scores = self.scores[:, index] if noisy else self.scores[:1, index]
+            count, score = len(scores), scores.sum()
+        names = list(self.layers)
+        self._taps.check_reached(self.scores, names)
+        told = set()
+
+        def tell(name: str, gradient: Tensor) -> None:
+            if name in self.layers:
+                told.add(name)
+                visit(name, self._maps(name, gradient[:count]))
+
+        with self._lock:
+            self._taps.visit_gradients(score, tell, keep_graph=keep_graph)
+        for name in names:
+            if name not in told:
+                zeros = torch.zeros_like(self._taps.activations[name][:1])
+                visit(name, self._maps(name, zeros.expand(count, *zeros.shape[1:])))
+
+    @property
+    def bytes(self) -> int:
+        """What the graph and the records keep in memory, weights left out; before the way back."""
+        if self._bytes is None:
+            sizes = {}
+            for tensor in (self.scores, *self._taps.activations.values(), *_saved(self.scores)):
+                if not isinstance(tensor, nn.Parameter):
+                    storage = tensor.untyped_storage()
+                    sizes[storage.data_ptr()] = storage.nbytes()
+            self._bytes = sum(sizes.values())
+        return self._bytes
+
+    def _maps(self, name: str, tensor: Tensor) -> Tensor:
+        arrangement = self.layers[name].arrangement
+        if arrangement is None:
+            raise AssertionError("target layers lie on the image")
+        return to_maps(tensor, arrangement)
+
+
+def record(
+    model: LoadedModel,
+    batch: Tensor,
+    layers: Mapping[str, LayerInfo],
+    target: Target,
+    *,
+    clean: bool,
+    setting: Setting,
+    copying: bool = False,
+) -> tuple[Trace, Standings | None]:
+    """Runs a batch through the network.
+
+    Args:
+        model: The model.
+        batch: ``(N, channels, rows, cols)`` or ``(N, channels, frames, rows, cols)``, on the
+            model's device.
+        layers: The target layers.
+        target: What is differentiated.
+        clean: Whether the first image is the clean one.
+        setting: How to run the network.
+        copying: Whether every record is a copy, and the network goes on with another: slow and
+            large, but safe with networks that overwrite what the way back needs.
+
+    Returns:
+        The trace, and how the classes stand in the clean image if there is one.
+
+    Raises:
+        ModelRefused: If the model raises on this input or returns what its task cannot read.
+        NoMap: If the clean image's scores are not finite, or a layer did not run.
+    """
+    if batch.ndim == 4:
+        batch = batch.contiguous(memory_format=setting.memory_format)
+    overwritten = {name for name, layer in layers.items() if layer.overwritten}
+
+    def run(*, safely: bool) -> tuple[Taps, Any]:
+        known = None if safely else overwritten
+        rows = None if copying else int(clean)
+        taken = tap(model.module, list(layers), overwritten=known, rows=rows)
+        with taken as taps, setting.around(batch.device):
+            return taps, model.run(batch)
+
+    with quiet(model.module):
+        taps, output = run(safely=copying)
+        if not taps.intact:  # something else is written to than when the layers were found
+            taps, output = run(safely=True)
+        scores = _scores(model, target, output, len(batch))
+        for name in layers:
+            if name not in taps.activations:
+                raise NoMap("it did not run, or returned no floating-point tensor", layer=name)
+        standings = None
+        if clean:
+            if not bool(torch.isfinite(scores[0].detach()).all()):
+                raise NoMap("the model's scores for this picture are not finite (NaN or infinity)")
+            standings = target.standings(output)
+    return Trace(taps, scores, layers, clean=clean), standings
+
+
+def _scores(model: LoadedModel, target: Target, output: object, images: int) -> Tensor:
+    """``(N, K)`` scores of what the network has answered for N images."""
+    try:
+        scores = target.scores(output)
+    except ModelRefused as error:  # tasks do not know the model's ID
+        raise ModelRefused(model.id, error.reason) from error
+    if len(scores) != images:
+        raise ModelRefused(
+            model.id, f"it returns scores of {len(scores)} images for a batch of {images}."
+        )
+    return scores
+
+
+def _saved(root: Tensor) -> Iterator[Tensor]:
+    """The tensors that a graph keeps for the way back."""
+    pending, seen = [root.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        pending += [parent for parent, _ in node.next_functions]
+        for name in _saved_names(type(node)):
+            try:
+                found = getattr(node, name)
+            except RuntimeError:  # overwritten since, which the way back will tell
+                continue
+            parts = found if isinstance(found, (tuple, list)) else (found,)
+            yield from (part for part in parts if isinstance(part, Tensor))
+
+
+_names: dict[type, tuple[str, ...]] = {}
+
+
+def _saved_names(kind: type) -> tuple[str, ...]:
+    """Under which attributes nodes of a kind keep tensors."""
+    if kind not in _names:
+        found = [name for name in dir(kind) if name.startswith("_saved_")]
+        if "saved_tensors" in dir(kind):
+            found.append("saved_tensors")
+        _names[kind] = tuple(found)
+    return _names[kind]
