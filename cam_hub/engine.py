@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from cam_hub import store
@@ -14,6 +15,7 @@ from cam_hub.composing import compose
 from cam_hub.errors import InvalidArgument, NoMap
 from cam_hub.introspection.layers import LayerInfo
 from cam_hub.introspection.selection import LayerChoice, layers_before, resolve_layers
+from cam_hub.memory_format import suited_format
 from cam_hub.methods import METHODS, Method
 from cam_hub.passes import RECENT, Job, Noise, Progress, Setting, forward_activations
 from cam_hub.precision import autocast_type, in_double
@@ -237,7 +239,7 @@ def _explain(
         methods=methods,
         noise=request.noise if any(method.needs_noise for method in methods) else None,
         batch_size=request.batch_size,
-        setting=Setting(autocast=autocast if working is model else None),
+        setting=_setting(working, tensor, autocast),
         progress=request.progress,
     )
     passed = RECENT.run(job, reuse=request.reuse)
@@ -248,6 +250,12 @@ def _explain(
             composed = _elsewhere(model, prepared, layers, method, request)
         found[method.name] = composed
     return found
+
+
+def _setting(model: LoadedModel, tensor: Tensor, autocast: torch.dtype | None) -> Setting:
+    if model.dtype == torch.float64:  # which autocast leaves alone
+        return Setting()
+    return Setting(autocast, suited_format(model, tensor))
 
 
 def _elsewhere(

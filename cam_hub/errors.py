@@ -179,7 +179,7 @@ class NoMap(CamHubError):
         self.reason = reason
 
 
-class OutOfMemory(CamHubError, MemoryError):
+class OutOfMemory(CamHubError):
     """The device's memory does not suffice, however small the chunks.
 
     Attributes:

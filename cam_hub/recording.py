@@ -120,16 +120,19 @@ class Taps:
         in_danger = self._overwritten is None or name in self._overwritten
         self.activations.pop(name, None)
         self._versions.pop(name, None)
+        goes_on = passed
         if self._rows is not None and self._rows < len(passed):
-            # The rest of the batch need not stay in memory for the few that are recorded.
-            self.activations[name], goes_on = passed[: self._rows].clone(), passed
-        elif in_danger:
-            # In-place layers that follow (ReLU after a batch norm) would overwrite the record.
-            self.activations[name], goes_on = passed, passed.clone()
+            kept = passed[: self._rows]
+            if in_danger:
+                kept = kept.clone()  # the rest of the batch may go
         else:
-            self.activations[name] = goes_on = passed
-        if self.activations[name] is goes_on:
-            self._versions[name] = passed._version
+            kept = passed
+            if in_danger:
+                # In-place layers that follow (ReLU after a batch norm) may write to the copy.
+                goes_on = passed.clone()
+        if not in_danger:
+            self._versions[name] = kept._version
+        self.activations[name] = kept
         self.calls[name] = self.calls.get(name, 0) + 1
         self._ears[name] = ear
         return _replace(output, found, goes_on)

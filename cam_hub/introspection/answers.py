@@ -15,7 +15,7 @@ from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.recording import modules_by_name
 from cam_hub.sources.base import LoadedModel
 
-__all__ = ["key_of", "recall", "remember"]
+__all__ = ["key_of", "known_key", "recall", "remember"]
 
 _SAMPLE = 64
 """Values per tensor that tell the weights of one module from another's."""
@@ -38,7 +38,15 @@ def key_of(model: LoadedModel, size: tuple[int, ...]) -> str | None:
         "revision": str(model.revision),
         "weights": weights,
     }
-    return fingerprint(model.module, size, dtype=model.dtype, extra=extra)
+    key = fingerprint(model.module, size, dtype=model.dtype, extra=extra)
+    model.facts.setdefault("keys", {})[size] = key
+    return key
+
+
+def known_key(model: LoadedModel, size: tuple[int, ...]) -> str | None:
+    """The key that was found for this model and size, if any was asked for."""
+    keys: dict[tuple[int, ...], str | None] = model.facts.get("keys", {})
+    return keys.get(size)
 
 
 def recall(key: str | None, model: LoadedModel) -> list[LayerInfo] | None:

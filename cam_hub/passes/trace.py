@@ -99,6 +99,8 @@ class Trace:
             if name in self.layers:
                 told.add(name)
                 visit(name, self._maps(name, gradient[:count]))
+                if not keep_graph:
+                    del self._taps.activations[name]  # as the graph goes, so do the records
 
         with self._lock:
             self._taps.visit_gradients(score, tell, keep_graph=keep_graph)
