@@ -10,7 +10,7 @@ from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.manifests import make_manifest
 from cam_hub.methods import Method
 from cam_hub.passes import Job, Pass
-from cam_hub.preparation import Prepared, facts_of
+from cam_hub.preparation import Prepared
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
 
@@ -55,7 +55,7 @@ def compose(
     autocast = job.setting.autocast
     manifest = make_manifest(
         model,
-        image=facts_of(prepared),
+        image=prepared.facts,
         frames=frame_files(prepared.frames) if prepared.is_clip else (),
         placement=prepared.placement.as_dict(),
         method=method.name,

@@ -47,10 +47,7 @@ def quiet(module: nn.Module) -> Iterator[None]:
     with _lock:
         found = _found.get(module)
         if found is None:
-            found = _Found(
-                training=[child for child in walk(module) if child.training],
-                learning=list(_learning(module)),
-            )
+            found = _to_switch_off(module)
             for child in found.training:
                 child.training = False
             for weight in found.learning:
@@ -71,26 +68,28 @@ def quiet(module: nn.Module) -> Iterator[None]:
                     weight.requires_grad_(True)
 
 
-def walk(module: nn.Module) -> Iterator[nn.Module]:
+def walk(module: nn.Module) -> list[nn.Module]:
     """Every submodule once, itself included; ``Module.modules()`` at a fraction of its cost."""
-    pending, seen = [module], {module}
-    while pending:
-        child = pending.pop()
-        yield child
+    found = [module]
+    seen = {id(module)}
+    for child in found:  # which grows on the way
         for part in child._modules.values():
-            if part is not None and part not in seen:
-                seen.add(part)
-                pending.append(part)
+            if part is not None and id(part) not in seen:
+                seen.add(id(part))
+                found.append(part)
+    return found
 
 
-def _learning(module: nn.Module) -> Iterator[nn.Parameter]:
-    """Every parameter once that asks for gradients."""
-    seen = set()
+def _to_switch_off(module: nn.Module) -> _Found:
+    training: list[nn.Module] = []
+    learning: dict[int, nn.Parameter] = {}
     for child in walk(module):
+        if child.training:
+            training.append(child)
         for weight in child._parameters.values():
-            if weight is not None and weight.requires_grad and id(weight) not in seen:
-                seen.add(id(weight))
-                yield weight
+            if weight is not None and weight.requires_grad:
+                learning[id(weight)] = weight
+    return _Found(training, list(learning.values()))
 
 
 def mixes_batch(module: nn.Module) -> bool:

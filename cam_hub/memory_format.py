@@ -25,9 +25,9 @@ _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channe
 _CONVOLUTIONS = 4
 """A network with fewer (a patch embedding before a transformer) has nothing to gain."""
 
-_ROUNDS = 2
-_GAIN = 0.97
-"""Channels-last is taken where it needs at most this part of the time."""
+_ROUNDS = 3
+_GAIN = 1.02
+"""Channels-last is taken where one image needs at most this part of the time: batches gain more."""
 
 
 def suited_format(model: LoadedModel, image: Tensor) -> torch.memory_format:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,9 +21,9 @@ from cam_hub.images import open_image
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Reference, Target
 from cam_hub.tasks.region import Region, RegionChoice, read_region
-from cam_hub.tensors import check_tensor
+from cam_hub.tensors import check_tensor, same
 
-__all__ = ["Prepared", "Question", "ask", "facts_of", "prepare"]
+__all__ = ["Prepared", "Question", "ask", "prepare"]
 
 _BASELINE_SEED = 90210  # none that callers are likely to draw a picture with
 
@@ -41,6 +42,14 @@ class Prepared:
     frames: tuple[Image.Image, ...]
     placement: Placement
     tensor: Tensor
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """What the manifest says of the picture: its size, and the digest of its pixels.
+
+        Of a clip also how many frames the model saw, and the digest of their digests.
+        """
+        return _facts_of(self.frames, clip=self.is_clip)
 
     @property
     def is_clip(self) -> bool:
@@ -66,6 +75,11 @@ def prepare(model: LoadedModel, image: object) -> Prepared:
     turn = model.preprocessing
     if isinstance(image, Tensor):
         tensor = check_tensor(image, model.input_size[0], clip=isinstance(turn, ClipPreprocessing))
+        tensor = tensor.to(model.device, model.dtype)
+        # Asked again about the same input, another class say, it is not painted again.
+        last: Prepared | None = model.facts.get("last_prepared")
+        if last is not None and same(last.tensor, tensor):
+            return last
         shown = turn.denormalise(tensor)
         frames = shown if isinstance(shown, list) else [shown]
         placement = Placement.identity(frames[0].size)
@@ -77,7 +91,10 @@ def prepare(model: LoadedModel, image: object) -> Prepared:
             frames = [open_image(image)]
             tensor = turn(frames[0])
         placement = turn.place(frames[0].size)
-    return Prepared(tuple(frames), placement, tensor.to(model.device, model.dtype))
+    prepared = Prepared(tuple(frames), placement, tensor.to(model.device, model.dtype))
+    if isinstance(image, Tensor):
+        model.facts["last_prepared"] = prepared
+    return prepared
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +131,7 @@ class Question:
             compared = Reference(
                 output=model.run(other.tensor.to(tensor)) if other is not None else None,
                 baseline=model.run(nothing),
-                facts=facts_of(other) if other is not None else {},
+                facts=other.facts if other is not None else {},
             )
         return model.task.target(region=self.region, reference=compared)
 
@@ -153,14 +170,9 @@ def ask(
     return Question(place, other, (where, digest))
 
 
-def facts_of(prepared: Prepared) -> dict[str, Any]:
-    """What the manifest says of a picture: its size, and the digest of its pixels.
-
-    Of a clip also how many frames the model saw, and the digest of their digests.
-    """
-    frames = prepared.frames
+def _facts_of(frames: tuple[Image.Image, ...], *, clip: bool) -> dict[str, Any]:
     size = list(frames[0].size)
-    if not prepared.is_clip:
+    if not clip:
         return {"size": size, "sha256": _digest(frames[0]).hex()}
     digests = {id(frame): _digest(frame) for frame in {id(f): f for f in frames}.values()}
     whole = hashlib.sha256(b"".join(digests[id(frame)] for frame in frames)).hexdigest()

@@ -261,9 +261,10 @@ class Preprocessing:
         values = check_tensor(tensor, self.input_size[0])[0].cpu()
         values = values.mul_(_column(self.std)).add_(_column(self.mean))
         if len(values) != 3:
-            values = values.mean(dim=0, keepdim=True).expand(3, -1, -1)
-        pixels = values.clamp(0, 1).mul(255).round().to(torch.uint8)
-        return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).convert("RGB")
+            values = values.mean(dim=0, keepdim=True)
+        pixels = values.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
+        pixels = pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous()
+        return Image.fromarray(pixels.numpy())
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """``(width, height)`` of the whole photo after the resize, with the references' rounding.

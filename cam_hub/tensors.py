@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cam_hub.errors import ImageRefused
 
-__all__ = ["check_tensor"]
+__all__ = ["check_tensor", "same"]
 
 
 def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor:
@@ -55,7 +55,14 @@ def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor
             f"{channels}{hint}"
         )
     checked = tensor.detach().to(torch.float32, copy=True).reshape(1, *shape[-axes:])
-    bad = int((~torch.isfinite(checked)).sum())
-    if bad:
+    extremes = torch.stack(torch.aminmax(checked))  # not finite if any value is not
+    if not bool(torch.isfinite(extremes).all()):
+        bad = int((~torch.isfinite(checked)).sum())
         raise ImageRefused(f"{bad} of the tensor's {checked.numel()} values are NaN or infinite")
     return checked
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are of one type and place, and hold the same values."""
+    alike = (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
+    return alike and torch.equal(one, other)

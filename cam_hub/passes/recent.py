@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from cam_hub.errors import NoMap
@@ -24,6 +23,7 @@ from cam_hub.passes.noise import Noise
 from cam_hub.passes.running import Finished, Job, Pass, Start, go_back, run
 from cam_hub.passes.trace import Trace
 from cam_hub.tasks.base import Standings, Target
+from cam_hub.tensors import same
 
 __all__ = ["LIMIT", "RECENT", "VARIABLE", "RecentPasses"]
 
@@ -197,7 +197,7 @@ class RecentPasses:
             CamHubError: As ``running.run``.
         """
         limit = self.limit if reuse else 0
-        before = state(job.model.module) if limit > 0 else None
+        before = state(job.model) if limit > 0 else None
         if before is None:
             return run(job).found
         key = self._key(job, before)
@@ -213,7 +213,7 @@ class RecentPasses:
                 kept = None
         start = kept.start(job) if kept is not None else None
         finished = run(job, keep=limit // _LARGEST, start=start)
-        if state(job.model.module) == before:
+        if state(job.model) == before:
             self._keep(key, job, finished, limit)
         return finished.found
 
@@ -232,7 +232,7 @@ class RecentPasses:
     def _find(self, key: Hashable, image: Tensor) -> _Kept | None:
         with self._lock:
             kept = self._kept.get(key)
-            if kept is None or not torch.equal(kept.image, image):
+            if kept is None or not same(kept.image, image):
                 return None
             self._kept.move_to_end(key)
             return kept

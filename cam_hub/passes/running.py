@@ -137,7 +137,9 @@ def run(job: Job, *, keep: int = 0, start: Start | None = None) -> Finished:
             score depends on it, or a map is not finite.
         OutOfMemory: If memory does not suffice for one image at a time.
     """
-    size = 1 if mixes_batch(job.model.module) else min(job.batch_size, 1 + job.samples)
+    size = min(job.batch_size, 1 + job.samples)
+    if size > 1 and mixes_batch(job.model.module):
+        size = 1
     copying = False
     while True:
         try:
