@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor
 
 __all__ = ["Noise"]
+
+_KEPT = 4 << 20
+"""Bytes that drawn numbers of one seed and shape may take to be kept for the next picture."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,24 @@ class Noise:
 
     def copies(self, image: Tensor) -> Iterator[Tensor]:
         """Noisy copies of an image or clip, ``(1, …)``, drawn on the CPU on every device."""
-        generator = torch.Generator().manual_seed(self.seed)
-        for _ in range(self.num_samples):
-            noise = torch.randn(image.shape, generator=generator) * self.std
-            yield image + noise.to(image)
+        shape = tuple(image.shape)
+        draws: Iterator[Tensor] | tuple[Tensor, ...]
+        if self.num_samples * image.numel() * 4 <= _KEPT:
+            draws = _drawn(shape, self.num_samples, self.seed)
+        else:
+            draws = _draw(shape, self.num_samples, self.seed)
+        for drawn in draws:
+            yield image + (drawn * self.std).to(image)
+
+
+def _draw(shape: tuple[int, ...], count: int, seed: int) -> Iterator[Tensor]:
+    """Standard normal numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        yield torch.randn(shape, generator=generator)
+
+
+@functools.lru_cache(maxsize=2)  # picture after picture has the same, by default
+def _drawn(shape: tuple[int, ...], count: int, seed: int) -> tuple[Tensor, ...]:
+    with torch.inference_mode(False):
+        return tuple(_draw(shape, count, seed))
