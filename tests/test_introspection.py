@@ -335,3 +335,21 @@ def test_a_layer_whose_map_would_be_blank_is_not_recommended():
     assert found["lowered"].usable
     assert not found["lowered"].recommended
     assert found["first"].recommended or found["last"].recommended
+
+
+def test_layers_that_are_written_to_afterwards_are_marked():
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 4, 4, 4), nn.Conv2d(4, 4, 1)
+            self.act, self.same = nn.ReLU(inplace=True), nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.act(self.one(x))
+            y = self.two(x)
+            y += x
+            return self.same(y).mean((2, 3))
+
+    model = cam_hub.wrap_model(Writing(), input_size=(3, 32, 48))
+    marked = {layer.name: layer.overwritten for layer in cam_hub.list_layers(model)}
+    assert marked == {"one": True, "act": False, "two": True, "same": False}

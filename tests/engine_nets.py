@@ -1,0 +1,156 @@
+"""Small networks of every layout and kind of answer, with random weights; a plain reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+
+import cam_hub
+from cam_hub import LoadedModel, Method
+from cam_hub.introspection.layers import list_layers
+from cam_hub.introspection.layouts import to_maps
+from cam_hub.passes import Noise
+from cam_hub.recording import main_tensor
+
+
+class Pyramid(nn.Module):
+    """Convolutions with in-place layers, a residual, and a head of any kind."""
+
+    def __init__(self, head: nn.Module, width: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, 2, 1)
+        self.norm, self.act = nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        self.block = nn.Conv2d(width, width, 3, padding=1)
+        self.mix = nn.Conv2d(width, width, 3, padding=1)
+        self.last = nn.Conv2d(width, width, 1)
+        self.head = head
+
+    def forward(self, x: Tensor) -> object:
+        x = self.act(self.norm(self.stem(x)))
+        x = self.mix(self.block(x).relu_()) + x
+        return self.head(self.last(x).relu_())
+
+
+class Pooled(nn.Module):
+    def __init__(self, classes: int | None = None) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, classes) if classes else nn.Identity()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.fc(maps.mean((2, 3)))
+
+
+class Boxes(nn.Module):
+    """One box of each of two classes per image."""
+
+    def forward(self, maps: Tensor) -> list[dict[str, Tensor]]:
+        boxes = torch.tensor([[0.0, 0.0, 16.0, 32.0], [16.0, 0.0, 32.0, 32.0]])
+        return [
+            {"boxes": boxes, "labels": torch.tensor([0, 1]), "scores": one[:2].mean((1, 2))}
+            for one in maps
+        ]
+
+
+class Detector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Pyramid(Boxes())
+
+    def forward(self, images: list[Tensor]) -> object:
+        return self.net(torch.stack(images))
+
+
+def _drawn(module: nn.Module) -> nn.Module:
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            nn.init.uniform_(child.weight, 0.5, 1.5)
+            nn.init.normal_(child.bias, std=0.2)
+    return module
+
+
+def _wrapped(module: nn.Module, **given: object) -> LoadedModel:
+    return cam_hub.wrap_model(_drawn(module), input_size=(3, 32, 32), **given)
+
+
+def _timm(name: str, **given: object) -> Callable[[], LoadedModel]:
+    def make() -> LoadedModel:
+        module = timm.create_model(name, **given)
+        size = given.get("img_size", 64)
+        return cam_hub.wrap_model(_drawn(module), input_size=(3, size, size))
+
+    return make
+
+
+NETS: dict[str, Callable[[], LoadedModel]] = {
+    "channels first": _timm("test_resnet"),
+    "depthwise": _timm("test_efficientnet"),
+    "tokens": _timm("test_vit", img_size=64),
+    "channels last": _timm("test_mambaout"),
+    "features": _timm("test_convnext", num_classes=0),
+    "one logit": lambda: _wrapped(Pyramid(Pooled(1))),
+    "segmentation": lambda: _wrapped(Pyramid(nn.Conv2d(8, 3, 1)), task="segmentation"),
+    "detection": lambda: _wrapped(Detector(), task="detection"),
+}
+
+
+def make_net(name: str) -> LoadedModel:
+    """A network by its kind; the same weights each time.
+
+    In double precision: what differs then is not rounding (which Smooth Grad-CAM++ amplifies where
+    its denominator nearly vanishes), but something computed otherwise.
+    """
+    torch.manual_seed(0)
+    model = NETS[name]()
+    model.module.eval().double()
+    return model
+
+
+def picture(model: LoadedModel, seed: int = 0) -> Tensor:
+    """A preprocessed picture of the model's size."""
+    noise = torch.randn(1, *model.input_size, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.avg_pool2d(noise, 5, 1, 2) * 3
+
+
+def some_layers(model: LoadedModel) -> list[str]:
+    """A few usable layers, early to late, whose output may be written to by what follows."""
+    usable = [layer.name for layer in list_layers(model) if layer.usable]
+    return usable[:: max(1, len(usable) // 4)]
+
+
+def plainly(
+    model: LoadedModel, method: Method, image: Tensor, layer: str, index: int, noise: Noise
+) -> np.ndarray:
+    """A map by the book: one image at a time, with the whole graph, no memory shared."""
+    arrangement = next(found for found in list_layers(model) if found.name == layer).arrangement
+    target = model.task.target()
+
+    def both(one: Tensor) -> tuple[Tensor, Tensor]:
+        kept = []
+
+        def hook(_module: nn.Module, _inputs: object, output: object) -> object:
+            found = main_tensor(output)
+            kept.append(found.clone())  # what else uses the layer's output is not the layer's
+            return kept[-1].clone() if output is found else None
+
+        handle = model.module.get_submodule(layer).register_forward_hook(hook)
+        try:
+            score = target.scores(model.task.run(model.module, one))[0, index]
+        finally:
+            handle.remove()
+        (gradient,) = torch.autograd.grad(score, kept[-1])
+        return tuple(to_maps(part.detach(), arrangement) for part in (kept[-1], gradient))
+
+    with torch.enable_grad():
+        image = image.to(model.dtype)
+        activation, gradient = both(image.clone().requires_grad_())
+        noisy = [both(copy.requires_grad_())[1] for copy in noise.copies(image)]
+    return method(activation, gradient, torch.stack(noisy))[0].numpy()
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> float:
+    """The greatest difference of two maps, as a part of the greater one's maximum."""
+    return float(np.abs(one - other).max() / max(one.max(), other.max(), 1e-30))
