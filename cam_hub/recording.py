@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_hub.errors import LayerNotFound, NoMap, nearest_names
+from cam_hub.marks import Ear, Mark
 
 __all__ = [
     "Taps",
@@ -100,7 +101,7 @@ class Taps:
         self.calls: dict[str, int] = {}
         self._overwritten = overwritten
         self._rows = rows
-        self._ears: dict[str, _Ear] = {}
+        self._ears: dict[str, Ear] = {}
         self._versions: dict[str, int] = {}
         self._seed: Tensor | None = None
 
@@ -115,8 +116,8 @@ class Taps:
             return None
         if self._seed is None:
             self._seed = found.new_zeros(()).requires_grad_()
-        ear = _Ear()
-        passed: Tensor = _Mark.apply(self._seed, found, ear)
+        ear = Ear()
+        passed: Tensor = Mark.apply(self._seed, found, ear)
         in_danger = self._overwritten is None or name in self._overwritten
         self.activations.pop(name, None)
         self._versions.pop(name, None)
@@ -199,36 +200,6 @@ class Taps:
                 "(detach, no_grad, rounding) on the way; take an earlier layer",
                 layer=names[0] if len(names) == 1 else None,
             )
-
-
-class _Ear:
-    """Where the gradient of one layer's output is told, while somebody listens."""
-
-    hear: Callable[[Tensor], None] | None = None
-
-
-class _Mark(torch.autograd.Function):
-    """Passes a tensor on, and on the way back tells its gradient.
-
-    What goes on is the same memory under a tensor of its own. So what follows may write to it as
-    it would without the mark (to a leaf or to a view it could not), writes are counted for both,
-    and what follows this layer is told from what else its tensor is used for, as in a layer that
-    returns its input. The graph starts at the first mark, since the seed asks for a gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, seed: Tensor, found: Tensor, ear: _Ear) -> Tensor:
-        del seed
-        ctx.set_materialize_grads(False)
-        ctx.ear = ear
-        return found.detach()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        (gradient,) = gradients
-        if ctx.ear.hear is not None and gradient is not None:
-            ctx.ear.hear(gradient)
-        return None, gradient, None
 
 
 @contextmanager

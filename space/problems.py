@@ -24,6 +24,7 @@ _TITLES = {
     "model_refused": "This model cannot be explained",
     "image_refused": "This photo cannot be used",
     "no_map": "There is no map to show",
+    "out_of_memory": "There is not enough memory",
     "hub_unavailable": "The model could not be fetched",
     "hub_refused": "The Hub does not allow this",
 }

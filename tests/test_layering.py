@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Modules on one line may import only from lines above it (packages: also from within themselves).
 LEVELS = [
-    {"_version", "errors"},
+    {"_version", "errors", "marks"},
     {
         "hub_urls",
         "images",

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from cam_hub.errors import NoMap
+from cam_hub.errors import NoMap, OutOfMemory
 from cam_hub.methods import METHODS, Method
 from cam_hub.passes.gathering import Gathering, Map
 from cam_hub.passes.identity import sample, state
@@ -212,7 +212,14 @@ class RecentPasses:
                 self._drop(key)  # something that the way back needs was written to
                 kept = None
         start = kept.start(job) if kept is not None else None
-        finished = run(job, keep=limit // _LARGEST, start=start)
+        try:
+            finished = run(job, keep=limit // _LARGEST, start=start)
+        except OutOfMemory:
+            if not len(self):
+                raise
+            del kept, start
+            self.clear()  # which may be what is in the way
+            finished = run(job, keep=limit // _LARGEST)
         if state(job.model) == before:
             self._keep(key, job, finished, limit)
         return finished.found
