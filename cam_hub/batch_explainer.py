@@ -7,26 +7,23 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from cam_hub.assembly import make_cams, make_explanation
-from cam_hub.batch_pass import Passed, run_together
-from cam_hub.classes import ClassChoice, choose_classes
-from cam_hub.engine import explain
+from cam_hub.classes import choose_classes
+from cam_hub.composing import compose
 from cam_hub.errors import CamHubError, ClassNotFound
-from cam_hub.introspection.layer_info import LayerInfo
-from cam_hub.introspection.selection import LayerChoice, resolve_layers
+from cam_hub.explaining import explain_prepared, is_blank
+from cam_hub.introspection.selection import resolve_layers
+from cam_hub.jobs import make_job
 from cam_hub.methods import Method
-from cam_hub.passes import Noise
-from cam_hub.precision import in_double
-from cam_hub.preparation import aim, prepare
+from cam_hub.passes import Job, Pass, Room, run_together
+from cam_hub.preparation import prepare
 from cam_hub.readahead import Ready, Refused
+from cam_hub.request import Request
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
-from cam_hub.tasks.base import Reference, Standings, Target
+from cam_hub.tasks.base import Reference, Target
 
 __all__ = ["BatchExplainer"]
 
@@ -41,44 +38,38 @@ class BatchExplainer:
     Attributes:
         model: The model.
         method: Makes the maps.
-        noise: The noisy copies that it needs; None if it needs none.
-        target_layers: As for ``explain``, but nothing that can be looked at only once.
-        classes: Likewise.
-        reference: As for ``explain``.
-        batch_size: Most images, noisy copies included, that pass the network at once.
-        options: How ``explain`` is called for the same method, classes and noise.
+        request: What is asked about each picture, by nothing that can be looked at only once.
+        room: Most images, noisy copies included, that pass the network at once.
     """
 
     model: LoadedModel
     method: Method
-    noise: Noise | None
-    target_layers: LayerChoice
-    classes: ClassChoice
-    reference: object
-    batch_size: int
-    options: dict[str, Any]
+    request: Request
+    room: Room
     _targets: dict[tuple[int, ...], Target] = field(default_factory=dict)
 
-    def check(self) -> None:
+    @classmethod
+    def checked(cls, model: LoadedModel, method: Method, request: Request) -> BatchExplainer:
         """Makes sure that nothing is wrong that would be wrong with every picture.
 
         Raises:
             CamHubError: What is wrong.
         """
-        task = self.model.task
+        task = model.task
         if task.takes_reference:
-            if self.reference is not None:
-                prepare(self.model, self.reference)
+            if request.reference is not None:
+                request = replace(request, reference=prepare(model, request.reference))
         else:
-            task.target(reference=Reference() if self.reference is not None else None)
-            names = self.model.class_names
+            task.target(reference=Reference() if request.reference is not None else None)
+            names = model.class_names
             try:
-                choose_classes(self.classes, torch.zeros(len(names or "1")), names)
+                choose_classes(request.classes, torch.zeros(len(names or "1")), names)
             except ClassNotFound as error:
                 # How many classes there are shows only when the network has answered.
                 if isinstance(error.name, str):
                     raise
-        resolve_layers(self.model, self.target_layers, self.model.input_size)
+        resolve_layers(model, request.target_layers, model.input_size)
+        return cls(model, method, request, Room(request.batch_size))
 
     def explain(
         self, pictures: Sequence[Ready | Refused], done: Done
@@ -105,86 +96,47 @@ class BatchExplainer:
     def _together(self, pictures: list[Ready], done: Done) -> list[Explanation | CamHubError]:
         """The same for pictures of one size."""
         try:
-            size = pictures[0].prepared.size
-            layers = resolve_layers(self.model, self.target_layers, size)
-            working = in_double(self.model) if any(each.faint for each in layers) else self.model
-            pictures = [self._as_taken_by(working, picture) for picture in pictures]
-            targets = [self._target(working, picture) for picture in pictures]
+            jobs = [self._job(picture) for picture in pictures]
         except CamHubError as error:
             return [error] * len(pictures)
-        passes = run_together(
-            working,
-            [picture.prepared.tensor for picture in pictures],
-            {layer.name: layer.arrangement for layer in layers if layer.arrangement is not None},
-            targets,
-            self._choose,
-            noise=self.noise,
-            batch_size=self.batch_size,
-            progress=lambda part, _: done(part * len(pictures)),
-        )
-        return [self._result(*each, layers) for each in zip(pictures, targets, passes, strict=True)]
+        count = len(pictures)
+        passes = run_together(jobs, self.room, progress=lambda part: done(part * count))
+        tick = partial(done, count)
+        return [self._result(*each, tick) for each in zip(pictures, jobs, passes, strict=True)]
 
-    def _as_taken_by(self, working: LoadedModel, picture: Ready) -> Ready:
-        tensor = picture.prepared.tensor.to(working.device, working.dtype)
-        return replace(picture, prepared=replace(picture.prepared, tensor=tensor))
+    def _job(self, picture: Ready) -> Job:
+        job = make_job(self.model, picture.prepared, [self.method], self.request)
+        if not self.model.task.takes_reference:
+            return job
+        return replace(job, aim=partial(self._shared_target, job))
 
-    def _target(self, working: LoadedModel, picture: Ready) -> Target:
-        if not working.task.takes_reference:
-            return aim(working, picture.prepared, None, None)
-        # What features are compared with costs passes, and is the same for inputs of one size.
-        key = (*picture.prepared.size, id(working))
+    def _shared_target(self, job: Job) -> Target:
+        """What features are compared with costs passes, and is the same for inputs of one size."""
+        key = (*job.image.shape, id(job.model))
         if key not in self._targets:
-            self._targets[key] = aim(working, picture.prepared, None, self.reference)
+            self._targets[key] = job.aim()
         return copy.copy(self._targets[key])
-
-    def _choose(self, target: Target, found: Standings) -> list[int]:
-        names = target.labels or self.model.class_names
-        return choose_classes(self.classes, found.ranking, names, found.eligible)
 
     def _result(
         self,
         picture: Ready,
-        target: Target,
-        passed: Passed | CamHubError | None,
-        layers: Sequence[LayerInfo],
+        job: Job,
+        passed: Pass | CamHubError | None,
+        tick: Callable[[], None],
     ) -> Explanation | CamHubError:
         if isinstance(passed, CamHubError):
             return passed
         try:
-            if passed is None:
-                return self._alone(picture)
-            prepared = picture.prepared
-            cams = make_cams(self.method, passed, layers, clip=prepared.is_clip)
-            if not any(cam.any() for cam in cams.values()):
-                return self._alone(picture)  # which may find a layer that is not blank
-            return make_explanation(
-                self.model,
-                prepared,
-                picture.facts,
-                layers,
-                self.method,
-                self.noise,
-                target,
-                passed,
-                cams,
-            )
+            if passed is not None:
+                found = compose(self.model, picture.prepared, self.method, job, passed)
+                if not is_blank(found):
+                    return found
+            # Alone it may be passed with more care, or at another layer.
+            asked = replace(self.request, progress=lambda *_: tick())
+            alone = explain_prepared(self.model, picture.prepared, [self.method], asked)
+            return alone[self.method.name]
         except CamHubError as error:
             return error
-
-    def _alone(self, picture: Ready) -> Explanation:
-        image = picture.picture
-        if not isinstance(image, Tensor):  # read already; a stream might not be read again
-            frames = picture.prepared.frames
-            image = list(frames) if picture.prepared.is_clip else frames[0]
-        return explain(
-            self.model,
-            image,
-            target_layers=self.target_layers,
-            classes=self.classes,
-            reference=self.reference,
-            batch_size=self.batch_size,
-            **self.options,
-        )
 
 
 def _beyond(done: Done, before: int, count: float) -> None:

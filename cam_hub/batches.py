@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from cam_hub.arguments import check_count, model_of, noise_of
 from cam_hub.batch_explainer import BatchExplainer
 from cam_hub.classes import ClassChoice
 from cam_hub.errors import CamHubError, InvalidArgument
@@ -20,6 +19,7 @@ from cam_hub.introspection.selection import LayerChoice
 from cam_hub.methods import METHODS
 from cam_hub.passes import Progress
 from cam_hub.readahead import picture_files, read_ahead
+from cam_hub.request import Request, check_count, model_of
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
 
@@ -71,6 +71,7 @@ def explain_many(
     std: float = 0.3,
     seed: int = 0,
     batch_size: int = 8,
+    autocast: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Outcome]:
@@ -99,7 +100,8 @@ def explain_many(
         std: As for ``explain``.
         seed: As for ``explain``; all pictures get the same noise.
         batch_size: How many pictures are collected, and most images, noisy copies included, that
-            pass the network at once.
+            pass the network at once; fewer where memory does not suffice.
+        autocast: As for ``explain``.
         threads: How many read pictures; None for one per processor, at most eight.
         progress: Called after each pass with the part of the pictures that is done (0 where
             ``images`` does not tell how many there are) and a few words; what it raises stops the
@@ -117,24 +119,25 @@ def explain_many(
             not there, or the reference does not work.
         ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
     """
+    request = Request.checked(
+        target_layers=_held(target_layers),
+        classes=_held(classes),
+        region=None,
+        reference=reference,
+        num_samples=num_samples,
+        std=std,
+        seed=seed,
+        batch_size=batch_size,
+        autocast=autocast,
+        reuse=False,
+        progress=None,
+    )
     chosen = METHODS[method]
-    noise = noise_of(chosen, num_samples, std, seed)
-    check_count("batch_size", batch_size)
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
     check_count("threads", threads)
     model = model_of(model_or_id)
     pictures = _pictures(images, axes=len(model.input_size) + 1)
-    explainer = BatchExplainer(
-        model=model,
-        method=chosen,
-        noise=noise,
-        target_layers=_held(target_layers),
-        classes=_held(classes),
-        reference=reference,
-        batch_size=batch_size,
-        options={"method": method, "num_samples": num_samples, "std": std, "seed": seed},
-    )
-    explainer.check()
+    explainer = BatchExplainer.checked(model, chosen, request)
     return _outcomes(explainer, pictures, threads, progress)
 
 
@@ -142,7 +145,7 @@ def _outcomes(
     explainer: BatchExplainer, pictures: Iterable[object], threads: int, progress: Progress | None
 ) -> Iterator[Outcome]:
     total = len(pictures) if isinstance(pictures, Sized) else None
-    size = explainer.batch_size
+    size = explainer.request.batch_size
     before = 0
 
     def done(count: float) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from cam_hub.classes import Prediction, label_of, predict
 from cam_hub.folders import frame_files
-from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.manifests import make_manifest
 from cam_hub.methods import Method
 from cam_hub.passes import Job, Pass
@@ -22,7 +21,6 @@ SHOWN_PREDICTIONS = 5
 def compose(
     model: LoadedModel,
     prepared: Prepared,
-    layers: Sequence[LayerInfo],
     method: Method,
     job: Job,
     passed: Pass,
@@ -32,26 +30,24 @@ def compose(
     Args:
         model: The model.
         prepared: The picture.
-        layers: The target layers, in the order asked for.
         method: The method.
         job: What the pass was to find out.
         passed: What it has brought back.
     """
     names = passed.labels or model.class_names
     cams = {
-        (index, layer.name): passed.maps[method.name, index, layer.name]
+        (index, name): passed.maps[method.name, index, name]
         for index in passed.classes
-        for layer in layers
+        for name in job.layers
     }
     if prepared.is_clip:  # grids one below the other
-        steps = {layer.name: layer.frames for layer in layers}
         cams = {
-            (index, name): cam.reshape(steps[name], -1, cam.shape[1])
+            (index, name): cam.reshape(job.layers[name].frames, -1, cam.shape[1])
             for (index, name), cam in cams.items()
         }
     shown, chosen = _predictions(passed, names)
     labels = {index: label_of(index, names) for index in passed.classes}
-    layer_names = [layer.name for layer in layers]
+    layer_names = list(job.layers)
     autocast = job.setting.autocast
     manifest = make_manifest(
         model,

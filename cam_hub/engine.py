@@ -1,25 +1,20 @@
-"""The one orchestration: photo to tensor, through the network, to maps, to a result."""
+"""``explain``, ``explain_methods`` and ``activations``: one picture, any model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cam_hub import store
-from cam_hub.classes import ClassChoice, choose_classes
-from cam_hub.composing import compose
-from cam_hub.errors import InvalidArgument, NoMap
-from cam_hub.introspection.layers import LayerInfo
-from cam_hub.introspection.selection import LayerChoice, layers_before, resolve_layers
-from cam_hub.memory_format import suited_format
-from cam_hub.methods import METHODS, Method
-from cam_hub.passes import RECENT, Job, Progress, Setting, forward_activations
-from cam_hub.precision import in_double
-from cam_hub.preparation import Prepared, ask, prepare
-from cam_hub.request import Request
+from cam_hub.classes import ClassChoice
+from cam_hub.errors import InvalidArgument
+from cam_hub.explaining import explain_prepared
+from cam_hub.introspection.selection import LayerChoice, resolve_layers
+from cam_hub.jobs import precise_enough
+from cam_hub.methods import METHODS
+from cam_hub.passes import Progress, forward_activations
+from cam_hub.preparation import prepare
+from cam_hub.request import Request, model_of
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.region import RegionChoice
@@ -107,8 +102,8 @@ def explain(
         progress=progress,
     )
     chosen = METHODS[method]
-    model = _model(model_or_id)
-    return _explain(model, prepare(model, image), [chosen], request)[chosen.name]
+    model = model_of(model_or_id)
+    return explain_prepared(model, prepare(model, image), [chosen], request)[chosen.name]
 
 
 def explain_methods(
@@ -170,8 +165,8 @@ def explain_methods(
     chosen = list({found.name: found for found in (METHODS[name] for name in named)}.values())
     if not chosen:
         raise InvalidArgument("methods", methods, "at least one method")
-    model = _model(model_or_id)
-    return _explain(model, prepare(model, image), chosen, request)
+    model = model_of(model_or_id)
+    return explain_prepared(model, prepare(model, image), chosen, request)
 
 
 def activations(
@@ -193,10 +188,10 @@ def activations(
         LayerNotFound: If the model has no such layer.
         NoMap: If a layer is not spatial.
     """
-    model = _model(model)
+    model = model_of(model)
     prepared = prepare(model, image)
     found = resolve_layers(model, layers, prepared.size, need_gradient=False)
-    working, tensor = _precise_enough(model, prepared.tensor, found)
+    working, tensor = precise_enough(model, prepared.tensor, found)
     maps = forward_activations(working, tensor, {layer.name: layer for layer in found})
     if not prepared.is_clip:
         return maps
@@ -205,93 +200,3 @@ def activations(
         name: stacked.reshape(len(stacked), steps[name], -1, stacked.shape[-1])
         for name, stacked in maps.items()
     }
-
-
-def _explain(
-    model: LoadedModel, prepared: Prepared, methods: Sequence[Method], request: Request
-) -> dict[str, Explanation]:
-    """One explanation per method."""
-    question = ask(model, prepared, request.region, request.reference)
-    layers = resolve_layers(model, request.target_layers, prepared.size)
-    working, tensor = _precise_enough(model, prepared.tensor, layers)
-    job = Job(
-        model=working,
-        image=tensor,
-        layers={layer.name: layer for layer in layers},
-        aim=lambda: question.aim(working, tensor),
-        question=question.key,
-        choose=lambda found, labels: choose_classes(
-            request.classes, found.ranking, labels or model.class_names, found.eligible
-        ),
-        methods=methods,
-        noise=request.noise if any(method.needs_noise for method in methods) else None,
-        batch_size=request.batch_size,
-        setting=_setting(working, tensor, request.autocast),
-        progress=request.progress,
-    )
-    passed = RECENT.run(job, reuse=request.reuse)
-    found = {}
-    for method in methods:
-        composed = compose(model, prepared, layers, method, job, passed)
-        if not any(cam.any() for cam in composed.cams.values()):
-            composed = _elsewhere(model, prepared, layers, method, request)
-        found[method.name] = composed
-    return found
-
-
-def _setting(model: LoadedModel, tensor: Tensor, autocast: torch.dtype | None) -> Setting:
-    if model.dtype == torch.float64:  # which autocast leaves alone
-        return Setting()
-    return Setting(autocast, suited_format(model, tensor))
-
-
-def _elsewhere(
-    model: LoadedModel,
-    prepared: Prepared,
-    layers: Sequence[LayerInfo],
-    method: Method,
-    request: Request,
-) -> Explanation:
-    """The explanation at the last layer that speaks, where nothing at the chosen ones does.
-
-    Raises:
-        NoMap: If there is none, or the layers were the caller's choice.
-    """
-    spare = []
-    if request.target_layers is None:
-        spare = layers_before(model, layers[0].name, prepared.size)
-    blank = NoMap(
-        "blank: nothing at "
-        + (f"layer {layers[0].name!r}" if len(layers) == 1 else "any of the layers")
-        + " spoke for the class; try another layer or class",
-    )
-    if not spare:
-        raise blank
-    try:
-        tried = replace(request, target_layers=spare)
-        found = _explain(model, prepared, [method], tried)[method.name]
-    except NoMap:
-        raise blank from None
-    speaking = [name for name in spare if found.cams[found.classes[0], name].any()][-1:]
-    if not speaking:
-        raise blank
-    again = replace(request, target_layers=speaking)
-    return _explain(model, prepared, [method], again)[method.name]
-
-
-def _model(model_or_id: LoadedModel | str) -> LoadedModel:
-    if isinstance(model_or_id, LoadedModel):
-        return model_or_id
-    if isinstance(model_or_id, nn.Module):
-        raise InvalidArgument("model", type(model_or_id).__name__, "wrap_model(module) or an ID")
-    return store.get(model_or_id)
-
-
-def _precise_enough(
-    model: LoadedModel, tensor: Tensor, layers: Sequence[LayerInfo]
-) -> tuple[LoadedModel, Tensor]:
-    """Both in double precision if what the layers say would be lost in rounding errors."""
-    if not any(layer.faint for layer in layers):
-        return model, tensor
-    working = in_double(model)
-    return working, tensor.to(working.device, working.dtype)

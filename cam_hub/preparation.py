@@ -67,11 +67,13 @@ def prepare(model: LoadedModel, image: object) -> Prepared:
 
     Args:
         model: The model.
-        image: As for ``explain``.
+        image: As for ``explain``; or what this function has returned, for the same model.
 
     Raises:
         ImageRefused: If the image cannot be read, or does not fit the model.
     """
+    if isinstance(image, Prepared):
+        return image
     turn = model.preprocessing
     if isinstance(image, Tensor):
         tensor = check_tensor(image, model.input_size[0], clip=isinstance(turn, ClipPreprocessing))

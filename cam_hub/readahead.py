@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cam_hub.errors import CamHubError, InvalidArgument
 from cam_hub.images import file_endings
-from cam_hub.preparation import Prepared, facts_of, prepare
+from cam_hub.preparation import Prepared, prepare
 from cam_hub.sources.base import LoadedModel
 
 __all__ = ["Ready", "Refused", "picture_files", "read_ahead"]
@@ -25,12 +24,10 @@ class Ready:
     Attributes:
         picture: As it was given.
         prepared: The picture as the model's input.
-        facts: What the manifest says of it.
     """
 
     picture: object
     prepared: Prepared
-    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -110,6 +107,7 @@ def picture_files(folder: str | os.PathLike[str]) -> list[Path]:
 def _read(model: LoadedModel, picture: object) -> Ready | Refused:
     try:
         prepared = prepare(model, picture)
-        return Ready(picture, prepared, facts_of(prepared))
+        _ = prepared.facts  # here, where there is time for it
+        return Ready(picture, prepared)
     except CamHubError as error:
         return Refused(picture, error)

@@ -87,8 +87,8 @@ class Taps:
     Args:
         overwritten: The layers whose output is written to by what follows; None if that is not
             known, so that it must be expected of all.
-        rows: How many images of the batch are recorded, from the first on; None for all. The way
-            back is that of all of them.
+        rows: Which images of the batch are recorded; None for all. The way back is that of all of
+            them.
 
     Attributes:
         activations: The last output of each layer that has run, by name, in the order in which
@@ -96,7 +96,9 @@ class Taps:
         calls: How often each layer has run.
     """
 
-    def __init__(self, overwritten: Container[str] | None = None, rows: int | None = None) -> None:
+    def __init__(
+        self, overwritten: Container[str] | None = None, rows: Sequence[int] | None = None
+    ) -> None:
         self.activations: dict[str, Tensor] = {}
         self.calls: dict[str, int] = {}
         self._overwritten = overwritten
@@ -114,6 +116,8 @@ class Taps:
         found = main_tensor(output)
         if found is None or not found.is_floating_point():
             return None
+        if self._rows and max(self._rows) >= len(found):
+            return None  # not one row per image
         if self._seed is None:
             self._seed = found.new_zeros(()).requires_grad_()
         ear = Ear()
@@ -122,9 +126,9 @@ class Taps:
         self.activations.pop(name, None)
         self._versions.pop(name, None)
         goes_on = passed
-        if self._rows is not None and self._rows < len(passed):
-            kept = passed[: self._rows]
-            if in_danger:
+        if self._rows is not None and len(self._rows) < len(passed):
+            kept = _taken(passed, self._rows)
+            if in_danger and kept._is_view():
                 kept = kept.clone()  # the rest of the batch may go
         else:
             kept = passed
@@ -208,7 +212,7 @@ def tap(
     names: Sequence[str],
     *,
     overwritten: Container[str] | None = None,
-    rows: int | None = None,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[Taps]:
     """Records the outputs of some layers so that scores can be differentiated by them.
 
@@ -220,7 +224,7 @@ def tap(
         names: The target layers.
         overwritten: Those whose output is written to by what follows; None if that is not known.
             Afterwards ``Taps.intact`` tells whether it was true.
-        rows: How many images of the batch are recorded; None for all.
+        rows: Which images of the batch are recorded; None for all.
 
     Yields:
         The taps, filled by the forward pass.
@@ -253,6 +257,13 @@ def main_tensor(output: Any) -> Tensor | None:
     elif not isinstance(output, (tuple, list)):
         return None
     return next((found for part in output if (found := main_tensor(part)) is not None), None)
+
+
+def _taken(batch: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some rows of a batch: a view where they are its first ones, else a copy."""
+    if list(rows) == list(range(len(rows))):
+        return batch[: len(rows)]
+    return batch[list(rows)]
 
 
 def _replace(output: Any, old: Tensor, new: Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""What ``explain`` is asked beside model, picture and method, checked before anything is loaded."""
+"""What callers give, checked before anything is spent on it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from cam_hub import store
 from cam_hub.classes import ClassChoice
 from cam_hub.errors import InvalidArgument
 from cam_hub.introspection.selection import LayerChoice
 from cam_hub.passes import Noise, Progress
 from cam_hub.precision import autocast_type
+from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.region import RegionChoice
 
-__all__ = ["MAX_SAMPLES", "Request"]
+__all__ = ["MAX_SAMPLES", "Request", "check_count", "model_of"]
 
 MAX_SAMPLES = 1000
 
@@ -67,8 +70,7 @@ class Request:
             InvalidArgument: If one of them can never work.
         """
         _check_samples(num_samples, std, seed)
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InvalidArgument("batch_size", batch_size, "a count of at least 1")
+        check_count("batch_size", batch_size)
         return cls(
             target_layers=target_layers,
             classes=classes,
@@ -80,6 +82,30 @@ class Request:
             reuse=reuse,
             progress=progress,
         )
+
+
+def model_of(model_or_id: LoadedModel | str) -> LoadedModel:
+    """The model that is meant; one that is named by its ID stays in memory for the next call.
+
+    Raises:
+        InvalidArgument: If it is a bare module.
+        ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
+    """
+    if isinstance(model_or_id, LoadedModel):
+        return model_or_id
+    if isinstance(model_or_id, nn.Module):
+        raise InvalidArgument("model", type(model_or_id).__name__, "wrap_model(module) or an ID")
+    return store.get(model_or_id)
+
+
+def check_count(argument: str, value: int) -> None:
+    """Makes sure that something can be counted by a number.
+
+    Raises:
+        InvalidArgument: If it is no whole number of at least 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidArgument(argument, value, "a count of at least 1")
 
 
 def _check_samples(num_samples: object, std: object, seed: object) -> None:

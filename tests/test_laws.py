@@ -53,7 +53,7 @@ class TestEveryMethodAndKind:
     def test_chunks_of_any_size_give_the_map_of_one_pass(self, models, kind, method):
         model = models[kind]
         (image,) = inputs(model, 1)
-        options = {"method": method, "target_layers": layer_of(model), "num_samples": 5}
+        options = {"reuse": False, "method": method, "target_layers": layer_of(model), "num_samples": 5}
         options["classes"] = classes_of(model)
         whole = explain(model, image, batch_size=6, **options)
         for size in (1, 4):
@@ -62,7 +62,7 @@ class TestEveryMethodAndKind:
     def test_a_batch_gives_the_maps_of_its_pictures_one_by_one(self, models, kind, method):
         model = models[kind]
         images = inputs(model, 5)
-        options = {"method": method, "target_layers": layer_of(model), "num_samples": 3}
+        options = {"reuse": False, "method": method, "target_layers": layer_of(model), "num_samples": 3}
         options["classes"] = classes_of(model)
         found = [
             outcome.explanation
@@ -80,5 +80,5 @@ class TestEveryMethodAndKind:
         module = copy.deepcopy(model.module).to(memory_format=form)
         last = replace(model, module=module, facts={})
         (image,) = inputs(model, 1)
-        options = {"method": method, "target_layers": layer_of(model)}
+        options = {"reuse": False, "method": method, "target_layers": layer_of(model)}
         assert distance(explain(model, image, **options), explain(last, image, **options)) < 1e-5

@@ -89,7 +89,7 @@ def test_nothing_before_the_first_target_layer_is_part_of_the_graph(x):
 def test_the_rows_asked_for_are_recorded_and_the_gradient_is_that_of_all(x, overwritten):
     module = Doubling()
     batch = torch.cat([x, x + 1, x + 2])
-    with quiet(module), tap(module, ["affine"], overwritten=overwritten, rows=1) as taps:
+    with quiet(module), tap(module, ["affine"], overwritten=overwritten, rows=[0]) as taps:
         gradients = taps.gradients(module(batch).sum(), ["affine"])
     assert taps.intact
     assert taps.activations["affine"].tolist() == [[[[3.0, -3.0]]]]
@@ -124,7 +124,7 @@ def test_an_output_that_its_own_gradient_needs_is_not_overwritten_unseen():
             return self.second(self.first(x)).mul_(2)
 
     module = Spoilt()
-    with quiet(module), tap(module, ["first", "second"], rows=1) as taps:
+    with quiet(module), tap(module, ["first", "second"], rows=[0]) as taps:
         score = module(torch.ones(2, 2)).sum()
         with pytest.raises(RuntimeError, match="modified by an inplace"):
             taps.gradients(score, ["first", "second"])

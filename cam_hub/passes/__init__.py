@@ -6,6 +6,7 @@
 | ``trace`` | some images through the network, with the way back still open |
 | ``gathering`` | from gradients, layer by layer as they come, to maps |
 | ``running`` | one whole pass: traces of chunks, classes, layers, methods |
+| ``together`` | several pictures through the network and back in the same chunks |
 | ``identity`` | whether it is still the same network, and the same input |
 | ``recent`` | passes that are kept, so that nothing is computed twice |
 """
@@ -13,6 +14,7 @@
 from cam_hub.passes.noise import Noise
 from cam_hub.passes.recent import RECENT, RecentPasses
 from cam_hub.passes.running import Job, Pass, Progress, forward_activations
+from cam_hub.passes.together import Room, run_together
 from cam_hub.passes.trace import Setting
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "Pass",
     "Progress",
     "RecentPasses",
+    "Room",
     "Setting",
     "forward_activations",
+    "run_together",
 ]

@@ -244,13 +244,7 @@ def go_back(
     def visit(name: str, gradient: Tensor) -> None:
         gathering.take(name, trace.activation(name) if trace.clean else None, gradient)
 
-    try:
-        trace.back(index, visit, noisy=noisy, keep_graph=keep_graph)
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise NoMap(f"the way back through the network failed: {first}") from error
+    trace.back(index, visit, noisy=noisy, keep_graph=keep_graph)
 
 
 def forward_activations(

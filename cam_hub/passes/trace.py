@@ -1,9 +1,9 @@
-"""Some images through the network at once, with the way back to the target layers still open."""
+"""Images through the network at once, with the way back to the target layers still open."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,12 @@ from cam_hub.errors import ModelRefused, NoMap
 from cam_hub.guard import quiet
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.introspection.layouts import to_maps
+from cam_hub.memory import is_out_of_memory
 from cam_hub.recording import Taps, tap
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Standings, Target
 
-__all__ = ["Setting", "Trace", "record"]
+__all__ = ["Setting", "Trace", "Trail", "pass_through", "record"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,72 @@ class Setting:
         return torch.autocast(device.type, self.autocast)
 
 
-class Trace:
-    """One forward pass of a batch, from which scores can be differentiated by target layers.
+class Trail:
+    """The way back to the target layers that one forward pass has left open.
 
     Attributes:
         layers: The target layers.
+    """
+
+    def __init__(self, taps: Taps, layers: Mapping[str, LayerInfo]) -> None:
+        self.layers = dict(layers)
+        self._taps = taps
+        self._lock = threading.Lock()
+
+    def activation(self, name: str, row: int = 0) -> Tensor:
+        """``(1, channels, rows, cols)``: what a layer put out for one of the recorded images."""
+        return self._maps(name, self._taps.activations[name].detach()[row : row + 1])
+
+    def follow(
+        self, score: Tensor, images: int, visit: Callable[[str, Tensor], None], *, keep_graph: bool
+    ) -> None:
+        """The way back from a score, for the images of the batch together.
+
+        Args:
+            score: A sum of scores of the images.
+            images: For how many of them, from the first on, gradients are shown.
+            visit: Called for each layer with its name and the gradient of each image's score by
+                its own activation, ``(images, channels, rows, cols)``; the last layer first.
+            keep_graph: Whether the way back will be taken again.
+
+        Raises:
+            NoMap: If the score depends on none of the layers; with torch's error as its cause where
+                the network has overwritten what the way back needs.
+        """
+        self._taps.check_reached(score, list(self.layers))
+        told = set()
+
+        def tell(name: str, gradient: Tensor) -> None:
+            if name in self.layers:
+                told.add(name)
+                visit(name, self._maps(name, gradient[:images]))
+                if not keep_graph:
+                    del self._taps.activations[name]  # as the graph goes, so do the records
+
+        try:
+            with self._lock:
+                self._taps.visit_gradients(score, tell, keep_graph=keep_graph)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            first = (str(error) or type(error).__name__).splitlines()[0]
+            raise NoMap(f"the way back through the network failed: {first}") from error
+        for name in self.layers:
+            if name not in told:
+                kept = self._taps.activations[name]
+                visit(name, self._maps(name, kept.new_zeros((images, *kept.shape[1:]))))
+
+    def _maps(self, name: str, tensor: Tensor) -> Tensor:
+        arrangement = self.layers[name].arrangement
+        if arrangement is None:
+            raise AssertionError("target layers lie on the image")
+        return to_maps(tensor, arrangement)
+
+
+class Trace(Trail):
+    """One forward pass of one picture and its noisy copies.
+
+    Attributes:
         clean: Whether the first image is the clean one; the others are noisy copies.
         samples: How many noisy copies there are.
         scores: ``(N, K)``, with their graph.
@@ -54,17 +116,11 @@ class Trace:
     def __init__(
         self, taps: Taps, scores: Tensor, layers: Mapping[str, LayerInfo], *, clean: bool
     ) -> None:
-        self._taps = taps
+        super().__init__(taps, layers)
         self.scores = scores
-        self.layers = dict(layers)
         self.clean = clean
         self.samples = len(scores) - clean
         self._bytes: int | None = None
-        self._lock = threading.Lock()
-
-    def activation(self, name: str) -> Tensor:
-        """``(1, channels, rows, cols)``: what a layer put out for the clean image."""
-        return self._maps(name, self._taps.activations[name].detach()[:1])
 
     def back(
         self,
@@ -74,40 +130,22 @@ class Trace:
         noisy: bool = True,
         keep_graph: bool,
     ) -> None:
-        """The way back from one class, for the images of the batch together.
+        """The way back from one class.
 
         Args:
             index: Of the class.
-            visit: Called for each layer with its name and the gradient of each image's score by
-                its own activation, ``(N, channels, rows, cols)``; the last layer first.
-            noisy: Whether the noisy copies are wanted, too; else ``N`` is 1.
+            visit: As for ``follow``.
+            noisy: Whether the noisy copies are wanted, too; else the clean image is shown alone.
             keep_graph: Whether the way back will be taken again.
 
         Raises:
-            NoMap: If the score depends on none of the layers.
-            RuntimeError: Of torch, where the network has overwritten what the way back needs.
+            NoMap: As ``follow``.
         """
         # On a caller's thread, where autograd may be off.
         with torch.inference_mode(False), torch.enable_grad():
             scores = self.scores[:, index] if noisy else self.scores[:1, index]
-            count, score = len(scores), scores.sum()
-        names = list(self.layers)
-        self._taps.check_reached(self.scores, names)
-        told = set()
-
-        def tell(name: str, gradient: Tensor) -> None:
-            if name in self.layers:
-                told.add(name)
-                visit(name, self._maps(name, gradient[:count]))
-                if not keep_graph:
-                    del self._taps.activations[name]  # as the graph goes, so do the records
-
-        with self._lock:
-            self._taps.visit_gradients(score, tell, keep_graph=keep_graph)
-        for name in names:
-            if name not in told:
-                zeros = torch.zeros_like(self._taps.activations[name][:1])
-                visit(name, self._maps(name, zeros.expand(count, *zeros.shape[1:])))
+            score = scores.sum()
+        self.follow(score, len(scores), visit, keep_graph=keep_graph)
 
     @property
     def bytes(self) -> int:
@@ -121,11 +159,52 @@ class Trace:
             self._bytes = sum(sizes.values())
         return self._bytes
 
-    def _maps(self, name: str, tensor: Tensor) -> Tensor:
-        arrangement = self.layers[name].arrangement
-        if arrangement is None:
-            raise AssertionError("target layers lie on the image")
-        return to_maps(tensor, arrangement)
+
+def pass_through(
+    model: LoadedModel,
+    batch: Tensor,
+    layers: Mapping[str, LayerInfo],
+    *,
+    rows: Sequence[int],
+    setting: Setting,
+    copying: bool = False,
+) -> tuple[Taps, Any]:
+    """Runs a batch through a network that is held quiet.
+
+    Args:
+        model: The model.
+        batch: ``(N, channels, rows, cols)`` or ``(N, channels, frames, rows, cols)``, on the
+            model's device.
+        layers: The target layers.
+        rows: Of which images the activations are recorded.
+        setting: How to run the network.
+        copying: Whether every record is a copy, and the network goes on with another: slow and
+            large, but safe with networks that overwrite what the way back needs.
+
+    Returns:
+        The taps, and what the network has answered.
+
+    Raises:
+        ModelRefused: If the model raises on this input.
+        NoMap: If a layer did not run.
+    """
+    if batch.ndim == 4:
+        batch = batch.contiguous(memory_format=setting.memory_format)
+    overwritten = {name for name, layer in layers.items() if layer.overwritten}
+
+    def run(*, safely: bool) -> tuple[Taps, Any]:
+        known = None if safely else overwritten
+        taken = tap(model.module, list(layers), overwritten=known, rows=None if copying else rows)
+        with taken as taps, setting.around(batch.device):
+            return taps, model.run(batch)
+
+    taps, output = run(safely=copying)
+    if not taps.intact:  # something else is written to than when the layers were found
+        taps, output = run(safely=True)
+    for name in layers:
+        if name not in taps.activations:
+            raise NoMap("it did not run, or returned no floating-point tensor", layer=name)
+    return taps, output
 
 
 def record(
@@ -148,8 +227,7 @@ def record(
         target: What is differentiated.
         clean: Whether the first image is the clean one.
         setting: How to run the network.
-        copying: Whether every record is a copy, and the network goes on with another: slow and
-            large, but safe with networks that overwrite what the way back needs.
+        copying: As for ``pass_through``.
 
     Returns:
         The trace, and how the classes stand in the clean image if there is one.
@@ -158,25 +236,12 @@ def record(
         ModelRefused: If the model raises on this input or returns what its task cannot read.
         NoMap: If the clean image's scores are not finite, or a layer did not run.
     """
-    if batch.ndim == 4:
-        batch = batch.contiguous(memory_format=setting.memory_format)
-    overwritten = {name for name, layer in layers.items() if layer.overwritten}
-
-    def run(*, safely: bool) -> tuple[Taps, Any]:
-        known = None if safely else overwritten
-        rows = None if copying else int(clean)
-        taken = tap(model.module, list(layers), overwritten=known, rows=rows)
-        with taken as taps, setting.around(batch.device):
-            return taps, model.run(batch)
-
+    rows = range(int(clean))
     with quiet(model.module):
-        taps, output = run(safely=copying)
-        if not taps.intact:  # something else is written to than when the layers were found
-            taps, output = run(safely=True)
+        taps, output = pass_through(
+            model, batch, layers, rows=rows, setting=setting, copying=copying
+        )
         scores = _scores(model, target, output, len(batch))
-        for name in layers:
-            if name not in taps.activations:
-                raise NoMap("it did not run, or returned no floating-point tensor", layer=name)
         standings = None
         if clean:
             if not bool(torch.isfinite(scores[0].detach()).all()):

@@ -1,0 +1,83 @@
+"""Explains a picture that is ready for its model: one pass, any number of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cam_hub.composing import compose
+from cam_hub.errors import NoMap
+from cam_hub.introspection.selection import layers_before
+from cam_hub.jobs import make_job
+from cam_hub.methods import Method
+from cam_hub.passes import RECENT
+from cam_hub.preparation import Prepared
+from cam_hub.request import Request
+from cam_hub.results import Explanation
+from cam_hub.sources.base import LoadedModel
+
+__all__ = ["explain_prepared", "is_blank"]
+
+
+def explain_prepared(
+    model: LoadedModel, prepared: Prepared, methods: Sequence[Method], request: Request
+) -> dict[str, Explanation]:
+    """One explanation per method, by its name.
+
+    Args:
+        model: The model.
+        prepared: The picture.
+        methods: The methods.
+        request: What is asked.
+
+    Raises:
+        CamHubError: As ``explain``.
+    """
+    job = make_job(model, prepared, methods, request)
+    passed = RECENT.run(job, reuse=request.reuse)
+    found = {}
+    for method in methods:
+        composed = compose(model, prepared, method, job, passed)
+        if is_blank(composed):
+            composed = _elsewhere(model, prepared, list(job.layers), method, request)
+        found[method.name] = composed
+    return found
+
+
+def is_blank(found: Explanation) -> bool:
+    """Whether nothing at any of the layers spoke for any of the classes."""
+    return not any(cam.any() for cam in found.cams.values())
+
+
+def _elsewhere(
+    model: LoadedModel,
+    prepared: Prepared,
+    layers: Sequence[str],
+    method: Method,
+    request: Request,
+) -> Explanation:
+    """The explanation at the last layer that speaks, where nothing at the chosen ones does.
+
+    Raises:
+        NoMap: If there is none, or the layers were the caller's choice.
+    """
+    spare = []
+    if request.target_layers is None:
+        spare = layers_before(model, layers[0], prepared.size)
+    blank = NoMap(
+        "blank: nothing at "
+        + (f"layer {layers[0]!r}" if len(layers) == 1 else "any of the layers")
+        + " spoke for the class; try another layer or class",
+    )
+    if not spare:
+        raise blank
+    try:
+        tried = replace(request, target_layers=spare)
+        found = explain_prepared(model, prepared, [method], tried)[method.name]
+    except NoMap:
+        raise blank from None
+    speaking = [name for name in spare if found.cams[found.classes[0], name].any()][-1:]
+    if not speaking:
+        raise blank
+    again = replace(request, target_layers=speaking)
+    return explain_prepared(model, prepared, [method], again)[method.name]

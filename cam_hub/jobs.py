@@ -1,0 +1,70 @@
+"""From what a caller asks about a picture to what a pass has to find out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cam_hub.classes import choose_classes
+from cam_hub.introspection.layer_info import LayerInfo
+from cam_hub.introspection.selection import resolve_layers
+from cam_hub.memory_format import suited_format
+from cam_hub.methods import Method
+from cam_hub.passes import Job, Setting
+from cam_hub.precision import in_double
+from cam_hub.preparation import Prepared, ask
+from cam_hub.request import Request
+from cam_hub.sources.base import LoadedModel
+
+__all__ = ["make_job", "precise_enough"]
+
+
+def make_job(
+    model: LoadedModel, prepared: Prepared, methods: Sequence[Method], request: Request
+) -> Job:
+    """What a pass has to find out about a picture.
+
+    Args:
+        model: The model.
+        prepared: The picture.
+        methods: The methods.
+        request: What is asked; its words for layers are looked up, those for classes wait for the
+            scores.
+
+    Raises:
+        CamHubError: If there are no such layers, or the task has no use for what was given.
+    """
+    question = ask(model, prepared, request.region, request.reference)
+    layers = resolve_layers(model, request.target_layers, prepared.size)
+    working, tensor = precise_enough(model, prepared.tensor, layers)
+    return Job(
+        model=working,
+        image=tensor,
+        layers={layer.name: layer for layer in layers},
+        aim=lambda: question.aim(working, tensor),
+        question=question.key,
+        choose=lambda found, labels: choose_classes(
+            request.classes, found.ranking, labels or model.class_names, found.eligible
+        ),
+        methods=methods,
+        noise=request.noise if any(method.needs_noise for method in methods) else None,
+        batch_size=request.batch_size,
+        setting=_setting(working, tensor, request.autocast),
+        progress=request.progress,
+    )
+
+
+def precise_enough(
+    model: LoadedModel, tensor: Tensor, layers: Sequence[LayerInfo]
+) -> tuple[LoadedModel, Tensor]:
+    """Both in double precision if what the layers say would be lost in rounding errors."""
+    working = in_double(model) if any(layer.faint for layer in layers) else model
+    return working, tensor.to(working.device, working.dtype)
+
+
+def _setting(model: LoadedModel, tensor: Tensor, autocast: torch.dtype | None) -> Setting:
+    if model.dtype == torch.float64:  # which autocast leaves alone
+        return Setting()
+    return Setting(autocast, suited_format(model, tensor))
