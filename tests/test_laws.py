@@ -53,16 +53,19 @@ class TestEveryMethodAndKind:
     def test_chunks_of_any_size_give_the_map_of_one_pass(self, models, kind, method):
         model = models[kind]
         (image,) = inputs(model, 1)
-        options = {"reuse": False, "method": method, "target_layers": layer_of(model), "num_samples": 5}
+        options = {"method": method, "target_layers": layer_of(model), "num_samples": 5}
         options["classes"] = classes_of(model)
-        whole = explain(model, image, batch_size=6, **options)
+        whole = explain(model, image, batch_size=6, reuse=False, **options)
         for size in (1, 4):
-            assert distance(whole, explain(model, image, batch_size=size, **options)) < TOLERANCE
+            assert (
+                distance(whole, explain(model, image, batch_size=size, reuse=False, **options))
+                < TOLERANCE
+            )
 
     def test_a_batch_gives_the_maps_of_its_pictures_one_by_one(self, models, kind, method):
         model = models[kind]
         images = inputs(model, 5)
-        options = {"reuse": False, "method": method, "target_layers": layer_of(model), "num_samples": 3}
+        options = {"method": method, "target_layers": layer_of(model), "num_samples": 3}
         options["classes"] = classes_of(model)
         found = [
             outcome.explanation
@@ -70,7 +73,7 @@ class TestEveryMethodAndKind:
         ]
         assert len(found) == len(images)
         for image, together in zip(images, found, strict=True):
-            alone = explain(model, image, **options)
+            alone = explain(model, image, reuse=False, **options)
             assert distance(alone, together) < TOLERANCE
             assert alone.target == together.target
 
@@ -80,5 +83,11 @@ class TestEveryMethodAndKind:
         module = copy.deepcopy(model.module).to(memory_format=form)
         last = replace(model, module=module, facts={})
         (image,) = inputs(model, 1)
-        options = {"reuse": False, "method": method, "target_layers": layer_of(model)}
-        assert distance(explain(model, image, **options), explain(last, image, **options)) < 1e-5
+        options = {"method": method, "target_layers": layer_of(model)}
+        assert (
+            distance(
+                explain(model, image, reuse=False, **options),
+                explain(last, image, reuse=False, **options),
+            )
+            < 1e-5
+        )
