@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from cam_hub.classes import choose_classes
+from cam_hub.classes import choose_classes, find_contrast
 from cam_hub.composing import compose
 from cam_hub.errors import CamHubError, ClassNotFound
 from cam_hub.explaining import explain_prepared, is_blank
@@ -56,14 +56,18 @@ class BatchExplainer:
             CamHubError: What is wrong.
         """
         task = model.task
+        task.check_contrast(request.contrast)
         if task.takes_reference:
             if request.reference is not None:
                 request = replace(request, reference=prepare(model, request.reference))
         else:
             task.target(reference=Reference() if request.reference is not None else None)
             names = model.class_names
+            count = len(names or "1")
             try:
-                choose_classes(request.classes, torch.zeros(len(names or "1")), names)
+                choose_classes(request.classes, torch.zeros(count), names)
+                if request.contrast is not None:
+                    find_contrast(request.contrast, count, names)
             except ClassNotFound as error:
                 # How many classes there are shows only when the network has answered.
                 if isinstance(error.name, str):

@@ -66,6 +66,7 @@ def explain_many(
     method: str = "smoothgradcampp",
     target_layers: LayerChoice = None,
     classes: ClassChoice = None,
+    contrast: int | str | None = None,
     reference: object = None,
     num_samples: int = 4,
     std: float = 0.3,
@@ -95,6 +96,7 @@ def explain_many(
         target_layers: As for ``explain``; None looks for another layer where the recommended one
             is blank, picture by picture.
         classes: As for ``explain``; None stands for each picture's own predicted class.
+        contrast: As for ``explain``; the error of a picture whose predicted class it is.
         reference: As for ``explain``, for all pictures.
         num_samples: As for ``explain``.
         std: As for ``explain``.
@@ -122,6 +124,7 @@ def explain_many(
     request = Request.checked(
         target_layers=_held(target_layers),
         classes=_held(classes),
+        contrast=contrast,
         region=None,
         reference=reference,
         num_samples=num_samples,

@@ -14,12 +14,16 @@ from cam_hub.errors import ClassNotFound, InvalidArgument, nearest_names
 
 __all__ = [
     "ClassChoice",
+    "Contrast",
     "Prediction",
+    "Settled",
     "Top",
     "choose_classes",
+    "find_contrast",
     "label_of",
     "parse_top",
     "predict",
+    "settle",
     "top",
 ]
 
@@ -39,6 +43,32 @@ class Prediction:
     class_index: int
     label: str
     probability: float
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A class that others are held against.
+
+    Attributes:
+        class_index: Its index among the model's classes.
+        label: Its label, or ``"class <index>"`` where the model has none.
+    """
+
+    class_index: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The classes of one explanation.
+
+    Attributes:
+        classes: Class indices, in the order in which they were asked for.
+        contrast: Index of the class whose score is taken off each of theirs; None for none.
+    """
+
+    classes: tuple[int, ...]
+    contrast: int | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +170,55 @@ def choose_classes(
     return list(dict.fromkeys(_index(item, count, names) for item in wanted))
 
 
+def settle(
+    choice: ClassChoice,
+    contrast: int | str | None,
+    ranking: Tensor,
+    names: Sequence[str] | None,
+    eligible: Tensor | None = None,
+) -> Settled:
+    """Finds the classes that are meant, and the one that they are held against.
+
+    Args:
+        choice: As for ``choose_classes``, and so are the others.
+        contrast: An index or a label, or None.
+        ranking: How the classes stand.
+        names: Their labels, or None.
+        eligible: Which may be chosen without being named.
+
+    Raises:
+        ClassNotFound: As ``choose_classes``.
+        InvalidArgument: As ``choose_classes``, and if a class would be held against itself.
+    """
+    classes = tuple(choose_classes(choice, ranking, names, eligible))
+    if contrast is None:
+        return Settled(classes)
+    other = find_contrast(contrast, ranking.numel(), names)
+    if other in classes:
+        raise InvalidArgument(
+            "contrast",
+            contrast,
+            f"another class than the explained one ({label_of(other, names)}): the score of a "
+            "class less itself is zero",
+        )
+    return Settled(classes, other)
+
+
+def find_contrast(contrast: int | str, count: int, names: Sequence[str] | None) -> int:
+    """The index of the class that others are held against.
+
+    Args:
+        contrast: An index or a label.
+        count: How many classes there are.
+        names: Their labels, or None.
+
+    Raises:
+        ClassNotFound: If there is no such class.
+        InvalidArgument: If it is neither an index nor a label.
+    """
+    return _index(contrast, count, names, "contrast")
+
+
 def _best(ranking: Tensor, allowed: Tensor | None, count: int | None) -> list[int]:
     """The indices of the highest values among those allowed; equal ones by index."""
     order = torch.sort(ranking, descending=True, stable=True).indices
@@ -149,7 +228,7 @@ def _best(ranking: Tensor, allowed: Tensor | None, count: int | None) -> list[in
     return found
 
 
-def _index(item: object, count: int, names: Sequence[str] | None) -> int:
+def _index(item: object, count: int, names: Sequence[str] | None, argument: str = "classes") -> int:
     if isinstance(item, str):
         matches = _matches(item, names)
         if len(matches) == 1:
@@ -164,7 +243,8 @@ def _index(item: object, count: int, names: Sequence[str] | None) -> int:
         item = int(item)
     index = _whole(item)
     if index is None:
-        raise InvalidArgument("classes", item, "class indices or labels")
+        expected = "a class index or label" if argument == "contrast" else "class indices or labels"
+        raise InvalidArgument(argument, item, expected)
     if not 0 <= index < count:
         known = "only class 0" if count == 1 else f"classes 0 to {count - 1}"
         raise ClassNotFound(index, hint=f"The model has {known}.")

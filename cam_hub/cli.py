@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--method", default="smoothgradcampp", help="(%(default)s)")
     explain.add_argument("--layer", action="append", help="target layer; may be repeated")
     explain.add_argument("--class", action="append", dest="classes", help="index, label or top(3)")
+    explain.add_argument("--contrast", metavar="CLASS", help="class to hold them against")
     explain.add_argument(
         "--region", type=_box, metavar="L,T,R,B", help="box in the photo's pixels to ask about"
     )
@@ -211,6 +212,7 @@ def _choices(options: argparse.Namespace) -> dict[str, Any]:
         # A single text may be a word that stands for several; of several, each is a name.
         "target_layers": layers[0] if layers and len(layers) == 1 else layers,
         "classes": classes[0] if classes and len(classes) == 1 else classes,
+        "contrast": options.contrast,
         "reference": options.reference,
         "num_samples": options.samples,
         "std": options.std,

@@ -37,7 +37,7 @@ def compose(
     names = passed.labels or model.class_names
     cams = {
         (index, name): passed.maps[method.name, index, name]
-        for index in passed.classes
+        for index in passed.settled.classes
         for name in job.layers
     }
     if prepared.is_clip:  # grids one below the other
@@ -46,7 +46,8 @@ def compose(
             for (index, name), cam in cams.items()
         }
     shown, chosen = _predictions(passed, names)
-    labels = {index: label_of(index, names) for index in passed.classes}
+    against = passed.settled.contrast
+    labels = {index: label_of(index, names) for index in passed.settled.classes}
     layer_names = list(job.layers)
     autocast = job.setting.autocast
     manifest = make_manifest(
@@ -61,8 +62,9 @@ def compose(
             vars(chosen[index])
             if index in chosen
             else {"class_index": index, "label": labels[index]}
-            for index in passed.classes
+            for index in passed.settled.classes
         ],
+        contrast=None if against is None else (against, label_of(against, names)),
         target=passed.target,
         predictions=shown,
         grids={key: cam.shape for key, cam in cams.items()},
@@ -74,7 +76,7 @@ def compose(
         frames=prepared.frames,
         placement=prepared.placement,
         predictions=shown,
-        classes=passed.classes,
+        classes=passed.settled.classes,
         layers=tuple(layer_names),
         cams=cams,
         labels=labels,
@@ -97,7 +99,7 @@ def _predictions(
     best = predict(standings.ranking, probabilities, names, said, SHOWN_PREDICTIONS)
     chosen = {
         index: Prediction(index, label_of(index, names), float(probabilities[index]))
-        for index in passed.classes
+        for index in passed.settled.classes
         if said[index]
     }
     return tuple(best), chosen

@@ -29,6 +29,7 @@ def explain(
     method: str = "smoothgradcampp",
     target_layers: LayerChoice = None,
     classes: ClassChoice = None,
+    contrast: int | str | None = None,
     region: RegionChoice = None,
     reference: object = None,
     num_samples: int = 4,
@@ -56,6 +57,9 @@ def explain(
             same name; in a list, every text is a name.
         classes: A class index, a label, several of these, ``top(count)``, or None for the
             predicted class.
+        contrast: A class index or label that the explained classes are held against: a map then
+            shows what speaks for them rather than for it (the score of each less that of this
+            one). None for the classes' own scores.
         region: Of a segmentation or detection model: the part of the photo that is asked about,
             a box ``(left, top, right, bottom)`` in its pixels or a boolean mask ``(H, W)``; None
             for all of it.
@@ -82,8 +86,8 @@ def explain(
         LayerNotFound: If the model has no such layer.
         ClassNotFound: If the model has no such class.
         MethodNotFound: If there is no such method.
-        InvalidArgument: If a number makes no sense, or the model has no use for a region or a
-            reference.
+        InvalidArgument: If a number makes no sense, the model has no use for a region, a reference
+            or a contrast, or a class would be held against itself.
         ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
         NoMap: If every map would be blank, or the layer cannot give one.
         OutOfMemory: If memory does not suffice for one image at a time.
@@ -91,6 +95,7 @@ def explain(
     request = Request.checked(
         target_layers=target_layers,
         classes=classes,
+        contrast=contrast,
         region=region,
         reference=reference,
         num_samples=num_samples,
@@ -113,6 +118,7 @@ def explain_methods(
     *,
     target_layers: LayerChoice = None,
     classes: ClassChoice = None,
+    contrast: int | str | None = None,
     region: RegionChoice = None,
     reference: object = None,
     num_samples: int = 4,
@@ -131,6 +137,7 @@ def explain_methods(
         methods: Names out of ``METHODS``.
         target_layers: The layers.
         classes: The classes.
+        contrast: The class that they are held against.
         region: A part of the photo.
         reference: A picture to compare with.
         num_samples: Noisy copies, for the methods that need some.
@@ -151,6 +158,7 @@ def explain_methods(
     request = Request.checked(
         target_layers=target_layers,
         classes=classes,
+        contrast=contrast,
         region=region,
         reference=reference,
         num_samples=num_samples,

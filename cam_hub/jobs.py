@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cam_hub.classes import choose_classes
+from cam_hub.classes import settle
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.introspection.selection import resolve_layers
 from cam_hub.memory_format import suited_format
@@ -36,6 +36,7 @@ def make_job(
     Raises:
         CamHubError: If there are no such layers, or the task has no use for what was given.
     """
+    model.task.check_contrast(request.contrast)
     question = ask(model, prepared, request.region, request.reference)
     layers = resolve_layers(model, request.target_layers, prepared.size)
     working, tensor = precise_enough(model, prepared.tensor, layers)
@@ -45,8 +46,12 @@ def make_job(
         layers={layer.name: layer for layer in layers},
         aim=lambda: question.aim(working, tensor),
         question=question.key,
-        choose=lambda found, labels: choose_classes(
-            request.classes, found.ranking, labels or model.class_names, found.eligible
+        settle=lambda found, labels: settle(
+            request.classes,
+            request.contrast,
+            found.ranking,
+            labels or model.class_names,
+            found.eligible,
         ),
         methods=methods,
         noise=request.noise if any(method.needs_noise for method in methods) else None,

@@ -25,6 +25,7 @@ def make_manifest(
     parameters: Mapping[str, Any],
     layers: Sequence[str],
     classes: Sequence[Mapping[str, Any]],
+    contrast: tuple[int, str] | None,
     target: Mapping[str, Any],
     predictions: Sequence[Prediction],
     grids: Mapping[tuple[int, str], tuple[int, ...]],
@@ -43,6 +44,7 @@ def make_manifest(
         layers: Names of the target layers.
         classes: The explained classes: ``class_index``, ``label`` and, where there is one,
             ``probability``.
+        contrast: Index and label of the class whose score was taken off theirs, if there was one.
         target: What was differentiated, as ``Target.describe`` tells it.
         predictions: The most probable classes.
         grids: Rows and columns of the maps, by class index and layer; of a clip steps, rows and
@@ -68,6 +70,9 @@ def make_manifest(
         "parameters": dict(parameters),
         "layers": list(layers),
         "classes": [dict(entry) for entry in classes],
+        "contrast": None
+        if contrast is None
+        else {"class_index": contrast[0], "label": contrast[1]},
         "target": dict(target),
         "predictions": [vars(found) for found in predictions],
         "preprocessing": model.preprocessing.as_dict(),

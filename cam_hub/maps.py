@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cam_hub import regions
-from cam_hub.classes import Prediction
+from cam_hub.classes import Contrast, Prediction
 from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, nearest_names
 from cam_hub.geometry import Placement
 from cam_hub.methods import METHODS, check_map, fuse, normalise
@@ -71,7 +71,15 @@ class Maps:
     @property
     def target(self) -> str:
         """What was explained, in words: which score, of which part, compared with what."""
-        return str(self.manifest["target"]["text"])
+        text = str(self.manifest["target"]["text"])
+        against = self.contrast
+        return text if against is None else f"{text}, less that of {against.label}"
+
+    @property
+    def contrast(self) -> Contrast | None:
+        """The class that the explained ones were held against, if there was one."""
+        found = self.manifest.get("contrast")  # older manifests have none
+        return None if found is None else Contrast(found["class_index"], found["label"])
 
     @property
     def seen(self) -> NDArray[np.bool_]:

@@ -45,12 +45,14 @@ def reproduce(
             raise InvalidArgument("model", None, "the model itself: it has no pretrained weights")
         model = store.get(recorded["id"])
     parameters = manifest["parameters"]
+    contrast = manifest.get("contrast")  # older manifests have none
     again = explain(
         model,
         image,
         method=manifest["method"],
         target_layers=list(manifest["layers"]),
         classes=[entry["class_index"] for entry in manifest["classes"]],
+        contrast=contrast["class_index"] if contrast is not None else None,
         region=target.get("region"),
         reference=reference,
         autocast=manifest.get("autocast"),

@@ -29,6 +29,7 @@ class Request:
     Attributes:
         target_layers: The layers.
         classes: The classes.
+        contrast: The class that they are held against, or None.
         region: A part of the photo.
         reference: A picture to compare with.
         noise: The noisy copies, for the methods that need some.
@@ -40,6 +41,7 @@ class Request:
 
     target_layers: LayerChoice
     classes: ClassChoice
+    contrast: int | str | None
     region: RegionChoice
     reference: object
     noise: Noise
@@ -54,6 +56,7 @@ class Request:
         *,
         target_layers: LayerChoice,
         classes: ClassChoice,
+        contrast: int | str | None,
         region: RegionChoice,
         reference: object,
         num_samples: int,
@@ -74,6 +77,7 @@ class Request:
         return cls(
             target_layers=target_layers,
             classes=classes,
+            contrast=contrast,
             region=region,
             reference=reference,
             noise=Noise(num_samples, float(std), seed),

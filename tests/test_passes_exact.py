@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cam_hub import METHODS, explain, explain_methods, list_layers
+from cam_hub.classes import Settled
 from cam_hub.errors import NoMap
 from cam_hub.passes import RECENT, Job, Noise, RecentPasses, Setting
 from cam_hub.preparation import ask, prepare
@@ -107,7 +108,7 @@ def test_channels_last_equals_channels_first(model):
             layers={layer.name: layer for layer in list_layers(model) if layer.name in layers},
             aim=lambda: ask(model, prepare(model, image), None, None).aim(model, image),
             question=None,
-            choose=lambda standings, labels: [int(standings.ranking.argmax())],
+            settle=lambda standings, labels: Settled((int(standings.ranking.argmax()),)),
             methods=list(METHODS.values()),
             noise=Noise(2, 0.1, 0),
             batch_size=8,

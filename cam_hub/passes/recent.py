@@ -36,8 +36,8 @@ VARIABLE = "CAM_HUB_PASSES"
 _LARGEST = 4
 """One pass keeps graphs of at most this part of the limit; of a larger one only the maps stay."""
 
-_Key = tuple[str, Noise | None, int, str]
-"""What a map is of: method, noise if it needs any, class index and layer."""
+_Key = tuple[str, Noise | None, int, int | None, str]
+"""What a map is of: method, noise if it needs any, class index, that of the contrast, and layer."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class _Kept:
     def add(self, job: Job, finished: Finished) -> None:
         """Takes in what a pass has found; its traces replace those that say no more."""
         with self.lock:
-            self.maps.update(_keyed(job, finished.found.maps))
+            self.maps.update(_keyed(job, finished.found.maps, finished.found.settled.contrast))
             if not finished.traces:
                 return
             whole = sum(trace.samples for trace in finished.traces) == job.samples
@@ -85,25 +85,25 @@ class _Kept:
     def answer(self, job: Job) -> Pass | None:
         """A pass out of what is here; None if the network has to run."""
         with self.lock:
-            classes = tuple(job.choose(self.standings, self.labels))
-            self.target.check(classes)
+            settled = job.settled(self.standings, self.target)
             told = self.target.describe()
-        plans = [self._plan(job, index) for index in classes]
+        classes, against = settled.classes, settled.contrast
+        plans = [self._plan(job, index, against) for index in classes]
         if any(plan is None for plan in plans):
             return None
         for step, (index, plan) in enumerate(zip(classes, plans, strict=True)):
             job.tell((step + 1) / (len(classes) + 1), step, classes)
             if plan is not None and plan.traces:
-                self._follow(job, index, plan)
+                self._follow(job, index, against, plan)
         wanted = {
-            (method.name, index, name): self.maps[_key(job, method, index, name)]
+            (method.name, index, name): self.maps[_key(job, method, index, against, name)]
             for method in job.methods
             for index in classes
             for name in job.layers
         }
-        return Pass(self.standings, classes, self.labels, told, wanted)
+        return Pass(self.standings, settled, self.labels, told, wanted)
 
-    def _plan(self, job: Job, index: int) -> _Plan | None:
+    def _plan(self, job: Job, index: int, against: int | None) -> _Plan | None:
         """How to make the maps of one class that are missing; None if open traces do not allow it.
 
         Methods that need noise and methods that do not may be missing at different layers.
@@ -112,21 +112,21 @@ class _Kept:
             (method, name)
             for method in job.methods
             for name in job.layers
-            if _key(job, method, index, name) not in self.maps
+            if _key(job, method, index, against, name) not in self.maps
         ]
         methods = list(dict.fromkeys(method for method, _ in missing))
         noise = job.noise if any(method.needs_noise for method in methods) else None
         traces = self._covering({name for _, name in missing}, noise) if missing else []
         return None if traces is None else _Plan(methods, noise, traces)
 
-    def _follow(self, job: Job, index: int, plan: _Plan) -> None:
+    def _follow(self, job: Job, index: int, against: int | None, plan: _Plan) -> None:
         noise = plan.noise
         gathering = Gathering(plan.methods, noise.num_samples if noise is not None else 0)
         for trace in plan.traces:
-            go_back(trace, index, gathering, noisy=noise is not None, keep_graph=True)
+            go_back(trace, index, against, gathering, noisy=noise is not None, keep_graph=True)
         found = {(method, index, name): cam for (method, name), cam in gathering.maps.items()}
         with self.lock:
-            self.maps.update(_keyed(job, found))
+            self.maps.update(_keyed(job, found, against))
 
     def _covering(self, layers: set[str], noise: Noise | None) -> list[Trace] | None:
         """Open traces that all of these layers can be explained from."""
@@ -279,13 +279,16 @@ RECENT = RecentPasses()
 """The passes of this process."""
 
 
-def _key(job: Job, method: Method, index: int, name: str) -> _Key:
-    return method.name, job.noise if method.needs_noise else None, index, name
+def _key(job: Job, method: Method, index: int, against: int | None, name: str) -> _Key:
+    return method.name, job.noise if method.needs_noise else None, index, against, name
 
 
-def _keyed(job: Job, maps: Mapping[tuple[str, int, str], Map]) -> dict[_Key, Map]:
+def _keyed(
+    job: Job, maps: Mapping[tuple[str, int, str], Map], against: int | None
+) -> dict[_Key, Map]:
     return {
-        _key(job, METHODS[method], index, name): cam for (method, index, name), cam in maps.items()
+        _key(job, METHODS[method], index, against, name): cam
+        for (method, index, name), cam in maps.items()
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cam_hub.classes import Settled
 from cam_hub.errors import NoMap, OutOfMemory
 from cam_hub.guard import mixes_batch, quiet
 from cam_hub.introspection.layer_info import LayerInfo
@@ -39,7 +40,7 @@ class Job:
         layers: The target layers.
         aim: Makes a fresh target; it may cost passes of its own.
         question: What makes targets of ``aim`` differ, as far as the model and the image do not.
-        choose: Names the classes, given how they stand in the clean image, and the target's labels.
+        settle: Names the classes, given how they stand in the clean image, and the target's labels.
         methods: What to make of the gradients.
         noise: The noisy copies to make; None for the clean image alone.
         batch_size: Most images that pass the network at once.
@@ -52,7 +53,7 @@ class Job:
     layers: Mapping[str, LayerInfo]
     aim: Callable[[], Target]
     question: object
-    choose: Callable[[Standings, tuple[str, ...] | None], Sequence[int]]
+    settle: Callable[[Standings, tuple[str, ...] | None], Settled]
     methods: Sequence[Method]
     noise: Noise | None
     batch_size: int
@@ -63,6 +64,17 @@ class Job:
     def samples(self) -> int:
         """How many noisy copies are made."""
         return self.noise.num_samples if self.noise is not None else 0
+
+    def settled(self, standings: Standings, target: Target) -> Settled:
+        """The classes to explain.
+
+        Raises:
+            CamHubError: If there are no such classes, or one of them cannot be explained.
+        """
+        found = self.settle(standings, target.labels)
+        others = () if found.contrast is None else (found.contrast,)
+        target.check((*found.classes, *others))
+        return found
 
     def tell(self, part: float, step: int, classes: Sequence[int]) -> None:
         """Tells ``progress``, if there is one."""
@@ -76,7 +88,7 @@ class Pass:
 
     Attributes:
         standings: How the classes stand in the clean image.
-        classes: The classes that were differentiated.
+        settled: The classes that were differentiated.
         labels: Names of the scores, where the model's own class names do not apply.
         target: What was differentiated, for the manifest.
         maps: By method, class index and layer; ``(rows, cols)``, of a clip the grids of its steps
@@ -84,7 +96,7 @@ class Pass:
     """
 
     standings: Standings
-    classes: tuple[int, ...]
+    settled: Settled
     labels: tuple[str, ...] | None
     target: Mapping[str, Any]
     maps: Mapping[tuple[str, int, str], Map]
@@ -166,7 +178,7 @@ class _Run:
         self._left = keep
         self._copying = copying
         self._traces: list[Trace] = []
-        self._classes: tuple[int, ...] = ()
+        self._settled = Settled(())
         self._gatherings: list[Gathering] = []
 
     def finish(self, start: Start | None) -> Finished:
@@ -177,8 +189,9 @@ class _Run:
         standings = start.standings if start is not None else None
         if start is not None:
             self._choose(start.standings, target)
-            for index, gathering in zip(self._classes, self._gatherings, strict=True):
-                go_back(start.trace, index, gathering, noisy=False, keep_graph=True)
+            against = self._settled.contrast
+            for index, gathering in zip(self._settled.classes, self._gatherings, strict=True):
+                go_back(start.trace, index, against, gathering, noisy=False, keep_graph=True)
         clean = job.image if start is None else None
         for number, batch in enumerate(_chunks(job.image, clean, job.noise, self._size)):
             trace, found = record(
@@ -198,40 +211,48 @@ class _Run:
             raise AssertionError("there is always a chunk with the clean image")
         maps = {
             (method, index, name): cam
-            for index, gathering in zip(self._classes, self._gatherings, strict=True)
+            for index, gathering in zip(self._settled.classes, self._gatherings, strict=True)
             for (method, name), cam in gathering.maps.items()
         }
-        done = Pass(standings, self._classes, target.labels, target.describe(), maps)
+        done = Pass(standings, self._settled, target.labels, target.describe(), maps)
         traces = self._traces
         if len(traces) < total:
             traces = [trace for trace in traces[:1] if trace.clean]
         return Finished(done, target, traces)
 
     def _choose(self, standings: Standings, target: Target) -> None:
-        self._classes = tuple(self._job.choose(standings, target.labels))
-        target.check(self._classes)
-        self._gatherings = [Gathering(self._job.methods, self._job.samples) for _ in self._classes]
+        job = self._job
+        self._settled = job.settled(standings, target)
+        self._gatherings = [Gathering(job.methods, job.samples) for _ in self._settled.classes]
 
     def _go_back(self, trace: Trace, number: int, total: int) -> None:
-        count = len(self._classes)
+        classes, against = self._settled.classes, self._settled.contrast
+        count = len(classes)
         keep = self._left > 0 and len(self._traces) == number and trace.bytes <= self._left
         if keep:
             self._left -= trace.bytes
             self._traces.append(trace)
-        for step, index in enumerate(self._classes):
-            self._job.tell((number + (step + 1) / (count + 1)) / total, step, self._classes)
+        for step, index in enumerate(classes):
+            self._job.tell((number + (step + 1) / (count + 1)) / total, step, classes)
             last = not keep and step + 1 == count
-            go_back(trace, index, self._gatherings[step], keep_graph=not last)
+            go_back(trace, index, against, self._gatherings[step], keep_graph=not last)
 
 
 def go_back(
-    trace: Trace, index: int, gathering: Gathering, *, noisy: bool = True, keep_graph: bool
+    trace: Trace,
+    index: int,
+    contrast: int | None,
+    gathering: Gathering,
+    *,
+    noisy: bool = True,
+    keep_graph: bool,
 ) -> None:
     """Takes one class's way back through a trace.
 
     Args:
         trace: The trace.
         index: Of the class.
+        contrast: Of the class whose score is taken off; None for none.
         gathering: Takes in what comes by.
         noisy: Whether its noisy copies are wanted.
         keep_graph: Whether the way back will be taken again.
@@ -244,7 +265,7 @@ def go_back(
     def visit(name: str, gradient: Tensor) -> None:
         gathering.take(name, trace.activation(name) if trace.clean else None, gradient)
 
-    trace.back(index, visit, noisy=noisy, keep_graph=keep_graph)
+    trace.back(index, contrast, visit, noisy=noisy, keep_graph=keep_graph)
 
 
 def forward_activations(

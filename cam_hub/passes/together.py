@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from cam_hub.classes import Settled
 from cam_hub.errors import CamHubError, ModelRefused, NoMap
 from cam_hub.guard import mixes_batch, quiet
 from cam_hub.memory import is_out_of_memory
 from cam_hub.passes.gathering import Gathering
 from cam_hub.passes.running import Job, Pass
-from cam_hub.passes.trace import Trail, pass_through
+from cam_hub.passes.trace import Trail, pass_through, score_of
 from cam_hub.tasks.base import Standings, Target
 
 __all__ = ["Room", "run_together"]
@@ -82,7 +84,7 @@ class _Share:
     job: Job
     target: Target | None = None
     standings: Standings | None = None
-    classes: tuple[int, ...] = ()
+    settled: Settled = field(default_factory=partial(Settled, ()))
     gatherings: list[Gathering] = field(default_factory=list)
     error: CamHubError | None = None
     alone: bool = False
@@ -113,9 +115,10 @@ class _Share:
                 self.alone = True
             elif not self.begun:
                 self.standings = target.standings(output)
-                self.classes = tuple(job.choose(self.standings, target.labels))
-                target.check(self.classes)
-                self.gatherings = [Gathering(job.methods, job.samples) for _ in self.classes]
+                self.settled = job.settled(self.standings, target)
+                self.gatherings = [
+                    Gathering(job.methods, job.samples) for _ in self.settled.classes
+                ]
         except ModelRefused:  # alone, it says so under the model's ID
             self.alone = True
         except CamHubError as error:
@@ -135,11 +138,11 @@ class _Share:
             return self.error
         maps = {
             (method, index, name): cam
-            for index, gathering in zip(self.classes, self.gatherings, strict=True)
+            for index, gathering in zip(self.settled.classes, self.gatherings, strict=True)
             for (method, name), cam in gathering.maps.items()
         }
         told = self.target.describe()
-        return Pass(self.standings, self.classes, self.target.labels, told, maps)
+        return Pass(self.standings, self.settled, self.target.labels, told, maps)
 
 
 def _leave(shares: Sequence[_Share]) -> None:
@@ -202,12 +205,12 @@ def _pass(batch: Tensor, shares: Sequence[_Share], counts: Sequence[int]) -> Non
             )
         ]
         trail = Trail(taps, job.layers)
-        steps = max((len(share.classes) for share in shares if not share.over), default=0)
+        steps = max((len(share.settled.classes) for share in shares if not share.over), default=0)
         for step in range(steps):
             asked = {
-                place: scores[:, share.classes[step]].sum()
+                place: score_of(scores, share.settled.classes[step], share.settled.contrast)
                 for place, (share, scores) in enumerate(zip(shares, scored, strict=True))
-                if scores is not None and step < len(share.classes)
+                if scores is not None and step < len(share.settled.classes)
             }
 
             def visit(

@@ -20,7 +20,7 @@ from cam_hub.recording import Taps, tap
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Standings, Target
 
-__all__ = ["Setting", "Trace", "Trail", "pass_through", "record"]
+__all__ = ["Setting", "Trace", "Trail", "pass_through", "record", "score_of"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ class Trace(Trail):
     def back(
         self,
         index: int,
+        contrast: int | None,
         visit: Callable[[str, Tensor], None],
         *,
         noisy: bool = True,
@@ -134,6 +135,7 @@ class Trace(Trail):
 
         Args:
             index: Of the class.
+            contrast: Of the class whose score is taken off; None for none.
             visit: As for ``follow``.
             noisy: Whether the noisy copies are wanted, too; else the clean image is shown alone.
             keep_graph: Whether the way back will be taken again.
@@ -143,9 +145,9 @@ class Trace(Trail):
         """
         # On a caller's thread, where autograd may be off.
         with torch.inference_mode(False), torch.enable_grad():
-            scores = self.scores[:, index] if noisy else self.scores[:1, index]
-            score = scores.sum()
-        self.follow(score, len(scores), visit, keep_graph=keep_graph)
+            rows = len(self.scores) if noisy else 1
+            score = score_of(self.scores[:rows], index, contrast)
+        self.follow(score, rows, visit, keep_graph=keep_graph)
 
     @property
     def bytes(self) -> int:
@@ -158,6 +160,18 @@ class Trace(Trail):
                     sizes[storage.data_ptr()] = storage.nbytes()
             self._bytes = sum(sizes.values())
         return self._bytes
+
+
+def score_of(scores: Tensor, index: int, contrast: int | None) -> Tensor:
+    """The sum over images of a class's score, or of how far it is above another's.
+
+    Args:
+        scores: ``(N, K)``.
+        index: Of the class.
+        contrast: Of the other class, or None.
+    """
+    score = scores[:, index].sum()
+    return score if contrast is None else score - scores[:, contrast].sum()
 
 
 def pass_through(

@@ -120,6 +120,7 @@ class Task(ABC):
         scattered: Whether its scores come from different parts of the network (pyramid levels).
         takes_region: Whether a part of the photo can be asked about.
         takes_reference: Whether another picture can be compared with.
+        has_classes: Whether its scores are those of classes, which can be held against each other.
     """
 
     name: ClassVar[str]
@@ -127,6 +128,7 @@ class Task(ABC):
     scattered: ClassVar[bool] = False
     takes_region: ClassVar[bool] = False
     takes_reference: ClassVar[bool] = False
+    has_classes: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod
@@ -176,6 +178,19 @@ class Task(ABC):
         Raises:
             InvalidArgument: If the task cannot use an argument.
         """
+
+    def check_contrast(self, contrast: int | str | None) -> None:
+        """Makes sure that there is something that classes can be held against.
+
+        Raises:
+            InvalidArgument: If a contrast is given and there are no classes.
+        """
+        if contrast is not None and not self.has_classes:
+            raise InvalidArgument(
+                "contrast",
+                contrast,
+                f"None, since the answer of a {self.name} model is no choice between classes",
+            )
 
     def _refuse(self, *, region: Region | None = None, reference: Reference | None = None) -> None:
         if region is not None:

@@ -50,6 +50,7 @@ class Similarity(Task):
 
     name: ClassVar[str] = "similarity"
     takes_reference: ClassVar[bool] = True
+    has_classes: ClassVar[bool] = False
     width: int | None = None
 
     @classmethod
