@@ -125,7 +125,6 @@ def explain_many(
         target_layers=_held(target_layers),
         classes=_held(classes),
         contrast=contrast,
-        region=None,
         reference=reference,
         num_samples=num_samples,
         std=std,
@@ -133,7 +132,6 @@ def explain_many(
         batch_size=batch_size,
         autocast=autocast,
         reuse=False,
-        progress=None,
     )
     chosen = METHODS[method]
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if threads is None else threads

@@ -14,6 +14,7 @@ from cam_hub import LoadedModel, Method
 from cam_hub.introspection.layers import list_layers
 from cam_hub.introspection.layouts import to_maps
 from cam_hub.passes import Noise
+from cam_hub.preparation import ask, prepare
 from cam_hub.recording import main_tensor
 
 
@@ -124,9 +125,21 @@ def some_layers(model: LoadedModel) -> list[str]:
 def plainly(
     model: LoadedModel, method: Method, image: Tensor, layer: str, index: int, noise: Noise
 ) -> np.ndarray:
-    """A map by the book: one image at a time, with the whole graph, no memory shared."""
+    """A map by the book: one image at a time, with the whole graph, no memory shared.
+
+    Args:
+        model: The model.
+        method: Makes the map.
+        image: ``(1, …)``, preprocessed.
+        layer: Name of the target layer.
+        index: Of the class.
+        noise: Of the noisy copies.
+
+    Returns:
+        ``(rows, cols)``; of a clip the grids of its steps one below the other.
+    """
     arrangement = next(found for found in list_layers(model) if found.name == layer).arrangement
-    target = model.task.target()
+    target = ask(model, prepare(model, image), None, None).aim(model, image.to(model.dtype))
 
     def both(one: Tensor) -> tuple[Tensor, Tensor]:
         kept = []

@@ -15,6 +15,7 @@ import torch
 import cam_hub
 from cam_hub import METHODS, explain
 from cam_hub.errors import CamHubError
+from cam_hub.passes import RECENT
 from tests.law_nets import inputs, of_layout
 from tests.test_explain import state_of
 
@@ -32,6 +33,7 @@ def resident() -> int:
 
 
 def live_tensors() -> int:
+    RECENT.clear()  # bounded, and kept on purpose
     gc.collect()
     return sum(issubclass(type(found), torch.Tensor) for found in gc.get_objects())
 
@@ -48,7 +50,7 @@ def calls(model: cam_hub.LoadedModel, image: torch.Tensor, layer: str) -> Iterat
     )
     for number, method in enumerate(itertools.cycle(METHODS)):
         options = {"target_layers": layer, "classes": cam_hub.top(2), "num_samples": 3}
-        options |= {"image": image, "method": method}
+        options |= {"image": image, "method": method, "reuse": number % 2 == 0}
         if number % 3 == 2:
             options |= broken[(number // 3) % len(broken)]
         try:

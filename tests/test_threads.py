@@ -40,6 +40,7 @@ def jobs_of(model: cam_hub.LoadedModel, layers: list[str], count: int) -> list[J
                 "num_samples": rng.randint(1, 4),
                 "seed": rng.randint(0, 2),
                 "batch_size": rng.choice([1, 3, 8]),
+                "reuse": rng.choice([True, False]),
             },
         )
         for _ in range(count)
