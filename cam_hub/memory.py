@@ -29,13 +29,16 @@ def free_part(device: torch.device, most: int) -> int:
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
 """What torch's allocators say, in lower case, where they have no class of error for it."""
 
+_ONEDNN = "could not create a primitive"
+"""What oneDNN says where it finds no room for its code or its buffers, and nothing after it."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice, on whatever device."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     said = str(error).lower() if isinstance(error, RuntimeError) else ""
-    return any(words in said for words in _WORDS)
+    return any(words in said for words in _WORDS) or said.rstrip() == _ONEDNN
 
 
 def _free(device: torch.device) -> int | None:
