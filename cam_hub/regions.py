@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from cam_hub.errors import InvalidArgument
 
@@ -92,6 +91,8 @@ def boxes(heatmap: Heatmap, threshold: float, *, min_area: float = 0.0) -> list[
     heatmap = checked_heatmap(heatmap)
     selected = mask(heatmap, threshold)
     min_pixels = checked_fraction("min_area", min_area, zero=True) * selected.size
+    from scipy import ndimage  # noqa: PLC0415 - half a second, and no map needs it
+
     labels, count = ndimage.label(selected, structure=_TOUCHING)
     if count == 0:
         return []

@@ -60,24 +60,21 @@ def maps(
     Args:
         subject: The network.
         layers: The target layers; None for the recommended one.
-        methods: One after the other; what they have in common is computed once, as far as cam_hub
-            keeps it.
+        methods: Out of one pass.
         classes: How many of the best classes.
     """
     chosen = list(layers) if layers is not None else None
 
     def run(image: Tensor) -> list[cam_hub.Explanation]:
-        return [
-            cam_hub.explain(
-                subject.model,
-                image,
-                method=method,
-                target_layers=chosen,
-                classes=cam_hub.top(classes),
-                num_samples=SAMPLES,
-            )
-            for method in methods
-        ]
+        found = cam_hub.explain_methods(
+            subject.model,
+            image,
+            methods,
+            target_layers=chosen,
+            classes=cam_hub.top(classes),
+            num_samples=SAMPLES,
+        )
+        return list(found.values())
 
     return run
 
