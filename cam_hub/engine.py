@@ -71,8 +71,9 @@ def explain(
             what else was in the batch, which what is kept of recent calls decides.)
         batch_size: Most images that pass the network at once; fewer where memory does not suffice.
         autocast: ``"bfloat16"`` or ``"float16"`` to have torch's autocast compute what it can in
-            that type: faster and smaller on hardware made for it. Maps stay within about 2 % and
-            0.5 % of their maximum. None for the model's own type.
+            that type: faster and smaller on hardware made for it. Maps of the recommended layer
+            stay within about 2 % and 0.5 % of their maximum; on the way back to earlier layers
+            rounding adds up. None for the model's own type.
         reuse: Whether what recent calls found out about the same picture is used, and this one's
             is kept. It takes a bounded amount of memory, which ``CAM_HUB_PASSES`` sets.
         progress: Called with the part that is done and a few words; what it raises stops the

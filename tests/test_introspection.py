@@ -353,3 +353,14 @@ def test_layers_that_are_written_to_afterwards_are_marked():
     model = cam_hub.wrap_model(Writing(), input_size=(3, 32, 48))
     marked = {layer.name: layer.overwritten for layer in cam_hub.list_layers(model)}
     assert marked == {"one": True, "act": False, "two": True, "same": False}
+
+
+def test_layers_whose_class_token_alone_is_heard_are_no_targets():
+    model = cam_hub.load_model("test_vit", pretrained=False, device="cpu")
+    found = {layer.name: layer for layer in cam_hub.list_layers(model)}
+    last = f"blocks.{len(model.module.blocks) - 1}"
+    assert found[f"{last}.norm1"].recommended
+    assert not found[last].usable
+    assert not found["norm"].usable
+    assert "no class score depends on it" in found["norm"].reason
+    cam_hub.explain(model, torch.rand(model.input_size), target_layers="stages", method="layercam")

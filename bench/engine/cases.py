@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.engine import peers
-from bench.engine.contenders import maps, plain, warm
+from bench.engine.contenders import fresh, maps, plain, warm
 from bench.engine.subjects import Subject
 from bench.engine.timing import Contender, Times
 
@@ -70,7 +70,7 @@ def _forwards(images: int) -> str:
 
 def _layercam(subject: Subject) -> dict[str, Contender]:
     found = {
-        OURS: Contender(maps(subject, methods=["layercam"])),
+        OURS: fresh(maps(subject, methods=["layercam"])),
         "torchcam": Contender(peers.torchcam_maps(subject, [subject.recommended], smooth=False)),
     }
     if peers.has_grad_cam():
@@ -80,7 +80,7 @@ def _layercam(subject: Subject) -> dict[str, Contender]:
 
 def _both(subject: Subject) -> dict[str, Contender]:
     return {
-        OURS: Contender(maps(subject)),
+        OURS: fresh(maps(subject)),
         "torchcam": Contender(peers.torchcam_maps(subject, [subject.recommended])),
         "easy-explain": Contender(peers.easy_explain_shaped(subject)),
     }
@@ -88,21 +88,21 @@ def _both(subject: Subject) -> dict[str, Contender]:
 
 def _five(subject: Subject) -> dict[str, Contender]:
     return {
-        OURS: Contender(maps(subject, classes=5)),
+        OURS: fresh(maps(subject, classes=5)),
         "torchcam": Contender(peers.torchcam_maps(subject, [subject.recommended], classes=5)),
     }
 
 
 def _stages(subject: Subject) -> dict[str, Contender]:
     return {
-        OURS: Contender(maps(subject, subject.stages)),
+        OURS: fresh(maps(subject, subject.stages)),
         "torchcam": Contender(peers.torchcam_maps(subject, subject.stages)),
     }
 
 
 def _features(subject: Subject) -> dict[str, Contender]:
     return {
-        OURS: Contender(maps(subject, subject.features)),
+        OURS: fresh(maps(subject, subject.features)),
         "torchcam": Contender(peers.torchcam_maps(subject, subject.features)),
     }
 

@@ -11,8 +11,9 @@ import cam_hub
 from bench.engine.peers import SAMPLES
 from bench.engine.subjects import Subject
 from bench.engine.timing import Contender
+from cam_hub.passes import RECENT
 
-__all__ = ["METHODS", "PLAIN", "maps", "plain", "warm"]
+__all__ = ["METHODS", "PLAIN", "fresh", "maps", "plain", "warm"]
 
 PLAIN = ("plain", "plain, channels-last")
 """Plain inference; what is compared with is the faster of them."""
@@ -79,17 +80,25 @@ def maps(
     return run
 
 
+def fresh(run: Callable[[Tensor], object]) -> Contender:
+    """Explanations of a picture that nothing is known about; what they find out is kept."""
+    return Contender(run, lambda _image: RECENT.clear())
+
+
 def warm(subject: Subject, what: str) -> Contender:
-    """Something more of a picture that was explained: both methods, one class, all stages.
+    """Something more of a picture that was explained: by both methods, for one class.
+
+    It was explained at the recommended layer, and for ``"layer"`` at all stages.
 
     Args:
         subject: The network.
         what: ``"class"``, ``"layer"``, ``"method"``, ``"colour"`` or ``"threshold"``.
     """
-    first = maps(subject, subject.stages)
+    first = maps(subject, subject.stages if what == "layer" else None)
     found: list[cam_hub.Explanation] = []
 
     def before(image: Tensor) -> None:
+        RECENT.clear()
         found[:] = first(image)
 
     def run(image: Tensor) -> object:
@@ -99,11 +108,9 @@ def warm(subject: Subject, what: str) -> Contender:
             return found[0].mask(0.3)
         if what == "class":
             second = found[0].predictions[1].class_index
-            return cam_hub.explain(
-                subject.model, image, target_layers=subject.stages, classes=second
-            )
+            return cam_hub.explain(subject.model, image, classes=second)
         if what == "layer":
             return cam_hub.explain(subject.model, image, target_layers=subject.stages[0])
-        return cam_hub.explain(subject.model, image, method="gradcam", target_layers=subject.stages)
+        return cam_hub.explain(subject.model, image, method="gradcam")
 
     return Contender(run, before)

@@ -117,8 +117,9 @@ def _judge_all(
     counted: dict[str, tuple[float, float]] = {}
 
     def count(name: str, gradient: Tensor) -> None:
-        if bool(gradient.any()):
-            counted[name] = _count(to_maps(gradient, layers[name]))
+        cells = to_maps(gradient, layers[name])  # without the class token, which no map shows
+        if bool(cells.any()):
+            counted[name] = _count(cells)
 
     taps.visit_gradients(_mixture(scores), count)
     tops = []

@@ -54,12 +54,13 @@ class _Anatomy:
 
     def state(self) -> Hashable | None:
         found: list[int] = []
-        for tensors in self._tensors:
-            for tensor in tensors.values():
-                if tensor is not None:
-                    if tensor.is_inference():
-                        return None
-                    found += (tensor.data_ptr(), tensor._version)
+        try:
+            for tensors in self._tensors:
+                for tensor in tensors.values():
+                    if tensor is not None:
+                        found += (tensor.data_ptr(), tensor._version)
+        except RuntimeError:  # made in inference mode, which counts no writes
+            return None
         for hooks, child in self._hooks:
             if hooks:
                 found += map(id, foreign_hooks(child))
