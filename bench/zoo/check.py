@@ -21,6 +21,7 @@ from bench.zoo.depth import TAIL, find_depth
 from bench.zoo.plan import Candidate
 from bench.zoo.quadrants import lies_on_image
 from bench.zoo.row import CHECKS, Row
+from bench.zoo.smaller import smaller
 from bench.zoo.watch import counted, state_of
 from cam_hub import (
     LayerInfo,
@@ -51,7 +52,16 @@ def check_model(candidate: Candidate) -> Row:
     Returns:
         Its row; whatever is raised meanwhile is in it.
     """
-    return check_loaded(candidate, lambda: load_model(candidate.id, pretrained=False, device="cpu"))
+    own: list[int] = []
+
+    def load() -> LoadedModel:
+        model = load_model(candidate.id, pretrained=False, device="cpu")
+        own.extend(model.input_size)
+        return smaller(model, candidate) if candidate.reduced else model
+
+    row = check_loaded(candidate, load)
+    row.default_size = own if row.input_size not in (None, own) else None
+    return row
 
 
 def check_loaded(candidate: Candidate, load: Callable[[], LoadedModel]) -> Row:

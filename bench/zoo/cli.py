@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     interrupted = False
     try:
-        _sweep([each for each in chosen if each.id in todo], len(chosen), ledger, digest, options)
+        waiting = plan.reduced([each for each in chosen if each.id in todo], options.reduce_above)
+        _sweep(waiting, len(chosen), ledger, digest, options)
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on from here")
         interrupted = True
@@ -95,6 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--retry", choices=("failed",), help="do again what was not good")
     how.add_argument(
         "--accept-older", action="store_true", help="rows of other code count as done, too"
+    )
+    how.add_argument(
+        "--reduce-above",
+        type=float,
+        metavar="N",
+        help="costlier ones (multiplications of one pass) get a smaller input, where they take one",
     )
     files = parser.add_argument_group("files")
     files.add_argument("--out", type=Path, default=LEDGER, help="the ledger")

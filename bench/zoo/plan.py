@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bench.zoo.costs import Costs
 
-__all__ = ["Candidate", "counted", "every_model", "in_order", "smallest_of_each_family"]
+__all__ = ["Candidate", "counted", "every_model", "in_order", "reduced", "smallest_of_each_family"]
 
 _WITHOUT_CLASS_OR_GRADIENT = ("quantization.", "optical_flow.")
 """Module files of torchvision whose models have no gradient, or no class: there is nothing to
@@ -25,6 +25,7 @@ class Candidate:
         parameters: How many there are; None if that could not be found out.
         refusal_expected: Whether there is nothing to explain in it.
         macs: Multiplications with addition of one pass, where they were counted.
+        reduced: Whether it is to be checked with a smaller input than its own, if it takes one.
     """
 
     source: str
@@ -33,6 +34,7 @@ class Candidate:
     parameters: int | None = None
     refusal_expected: bool = False
     macs: int | None = None
+    reduced: bool = False
 
     @property
     def id(self) -> str:
@@ -88,6 +90,19 @@ def in_order(models: Sequence[Candidate]) -> list[Candidate]:
     first = smallest_of_each_family(models)
     chosen = {each.id for each in first}
     return first + sorted((each for each in models if each.id not in chosen), key=_cost)
+
+
+def reduced(models: Iterable[Candidate], most: float | None) -> list[Candidate]:
+    """The models, the costly ones marked as to be checked with a smaller input.
+
+    Args:
+        models: In any order, which is kept.
+        most: Multiplications of one pass; None to mark none.
+    """
+    return [
+        replace(each, reduced=most is not None and each.macs is not None and each.macs > most)
+        for each in models
+    ]
 
 
 def _size(model: Candidate) -> tuple[bool, int, str]:

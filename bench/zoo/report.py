@@ -15,8 +15,9 @@ __all__ = ["render_report"]
 _INTRODUCTION = f"""\
 # The zoo
 
-Every architecture of timm and torchvision with random weights, at its default input size, explained
-at the layer that cam_hub recommends. Written by `python -m bench.zoo`; not edited by hand.
+Every architecture of timm and torchvision with random weights, at its default input size (but for
+those listed below), explained at the layer that cam_hub recommends. Written by
+`python -m bench.zoo`; not edited by hand.
 
 Each model must hold all of these:
 
@@ -60,6 +61,7 @@ def render_report(models: Sequence[Candidate], rows: Iterable[Row], max_paramete
         _totals(models, tried, max_parameters),
         _failures(tried),
         _refusals(tried),
+        _reduced(tried),
         _not_run([each for each in models if each.id not in found], max_parameters),
         _families(models, found),
     ]
@@ -155,6 +157,17 @@ def _refusals(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _reduced(rows: Sequence[Row]) -> str:
+    smaller = [row for row in rows if row.default_size is not None]
+    if not smaller:
+        return ""
+    names = ", ".join(
+        f"`{row.id}` ({_by(row.input_size)} for {_by(row.default_size)})" for row in smaller
+    )
+    words = f"Too costly at their own size for the machine at hand ({len(smaller)}): {names}."
+    return f"## With a smaller input than their own\n\n{words}\n"
+
+
 def _not_run(models: Sequence[Candidate], max_parameters: int) -> str:
     large = [each for each in models if not _within(each, max_parameters)]
     waiting = [each for each in models if _within(each, max_parameters)]
@@ -247,6 +260,10 @@ def _range(numbers: Iterable[int | None]) -> str:
     if not known:
         return "–"
     return str(known[0]) if min(known) == max(known) else f"{min(known)}–{max(known)}"
+
+
+def _by(size: Sequence[int] | None) -> str:
+    return "×".join(map(str, (size or [])[1:]))
 
 
 def _number(value: float | None) -> str:

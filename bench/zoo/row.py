@@ -35,6 +35,7 @@ class Row:
         checks: Which of CHECKS held; one that was not reached is missing.
         not_asked: Which of CHECKS make no sense for its task.
         input_size: Of the input it was checked with.
+        default_size: That of the model, where it was checked with a smaller one.
         layer: The recommended layer.
         layer_reason: cam_hub's own reason for it.
         layout: Of that layer's output, as the next three.
@@ -66,6 +67,7 @@ class Row:
     checks: dict[str, bool] = field(default_factory=dict)
     not_asked: list[str] = field(default_factory=list)
     input_size: list[int] | None = None
+    default_size: list[int] | None = None
     layer: str | None = None
     layer_reason: str | None = None
     layout: str | None = None
