@@ -23,6 +23,7 @@ __all__ = [
     "ModelRefused",
     "NoMap",
     "OutOfMemory",
+    "TooMuch",
 ]
 
 
@@ -63,6 +64,17 @@ class InvalidArgument(CamHubError, ValueError):
         super().__init__(f"{argument}={_short(value)} does not work: expected {expected}.")
         self.argument = argument
         self.value = value
+
+
+class TooMuch(InvalidArgument):
+    """An argument asks for more than is allowed here; where the limits are wider it would work.
+
+    Attributes:
+        argument: The argument's name.
+        value: What was given.
+    """
+
+    code = "too_much"
 
 
 class _NotFound(CamHubError, LookupError):

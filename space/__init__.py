@@ -4,6 +4,8 @@
 |---|---|
 | ``settings`` | what can be configured, and the limits of the public door |
 | ``request`` | from what a visitor sent to a checked request |
+| ``photos`` | the photo of a request, uploaded or at a URL |
+| ``photo_urls``, ``public_network`` | photos fetched from public addresses, and from no others |
 | ``explainer`` | request in, explanation out, with the models that stay loaded |
 | ``workspace`` | folders for the files of a request, gone after a while |
 | ``artifacts`` | an explanation as files: overlays, maps, manifest, archive |
@@ -11,7 +13,10 @@
 | ``layer_table`` | a model's layers, and what each word stands for |
 | ``layer_views`` | that table as HTML |
 | ``snippets`` | the code that gives the same result |
-| ``problems`` | errors as messages that people can read |
+| ``problems`` | errors as messages that people can read, with codes for programs |
+| ``blocks`` | guards every request, and logs how it ended |
+| ``doors`` | which of Gradio's own routes stay shut |
+| ``health`` | what the log says |
 | ``style`` | theme, style sheet, keyboard |
 | ``endpoint`` | ``/explain`` for programs |
 | ``layers_endpoint`` | ``/layers`` for programs |

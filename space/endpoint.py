@@ -35,7 +35,7 @@ Answer = tuple[gr.FileData, list[PredictionRow], list[gr.FileData], dict[str, An
 _NAMED: list[str] = []  # the default that the documentation shows; nothing ever writes to it
 
 _INPUTS = {
-    "image": "the photo, as handle_file(path): JPEG, PNG, WebP, GIF (its first frame), TIFF …",
+    "image": "the photo, as handle_file(path or URL): JPEG, PNG, WebP, GIF (its first frame) …",
     "model_id": "'owner/name[@revision]' on the Hub, 'torchvision/name[@weights]' or a timm name",
     "method": "smoothgradcampp, layercam, gradcam, gradcampp or xgradcam",
     "target_layers": "layer names, or a word: best, stages, convs, all; empty: the recommended one",
@@ -45,6 +45,7 @@ _INPUTS = {
     "seed": "of the noise; the same seed gives the same maps",
     "alpha": "opacity of the heatmap over the photo, from 0 to 1",
     "colormap": "name of a colour map of matplotlib's",
+    "contrast": "one class, as an index or label: why the classes rather than this; empty: none",
 }
 
 _OUTPUTS = {
@@ -72,6 +73,7 @@ def make_explain(
         seed: int = 0,
         alpha: float = 0.5,
         colormap: str = "jet",
+        contrast: str = "",
         visitor: gr.OAuthToken | None = None,
     ) -> Answer:
         """Shows which pixels of a photo spoke for which class of an image model.
@@ -88,6 +90,7 @@ def make_explain(
             seed: Seed of the noise.
             alpha: Opacity of the heatmap, from 0 to 1.
             colormap: Name of a colour map of matplotlib's.
+            contrast: One class: why the others rather than this one; empty for none.
             visitor: Access token, for private and gated models; Gradio hands it over.
 
         Returns:
@@ -105,6 +108,7 @@ def make_explain(
                 seed=seed,
                 alpha=alpha,
                 colormap=colormap,
+                contrast=contrast,
                 limits=settings.limits,
             )
             # Gradio finds out by itself which request this is the progress of.

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
 
 import cam_hub
 from cam_hub import disk_cache
-from cam_hub.errors import InvalidArgument
-from cam_hub.images import open_image
+from cam_hub.errors import TooMuch
 from cam_hub.introspection.layers import SUGGESTIONS, suggest_layers
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
 from cam_hub.sources.facts import ModelFacts
 from cam_hub.store import ModelStore
 from space.layer_table import LayerTable, make_table
+from space.photos import Photo
 from space.request import Request
 from space.settings import Settings
 
@@ -23,6 +27,9 @@ __all__ = ["Explained", "Explainer", "Progress"]
 
 Progress = Callable[[float, str], None]
 """Called with the part of the work that is done, in [0, 1], and what comes next."""
+
+_PATIENCE = 0.2
+"""Seconds between two looks at whether somebody still waits for the answer."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class Explainer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._store = ModelStore(settings.model_bytes)
+        # Gradio's own bound counts a cancelled request as gone while its thread still works.
+        self._places = threading.BoundedSemaphore(settings.concurrency)
 
     def explain(
         self, request: Request, progress: Progress, visitor: str | None = None
@@ -67,15 +76,14 @@ class Explainer:
             CamHubError: As ``cam_hub.explain``; also if the photo or the number of layers is
                 beyond the limits.
         """
-        progress(0.0, "Opening the photo")
-        # Its bytes, not its path: messages should not name folders of this machine.
-        photo = open_image(request.photo.read_bytes(), max_pixels=self._settings.limits.max_pixels)
+        photo = self.open(request.photo, progress)
         progress(0.05, f"Loading {request.model_id}")
         # Told unscaled: the part of the bytes that stands beside it is this one.
         with self._model(request.model_id, progress, visitor) as model:
             progress(0.3, "Finding layers")
             layers = self._layers(model, request.target_layers)
             progress(0.4, "Explaining")
+            asked: dict[str, Any] = {"contrast": request.contrast} if request.contrast else {}
             result = cam_hub.explain(
                 model,
                 photo,
@@ -85,10 +93,24 @@ class Explainer:
                 num_samples=request.num_samples,
                 std=request.std,
                 seed=request.seed,
+                **asked,
                 progress=lambda part, what: progress(0.4 + 0.5 * part, f"Explaining: {what}"),
             )
             # The model is asked here, since one that a token has opened is not kept.
             return Explained(result, make_table(model))
+
+    def open(self, photo: Photo, progress: Progress) -> Image.Image:
+        """Opens a photo, which is fetched first if it lies at a URL.
+
+        Raises:
+            ImageRefused: If it cannot be fetched or opened, or is beyond the limits.
+        """
+        words = "Opening the photo" if photo.url is None else "Fetching the photo"
+        progress(0.0, words)
+        limits = self._settings.limits
+        return photo.open(
+            limits.photo_rules, limits.max_pixels, lambda arrived: progress(0.0, words)
+        )
 
     def layers(self, model_id: str, progress: Progress, visitor: str | None = None) -> LayerTable:
         """A model's layers; arguments as for ``explain``.
@@ -118,7 +140,22 @@ class Explainer:
     def _model(
         self, model_id: str, progress: Progress, visitor: str | None
     ) -> Iterator[LoadedModel]:
-        """A model, held in memory and on the disk for as long as it is used."""
+        """A model, held in memory and on the disk for as long as it is used.
+
+        Only so many threads hold one at a time; the others wait, and hear of it.
+        """
+        while not self._places.acquire(timeout=_PATIENCE):
+            progress(0.0, "Waiting for others")
+        try:
+            with self._lease(model_id, progress, visitor) as model:
+                yield model
+        finally:
+            self._places.release()
+
+    @contextmanager
+    def _lease(
+        self, model_id: str, progress: Progress, visitor: str | None
+    ) -> Iterator[LoadedModel]:
         was_here = model_id in self._store.ids
         if not was_here:
             # Those that were fetched and then refused have left their files, too.
@@ -154,7 +191,7 @@ class Explainer:
             names.update(dict.fromkeys(meant))
         most = self._settings.limits.max_layers
         if len(names) > most:
-            raise InvalidArgument(
+            raise TooMuch(
                 "target_layers",
                 " ".join(wanted),
                 f"at most {most} layers, and these are {len(names)} of this model",

@@ -7,10 +7,13 @@ from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
 
 from space.account import build_account
+from space.blocks import GuardedBlocks
 from space.controls import build_controls
 from space.describe_endpoint import add_describe_endpoint
+from space.doors import Doors
 from space.endpoint import add_endpoint
 from space.events import connect
 from space.explainer import Explainer
@@ -26,6 +29,9 @@ from space.style import CSS, JS, theme
 from space.workspace import Workspace
 
 __all__ = ["create_app", "launch_options"]
+
+MAX_BODY = 4 * 2**20
+"""Bytes of a request that is no upload: all values of the page together take far less."""
 
 _TITLE = """
 # cam_hub
@@ -51,7 +57,7 @@ def create_app(settings: Settings | None = None) -> gr.Blocks:
     settings = settings or Settings()
     explainer = Explainer(settings)
     workspace = Workspace(Path(get_upload_folder()) / "cam_hub", settings.keep_seconds)
-    app: gr.Blocks = gr.Blocks(
+    app: gr.Blocks = GuardedBlocks(
         title="cam_hub",
         analytics_enabled=False,
         delete_cache=(settings.cleaning_seconds, settings.keep_seconds),
@@ -79,7 +85,8 @@ def create_app(settings: Settings | None = None) -> gr.Blocks:
         add_layers_endpoint(explainer, settings)
         add_search_endpoint()
         add_describe_endpoint(explainer, settings)
-    app.queue(max_size=settings.queue_size, default_concurrency_limit=8)
+    # Whoever skipped the queue would skip its bounds.
+    app.queue(max_size=settings.queue_size, default_concurrency_limit=8, api_open=False)
     return app
 
 
@@ -96,4 +103,6 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "footer_links": ["api", "settings"],
         "ssr_mode": False,
         "share": False,
+        "enable_monitoring": False,
+        "app_kwargs": {"middleware": [Middleware(Doors, max_body=MAX_BODY)]},
     }

@@ -1,4 +1,4 @@
-"""Errors as messages that people can read, on the page and over the endpoint."""
+"""Errors as messages that people can read, each with a code for programs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import gradio as gr
 
 from cam_hub.errors import CamHubError
 
-__all__ = ["INTERNAL", "readable", "title_of"]
+__all__ = ["CANCELLED", "INTERNAL", "INTERNAL_CODE", "Problem", "readable", "title_of"]
 
 _LOG = logging.getLogger(__name__)
 
 _TITLES = {
     "invalid_argument": "A value does not work",
+    "too_much": "More than this app allows",
     "model_not_found": "Unknown model",
     "layer_not_found": "Unknown layer",
     "class_not_found": "Unknown class",
@@ -35,6 +36,47 @@ INTERNAL = (
 )
 """What visitors read when an error was not foreseen."""
 
+INTERNAL_CODE = "internal"
+CANCELLED = "cancelled"
+"""The code of a request whose visitor has left; only the log sees it."""
+
+
+class Problem(gr.Error):
+    """An error on its way to whoever sent the request.
+
+    Gradio passes on a message and a title, and clients refuse fields that they do not know. So for
+    programs the title is the code. It also ends the message in brackets, since MCP clients get
+    nothing else.
+
+    Args:
+        code: A stable word.
+        message: The sentence, as plain text.
+        title: A headline for people.
+        as_html: Whether the message is going to be read as HTML: the page does that, so what
+            visitors and model authors wrote is escaped.
+    """
+
+    def __init__(self, code: str, message: str, title: str, *, as_html: bool) -> None:
+        self.code = code
+        if as_html:
+            # Gradio's own heading of all messages is "Error", whatever their title.
+            message = (
+                f'<strong>{title}.</strong> {html.escape(message)} <code class="code">{code}</code>'
+            )
+        else:
+            message, title = f"{message} [{code}]", code
+        super().__init__(message, title=title, print_exception=False)
+
+    @classmethod
+    def of(cls, error: CamHubError, *, as_html: bool) -> Problem:
+        """An error that was raised on purpose, in its own words."""
+        return cls(error.code, error.message, title_of(error), as_html=as_html)
+
+    @classmethod
+    def unforeseen(cls, *, as_html: bool) -> Problem:
+        """Any other error, in general words."""
+        return cls(INTERNAL_CODE, INTERNAL, "Internal error", as_html=as_html)
+
 
 def title_of(error: CamHubError) -> str:
     """A headline for an error."""
@@ -46,11 +88,10 @@ def readable(*, as_html: bool) -> Iterator[None]:
     """Turns every error of its block into one that Gradio shows in words.
 
     Args:
-        as_html: Whether the message is going to be read as HTML: the page does that, so what
-            visitors and model authors wrote must be escaped. Programs get plain text.
+        as_html: As for ``Problem``.
 
     Raises:
-        gr.Error: With the message of a ``CamHubError``; with a general one for anything else,
+        Problem: With the message of a ``CamHubError``; with a general one for anything else,
             which is logged in full.
     """
     try:
@@ -58,11 +99,7 @@ def readable(*, as_html: bool) -> Iterator[None]:
     except gr.Error:
         raise
     except CamHubError as error:
-        title, message = title_of(error), error.message
-        if as_html:
-            # Gradio's own heading of all messages is "Error", whatever their title.
-            message = f"<strong>{title}.</strong> {html.escape(message)}"
-        raise gr.Error(message, title=title, print_exception=False) from error
+        raise Problem.of(error, as_html=as_html) from error
     except Exception as error:
         _LOG.exception("unforeseen error while answering a request")
-        raise gr.Error(INTERNAL, title="Internal error", print_exception=False) from error
+        raise Problem.unforeseen(as_html=as_html) from error

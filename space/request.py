@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-from gradio.utils import get_upload_folder
 
 from cam_hub.classes import ClassChoice, parse_top
 from cam_hub.colormaps import colormap_table
-from cam_hub.errors import ImageRefused, InvalidArgument
+from cam_hub.errors import InvalidArgument, TooMuch
 from cam_hub.methods import METHODS
 from cam_hub.model_id import parse_model_id
+from space.photos import Photo, read_photo
 from space.settings import Limits
 
-__all__ = ["Request", "read_model_id", "read_request", "read_texts"]
+__all__ = ["Request", "read_model_id", "read_request", "read_texts", "read_whole"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +21,7 @@ class Request:
     """One thing to explain.
 
     Attributes:
-        photo: The uploaded file, as it was sent.
-        photo_name: Its name on the visitor's machine.
+        photo: What was uploaded, or where it lies.
         model_id: The model's ID.
         method: Name of the method.
         target_layers: Layer names and words of ``suggest_layers``; empty for the recommended one.
@@ -35,10 +31,11 @@ class Request:
         seed: Of their noise.
         alpha: Opacity of the overlays, in [0, 1].
         colormap: Their colour map.
+        contrast: The class that the others are contrasted with, as an index or a label; empty for
+            none.
     """
 
-    photo: Path
-    photo_name: str
+    photo: Photo
     model_id: str
     method: str
     target_layers: tuple[str, ...]
@@ -48,6 +45,12 @@ class Request:
     seed: int
     alpha: float
     colormap: str
+    contrast: str = ""
+
+    @property
+    def photo_name(self) -> str:
+        """The name of the photo's file."""
+        return self.photo.name
 
     @property
     def class_choice(self) -> ClassChoice:
@@ -69,13 +72,13 @@ def read_request(
     seed: object,
     alpha: object,
     colormap: object,
+    contrast: object = "",
     limits: Limits,
 ) -> Request:
     """Checks everything that can be judged without a model.
 
     Args:
-        image: Gradio's description of an uploaded file: a mapping with ``path`` and perhaps
-            ``orig_name``.
+        image: As for ``read_photo``.
         model_id: A text.
         method: A method's name.
         target_layers: A text, a list of texts, or None.
@@ -85,26 +88,27 @@ def read_request(
         seed: A whole number, at least 0.
         alpha: A number in [0, 1].
         colormap: Name of a colour map.
+        contrast: A text, a number, or None: one class, or none.
         limits: How much may be asked for.
 
     Returns:
         The request. Numbers that sliders send as floats have become whole.
 
     Raises:
-        ImageRefused: If no photo was sent.
+        ImageRefused: If no photo was sent, or its URL must not be fetched.
         MethodNotFound: If there is no such method.
-        InvalidArgument: If a value cannot work, or asks for more than the limits allow.
+        InvalidArgument: If a value cannot work.
+        TooMuch: If it asks for more than the limits allow.
     """
-    photo, name = _uploaded(image)
+    photo = read_photo(image, limits.photo_rules)
     layers = read_texts("target_layers", target_layers, limits.max_layers, limits.max_text)
     wanted = read_texts("classes", classes, limits.max_classes, limits.max_text)
     for text in wanted:
         if (top := parse_top(text)) and top.count > limits.max_classes:
-            raise InvalidArgument("classes", text, f"at most {limits.max_classes} classes")
+            raise TooMuch("classes", text, f"at most {limits.max_classes} classes")
+    contrasts = read_texts("contrast", contrast, 1, limits.max_text)
     model = read_model_id(model_id, limits)
-    samples = _whole("num_samples", num_samples)
-    if not 1 <= samples <= limits.max_samples:
-        raise InvalidArgument("num_samples", samples, f"1 to {limits.max_samples}")
+    samples = read_whole("num_samples", num_samples, limits.max_samples)
     noise = _number("std", std)
     if not math.isfinite(noise) or noise < 0:
         raise InvalidArgument("std", noise, "a finite number, at least 0")
@@ -116,7 +120,6 @@ def read_request(
     colormap_table(colormap)
     return Request(
         photo=photo,
-        photo_name=name,
         model_id=model,
         method=METHODS[str(method)[: limits.max_text]].name,
         target_layers=layers,
@@ -126,6 +129,7 @@ def read_request(
         seed=_whole("seed", seed),
         alpha=opacity,
         colormap=colormap,
+        contrast=contrasts[0] if contrasts else "",
     )
 
 
@@ -141,12 +145,13 @@ def read_model_id(model_id: object, limits: Limits) -> str:
 
     Raises:
         ModelNotFound: If it is not in the grammar, or names a folder.
-        InvalidArgument: If it is no text, empty or too long.
+        InvalidArgument: If it is no text or empty.
+        TooMuch: If it is too long.
     """
     if not isinstance(model_id, str) or not model_id.strip():
         raise InvalidArgument("model_id", model_id, "a model ID such as 'timm/resnet50.a1_in1k'")
     if len(model_id) > limits.max_text:
-        raise InvalidArgument("model_id", model_id, f"at most {limits.max_text} characters")
+        raise TooMuch("model_id", model_id, f"at most {limits.max_text} characters")
     return str(parse_model_id(model_id))
 
 
@@ -163,38 +168,39 @@ def read_texts(argument: str, value: object, most: int, longest: int) -> tuple[s
         The texts, without white space around them, without empty ones and repetitions.
 
     Raises:
-        InvalidArgument: If it is something else, or more.
+        InvalidArgument: If it is something else.
+        TooMuch: If there are more, or longer ones.
     """
     items = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
     for item in items:
         if isinstance(item, bool) or not isinstance(item, (str, int)):
             raise InvalidArgument(argument, item, "a text")
         if len(str(item)) > longest:
-            raise InvalidArgument(argument, item, f"at most {longest} characters")
+            raise TooMuch(argument, item, f"at most {longest} characters")
     texts = tuple(dict.fromkeys(text for item in items if (text := str(item).strip())))
     if len(texts) > most:
-        raise InvalidArgument(argument, f"{len(texts)} entries", f"at most {most}")
+        raise TooMuch(argument, f"{len(texts)} entries", f"at most {most}")
     return texts
 
 
-def _uploaded(image: object) -> tuple[Path, str]:
-    """The file that was uploaded, and its name.
+def read_whole(argument: str, value: object, most: int) -> int:
+    """Checks that something is a count.
 
-    Gradio checks paths only in mappings that claim to be files, so it is checked here again that
-    nobody names a file of this machine.
+    Args:
+        argument: What it is called in messages.
+        value: A whole number; sliders send floats.
+        most: The largest that is allowed.
+
+    Raises:
+        InvalidArgument: If it is something else, or less than 1.
+        TooMuch: If it is larger.
     """
-    if image is None:
-        raise ImageRefused("there is none; upload, paste or take a photo first")
-    path = image.get("path") if isinstance(image, Mapping) else None
-    if not isinstance(image, Mapping) or not isinstance(path, str):
-        raise ImageRefused(
-            "it did not arrive as an uploaded file (gradio_client: handle_file(path))"
-        )
-    found = Path(path).resolve()
-    if not found.is_relative_to(Path(get_upload_folder()).resolve()) or not found.is_file():
-        raise ImageRefused("it is not, or no longer, among the uploaded files; upload it again")
-    name = image.get("orig_name")
-    return found, Path(name).name if isinstance(name, str) and name else found.name
+    count = _whole(argument, value)
+    if count > most:
+        raise TooMuch(argument, count, f"1 to {most}")
+    if count < 1:
+        raise InvalidArgument(argument, count, f"1 to {most}")
+    return count
 
 
 def _whole(argument: str, value: object) -> int:

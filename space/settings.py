@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import gradio
 
 from cam_hub.limits import LoadLimits
 from cam_hub.sources.embedded import DEFAULT_MODEL
+from space.photo_urls import PhotoRules
 
 __all__ = ["DISK_BYTES_OF_A_SPACE", "FREE_SPACE", "Limits", "Settings", "example_photos"]
 
@@ -46,8 +47,9 @@ class Limits:
         max_classes: Classes to explain.
         max_layers: Target layers.
         max_pixels: Pixels of the photo.
-        max_file_bytes: Bytes of the uploaded file.
+        max_file_bytes: Bytes of the photo's file, uploaded or fetched.
         max_text: Characters of a model ID, a layer's name or a class.
+        urls: How photos at URLs are fetched.
     """
 
     max_samples: int = 64
@@ -56,6 +58,12 @@ class Limits:
     max_pixels: int = 64_000_000
     max_file_bytes: int = 40 * 2**20
     max_text: int = 300
+    urls: PhotoRules = field(default_factory=PhotoRules)
+
+    @property
+    def photo_rules(self) -> PhotoRules:
+        """The rules for photos at URLs: no more bytes than an uploaded one may have."""
+        return replace(self.urls, max_bytes=self.max_file_bytes)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.context import LocalContext
 
 from space.explainer import Progress
+from space.problems import CANCELLED, Problem
 
 __all__ = ["teller", "token_of", "warn"]
 
@@ -33,7 +34,7 @@ def teller(progress: gr.Progress) -> Progress:
         progress: Of the request that is being answered by this thread.
 
     Returns:
-        To be called again and again; raises ``gr.Error``, which nobody reads, to end the request.
+        To be called again and again; raises a ``Problem``, which nobody reads, to end the request.
     """
     blocks, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
 
@@ -42,7 +43,7 @@ def teller(progress: gr.Progress) -> Progress:
         if blocks is not None and event_id is not None:
             event = blocks._queue.event_ids_to_events.get(event_id)
             if event is None or not event.alive:
-                raise gr.Error("Nobody waits for the answer.", print_exception=False)
+                raise Problem(CANCELLED, "Nobody waits for the answer.", "Ended", as_html=False)
         progress(part, desc=what)
 
     return tell

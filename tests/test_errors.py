@@ -11,6 +11,7 @@ from cam_hub.errors import nearest_names
 
 EXAMPLES = [
     errors.InvalidArgument("std", -1, "a number of at least 0"),
+    errors.TooMuch("num_samples", 65, "1 to 64"),
     errors.ModelNotFound("timm/resnet5", ["timm/resnet50"], "Add the tag."),
     errors.LayerNotFound("layer9", ["layer4"]),
     errors.ClassNotFound(1000, hint="The model has classes 0 to 999."),

@@ -178,6 +178,7 @@ def test_the_endpoint_documents_names_types_defaults_and_meanings(client: Client
         "seed": "int",
         "alpha": "float",
         "colormap": "str",
+        "contrast": "str",
     }
     without = [name for name, p in parameters.items() if not p["parameter_has_default"]]
     assert without == ["image"]

@@ -117,7 +117,7 @@ def test_files_of_the_server_cannot_be_named_as_photos(
     secret = tmp_path / "secret.png"
     lion.save(secret)
     data = [{"path": str(secret), **meta}, SETTINGS.default_model, "layercam", [], []]
-    data += [4, 0.3, 0, 0.5, "jet"]
+    data += [4, 0.3, 0, 0.5, "jet", ""]
     call = httpx.post(f"{url}gradio_api/call/explain", json={"data": data}).json()["event_id"]
     answer = httpx.get(f"{url}gradio_api/call/explain/{call}", timeout=60).text
     assert "event: error" in answer

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from gradio.utils import get_upload_folder
 
-from cam_hub.errors import ImageRefused, InvalidArgument, MethodNotFound
+from cam_hub.errors import ImageRefused, InvalidArgument, MethodNotFound, TooMuch
 from space.request import Request, read_request
 from space.settings import Limits
 
@@ -44,7 +44,8 @@ def read(upload: Any, **changed: Any) -> Request:
 
 def test_a_request_keeps_the_file_as_it_was_sent_and_its_name(upload: dict[str, str]):
     request = read(upload)
-    assert request.photo.read_bytes() == b"anything"
+    assert request.photo.path is not None
+    assert request.photo.path.read_bytes() == b"anything"
     assert request.photo_name == "holiday.jpg"
 
 
@@ -111,6 +112,51 @@ def test_what_cannot_work_is_refused_in_words(
     assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"num_samples": 9},
+        {"model_id": "x" * 51},
+        {"classes": ["1", "2", "3", "4"]},
+        {"classes": ["top(4)"]},
+        {"target_layers": ["a", "b", "c"]},
+        {"contrast": "x" * 51},
+        {"contrast": ["lion", "tiger"]},
+    ],
+    ids=str,
+)
+def test_what_would_work_where_more_is_allowed_has_a_code_of_its_own(
+    upload: dict[str, str], changed: dict[str, Any]
+):
+    with pytest.raises(TooMuch):
+        read(upload, **changed)
+
+
+@pytest.mark.parametrize(
+    ("given", "contrast"), [(None, ""), ("", ""), (" dog ", "dog"), (282, "282"), ([], "")]
+)
+def test_a_class_to_contrast_with_is_named_like_any_other(
+    upload: dict[str, str], given: object, contrast: str
+):
+    assert read(upload, contrast=given).contrast == contrast
+
+
+@pytest.mark.parametrize("wrap", [str, lambda url: {"path": url, "url": url}], ids=["text", "file"])
+def test_a_photo_may_lie_at_a_url_and_is_not_fetched_yet(wrap: Any):
+    request = read(wrap("https://example.org/photos/cat.jpg?size=2"))
+    assert request.photo.path is None
+    assert request.photo.url == "https://example.org/photos/cat.jpg?size=2"
+    assert request.photo_name == "cat.jpg"
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://example.org/a", "http://a:b@example.org/", "http://example.org:22/"]
+)
+def test_a_url_that_must_not_be_fetched_is_refused_at_once(url: str):
+    with pytest.raises(ImageRefused):
+        read(url)
+
+
 def test_an_unknown_method_names_the_nearest(upload: dict[str, str]):
     with pytest.raises(MethodNotFound) as caught:
         read(upload, method="layercamm")
@@ -126,6 +172,10 @@ def test_an_unknown_method_names_the_nearest(upload: dict[str, str]):
         {"path": "/etc/hostname"},
         {"path": str(Path(__file__))},
         {"path": "../../../../etc/hostname"},
+        {"path": "a\0b"},
+        {"path": "x" * 5000},
+        ["photo.jpg"],
+        7,
     ],
     ids=str,
 )

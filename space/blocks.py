@@ -1,0 +1,133 @@
+"""``gr.Blocks`` whose every request is guarded, comes to an end in words, and is logged.
+
+All that asks anything of the app passes here, whichever way it came in: the page,
+``gradio_client``, plain HTTP, MCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import gradio as gr
+from gradio.block_function import BlockFunction
+from gradio.exceptions import InvalidPathError
+from gradio.state_holder import SessionState
+
+from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
+from space.health import HealthLog
+from space.problems import CANCELLED, Problem
+
+__all__ = ["GuardedBlocks"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class GuardedBlocks(gr.Blocks):
+    """The app.
+
+    Gradio by itself fetches every file that a request names by a URL, of any size, before a handler
+    sees it. Here URLs reach the handlers as they were sent.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.health = HealthLog()
+
+    async def preprocess_data(
+        self,
+        block_fn: BlockFunction,
+        inputs: list[Any],
+        state: SessionState | None,
+        explicit_call: bool = False,
+    ) -> list[Any]:
+        """Turns what was sent into what the handler gets.
+
+        Raises:
+            Problem: If values are missing, too many, or not of the components' kinds.
+        """
+        as_html = block_fn.api_visibility != "public"
+        try:
+            _check_count(block_fn, inputs)
+            inputs = [_without_links(value) for value in inputs]
+            found: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except gr.Error:
+            raise
+        except CamHubError as error:
+            raise Problem.of(error, as_html=as_html) from error
+        except InvalidPathError as error:
+            refused = ImageRefused("it is not among the uploaded files; upload it again")
+            raise Problem.of(refused, as_html=as_html) from error
+        except Exception as error:
+            _LOG.info("an input was not of its component's kind: %s", type(error).__name__)
+            wrong = InvalidArgument("input", "…", "values of the kinds that the API documents")
+            raise Problem.of(wrong, as_html=as_html) from error
+        return found
+
+    async def process_api(
+        self, block_fn: BlockFunction | int, inputs: list[Any], *rest: Any, **named: Any
+    ) -> dict[str, Any]:
+        """Answers a request, and logs how that ended.
+
+        Raises:
+            Problem: If it failed, whatever the reason.
+        """
+        asked = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
+        model_id = _model_id(asked, inputs)
+        begin, code = time.monotonic(), "ok"
+        try:
+            answer: dict[str, Any] = await super().process_api(block_fn, inputs, *rest, **named)
+        except asyncio.CancelledError:
+            code = CANCELLED
+            raise
+        except gr.Error as error:
+            code = getattr(error, "code", "error")
+            raise
+        except Exception as error:
+            _LOG.exception("unforeseen error around %s", asked.name)
+            problem = Problem.unforeseen(as_html=asked.api_visibility != "public")
+            code = problem.code
+            raise problem from error
+        finally:
+            # A word about every glance at the page would bury the rest.
+            if _is_work(asked) or code != "ok":
+                self.health.answered(_name(asked), model_id, time.monotonic() - begin, code)
+        return answer
+
+
+def _is_work(asked: BlockFunction) -> bool:
+    return asked.api_visibility == "public" or asked.concurrency_id == "model"
+
+
+def _name(asked: BlockFunction) -> str:
+    if asked.api_visibility == "public":
+        return f"/{asked.api_name}"
+    return f"page:{asked.name}"
+
+
+def _model_id(asked: BlockFunction, inputs: list[Any]) -> object:
+    """What stands in the field for the model's ID, if the request has one."""
+    for block, value in zip(asked.inputs, inputs, strict=False):
+        if "model_id" in (getattr(block, "elem_id", None), getattr(block, "label", None)):
+            return value
+    return None
+
+
+def _check_count(asked: BlockFunction, inputs: list[Any]) -> None:
+    names = [str(getattr(block, "label", None) or block.get_block_name()) for block in asked.inputs]
+    if len(inputs) != len(names):
+        raise InvalidArgument("data", f"{len(inputs)} values", f"{len(names)}: {', '.join(names)}")
+
+
+def _without_links(value: Any) -> Any:
+    """The value, in which nothing that lies at a URL is marked as a file any more."""
+    if isinstance(value, list | tuple):
+        return [_without_links(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    path = value.get("path")
+    if isinstance(path, str) and path.strip().lower().startswith(("http://", "https://")):
+        return {"path": path, "orig_name": value.get("orig_name")}
+    return {key: _without_links(item) for key, item in value.items()}

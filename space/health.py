@@ -1,0 +1,100 @@
+"""What the log says: how the app started, how each request ended, how much memory it takes."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+import threading
+import time
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from cam_hub._version import __version__
+from cam_hub.errors import CamHubError
+from cam_hub.model_id import parse_model_id
+from space.settings import Settings
+
+__all__ = ["HealthLog", "listen"]
+
+_LOG = logging.getLogger("cam_hub.app")
+_PACKAGES = ("gradio", "torch", "torchvision", "timm")
+_EVERY = 60.0
+"""Seconds between two lines about memory, at least."""
+
+
+def listen() -> None:
+    """Has the log written to standard error, as a Space shows it; for whoever starts the app."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name in ("cam_hub", "space"):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+class HealthLog:
+    """Writes a line per request. No photo's name, no token and no address is ever in one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {}
+        self._told = time.monotonic()
+
+    def started(self, settings: Settings) -> None:
+        """Says what runs here, and within which limits."""
+        versions = " ".join(f"{name} {version(name)}" for name in _PACKAGES)
+        limits = settings.limits
+        _LOG.info(
+            "start: cam_hub %s, Python %s, %s; device %s; at most %d pixels, %d bytes, %d classes, "
+            "%d layers, %d samples; %d at work, %d waiting",
+            __version__,
+            platform.python_version(),
+            versions,
+            settings.device,
+            limits.max_pixels,
+            limits.max_file_bytes,
+            limits.max_classes,
+            limits.max_layers,
+            limits.max_samples,
+            settings.concurrency,
+            settings.queue_size,
+        )
+
+    def answered(self, what: str, model_id: object, seconds: float, code: str) -> None:
+        """Says how a request ended.
+
+        Args:
+            what: The endpoint, or the page's event.
+            model_id: What was given as the model's ID; only what can be one is logged.
+            seconds: How long it took, without waiting in the queue.
+            code: ``ok``, or that of the error.
+        """
+        _LOG.info("request: %s %s %.2fs %s", what, _named(model_id), seconds, code)
+        now = time.monotonic()
+        with self._lock:
+            self._counts[code] = self._counts.get(code, 0) + 1
+            if now - self._told < _EVERY:
+                return
+            self._told = now
+            counts = dict(sorted(self._counts.items()))
+        told = " ".join(f"{code}={count}" for code, count in counts.items())
+        _LOG.info("health: memory %s; requests: %s", _memory(), told)
+
+
+def _named(model_id: object) -> str:
+    with suppress(CamHubError):
+        if isinstance(model_id, str) and len(model_id) <= 300:
+            return str(parse_model_id(model_id))
+    return "-"
+
+
+def _memory() -> str:
+    """What the process holds in memory, where the system tells."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_text("ascii").splitlines():
+            if line.startswith("VmRSS:"):
+                return f"{int(line.split()[1]) // 1024} MiB"
+    return "unknown"
