@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .limits import LoadLimits
     from .methods import METHODS, Method
     from .model_id import ModelId, parse_model_id
+    from .prediction import Predicted, predict
     from .reproduction import reproduce
     from .results import Explanation
     from .search import ModelHit, search_models
@@ -54,6 +55,8 @@ _HOMES = {
     "Method": "methods",
     "ModelId": "model_id",
     "parse_model_id": "model_id",
+    "Predicted": "prediction",
+    "predict": "prediction",
     "Explanation": "results",
     "save_to_hub": "sharing",
     "ModelHit": "search",
@@ -80,6 +83,7 @@ __all__ = [
     "ModelId",
     "ModelStore",
     "Outcome",
+    "Predicted",
     "Prediction",
     "Top",
     "__version__",
@@ -92,6 +96,7 @@ __all__ = [
     "list_layers",
     "load_model",
     "parse_model_id",
+    "predict",
     "reproduce",
     "save_to_hub",
     "search_models",

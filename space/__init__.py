@@ -16,9 +16,11 @@
 | ``problems`` | errors as messages that people can read, with codes for programs |
 | ``blocks`` | guards every request, and logs how it ended |
 | ``doors`` | which of Gradio's own routes stay shut |
+| ``agents`` | answers over MCP |
 | ``health`` | what the log says |
 | ``style`` | theme, style sheet, keyboard |
 | ``endpoint`` | ``/explain`` for programs |
+| ``predict_endpoint`` | ``/predict`` for programs |
 | ``layers_endpoint`` | ``/layers`` for programs |
 | ``search_endpoint`` | ``/search`` for programs |
 | ``describe_endpoint`` | ``/describe`` for programs |

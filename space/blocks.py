@@ -17,6 +17,7 @@ from gradio.exceptions import InvalidPathError
 from gradio.state_holder import SessionState
 
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
+from space.agents import teach
 from space.health import HealthLog
 from space.problems import CANCELLED, Problem
 
@@ -35,6 +36,17 @@ class GuardedBlocks(gr.Blocks):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.health = HealthLog()
+
+    @property
+    def mcp_server_obj(self) -> Any:
+        """The server for agents; Gradio makes it when the app is launched."""
+        return self._agents
+
+    @mcp_server_obj.setter
+    def mcp_server_obj(self, server: Any) -> None:
+        if server is not None:
+            teach(server)
+        self._agents = server
 
     async def preprocess_data(
         self,

@@ -2,7 +2,7 @@
 
 # Annotations must be real types here, not texts: Gradio reads inputs and outputs off them.
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -11,6 +11,7 @@ from gradio.components.api_component import Api
 from gradio.context import Context
 from gradio.events import api
 
+from cam_hub.classes import Prediction
 from space.artifacts import Artifacts
 from space.explainer import Explainer
 from space.problems import readable
@@ -19,7 +20,7 @@ from space.settings import Settings
 from space.visitor import teller, token_of, warn
 from space.workspace import Workspace
 
-__all__ = ["PredictionRow", "add_endpoint", "document", "make_explain"]
+__all__ = ["PredictionRow", "add_endpoint", "document", "make_explain", "prediction_rows"]
 
 
 class PredictionRow(TypedDict):
@@ -80,16 +81,16 @@ def make_explain(
 
         Args:
             image: The photo.
-            model_id: A timm or torchvision model.
-            method: Name of the method.
+            model_id: A timm or torchvision model, such as timm/resnet50.a1_in1k.
+            method: smoothgradcampp, layercam, gradcam, gradcampp or xgradcam.
             target_layers: Layer names, or one of the words best, stages, convs, all; empty for
                 the recommended layer.
             classes: Class indices or labels as texts, or top(3); empty for the predicted class.
-            num_samples: Noisy copies that SmoothGradCAM++ averages over.
+            num_samples: Noisy copies that smoothgradcampp averages over.
             std: Standard deviation of their noise, in units of the normalised input.
             seed: Seed of the noise.
             alpha: Opacity of the heatmap, from 0 to 1.
-            colormap: Name of a colour map of matplotlib's.
+            colormap: Name of a colour map of matplotlib's, such as jet or viridis.
             contrast: One class: why the others rather than this one; empty for none.
             visitor: Access token, for private and gated models; Gradio hands it over.
 
@@ -126,14 +127,7 @@ def make_explain(
                 raise AssertionError("a blank map has no heatmap")
             return (
                 _file(overlay),
-                [
-                    PredictionRow(
-                        class_index=found.class_index,
-                        label=found.label,
-                        probability=found.probability,
-                    )
-                    for found in result.predictions
-                ],
+                prediction_rows(result.predictions),
                 [_file(path) for path in files.maps()],
                 dict(result.manifest),
                 _file(files.archive()),
@@ -151,6 +145,16 @@ def add_endpoint(explainer: Explainer, workspace: Workspace, settings: Settings)
         concurrency_limit=settings.concurrency,
     )
     document(event, _INPUTS, _OUTPUTS)
+
+
+def prediction_rows(predictions: Iterable[Prediction]) -> list[PredictionRow]:
+    """Predicted classes as programs get them."""
+    return [
+        PredictionRow(
+            class_index=found.class_index, label=found.label, probability=found.probability
+        )
+        for found in predictions
+    ]
 
 
 def document(

@@ -14,6 +14,7 @@ import cam_hub
 from cam_hub import disk_cache
 from cam_hub.errors import TooMuch
 from cam_hub.introspection.layers import SUGGESTIONS, suggest_layers
+from cam_hub.prediction import Predicted
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
 from cam_hub.sources.facts import ModelFacts
@@ -98,6 +99,20 @@ class Explainer:
             )
             # The model is asked here, since one that a token has opened is not kept.
             return Explained(result, make_table(model))
+
+    def predict(
+        self, photo: Photo, model_id: str, top: int, progress: Progress, visitor: str | None = None
+    ) -> Predicted:
+        """What a model sees in a photo; arguments as for ``explain``.
+
+        Raises:
+            CamHubError: As ``cam_hub.predict``; also if the photo is beyond the limits.
+        """
+        picture = self.open(photo, progress)
+        progress(0.05, f"Loading {model_id}")
+        with self._model(model_id, progress, visitor) as model:
+            progress(0.5, "Predicting")
+            return cam_hub.predict(model, picture, top=top)
 
     def open(self, photo: Photo, progress: Progress) -> Image.Image:
         """Opens a photo, which is fetched first if it lies at a URL.

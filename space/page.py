@@ -10,6 +10,7 @@ from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
 from space.account import build_account
+from space.agents import can_serve_agents
 from space.blocks import GuardedBlocks
 from space.controls import build_controls
 from space.describe_endpoint import add_describe_endpoint
@@ -21,6 +22,7 @@ from space.facts_handlers import connect_facts
 from space.layer_events import connect_layers
 from space.layers_endpoint import add_layers_endpoint
 from space.layers_panel import LAYERS_TAB, RESULT_TAB, build_layers_panel
+from space.predict_endpoint import add_predict_endpoint
 from space.results_panel import build_results_panel
 from space.search_endpoint import add_search_endpoint
 from space.search_handlers import connect_search
@@ -83,6 +85,7 @@ def create_app(settings: Settings | None = None) -> gr.Blocks:
         connect_facts(app, explainer, settings, controls, run)
         add_endpoint(explainer, workspace, settings)
         add_layers_endpoint(explainer, settings)
+        add_predict_endpoint(explainer, settings)
         add_search_endpoint()
         add_describe_endpoint(explainer, settings)
     # Whoever skipped the queue would skip its bounds.
@@ -104,5 +107,6 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "ssr_mode": False,
         "share": False,
         "enable_monitoring": False,
+        "mcp_server": can_serve_agents(),
         "app_kwargs": {"middleware": [Middleware(Doors, max_body=MAX_BODY)]},
     }

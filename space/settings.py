@@ -46,6 +46,7 @@ class Limits:
         max_samples: Noisy copies.
         max_classes: Classes to explain.
         max_layers: Target layers.
+        max_top: Predicted classes that ``/predict`` tells.
         max_pixels: Pixels of the photo.
         max_file_bytes: Bytes of the photo's file, uploaded or fetched.
         max_text: Characters of a model ID, a layer's name or a class.
@@ -55,6 +56,7 @@ class Limits:
     max_samples: int = 64
     max_classes: int = 10
     max_layers: int = 64
+    max_top: int = 100
     max_pixels: int = 64_000_000
     max_file_bytes: int = 40 * 2**20
     max_text: int = 300

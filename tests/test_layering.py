@@ -42,7 +42,7 @@ LEVELS = [
     {"jobs"},
     {"explaining"},
     {"engine"},
-    {"batch_explainer"},
+    {"batch_explainer", "prediction"},
     {"batches"},
     {"cli", "reproduction"},
     {"__main__"},

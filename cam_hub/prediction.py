@@ -1,0 +1,94 @@
+"""``predict``: what a model sees in a picture, in one forward pass and without any map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cam_hub import store
+from cam_hub.classes import Prediction, label_of
+from cam_hub.errors import InvalidArgument, ModelRefused
+from cam_hub.guard import quiet
+from cam_hub.preparation import prepare
+from cam_hub.sources.base import LoadedModel
+from cam_hub.tasks.base import Standings
+from cam_hub.tasks.region import read_region
+
+__all__ = ["Predicted", "predict"]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a model sees in a picture.
+
+    Attributes:
+        predictions: The most probable classes, the best first; none of a model that answers with
+            features rather than with probabilities.
+        photo_size: Columns and rows of the picture.
+        input_size: Channels, (frames,) rows and columns of what the model saw.
+        seen: The part of the picture that it saw: left, top, right and bottom in its pixels.
+    """
+
+    predictions: tuple[Prediction, ...]
+    photo_size: tuple[int, int]
+    input_size: tuple[int, ...]
+    seen: tuple[float, float, float, float]
+
+
+def predict(model_or_id: LoadedModel | str, image: object, *, top: int = 5) -> Predicted:
+    """Tells the most probable classes of a picture.
+
+    Args:
+        model_or_id: As for ``explain``.
+        image: As for ``explain``.
+        top: How many classes, at most.
+
+    Returns:
+        The same predictions as ``explain`` gives with the picture, and what the model saw of it.
+
+    Raises:
+        InvalidArgument: If ``top`` is no count.
+        ImageRefused: If the image cannot be read, or does not fit the model.
+        ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
+        ModelRefused: Also if the model raises, or its scores are not finite.
+        NoMap: If a detector finds nothing in the picture.
+    """
+    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+        raise InvalidArgument("top", top, "a count of at least 1")
+    model = model_or_id if isinstance(model_or_id, LoadedModel) else store.get(model_or_id)
+    prepared = prepare(model, image)
+    task = model.task
+    place = read_region(None, prepared.placement) if task.takes_region else None
+    target = task.target(region=place)
+    with quiet(model.module), torch.no_grad():
+        output = model.run(prepared.tensor)
+        _check(model, target.scores(output))
+    standings = target.standings(output)
+    return Predicted(
+        predictions=_best(standings, target.labels or model.class_names, top),
+        photo_size=prepared.placement.photo_size,
+        input_size=prepared.size,
+        seen=prepared.placement.seen_box,
+    )
+
+
+def _check(model: LoadedModel, scores: Tensor) -> None:
+    if not bool(torch.isfinite(scores[0]).all()):
+        raise ModelRefused(
+            model.id, "its scores for this picture are not finite (NaN or infinity)."
+        )
+
+
+def _best(
+    standings: Standings, names: tuple[str, ...] | None, count: int
+) -> tuple[Prediction, ...]:
+    """The most probable classes, without those of which the model said nothing."""
+    if standings.probabilities is None:
+        return ()
+    said = (standings.eligible | (standings.probabilities > 0)).tolist()
+    probabilities = standings.probabilities.tolist()
+    order = torch.sort(standings.ranking, descending=True, stable=True).indices.tolist()
+    best = [index for index in order if said[index]][:count]
+    return tuple(Prediction(index, label_of(index, names), probabilities[index]) for index in best)

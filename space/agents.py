@@ -1,0 +1,83 @@
+"""What agents get over MCP: pictures as pictures, everything else as JSON.
+
+Gradio makes a tool of every public endpoint. By itself it answers clients that do not follow the
+progress with one text, in Python's notation and with folders of the server; pictures at the
+photo's full size would fill an agent's memory.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradio.processing_utils import add_root_url
+from PIL import Image
+
+if TYPE_CHECKING:
+    from gradio.mcp import GradioMCPServer
+
+__all__ = ["can_serve_agents", "teach"]
+
+_SIDE = 1024
+"""Most pixels along a side of a picture in an answer; its URL leads to all of them."""
+
+
+def can_serve_agents() -> bool:
+    """Whether the package that MCP needs is installed."""
+    return find_spec("mcp") is not None
+
+
+def teach(server: GradioMCPServer) -> None:
+    """Has a server of Gradio's answer as said above."""
+    server.postprocess_output_data = partial(_content, server.types)  # type: ignore[method-assign]
+
+
+def _content(types: Any, data: Sequence[Any], root_url: str) -> list[Any]:
+    """The parts of an answer.
+
+    Args:
+        types: ``mcp.types``.
+        data: The values of the endpoint's outputs; as one tuple, if the client did not ask to
+            follow the progress.
+        root_url: Of the app.
+    """
+    values = data[0] if len(data) == 1 and isinstance(data[0], tuple) else data
+    parts: list[Any] = []
+    for value in add_root_url(list(values), root_url, None):
+        if _is_file(value) and (picture := _picture(Path(value["path"]))) is not None:
+            coded = base64.b64encode(picture).decode("ascii")
+            parts.append(types.ImageContent(type="image", data=coded, mimeType="image/png"))
+        parts.append(types.TextContent(type="text", text=json.dumps(_plain(value))))
+    return parts
+
+
+def _is_file(value: object) -> bool:
+    return isinstance(value, dict) and "path" in value and "meta" in value
+
+
+def _plain(value: Any) -> Any:
+    """The value, with URLs in place of files."""
+    if _is_file(value):
+        return {"name": value.get("orig_name"), "url": value.get("url")}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _picture(path: Path) -> bytes | None:
+    """A picture as a PNG that is not too large; None for any other file."""
+    if path.suffix != ".png":
+        return None
+    with Image.open(path) as image:
+        image.thumbnail((_SIDE, _SIDE))
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+    return buffer.getvalue()
