@@ -8,10 +8,16 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from cam_hub.errors import CamHubError
+from space.options import add_options, read_options
 
 if TYPE_CHECKING:
     from space.settings import Settings
+
+_PATIENCE = 4.0
+"""Seconds for an end in good order."""
 
 _HELP = """\
 Serves a page and an endpoint that show which pixels of a photo spoke for which class of an image
@@ -25,6 +31,8 @@ examples:
   python app.py --host 0.0.0.0 --port 8000       for the whole network
   python app.py --device cuda:1                  models on the second GPU
   python app.py --model torchvision/resnet50     another model to start with
+
+Each setting is an environment variable as well: --max-pixels is CAM_HUB_MAX_PIXELS.
 
 endpoint:
   from gradio_client import Client, handle_file
@@ -41,40 +49,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Of the command line; None for the program's own.
 
     Returns:
-        Exit code: 0 after a clean end, 2 if the app could not start.
+        Exit code: 2 if the app could not start. After a clean end the process ends with 0.
     """
-    parser = _parser(os.environ.get("SPACE_ID") is not None)
-    options = parser.parse_args(arguments)
-    # No telemetry; read when Gradio and the Hub's client are imported.
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # Imported after --help was answered: torch takes seconds.
-    from cam_hub.errors import CamHubError  # noqa: PLC0415
-    from cam_hub.model_id import parse_model_id  # noqa: PLC0415
-    from cam_hub.sources.base import pick_device  # noqa: PLC0415
-    from space.account import can_sign_in  # noqa: PLC0415
-    from space.settings import DISK_BYTES_OF_A_SPACE, Settings  # noqa: PLC0415
-
+    options = _parser().parse_args(arguments)
+    space_id = os.environ.get("SPACE_ID") or None
     try:
-        device = pick_device(options.device)
-        model = str(parse_model_id(options.model)) if options.model else Settings.default_model
+        values = read_options(vars(options), os.environ, on_space=space_id is not None)
+        # No telemetry; read when Gradio and the Hub's client are imported.
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        # Gradio's own statistics, which nobody sees here, cost more with every request they keep.
+        os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
+        settings = _settings(values, space_id)
     except CamHubError as error:
         return _refuse(str(error))
-    space_id = os.environ.get("SPACE_ID") or None
-    settings = Settings(
-        default_model=model,
-        device=str(device),
-        space_id=space_id,
-        sign_in=can_sign_in(),
-        disk_bytes=DISK_BYTES_OF_A_SPACE if space_id else None,
+    return _serve(settings, values["host"], values["port"], browser=not options.no_browser)
+
+
+def _settings(values: dict[str, Any], space_id: str | None) -> Settings:
+    """The app's settings.
+
+    Raises:
+        CamHubError: If they cannot work on this machine.
+    """
+    # Imported after --help was answered: torch takes seconds. A GPU that is lent call by call
+    # wants to be known of before torch is.
+    from space.lent_gpu import is_lent  # noqa: PLC0415
+
+    lent = is_lent()
+    from cam_hub.sources.base import pick_device  # noqa: PLC0415
+    from space.account import can_sign_in  # noqa: PLC0415
+    from space.settings import Settings  # noqa: PLC0415
+
+    device = "cpu" if lent else str(pick_device(values["device"]))
+    return Settings.of(
+        {**values, "device": device}, space_id=space_id, sign_in=can_sign_in(), lent_gpu=lent
     )
-    return _serve(settings, options.host, options.port, browser=not options.no_browser)
 
 
 def _serve(settings: Settings, host: str, port: int, *, browser: bool) -> int:
+    from space.health import listen  # noqa: PLC0415
     from space.page import create_app, launch_options  # noqa: PLC0415
 
     stop = threading.Event()
+    before = {
+        name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGINT, signal.SIGTERM)
+    }
     app = create_app(settings)
     try:
         app.launch(
@@ -86,58 +106,44 @@ def _serve(settings: Settings, host: str, port: int, *, browser: bool) -> int:
             **launch_options(settings),
         )
     except OSError as error:
+        for name, handler in before.items():
+            signal.signal(name, handler)
         return _refuse(f"cannot listen on {host}, port {port}: {error}")
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stop.set())
+    listen()
+    app.health.started(settings)
     _say(f"cam_hub on {settings.device} at {app.local_url} (Ctrl+C ends it)")
     stop.wait()
+    watch = threading.Timer(2 * _PATIENCE, _end)
+    watch.daemon = True
+    watch.start()
     app.close(verbose=False)
-    _say("cam_hub has ended")
+    # Requests that are being answered end at their next step, and leave nothing behind.
+    app.explainer.finish(_PATIENCE)
+    _end()
     return 0
 
 
-def _parser(on_space: bool) -> argparse.ArgumentParser:
+def _end() -> None:
+    """Ends the process at once: threads that compute cannot be interrupted, and nobody waits."""
+    _say("cam_hub has ended")
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python app.py",
         description=_HELP,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    host = "0.0.0.0" if on_space else "127.0.0.1"  # noqa: S104 (a Space is reached from outside)
-    parser.add_argument(
-        "--host",
-        default=host,
-        help=f"address to listen on; 0.0.0.0 for all of this machine's (default: {host})",
-    )
-    parser.add_argument(
-        "--port",
-        type=_port,
-        default=os.environ.get("GRADIO_SERVER_PORT", "7860"),
-        help="port to listen on, 1 to 65535 (default: GRADIO_SERVER_PORT, else 7860)",
-    )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="where models run: auto, cpu, cuda, cuda:<index> or mps (default: auto, the best "
-        "there is)",
-    )
-    parser.add_argument(
-        "--model",
-        metavar="ID",
-        help="model that the page starts with (default: the one whose weights are installed)",
-    )
+    add_options(parser)
     parser.add_argument(
         "--no-browser",
         action="store_true",
         help="do not open the page in the browser (it is opened on desktops only)",
     )
     return parser
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: expected 1 to 65535")
-    return int(text)
 
 
 def _has_desktop() -> bool:

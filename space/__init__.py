@@ -2,10 +2,12 @@
 
 | module | one job |
 |---|---|
+| ``options`` | every setting: its flag, its variable, its default |
 | ``settings`` | what can be configured, and the limits of the public door |
 | ``request`` | from what a visitor sent to a checked request |
 | ``photos`` | the photo of a request, uploaded or at a URL |
 | ``photo_urls``, ``public_network`` | photos fetched from public addresses, and from no others |
+| ``lent_gpu`` | where a GPU is lent call by call (ZeroGPU) |
 | ``explainer`` | request in, explanation out, with the models that stay loaded |
 | ``workspace`` | folders for the files of a request, gone after a while |
 | ``artifacts`` | an explanation as files: overlays, maps, manifest, archive |

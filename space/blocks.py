@@ -18,6 +18,7 @@ from gradio.state_holder import SessionState
 
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
 from space.agents import teach
+from space.explainer import Explainer
 from space.health import HealthLog
 from space.problems import CANCELLED, Problem
 
@@ -31,10 +32,15 @@ class GuardedBlocks(gr.Blocks):
 
     Gradio by itself fetches every file that a request names by a URL, of any size, before a handler
     sees it. Here URLs reach the handlers as they were sent.
+
+    Args:
+        explainer: Answers the requests.
+        options: Of ``gr.Blocks``.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, explainer: Explainer, **options: Any) -> None:
         super().__init__(**options)
+        self.explainer = explainer
         self.health = HealthLog()
 
     @property

@@ -30,7 +30,6 @@ MODELS = (
 """The models on the Hub that the page offers, so that their pages link to the Space."""
 
 _SHORT = "Class activation maps of any timm or torchvision model"
-_SHARED_GPU = SpaceHardware.ZERO_A10G
 
 _TEXT = """
 # {title}
@@ -91,14 +90,11 @@ def check_hardware(name: str) -> str:
     """The name of hardware that the app runs on, as it was given.
 
     Raises:
-        InvalidArgument: If the Hub has no such hardware, or it lends its GPU only to functions
-            that are marked for that, of which the app has none.
+        InvalidArgument: If the Hub has no such hardware.
     """
-    known = [item.value for item in SpaceHardware if item is not _SHARED_GPU]
+    known = [item.value for item in SpaceHardware]
     if name not in known:
-        why = " (a GPU that is lent call by call does not suit the app)"
-        note = why if name == _SHARED_GPU.value else ""
-        raise InvalidArgument("hardware", name, f"one of {', '.join(known)}{note}")
+        raise InvalidArgument("hardware", name, f"one of {', '.join(known)}")
     return name
 
 

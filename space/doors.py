@@ -17,6 +17,7 @@ __all__ = ["Doors"]
 
 _SHUT = ("/proxy=", "/process_recording", "/run-history", "/vibe-")
 _UPLOAD = "/upload"
+_MCP = "/mcp"
 _REFUSED = "This address is not served here."
 
 
@@ -26,11 +27,13 @@ class Doors:
     Args:
         app: What is behind.
         max_body: Most bytes of a request that is no upload; uploads have their own limit.
+        max_message: Most bytes of what an agent sends, which may have a photo within.
     """
 
-    def __init__(self, app: ASGIApp, max_body: int) -> None:
+    def __init__(self, app: ASGIApp, max_body: int, max_message: int) -> None:
         self._app = app
         self._max_body = max_body
+        self._max_message = max_message
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, or refuses it."""
@@ -42,30 +45,32 @@ class Doors:
             await _refuse(send, 403, "forbidden", _REFUSED)
             return
         if scope["method"] in ("POST", "PUT") and not path.startswith(_UPLOAD):
+            most = self._max_message if path.startswith(_MCP) else self._max_body
             declared = dict(scope["headers"]).get(b"content-length", b"0")
-            if not declared.isdigit() or int(declared) > self._max_body:
-                await _refuse(send, 413, TooMuch.code, self._too_long)
+            if not declared.isdigit() or int(declared) > most:
+                await _refuse(send, 413, TooMuch.code, _too_long(most))
                 return
-            receive = self._bounded(receive)
+            receive = _bounded(receive, most)
         await self._app(scope, receive, send)
 
-    @property
-    def _too_long(self) -> str:
-        return f"The request is longer than {self._max_body:,} bytes; photos are uploaded first."
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """Whoever declares no length, or a wrong one, gets no further than the others."""
-        arrived = 0
+def _bounded(receive: Receive, most: int) -> Receive:
+    """Whoever declares no length, or a wrong one, gets no further than the others."""
+    arrived = 0
 
-        async def counted() -> Message:
-            nonlocal arrived
-            message = await receive()
-            arrived += len(message.get("body", b""))
-            if arrived > self._max_body:
-                raise HTTPException(413, self._too_long)
-            return message
+    async def counted() -> Message:
+        nonlocal arrived
+        message = await receive()
+        arrived += len(message.get("body", b""))
+        if arrived > most:
+            raise HTTPException(413, _too_long(most))
+        return message
 
-        return counted
+    return counted
+
+
+def _too_long(most: int) -> str:
+    return f"The request is longer than {most:,} bytes; photos are uploaded first."
 
 
 def _behind_prefix(path: str) -> str:

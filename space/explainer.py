@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
 from cam_hub.sources.facts import ModelFacts
 from cam_hub.store import ModelStore
+from space import lent_gpu
 from space.layer_table import LayerTable, make_table
 from space.photos import Photo
 from space.request import Request
@@ -84,19 +86,25 @@ class Explainer:
             progress(0.3, "Finding layers")
             layers = self._layers(model, request.target_layers)
             progress(0.4, "Explaining")
-            asked: dict[str, Any] = {"contrast": request.contrast} if request.contrast else {}
-            result = cam_hub.explain(
-                model,
-                photo,
-                method=request.method,
-                target_layers=layers,
-                classes=request.class_choice,
-                num_samples=request.num_samples,
-                std=request.std,
-                seed=request.seed,
-                **asked,
-                progress=lambda part, what: progress(0.4 + 0.5 * part, f"Explaining: {what}"),
-            )
+            asked: dict[str, Any] = {
+                "method": request.method,
+                "target_layers": layers,
+                "classes": request.class_choice,
+                "num_samples": request.num_samples,
+                "std": request.std,
+                "seed": request.seed,
+            }
+            if request.contrast:
+                asked["contrast"] = request.contrast
+            if self._settings.lent_gpu:
+                result = lent_gpu.explain(model, photo, asked)
+            else:
+                result = cam_hub.explain(
+                    model,
+                    photo,
+                    **asked,
+                    progress=lambda part, what: progress(0.4 + 0.5 * part, f"Explaining: {what}"),
+                )
             # The model is asked here, since one that a token has opened is not kept.
             return Explained(result, make_table(model))
 
@@ -178,7 +186,7 @@ class Explainer:
         with self._store.lease(
             model_id,
             pretrained=not self._settings.random_weights,
-            device=self._settings.device,
+            device="cpu" if self._settings.lent_gpu else self._settings.device,
             token=self._token(visitor),
             limits=self._settings.load_limits,
             progress=progress,
@@ -186,6 +194,13 @@ class Explainer:
             if not was_here:
                 self._trim()
             yield model
+
+    def finish(self, seconds: float) -> None:
+        """Waits until nobody uses a model any more; at most so many seconds."""
+        end = time.monotonic() + seconds
+        for _ in range(self._settings.concurrency):
+            if not self._places.acquire(timeout=max(0.0, end - time.monotonic())):
+                return
 
     def _trim(self) -> None:
         """Bounds what downloaded weights take on the disk."""

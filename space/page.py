@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
 from space.account import build_account
@@ -28,7 +26,7 @@ from space.search_endpoint import add_search_endpoint
 from space.search_handlers import connect_search
 from space.settings import Settings
 from space.style import CSS, JS, theme
-from space.workspace import Workspace
+from space.workspace import Workspace, keeping_clean
 
 __all__ = ["create_app", "launch_options"]
 
@@ -47,7 +45,7 @@ maps and predictions show means nothing.
 """
 
 
-def create_app(settings: Settings | None = None) -> gr.Blocks:
+def create_app(settings: Settings | None = None) -> GuardedBlocks:
     """Builds the app; no model is loaded and nothing is launched.
 
     Args:
@@ -58,8 +56,9 @@ def create_app(settings: Settings | None = None) -> gr.Blocks:
     """
     settings = settings or Settings()
     explainer = Explainer(settings)
-    workspace = Workspace(Path(get_upload_folder()) / "cam_hub", settings.keep_seconds)
-    app: gr.Blocks = GuardedBlocks(
+    workspace = Workspace.of(settings)
+    app = GuardedBlocks(
+        explainer,
         title="cam_hub",
         analytics_enabled=False,
         delete_cache=(settings.cleaning_seconds, settings.keep_seconds),
@@ -108,5 +107,15 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "share": False,
         "enable_monitoring": False,
         "mcp_server": can_serve_agents(),
-        "app_kwargs": {"middleware": [Middleware(Doors, max_body=MAX_BODY)]},
+        "app_kwargs": {
+            "middleware": [
+                # Base64 makes a third more of a photo.
+                Middleware(
+                    Doors,
+                    max_body=MAX_BODY,
+                    max_message=MAX_BODY + settings.limits.max_file_bytes * 4 // 3,
+                )
+            ],
+            "lifespan": keeping_clean(settings),
+        },
     }

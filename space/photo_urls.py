@@ -31,6 +31,7 @@ class PhotoRules:
     """What may be fetched.
 
     Attributes:
+        allowed: Whether any are fetched.
         max_bytes: Bytes of the photo.
         connect_seconds: For each connection.
         read_seconds: Between two parts of an answer.
@@ -41,6 +42,7 @@ class PhotoRules:
         trust: Which certificates are trusted; None for those that the system trusts.
     """
 
+    allowed: bool = True
     max_bytes: int = 40 * 2**20
     connect_seconds: float = 5.0
     read_seconds: float = 5.0
@@ -81,6 +83,8 @@ def check_url(url: str, rules: PhotoRules) -> httpx2.URL:
             password, or a port other than 80 and 443: nobody should knock at other services
             through this app.
     """
+    if not rules.allowed:
+        raise ImageRefused("this app fetches no photos from URLs; upload it")
     if len(url) > _LONGEST:
         raise ImageRefused(f"its URL has {len(url)} characters, and at most {_LONGEST} are taken")
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cam_hub.classes import ClassChoice, parse_top
 from cam_hub.colormaps import colormap_table
-from cam_hub.errors import InvalidArgument, TooMuch
+from cam_hub.errors import InvalidArgument, ModelRefused, TooMuch
 from cam_hub.methods import METHODS
 from cam_hub.model_id import parse_model_id
 from space.photos import Photo, read_photo
@@ -138,13 +138,14 @@ def read_model_id(model_id: object, limits: Limits) -> str:
 
     Args:
         model_id: A text.
-        limits: How long it may be.
+        limits: How long it may be, and whose models are loaded.
 
     Returns:
         The ID as it is written after the grammar, whatever form it was typed in.
 
     Raises:
         ModelNotFound: If it is not in the grammar, or names a folder.
+        ModelRefused: If the app does not load its owner's models.
         InvalidArgument: If it is no text or empty.
         TooMuch: If it is too long.
     """
@@ -152,7 +153,11 @@ def read_model_id(model_id: object, limits: Limits) -> str:
         raise InvalidArgument("model_id", model_id, "a model ID such as 'timm/resnet50.a1_in1k'")
     if len(model_id) > limits.max_text:
         raise TooMuch("model_id", model_id, f"at most {limits.max_text} characters")
-    return str(parse_model_id(model_id))
+    id = parse_model_id(model_id)
+    if not limits.lets_load(id):
+        owners = ", ".join(limits.owners or ())
+        raise ModelRefused(str(id), f"of the models on the Hub, this app loads those of {owners}.")
+    return str(id)
 
 
 def read_texts(argument: str, value: object, most: int, longest: int) -> tuple[str, ...]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import gradio
 
+from cam_hub.errors import InvalidArgument
 from cam_hub.limits import LoadLimits
+from cam_hub.model_id import ModelId, parse_model_id
 from cam_hub.sources.embedded import DEFAULT_MODEL
+from space.options import OPTIONS
 from space.photo_urls import PhotoRules
 
 __all__ = ["DISK_BYTES_OF_A_SPACE", "FREE_SPACE", "Limits", "Settings", "example_photos"]
@@ -46,26 +51,39 @@ class Limits:
         max_samples: Noisy copies.
         max_classes: Classes to explain.
         max_layers: Target layers.
+        max_models: Models of one comparison.
         max_top: Predicted classes that ``/predict`` tells.
         max_pixels: Pixels of the photo.
         max_file_bytes: Bytes of the photo's file, uploaded or fetched.
         max_text: Characters of a model ID, a layer's name or a class.
-        urls: How photos at URLs are fetched.
+        owners: Whose models on the Hub are loaded; None for everybody's. Bare timm names are
+            timm's; models that come with a package are on no Hub.
+        by_url: Whether photos at URLs are fetched.
+        urls: How they are.
     """
 
     max_samples: int = 64
     max_classes: int = 10
     max_layers: int = 64
+    max_models: int = 6
     max_top: int = 100
     max_pixels: int = 64_000_000
     max_file_bytes: int = 40 * 2**20
     max_text: int = 300
+    owners: tuple[str, ...] | None = None
+    by_url: bool = True
     urls: PhotoRules = field(default_factory=PhotoRules)
 
     @property
     def photo_rules(self) -> PhotoRules:
         """The rules for photos at URLs: no more bytes than an uploaded one may have."""
-        return replace(self.urls, max_bytes=self.max_file_bytes)
+        return replace(self.urls, max_bytes=self.max_file_bytes, allowed=self.by_url)
+
+    def lets_load(self, id: ModelId) -> bool:
+        """Whether the model's owner is one whose models are loaded."""
+        if self.owners is None or id.kind not in ("hub", "timm") or str(id) == DEFAULT_MODEL:
+            return True
+        return (id.name.partition("/")[0] if id.kind == "hub" else "timm") in self.owners
 
 
 @dataclass(frozen=True)
@@ -89,6 +107,7 @@ class Settings:
         keep_seconds: How long the files of a request are kept.
         space_id: ``owner/name`` when the app runs as a Hugging Face Space, else None.
         sign_in: Whether visitors can sign in with Hugging Face.
+        lent_gpu: Whether the GPU is lent call by call (ZeroGPU); models are loaded on the CPU then.
     """
 
     default_model: str = DEFAULT_MODEL
@@ -104,11 +123,42 @@ class Settings:
     keep_seconds: int = 86400
     space_id: str | None = None
     sign_in: bool = False
+    lent_gpu: bool = False
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], **others: Any) -> Settings:
+        """Settings out of the values that ``space.options`` has read.
+
+        Args:
+            options: Values by the options' names.
+            others: Fields that are no options.
+
+        Raises:
+            ModelNotFound: If the default model's ID is none.
+            InvalidArgument: If the app would not load its own default model.
+        """
+        settings = cls(load_limits=FREE_SPACE, **others)
+        for option in OPTIONS:
+            if option.field:
+                settings = _changed(settings, option.field.split("."), options[option.name])
+        id = parse_model_id(settings.default_model)
+        if not settings.limits.lets_load(id):
+            owners = ",".join(settings.limits.owners or ())
+            raise InvalidArgument("owners", owners, f"one that includes the owner of {id}")
+        return replace(settings, default_model=str(id))
 
     @property
     def model_choices(self) -> list[str]:
         """The IDs that the page offers, the default one first."""
         return list(dict.fromkeys((self.default_model, DEFAULT_MODEL, *SUGGESTED_MODELS)))
+
+
+def _changed(settings: Any, path: Sequence[str], value: Any) -> Any:
+    """Frozen settings in which one field, perhaps of a field, is another."""
+    name, *rest = path
+    return replace(
+        settings, **{name: _changed(getattr(settings, name), rest, value) if rest else value}
+    )
 
 
 def example_photos() -> list[str]:

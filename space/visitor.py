@@ -42,7 +42,7 @@ def teller(progress: gr.Progress) -> Progress:
         # What did not come through the queue has no event.
         if blocks is not None and event_id is not None:
             event = blocks._queue.event_ids_to_events.get(event_id)
-            if event is None or not event.alive:
+            if event is None or not event.alive or blocks._queue.stopped:
                 raise Problem(CANCELLED, "Nobody waits for the answer.", "Ended", as_html=False)
         progress(part, desc=what)
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import secrets
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Workspace"]
+import anyio.to_thread
+from gradio.utils import get_upload_folder
+
+from space.settings import Settings
+
+__all__ = ["Workspace", "keeping_clean"]
+
+_CONTENT = re.compile(r"[0-9a-f]{64}\Z")
+"""How Gradio calls the folder of an uploaded file: by the digest of its content."""
 
 
 class Workspace:
@@ -26,6 +38,11 @@ class Workspace:
         self.root = root
         self.keep_seconds = keep_seconds
 
+    @classmethod
+    def of(cls, settings: Settings) -> Workspace:
+        """The one of an app."""
+        return cls(Path(get_upload_folder()) / "cam_hub", settings.keep_seconds)
+
     def folder(self) -> Path:
         """A new, empty folder. Old ones are removed on this occasion."""
         self.sweep()
@@ -34,10 +51,39 @@ class Workspace:
         return path
 
     def sweep(self) -> None:
-        """Removes the folders that are too old."""
+        """Removes the folders that are too old, those of uploads beside them as well.
+
+        Gradio removes uploads by itself, but not all: it does not count those that agents send
+        within a request.
+        """
         oldest = time.time() - self.keep_seconds
-        with suppress(FileNotFoundError):  # another thread may be faster, or there is none yet
-            for path in list(self.root.iterdir()):
-                with suppress(FileNotFoundError):
-                    if path.stat().st_mtime < oldest:
-                        shutil.rmtree(path, ignore_errors=True)
+        _remove(self.root, oldest, lambda name: True)
+        _remove(self.root.parent, oldest, lambda name: bool(_CONTENT.match(name)))
+
+
+def keeping_clean(settings: Settings) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+    """What an app does while it runs: looks for old files, also when nobody asks for anything."""
+
+    async def work() -> None:
+        workspace = Workspace.of(settings)
+        while True:
+            await anyio.to_thread.run_sync(workspace.sweep)
+            await asyncio.sleep(settings.cleaning_seconds)
+
+    @asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        task = asyncio.create_task(work())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    return lifespan
+
+
+def _remove(root: Path, oldest: float, ours: Callable[[str], bool]) -> None:
+    with suppress(FileNotFoundError):  # another thread may be faster, or there is none yet
+        for path in list(root.iterdir()):
+            with suppress(FileNotFoundError):
+                if ours(path.name) and path.stat().st_mtime < oldest:
+                    shutil.rmtree(path, ignore_errors=True)

@@ -9,12 +9,16 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
 import app
+from space.options import OPTIONS
+from tests.browser import WORDS, Browser
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, str(ROOT / "app.py")]
@@ -30,7 +34,7 @@ def test_help_explains_every_option_with_its_default_and_needs_neither_torch_nor
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    for option in ("--host", "--port", "--device", "--model", "--no-browser"):
+    for option in (*(option.flag for option in OPTIONS), "--no-browser"):
         assert option in done.stdout
     text = " ".join(done.stdout.split())
     assert "default: 127.0.0.1" in text
@@ -40,31 +44,15 @@ def test_help_explains_every_option_with_its_default_and_needs_neither_torch_nor
     assert "LOADED 0 []" in done.stdout
 
 
-def test_on_a_space_it_listens_to_the_outside_by_default():
-    assert app._parser(on_space=True).parse_args([]).host == "0.0.0.0"
-    assert app._parser(on_space=False).parse_args([]).host == "127.0.0.1"
-
-
-def test_the_port_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("GRADIO_SERVER_PORT", "8123")
-    assert app._parser(on_space=False).parse_args([]).port == 8123
-    assert app._parser(on_space=False).parse_args(["--port", "9000"]).port == 9000
-
-
-@pytest.mark.parametrize("port", ["0", "65536", "http", "-1", "1.5"])
-def test_what_is_no_port_is_refused_in_one_line(port: str, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as end:
-        app.main(["--port", port])
-    assert end.value.code == 2
-    assert "is no port" in capsys.readouterr().err.splitlines()[-1]
-
-
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
         (["--device", "toaster"], "device='toaster'"),
         (["--device", "cuda:99"], "device='cuda:99'"),
-        (["--model", "no id at all"], "IDs look like"),
+        (["--model", "no-id-at/all/of/it"], "IDs look like"),
+        (["--port", "http"], "--port='http' does not work: expected 1 to 65535"),
+        (["--max-pixels", "many"], "--max-pixels='many'"),
+        (["--owners", "me", "--model", "you/yours"], "owners='me'"),
     ],
 )
 def test_an_option_that_cannot_work_ends_with_one_line_and_code_2(
@@ -98,28 +86,64 @@ def test_a_port_that_is_taken_ends_with_one_line_and_code_2(capsys: pytest.Captu
     assert written.count("\n") == 1
 
 
-def test_it_serves_until_it_is_told_to_end(tmp_path: Path):
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The app in a process of its own, and its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(
-        [*COMMAND, "--port", str(port), "--device", "cpu", "--no-browser"],
+        [*COMMAND, "--port", str(port), "--device", "cpu", "--no-browser", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=tmp_path,  # it must not matter where it is started
-        env={**os.environ, "GRADIO_TEMP_DIR": str(tmp_path / "cache")},
+        cwd=folder,  # it must not matter where it is started
+        env={**os.environ, "GRADIO_TEMP_DIR": str(folder / "cache")},
     )
     try:
         assert server.stdout is not None
-        line = server.stdout.readline()
+        line = ""
+        while "cam_hub on" not in line and server.poll() is None:
+            line = server.stdout.readline()
         assert re.search(rf"http://127\.0\.0\.1:{port}/", line)
-        assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
+        yield server, f"http://127.0.0.1:{port}/"
     finally:
-        server.send_signal(signal.SIGTERM)
-        begin = time.monotonic()
-        output, errors = server.communicate(timeout=60)
+        if server.poll() is None:
+            server.kill()
+
+
+def end(server: subprocess.Popen[str], patience: float) -> tuple[str, str]:
+    """Tells it to end; what it has written."""
+    begin = time.monotonic()
+    server.send_signal(signal.SIGTERM)
+    output, errors = server.communicate(timeout=60)
     assert server.returncode == 0
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < patience
     assert "has ended" in output
     assert "Traceback" not in errors
+    return output, errors
+
+
+@pytest.mark.slow  # the app starts in a process of its own
+def test_it_ends_soon_when_told_so_even_while_it_computes(tmp_path: Path, photos):
+    photos["cat"].save(tmp_path / "secret-name.png")
+    with serving(tmp_path, "--max-samples", "5000") as (server, url):
+        browser = Browser(url)
+        upload = browser.upload((tmp_path / "secret-name.png").read_bytes(), "secret-name.png")
+        assert not browser.explain(upload, num_samples=10_000)[0]
+        messages = browser.messages(
+            browser.explaining,
+            {**WORDS, "photo": upload, "num_samples": 1000, "std": 0.3, "seed": 0, "alpha": 0.5},
+        )
+        assert next(m for m in messages if m["msg"] == "progress")
+        output, errors = end(server, patience=12)
+    lines = errors.splitlines()
+    assert re.search(r"INFO start: cam_hub .* device cpu; .* 5000 samples", lines[0])
+    assert re.search(r"INFO request: page:answer timm/tf_\S+ \d+\.\d\ds too_much", errors)
+    assert "secret-name" not in output + errors
+
+
+def test_it_serves_until_it_is_told_to_end(tmp_path: Path):
+    with serving(tmp_path) as (server, url):
+        assert httpx.get(url).status_code == 200
+        end(server, patience=20)
