@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import html
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ from cam_hub.introspection.layers import SUGGESTIONS
 from cam_hub.results import Explanation
 from space import snippets, views
 from space.artifacts import Artifacts, reopen, shown
+from space.photos import Photo
 from space.problems import INTERNAL, readable, title_of
 from space.request import Request
 from space.settings import Settings, example_photos
@@ -187,10 +189,9 @@ def test_folders_are_new_and_go_when_they_are_old(tmp_path: Path):
 # Code
 
 
-def request_for(**changed: object) -> Request:
+def request_for(photo_name: str = "it's.jpg", **changed: object) -> Request:
     values: dict[str, object] = {
-        "photo": Path("unused"),
-        "photo_name": "it's.jpg",
+        "photo": Photo(photo_name, path=Path("unused")),
         "model_id": cam_hub.DEFAULT_MODEL,
         "method": "layercam",
         "target_layers": ("stages", "bn2"),
@@ -228,12 +229,12 @@ def test_names_never_become_code(name: str):
 # Messages
 
 
-def test_errors_of_cam_hub_keep_their_message_and_get_a_title():
+def test_errors_of_cam_hub_keep_their_message_and_get_a_code():
     error = ClassNotFound("<b>lyon</b>", ["lion"])
     with pytest.raises(gr.Error) as caught, readable(as_html=False):
         raise error
-    assert caught.value.message == error.message
-    assert caught.value.title == "Unknown class"
+    assert caught.value.message == f"{error.message} [class_not_found]"
+    assert caught.value.title == "class_not_found"
     assert caught.value.print_exception is False
 
 
@@ -242,6 +243,8 @@ def test_on_the_page_messages_are_escaped():
         raise ClassNotFound("<img src=x onerror=alert(1)>")
     assert "<img" not in caught.value.message
     assert "&lt;img" in caught.value.message
+    assert caught.value.title == "Unknown class"
+    assert "class_not_found" in caught.value.message
 
 
 def test_unforeseen_errors_are_logged_and_nothing_of_them_is_told(
@@ -250,7 +253,8 @@ def test_unforeseen_errors_are_logged_and_nothing_of_them_is_told(
     caplog.set_level(logging.ERROR)
     with pytest.raises(gr.Error) as caught, readable(as_html=True):
         raise RuntimeError("secret")
-    assert caught.value.message == INTERNAL
+    assert html.escape(INTERNAL) in caught.value.message
+    assert "secret" not in caught.value.message
     assert "secret" in caplog.text
 
 
