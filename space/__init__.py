@@ -18,6 +18,7 @@
 | ``problems`` | errors as messages that people can read, with codes for programs |
 | ``blocks`` | guards every request, and logs how it ended |
 | ``doors`` | which of Gradio's own routes stay shut |
+| ``failures`` | what plain HTTP gets where no endpoint is reached |
 | ``agents`` | answers over MCP |
 | ``health`` | what the log says |
 | ``style`` | theme, style sheet, keyboard |

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cam_hub.errors import TooMuch
+from space.failures import FORBIDDEN
 
 __all__ = ["Doors"]
 
@@ -42,7 +43,7 @@ class Doors:
             return
         path = _behind_prefix(str(scope["path"]))
         if _is_shut(path):
-            await _refuse(send, 403, "forbidden", _REFUSED)
+            await _refuse(send, 403, FORBIDDEN, _REFUSED)
             return
         if scope["method"] in ("POST", "PUT") and not path.startswith(_UPLOAD):
             most = self._max_message if path.startswith(_MCP) else self._max_body

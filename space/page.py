@@ -17,6 +17,7 @@ from space.endpoint import add_endpoint
 from space.events import connect
 from space.explainer import Explainer
 from space.facts_handlers import connect_facts
+from space.failures import handlers
 from space.layer_events import connect_layers
 from space.layers_endpoint import add_layers_endpoint
 from space.layers_panel import LAYERS_TAB, RESULT_TAB, build_layers_panel
@@ -117,5 +118,6 @@ def launch_options(settings: Settings) -> dict[str, Any]:
                 )
             ],
             "lifespan": keeping_clean(settings),
+            "exception_handlers": handlers(),
         },
     }

@@ -259,3 +259,43 @@ def test_what_was_not_foreseen_says_nothing_of_the_server(
     assert (kind, said["title"]) == ("error", "internal")
     assert "secret" not in said["error"]
     assert "/" not in said["error"]
+
+
+# Requests that do not reach an endpoint
+
+
+@pytest.mark.parametrize(
+    ("route", "sent", "status", "code"),
+    [
+        ("call/v2/predict", {"json": {"top": 1}}, 422, "invalid_argument"),
+        ("call/v2/predict", {"json": {"image": "x", "more": 1}}, 422, "invalid_argument"),
+        ("call/v2/predict", {"json": [1]}, 422, "invalid_argument"),
+        ("call/v2/predict", {"content": b"\xff\xfe"}, 422, "invalid_argument"),
+        ("call/predict", {"json": {"date": []}}, 422, "invalid_argument"),
+        ("call/predict", {"content": b"{"}, 422, "invalid_argument"),
+        ("call/v2/nowhere", {"json": {"image": "x"}}, 404, "not_found"),
+        ("call/nowhere", {"json": {"data": []}}, 404, "not_found"),
+        ("queue/join", {"json": {"data": [], "fn_index": 999, "session_hash": "a"}}, 404, "not_found"),
+        ("upload", {"content": b"x"}, 400, "invalid_argument"),
+        ("nowhere", {"json": {}}, 404, "not_found"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_plain_http_gets_a_status_a_sentence_and_a_code(
+    url: str, route: str, sent: dict[str, Any], status: int, code: str, capfd: Any
+):
+    answer = httpx.post(f"{url}gradio_api/{route}", **sent)
+    assert answer.status_code == status
+    said = answer.json()
+    assert said["title"] == code
+    assert said["error"].endswith(f"[{code}]")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_values_may_be_sent_by_their_names(url: str, photo: Path):
+    upload = Browser(url).upload(photo.read_bytes())
+    body = {"image": {"path": upload["path"]}, "top": 1}
+    event = httpx.post(f"{url}gradio_api/call/v2/predict", json=body).json()["event_id"]
+    text = httpx.get(f"{url}gradio_api/call/v2/predict/{event}", timeout=60).text
+    assert text.startswith("event: complete")
+    assert "lion" in text
