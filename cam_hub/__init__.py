@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from . import errors
     from .batches import Outcome, explain_many
     from .classes import Prediction, Top, top
+    from .comparison.grid import compare
+    from .comparison.result import Comparison
     from .engine import activations, explain, explain_methods
     from .introspection.layers import LayerInfo, list_layers, suggest_layers
     from .limits import LoadLimits
@@ -43,6 +45,8 @@ _HOMES = {
     "Prediction": "classes",
     "Top": "classes",
     "top": "classes",
+    "compare": "comparison.grid",
+    "Comparison": "comparison.result",
     "activations": "engine",
     "explain": "engine",
     "explain_methods": "engine",
@@ -73,6 +77,7 @@ _HOMES = {
 __all__ = [
     "DEFAULT_MODEL",
     "METHODS",
+    "Comparison",
     "Explanation",
     "LayerInfo",
     "LoadLimits",
@@ -88,6 +93,7 @@ __all__ = [
     "Top",
     "__version__",
     "activations",
+    "compare",
     "describe_model",
     "errors",
     "explain",

@@ -47,13 +47,7 @@ def overlays(
     width, height = placement.photo_size
     shrink = min(1.0, max_side / max(width, height))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    scale_x, scale_y = placement.scale
-    place = Placement(
-        photo_size=size,
-        input_size=placement.input_size,
-        scale=(scale_x * width / size[0], scale_y * height / size[1]),
-        offset=placement.offset,
-    )
+    place = placement.resized(size)
     seen = place.seen_mask()
     small = {
         id(frame): frame if frame.size == size else frame.resize(size, Image.Resampling.BICUBIC)

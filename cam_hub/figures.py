@@ -17,10 +17,11 @@ from PIL import Image, ImageDraw, ImageFont
 from cam_hub.errors import InvalidArgument
 from cam_hub.rendering import checked_photo, colorize
 
-__all__ = ["colorbar", "montage"]
+__all__ = ["colorbar", "montage", "note", "stack"]
 
 _PAPER = (255, 255, 255)
 _INK = (32, 32, 36)
+_VOID = (232, 232, 236)
 _ELLIPSIS = "…"
 _TALLEST = 2  # a tile is at most so many times as high as wide: slivers would be endless
 _SHEET_ASPECT = 1.5  # width to height that an automatic number of columns aims at
@@ -34,7 +35,7 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def montage(
-    tiles: Sequence[tuple[str, Image.Image]],
+    tiles: Sequence[tuple[str | Sequence[str], Image.Image]],
     columns: int | None = None,
     tile_width: int = 256,
     title: str | None = None,
@@ -42,12 +43,12 @@ def montage(
     """A sheet of pictures with a caption below each.
 
     Pictures are scaled to one width, up or down; one more than twice as high as wide is
-    scaled to that height instead and centred. A row is as high as its highest picture. Captions
-    and title take one line each: white space is folded, and what is too long loses its middle,
-    since both ends of a layer's name matter.
+    scaled to that height instead and centred. A row is as high as its highest picture. The title
+    and each line of a caption take one line: white space is folded, and what is too long loses its
+    middle, since both ends of a layer's name matter.
 
     Args:
-        tiles: Caption and RGB image of each tile, in reading order.
+        tiles: Caption, in one line or several, and RGB image of each tile, in reading order.
         columns: How many tiles side by side; by default as many as make the sheet about one and a
             half times as wide as high.
         tile_width: Pixels, at least 16.
@@ -71,7 +72,9 @@ def montage(
     margin = max(4, tile_width // 20)
     font = ImageFont.load_default(max(10, tile_width / 17))
     title_font = ImageFont.load_default(max(12, tile_width / 12))
-    caption_height = round(_line_height(font) * 1.3)
+    captions = [[text] if isinstance(text, str) else list(text) for text, _ in tiles]
+    line_height = round(_line_height(font) * 1.3)
+    caption_height = line_height * max(1, *map(len, captions))
     header = round(_line_height(title_font) * 1.4) if title else 0
 
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
@@ -84,14 +87,16 @@ def montage(
     if title:
         pen.text((margin, margin), _fitted(title, title_font, width - 2 * margin), _INK, title_font)
     top = margin + header
-    captions = iter(caption for caption, _ in tiles)
+    lines_of = iter(captions)
     for row, row_height in zip(rows, row_heights, strict=True):
         for column, picture in enumerate(row):
             left = margin + column * (tile_width + margin)
             place = (left + (tile_width - picture.width) // 2, top + row_height - picture.height)
             sheet.paste(picture, place)
-            text = _fitted(next(captions), font, tile_width)
-            pen.text((left, top + row_height + caption_height // 10), text, _INK, font)
+            for number, line in enumerate(next(lines_of)):
+                text = _fitted(line, font, tile_width)
+                down = top + row_height + number * line_height + line_height // 10
+                pen.text((left, down), text, _INK, font)
         top += row_height + caption_height + margin
     return sheet
 
@@ -130,6 +135,67 @@ def colorbar(
     pen.text((2, bar_height), _fitted(low_label, font, room), _INK, font)
     pen.text((width - 2, bar_height), _fitted(high_label, font, room), _INK, font, anchor="ra")
     return bar
+
+
+def note(text: str, size: tuple[int, int]) -> Image.Image:
+    """Words in a picture's place: why there is none.
+
+    Args:
+        text: Broken into lines; what does not fit is left out.
+        size: ``(width, height)`` in pixels, each at least 16.
+
+    Returns:
+        RGB image: dark text on light grey.
+
+    Raises:
+        InvalidArgument: A number is too small.
+    """
+    width, height = size
+    _check_whole("size", width, at_least=16)
+    _check_whole("size", height, at_least=16)
+    font = ImageFont.load_default(max(10, width / 19))
+    margin, line_height = max(4, width // 20), round(_line_height(font) * 1.3)
+    room = max(1, (height - 2 * margin) // line_height)
+    image = Image.new("RGB", size, _VOID)
+    pen = ImageDraw.Draw(image)
+    for number, line in enumerate(_wrapped(text, font, width - 2 * margin, room)):
+        pen.text((margin, margin + number * line_height), line, _INK, font)
+    return image
+
+
+def stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures one below the other on white, flush left, such as a sheet and its colour bar.
+
+    Args:
+        pictures: At least one RGB image.
+
+    Raises:
+        InvalidArgument: There is none, or one is not RGB.
+    """
+    if not pictures:
+        raise InvalidArgument("pictures", pictures, "at least one image")
+    parts = [checked_photo(picture, "pictures") for picture in pictures]
+    size = (max(part.width for part in parts), sum(part.height for part in parts))
+    whole, top = Image.new("RGB", size, _PAPER), 0
+    for part in parts:
+        whole.paste(part, (0, top))
+        top += part.height
+    return whole
+
+
+def _wrapped(text: str, font: _Font, width: float, most: int) -> list[str]:
+    """At most so many lines of at most this width; the last one tells if there was more."""
+    words = text.split()
+    lines: list[str] = []
+    while words and len(lines) < most:
+        count = 1
+        while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:
+            count += 1
+        if len(lines) + 1 == most and count < len(words):
+            words[count - 1] += " " + _ELLIPSIS
+        lines.append(_fitted(" ".join(words[:count]), font, width))
+        words = words[count:]
+    return lines
 
 
 def _scaled(image: Image.Image, width: int) -> Image.Image:

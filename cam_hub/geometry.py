@@ -88,6 +88,18 @@ class Placement:
             "offset": list(self.offset),
         }
 
+    def resized(self, photo_size: tuple[int, int]) -> Placement:
+        """The placement of the same photo, scaled to another ``(width, height)``.
+
+        Raises:
+            InvalidArgument: The size is not positive.
+        """
+        width, height = sizes("photo_size", photo_size, 2)
+        scale_x, scale_y = self.scale
+        old_width, old_height = self.photo_size
+        scale = (scale_x * old_width / width, scale_y * old_height / height)
+        return Placement((width, height), self.input_size, scale, self.offset)
+
     def to_input(self, x: Coordinate, y: Coordinate) -> tuple[Coordinate, Coordinate]:
         """Map photo coordinates to input coordinates; numbers or arrays, also outside either."""
         return x * self.scale[0] + self.offset[0], y * self.scale[1] + self.offset[1]

@@ -200,13 +200,18 @@ class Explanation(Maps):
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path) -> Explanation:
+    def load(cls, folder: str | Path, pictures: str | Path | None = None) -> Explanation:
         """Reads what ``save`` wrote.
+
+        Args:
+            folder: Where it wrote to.
+            pictures: Where photo and frames lie, if not there as well.
 
         Raises:
             InvalidArgument: If the folder holds no complete explanation.
         """
         folder = Path(folder)
+        beside = folder if pictures is None else Path(pictures)
         try:
             manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
             cams = {
@@ -216,7 +221,7 @@ class Explanation(Maps):
                 for entry in manifest["maps"]
             }
             return cls(
-                photo=open_image(folder / PHOTO),
+                photo=open_image(beside / PHOTO),
                 placement=Placement.from_dict(manifest["placement"]),
                 predictions=tuple(Prediction(**entry) for entry in manifest["predictions"]),
                 classes=tuple(entry["class_index"] for entry in manifest["classes"]),
@@ -224,23 +229,32 @@ class Explanation(Maps):
                 cams=cams,
                 labels={e["class_index"]: e["label"] for e in manifest["classes"]},
                 manifest=manifest,
-                frames=load_frames(folder, manifest),
+                frames=load_frames(beside, manifest),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidArgument(
                 "folder", str(folder), f"a folder that Explanation.save wrote ({error!r})"
             ) from error
 
-    def save_data(self, folder: Path) -> None:
-        """Writes into an empty folder what ``load`` needs: pictures, maps, manifest."""
+    def save_data(self, folder: Path, *, pictures: bool = True) -> None:
+        """Writes into an empty folder what ``load`` needs: pictures, maps, manifest.
+
+        Args:
+            folder: Where to.
+            pictures: Whether photo and frames are written; without them they must lie elsewhere.
+        """
         for entry in self.manifest["maps"]:
             np.save(folder / entry["file"], self.cams[entry["class_index"], entry["layer"]])
+        if pictures:
+            self._save_pictures(folder)
+        text = json.dumps(dict(self.manifest), indent=2, ensure_ascii=False)
+        (folder / MANIFEST).write_text(text + "\n", "utf-8")
+
+    def _save_pictures(self, folder: Path) -> None:
         save_picture(self.photo, folder / PHOTO)
         names = self.manifest.get("frames", ())
         for name, frame in dict(zip(names, self.frames, strict=bool(names))).items():
             save_picture(frame, folder / name)
-        text = json.dumps(dict(self.manifest), indent=2, ensure_ascii=False)
-        (folder / MANIFEST).write_text(text + "\n", "utf-8")
 
     def _write(self, folder: Path) -> None:
         self.save_data(folder)

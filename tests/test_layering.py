@@ -43,7 +43,7 @@ LEVELS = [
     {"explaining"},
     {"engine"},
     {"batch_explainer", "prediction"},
-    {"batches"},
+    {"batches", "comparison"},
     {"cli", "reproduction"},
     {"__main__"},
 ]

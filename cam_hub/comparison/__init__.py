@@ -1,0 +1,1 @@
+"""Models beside each other on one photo: by methods, layers or classes."""

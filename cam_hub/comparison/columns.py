@@ -1,0 +1,140 @@
+"""What the columns of a comparison are: methods, layers or classes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cam_hub.classes import ClassChoice, Top, parse_top
+from cam_hub.errors import InvalidArgument
+from cam_hub.introspection.layers import SUGGESTIONS
+from cam_hub.methods import METHODS
+
+__all__ = ["Class", "Columns", "Kind", "read_columns"]
+
+Kind = Literal["methods", "layers", "classes"]
+
+Class = int | str
+"""A class by its index or its label."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is asked of every model; several values in one of the three at most.
+
+    Attributes:
+        kind: Which of them the columns are; ``"methods"`` where each has one value.
+        methods: Canonical names.
+        layers: A word that stands for layers, names, or None for the recommended one.
+        classes: Indices and labels, ``Top`` for a model's own best, or None for its predicted one.
+    """
+
+    kind: Kind
+    methods: tuple[str, ...]
+    layers: str | tuple[str, ...] | None
+    classes: Top | tuple[Class, ...] | None
+
+    @property
+    def count(self) -> int | None:
+        """How many there are; None for a word, which each model answers with layers of its own."""
+        if self.kind == "methods":
+            return len(self.methods)
+        if self.kind == "layers":
+            return len(self.layers) if isinstance(self.layers, tuple) else None
+        return self.classes.count if isinstance(self.classes, Top) else len(self.classes or ())
+
+    def titles(self, count: int) -> tuple[str, ...]:
+        """What stands above the columns, of which there turned out to be ``count``."""
+        if self.kind == "methods":
+            return tuple(METHODS[name].title for name in self.methods)
+        if self.kind == "layers" and isinstance(self.layers, tuple):
+            return self.layers
+        if self.kind == "classes" and isinstance(self.classes, tuple):
+            return tuple(str(wanted) for wanted in self.classes)
+        word = "layer" if self.kind == "layers" else "class"
+        return tuple(f"{word} {number}" for number in range(1, count + 1))
+
+
+def read_columns(methods: str | Iterable[str], layers: Any, classes: ClassChoice) -> Columns:
+    """Checks what is asked for, without any model.
+
+    Args:
+        methods: A method's name, or several.
+        layers: A layer's name, several, a word of ``suggest_layers``, or None.
+        classes: A class index, a label, several, ``top(count)``, or None.
+
+    Returns:
+        The columns, without repetitions.
+
+    Raises:
+        MethodNotFound: If there is no such method.
+        InvalidArgument: If something is of another type, empty, or more than one of the three has
+            several values.
+    """
+    names = _methods(methods)
+    layer_choice, class_choice = _layers(layers), _classes(classes)
+    several: dict[Kind, bool] = {
+        "methods": len(names) > 1,
+        "layers": layer_choice not in (None, "best")
+        and (isinstance(layer_choice, str) or len(layer_choice or ()) > 1),
+        "classes": class_choice is not None
+        and (class_choice.count if isinstance(class_choice, Top) else len(class_choice)) > 1,
+    }
+    kinds = [kind for kind, many in several.items() if many]
+    if len(kinds) > 1:
+        raise InvalidArgument(
+            "columns",
+            " and ".join(kinds),
+            "several methods, several layers or several classes, one of the three: these are the "
+            "columns, and the models are the rows",
+        )
+    return Columns(kinds[0] if kinds else "methods", names, layer_choice, class_choice)
+
+
+def _methods(methods: Any) -> tuple[str, ...]:
+    wanted = [methods] if isinstance(methods, str) else _listed("methods", methods)
+    return tuple(dict.fromkeys(METHODS[name].name for name in wanted))
+
+
+def _layers(layers: Any) -> str | tuple[str, ...] | None:
+    if layers is None or (isinstance(layers, str) and layers in SUGGESTIONS):
+        return layers
+    wanted = [layers] if isinstance(layers, str) else _listed("target_layers", layers)
+    for name in wanted:
+        if not isinstance(name, str):
+            raise InvalidArgument(
+                "target_layers", name, "layer names, since a module belongs to one model"
+            )
+    return tuple(dict.fromkeys(wanted))
+
+
+def _classes(classes: Any) -> Top | tuple[Class, ...] | None:
+    if classes is None or isinstance(classes, Top):
+        return classes
+    if isinstance(classes, str):
+        return parse_top(classes) or (classes,)
+    try:
+        return (operator.index(classes),)
+    except TypeError:
+        wanted = _listed("classes", classes)
+    return tuple(dict.fromkeys(map(_class, wanted)))
+
+
+def _class(item: Any) -> Class:
+    if isinstance(item, str):
+        return item
+    try:
+        if isinstance(item, bool):
+            raise TypeError
+        return operator.index(item)
+    except TypeError:
+        raise InvalidArgument("classes", item, "class indices or labels") from None
+
+
+def _listed(argument: str, value: Any) -> list[Any]:
+    found = list(value) if isinstance(value, Iterable) else []
+    if not found:
+        raise InvalidArgument(argument, value, "a name, or several")
+    return found

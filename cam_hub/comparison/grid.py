@@ -1,0 +1,197 @@
+"""``compare``: models beside each other on one photo."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from cam_hub.arguments import check_count, model_of, noise_of
+from cam_hub.classes import ClassChoice
+from cam_hub.comparison.cells import Row
+from cam_hub.comparison.columns import Columns, read_columns
+from cam_hub.comparison.result import Comparison
+from cam_hub.comparison.rows import empty_cell, make_row
+from cam_hub.comparison.work import Question, Teller, foreseen
+from cam_hub.errors import CamHubError, InvalidArgument, NoMap
+from cam_hub.images import open_image
+from cam_hub.methods import METHODS
+from cam_hub.passes import Progress
+from cam_hub.sources.base import LoadedModel
+from cam_hub.tasks.region import RegionChoice
+
+__all__ = ["Lease", "compare", "make_grid"]
+
+Lease = Callable[[str, Progress], AbstractContextManager[LoadedModel]]
+"""How a model is had by its ID, for the time of its row."""
+
+
+def compare(
+    models: LoadedModel | str | Iterable[LoadedModel | str],
+    image: object,
+    *,
+    methods: str | Iterable[str] = "smoothgradcampp",
+    target_layers: str | Iterable[str] | None = None,
+    classes: ClassChoice = None,
+    region: RegionChoice = None,
+    reference: object = None,
+    num_samples: int = 4,
+    std: float = 0.3,
+    seed: int = 0,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Explains one picture by several models, methods, layers or classes, for looking at together.
+
+    The rows are models. The columns are the methods, the layers or the classes: whichever has
+    several values. What cannot be had (a model that is not found, a class that a model lacks, a
+    blank map) is a cell with a reason, and all the others go on.
+
+        compare(["resnet50.a1_in1k", "torchvision/vgg19"], "cat.jpg", methods=METHODS).figure()
+        compare("torchvision/vgg19", "cat.jpg", target_layers="all").save_animation("vgg19.gif")
+
+    Args:
+        models: A model or several: loaded ones, or IDs. One model is loaded at a time; those named
+            by ID stay in memory for the next call, as far as there is room.
+        image: As for ``explain``.
+        methods: A name out of ``METHODS``, or several.
+        target_layers: A layer's name, several, or None for each model's recommended layer. A word
+            of ``suggest_layers`` (``"stages"``, ``"convs"``, ``"all"``) stands for the layers that
+            each model has of that kind, first to last; the columns are their numbers.
+        classes: A class index, a label, several of these, ``top(count)`` for each model's own most
+            probable ones, or None for each model's own predicted class. A label is looked for in
+            each model's label set, also by each of its comma-separated names; an index means what
+            it means in each model.
+        region: As for ``explain``.
+        reference: As for ``explain``.
+        num_samples: As for ``explain``.
+        std: As for ``explain``.
+        seed: As for ``explain``; all models get the same noise, if their inputs are of one size.
+        batch_size: As for ``explain``.
+        progress: Called with the part that is done and a few words; what it raises stops the work.
+
+    Returns:
+        The grid. Each map is the one that ``explain`` gives for it alone; those of several layers,
+        or several classes, of one model come out of one pass.
+
+    Raises:
+        InvalidArgument: If a number makes no sense, several of methods, layers and classes have
+            several values, or something is empty or of another type.
+        MethodNotFound: If there is no such method.
+        ImageRefused: If the image cannot be read.
+    """
+    columns = read_columns(methods, target_layers, classes)
+    noise_of(METHODS[columns.methods[0]], num_samples, std, seed)
+    check_count("batch_size", batch_size)
+    options = {
+        "region": region,
+        "reference": reference,
+        "num_samples": num_samples,
+        "std": std,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
+    wanted = _models(models)
+    image, photo = _opened(image)
+    return make_grid(wanted, Question(image, photo, columns, options), _shared_store, progress)
+
+
+def make_grid(
+    models: Sequence[LoadedModel | str],
+    question: Question,
+    lease: Lease,
+    progress: Progress | None = None,
+) -> Comparison:
+    """``compare`` of what was checked, for those who keep models in their own way.
+
+    Args:
+        models: The rows.
+        question: What each is asked.
+        lease: Hands out models by their IDs.
+        progress: As for ``compare``.
+    """
+    tell = Teller(progress)
+    rows: list[Row | CamHubError] = []
+    for place, model in enumerate(models):
+        name = model if isinstance(model, str) else model.id
+        many = f"{name} ({place + 1} of {len(models)}): " if len(models) > 1 else f"{name}: "
+        tell.within(place / len(models), 1 / len(models), many)
+        started = time.perf_counter()
+        try:
+            with foreseen(name, tell), _held(model, lease, tell) as loaded:
+                rows.append(make_row(loaded, question, tell, started))
+        except CamHubError as error:
+            if tell.stopped:
+                raise
+            rows.append(error)
+    return _put_together(models, rows, question)
+
+
+def _put_together(
+    models: Sequence[LoadedModel | str], rows: Sequence[Row | CamHubError], question: Question
+) -> Comparison:
+    columns = question.columns
+    lengths = [len(row.cells) for row in rows if isinstance(row, Row)]
+    count = columns.count or max([1, *lengths])
+    filled = [
+        _filled(row, count, columns)
+        if isinstance(row, Row)
+        else Row(
+            model if isinstance(model, str) else model.id,
+            tuple(empty_cell(columns, place, row) for place in range(count)),
+        )
+        for model, row in zip(models, rows, strict=True)
+    ]
+    return Comparison(question.photo, columns.kind, columns.titles(count), tuple(filled))
+
+
+def _filled(row: Row, count: int, columns: Columns) -> Row:
+    """A row with a cell in every column: of a word, models have different numbers of layers."""
+    if len(row.cells) == count:
+        return row
+    few = NoMap(f"of {columns.layers!r} this model has {len(row.cells)} layers")
+    missing = [empty_cell(columns, place, few) for place in range(len(row.cells), count)]
+    return Row(**{**vars(row), "cells": (*row.cells, *missing)})
+
+
+@contextmanager
+def _held(model: LoadedModel | str, lease: Lease, tell: Teller) -> Iterator[LoadedModel]:
+    if isinstance(model, LoadedModel):
+        yield model
+        return
+    tell(0.0, "loading")
+    with lease(model, tell) as loaded:
+        yield loaded
+
+
+@contextmanager
+def _shared_store(model_id: str, progress: Progress) -> Iterator[LoadedModel]:
+    yield model_of(model_id)
+
+
+def _models(models: Any) -> list[LoadedModel | str]:
+    single = isinstance(models, (str, os.PathLike, LoadedModel, nn.Module))
+    several = [models] if single or not isinstance(models, Iterable) else list(models)
+    if not several:
+        raise InvalidArgument("models", several, "at least one model")
+    for model in several:
+        if not isinstance(model, (str, LoadedModel)):
+            expected = "loaded or wrapped models (wrap_model(module)), or IDs"
+            raise InvalidArgument("models", type(model).__name__, expected)
+    by_key = {model if isinstance(model, str) else id(model): model for model in several}
+    return list(by_key.values())
+
+
+def _opened(image: Any) -> tuple[object, Any]:
+    """The picture in a form that can be opened more than once, and opened, if it is a photo."""
+    frames = isinstance(image, (Tensor, list, tuple)) or (
+        isinstance(image, np.ndarray) and image.ndim == 4
+    )
+    if frames:
+        return image, None
+    return image, open_image(image)

@@ -1,0 +1,270 @@
+"""``Comparison``: the grid, with its pictures and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from cam_hub import animations
+from cam_hub.comparison import files, sheets
+from cam_hub.comparison.cells import Cell, Row
+from cam_hub.comparison.columns import Kind
+from cam_hub.comparison.scales import Scale, check_scale, heat_of
+from cam_hub.errors import CamHubError, InvalidArgument
+from cam_hub.folders import save_picture
+from cam_hub.maps import Map
+from cam_hub.results import Explanation
+
+__all__ = ["Comparison"]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Maps of one picture by several models (rows) and methods, layers or classes (columns).
+
+    Where a method takes a ``scale``, that is ``"shares"``: one scale for the whole grid, on which a
+    place is the hotter the more of its map's total it holds; ``"values"``: un-normalised, the
+    maps of one model, method and layer together, others apart; or ``"own"``: each map from its
+    least to its greatest value. ``cam_hub.comparison.scales`` tells why.
+
+    Attributes:
+        photo: The picture, upright, RGB; None where each model makes its own of it.
+        kind: What the columns are: ``"methods"``, ``"layers"`` or ``"classes"``.
+        titles: What stands above the columns.
+        rows: One per model.
+    """
+
+    photo: Image.Image | None
+    kind: Kind
+    titles: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, row by row."""
+        return tuple(cell for row in self.rows for cell in row.cells)
+
+    @property
+    def first_error(self) -> CamHubError | None:
+        """Why there is no map at all; None if there is one."""
+        if any(cell.explanation is not None for cell in self.cells):
+            return None
+        return next(cell.error for cell in self.cells if cell.error is not None)
+
+    def heat(self, scale: Scale = "shares") -> tuple[tuple[Map | None, ...], ...]:
+        """Every map in [0, 1] at its own resolution; None where there is none.
+
+        Args:
+            scale: Name of the scale.
+
+        Raises:
+            InvalidArgument: If there is no such scale.
+        """
+        units = [
+            (number, cell.method, cell.layer)
+            for number, row in enumerate(self.rows)
+            for cell in row.cells
+        ]
+        flat = iter(heat_of([cell.cam for cell in self.cells], units, check_scale(scale)))
+        return tuple(tuple(next(flat) for _ in row.cells) for row in self.rows)
+
+    def pictures(
+        self,
+        scale: Scale = "shares",
+        *,
+        alpha: float = 0.5,
+        colormap: str = "jet",
+        max_side: int = 480,
+    ) -> tuple[tuple[Image.Image | None, ...], ...]:
+        """The overlay of every cell; None where there is no map.
+
+        Args:
+            scale: Name of the scale.
+            alpha: Opacity of the heat, from 0 to 1.
+            colormap: Name of a colour map of matplotlib's.
+            max_side: Pixels; a larger photo is scaled down until no side is longer.
+
+        Raises:
+            InvalidArgument: If a value does not work.
+        """
+        small = self.reduced(max_side)
+        return tuple(
+            tuple(
+                None
+                if cell.explanation is None or heat is None
+                else sheets.overlay_of(cell.explanation, heat, alpha, colormap)
+                for cell, heat in zip(row.cells, heats, strict=True)
+            )
+            for row, heats in zip(small.rows, small.heat(scale), strict=True)
+        )
+
+    def figure(
+        self,
+        scale: Scale = "shares",
+        *,
+        alpha: float = 0.5,
+        colormap: str = "jet",
+        tile_width: int = 256,
+    ) -> Image.Image:
+        """The grid on one sheet, with captions, costs, reasons and a colour bar.
+
+        A single row is wrapped into a contact sheet, and so is each row of more than eight columns.
+
+        Args:
+            scale: As for ``pictures``.
+            alpha: As for ``pictures``.
+            colormap: As for ``pictures``.
+            tile_width: Pixels of one picture, at least 64.
+
+        Raises:
+            InvalidArgument: If a value does not work.
+        """
+        if isinstance(tile_width, bool) or not isinstance(tile_width, int) or tile_width < 64:
+            raise InvalidArgument("tile_width", tile_width, "a whole number of at least 64")
+        # Twice the width, as portraits are up to twice as high as wide.
+        small = self.reduced(2 * tile_width)
+        pictures = small.pictures(scale, alpha=alpha, colormap=colormap, max_side=2 * tile_width)
+        return sheets.sheet(
+            small.photo, self.titles, small.rows, pictures, scale, colormap, tile_width
+        )
+
+    def animation(
+        self,
+        scale: Scale = "shares",
+        row: int = 0,
+        *,
+        alpha: float = 0.5,
+        colormap: str = "jet",
+        tile_width: int = 400,
+    ) -> list[Image.Image]:
+        """The cells of one row, each as a captioned picture; the layers of a network as a film.
+
+        Args:
+            scale: As for ``pictures``.
+            row: Number of the row.
+            alpha: As for ``pictures``.
+            colormap: As for ``pictures``.
+            tile_width: Pixels of the picture, at least 64.
+
+        Returns:
+            RGB images of one size. Where there is no map, the bare photo, and the reason as its
+            caption.
+
+        Raises:
+            InvalidArgument: If a value does not work, or no cell of the row has a map.
+        """
+        if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < len(self.rows):
+            raise InvalidArgument("row", row, f"0 to {len(self.rows) - 1}")
+        one = replace(self, rows=(self.rows[row],))
+        if one.first_error is not None:
+            raise InvalidArgument("row", row, "a row with a map in it")
+        small = one.reduced(2 * tile_width)
+        (pictures,) = small.pictures(scale, alpha=alpha, colormap=colormap, max_side=2 * tile_width)
+        return sheets.film(small.rows[0], self.titles, pictures, tile_width)
+
+    def save_animation(
+        self,
+        path: str | Path,
+        scale: Scale = "shares",
+        row: int = 0,
+        *,
+        alpha: float = 0.5,
+        colormap: str = "jet",
+        tile_width: int = 400,
+        frame_ms: int = 600,
+    ) -> Path:
+        """Writes ``animation(…)`` as an endless GIF, WebP or APNG, after the path's suffix.
+
+        Args:
+            path: Ends in ``.gif``, ``.webp`` or ``.png``.
+            scale: As for ``animation``, and so are the others.
+            row: Number of the row.
+            alpha: Opacity.
+            colormap: Colour map.
+            tile_width: Pixels.
+            frame_ms: How long each cell is shown, in milliseconds.
+
+        Returns:
+            The path.
+
+        Raises:
+            InvalidArgument: As ``animation``; if the suffix or the time does not work.
+        """
+        frames = self.animation(scale, row, alpha=alpha, colormap=colormap, tile_width=tile_width)
+        animations.save_animation(frames, Path(path), frame_ms)
+        return Path(path)
+
+    def table(self) -> list[files.CellFacts]:
+        """One entry per cell, row by row: names, numbers, and the reason where there is no map."""
+        return files.table(self.rows, self.titles)
+
+    def reduced(self, max_side: int) -> Comparison:
+        """The same on a smaller photo, for drawing; the maps and their numbers stay.
+
+        Args:
+            max_side: Pixels; at least 16.
+
+        Raises:
+            InvalidArgument: If that is too few.
+        """
+        if isinstance(max_side, bool) or not isinstance(max_side, int) or max_side < 16:
+            raise InvalidArgument("max_side", max_side, "a whole number of at least 16")
+        photo, rows = sheets.reduced(self.photo, self.rows, max_side)
+        return replace(self, photo=photo, rows=rows)
+
+    def save(self, folder: str | Path, scale: Scale = "shares") -> Path:
+        """Writes the sheet, the table, the photo, and the maps with their manifests.
+
+        ``sheet.png``, ``comparison.json`` and ``photo.png`` stand in the folder itself; each
+        explanation has a folder of its own in it with ``manifest.json``, from which ``reproduce``
+        makes the maps again, and the maps as ``cam-….npy``. Where the columns are layers, each
+        model's ``strip-….webp`` shows them one after the other.
+
+        Args:
+            folder: Where to. It is made if need be; an earlier comparison in it is replaced.
+            scale: Of the sheet and the strips.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InvalidArgument: If the folder is a file or holds anything but an earlier comparison,
+                or there is no such scale.
+        """
+        check_scale(scale)
+
+        def draw(staging: Path) -> None:
+            save_picture(self.figure(scale), staging / files.SHEET)
+            for number, row in enumerate(self.rows):
+                if self.kind == "layers" and any(cell.explanation for cell in row.cells):
+                    name = f"strip-{files.folder_name(number, row.model)}.webp"
+                    self.save_animation(staging / name, scale, number)
+
+        files.save(self.photo, self.kind, self.titles, self.rows, Path(folder), draw)
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Comparison:
+        """Reads what ``save`` wrote. Errors are of the parent class, with their code and message.
+
+        Raises:
+            InvalidArgument: If the folder holds no complete comparison.
+        """
+        photo, kind, titles, rows = files.load(Path(folder))
+        return cls(photo, kind, titles, rows)
+
+    def explanations(self) -> Sequence[Explanation]:
+        """What the maps belong to, each once, in the order of the cells."""
+        found = {id(cell.explanation): cell.explanation for cell in self.cells}
+        return [explanation for explanation in found.values() if explanation is not None]
+
+    def __repr__(self) -> str:
+        maps = sum(cell.explanation is not None for cell in self.cells)
+        models = [row.model for row in self.rows]
+        return (
+            f"Comparison(models={models}, {len(self.titles)} {self.kind}, "
+            f"maps={maps} of {len(self.cells)})"
+        )

@@ -1,0 +1,182 @@
+"""One row of the grid: everything that is asked of one model."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from cam_hub.classes import Top
+from cam_hub.comparison.cells import Cell, Row
+from cam_hub.comparison.columns import Columns
+from cam_hub.comparison.labels import own_class
+from cam_hub.comparison.work import Done, Question, Teller, Worker, answers, forward_seconds
+from cam_hub.errors import CamHubError, ClassNotFound, InvalidArgument, NoMap
+from cam_hub.introspection.layers import list_layers, suggest_layers
+from cam_hub.introspection.selection import resolve_layers
+from cam_hub.preparation import prepare
+from cam_hub.sources.base import LoadedModel
+
+__all__ = ["empty_cell", "make_row"]
+
+
+def make_row(model: LoadedModel, question: Question, tell: Teller, started: float) -> Row:
+    """Asks one model everything.
+
+    Args:
+        model: The model.
+        question: What is asked.
+        tell: Told how far this row is.
+        started: When loading the model began (``time.perf_counter``).
+
+    Returns:
+        The row, with one cell per column, or per layer that a word stands for.
+
+    Raises:
+        CamHubError: If nothing can be had from this model at all.
+    """
+    tell(0.0, "finding layers")
+    prepared = prepare(model, question.picture_for(model))
+    list_layers(model, input_size=prepared.size)
+    names = _names_of(model, question, prepared.size)
+    loading = time.perf_counter() - started
+    forward = forward_seconds(model, prepared)
+    worker = Worker(model, question, forward, tell)
+    columns = question.columns
+    if columns.kind == "methods":
+        cells = _by_methods(worker, columns)
+    elif columns.kind == "layers":
+        cells = _by_layers(worker, columns, names, prepared.size)
+    else:
+        cells = _by_classes(worker, columns)
+    results = [cell.explanation for cell in cells if cell.explanation is not None]
+    return Row(
+        model=model.id,
+        cells=tuple(cells),
+        predictions=results[0].predictions if results else (),
+        notes=model.notes,
+        has_random_weights=model.pretrained is False,
+        loading_seconds=loading,
+        forward_seconds=forward,
+    )
+
+
+def empty_cell(columns: Columns, place: int, error: CamHubError) -> Cell:
+    """A place of the grid without a map, as far as it is known without the model."""
+    layer = label = None
+    if isinstance(columns.layers, tuple):
+        layer = columns.layers[place if columns.kind == "layers" else 0]
+    if isinstance(columns.classes, tuple):
+        label = str(columns.classes[place if columns.kind == "classes" else 0])
+    method = columns.methods[place if columns.kind == "methods" else 0]
+    return Cell(method, layer, label=label, error=error)
+
+
+def _names_of(model: LoadedModel, question: Question, size: tuple[int, ...]) -> tuple[str, ...]:
+    """The layers that are columns."""
+    columns = question.columns
+    if columns.kind != "layers" or columns.layers is None:
+        return ()
+    if isinstance(columns.layers, tuple):
+        return columns.layers
+    names = suggest_layers(model, columns.layers, input_size=size)
+    if question.most is not None and len(names) > question.most:
+        raise InvalidArgument(
+            "target_layers",
+            columns.layers,
+            f"at most {question.most} layers, and these are {len(names)} of {model.id}; name some "
+            "of them, or take 'stages'",
+        )
+    return tuple(names)
+
+
+def _by_methods(worker: Worker, columns: Columns) -> list[Cell]:
+    classes, cells = _classes_of(worker.model, columns), []
+    for place, method in enumerate(columns.methods):
+        try:
+            done = worker.explain(method, columns.layers, classes, 1)
+        except CamHubError as error:
+            if worker.tell.stopped:
+                raise
+            cells.append(empty_cell(columns, place, error))
+        else:
+            cells.append(_cell(done, done.result.layers[0], done.result.classes[0]))
+    return cells
+
+
+def _by_layers(
+    worker: Worker, columns: Columns, names: tuple[str, ...], size: tuple[int, ...]
+) -> list[Cell]:
+    classes, method = _classes_of(worker.model, columns), columns.methods[0]
+    found: dict[str, Done | CamHubError] = {}
+    for name in names:
+        try:
+            resolve_layers(worker.model, [name], size)
+        except CamHubError as error:
+            found[name] = error
+    good = [name for name in names if name not in found]
+    found |= answers(
+        good, lambda some: worker.explain(method, some, classes, len(some)), worker.tell
+    )
+    return [
+        _cell(done, name, done.result.classes[0])
+        if isinstance(done := found[name], Done)
+        else replace(empty_cell(columns, 0, done), layer=name)
+        for name in names
+    ]
+
+
+def _by_classes(worker: Worker, columns: Columns) -> list[Cell]:
+    method, layers = columns.methods[0], columns.layers
+    if isinstance(columns.classes, Top):
+        done = worker.explain(method, layers, columns.classes, columns.classes.count)
+        ranked = [_cell(done, done.result.layers[0], index) for index in done.result.classes]
+        few = NoMap(f"of this picture the model tells no more classes than {len(ranked)}")
+        missing = columns.classes.count - len(ranked)
+        return ranked + [empty_cell(columns, 0, few) for _ in range(missing)]
+    own: list[Any] = []
+    for wanted in columns.classes or ():
+        try:
+            own.append(own_class(wanted, worker.model.class_names))
+        except ClassNotFound as error:
+            own.append(error)
+    known = list(dict.fromkeys(item for item in own if not isinstance(item, CamHubError)))
+    found = answers(
+        known, lambda some: worker.explain(method, layers, some, len(some)), worker.tell
+    )
+    cells = []
+    for place, item in enumerate(own):
+        done_or_not = item if isinstance(item, CamHubError) else found[item]
+        if isinstance(done_or_not, Done):
+            result = done_or_not.result
+            # A text that is left is the name of the only score of a model without classes.
+            index = item if isinstance(item, int) else result.classes[0]
+            cells.append(_cell(done_or_not, result.layers[0], index))
+        else:
+            cells.append(empty_cell(columns, place, done_or_not))
+    return cells
+
+
+def _classes_of(model: LoadedModel, columns: Columns) -> Any:
+    """The one class that all columns are about, as ``explain`` takes it."""
+    if not isinstance(columns.classes, tuple):
+        return columns.classes
+    return [own_class(columns.classes[0], model.class_names)]
+
+
+def _cell(done: Done, layer: str, index: int) -> Cell:
+    result = done.result
+    said = next(entry for entry in result.manifest["classes"] if entry["class_index"] == index)
+    cell = Cell(
+        method=result.method,
+        layer=layer,
+        class_index=index,
+        label=result.labels[index],
+        probability=said.get("probability"),
+        cost=done.cost,
+    )
+    try:
+        result.cam(index, layer)
+    except NoMap as error:
+        return replace(cell, error=error)
+    return replace(cell, explanation=result)

@@ -1,0 +1,194 @@
+"""The pictures of a comparison: overlays, the sheet, the film of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from PIL import Image
+
+from cam_hub import rendering
+from cam_hub.comparison.cells import Cell, Cost, Row
+from cam_hub.comparison.scales import SCALES, Scale, ends_of
+from cam_hub.figures import colorbar, montage, note, stack
+from cam_hub.maps import Map
+from cam_hub.results import Explanation
+
+__all__ = ["cost_in_words", "film", "overlay_of", "percent", "reduced", "sheet", "short_label"]
+
+_MOST_ABREAST = 8
+_LINES = 3
+
+Pictures = Sequence[Image.Image | None]
+Tile = tuple[Sequence[str], Image.Image]
+
+
+def overlay_of(explanation: Explanation, heat: Map, alpha: float, colormap: str) -> Image.Image:
+    """The photo of an explanation with some heat ``(rows, cols)`` in [0, 1] over it."""
+    return rendering.overlay(
+        explanation.photo,
+        explanation.placement.warp(heat),
+        alpha=alpha,
+        colormap=colormap,
+        seen=explanation.seen,
+    )
+
+
+def reduced(
+    photo: Image.Image | None, rows: Sequence[Row], max_side: int
+) -> tuple[Image.Image | None, tuple[Row, ...]]:
+    """The same on photos of which no side is longer than ``max_side`` pixels."""
+    photos: dict[int, Image.Image] = {}
+    explanations: dict[int, Explanation] = {}
+
+    def small(picture: Image.Image) -> Image.Image:
+        if id(picture) not in photos:
+            photos[id(picture)] = _shrunk(picture, max_side)
+        return photos[id(picture)]
+
+    def of(cell: Cell) -> Cell:
+        whole = cell.explanation
+        if whole is None:
+            return cell
+        if id(whole) not in explanations:
+            ground = small(whole.photo)
+            place = whole.placement.resized(ground.size)
+            said = {key: value for key, value in whole.manifest.items() if key != "frames"}
+            explanations[id(whole)] = replace(
+                whole,
+                photo=ground,
+                frames=(),
+                placement=place,
+                manifest={**said, "placement": place.as_dict()},
+            )
+        return replace(cell, explanation=explanations[id(whole)])
+
+    fewer = tuple(replace(row, cells=tuple(map(of, row.cells))) for row in rows)
+    return None if photo is None else small(photo), fewer
+
+
+def sheet(
+    photo: Image.Image | None,
+    titles: Sequence[str],
+    rows: Sequence[Row],
+    pictures: Sequence[Pictures],
+    scale: Scale,
+    colormap: str,
+    tile_width: int,
+) -> Image.Image:
+    """All rows with their captions, and what the colours mean.
+
+    Args:
+        photo: Stands before the rows; None: each row's own.
+        titles: Of the columns.
+        rows: The rows.
+        pictures: Of the cells, row by row; None where there is none.
+        scale: The one that the pictures were drawn on.
+        colormap: Theirs.
+        tile_width: Pixels.
+    """
+    tiles: list[Tile] = []
+    one_row = len(rows) == 1
+    abreast = min(len(titles), _MOST_ABREAST) + 1
+    for row, overlays in zip(rows, pictures, strict=True):
+        ground = photo or _photo_of(row) or note("no photo", (tile_width, tile_width))
+        tiles.append((_of_row(row), ground))
+        for title, cell, picture in zip(titles, row.cells, overlays, strict=True):
+            height = min(2 * tile_width, round(tile_width * ground.height / ground.width))
+            shown = picture or note(cell.reason, (tile_width, max(height, tile_width // 2)))
+            tiles.append((_of_cell(title, cell), shown))
+        blank = Image.new("RGB", (1, 1), "white")
+        if not one_row:
+            tiles += [((), blank)] * (-(1 + len(titles)) % abreast)
+    grid = montage(
+        tiles,
+        columns=None if one_row else abreast,
+        tile_width=tile_width,
+        title=f"Colours: {SCALES[scale]}",
+    )
+    cold, hot = ends_of(scale)
+    width = min(grid.width, 3 * tile_width)
+    bar = colorbar(colormap, width, max(40, tile_width // 6), cold, hot)
+    return stack([grid, bar])
+
+
+def film(row: Row, titles: Sequence[str], pictures: Pictures, tile_width: int) -> list[Image.Image]:
+    """The cells of a row one after the other, in pictures of one size."""
+    ground = _photo_of(row)
+    frames = []
+    for number, (title, cell, picture) in enumerate(
+        zip(titles, row.cells, pictures, strict=True), start=1
+    ):
+        first = f"{number}/{len(row.cells)}  {_title(title, cell)}"
+        lines = [first, *(_of_cell(title, cell)[1:] if picture else (cell.reason,))]
+        shown = picture or ground
+        if shown is None:
+            raise AssertionError("the caller has made sure that a cell has a map")
+        frames.append(montage([(_padded(lines), shown)], tile_width=tile_width))
+    return frames
+
+
+def cost_in_words(cost: Cost) -> str:
+    """Time of the work that a map came out of."""
+    passes = f"{cost.forward_passes:.1f} passes"
+    together = f" for {cost.maps} maps" if cost.maps > 1 else ""
+    return f"{cost.seconds:.2f} s = {passes}{together}"
+
+
+def percent(probability: float) -> str:
+    """A probability in words; small ones are not nothing."""
+    return f"{probability:.0%}" if probability >= 0.01 else "< 1%"
+
+
+def short_label(label: str) -> str:
+    """The first of a label's comma-separated names."""
+    return label.split(",", maxsplit=1)[0].strip() or label
+
+
+def _of_row(row: Row) -> list[str]:
+    lines = [row.model + (" (random weights)" if row.has_random_weights else "")]
+    if row.predictions:
+        best = row.predictions[0]
+        lines.append(f"sees {short_label(best.label)} {percent(best.probability)}")
+    if row.forward_seconds is not None:
+        lines.append(f"1 pass = {row.forward_seconds:.3f} s")
+    return _padded(lines)
+
+
+def _of_cell(title: str, cell: Cell) -> list[str]:
+    lines = [_title(title, cell)]
+    cam = cell.cam
+    where = "" if cam is None or cell.layer is None else f"{cam.shape[0]}×{cam.shape[1]}"
+    what = [cell.layer, where]
+    if cell.label is not None:
+        probability = "" if cell.probability is None else f" {percent(cell.probability)}"
+        what.append(f"{short_label(cell.label)}{probability}")
+    lines.append(", ".join(part for part in what if part and part != lines[0]))
+    lines.append(cost_in_words(cell.cost) if cell.cost is not None else "")
+    return _padded(lines)
+
+
+def _title(title: str, cell: Cell) -> str:
+    """What stands below a picture first; where columns are numbers, what they number."""
+    if title.startswith("layer ") and cell.layer is not None:
+        return cell.layer
+    if (title.isdecimal() or title.startswith("class ")) and cell.label is not None:
+        return short_label(cell.label)
+    return title
+
+
+def _padded(lines: Sequence[str]) -> list[str]:
+    return [*lines, *[""] * (_LINES - len(lines))][:_LINES]
+
+
+def _photo_of(row: Row) -> Image.Image | None:
+    found = (cell.explanation for cell in row.cells)
+    return next((explanation.photo for explanation in found if explanation is not None), None)
+
+
+def _shrunk(picture: Image.Image, max_side: int) -> Image.Image:
+    scale = max_side / max(picture.size)
+    if scale >= 1:
+        return picture
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)

@@ -1,0 +1,195 @@
+"""What is asked of a model, and the one place in which it is explained, with the time it takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+
+from cam_hub.comparison.cells import Cost
+from cam_hub.comparison.columns import Columns
+from cam_hub.engine import explain
+from cam_hub.errors import CamHubError, ModelRefused
+from cam_hub.guard import quiet
+from cam_hub.passes import Progress
+from cam_hub.preparation import Prepared
+from cam_hub.results import Explanation
+from cam_hub.sources.base import LoadedModel
+
+__all__ = ["Done", "Question", "Teller", "Worker", "answers", "foreseen", "forward_seconds"]
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What every model is asked.
+
+    Attributes:
+        image: The picture, as it was given.
+        photo: The same, opened once for all models; None where each makes its own of it (tensors,
+            clips).
+        columns: Methods, layers, classes.
+        options: Further arguments of ``explain``, the same for all.
+        most: Most layers that a word may stand for; None for any number.
+    """
+
+    image: object
+    photo: Image.Image | None
+    columns: Columns
+    options: Mapping[str, Any]
+    most: int | None = None
+
+    def picture_for(self, model: LoadedModel) -> object:
+        """The picture as this model takes it: of an animation, models of clips see all frames."""
+        is_clip = len(model.input_size) == 4
+        return self.image if self.photo is None or is_clip else self.photo
+
+
+@dataclass(frozen=True)
+class Done:
+    """A piece of work that went well."""
+
+    result: Explanation
+    cost: Cost
+
+
+class Teller:
+    """Passes on how far the work is, and remembers whether it was told to stop."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._start, self._length, self._prefix = 0.0, 1.0, ""
+        self.stopped = False
+
+    def within(self, start: float, length: float, prefix: str) -> None:
+        """What is told from now on is this part of the whole."""
+        self._start, self._length, self._prefix = start, length, prefix
+
+    def __call__(self, part: float, what: str) -> None:
+        """Tells of a part, in [0, 1], of what ``within`` has named."""
+        if self._progress is None:
+            return
+        try:
+            self._progress(self._start + self._length * min(part, 1.0), f"{self._prefix}{what}")
+        except BaseException:
+            self.stopped = True
+            raise
+
+
+@contextmanager
+def foreseen(model_id: str, tell: Teller) -> Iterator[None]:
+    """Makes errors that no one foresaw the model's own, so that other rows go on.
+
+    Raises:
+        ModelRefused: In place of whatever was raised, other than to stop the work.
+    """
+    try:
+        yield
+    except CamHubError:
+        raise
+    except Exception as error:  # whatever the code of a network raises on its way back
+        if tell.stopped:
+            raise
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelRefused(model_id, f"explaining it failed: {first}") from error
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Explains one picture by one model.
+
+    Attributes:
+        model: The model.
+        question: What is asked.
+        forward: Seconds of a plain forward pass.
+        tell: Told how far it is.
+    """
+
+    model: LoadedModel
+    question: Question
+    forward: float
+    tell: Teller
+
+    def explain(self, method: str, layers: Any, classes: Any, maps: int) -> Done:
+        """Makes some maps together: the only call of the engine.
+
+        Args:
+            method: Of all maps.
+            layers: As ``explain`` takes them, and so are the classes.
+            classes: The classes.
+            maps: How many maps it is meant to give.
+
+        Raises:
+            CamHubError: As ``explain``.
+        """
+        start = _now(self.model.device)
+        with foreseen(self.model.id, self.tell):
+            result = explain(
+                self.model,
+                self.question.picture_for(self.model),
+                method=method,
+                target_layers=layers,
+                classes=classes,
+                progress=self.tell,
+                **self.question.options,
+            )
+        seconds = _now(self.model.device) - start
+        photo = self.question.photo
+        if photo is not None and len(result.frames) == 1:
+            result = replace(result, photo=photo, frames=())  # one copy for the whole grid
+        return Done(result, Cost(seconds, seconds / self.forward, maps))
+
+
+def answers(
+    items: Sequence[Item], work: Callable[[list[Item]], Done], tell: Teller
+) -> dict[Item, Done | CamHubError]:
+    """Does work for several things at once, and finds those that make it fail.
+
+    What fails is halved until the culprits stand alone: one of n costs about ``2 log2 n`` more
+    pieces of work.
+
+    Args:
+        items: The things.
+        work: Does it for some of them together.
+        tell: Knows whether the work is to stop.
+
+    Returns:
+        For each the work that it is in, or its error.
+    """
+    if not items:
+        return {}
+    try:
+        return dict.fromkeys(items, work(list(items)))
+    except CamHubError as error:
+        if tell.stopped:
+            raise
+        if len(items) == 1:
+            return {items[0]: error}
+    half = len(items) // 2
+    return answers(items[:half], work, tell) | answers(items[half:], work, tell)
+
+
+def forward_seconds(model: LoadedModel, prepared: Prepared) -> float:
+    """How long one plain forward pass takes, once the model is warm.
+
+    Raises:
+        ModelRefused: If the network raises.
+    """
+    with quiet(model.module), torch.no_grad():
+        model.run(prepared.tensor)
+        start = _now(model.device)
+        model.run(prepared.tensor)
+        return max(_now(model.device) - start, 1e-9)
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, after all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
