@@ -8,7 +8,7 @@ from PIL import Image
 
 from cam_hub.colormaps import colormap_table
 from cam_hub.errors import InvalidArgument
-from cam_hub.figures import colorbar, montage
+from cam_hub.figures import colorbar, montage, note, stack
 from cam_hub.regions import Box
 from tests.plain_images import pixels, plain
 
@@ -179,3 +179,41 @@ def test_a_colour_bar_too_small_to_read_is_refused():
         with pytest.raises(InvalidArgument) as caught:
             colorbar("jet", width, height)
         assert caught.value.argument == name
+
+
+# Words in a picture's place, and pictures one below the other
+
+
+def test_a_caption_of_several_lines_makes_room_for_each():
+    one = montage([("layer4", plain("red"))])
+    three = montage([(("layer4", "7×7", "0.1 s"), plain("red"))])
+    assert three.height > one.height
+    added = pixels(three)[one.height :]
+    assert (added < 128).any()
+
+
+def test_a_note_is_broken_into_lines_that_stay_inside():
+    words = " ".join(["the map is zero everywhere"] * 4)
+    dark = (pixels(note(words, (200, 120))) < 128).all(axis=2)
+    rows = np.flatnonzero(dark.any(axis=1))
+    assert (np.diff(rows) > 1).sum() >= 3  # gaps between lines
+    assert not dark[:, -4:].any()
+    assert not dark[-4:].any()
+
+
+def test_a_note_that_does_not_fit_ends_in_an_ellipsis_and_never_fails():
+    long = note("word " * 5000 + "x" * 5000, (120, 60))
+    assert long.size == (120, 60)
+    assert note("", (16, 16)).size == (16, 16)
+
+
+def test_pictures_are_stacked_flush_left_on_white():
+    whole = stack([plain("red", (40, 10)), plain("blue", (20, 30))])
+    assert whole.size == (40, 40)
+    assert place_of(whole, (0, 0, 255)) == Box(0, 10, 20, 40)
+    assert whole.getpixel((30, 20)) == (255, 255, 255)
+
+
+def test_a_stack_of_nothing_is_refused():
+    with pytest.raises(InvalidArgument, match="pictures"):
+        stack([])

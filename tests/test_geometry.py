@@ -223,3 +223,11 @@ def test_what_is_no_map_is_refused(cam):
 def test_an_unknown_interpolation_is_refused_with_those_that_work():
     with pytest.raises(InvalidArgument, match='"bilinear" or "nearest"'):
         CROPPED.warp([[1.0]], interpolation="bicubic")
+
+
+def test_a_placement_on_the_same_photo_at_another_size_covers_the_same_part_of_it():
+    place = Placement((400, 300), (224, 224), (0.8, 0.8), (-48.0, -8.0))
+    small = place.resized((200, 150))
+    assert small.photo_size == (200, 150)
+    assert small.seen_box == pytest.approx([edge / 2 for edge in place.seen_box])
+    assert small.resized((400, 300)).scale == pytest.approx(place.scale)

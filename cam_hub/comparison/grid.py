@@ -120,7 +120,7 @@ def make_grid(
     for place, model in enumerate(models):
         name = model if isinstance(model, str) else model.id
         many = f"{name} ({place + 1} of {len(models)}): " if len(models) > 1 else f"{name}: "
-        tell.within(place / len(models), 1 / len(models), many)
+        tell.row(place, len(models), many)
         started = time.perf_counter()
         try:
             with foreseen(name, tell), _held(model, lease, tell) as loaded:
@@ -129,6 +129,8 @@ def make_grid(
             if tell.stopped:
                 raise
             rows.append(error)
+        tell.span(0.0, 1.0)
+        tell(1.0, "done")
     return _put_together(models, rows, question)
 
 
@@ -154,7 +156,7 @@ def _filled(row: Row, count: int, columns: Columns) -> Row:
     """A row with a cell in every column: of a word, models have different numbers of layers."""
     if len(row.cells) == count:
         return row
-    few = NoMap(f"of {columns.layers!r} this model has {len(row.cells)} layers")
+    few = NoMap(f"of {columns.layers!r} this model has only {len(row.cells)}")
     missing = [empty_cell(columns, place, few) for place in range(len(row.cells), count)]
     return Row(**{**vars(row), "cells": (*row.cells, *missing)})
 

@@ -111,7 +111,7 @@ class Comparison:
     ) -> Image.Image:
         """The grid on one sheet, with captions, costs, reasons and a colour bar.
 
-        A single row is wrapped into a contact sheet, and so is each row of more than eight columns.
+        Rows of more than eight columns are wrapped; a single one becomes a contact sheet.
 
         Args:
             scale: As for ``pictures``.

@@ -20,6 +20,10 @@ from cam_hub.sources.base import LoadedModel
 __all__ = ["empty_cell", "make_row"]
 
 
+_FOUND = 0.2
+"""The part of a row's work, as it is told, after which the model and its layers are there."""
+
+
 def make_row(model: LoadedModel, question: Question, tell: Teller, started: float) -> Row:
     """Asks one model everything.
 
@@ -35,7 +39,7 @@ def make_row(model: LoadedModel, question: Question, tell: Teller, started: floa
     Raises:
         CamHubError: If nothing can be had from this model at all.
     """
-    tell(0.0, "finding layers")
+    tell(_FOUND / 2, "finding layers")
     prepared = prepare(model, question.picture_for(model))
     list_layers(model, input_size=prepared.size)
     names = _names_of(model, question, prepared.size)
@@ -43,6 +47,7 @@ def make_row(model: LoadedModel, question: Question, tell: Teller, started: floa
     forward = forward_seconds(model, prepared)
     worker = Worker(model, question, forward, tell)
     columns = question.columns
+    tell.span(_FOUND, 1 - _FOUND)
     if columns.kind == "methods":
         cells = _by_methods(worker, columns)
     elif columns.kind == "layers":
@@ -92,7 +97,9 @@ def _names_of(model: LoadedModel, question: Question, size: tuple[int, ...]) -> 
 
 def _by_methods(worker: Worker, columns: Columns) -> list[Cell]:
     classes, cells = _classes_of(worker.model, columns), []
+    share = (1 - _FOUND) / len(columns.methods)
     for place, method in enumerate(columns.methods):
+        worker.tell.span(_FOUND + place * share, share)
         try:
             done = worker.explain(method, columns.layers, classes, 1)
         except CamHubError as error:

@@ -88,7 +88,7 @@ def sheet(
         tile_width: Pixels.
     """
     tiles: list[Tile] = []
-    one_row = len(rows) == 1
+    flowing = len(rows) == 1 and len(titles) > _MOST_ABREAST
     abreast = min(len(titles), _MOST_ABREAST) + 1
     for row, overlays in zip(rows, pictures, strict=True):
         ground = photo or _photo_of(row) or note("no photo", (tile_width, tile_width))
@@ -98,11 +98,11 @@ def sheet(
             shown = picture or note(cell.reason, (tile_width, max(height, tile_width // 2)))
             tiles.append((_of_cell(title, cell), shown))
         blank = Image.new("RGB", (1, 1), "white")
-        if not one_row:
+        if not flowing:
             tiles += [((), blank)] * (-(1 + len(titles)) % abreast)
     grid = montage(
         tiles,
-        columns=None if one_row else abreast,
+        columns=None if flowing else abreast,
         tile_width=tile_width,
         title=f"Colours: {SCALES[scale]}",
     )

@@ -60,23 +60,34 @@ class Done:
 
 
 class Teller:
-    """Passes on how far the work is, and remembers whether it was told to stop."""
+    """Passes on how far the work is, and remembers whether it was told to stop.
+
+    What is told never falls, also where a piece of work is done again in parts.
+    """
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
-        self._start, self._length, self._prefix = 0.0, 1.0, ""
+        self._row, self._span, self._prefix = (0.0, 1.0), (0.0, 1.0), ""
+        self._most = 0.0
         self.stopped = False
 
-    def within(self, start: float, length: float, prefix: str) -> None:
-        """What is told from now on is this part of the whole."""
-        self._start, self._length, self._prefix = start, length, prefix
+    def row(self, number: int, count: int, prefix: str) -> None:
+        """What is told from now on is about one of so many rows."""
+        self._row, self._span, self._prefix = (number / count, 1 / count), (0.0, 1.0), prefix
+
+    def span(self, start: float, length: float) -> None:
+        """What is told from now on is about this part of the row."""
+        self._span = (start, length)
 
     def __call__(self, part: float, what: str) -> None:
-        """Tells of a part, in [0, 1], of what ``within`` has named."""
+        """Tells of a part, in [0, 1], of what ``span`` has named."""
         if self._progress is None:
             return
+        for start, length in (self._span, self._row):
+            part = start + length * min(part, 1.0)
+        self._most = max(self._most, part)
         try:
-            self._progress(self._start + self._length * min(part, 1.0), f"{self._prefix}{what}")
+            self._progress(self._most, f"{self._prefix}{what}")
         except BaseException:
             self.stopped = True
             raise
