@@ -1,10 +1,11 @@
-"""``python -m cam_hub``: models, layers and explanations from the command line."""
+"""``python -m cam_hub``: models, layers, explanations, comparisons from the command line."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from cam_hub.errors import CamHubError, InvalidArgument
 if TYPE_CHECKING:
     from cam_hub.introspection.layers import LayerInfo
     from cam_hub.search import ModelHit
-    from cam_hub.sources.base import LoadedModel
+    from cam_hub.sources.base import LoadedModel, Progress
 
 __all__ = ["main"]
 
@@ -67,9 +68,15 @@ def _parser() -> argparse.ArgumentParser:
         "--region", type=_box, metavar="L,T,R,B", help="box in the photo's pixels to ask about"
     )
     explain.add_argument("--reference", metavar="PHOTO", help="picture to compare features with")
-    explain.add_argument("--samples", type=int, default=4, help="noisy copies (%(default)s)")
-    explain.add_argument("--std", type=float, default=0.3, help="their noise (%(default)s)")
-    explain.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
+    compare = commands.add_parser("compare", help="explain a picture by several models, and so on")
+    compare.set_defaults(run=_compare)
+    compare.add_argument("photo", help="path of the picture")
+    compare.add_argument("--out", default="comparison", help="folder to save to (%(default)s)")
+    compare.add_argument("--models", nargs="+", metavar="ID", help="the rows (the embedded model)")
+    compare.add_argument("--methods", nargs="+", default=["smoothgradcampp"], metavar="METHOD")
+    compare.add_argument("--layers", nargs="+", metavar="LAYER", help="names, or a word: stages")
+    compare.add_argument("--classes", nargs="+", metavar="CLASS", help="indices, labels or top(3)")
+    compare.add_argument("--scale", default="shares", help="shares, values or own (%(default)s)")
     search = commands.add_parser("search", help="find models by words of their IDs")
     search.set_defaults(run=_search)
     search.add_argument("words", nargs="*", metavar="WORD", help="all must stand in the ID")
@@ -78,6 +85,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--model", metavar="ID", help="or a folder: ./PATH (default: the embedded model)"
         )
+    for command in (explain, compare):
+        command.add_argument("--samples", type=int, default=4, help="noisy copies (%(default)s)")
+        command.add_argument("--std", type=float, default=0.3, help="their noise (%(default)s)")
+        command.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
+    for command in (layers, explain, compare):
         command.add_argument("--random", action="store_true", help="random weights, no network")
         command.add_argument("--device", default="auto", help="(%(default)s)")
     return parser
@@ -202,6 +214,52 @@ def _explain_folder(options: argparse.Namespace) -> int:
             best = [f"{found.probability:.2%} {found.label}" for found in result.predictions[:1]]
             sys.stdout.write(": ".join([name, *best]) + "\n")
     return code
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Saves a comparison.
+
+    Returns:
+        1 if a cell has no map; its reason is printed, and the others are saved.
+    """
+    from cam_hub.comparison.grid import ask, make_grid  # noqa: PLC0415
+    from cam_hub.comparison.scales import check_scale  # noqa: PLC0415
+    from cam_hub.comparison.sheets import cost_in_words  # noqa: PLC0415
+    from cam_hub.sources.embedded import DEFAULT_MODEL  # noqa: PLC0415
+    from cam_hub.sources.registry import load_model  # noqa: PLC0415
+
+    scale, layers, classes = check_scale(options.scale), options.layers, options.classes
+    question = ask(
+        options.photo,
+        methods=options.methods,
+        target_layers=layers[0] if layers and len(layers) == 1 else layers,
+        classes=classes[0] if classes and len(classes) == 1 else classes,
+        num_samples=options.samples,
+        std=options.std,
+        seed=options.seed,
+    )
+
+    def lease(model_id: str, progress: Progress) -> AbstractContextManager[LoadedModel]:
+        random, device = options.random, options.device
+        return nullcontext(
+            load_model(model_id, pretrained=not random, device=device, progress=progress)
+        )
+
+    models = list(dict.fromkeys(options.models or [DEFAULT_MODEL]))
+    grid = make_grid(models, question, lease)
+    if grid.first_error is not None:
+        raise grid.first_error
+    rows = [("model", str(grid.kind), "layer", "class", "cost")]
+    for row in grid.rows:
+        for title, cell in zip(grid.titles, row.cells, strict=True):
+            if cell.error is not None:
+                where = f"{row.model}, {title}"
+                sys.stderr.write(f"{where}: error ({cell.error.code}): {cell.reason}\n")
+            cost = cost_in_words(cell.cost) if cell.cost else "-"
+            rows.append((row.model, title, cell.layer or "-", cell.label or "-", cost))
+    _print_table(rows)
+    sys.stdout.write(f"saved to {grid.save(options.out, scale)}\n")
+    return int(any(cell.error for cell in grid.cells))
 
 
 def _choices(options: argparse.Namespace) -> dict[str, Any]:

@@ -70,6 +70,32 @@ def test_what_is_for_a_single_picture_is_refused_with_a_folder(option, tmp_path,
     assert "single picture" in capsys.readouterr().err
 
 
+def test_a_comparison_is_saved_and_what_is_missing_is_told(photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    what = ["--methods", "layercam", "--layers", "blocks.4", "nope", "--out", str(out)]
+    assert main(["compare", str(photo), *what]) == 1
+    printed = capsys.readouterr()
+    assert "blocks.4" in printed.out
+    assert "lion" in printed.out
+    assert "(layer_not_found): No layer 'nope'" in printed.err
+    assert cam_hub.Comparison.load(out).titles == ("blocks.4", "nope")
+
+
+def test_a_comparison_of_random_weights_needs_no_network(photo, tmp_path, capsys):
+    models = ["--models", "resnet10t", "test_vit", "--random", "--device", "cpu"]
+    what = ["--methods", "gradcam", "layercam", "--scale", "own", "--out", str(tmp_path / "out")]
+    assert main(["compare", str(photo), *models, *what]) == 0
+    assert capsys.readouterr().out.count("gradcam") == 0  # methods go by their titles
+    assert all(row.has_random_weights for row in cam_hub.Comparison.load(tmp_path / "out").rows)
+
+
+@pytest.mark.parametrize("what", [["--models", "no/thing/here"], ["--scale", "log"]])
+def test_a_comparison_without_any_map_is_an_error(what, photo, tmp_path, capsys):
+    assert main(["compare", str(photo), *what, "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.startswith("error (")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_error_is_one_readable_line_and_an_exit_code(photo, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["explain", str(photo), "--class", "lino", "--out", str(out)]) == 1

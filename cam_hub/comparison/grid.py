@@ -25,7 +25,7 @@ from cam_hub.passes import Progress
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.region import RegionChoice
 
-__all__ = ["Lease", "compare", "make_grid"]
+__all__ = ["Lease", "ask", "compare", "make_grid"]
 
 Lease = Callable[[str, Progress], AbstractContextManager[LoadedModel]]
 """How a model is had by its ID, for the time of its row."""
@@ -85,6 +85,54 @@ def compare(
         MethodNotFound: If there is no such method.
         ImageRefused: If the image cannot be read.
     """
+    wanted = _models(models)
+    question = ask(
+        image,
+        methods=methods,
+        target_layers=target_layers,
+        classes=classes,
+        region=region,
+        reference=reference,
+        num_samples=num_samples,
+        std=std,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    return make_grid(wanted, question, _shared_store, progress)
+
+
+def ask(
+    image: object,
+    *,
+    methods: str | Iterable[str],
+    target_layers: str | Iterable[str] | None,
+    classes: ClassChoice,
+    num_samples: int,
+    std: float,
+    seed: int,
+    region: RegionChoice = None,
+    reference: object = None,
+    batch_size: int = 8,
+    most: int | None = None,
+) -> Question:
+    """Checks everything that can be judged without a model.
+
+    Args:
+        image: As for ``compare``, and so are the others.
+        methods: Methods.
+        target_layers: Layers.
+        classes: Classes.
+        num_samples: Noisy copies.
+        std: Their noise.
+        seed: Of the noise.
+        region: Part of the photo.
+        reference: Picture to compare with.
+        batch_size: Images at once.
+        most: Most layers that a word may stand for; None for any number.
+
+    Raises:
+        InvalidArgument, MethodNotFound, ImageRefused: As ``compare``.
+    """
     columns = read_columns(methods, target_layers, classes)
     noise_of(METHODS[columns.methods[0]], num_samples, std, seed)
     check_count("batch_size", batch_size)
@@ -96,9 +144,8 @@ def compare(
         "seed": seed,
         "batch_size": batch_size,
     }
-    wanted = _models(models)
-    image, photo = _opened(image)
-    return make_grid(wanted, Question(image, photo, columns, options), _shared_store, progress)
+    held, photo = _opened(image)
+    return Question(held, photo, columns, options, most)
 
 
 def make_grid(
@@ -111,7 +158,7 @@ def make_grid(
 
     Args:
         models: The rows.
-        question: What each is asked.
+        question: What each is asked, as ``ask`` has checked it.
         lease: Hands out models by their IDs.
         progress: As for ``compare``.
     """

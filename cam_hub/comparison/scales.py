@@ -39,7 +39,7 @@ else cold.
 """
 
 
-def check_scale(scale: Scale) -> Scale:
+def check_scale(scale: object) -> Scale:
     """The scale of this name.
 
     Raises:
