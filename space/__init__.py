@@ -25,6 +25,9 @@
 | ``endpoint`` | ``/explain`` for programs |
 | ``predict_endpoint`` | ``/predict`` for programs |
 | ``layers_endpoint`` | ``/layers`` for programs |
+| ``compare_request``, ``compare_endpoint`` | ``/compare`` for programs |
+| ``compare_files`` | a comparison as files |
+| ``compare_panel``, ``compare_views``, ``compare_handlers``, ``compare_events`` | its tab |
 | ``search_endpoint`` | ``/search`` for programs |
 | ``describe_endpoint`` | ``/describe`` for programs |
 | ``model_field`` | the field for the model's ID, which proposes models as one types |

@@ -20,7 +20,14 @@ from space.settings import Settings
 from space.visitor import teller, token_of, warn
 from space.workspace import Workspace
 
-__all__ = ["PredictionRow", "add_endpoint", "document", "make_explain", "prediction_rows"]
+__all__ = [
+    "PredictionRow",
+    "add_endpoint",
+    "document",
+    "file_of",
+    "make_explain",
+    "prediction_rows",
+]
 
 
 class PredictionRow(TypedDict):
@@ -126,11 +133,11 @@ def make_explain(
                 result.heatmap(result.classes[0])  # raises, and says why
                 raise AssertionError("a blank map has no heatmap")
             return (
-                _file(overlay),
+                file_of(overlay),
                 prediction_rows(result.predictions),
-                [_file(path) for path in files.maps()],
+                [file_of(path) for path in files.maps()],
                 dict(result.manifest),
-                _file(files.archive()),
+                file_of(files.archive()),
             )
 
     return explain
@@ -182,6 +189,6 @@ def document(
             value._api_info = {**value._api_info, place: words}
 
 
-def _file(path: Path) -> Any:
+def file_of(path: Path) -> Any:
     """A file of ours as Gradio hands it over; a dictionary, as only those are found in lists."""
     return gr.FileData(path=str(path), orig_name=path.name, size=path.stat().st_size).model_dump()

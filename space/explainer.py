@@ -13,6 +13,8 @@ from PIL import Image
 
 import cam_hub
 from cam_hub import disk_cache
+from cam_hub.comparison.grid import ask, make_grid
+from cam_hub.comparison.result import Comparison
 from cam_hub.errors import TooMuch
 from cam_hub.introspection.layers import SUGGESTIONS, suggest_layers
 from cam_hub.prediction import Predicted
@@ -21,6 +23,7 @@ from cam_hub.sources.base import LoadedModel
 from cam_hub.sources.facts import ModelFacts
 from cam_hub.store import ModelStore
 from space import lent_gpu
+from space.compare_request import CompareRequest
 from space.layer_table import LayerTable, make_table
 from space.photos import Photo
 from space.request import Request
@@ -107,6 +110,35 @@ class Explainer:
                 )
             # The model is asked here, since one that a token has opened is not kept.
             return Explained(result, make_table(model))
+
+    def compare(
+        self, request: CompareRequest, progress: Progress, visitor: str | None = None
+    ) -> Comparison:
+        """Puts models beside each other; arguments as for ``explain``.
+
+        Raises:
+            CamHubError: As ``cam_hub.compare``; also if the photo is beyond the limits. If there is
+                no map at all, the first cell's reason.
+        """
+        question = ask(
+            self.open(request.photo, progress),
+            methods=request.methods,
+            target_layers=request.layer_choice,
+            classes=request.class_choice,
+            num_samples=request.num_samples,
+            std=request.std,
+            seed=request.seed,
+            most=self._settings.limits.max_cells // len(request.models),
+        )
+        grid = make_grid(
+            request.models,
+            question,
+            lambda model_id, tell: self._model(model_id, tell, visitor),
+            lambda part, what: progress(0.05 + 0.85 * part, what),
+        )
+        if grid.first_error is not None:
+            raise grid.first_error
+        return grid
 
     def predict(
         self, photo: Photo, model_id: str, top: int, progress: Progress, visitor: str | None = None

@@ -10,6 +10,9 @@ from starlette.middleware import Middleware
 from space.account import build_account
 from space.agents import can_serve_agents
 from space.blocks import GuardedBlocks
+from space.compare_endpoint import add_compare_endpoint
+from space.compare_events import connect_compare
+from space.compare_panel import COMPARE_TAB, build_compare_tab
 from space.controls import build_controls
 from space.describe_endpoint import add_describe_endpoint
 from space.doors import Doors
@@ -79,13 +82,17 @@ def create_app(settings: Settings | None = None) -> GuardedBlocks:
                     panel = build_results_panel()
                 with gr.Tab("Layers", id=LAYERS_TAB, elem_id="layers") as layers_tab:
                     layers = build_layers_panel(tabs, result_tab, layers_tab)
+                with gr.Tab("Compare", id=COMPARE_TAB, elem_id="compare"):
+                    compared = build_compare_tab(settings)
         run = connect(explainer, workspace, settings, controls, panel)
         connect_layers(explainer, settings, controls, layers)
+        connect_compare(explainer, workspace, settings, controls, compared)
         connect_search(controls)
         connect_facts(app, explainer, settings, controls, run)
         add_endpoint(explainer, workspace, settings)
         add_layers_endpoint(explainer, settings)
         add_predict_endpoint(explainer, settings)
+        add_compare_endpoint(explainer, workspace, settings)
         add_search_endpoint()
         add_describe_endpoint(explainer, settings)
     # Whoever skipped the queue would skip its bounds.

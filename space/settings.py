@@ -51,7 +51,8 @@ class Limits:
         max_samples: Noisy copies.
         max_classes: Classes to explain.
         max_layers: Target layers.
-        max_models: Models of one comparison.
+        max_models: Models beside each other.
+        max_cells: Maps beside each other: models times methods, layers or classes.
         max_top: Predicted classes that ``/predict`` tells.
         max_pixels: Pixels of the photo.
         max_file_bytes: Bytes of the photo's file, uploaded or fetched.
@@ -66,6 +67,7 @@ class Limits:
     max_classes: int = 10
     max_layers: int = 64
     max_models: int = 6
+    max_cells: int = 64
     max_top: int = 100
     max_pixels: int = 64_000_000
     max_file_bytes: int = 40 * 2**20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -215,7 +215,14 @@ class Comparison:
         photo, rows = sheets.reduced(self.photo, self.rows, max_side)
         return replace(self, photo=photo, rows=rows)
 
-    def save(self, folder: str | Path, scale: Scale = "shares") -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        scale: Scale = "shares",
+        *,
+        alpha: float = 0.5,
+        colormap: str = "jet",
+    ) -> Path:
         """Writes the sheet, the table, the photo, and the maps with their manifests.
 
         ``sheet.png``, ``comparison.json`` and ``photo.png`` stand in the folder itself; each
@@ -225,25 +232,34 @@ class Comparison:
 
         Args:
             folder: Where to. It is made if need be; an earlier comparison in it is replaced.
-            scale: Of the sheet and the strips.
+            scale: Of the sheet and the strips, as for ``pictures``, and so are the others.
+            alpha: Opacity.
+            colormap: Colour map.
 
         Returns:
             The folder.
 
         Raises:
             InvalidArgument: If the folder is a file or holds anything but an earlier comparison,
-                or there is no such scale.
+                or a value does not work.
         """
-        check_scale(scale)
+        sheet = self.figure(scale, alpha=alpha, colormap=colormap)
 
         def draw(staging: Path) -> None:
-            save_picture(self.figure(scale), staging / files.SHEET)
+            save_picture(sheet, staging / files.SHEET)
             for number, row in enumerate(self.rows):
                 if self.kind == "layers" and any(cell.explanation for cell in row.cells):
                     name = f"strip-{files.folder_name(number, row.model)}.webp"
-                    self.save_animation(staging / name, scale, number)
+                    self.save_animation(
+                        staging / name, scale, number, alpha=alpha, colormap=colormap
+                    )
 
-        files.save(self.photo, self.kind, self.titles, self.rows, Path(folder), draw)
+        self._save(Path(folder), draw)
+        return Path(folder)
+
+    def save_data(self, folder: str | Path) -> Path:
+        """Writes what ``load`` needs, and draws nothing; otherwise as ``save``."""
+        self._save(Path(folder), lambda staging: None)
         return Path(folder)
 
     @classmethod
@@ -260,6 +276,9 @@ class Comparison:
         """What the maps belong to, each once, in the order of the cells."""
         found = {id(cell.explanation): cell.explanation for cell in self.cells}
         return [explanation for explanation in found.values() if explanation is not None]
+
+    def _save(self, folder: Path, draw: Callable[[Path], None]) -> None:
+        files.save(self.photo, self.kind, self.titles, self.rows, folder, draw)
 
     def __repr__(self) -> str:
         maps = sum(cell.explanation is not None for cell in self.cells)

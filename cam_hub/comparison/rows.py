@@ -11,7 +11,7 @@ from cam_hub.comparison.cells import Cell, Row
 from cam_hub.comparison.columns import Columns
 from cam_hub.comparison.labels import own_class
 from cam_hub.comparison.work import Done, Question, Teller, Worker, answers, forward_seconds
-from cam_hub.errors import CamHubError, ClassNotFound, InvalidArgument, NoMap
+from cam_hub.errors import CamHubError, ClassNotFound, NoMap, TooMuch
 from cam_hub.introspection.layers import list_layers, suggest_layers
 from cam_hub.introspection.selection import resolve_layers
 from cam_hub.preparation import prepare
@@ -86,7 +86,7 @@ def _names_of(model: LoadedModel, question: Question, size: tuple[int, ...]) -> 
         return columns.layers
     names = suggest_layers(model, columns.layers, input_size=size)
     if question.most is not None and len(names) > question.most:
-        raise InvalidArgument(
+        raise TooMuch(
             "target_layers",
             columns.layers,
             f"at most {question.most} layers, and these are {len(names)} of {model.id}; name some "

@@ -14,7 +14,16 @@ from cam_hub.figures import colorbar, montage, note, stack
 from cam_hub.maps import Map
 from cam_hub.results import Explanation
 
-__all__ = ["cost_in_words", "film", "overlay_of", "percent", "reduced", "sheet", "short_label"]
+__all__ = [
+    "cost_in_words",
+    "film",
+    "overlay_of",
+    "percent",
+    "reduced",
+    "sheet",
+    "short_label",
+    "title_of",
+]
 
 _MOST_ABREAST = 8
 _LINES = 3
@@ -119,7 +128,7 @@ def film(row: Row, titles: Sequence[str], pictures: Pictures, tile_width: int) -
     for number, (title, cell, picture) in enumerate(
         zip(titles, row.cells, pictures, strict=True), start=1
     ):
-        first = f"{number}/{len(row.cells)}  {_title(title, cell)}"
+        first = f"{number}/{len(row.cells)}  {title_of(title, cell)}"
         lines = [first, *(_of_cell(title, cell)[1:] if picture else (cell.reason,))]
         shown = picture or ground
         if shown is None:
@@ -156,7 +165,7 @@ def _of_row(row: Row) -> list[str]:
 
 
 def _of_cell(title: str, cell: Cell) -> list[str]:
-    lines = [_title(title, cell)]
+    lines = [title_of(title, cell)]
     cam = cell.cam
     where = "" if cam is None or cell.layer is None else f"{cam.shape[0]}×{cam.shape[1]}"
     what = [cell.layer, where]
@@ -168,7 +177,7 @@ def _of_cell(title: str, cell: Cell) -> list[str]:
     return _padded(lines)
 
 
-def _title(title: str, cell: Cell) -> str:
+def title_of(title: str, cell: Cell) -> str:
     """What stands below a picture first; where columns are numbers, what they number."""
     if title.startswith("layer ") and cell.layer is not None:
         return cell.layer

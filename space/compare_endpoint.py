@@ -1,0 +1,131 @@
+"""``/compare``: models beside each other on one photo, for programs."""
+
+# Annotations must be real types here, not texts: Gradio reads inputs and outputs off them.
+
+from collections.abc import Callable
+
+import gradio as gr
+from gradio.events import api
+
+from cam_hub.comparison.files import CellFacts
+from cam_hub.comparison.scales import SCALES
+from space.compare_files import write_compare_files
+from space.compare_request import read_compare_request
+from space.endpoint import document, file_of
+from space.explainer import Explainer
+from space.problems import readable
+from space.settings import Settings
+from space.visitor import teller, token_of, warn
+from space.workspace import Workspace
+
+__all__ = ["add_compare_endpoint", "make_compare"]
+
+Answer = tuple[gr.FileData, list[CellFacts], gr.FileData]
+
+_NAMED: list[str] = []  # the default that the documentation shows; nothing ever writes to it
+
+_INPUTS = {
+    "image": "the photo, as handle_file(path or URL): JPEG, PNG, WebP, GIF (its first frame) …",
+    "models": "IDs, the rows: 'owner/name[@revision]', 'torchvision/name[@weights]' or timm names; "
+    "empty: the default model",
+    "methods": "smoothgradcampp, layercam, gradcam, gradcampp or xgradcam; several: the columns; "
+    "empty: smoothgradcampp",
+    "target_layers": "layer names, or one word: stages, convs, all; several: the columns; empty: "
+    "each model's recommended one",
+    "classes": "class indices or labels as texts, or 'top(3)'; several: the columns; empty: each "
+    "model's predicted class",
+    "num_samples": "noisy copies that SmoothGradCAM++ averages over, at least 1",
+    "std": "standard deviation of their noise, in units of the normalised input, at least 0",
+    "seed": "of the noise; the same seed gives the same maps",
+    "scale": "; ".join(f"{name}: {words}" for name, words in SCALES.items()),
+    "alpha": "opacity of the heatmap over the photo, from 0 to 1",
+    "colormap": "name of a colour map of matplotlib's",
+}
+
+_OUTPUTS = {
+    "sheet": "PNG of all maps with their captions, costs and reasons",
+    "cells": "one row per cell, row by row; seconds and forward_passes are those of the work that "
+    "'maps' maps came out of together; error and reason: why there is no map; null: not known",
+    "archive": "ZIP of sheet, photo, table, maps (NPY) with their manifests, and, of layers, an "
+    "animation per model; Comparison.load reads it once it is unpacked",
+}
+
+
+def make_compare(
+    explainer: Explainer, workspace: Workspace, settings: Settings
+) -> Callable[..., Answer]:
+    """The endpoint's function for one app."""
+
+    def compare(
+        image: gr.FileData,
+        models: list[str] = _NAMED,
+        methods: list[str] = _NAMED,
+        target_layers: list[str] = _NAMED,
+        classes: list[str] = _NAMED,
+        num_samples: int = 4,
+        std: float = 0.3,
+        seed: int = 0,
+        scale: str = "shares",
+        alpha: float = 0.5,
+        colormap: str = "jet",
+        visitor: gr.OAuthToken | None = None,
+    ) -> Answer:
+        """Puts maps of one photo beside each other: models by methods, layers or classes.
+
+        The rows are models. The columns are the methods, the target layers or the classes:
+        whichever has several values. A model that fails and a map that is blank leave the others
+        theirs; their cells say why.
+
+        Args:
+            image: The photo.
+            models: timm or torchvision models.
+            methods: Names of methods.
+            target_layers: Layer names, or one of the words stages, convs, all.
+            classes: Class indices or labels as texts, or top(3).
+            num_samples: Noisy copies that SmoothGradCAM++ averages over.
+            std: Standard deviation of their noise, in units of the normalised input.
+            seed: Seed of the noise.
+            scale: What the colours of the maps have in common: shares, values or own.
+            alpha: Opacity of the heatmap, from 0 to 1.
+            colormap: Name of a colour map of matplotlib's.
+            visitor: Access token, for private and gated models; Gradio hands it over.
+
+        Returns:
+            The sheet, the numbers of its cells, and an archive of everything.
+        """
+        with readable(as_html=False):
+            request = read_compare_request(
+                image=image,
+                models=models or [settings.default_model],
+                methods=methods or ["smoothgradcampp"],
+                target_layers=target_layers,
+                classes=classes,
+                num_samples=num_samples,
+                std=std,
+                seed=seed,
+                scale=scale,
+                alpha=alpha,
+                colormap=colormap,
+                limits=settings.limits,
+            )
+            tell = teller(gr.Progress())
+            grid = explainer.compare(request, tell, token_of(visitor))
+            warn(note for row in grid.rows for note in row.notes)
+            tell(0.9, "Writing files")
+            files = write_compare_files(
+                grid, workspace.folder(), request.scale, request.alpha, request.colormap
+            )
+            return file_of(files.sheet), grid.table(), file_of(files.archive)
+
+    return compare
+
+
+def add_compare_endpoint(explainer: Explainer, workspace: Workspace, settings: Settings) -> None:
+    """Adds ``/compare`` to the app that is being built, with names and words for its values."""
+    event = api(
+        make_compare(explainer, workspace, settings),
+        api_name="compare",
+        concurrency_id="model",
+        concurrency_limit=settings.concurrency,
+    )
+    document(event, _INPUTS, _OUTPUTS)

@@ -1,0 +1,159 @@
+"""What the page answers when things are compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from cam_hub.comparison.result import Comparison
+from cam_hub.comparison.scales import check_scale
+from cam_hub.errors import InvalidArgument
+from space.compare_files import write_compare_files
+from space.compare_panel import ComparePanel
+from space.compare_request import read_compare_request
+from space.compare_views import NO_GRID, TILE_SIDE, grid_html
+from space.explainer import Explainer
+from space.problems import readable
+from space.settings import Settings
+from space.visitor import teller, token_of, warn
+from space.workspace import Workspace
+
+__all__ = ["CompareHandlers"]
+
+Updates = dict[Any, Any]
+"""New values by component."""
+
+_STOPPED = (
+    '<p class="note" role="status">Stopped. Press <strong>Compare</strong> to start again.</p>'
+)
+
+
+@dataclass(frozen=True)
+class CompareHandlers:
+    """The handlers. Only ``answer`` uses models; ``kept`` holds the folder of the last answer.
+
+    That folder has the comparison twice: ``whole``, for taking away, and ``screen``, on a photo of
+    the size in which it is shown, so that another look is drawn at once.
+    """
+
+    explainer: Explainer
+    workspace: Workspace
+    settings: Settings
+    panel: ComparePanel
+    kept: gr.State
+
+    def answer(
+        self,
+        photo: Any,
+        address: Any,
+        models: Any,
+        kind: Any,
+        methods: Any,
+        layers: Any,
+        classes: Any,
+        scale: Any,
+        alpha: Any,
+        colormap: Any,
+        main_method: Any,
+        main_classes: Any,
+        num_samples: Any,
+        std: Any,
+        seed: Any,
+        visitor: gr.OAuthToken | None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio wants it)
+    ) -> Updates:
+        """Compares, and shows the grid; the form fills in what the tab leaves open."""
+        with readable(as_html=True):
+            own = classes or main_classes or ["top(3)"]
+            request = read_compare_request(
+                image=address.strip() if isinstance(address, str) and address.strip() else photo,
+                models=models,
+                methods=methods if kind == "methods" else main_method,
+                target_layers=layers if kind == "layers" else None,
+                classes=own if kind == "classes" else _first(main_classes),
+                num_samples=num_samples,
+                std=std,
+                seed=seed,
+                scale=scale,
+                alpha=alpha,
+                colormap=colormap,
+                limits=self.settings.limits,
+            )
+            tell = teller(progress)
+            grid = self.explainer.compare(request, tell, token_of(visitor))
+            warn(note for row in grid.rows for note in row.notes)
+            tell(0.92, "Drawing")
+            folder = self.workspace.folder()
+            grid.save_data(folder / "whole")
+            screen = grid.reduced(TILE_SIDE)
+            screen.save_data(folder / "screen")
+            shown = grid_html(screen, request.scale, request.alpha, request.colormap)
+            return {
+                self.kept: folder,
+                self.panel.grid: shown,
+                self.panel.files: gr.update(value=None, visible=True),
+            }
+
+    def redraw(self, kept: Path | None, scale: Any, alpha: Any, colormap: Any) -> Updates:
+        """Shows the same maps in another look."""
+        if kept is None:
+            return {self.panel.grid: gr.skip()}
+        with readable(as_html=True):
+            grid = _reopened(kept / "screen")
+            return {
+                self.panel.grid: grid_html(grid, check_scale(scale), float(alpha), str(colormap))
+            }
+
+    def write_files(self, kept: Path | None, scale: Any, alpha: Any, colormap: Any) -> Updates:
+        """Offers the files of what is shown; the grid comes first, so this is a step of its own."""
+        if kept is None:
+            return {self.panel.files: gr.skip()}
+        with readable(as_html=True):
+            grid = _reopened(kept / "whole")
+            files = write_compare_files(grid, kept, check_scale(scale), float(alpha), str(colormap))
+            paths = [files.archive, files.sheet, *files.strips]
+            return {self.panel.files: gr.update(value=[str(path) for path in paths], visible=True)}
+
+    def choose(self, kind: Any) -> Updates:
+        """Shows the field for what the columns are."""
+        panel = self.panel
+        fields = {"methods": panel.methods, "layers": panel.layers, "classes": panel.classes}
+        return {field: gr.update(visible=name == kind) for name, field in fields.items()}
+
+    def offer_stop(self) -> Updates:
+        """Lets the request be ended while it runs."""
+        return {self.panel.stop: gr.update(visible=True)}
+
+    def withdraw_stop(self) -> Updates:
+        """Takes that away when it is over."""
+        return {self.panel.stop: gr.update(visible=False)}
+
+    def stopped(self, kept: Path | None) -> Updates:
+        """Says that the request was ended; a grid from before it stays in view."""
+        return {self.panel.grid: gr.skip() if kept else _STOPPED, **self.withdraw_stop()}
+
+    def clear(self) -> Updates:
+        """Takes away what belongs to another photo."""
+        return {
+            self.kept: None,
+            self.panel.grid: NO_GRID,
+            self.panel.files: gr.update(value=None, visible=False),
+            **self.withdraw_stop(),
+        }
+
+
+def _first(classes: Any) -> Any:
+    """The one class that all columns are about."""
+    return classes[:1] if isinstance(classes, list) else classes
+
+
+def _reopened(folder: Path) -> Comparison:
+    try:
+        return Comparison.load(folder)
+    except InvalidArgument:
+        raise InvalidArgument(
+            "comparison", "the earlier one", "one that is still kept; compare again"
+        ) from None
