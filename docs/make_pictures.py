@@ -47,11 +47,30 @@ def layers(model: cam_hub.LoadedModel) -> Image.Image:
     return cam_hub.explain(model, photo, method="layercam", target_layers="stages").montage()
 
 
+def compare_methods(model: cam_hub.LoadedModel) -> Image.Image:
+    """All methods on one photo, on one scale."""
+    return cam_hub.compare(model, photos()["cheetah"], methods=cam_hub.METHODS).figure()
+
+
+def compare_classes(model: cam_hub.LoadedModel) -> Image.Image:
+    """Classes that the model hesitates between, and one that is not there, by their values."""
+    classes = ["tiger cat", "Egyptian cat", "tabby", "lion", "unicorn"]
+    grid = cam_hub.compare(model, photos()["cat"], methods="layercam", classes=classes)
+    return grid.figure("values")
+
+
+def compare_layers(model: cam_hub.LoadedModel) -> Image.Image:
+    """All convolutions, first to last; also as an animation."""
+    grid = cam_hub.compare(model, photos()["lion"], methods="layercam", target_layers="convs")
+    grid.save_animation(FOLDER / "compare_layers.webp", tile_width=200)
+    return grid.figure(tile_width=140)
+
+
 def main() -> None:
     """Writes all pictures."""
     FOLDER.mkdir(exist_ok=True)
     model = cam_hub.load_model(cam_hub.DEFAULT_MODEL)
-    for make in (gallery, layers):
+    for make in (gallery, layers, compare_methods, compare_classes, compare_layers):
         path = FOLDER / f"{make.__name__}.jpg"
         make(model).save(path, quality=88, optimize=True)
         print(path.name, path.stat().st_size // 1024, "KiB")

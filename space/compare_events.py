@@ -41,10 +41,11 @@ def connect_compare(
     at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", **private}
     look = [panel.scale, panel.alpha, panel.colormap]
 
-    panel.kind.input(
+    gr.on(
+        [panel.kind.input, panel.layers.input],
         page.choose,
-        panel.kind,
-        [panel.methods, panel.layers, panel.classes],
+        [panel.kind, panel.layers],
+        [panel.methods, panel.layers, panel.names, panel.classes],
         preprocess=False,
         **at_once,
     )
@@ -58,6 +59,7 @@ def connect_compare(
             panel.kind,
             panel.methods,
             panel.layers,
+            panel.names,
             panel.classes,
             *look,
             controls.method,

@@ -15,6 +15,7 @@ from space.compare_files import write_compare_files
 from space.compare_panel import ComparePanel
 from space.compare_request import read_compare_request
 from space.compare_views import NO_GRID, TILE_SIDE, grid_html
+from space.controls import ANY_LAYERS
 from space.explainer import Explainer
 from space.problems import readable
 from space.settings import Settings
@@ -53,6 +54,7 @@ class CompareHandlers:
         kind: Any,
         methods: Any,
         layers: Any,
+        names: Any,
         classes: Any,
         scale: Any,
         alpha: Any,
@@ -67,12 +69,13 @@ class CompareHandlers:
     ) -> Updates:
         """Compares, and shows the grid; the form fills in what the tab leaves open."""
         with readable(as_html=True):
+            named = names if layers == ANY_LAYERS else layers
             own = classes or main_classes or ["top(3)"]
             request = read_compare_request(
                 image=address.strip() if isinstance(address, str) and address.strip() else photo,
                 models=models,
                 methods=methods if kind == "methods" else main_method,
-                target_layers=layers if kind == "layers" else None,
+                target_layers=named if kind == "layers" else None,
                 classes=own if kind == "classes" else _first(main_classes),
                 num_samples=num_samples,
                 std=std,
@@ -117,11 +120,15 @@ class CompareHandlers:
             paths = [files.archive, files.sheet, *files.strips]
             return {self.panel.files: gr.update(value=[str(path) for path in paths], visible=True)}
 
-    def choose(self, kind: Any) -> Updates:
-        """Shows the field for what the columns are."""
+    def choose(self, kind: Any, layers: Any) -> Updates:
+        """Shows the fields for what the columns are."""
         panel = self.panel
-        fields = {"methods": panel.methods, "layers": panel.layers, "classes": panel.classes}
-        return {field: gr.update(visible=name == kind) for name, field in fields.items()}
+        return {
+            panel.methods: gr.update(visible=kind == "methods"),
+            panel.layers: gr.update(visible=kind == "layers"),
+            panel.names: gr.update(visible=kind == "layers" and layers == ANY_LAYERS),
+            panel.classes: gr.update(visible=kind == "classes"),
+        }
 
     def offer_stop(self) -> Updates:
         """Lets the request be ended while it runs."""

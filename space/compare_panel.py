@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from space.compare_views import GRID_CSS, GRID_JS, NO_GRID, scale_choices
-from space.controls import LAYER_WORDS
+from space.controls import ANY_LAYERS, LAYER_WORDS
 from space.settings import Settings
 from space.views import colormap_choices, method_choices
 
@@ -25,7 +25,8 @@ class ComparePanel:
     models: gr.Dropdown
     kind: gr.Radio
     methods: gr.Dropdown
-    layers: gr.Dropdown
+    layers: gr.Radio
+    names: gr.Dropdown
     classes: gr.Dropdown
     run: gr.Button
     stop: gr.Button
@@ -59,18 +60,27 @@ def build_compare_tab(settings: Settings) -> ComparePanel:
         info="For the first class of the form, or each model's predicted one.",
         elem_id="compare_methods",
     )
-    layers = gr.Dropdown(
-        choices=[
+    layers = gr.Radio(
+        [
             *[(title, word) for title, word in LAYER_WORDS if word != "best"],
             ("All, first to last", "all"),
+            ("By name", ANY_LAYERS),
         ],
-        value=["stages"],
+        value="stages",
+        visible=False,
+        label="Layers",
+        info=f"With the form's method. At most {limits.max_cells} maps in all.",
+        elem_id="compare_layers",
+    )
+    names = gr.Dropdown(
+        choices=[],
+        value=[],
         multiselect=True,
         allow_custom_value=True,
         visible=False,
-        label="Layers",
-        info=f"One word, or names. At most {limits.max_cells} maps in all. With the form's method.",
-        elem_id="compare_layers",
+        label="Layers by name",
+        info="Type a name and press Enter; the tab Layers lists them.",
+        elem_id="compare_names",
     )
     classes = gr.Dropdown(
         choices=["top(3)"],
@@ -122,6 +132,7 @@ def build_compare_tab(settings: Settings) -> ComparePanel:
         kind=kind,
         methods=methods,
         layers=layers,
+        names=names,
         classes=classes,
         run=run,
         stop=stop,

@@ -115,6 +115,11 @@ def read_compare_request(
         colormap=colormap,
         limits=limits,
     )
+    words = [name for name in common.target_layers if name in SUGGESTIONS]
+    if words and len(common.target_layers) > 1:
+        raise InvalidArgument(
+            "target_layers", " ".join(common.target_layers), f"{words[0]!r} alone, or layer names"
+        )
     wanted = tuple(dict.fromkeys(_written(id, limits) for id in ids))
     columns = read_columns(
         names, _layer_choice(common.target_layers), _class_choice(common.classes)

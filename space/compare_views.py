@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from cam_hub.comparison.cells import Cell, Row
+from cam_hub.comparison.cells import Cell, Cost, Row
 from cam_hub.comparison.result import Comparison
 from cam_hub.comparison.scales import SCALES, Scale, ends_of
 from cam_hub.comparison.sheets import cost_in_words, percent, short_label, title_of
@@ -74,16 +74,19 @@ def _legend(scale: Scale, colormap: str) -> str:
 
 
 def _section(row: Row, titles: tuple[str, ...], pictures: tuple[Image.Image | None, ...]) -> str:
-    cells = "".join(
-        _figure(row, title, cell, picture)
-        for title, cell, picture in zip(titles, row.cells, pictures, strict=True)
-    )
+    if not any(pictures) and len({cell.reason for cell in row.cells}) == 1:
+        cells = _nothing(row.cells[0].reason)  # said once rather than in every cell
+    else:
+        cells = "".join(
+            _figure(row, title, cell, picture)
+            for title, cell, picture in zip(titles, row.cells, pictures, strict=True)
+        )
     facts = " · ".join(_facts(row))
     film = _FILM if sum(picture is not None for picture in pictures) >= _FILM_FROM else ""
     model = html.escape(row.model)
     return (
         f'<section aria-label="{model}"><h3><code>{model}</code> <span>{facts}</span></h3>'
-        f"<ul>{cells}</ul>{film}</section>"
+        f"{film}<ul>{cells}</ul></section>"
     )
 
 
@@ -95,16 +98,14 @@ def _facts(row: Row) -> Iterator[str]:
         yield f"sees {html.escape(short_label(best.label))} {_percent(best.probability)}"
     if row.forward_seconds is not None:
         yield f"one pass {row.forward_seconds:.3f} s"
+    if (cost := _common_cost(row)) is not None:
+        yield cost_in_words(cost)
 
 
 def _figure(row: Row, title: str, cell: Cell, picture: Image.Image | None) -> str:
     name = html.escape(title_of(title, cell))
     if picture is None:
-        reason = html.escape(cell.reason)
-        return (
-            f'<li class="none"><figure><p><strong>No map.</strong> {reason}</p>'
-            f"<figcaption><strong>{name}</strong></figcaption></figure></li>"
-        )
+        return _nothing(cell.reason, f"<figcaption><strong>{name}</strong></figcaption>")
     label = html.escape(short_label(cell.label or ""))
     alt = (
         f"{METHODS[cell.method].title} of {html.escape(row.model)} at "
@@ -117,13 +118,26 @@ def _figure(row: Row, title: str, cell: Cell, picture: Image.Image | None) -> st
     lines = [
         f"{layer}, {grid}" if layer != name else grid,
         f"{label}{chance}",
-        cost_in_words(cell.cost) if cell.cost else "",
+        cost_in_words(cell.cost) if cell.cost and _common_cost(row) is None else "",
     ]
     words = "".join(f"<span>{line}</span>" for line in lines if line)
     return (
         f'<li><figure><img src="{_uri(picture)}" alt="{alt}">'
         f"<figcaption><strong>{name}</strong>{words}</figcaption></figure></li>"
     )
+
+
+def _common_cost(row: Row) -> Cost | None:
+    """That of the one piece of work that all maps of a row came out of, if it was one."""
+    costs = {cell.cost for cell in row.cells} - {None}
+    cost = costs.pop() if len(costs) == 1 else None
+    return cost if cost is not None and cost.maps > 1 else None
+
+
+def _nothing(reason: str, caption: str = "") -> str:
+    whole = "" if caption else " whole"
+    words = f"<p><strong>No map.</strong> {html.escape(reason)}</p>"
+    return f'<li class="none{whole}"><figure>{words}{caption}</figure></li>'
 
 
 def _percent(probability: float) -> str:
@@ -176,7 +190,8 @@ figcaption {
   color: var(--body-text-color); background: var(--background-fill-secondary);
   overflow-wrap: anywhere;
 }
-.film { margin-top: 0.5rem; }
+.whole { grid-column: 1 / -1; }
+.film { margin: 0 0 0.4rem; }
 .film summary { cursor: pointer; padding: 0.2rem 0; font-size: 0.85rem; }
 .film summary:focus-visible, .film button:focus-visible, .film input:focus-visible {
   outline: 2px solid var(--color-accent); outline-offset: 2px;

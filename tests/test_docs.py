@@ -71,6 +71,22 @@ def test_the_readmes_python_runs(folder_with_cat):
     assert (folder_with_cat / "explanation" / "manifest.json").exists()
 
 
+def test_two_methods_are_compared_as_the_docs_say(folder_with_cat):
+    names = run(blocks("docs/compare.md")[0])
+    assert [cell.label for cell in names["grid"].cells] == ["tabby, tabby cat"] * 2
+    assert names["again"].table() == names["grid"].table()
+    assert (folder_with_cat / "sheet.png").exists()
+
+
+@pytest.mark.slow
+def test_the_features_of_vgg_19_become_a_sheet_and_an_animation(folder_with_cat):
+    strip = run(blocks("docs/compare.md")[1])["strip"]
+    assert len(strip.cells) == 37
+    assert all(cell.cam is not None for cell in strip.cells)
+    assert {cell.cost.maps for cell in strip.cells} == {37}
+    assert (folder_with_cat / "vgg19.webp").exists()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_to_files_lead_somewhere(page: Path):
     for target in LINK.findall(page.read_text("utf-8")):

@@ -75,7 +75,14 @@ def sent(lion: Image.Image) -> str:
 
 def test_the_public_endpoints_are_the_tools_and_each_argument_is_described(url: str):
     tools = Agent(url, False).run(lambda session: session.list_tools()).tools
-    assert [tool.name for tool in tools] == ["explain", "layers", "predict", "search", "describe"]
+    assert [tool.name for tool in tools] == [
+        "explain",
+        "layers",
+        "predict",
+        "compare",
+        "search",
+        "describe",
+    ]
     for tool in tools:
         assert len(tool.description) > 40
         for name, value in tool.inputSchema["properties"].items():

@@ -79,6 +79,7 @@ def test_a_bad_model_in_the_middle_leaves_the_others_their_maps(
         ({"models": ["no-such-model"]}, "model_not_found"),
         ({"methods": ["nope"]}, "method_not_found"),
         ({"methods": ["layercam", "gradcam"], "classes": ["1", "2"]}, "invalid_argument"),
+        ({"target_layers": ["stages", "bn2"]}, "invalid_argument"),
         ({"scale": "log"}, "invalid_argument"),
         ({"alpha": 3}, "invalid_argument"),
         ({"models": [f"m{n}" for n in range(7)]}, "too_much"),
@@ -113,7 +114,8 @@ FORM = {
     "compare_models": [LITE0],
     "compare_kind": "methods",
     "compare_methods": ["layercam", "gradcam"],
-    "compare_layers": ["stages"],
+    "compare_layers": "stages",
+    "compare_names": [],
     "compare_classes": ["top(3)"],
     "compare_scale": "shares",
     "compare_alpha": 0.5,
@@ -143,8 +145,8 @@ def test_the_tab_shows_a_figure_per_cell_and_the_reason_where_there_is_none(
     done, shown = press(browser, photo, compare_models=[LITE0, "<b>no</b>"])
     grid = shown["compare_grid"]
     assert done
-    assert grid.count("<figure>") == 4
-    assert grid.count("No map.") == 2
+    assert grid.count("<img") == 3  # the colour bar among them
+    assert grid.count("No map.") == 1  # of a whole row, the reason stands once
     assert "<b>no</b>" not in grid
     assert "&lt;b&gt;no&lt;/b&gt;" in grid
     assert f'alt="LayerCAM of {LITE0} at bn2 for lion"' in grid
@@ -155,7 +157,7 @@ def test_the_tab_shows_a_figure_per_cell_and_the_reason_where_there_is_none(
     ("kind", "changed", "count"),
     [
         ("layers", {}, 5),
-        ("layers", {"compare_layers": ["blocks.4", "bn2"]}, 2),
+        ("layers", {"compare_layers": "any", "compare_names": ["blocks.4", "bn2"]}, 2),
         ("classes", {}, 3),
         ("classes", {"compare_classes": [], "classes": ["lion", "293"]}, 2),
         ("methods", {"classes": ["293", "lion"]}, 2),
@@ -210,8 +212,12 @@ def test_another_photo_takes_the_grid_away(browser: Browser, lion: Image.Image):
 
 def test_the_field_for_the_columns_is_the_one_in_view(browser: Browser):
     event = browser.event("compare_kind", "input", "compare_layers")
-    _, shown = browser.fire(event, {"compare_kind": "layers"})
-    assert [name for name, field in shown.items() if field["visible"]] == ["compare_layers"]
+    for layers, expected in (
+        ("stages", ["compare_layers"]),
+        ("any", ["compare_layers", "compare_names"]),
+    ):
+        _, shown = browser.fire(event, {"compare_kind": "layers", "compare_layers": layers})
+        assert [name for name, field in shown.items() if field["visible"]] == expected
 
 
 def test_the_limits_are_told(url: str):

@@ -218,7 +218,9 @@ def test_a_program_hands_over_a_token_as_gradio_means_it(
     assert {call.token for call in hub.calls} == {TOKENS["ann"]}
 
 
-@pytest.mark.parametrize("api", ["/explain", "/layers", "/predict", "/describe", "/search"])
+@pytest.mark.parametrize(
+    "api", ["/explain", "/layers", "/predict", "/compare", "/describe", "/search"]
+)
 def test_every_endpoint_says_that_it_takes_a_token_but_needs_none(
     space: Space, hub: FakeHub, tmp_path: Path, api: str
 ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cam_hub.classes import Prediction
-from cam_hub.errors import CamHubError
+from cam_hub.errors import CamHubError, NoMap
 from cam_hub.maps import Map
 from cam_hub.results import Explanation
 
@@ -62,6 +62,8 @@ class Cell:
     @property
     def reason(self) -> str:
         """Why there is no map; empty if there is one."""
+        if isinstance(self.error, NoMap):
+            return self.error.reason  # its message repeats what the cell says already
         return self.error.message if self.error is not None else ""
 
 

@@ -116,7 +116,7 @@ def sheet(
         title=f"Colours: {SCALES[scale]}",
     )
     cold, hot = ends_of(scale)
-    width = min(grid.width, 3 * tile_width)
+    width = min(grid.width, max(480, 3 * tile_width))
     bar = colorbar(colormap, width, max(40, tile_width // 6), cold, hot)
     return stack([grid, bar])
 
