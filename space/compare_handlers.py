@@ -14,7 +14,7 @@ from cam_hub.errors import InvalidArgument
 from space.compare_files import write_compare_files
 from space.compare_panel import ComparePanel
 from space.compare_request import read_compare_request
-from space.compare_views import NO_GRID, TILE_SIDE, grid_html
+from space.compare_views import NO_GRID, grid_html, tile_side
 from space.controls import ANY_LAYERS
 from space.explainer import Explainer
 from space.problems import readable
@@ -91,7 +91,7 @@ class CompareHandlers:
             tell(0.92, "Drawing")
             folder = self.workspace.folder()
             grid.save_data(folder / "whole")
-            screen = grid.reduced(TILE_SIDE)
+            screen = grid.reduced(tile_side(grid))
             screen.save_data(folder / "screen")
             shown = grid_html(screen, request.scale, request.alpha, request.colormap)
             return {

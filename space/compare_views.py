@@ -20,10 +20,9 @@ from cam_hub.comparison.sheets import cost_in_words, percent, short_label, title
 from cam_hub.methods import METHODS
 from cam_hub.rendering import colorize
 
-__all__ = ["GRID_CSS", "GRID_JS", "NO_GRID", "TILE_SIDE", "grid_html", "scale_choices"]
+__all__ = ["GRID_CSS", "GRID_JS", "NO_GRID", "grid_html", "scale_choices", "tile_side"]
 
-TILE_SIDE = 400
-"""Most pixels along a side of a picture in the grid."""
+_SIDE, _SIDE_OF_MANY, _MANY = 400, 256, 16
 
 NO_GRID = (
     '<p class="note" role="status">Choose models and columns and press <strong>Compare</strong>. '
@@ -44,6 +43,11 @@ def scale_choices() -> list[tuple[str, str]]:
     return [(title, name) for name, title in _SCALE_TITLES.items()]
 
 
+def tile_side(grid: Comparison) -> int:
+    """Most pixels along a side of a picture in the grid: less where there are many to be drawn."""
+    return _SIDE if len(grid.cells) <= _MANY else _SIDE_OF_MANY
+
+
 def grid_html(grid: Comparison, scale: Scale, alpha: float, colormap: str) -> str:
     """The grid: what the colours mean, and a section per model with one figure per cell.
 
@@ -56,7 +60,7 @@ def grid_html(grid: Comparison, scale: Scale, alpha: float, colormap: str) -> st
     Raises:
         InvalidArgument: If the look does not work.
     """
-    pictures = grid.pictures(scale, alpha=alpha, colormap=colormap, max_side=TILE_SIDE)
+    pictures = grid.pictures(scale, alpha=alpha, colormap=colormap, max_side=tile_side(grid))
     sections = "".join(
         _section(row, grid.titles, shown) for row, shown in zip(grid.rows, pictures, strict=True)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from cam_hub.classes import Prediction
 from cam_hub.errors import CamHubError, NoMap
@@ -52,7 +53,7 @@ class Cell:
     cost: Cost | None = None
     error: CamHubError | None = None
 
-    @property
+    @cached_property
     def cam(self) -> Map | None:
         """The un-normalised map, float32 ``(rows, cols)``; of a clip the fusion of its steps."""
         if self.explanation is None:
