@@ -275,7 +275,12 @@ def test_what_was_not_foreseen_says_nothing_of_the_server(
         ("call/predict", {"content": b"{"}, 422, "invalid_argument"),
         ("call/v2/nowhere", {"json": {"image": "x"}}, 404, "not_found"),
         ("call/nowhere", {"json": {"data": []}}, 404, "not_found"),
-        ("queue/join", {"json": {"data": [], "fn_index": 999, "session_hash": "a"}}, 404, "not_found"),
+        (
+            "queue/join",
+            {"json": {"data": [], "fn_index": 999, "session_hash": "a"}},
+            404,
+            "not_found",
+        ),
         ("upload", {"content": b"x"}, 400, "invalid_argument"),
         ("nowhere", {"json": {}}, 404, "not_found"),
     ],

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from cam_hub.arguments import check_count, model_of, noise_of
 from cam_hub.classes import ClassChoice
 from cam_hub.comparison.cells import Row
 from cam_hub.comparison.columns import Columns, read_columns
@@ -20,8 +19,8 @@ from cam_hub.comparison.rows import empty_cell, make_row
 from cam_hub.comparison.work import Question, Teller, foreseen
 from cam_hub.errors import CamHubError, InvalidArgument, NoMap
 from cam_hub.images import open_image
-from cam_hub.methods import METHODS
 from cam_hub.passes import Progress
+from cam_hub.request import Request, model_of
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.region import RegionChoice
 
@@ -134,8 +133,7 @@ def ask(
         InvalidArgument, MethodNotFound, ImageRefused: As ``compare``.
     """
     columns = read_columns(methods, target_layers, classes)
-    noise_of(METHODS[columns.methods[0]], num_samples, std, seed)
-    check_count("batch_size", batch_size)
+    Request.checked(num_samples=num_samples, std=std, seed=seed, batch_size=batch_size)
     options = {
         "region": region,
         "reference": reference,
