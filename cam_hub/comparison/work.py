@@ -151,6 +151,7 @@ class Worker:
                 method=method,
                 target_layers=layers,
                 classes=classes,
+                reuse=False,  # else the cost of a map would be that of finding it
                 progress=self.tell,
                 **self.question.options,
             )
