@@ -109,10 +109,27 @@ class GuardedBlocks(gr.Blocks):
             code = problem.code
             raise problem from error
         finally:
+            if asked.api_visibility == "public":
+                self._forget(named.get("session_hash"))
             # A word about every glance at the page would bury the rest.
             if _is_work(asked) or code != "ok":
                 self.health.answered(_name(asked), model_id, time.monotonic() - begin, code)
         return answer
+
+    def _forget(self, session: str | None) -> None:
+        """Drops what Gradio keeps of a session in which nothing is remembered.
+
+        It keeps a copy of the whole page's configuration, even of sessions that are one call of an
+        endpoint.
+        """
+        if session is None:
+            return
+        holder = self.state_holder
+        with holder.lock:
+            kept = holder.session_data.get(session)
+            if kept is not None and not kept.state_data:
+                holder.session_data.pop(session, None)
+                holder.time_last_used.pop(session, None)
 
 
 def _is_work(asked: BlockFunction) -> bool:

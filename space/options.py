@@ -103,6 +103,8 @@ OPTIONS = (
            "everybody's", "limits.owners", optional=True),
     Option("concurrency", "count", 2, "requests that use a model at the same time", "concurrency"),
     Option("queue", "count", 64, "requests that may wait", "queue_size"),
+    Option("sessions", "count", 1000, "pages in browsers whose last result is remembered",
+           "sessions"),
     Option("max-samples", "count", 64, "noisy copies of one request", "limits.max_samples"),
     Option("max-classes", "count", 10, "classes of one request", "limits.max_classes"),
     Option("max-layers", "count", 64, "layers of one request", "limits.max_layers"),

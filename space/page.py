@@ -114,6 +114,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "ssr_mode": False,
         "share": False,
         "enable_monitoring": False,
+        "state_session_capacity": settings.sessions,
         "mcp_server": can_serve_agents(),
         "app_kwargs": {
             "middleware": [

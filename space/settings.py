@@ -102,6 +102,7 @@ class Settings:
         load_limits: What may be loaded; variables such as ``CAM_HUB_PARAMETERS`` change it.
         concurrency: How many requests use a model at the same time.
         queue_size: How many may wait.
+        sessions: Of how many pages in browsers the last result is remembered.
         model_bytes: Bytes of weights that stay loaded.
         disk_bytes: Bytes of downloaded weights that stay on the disk, in the caches of the Hub and
             of torch; None for any number.
@@ -119,6 +120,7 @@ class Settings:
     load_limits: LoadLimits = field(default_factory=FREE_SPACE.from_environment)
     concurrency: int = 2
     queue_size: int = 64
+    sessions: int = 1000
     model_bytes: int = 4 * 2**30
     disk_bytes: int | None = None
     cleaning_seconds: int = 3600

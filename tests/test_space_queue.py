@@ -10,8 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 from PIL import Image
 
+from space.page import create_app, launch_options
 from tests.browser import Browser
 from tests.space_app import SETTINGS, encoded, serve
 
@@ -53,9 +55,19 @@ def test_what_needs_no_model_does_not_wait_for_one(url: str, busy: Browser):
     assert time.monotonic() - begin < 5, "a thousand samples take longer"
 
 
-def test_those_who_wait_hear_their_position_and_no_more_than_so_many_may(
-    url: str, busy: Browser, photo: Path
-):
+def test_those_who_wait_hear_their_position(url: str, busy: Browser):
+    first, second = (Client(url, verbose=False).submit(api_name="/layers") for _ in range(2))
+    deadline = time.monotonic() + 10
+    ranks: list[int | None] = []
+    while 1 not in ranks and time.monotonic() < deadline:
+        ranks = [job.status().rank for job in (first, second)]
+        time.sleep(0.05)
+    assert sorted(rank for rank in ranks if rank is not None) == [0, 1]
+    for job in (first, second):
+        job.cancel()
+
+
+def test_no_more_than_so_many_may_wait(url: str, busy: Browser):
     api = f"{url}gradio_api/call/layers"
     events = [httpx.post(api, json={"data": [SETTINGS.default_model, False]}) for _ in range(5)]
     statuses = [event.status_code for event in events]
@@ -66,6 +78,24 @@ def test_those_who_wait_hear_their_position_and_no_more_than_so_many_may(
     assert httpx.post(f"{url}gradio_api/queue/join", json={
         "data": [], "fn_index": browser.explaining["id"], **session
     }).status_code == 503  # fmt: skip
+
+
+def test_calls_of_endpoints_leave_no_session_behind_and_pages_keep_theirs(lion: Image.Image):
+    app = create_app(SETTINGS)
+    app.launch(prevent_thread_lock=True, quiet=True, inbrowser=False, **launch_options(SETTINGS))
+    try:
+        page = Browser(app.local_url)
+        assert page.explain(page.upload(encoded(lion, "PNG")))[0]
+        for _ in range(3):
+            Client(app.local_url, verbose=False).predict(api_name="/describe")
+        with pytest.raises(AppError):
+            Client(app.local_url, verbose=False).predict("a b", api_name="/describe")
+        assert list(app.state_holder.session_data) == [page.session]
+        redraw = page.event("colormap", "input", "comparison")
+        done, drawn = page.fire(redraw, {"alpha": 0.5, "colormap": "jet"})
+        assert done and drawn["comparison"]
+    finally:
+        app.close(verbose=False)
 
 
 def test_a_cancelled_request_makes_room_soon(url: str, busy: Browser, photo: Path):
@@ -83,7 +113,8 @@ def test_whoever_leaves_makes_room_too(url: str, lion: Image.Image, photo: Path,
     job = first.submit(
         handle_file(photo), method="smoothgradcampp", num_samples=1000, api_name="/explain"
     )
-    time.sleep(0.3)
+    while job.status().rank is None:
+        time.sleep(0.05)
     job.cancel()
     stop = {"session_hash": busy.session, "fn_index": busy.explaining["id"]}
     httpx.post(f"{url}gradio_api/cancel", json={**stop, "event_id": busy.last_event})
