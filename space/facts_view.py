@@ -36,6 +36,7 @@ def facts_html(facts: ModelFacts, *, random_weights: bool = False) -> str:
     parts = [
         f"{_many(facts.parameters)} parameters" if facts.parameters is not None else "",
         f"input {_sides(facts.input_size)}" if facts.input_size else "",
+        f"{len(facts.class_names):,} classes" if facts.class_names else "",
         "" if random_weights else _fetching(facts.fetch_bytes),
         "weights as a pickle" if _is_pickle(facts) else "",
         facts.licence or "",

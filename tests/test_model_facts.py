@@ -61,8 +61,25 @@ def test_the_input_is_told_where_timm_torchvision_or_what_was_fetched_before_kno
     assert cam_hub.describe_model(REPO).input_size == (3, 96, 128)
 
 
-def test_what_was_fetched_for_somebody_tells_nobody_else_the_input(hub):
+def test_what_was_fetched_for_somebody_tells_nobody_else_input_or_labels(hub):
     hub.gated.add(REPO)
     hub.accepted[REPO] = {"hf_baker"}
     load(token="hf_baker")
-    assert cam_hub.describe_model(REPO, token=False).input_size is None
+    nobody = cam_hub.describe_model(REPO, token=False)
+    assert nobody.input_size is None
+    assert nobody.class_names is None
+
+
+@pytest.mark.parametrize("id", [cam_hub.DEFAULT_MODEL, "torchvision/mobilenet_v3_small"])
+def test_the_labels_are_those_of_the_loaded_model(id):
+    facts = cam_hub.describe_model(id, pretrained=False)
+    model = cam_hub.load_model(id, pretrained=False, device="cpu")
+    assert facts.class_names == model.class_names
+    assert len(facts.class_names) == 1000
+
+
+def test_features_have_no_labels_and_a_large_label_set_is_told_in_full():
+    features = cam_hub.describe_model("vit_small_patch14_dinov2", pretrained=False)
+    assert features.class_names is None
+    large = cam_hub.describe_model("convnext_tiny.in12k", pretrained=False)
+    assert len(large.class_names) == 11821

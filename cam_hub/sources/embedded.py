@@ -100,6 +100,7 @@ class EmbeddedSource:
             licence=_CARRIERS[id].licence,
             library="timm",
             input_size=timm_models.input_size_of(id.partition("/")[2]),
+            class_names=timm_models.class_names_of(id.partition("/")[2]),
         )
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:

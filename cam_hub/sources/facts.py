@@ -46,6 +46,7 @@ class ModelFacts:
         downloads: Downloads of the last 30 days.
         input_size: Channels, rows and columns of its input, where they can be told without
             loading it.
+        class_names: One label per class, where they can be told without loading it.
         refusal: Why ``load_model`` with the same limits and token would refuse it, as far as that
             can be told; None if nothing is known to speak against it.
         files: Everything in its repo.
@@ -67,6 +68,7 @@ class ModelFacts:
     tags: tuple[str, ...] = ()
     downloads: int | None = None
     input_size: tuple[int, ...] | None = None
+    class_names: tuple[str, ...] | None = field(default=None, repr=False)
     refusal: str | None = None
     files: tuple[FileFacts, ...] = field(default=(), repr=False)
     fresh: bool = True

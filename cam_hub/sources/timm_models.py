@@ -23,6 +23,7 @@ from cam_hub.tasks.similarity import Similarity
 __all__ = [
     "as_loaded",
     "build",
+    "class_names_of",
     "hub_id_of",
     "hub_ids",
     "input_size_of",
@@ -97,6 +98,12 @@ def input_size_of(name: str) -> tuple[int, ...] | None:
     """Channels, rows and columns that timm names for ``architecture[.tag]``; None for others."""
     config = timm.models.get_pretrained_cfg(name) if _exists(name) else None
     return tuple(config.input_size) if config is not None else None
+
+
+def class_names_of(name: str) -> tuple[str, ...] | None:
+    """The labels of timm's own weights ``architecture[.tag]``; None for others, or without any."""
+    config = timm.models.get_pretrained_cfg(name) if _exists(name) else None
+    return _labels(config.to_dict(), config.num_classes) if config is not None else None
 
 
 def _exists(name: str) -> bool:
@@ -175,20 +182,26 @@ def _is_embedding(module: nn.Module) -> bool:
 
 
 def _class_names(module: nn.Module) -> tuple[str, ...] | None:
-    """The labels that the model's configuration declares, else those of its ImageNet subset."""
-    count = getattr(module, "num_classes", None)
     config = getattr(module, "pretrained_cfg", None) or {}
+    return _labels(config, getattr(module, "num_classes", None))
+
+
+def _labels(config: Mapping[str, Any], count: int | None) -> tuple[str, ...] | None:
+    """The labels that a configuration declares, else those of its ImageNet subset."""
     declared: Sequence[str] | None = config.get("label_names")
     descriptions: dict[str, str] = config.get("label_descriptions") or {}
     if declared:
         names = tuple(str(descriptions.get(name, name)) for name in declared)
         return names if len(names) == count else None
-    subset = infer_imagenet_subset(module)
-    if not subset:
-        return None
+    subset = infer_imagenet_subset({"num_classes": count})
+    names = _imagenet_labels(subset) if subset else ()
+    return names if names and len(names) == count else None
+
+
+@cache
+def _imagenet_labels(subset: str) -> tuple[str, ...]:
     info = ImageNetInfo(subset)
-    names = tuple(info.index_to_description(index) for index in range(info.num_classes()))
-    return names if len(names) == count else None
+    return tuple(info.index_to_description(index) for index in range(info.num_classes()))
 
 
 def ambiguous(id: ModelId, tags: Sequence[str]) -> ModelNotFound:

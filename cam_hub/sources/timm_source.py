@@ -44,6 +44,7 @@ class TimmSource:
             fetch_bytes=0,
             library="timm",
             input_size=timm_models.input_size_of(name),
+            class_names=timm_models.class_names_of(name),
         )
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:

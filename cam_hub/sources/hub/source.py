@@ -51,7 +51,8 @@ class HubSource:
         """What the Hub says about the repo; without it, what the cache tells."""
         repo = _repo(request)
         facts = facts_of(request, repo)
-        return replace(facts, id=_name(request, repo), input_size=_input_size(request, repo, facts))
+        size, labels = _declared(request, repo, facts)
+        return replace(facts, id=_name(request, repo), input_size=size, class_names=labels)
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
         """The IDs of timm's own weights; their architectures can be built without them, too."""
@@ -71,21 +72,25 @@ def _config(id: str, snapshot: Snapshot) -> RepoConfig:
     return read_config(id, path)
 
 
-def _input_size(request: Request, repo: str, facts: ModelFacts) -> tuple[int, ...] | None:
-    """What the configuration says, if it is here; else what timm knows of weights of its own.
+def _declared(
+    request: Request, repo: str, facts: ModelFacts
+) -> tuple[tuple[int, ...] | None, tuple[str, ...] | None]:
+    """Input size and labels: as the configuration says, if it is here, else as timm knows them.
 
     Out of a file that is here only because it was opened for somebody, nobody else is told.
     """
     owner, _, name = repo.partition("/")
-    known = timm_models.input_size_of(name) if owner == "timm" else None
+    size = timm_models.input_size_of(name) if owner == "timm" else None
+    labels = timm_models.class_names_of(name) if owner == "timm" else None
     path = RepoCache(repo).find(facts.revision, CONFIG)
     if path is None or (facts.restricted and not request.is_own):
-        return known
+        return size, labels
     try:
-        declared = read_config(facts.id, path).pretrained_cfg.get("input_size")
+        config = read_config(facts.id, path)
     except CamHubError:
-        return known
-    return tuple(declared) if declared else known
+        return size, labels
+    declared = config.pretrained_cfg.get("input_size")
+    return tuple(declared) if declared else size, config.label_names or labels
 
 
 def _name(request: Request, repo: str) -> str:

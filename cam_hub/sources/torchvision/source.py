@@ -52,8 +52,7 @@ class TorchvisionSource:
         if not request.pretrained:
             wake(module)
             detect_anything(module)
-        categories = weights.meta.get("categories")
-        names = tuple(categories) if categories else None
+        names = _labels(weights)
         task = kind.task
         if task == "classification" and names is None:
             # The checkpoint's classifier is filled up with NaN.
@@ -85,6 +84,7 @@ class TorchvisionSource:
             fetch_bytes=0 if file.is_file() or not request.pretrained else size,
             library="torchvision",
             input_size=_input_size(kind, weights),
+            class_names=_labels(weights),
         )
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
@@ -100,6 +100,12 @@ def _kind(request: Request) -> Kind:
     if name not in _kinds():
         raise ModelNotFound(id)
     return _kinds()[name]
+
+
+def _labels(weights: zoo.Weights) -> tuple[str, ...] | None:
+    """One label per class that the weights were trained for."""
+    categories = weights.meta.get("categories")
+    return tuple(categories) if categories else None
 
 
 def _input_size(kind: Kind, weights: zoo.Weights) -> tuple[int, ...] | None:
