@@ -39,5 +39,6 @@ METHODS.register(
         url="https://arxiv.org/abs/1610.02391",
         needs_noise=False,
         compute=lambda evidence: gradcam(evidence.activation, evidence.gradient),
+        summary="Weighs each channel by its mean gradient: the classic, quick and coarse.",
     )
 )

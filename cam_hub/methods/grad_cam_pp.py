@@ -56,5 +56,8 @@ METHODS.register(
         url="https://arxiv.org/abs/1710.11063",
         needs_noise=False,
         compute=lambda evidence: gradcampp(evidence.activation, evidence.gradient),
+        summary=(
+            "Grad-CAM with a weight for every place: finds a class that is there several times."
+        ),
     )
 )

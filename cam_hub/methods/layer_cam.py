@@ -61,5 +61,6 @@ METHODS.register(
         needs_noise=False,
         compute=lambda evidence: layercam(evidence.activation, evidence.gradient),
         scale=layercam_scale,
+        summary="Weighs every place by its own gradient: sharp, and of use at early layers, too.",
     )
 )

@@ -27,6 +27,7 @@ class Method:
             every sample of the batch on its own and write to none of its inputs.
         scale: From maps ``(B, *grid)`` of one layer to comparable ones in [0, 1], for the fusion
             of several layers. Zeros stay zeros.
+        summary: What it does and what it is good for, in a sentence.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Method:
     needs_noise: bool
     compute: Callable[[Evidence], Tensor]
     scale: Callable[[Tensor], Tensor] = by_maximum
+    summary: str = ""
 
     def __call__(
         self, activation: Tensor, gradient: Tensor, noisy_gradients: Tensor | None = None

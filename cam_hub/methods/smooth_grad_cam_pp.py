@@ -90,5 +90,9 @@ METHODS.register(
         url="https://arxiv.org/abs/1908.01224",
         needs_noise=True,
         compute=_compute,
+        summary=(
+            "Grad-CAM++ averaged over noisy copies of the photo: "
+            "calmer, at the cost of a pass each."
+        ),
     )
 )

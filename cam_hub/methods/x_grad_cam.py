@@ -45,5 +45,9 @@ METHODS.register(
         url="https://arxiv.org/abs/2008.02312",
         needs_noise=False,
         compute=lambda evidence: xgradcam(evidence.activation, evidence.gradient),
+        summary=(
+            "Grad-CAM with gradients weighed by the activation, so "
+            "that the parts add up to the score."
+        ),
     )
 )
