@@ -11,6 +11,10 @@
 | ``explainer`` | request in, explanation out, with the models that stay loaded |
 | ``workspace`` | folders for the files of a request, gone after a while |
 | ``artifacts`` | an explanation as files: overlays, maps, manifest, archive |
+| ``look`` | how a result is looked at: all that changes without the model |
+| ``screen`` | pictures for the screen, and which values their colours stand for |
+| ``viewer``, ``map_strip``, ``prediction_list`` | the large picture, the maps, the predictions |
+| ``take_away``, ``links`` | files, the code, and links that open the same view |
 | ``views`` | an explanation as values for components |
 | ``layer_table`` | a model's layers, and what each word stands for |
 | ``layer_views`` | that table as HTML |
@@ -32,11 +36,15 @@
 | ``describe_endpoint`` | ``/describe`` for programs |
 | ``model_field`` | the field for the model's ID, which proposes models as one types |
 | ``search_handlers`` | what is proposed |
+| ``class_field``, ``class_handlers``, ``labels`` | the fields for classes: all labels, searched |
+| ``photo_field``, ``examples`` | the photo: uploaded, at an address, or one that is offered |
 | ``facts_view``, ``facts_handlers`` | what is known of a model, said below that field |
 | ``visitor`` | who sent a request: their token, and what they hear while it is answered |
 | ``account`` | signing in with Hugging Face |
 | ``controls``, ``results_panel``, ``layers_panel`` | the columns and tabs of the page |
-| ``handlers``, ``layer_handlers`` | what the page answers when something on it is used |
+| ``opening``, ``first_sight`` | what the page opens with |
+| ``handlers``, ``look_handlers``, ``layer_handlers`` | what is answered when something is used |
+| ``presenter``, ``kept`` | a result as values for the page, and what is remembered of it |
 | ``events``, ``layer_events`` | which event calls which handler |
 | ``page`` | ``create_app``: all of it together |
 | ``card`` | the Space's card, with what the Hub is told there |

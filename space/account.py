@@ -35,6 +35,8 @@ def build_account(app: gr.Blocks, settings: Settings) -> None:
         app: The app that is being built.
         settings: Its settings.
     """
+    if settings.space_id:
+        gr.DuplicateButton("Duplicate this Space", size="sm", min_width=180, elem_id="duplicate")
     if settings.random_weights:
         return
     if settings.sign_in:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from cam_hub.colormaps import colormap_table
@@ -15,9 +16,7 @@ from cam_hub.errors import InvalidArgument
 from cam_hub.folders import MANIFEST, PHOTO, file_stem
 from cam_hub.results import Explanation
 
-__all__ = ["Artifacts", "reopen", "shown"]
-
-_SHOWN_SIDE = 2048  # pixels; a browser need not fetch more of a picture than a screen shows
+__all__ = ["Artifacts", "reopen"]
 
 
 def reopen(folder: Path) -> Explanation:
@@ -102,6 +101,31 @@ class Artifacts:
             if class_index in (None, entry["class_index"])
         ]
 
+    def map(self, class_index: int, layer: str | None = None) -> Path:
+        """One map as NPY, float32 ``(rows, cols)``.
+
+        Args:
+            class_index: One of the explained classes.
+            layer: One of the explained layers; None for the fusion of all, in [0, 1].
+
+        Raises:
+            NoMap: If the fusion is blank or not finite.
+        """
+        if layer is None and len(self.result.layers) > 1:
+            path = self._folder / f"cam-{class_index}-fusion.npy"
+            if not path.exists():
+                cam = self.result.cam(class_index)
+                with _published(path) as part, part.open("wb") as file:
+                    np.save(file, cam)
+            return path
+        name = self.result.layers[0] if layer is None else layer
+        (entry,) = (
+            entry
+            for entry in self.result.manifest["maps"]
+            if (entry["class_index"], entry["layer"]) == (class_index, name)
+        )
+        return self._folder / str(entry["file"])
+
     def archive(self) -> Path:
         """A ZIP of everything, which ``Explanation.load`` reads once it is unpacked."""
         path = self._look / "cam_hub.zip"
@@ -120,18 +144,6 @@ class Artifacts:
         yield from self.maps()
         for index in self.result.classes:
             yield from self.overlays(index)
-
-
-def shown(path: Path) -> Path:
-    """The picture as a browser should get it: reduced, if it is larger than any screen."""
-    with Image.open(path) as image:
-        if max(image.size) <= _SHOWN_SIDE:
-            return path
-        small = path.with_name(f"shown-{path.name}")
-        if not small.exists():
-            image.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE), Image.Resampling.BICUBIC)
-            _save_png(image, small)
-        return small
 
 
 def _save_png(image: Image.Image, path: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import gradio as gr
-from gradio.components import Component
 
 from cam_hub.methods import METHODS
+from space.class_field import build_class_field
+from space.examples import Example
 from space.facts_view import FACTS_CSS, NO_FACTS
 from space.model_field import build_model_field
-from space.settings import Settings, example_photos
-from space.views import colormap_choices, layer_choices, method_choices
+from space.photo_field import build_photo_field
+from space.settings import Settings
+from space.views import layer_choices, method_choices, method_note
 
 __all__ = ["ANY_LAYERS", "DEFAULT_METHOD", "LAYER_WORDS", "Controls", "build_controls"]
 
@@ -26,60 +29,31 @@ ANY_LAYERS = "any"
 
 @dataclass(frozen=True)
 class Controls:
-    """The components that visitors set, and the button."""
+    """The components that visitors set, and the buttons."""
 
     photo: gr.Image
+    photo_url: gr.Textbox
+    examples: gr.HTML
     model_id: gr.HTML
     facts: gr.HTML
     method: gr.Dropdown
+    method_note: gr.HTML
     layer_choice: gr.Radio
     target_layers: gr.Dropdown
-    classes: gr.Dropdown
+    classes: gr.HTML
+    contrast: gr.HTML
     num_samples: gr.Slider
     std: gr.Number
     seed: gr.Number
-    alpha: gr.Slider
-    colormap: gr.Dropdown
     run: gr.Button
     stop: gr.Button
 
-    @property
-    def inputs(self) -> list[Component]:
-        """Everything that makes a request, in the order of ``read_request``'s arguments."""
-        return [
-            self.photo,
-            self.model_id,
-            self.method,
-            self.target_layers,
-            self.classes,
-            self.num_samples,
-            self.std,
-            self.seed,
-            self.alpha,
-            self.colormap,
-        ]
 
-
-def build_controls(settings: Settings) -> Controls:
+def build_controls(settings: Settings, examples: Sequence[Example]) -> Controls:
     """Builds the column where it is called."""
-    photo = gr.Image(
-        label="Photo",
-        type="filepath",
-        image_mode=None,
-        sources=["upload", "clipboard", "webcam"],
-        height=300,
-        elem_id="photo",
-    )
-    if found := example_photos():
-        gr.Examples(
-            examples=[[path] for path in found],
-            inputs=[photo],
-            label="Or one of these",
-            elem_id="examples",
-            api_visibility="private",
-            cache_examples=False,
-        )
-    with gr.Row():
+    gr.HTML("<h2>Ask</h2>", elem_id="ask", padding=False)
+    fields = build_photo_field(examples)
+    with gr.Row(elem_id="buttons"):
         run = gr.Button("Explain", variant="primary", size="lg", scale=3, elem_id="explain")
         stop = gr.Button(
             "Stop", variant="stop", size="lg", visible=False, min_width=96, elem_id="stop"
@@ -88,9 +62,45 @@ def build_controls(settings: Settings) -> Controls:
     facts = gr.HTML(
         NO_FACTS, css_template=FACTS_CSS, apply_default_css=False, padding=False, elem_id="facts"
     )
+    classes = build_class_field(
+        "classes",
+        "Classes",
+        "What to look for. Empty: the predicted one. Any label, an index, or top(3).",
+        most=settings.limits.max_classes,
+    )
+    contrast = build_class_field(
+        "contrast", "Rather than", "Why those, and not this one? Empty: no comparison.", most=1
+    )
     method = gr.Dropdown(
         choices=method_choices(), value=DEFAULT_METHOD, label="Method", elem_id="method"
     )
+    note = gr.HTML(
+        method_note(DEFAULT_METHOD), padding=False, apply_default_css=False, elem_id="method_note"
+    )
+    layer_choice, target_layers = _build_layers()
+    with gr.Accordion("Noise", open=False, elem_id="advanced"):
+        num_samples, std, seed = _build_noise(settings)
+    return Controls(
+        photo=fields.photo,
+        photo_url=fields.address,
+        examples=fields.examples,
+        model_id=model_id,
+        facts=facts,
+        method=method,
+        method_note=note,
+        layer_choice=layer_choice,
+        target_layers=target_layers,
+        classes=classes,
+        contrast=contrast,
+        num_samples=num_samples,
+        std=std,
+        seed=seed,
+        run=run,
+        stop=stop,
+    )
+
+
+def _build_layers() -> tuple[gr.Radio, gr.Dropdown]:
     layer_choice = gr.Radio(
         choices=[*LAYER_WORDS, ("Any", ANY_LAYERS)],
         value="best",
@@ -110,68 +120,38 @@ def build_controls(settings: Settings) -> Controls:
         visible=False,
         elem_id="target_layers",
     )
-    classes = gr.Dropdown(
-        choices=[],
-        value=[],
-        multiselect=True,
-        allow_custom_value=True,
-        label="Class",
-        info="Empty: the predicted one. Or labels, indices, top(3).",
-        elem_id="classes",
+    return layer_choice, target_layers
+
+
+def _build_noise(settings: Settings) -> tuple[gr.Slider, gr.Number, gr.Number]:
+    noisy = METHODS[DEFAULT_METHOD].needs_noise
+    num_samples = gr.Slider(
+        1,
+        settings.limits.max_samples,
+        4,
+        step=1,
+        label="Samples",
+        info="Noisy copies that are averaged.",
+        interactive=noisy,
+        elem_id="num_samples",
     )
-    with gr.Accordion("Look and noise", open=False, elem_id="advanced"):
-        with gr.Row():
-            alpha = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity", elem_id="alpha", min_width=240)
-            colormap = gr.Dropdown(
-                choices=colormap_choices(),
-                value="jet",
-                label="Colour map",
-                elem_id="colormap",
-                min_width=240,
-            )
-        noisy = METHODS[DEFAULT_METHOD].needs_noise
-        num_samples = gr.Slider(
-            1,
-            settings.limits.max_samples,
-            4,
-            step=1,
-            label="Samples",
-            info="Noisy copies that are averaged.",
+    with gr.Row():
+        std = gr.Number(
+            0.3,
+            step=0.05,
+            label="Noise",
+            info="Standard deviation.",
             interactive=noisy,
-            elem_id="num_samples",
+            elem_id="std",
+            min_width=120,
         )
-        with gr.Row():
-            std = gr.Number(
-                0.3,
-                step=0.05,
-                label="Noise",
-                info="Standard deviation.",
-                interactive=noisy,
-                elem_id="std",
-                min_width=120,
-            )
-            seed = gr.Number(
-                0,
-                precision=0,
-                label="Seed",
-                info="The same seed, the same map.",
-                interactive=noisy,
-                elem_id="seed",
-                min_width=120,
-            )
-    return Controls(
-        photo=photo,
-        model_id=model_id,
-        facts=facts,
-        method=method,
-        layer_choice=layer_choice,
-        target_layers=target_layers,
-        classes=classes,
-        num_samples=num_samples,
-        std=std,
-        seed=seed,
-        alpha=alpha,
-        colormap=colormap,
-        run=run,
-        stop=stop,
-    )
+        seed = gr.Number(
+            0,
+            precision=0,
+            label="Seed",
+            info="The same seed, the same map.",
+            interactive=noisy,
+            elem_id="seed",
+            min_width=120,
+        )
+    return num_samples, std, seed

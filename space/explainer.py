@@ -24,6 +24,7 @@ from cam_hub.sources.facts import ModelFacts
 from cam_hub.store import ModelStore
 from space import lent_gpu
 from space.compare_request import CompareRequest
+from space.labels import Labels, LabelShelf
 from space.layer_table import LayerTable, make_table
 from space.photos import Photo
 from space.request import Request
@@ -63,6 +64,7 @@ class Explainer:
         self._store = ModelStore(settings.model_bytes)
         # Gradio's own bound counts a cancelled request as gone while its thread still works.
         self._places = threading.BoundedSemaphore(settings.concurrency)
+        self._labels = LabelShelf()
 
     def explain(
         self, request: Request, progress: Progress, visitor: str | None = None
@@ -108,6 +110,7 @@ class Explainer:
                     **asked,
                     progress=lambda part, what: progress(0.4 + 0.5 * part, f"Explaining: {what}"),
                 )
+            self._labels.put(request.model_id, visitor, model.class_names)
             # The model is asked here, since one that a token has opened is not kept.
             return Explained(result, make_table(model))
 
@@ -184,12 +187,20 @@ class Explainer:
         Raises:
             CamHubError: As ``cam_hub.describe_model``.
         """
-        return cam_hub.describe_model(
+        facts = cam_hub.describe_model(
             model_id,
             pretrained=not self._settings.random_weights,
             token=self._token(visitor),
             limits=self._settings.load_limits,
         )
+        # A model that was loaded may have told more than can be known before.
+        if facts.class_names or self.labels(model_id, visitor) is None:
+            self._labels.put(model_id, visitor, facts.class_names)
+        return facts
+
+    def labels(self, model_id: str, visitor: str | None = None) -> Labels | None:
+        """The labels of a model's classes, as far as this visitor has met it; costs nothing."""
+        return self._labels.get(model_id, visitor)
 
     @contextmanager
     def _model(

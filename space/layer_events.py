@@ -48,7 +48,7 @@ def connect_layers(
     panel.table.select(page.pick, None, [controls.layer_choice, controls.target_layers], **quick)
     controls.target_layers.change(None, controls.target_layers, js=TICK_JS, **private)
 
-    controls.model_id.change(
+    controls.model_id.select(
         page.forget,
         controls.target_layers,
         [panel.table, controls.layer_choice, controls.target_layers],

@@ -207,7 +207,9 @@ const show = (entries, words) => {
 const take = (id) => {
   shut();
   input.value = id || props.value;
-  if (id && id !== props.value) props.value = id;
+  if (!id || id === props.value) return;
+  props.value = id;
+  trigger("select", { id });  // people choose; links and other code only set the value
 };
 const ask = () => {
   const query = typed();

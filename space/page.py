@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from space.account import build_account
 from space.agents import can_serve_agents
 from space.blocks import GuardedBlocks
+from space.class_handlers import connect_classes
 from space.compare_endpoint import add_compare_endpoint
 from space.compare_events import connect_compare
 from space.compare_panel import COMPARE_TAB, build_compare_tab
@@ -17,14 +18,17 @@ from space.controls import build_controls
 from space.describe_endpoint import add_describe_endpoint
 from space.doors import Doors
 from space.endpoint import add_endpoint
-from space.events import connect
+from space.events import Wiring
+from space.examples import load_examples
 from space.explainer import Explainer
 from space.facts_handlers import connect_facts
 from space.failures import handlers
+from space.first_sight import FirstSight
 from space.layer_events import connect_layers
 from space.layers_endpoint import add_layers_endpoint
 from space.layers_panel import LAYERS_TAB, RESULT_TAB, build_layers_panel
 from space.predict_endpoint import add_predict_endpoint
+from space.presenter import Presenter
 from space.results_panel import build_results_panel
 from space.search_endpoint import add_search_endpoint
 from space.search_handlers import connect_search
@@ -42,6 +46,8 @@ _TITLE = """
 
 Which pixels spoke for which class, for any timm or torchvision model by its ID.
 """
+
+_JUMP = '<a href="#ask">Ask about another photo</a>'
 
 _RANDOM_WEIGHTS = """
 **Random weights:** the models of this app were not trained. Their layers are the real ones; what
@@ -68,27 +74,35 @@ def create_app(settings: Settings | None = None) -> GuardedBlocks:
         delete_cache=(settings.cleaning_seconds, settings.keep_seconds),
         fill_width=True,
     )
+    examples = load_examples()
     with app:
         with gr.Row(elem_id="head", equal_height=False):
             gr.Markdown(_TITLE, elem_id="title")
             build_account(app, settings)
         if settings.random_weights:
             gr.Markdown(_RANDOM_WEIGHTS, elem_id="random_weights")
+        gr.HTML(_JUMP, elem_id="jump", padding=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=320):
-                controls = build_controls(settings)
-            with gr.Column(scale=7, min_width=320), gr.Tabs(elem_id="tabs") as tabs:
+                controls = build_controls(settings, examples)
+            answer = gr.Column(scale=7, min_width=320, elem_id="answer")
+            with answer, gr.Tabs(elem_id="tabs") as tabs:
                 with gr.Tab("Result", id=RESULT_TAB) as result_tab:
                     panel = build_results_panel()
                 with gr.Tab("Layers", id=LAYERS_TAB, elem_id="layers") as layers_tab:
                     layers = build_layers_panel(tabs, result_tab, layers_tab)
                 with gr.Tab("Compare", id=COMPARE_TAB, elem_id="compare"):
                     compared = build_compare_tab(settings)
-        run = connect(explainer, workspace, settings, controls, panel)
+        presenter = Presenter.of(settings, workspace, examples, panel)
+        wiring = Wiring(explainer, settings, controls, panel, presenter)
+        wiring.opens(app, FirstSight(explainer, presenter, settings))
+        connect_classes(explainer, settings, controls, wiring.kept)
         connect_layers(explainer, settings, controls, layers)
-        connect_compare(explainer, workspace, settings, controls, compared)
+        connect_compare(
+            explainer, workspace, settings, controls, compared, address=controls.photo_url
+        )
         connect_search(controls)
-        connect_facts(app, explainer, settings, controls, run)
+        connect_facts(app, explainer, settings, controls, wiring.run)
         add_endpoint(explainer, workspace, settings)
         add_layers_endpoint(explainer, settings)
         add_predict_endpoint(explainer, settings)

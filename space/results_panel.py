@@ -5,89 +5,139 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import gradio as gr
+from gradio.components import Component
 
-__all__ = ["NOTHING_YET", "STOPPED", "ResultsPanel", "build_results_panel"]
+from space.look import SCALES, VIEWS, Look
+from space.map_strip import build_map_strip
+from space.prediction_list import build_prediction_list
+from space.take_away import build_take_away
+from space.viewer import build_viewer
+from space.views import colormap_choices
+
+__all__ = ["FAILED", "NOTHING_YET", "OPENING", "STOPPED", "ResultsPanel", "build_results_panel"]
 
 NOTHING_YET = "<p>Choose a photo and press <strong>Explain</strong> (or Ctrl+Enter).</p>"
 
+OPENING = "<p>Opening the view of the link …</p>"
+
 STOPPED = "<p>Stopped. Press <strong>Explain</strong> to start again.</p>"
+
+FAILED = "<p>Not explained: the message says why.</p>"
 
 
 @dataclass(frozen=True)
 class ResultsPanel:
-    """The components that show a result; all but ``summary`` are hidden while there is none."""
+    """The components that show a result; all but ``summary`` are hidden while there is none.
+
+    ``shown_layer`` holds which map is large, empty for the fusion.
+    """
 
     summary: gr.HTML
     body: gr.Column
     shown_class: gr.Radio
-    comparison: gr.ImageSlider
-    predictions: gr.Label
-    gallery: gr.Gallery
-    files: gr.File
-    manifest: gr.JSON
-    python: gr.Code
-    client: gr.Code
+    shown_layer: gr.State
+    viewer: gr.HTML
+    view: gr.Radio
+    alpha: gr.Slider
+    threshold: gr.Slider
+    colormap: gr.Dropdown
+    scale: gr.Radio
+    predictions: gr.HTML
+    maps: gr.HTML
+    take_away: gr.HTML
+
+    @property
+    def look(self) -> list[Component]:
+        """What makes a look, in the order of the handlers' arguments."""
+        return [
+            self.shown_class,
+            self.shown_layer,
+            self.view,
+            self.alpha,
+            self.colormap,
+            self.threshold,
+            self.scale,
+        ]
 
 
 def build_results_panel() -> ResultsPanel:
     """Builds the column where it is called."""
-    summary = gr.HTML(NOTHING_YET, elem_id="summary", min_height=72, padding=True, container=True)
+    plain = Look()
+    summary = gr.HTML(
+        NOTHING_YET,
+        html_template='<div class="said" role="status"></div>',
+        js_on_load=_SUMMARY_JS,
+        apply_default_css=False,
+        min_height=64,
+        elem_id="summary",
+    )
     with gr.Column(visible=False, elem_id="results") as body:
+        viewer = build_viewer()
         shown_class = gr.Radio(
             choices=[], label="Shown class", visible=False, elem_id="shown_class"
         )
-        comparison = gr.ImageSlider(
-            label="Photo | overlay",
-            format="png",
-            type="filepath",
-            slider_position=50,
-            max_height=460,
-            interactive=False,
-            elem_id="comparison",
-        )
-        with gr.Row():
-            with gr.Column(min_width=280, scale=2):
-                predictions = gr.Label(
-                    label="Predictions",
-                    num_top_classes=5,
-                    show_heading=False,
-                    elem_id="predictions",
-                )
-            with gr.Column(min_width=280, scale=3):
-                gallery = gr.Gallery(
-                    label="One map per layer, and their fusion",
-                    format="png",
-                    columns=3,
-                    fit_columns=False,
-                    height="auto",
-                    object_fit="contain",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    elem_id="gallery",
-                )
-        files = gr.File(
-            label="Files: everything (ZIP), manifest (JSON), overlays (PNG), maps (NPY)",
-            file_count="multiple",
-            interactive=False,
-            height=320,
-            elem_id="files",
-        )
-        with gr.Accordion("Manifest", open=False):
-            manifest = gr.JSON(show_label=False, elem_id="manifest")
-        with gr.Accordion("The same in code", open=False):
-            python = gr.Code(language="python", label="Python", interactive=False, elem_id="python")
-            client = gr.Code(
-                language="python", label="gradio_client", interactive=False, elem_id="client"
+        with gr.Row(elem_id="look"):
+            view = gr.Radio(
+                choices=[(words, name) for name, words in VIEWS.items()],
+                value=plain.view,
+                label="Show",
+                elem_id="view",
+                min_width=260,
             )
+            colormap = gr.Dropdown(
+                choices=colormap_choices(),
+                value=plain.colormap,
+                label="Colours",
+                elem_id="colormap",
+                min_width=200,
+            )
+            alpha = gr.Slider(
+                0, 1, plain.alpha, step=0.05, label="Opacity", elem_id="alpha", min_width=200
+            )
+            threshold = gr.Slider(
+                0.05,
+                1,
+                plain.threshold,
+                step=0.05,
+                label="Threshold of boxes and cut-out",
+                interactive=False,
+                elem_id="threshold",
+                min_width=200,
+            )
+            scale = gr.Radio(
+                choices=[(words, name) for name, words in SCALES.items()],
+                value=plain.scale,
+                label="Scale of the colours",
+                elem_id="scale",
+                min_width=260,
+            )
+        with gr.Row(equal_height=False):
+            with gr.Column(min_width=260, scale=2):
+                predictions = build_prediction_list()
+            with gr.Column(min_width=260, scale=3):
+                maps = build_map_strip()
+        take_away = build_take_away()
     return ResultsPanel(
         summary=summary,
         body=body,
         shown_class=shown_class,
-        comparison=comparison,
+        shown_layer=gr.State(""),
+        viewer=viewer,
+        view=view,
+        alpha=alpha,
+        threshold=threshold,
+        colormap=colormap,
+        scale=scale,
         predictions=predictions,
-        gallery=gallery,
-        files=files,
-        manifest=manifest,
-        python=python,
-        client=client,
+        maps=maps,
+        take_away=take_away,
     )
+
+
+# Screen readers speak what changes inside of an element that is there all along.
+_SUMMARY_JS = """
+const said = element.querySelector(".said");
+const say = () => { if (said.innerHTML !== props.value) said.innerHTML = props.value; };
+say();
+watch("value", say);
+"""

@@ -10,33 +10,44 @@ from space.request import Request
 __all__ = ["client_code", "python_code"]
 
 
-def python_code(request: Request, layers: Sequence[str], class_index: int | None = None) -> str:
+def python_code(
+    request: Request,
+    layers: Sequence[str],
+    class_index: int | None = None,
+    layer: str | None = None,
+) -> str:
     """Python that makes the same explanation and overlay with ``cam_hub``.
 
     Args:
         request: What was explained.
         layers: The layers that it came down to.
         class_index: Which class's overlay; None for the first.
+        layer: At which layer; None for the fusion.
 
     Returns:
-        A program; the photo is expected in the working folder.
+        A program; the photo is expected in the working folder, or fetched from its address.
     """
     named = request.target_layers
     which = "" if class_index is None else f"{class_index}, "
+    which += "" if layer is None else f"layer={layer!r}, "
+    url = request.photo.url
+    photo = request.photo_name if url is None else _Code(f"urlopen({url!r}).read()")
     call = _call(
         "result = cam_hub.explain",
-        [request.model_id, request.photo_name],
+        [request.model_id, photo],
         {
             "method": request.method,
             # A word among several names is a word on the page only.
             "target_layers": _one_or_all(named if len(named) < 2 else tuple(layers)),
             "classes": _one_or_all(request.classes),
+            "contrast": request.contrast or None,
             "num_samples": request.num_samples,
             "std": request.std,
             "seed": request.seed,
         },
     )
     return (
+        f"{'' if url is None else 'from urllib.request import urlopen' + chr(10) * 2}"
         f"import cam_hub\n\n{call}\n"
         f"result.overlay({which}alpha={request.alpha!r}, colormap={request.colormap!r})"
         '.save("overlay.png")\n'
@@ -57,11 +68,12 @@ def client_code(request: Request, address: str) -> str:
         "overlay, predictions, maps, manifest, archive = client.predict",
         [],
         {
-            "image": _Code(f"handle_file({request.photo_name!r})"),
+            "image": _Code(f"handle_file({(request.photo.url or request.photo_name)!r})"),
             "model_id": request.model_id,
             "method": request.method,
             "target_layers": list(request.target_layers),
             "classes": list(request.classes),
+            "contrast": request.contrast or None,
             "num_samples": request.num_samples,
             "std": request.std,
             "seed": request.seed,

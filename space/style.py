@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import gradio as gr
 
-__all__ = ["CSS", "JS", "SHOW_LAYERS", "SHOW_RESULT", "theme"]
+__all__ = ["CSS", "JS", "SHOW_LAYERS", "SHOW_RESULT", "STARTER_JS", "theme"]
 
 CSS = """
 .gradio-container { width: 100%; max-width: 1440px !important; margin: 0 auto !important; }
-#title h1 { margin: 0; font-size: 1.6rem; }
-#title p { margin: 0.2rem 0 0; color: var(--body-text-color-subdued); }
-#head { flex-wrap: wrap; align-items: center; gap: 0.5rem 1rem; }
+.gradio-container main { padding-top: 0.6rem !important; }
+#title h1 { margin: 0; font-size: 1.5rem; }
+#title p { margin: 0.1rem 0 0; color: var(--body-text-color-subdued); }
+#head { flex-wrap: wrap; align-items: center; gap: 0.25rem 1rem; }
 #title { flex: 1 1 300px; }
 #account { flex: 0 1 auto; }
 #account p { margin: 0; font-size: 0.85rem; color: var(--body-text-color-subdued); }
+#ask .html-container, #summary .html-container, #viewer .html-container, #maps .html-container,
+#predictions .html-container, #take_away .html-container, #examples .html-container,
+#method_note .html-container { padding: 0 !important; }
+#ask h2, #summary h2 { margin: 0; font-size: 1.15rem; line-height: 1.35; }
 #facts { margin-top: -0.5rem; }
 #facts .html-container { padding: 0 0.25rem; }
+#method_note { margin-top: -0.6rem; }
+#method_note p { margin: 0; padding: 0 0.25rem; font-size: 0.85rem; line-height: 1.45;
+  color: var(--body-text-color-subdued); }
+#method_note a { color: inherit; text-decoration: underline; }
 #summary .pending { visibility: hidden; }
-#summary { min-height: 4.6rem; }
-#summary p { margin: 0; padding: 0.4rem 0.1rem; font-size: 1.02rem; line-height: 1.5; }
+#summary { min-height: 3.6rem; }
+#summary p { margin: 0.1rem 0 0; line-height: 1.45; }
 #summary code { overflow-wrap: anywhere; }
-#gallery .grid-wrap { min-height: 0; height: auto; max-height: 640px; }
-#gallery .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }
-#gallery .caption-label { max-width: 100%; }
-#files .label-clear-button { display: none; }
+#starter { display: none; }
+:root:not(.dark) #tabs button.selected { color: #c2410c; }
+#jump { display: none; }
+#jump a { color: var(--link-text-color); }
+@media (max-width: 767px) {
+  /* On a phone the answer comes first: it is what the page is for. */
+  #answer { order: -1; }
+  #jump { display: block; }
+}
 """
 
 # Ctrl+Enter (Cmd+Enter) presses the button from anywhere on the page. It is caught on its way
@@ -61,11 +75,35 @@ SHOW_LAYERS = """
 """
 
 
+# Presses the button when the server says so, after the fields have their new values.
+STARTER_JS = """
+watch("turn", () => setTimeout(() => document.getElementById("explain")?.click(), 150));
+"""
+
+
 def theme() -> gr.themes.Base:
-    """A quiet theme that uses the visitor's own typefaces."""
+    """A quiet theme that uses the visitor's own typefaces; every text has a contrast of 4.5."""
+    subdued, pressed = "#475569", "#9a3412"
     return gr.themes.Default(
         primary_hue="orange",
         neutral_hue="slate",
         font=["ui-sans-serif", "system-ui", "sans-serif"],
         font_mono=["ui-monospace", "Consolas", "monospace"],
+    ).set(
+        body_text_color_subdued=subdued,
+        body_text_color_subdued_dark="#b6c2d2",
+        block_info_text_color=subdued,
+        block_info_text_color_dark="#b6c2d2",
+        block_label_text_color=subdued,
+        block_label_text_color_dark="#cbd5e1",
+        block_title_text_color="#334155",
+        block_title_text_color_dark="#cbd5e1",
+        input_placeholder_color="#64748b",
+        input_placeholder_color_dark="#a3b1c4",
+        button_primary_background_fill="#c2410c",
+        button_primary_background_fill_dark="#c2410c",
+        button_primary_background_fill_hover=pressed,
+        button_primary_background_fill_hover_dark=pressed,
+        link_text_color="#1d4ed8",
+        link_text_color_dark="#93c5fd",
     )

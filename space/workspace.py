@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import anyio.to_thread
 from gradio.utils import get_upload_folder
 
 from space.settings import Settings
 
-__all__ = ["Workspace", "keeping_clean"]
+__all__ = ["Workspace", "keeping_clean", "served"]
 
 _CONTENT = re.compile(r"[0-9a-f]{64}\Z")
 """How Gradio calls the folder of an uploaded file: by the digest of its content."""
@@ -87,3 +88,8 @@ def _remove(root: Path, oldest: float, ours: Callable[[str], bool]) -> None:
             with suppress(FileNotFoundError):
                 if ours(path.name) and path.stat().st_mtime < oldest:
                     shutil.rmtree(path, ignore_errors=True)
+
+
+def served(path: Path) -> str:
+    """The address of a file in a folder of a workspace, relative to the page's."""
+    return f"gradio_api/file={quote(path.as_posix())}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import secrets
 from collections.abc import Iterator
 from io import BytesIO
@@ -50,7 +52,7 @@ class Browser:
         return found[0]
 
     def fire(
-        self, event: dict[str, Any], values: dict[str, Any], data: object = None
+        self, event: dict[str, Any], values: dict[str, Any], data: object = None, query: str = ""
     ) -> tuple[bool, dict[str, Any]]:
         """Runs an event; whether it succeeded, and the outputs by elem_id or the error.
 
@@ -58,29 +60,28 @@ class Browser:
             event: Out of the page's configuration.
             values: Of its inputs, by elem_id.
             data: What the component says about the event.
+            query: Of the page's address.
         """
-        names = {id: name for name, id in self.ids.items()}
-        for message in self.messages(event, values, data):
+        for message in self.messages(event, values, data, query):
             if message["msg"] == "log":
                 self.heard.append(message["log"])
         if not message["success"]:
             return False, message["output"]
         outputs = zip(event["outputs"], message["output"]["data"], strict=True)
-        return True, {names[id]: value for id, value in outputs if id in names}
+        return True, {self._names[id]: value for id, value in outputs if id in self._names}
 
     def messages(
-        self, event: dict[str, Any], values: dict[str, Any], data: object = None
+        self, event: dict[str, Any], values: dict[str, Any], data: object = None, query: str = ""
     ) -> Iterator[dict[str, Any]]:
         """Runs an event; what the app says until it is over. Closing this leaves the page."""
-        names = {id: name for name, id in self.ids.items()}
-        inputs = [values.get(names.get(id, "")) for id in event["inputs"]]
+        inputs = [values.get(self._names.get(id, ""), self._initial(id)) for id in event["inputs"]]
         body = {"data": inputs, "event_data": data}
         body |= {"fn_index": event["id"], "session_hash": self.session}
         address = f"{self.url}gradio_api/queue"
-        joined = httpx.post(f"{address}/join", json=body, headers=self.headers)
+        joined = httpx.post(f"{address}/join?{query}", json=body, headers=self.headers)
         self.last_event = joined.raise_for_status().json()["event_id"]
-        query = {"session_hash": self.session}
-        with httpx.stream("GET", f"{address}/data", params=query, timeout=60) as stream:
+        session = {"session_hash": self.session}
+        with httpx.stream("GET", f"{address}/data", params=session, timeout=60) as stream:
             for line in stream.iter_lines():
                 message = json.loads(line.removeprefix("data: ")) if line else {}
                 if message.get("event_id") == self.last_event:
@@ -97,9 +98,32 @@ class Browser:
     @property
     def explaining(self) -> dict[str, Any]:
         """The event of the button."""
-        return self.event("explain", "click", "comparison")
+        return self.event("explain", "click", "viewer")
 
-    def picture(self, value: dict[str, Any]) -> np.ndarray[Any, Any]:
-        """The pixels that the browser gets to see."""
-        answer = httpx.get(value["url"])
-        return np.asarray(Image.open(BytesIO(answer.raise_for_status().content)))
+    def open(self, query: str = "") -> tuple[bool, dict[str, Any]]:
+        """Opens the page, or a link to a view of it."""
+        (event,) = [
+            dep
+            for dep in self.config["dependencies"]
+            if "load" in [kind for _, kind in dep["targets"]]
+            and self.ids["viewer"] in dep["outputs"]
+        ]
+        return self.fire(event, {}, query=query)
+
+    def picture(self, shown: str, kind: str = "after") -> np.ndarray[Any, Any]:
+        """The pixels of a picture in the figure: the photo before, or what is shown after."""
+        (source,) = re.findall(rf'<img class="{kind}" src="(.*?)"', shown)
+        if source.startswith("data:"):
+            content = base64.b64decode(source.partition(",")[2])
+        else:
+            content = httpx.get(f"{self.url}{source}").raise_for_status().content
+        return np.asarray(Image.open(BytesIO(content)))
+
+    @property
+    def _names(self) -> dict[int, str]:
+        return {id: name for name, id in self.ids.items()}
+
+    def _initial(self, id: int) -> Any:
+        """What a component holds before anybody has touched it."""
+        (part,) = [part for part in self.config["components"] if part["id"] == id]
+        return part["props"].get("value")

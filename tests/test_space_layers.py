@@ -138,7 +138,7 @@ def test_layers_are_not_looked_for_before_the_tab_is_opened(browser: Browser):
     looking = next(
         event
         for event in browser.config["dependencies"]
-        if event["trigger_after"] == browser.event("model_id", "change", "layer_table")["id"]
+        if event["trigger_after"] == browser.event("model_id", "select", "layer_table")["id"]
     )
     done, shown = browser.fire(looking, values)
     assert done
@@ -216,7 +216,7 @@ def test_ticked_rows_become_the_target_layers(browser: Browser):
 def test_another_model_keeps_words_and_forgets_names(
     browser: Browser, before: list[str] | None, after: list[str] | None
 ):
-    event = browser.event("model_id", "change", "layer_table")
+    event = browser.event("model_id", "select", "layer_table")
     done, forgotten = browser.fire(event, {"target_layers": before})
     assert done
     assert forgotten["layer_table"] == NO_TABLE

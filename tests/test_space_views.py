@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import html
 import json
@@ -23,11 +22,10 @@ from cam_hub import errors
 from cam_hub.errors import CamHubError, ClassNotFound, InvalidArgument
 from cam_hub.introspection.layers import SUGGESTIONS
 from cam_hub.results import Explanation
-from space import snippets, views
-from space.artifacts import Artifacts, reopen, shown
-from space.photos import Photo
+from space import views
+from space.artifacts import Artifacts, reopen
+from space.prediction_list import prediction_list_html
 from space.problems import INTERNAL, readable, title_of
-from space.request import Request
 from space.settings import Settings, example_photos
 from space.workspace import Workspace
 
@@ -59,21 +57,6 @@ def same(path: Path, picture: Image.Image) -> bool:
 # Values for components
 
 
-def test_probabilities_keep_apart_classes_of_the_same_label():
-    crane = [cam_hub.Prediction(134, "crane", 0.6), cam_hub.Prediction(517, "crane", 0.3)]
-    other = cam_hub.Prediction(1, "goldfish", 0.1)
-    assert views.probabilities([*crane, other]) == {
-        "crane (134)": 0.6,
-        "crane (517)": 0.3,
-        "goldfish": 0.1,
-    }
-
-
-def test_classes_to_choose_from_show_probabilities_and_stand_for_indices():
-    found = [cam_hub.Prediction(291, "lion", 0.8969), cam_hub.Prediction(3, "shark", 0.0001)]
-    assert views.class_choices(found) == [("lion · 89.7%", "291"), ("shark · < 0.1%", "3")]
-
-
 def test_layers_to_choose_from_start_with_the_words_and_mark_the_recommended_one(
     lite0: cam_hub.LoadedModel,
 ):
@@ -89,34 +72,12 @@ def test_every_method_can_be_chosen():
     assert {value for _, value in views.method_choices()} == set(cam_hub.METHODS)
 
 
-def test_the_gallery_has_one_picture_per_layer_and_the_fusion(
-    artifacts: Artifacts, result: Explanation
-):
-    pictures = views.gallery(artifacts, 291)
-    assert [caption for _, caption in pictures] == [
-        "blocks.4 · lion",
-        "bn2 · lion",
-        "fusion of 2 layers · lion",
-    ]
-    for (path, _), layer in zip(pictures, ("blocks.4", "bn2", None), strict=True):
-        assert same(path, result.overlay(291, layer, alpha=0.4, colormap="viridis"))
-
-
-def test_a_blank_map_is_shown_as_the_bare_photo_and_says_so(result: Explanation, tmp_path: Path):
-    blank = blanked(result, 291)
-    blank.save_data(tmp_path)
-    pictures = views.gallery(Artifacts(blank, tmp_path, 0.5, "jet"), 291)
-    assert all(caption.endswith("(blank)") for _, caption in pictures)
-    assert same(pictures[0][0], result.photo)
-    assert views.first_shown_class(blank) == 293
-    assert dict(views.shown_class_choices(blank))[result.labels[291] + " (no map)"] == 291
-
-
 def test_what_model_authors_wrote_is_text_and_never_markup(result: Explanation):
     hostile = dataclasses.replace(
         result, labels={291: "<img src=x onerror=alert(1)>", 293: "cheetah"}
     )
-    text = views.summary(hostile, 291)
+    text = views.summary(hostile, 291, None, "<b>cheetah</b>")
+    assert "<b>" not in text
     assert "<img" not in text
     assert "&lt;img" in text
 
@@ -155,18 +116,17 @@ def test_looks_do_not_overwrite_each_other(artifacts: Artifacts, result: Explana
     assert same(second, result.overlay(291, alpha=0.9, colormap="magma"))
 
 
+def test_a_single_map_is_the_one_of_its_layer_or_the_fusion(
+    artifacts: Artifacts, result: Explanation
+):
+    for layer in (None, "blocks.4"):
+        found = np.load(artifacts.map(293, layer), allow_pickle=False)
+        assert np.array_equal(found, result.cam(293, layer))
+
+
 def test_a_colour_map_never_becomes_a_path(result: Explanation, tmp_path: Path):
     with pytest.raises(InvalidArgument, match="colormap"):
         Artifacts(result, tmp_path, 0.5, "../elsewhere")
-
-
-def test_a_picture_larger_than_any_screen_is_shown_reduced(tmp_path: Path):
-    large, small = tmp_path / "large.png", tmp_path / "small.png"
-    Image.new("RGB", (4096, 1024)).save(large)
-    Image.new("RGB", (2048, 512)).save(small)
-    assert Image.open(shown(large)).size == (2048, 512)
-    assert Image.open(large).size == (4096, 1024)
-    assert shown(small) == small
 
 
 def test_a_result_that_is_gone_is_reported_in_words(tmp_path: Path):
@@ -186,46 +146,6 @@ def test_folders_are_new_and_go_when_they_are_old(tmp_path: Path):
     assert young.exists()
 
 
-# Code
-
-
-def request_for(photo_name: str = "it's.jpg", **changed: object) -> Request:
-    values: dict[str, object] = {
-        "photo": Photo(photo_name, path=Path("unused")),
-        "model_id": cam_hub.DEFAULT_MODEL,
-        "method": "layercam",
-        "target_layers": ("stages", "bn2"),
-        "classes": ("291",),
-        "num_samples": 2,
-        "std": 0.3,
-        "seed": 0,
-        "alpha": 0.4,
-        "colormap": "viridis",
-    }
-    return Request(**{**values, **changed})  # type: ignore[arg-type]
-
-
-def test_the_python_shown_makes_the_same_overlay(
-    lion: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: Explanation
-):
-    lion.save(tmp_path / "it's.png")
-    monkeypatch.chdir(tmp_path)
-    request = request_for(
-        photo_name="it's.png", target_layers=("blocks.4", "best"), classes=("291", "293")
-    )
-    exec(snippets.python_code(request, result.layers), {})
-    assert same(tmp_path / "overlay.png", result.overlay(291, alpha=0.4, colormap="viridis"))
-
-
-@pytest.mark.parametrize("name", ['"); import os; ("', "a'b\\", "x\n.jpg"])
-def test_names_never_become_code(name: str):
-    request = request_for(photo_name=name, model_id=name, classes=(name,))
-    for code in (snippets.python_code(request, [name]), snippets.client_code(request, name)):
-        imported = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Import)]
-        assert all(alias.name == "cam_hub" for node in imported for alias in node.names)
-        assert name in {n.value for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Constant)}
-
-
 # Messages
 
 
@@ -234,7 +154,12 @@ def test_errors_of_cam_hub_keep_their_message_and_get_a_code():
     with pytest.raises(gr.Error) as caught, readable(as_html=False):
         raise error
     assert caught.value.message == f"{error.message} [class_not_found]"
-    assert caught.value.title == "class_not_found"
+    assert caught.value.title == "class_not_found", "programs look for the code there"
+    with (
+        pytest.raises(gr.Error, match=r"<strong>Unknown class\.</strong>"),
+        readable(as_html=True),
+    ):
+        raise error
     assert caught.value.print_exception is False
 
 
@@ -296,7 +221,6 @@ def test_an_explanation_without_predictions_has_its_views():
     model = cam_hub.wrap_model(module, input_size=(3, 32, 32), task="similarity")
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     result = cam_hub.explain(model, noise, target_layers="0")
-    assert views.class_choices(result.predictions) == []
-    assert gr.Label().postprocess(views.probabilities(result.predictions)) == {}
+    assert prediction_list_html(result.predictions, result.classes) == ""
     assert views.shown_class_choices(result) == [("similarity to itself", 0)]
-    assert "<strong>similarity to itself</strong>" in views.summary(result, 0)
+    assert "<strong>similarity to itself</strong>" in views.summary(result, 0, "0")
