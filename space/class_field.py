@@ -163,7 +163,7 @@ const field = element.querySelector(".field"), chips = element.querySelector(".c
 const input = element.querySelector("input"), popup = element.querySelector(".popup");
 const list = element.querySelector(".list"), note = element.querySelector(".note");
 const spoken = element.querySelector(".spoken");
-let timer = 0, active = -1;
+let timer = 0, active = -1, last = "";
 
 const chosen = () => (Array.isArray(props.value) ? props.value : []);
 const put = (values) => {
@@ -263,6 +263,10 @@ list.addEventListener("click", (event) => {
 watch("proposals", () => {
   const { query, entries, note: words } = props.proposals;
   if (document.activeElement !== input || query !== input.value.trim()) return;
+  // The same answer once more must not take the mark away that the keys have set.
+  const answer = JSON.stringify(props.proposals);
+  if (answer === last && !popup.hidden) return;
+  last = answer;
   show(entries, words);
   spoken.textContent = entries.length === 1 ? "1 class" : entries.length + " classes";
 });

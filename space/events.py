@@ -138,7 +138,7 @@ class Wiring:
             started,
             page.answer,
             asked,
-            [self.kept, self._pending, *self._shown, controls.target_layers],
+            [self.kept, self._pending, *self._shown, controls.photo, controls.target_layers],
             preprocess=False,
             show_progress_on=panel.summary,
             trigger_mode="once",
@@ -178,8 +178,13 @@ class Wiring:
             changed,
             **anew,
         )
-        controls.photo_url.input(
-            page.take_address, controls.photo_url, [controls.photo, *self._cleared], **anew
+        # Not while one types: a pasted address fires no event of its own before it is left.
+        controls.photo_url.blur(
+            page.take_address,
+            [controls.photo_url, self.kept],
+            [controls.photo, *self._cleared],
+            preprocess=False,
+            **_AT_ONCE,
         )
         controls.model_id.select(page.clear, None, self._cleared, **anew)
         controls.method.change(

@@ -96,6 +96,7 @@ class Handlers:
             return {
                 self.kept: kept,
                 self.pending: None,
+                self.controls.photo: None if request.photo.url is not None else gr.skip(),
                 self.controls.target_layers: gr.update(choices=views.layer_choices(layers.usable)),
                 **self.presenter.all(kept, look, address_of(self.settings, http)),
             }
@@ -118,10 +119,11 @@ class Handlers:
             updates[self.controls.photo_url] = ""
         return updates
 
-    def take_address(self, address: Any) -> Updates:
+    def take_address(self, address: Any, kept: Kept | None) -> Updates:
         """An address was typed: the photo beside it is not meant any more."""
-        if not isinstance(address, str) or not address.strip():
-            return {self.kept: gr.skip()}
+        text = address.strip() if isinstance(address, str) else ""
+        if not text or (kept is not None and kept.request.photo.url == text):
+            return {self.pending: gr.skip()}
         return {self.controls.photo: None, **self.clear()}
 
     def clear(self) -> Updates:

@@ -128,7 +128,7 @@ def test_a_result_belongs_to_its_session(browser: Browser, url: str, lion: Image
     ("elem_id", "kind", "values"),
     [
         ("photo", "input", {}),
-        ("photo_url", "input", {"photo_url": "https://example.org/cat.jpg"}),
+        ("photo_url", "blur", {"photo_url": "https://example.org/cat.jpg"}),
         ("model_id", "select", {}),
     ],
 )
@@ -147,7 +147,7 @@ def test_another_question_takes_the_old_result_away_and_keeps_the_classes(
 
 def test_photo_and_address_displace_each_other(browser: Browser, lion: Image.Image):
     typed = {"photo_url": "https://example.org/cat.jpg"}
-    _, after = browser.fire(browser.event("photo_url", "input", "photo"), typed)
+    _, after = browser.fire(browser.event("photo_url", "blur", "photo"), typed)
     assert after["photo"] is None
     put = {"photo": browser.upload(encoded(lion, "PNG"))}
     _, after = browser.fire(browser.event("photo", "input", "photo_url"), put)
