@@ -224,7 +224,9 @@ class Wiring:
             [panel.shown_class, panel.maps, controls.classes, self._starter, *self._large],
             **quick,
         )
-        panel.take_away.select(page.hand_over, look, panel.take_away, **quick).failure(
+        # Files of large photos take seconds, in which others want to look.
+        making = {**quick, "concurrency_id": "files", "concurrency_limit": 2}
+        panel.take_away.select(page.hand_over, look, panel.take_away, **making).failure(
             page.no_file, None, panel.take_away, **_AT_ONCE
         )
         panel.view.change(

@@ -76,7 +76,7 @@ _CSS = """
 h3 { margin: 0; font-size: 1rem; color: var(--body-text-color); }
 p { margin: 0.1rem 0 0.4rem; font-size: 0.8rem; color: var(--body-text-color-subdued); }
 ul {
-  list-style: none; margin: 0; padding: 3px; display: grid; gap: 0.5rem; max-height: 24rem;
+  list-style: none; margin: 0; padding: 3px; display: grid; gap: 0.5rem; max-height: 32rem;
   grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); overflow-y: auto;
 }
 li { margin: 0; min-width: 0; }

@@ -29,6 +29,7 @@ __all__ = ["Screen", "Screens", "Span", "data_uri", "reduced"]
 _SHOWN_SIDE = 1024  # pixels of the longer side
 _THUMB_SIDE = 144
 _THUMB_ALPHA = 0.6
+_SPECK = 0.001  # of the photo's pixels; fine maps have many smaller places, which hide the others
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Screen:
             result.photo, heat, alpha=alpha, colormap=look.colormap, seen=result.seen
         )
         if look.view == "boxes":
-            return rendering.draw_boxes(painted, regions.boxes(heat, look.threshold))
+            return rendering.draw_boxes(painted, _boxes(heat, look.threshold))
         return painted
 
     def thumbnail(self, look: Look) -> Image.Image:
@@ -95,10 +96,10 @@ class Screen:
         )
 
     def regions(self, look: Look) -> tuple[int, float]:
-        """How many places reach the threshold, and which part of the photo they cover."""
+        """How many places reach the threshold, but for specks, and which part of the photo does."""
         heat = self._heat(self.result, look)
         mask = regions.mask(heat, look.threshold)
-        return len(regions.boxes(heat, look.threshold)), float(mask.mean())
+        return len(_boxes(heat, look.threshold)), float(mask.mean())
 
     def hottest(self, look: Look) -> tuple[float, float]:
         """Where the map is hottest: across and down the photo, in [0, 1]."""
@@ -191,6 +192,10 @@ def reduced(result: Explanation, side: int) -> Explanation:
         placement=Placement(size, placement.input_size, scale, placement.offset),
         frames=(),
     )
+
+
+def _boxes(heat: NDArray[np.float32], threshold: float) -> list[regions.Box]:
+    return regions.boxes(heat, threshold, min_area=_SPECK)
 
 
 def data_uri(picture: Image.Image, quality: int = 90) -> str:
