@@ -143,7 +143,7 @@ class TestWhatFails:
         net.armed = True
         grid = compare([model, lite0], lion, methods=["layercam", "gradcam"])
         assert [cell.explanation is not None for cell in grid.cells] == [False] * 2 + [True] * 2
-        assert grid.cells[0].error.code == "model_refused"
+        assert grid.cells[0].error.code == "no_map"
         assert "no way back" in grid.cells[0].reason
 
     def test_a_class_that_one_model_lacks_is_a_cell_that_says_so(self, lite0, lion):

@@ -91,9 +91,9 @@ def test_calls_of_endpoints_leave_no_session_behind_and_pages_keep_theirs(lion: 
         with pytest.raises(AppError):
             Client(app.local_url, verbose=False).predict("a b", api_name="/describe")
         assert list(app.state_holder.session_data) == [page.session]
-        redraw = page.event("colormap", "input", "comparison")
+        redraw = page.event("colormap", "input", "viewer")
         done, drawn = page.fire(redraw, {"alpha": 0.5, "colormap": "jet"})
-        assert done and drawn["comparison"]
+        assert done and drawn["viewer"]
     finally:
         app.close(verbose=False)
 
