@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from cam_hub.sources.base import LoadedModel
 __all__ = ["sample", "state"]
 
 _VALUES = 64
+_WRITES = attrgetter("_version")
 
 
 def state(model: LoadedModel) -> Hashable | None:
@@ -41,8 +44,9 @@ class _Anatomy:
         self._whole = self._children()
         tensors = [found for child in children for found in (child._parameters, child._buffers)]
         self._tensors: list[Mapping[str, Tensor | None]] = [found for found in tensors if found]
-        self._hooks: list[tuple[Mapping[int, Any], nn.Module]] = [
-            (hooks, child)
+        self._children_of_all = children
+        self._hooks: list[Mapping[int, Any]] = [
+            hooks
             for child in children
             for hooks in (child._forward_hooks, child._forward_pre_hooks)
         ]
@@ -53,21 +57,23 @@ class _Anatomy:
         return self._whole == self._children()
 
     def state(self) -> Hashable | None:
-        found: list[int] = []
+        # Asked before and after every pass, of thousands of tensors and hooks: as little Python
+        # as can be.
+        all_ = chain.from_iterable(found.values() for found in self._tensors)
+        tensors = [tensor for tensor in all_ if tensor is not None]
         try:
-            for tensors in self._tensors:
-                for tensor in tensors.values():
-                    if tensor is not None:
-                        found += (tensor.data_ptr(), tensor._version)
+            writes = list(map(_WRITES, tensors))
         except RuntimeError:  # made in inference mode, which counts no writes
             return None
-        for hooks, child in self._hooks:
-            if hooks:
-                found += map(id, foreign_hooks(child))
-        return tuple(self._whole), tuple(found)
+        hooks: list[int] = []
+        if any(self._hooks):
+            for child in self._children_of_all:
+                hooks += map(id, foreign_hooks(child))
+        places = tuple(map(Tensor.data_ptr, tensors))
+        return tuple(self._whole), places, tuple(writes), tuple(hooks)
 
     def _children(self) -> list[int]:
-        return [id(child) for parts in self._parts for child in parts.values()]
+        return list(map(id, chain.from_iterable(parts.values() for parts in self._parts)))
 
 
 def sample(tensor: Tensor) -> Hashable:
