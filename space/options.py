@@ -109,6 +109,7 @@ OPTIONS = (
     Option("max-classes", "count", 10, "classes of one request", "limits.max_classes"),
     Option("max-layers", "count", 64, "layers of one request", "limits.max_layers"),
     Option("max-models", "count", 6, "models of one comparison", "limits.max_models"),
+    Option("max-cells", "count", 64, "maps of one comparison", "limits.max_cells"),
     Option("max-top", "count", 100, "predicted classes that are told", "limits.max_top"),
     Option("max-pixels", "count", 64_000_000, "pixels of a photo", "limits.max_pixels"),
     Option("max-bytes", "count", 40 * 2**20, "bytes of a photo's file", "limits.max_file_bytes"),

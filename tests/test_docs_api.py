@@ -53,8 +53,10 @@ def test_every_python_example_runs(url: str, folder: Path, monkeypatch: pytest.M
     assert names["manifest"]["method"] == "layercam"
     assert names["manifest"]["classes"][0]["label"] == "tabby, tabby cat"
     assert names["recommended"]
+    assert [cell["method"] for cell in names["cells"]] == ["layercam", "gradcam"]
     assert names["code"] == "method_not_found"
     if has_mcp():
+        assert names["sheet"].startswith(b"\x89PNG")
         assert names["picture"].startswith(b"\x89PNG")
         assert '"class_index": 282' in names["predictions"]
         assert "torchvision/resnet50" in names["models"]
@@ -103,13 +105,15 @@ def test_each_endpoint_has_its_table_and_examples_for_all_three_ways(client: Cli
 
 def test_the_limits_are_those_of_the_settings():
     limits = Settings().limits
-    explain, predict = SECTIONS["explain"], SECTIONS["predict"]
+    explain, predict, compare = SECTIONS["explain"], SECTIONS["predict"], SECTIONS["compare"]
     assert f"{limits.max_file_bytes // 2**20} MiB" in explain
     assert f"{limits.max_pixels // 10**6} million pixels" in explain
     assert f"| {limits.max_layers} layers |" in explain
     assert f"| {limits.max_classes} classes |" in explain
     assert f"| 4 | {limits.max_samples} |" in explain
     assert f"| 5 | {limits.max_top} |" in predict
+    assert f"| {limits.max_models} models |" in compare
+    assert f"| {limits.max_cells} maps in all |" in compare
     assert f"within {limits.urls.total_seconds:g} seconds" in PAGE
     assert f"at most {limits.urls.redirects} redirects" in PAGE
 
