@@ -30,7 +30,8 @@ CSS = """
 #summary p { margin: 0.1rem 0 0; line-height: 1.45; }
 #summary code { overflow-wrap: anywhere; }
 #starter { display: none; }
-:root:not(.dark) #tabs button.selected { color: #c2410c; }
+#tabs button.selected { color: #c2410c; }
+.dark #tabs button.selected { color: #fb923c; }
 #jump { display: none; }
 #jump a { color: var(--link-text-color); }
 @media (max-width: 767px) {

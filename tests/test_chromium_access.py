@@ -56,6 +56,13 @@ def layers(visitor: Visitor) -> None:
     visitor.page.wait_for_selector("#layer_table table")
 
 
+def compare(visitor: Visitor) -> None:
+    visitor.sees("tiger cat")
+    visitor.page.get_by_role("tab", name="Compare").click()
+    visitor.page.click("#compare_run")
+    visitor.page.wait_for_selector("#compare_grid img", timeout=60_000)
+
+
 def refusal(visitor: Visitor) -> None:
     visitor.sees("tiger cat")
     visitor.page.fill("#classes_text", "no such class")
@@ -65,7 +72,7 @@ def refusal(visitor: Visitor) -> None:
 
 
 @pytest.mark.parametrize("options", [DESKTOP, DARK, PHONE], ids=["desktop", "dark", "phone"])
-@pytest.mark.parametrize("reach", [first_sight, result, class_list, layers, refusal])
+@pytest.mark.parametrize("reach", [first_sight, result, class_list, layers, compare, refusal])
 def test_axe_finds_nothing_serious(
     browser: Any,
     url: str,
