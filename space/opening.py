@@ -43,6 +43,8 @@ class Opening:
 
     def open(self, http: gr.Request) -> Updates:
         """Shows what the address asks for; a link's request is started, not answered here."""
+        for example in self.presenter.examples:
+            example.served()  # copies that were removed as old are there again, where they were
         query = getattr(http, "query_params", None)
         if query is None or not is_link(query):
             return self._plain(http)

@@ -21,6 +21,10 @@ SUGGESTIONS = {
 }
 """The words that stand for layers, with their meaning."""
 
+_CHAINS = ("Sequential", "ModuleList", "ModuleDict")
+"""Modules that only put others in a row: what is in them is no part of a block because of that."""
+
+
 
 def list_layers(
     model: LoadedModel, *, input_size: tuple[int, ...] | None = None
@@ -66,8 +70,8 @@ def suggest_layers(
     Args:
         model: From ``load_model`` or ``wrap_model``.
         how: ``"best"`` for the recommended one; ``"stages"`` for the deepest at each resolution,
-            taken from the outermost modules of that resolution, so that it is a block's end
-            rather than the first part of the next block; ``"convs"`` for every convolution;
+            which is the recommended one at its own, and else a block's end rather than the first
+            part of the next block; ``"convs"`` for every convolution;
             ``"all"`` for every usable layer.
         input_size: As for ``list_layers``.
 
@@ -115,9 +119,19 @@ def _lack(layers: Sequence[LayerInfo]) -> str:
 
 
 def _stage_ends(usable: list[LayerInfo]) -> list[str]:
+    """The last layer of each stage that is no part of a block of another stage."""
+    blocks = {layer.name: layer for layer in usable if layer.module_type not in _CHAINS}
+
+    def parts_of_others(layer: LayerInfo) -> int:
+        names = layer.name.split(".")
+        around = (blocks.get(".".join(names[:depth])) for depth in range(1, len(names)))
+        return sum(block is not None and block.stage != layer.stage for block in around)
+
     ends: dict[int | None, LayerInfo] = {}
     for layer in usable:
         end = ends.get(layer.stage)
-        if end is None or layer.name.count(".") <= end.name.count("."):
+        if end is None or parts_of_others(layer) <= parts_of_others(end):
             ends[layer.stage] = layer
+    # At the deepest resolution the choice was made with more care.
+    ends |= {layer.stage: layer for layer in usable if layer.recommended}
     return [layer.name for layer in usable if layer in ends.values()]
