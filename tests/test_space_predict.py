@@ -21,7 +21,11 @@ def test_it_tells_the_classes_and_what_the_model_saw(
 ):
     rows, facts = predict(client, photo, top=3)
     direct = cam_hub.predict(lite0, photo, top=3)
-    assert rows == [vars(found) for found in direct.predictions]
+    # Two loadings of a model may lay it out differently in memory: the last digits are its own.
+    assert rows == [
+        {**vars(found), "probability": pytest.approx(found.probability, rel=1e-6)}
+        for found in direct.predictions
+    ]
     assert facts == {
         "photo_size": [256, 256],
         "input_size": [3, 224, 224],

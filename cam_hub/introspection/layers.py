@@ -25,7 +25,6 @@ _CHAINS = ("Sequential", "ModuleList", "ModuleDict")
 """Modules that only put others in a row: what is in them is no part of a block because of that."""
 
 
-
 def list_layers(
     model: LoadedModel, *, input_size: tuple[int, ...] | None = None
 ) -> list[LayerInfo]:
