@@ -111,6 +111,7 @@ def _serve(settings: Settings, host: str, port: int, *, browser: bool) -> int:
         return _refuse(f"cannot listen on {host}, port {port}: {error}")
     listen()
     app.health.started(settings)
+    threading.Thread(target=app.warm_up, name="warm up", daemon=True).start()
     _say(f"cam_hub on {settings.device} at {app.local_url} (Ctrl+C ends it)")
     stop.wait()
     watch = threading.Timer(2 * _PATIENCE, _end)

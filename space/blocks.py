@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -42,6 +43,8 @@ class GuardedBlocks(gr.Blocks):
         super().__init__(**options)
         self.explainer = explainer
         self.health = HealthLog()
+        self.warm_up: Callable[[], object] = lambda: None
+        """What can be done before the first visitor comes."""
 
     @property
     def mcp_server_obj(self) -> Any:

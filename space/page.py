@@ -95,7 +95,9 @@ def create_app(settings: Settings | None = None) -> GuardedBlocks:
                     compared = build_compare_tab(settings)
         presenter = Presenter.of(settings, workspace, examples, panel)
         wiring = Wiring(explainer, settings, controls, panel, presenter)
-        wiring.opens(app, FirstSight(explainer, presenter, settings))
+        first_sight = FirstSight(explainer, presenter, settings)
+        wiring.opens(app, first_sight)
+        app.warm_up = first_sight.kept
         connect_classes(explainer, settings, controls, wiring.kept)
         connect_layers(explainer, settings, controls, layers)
         connect_compare(
