@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cam_hub.classes import Prediction, label_of, predict
-from cam_hub.folders import frame_files
 from cam_hub.manifests import make_manifest
 from cam_hub.methods import Method
 from cam_hub.passes import Job, Pass
@@ -50,10 +49,8 @@ def compose(
     labels = {index: label_of(index, names) for index in passed.settled.classes}
     layer_names = list(job.layers)
     autocast = job.setting.autocast
-    manifest = make_manifest(
+    described = make_manifest(
         model,
-        image=prepared.facts,
-        frames=frame_files(prepared.frames) if prepared.is_clip else (),
         placement=prepared.placement.as_dict(),
         method=method.name,
         parameters=vars(job.noise) if method.needs_noise and job.noise is not None else {},
@@ -72,15 +69,14 @@ def compose(
         autocast=None if autocast is None else str(autocast).removeprefix("torch."),
     )
     return Explanation(
-        photo=prepared.frames[len(prepared.frames) // 2],
-        frames=prepared.frames,
+        pictures=prepared.pictures,
         placement=prepared.placement,
         predictions=shown,
         classes=passed.settled.classes,
         layers=tuple(layer_names),
         cams=cams,
         labels=labels,
-        manifest=manifest,
+        described=described,
     )
 
 

@@ -19,7 +19,6 @@ __all__ = ["make_manifest"]
 def make_manifest(
     model: LoadedModel,
     *,
-    image: Mapping[str, Any],
     placement: Mapping[str, Any],
     method: str,
     parameters: Mapping[str, Any],
@@ -31,14 +30,12 @@ def make_manifest(
     grids: Mapping[tuple[int, str], tuple[int, ...]],
     precision: str,
     autocast: str | None = None,
-    frames: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The manifest of an explanation.
+    """The manifest of an explanation, but for what it says of the picture.
 
     Args:
         model: The model.
-        image: The picture's size and digest; of a clip also the count of its frames.
-        placement: Where the model's input lay on it.
+        placement: Where the model's input lay on the picture.
         method: Name of the method.
         parameters: Of the method.
         layers: Names of the target layers.
@@ -51,7 +48,6 @@ def make_manifest(
             columns.
         precision: Floating-point type of the pass.
         autocast: The type in which autocast computed what it could, or None.
-        frames: Of a clip: the file of each frame in a saved explanation.
 
     Returns:
         JSON types only.
@@ -64,8 +60,6 @@ def make_manifest(
             "pretrained": model.pretrained,
             "input_size": list(model.input_size),
         },
-        "image": dict(image),
-        **({"frames": list(frames)} if frames else {}),
         "method": method,
         "parameters": dict(parameters),
         "layers": list(layers),

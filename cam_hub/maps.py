@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from PIL import Image
 from cam_hub import regions
 from cam_hub.classes import Contrast, Prediction
 from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, nearest_names
+from cam_hub.folders import frame_files
 from cam_hub.geometry import Placement
 from cam_hub.methods import METHODS, check_map, fuse, normalise
+from cam_hub.pictures import Pictures
 from cam_hub.regions import Box
 from cam_hub.timeline import evenly
 
@@ -33,7 +36,7 @@ class Maps:
     None stands for the fusion of all of them. An image has one step.
 
     Attributes:
-        photo: The picture that was explained, upright, RGB; of a clip the frame in the middle.
+        pictures: What was explained.
         placement: Where the model's input lay on it.
         predictions: The most probable classes, the first the most probable; empty for a model
             without classes.
@@ -42,43 +45,77 @@ class Maps:
         cams: One un-normalised map, float32 ``(rows, cols)``, per class index and layer; of a clip
             ``(steps, rows, cols)``, with as many steps as the layer has.
         labels: The labels of the explained classes, by index.
-        manifest: Everything that is needed to make the same maps again; JSON types only.
-        frames: The pictures of the clip, as many as the model saw; of an image, its photo.
+        described: The manifest, or all of it but what it says of the pictures.
     """
 
-    photo: Image.Image
+    pictures: Pictures
     placement: Placement
     predictions: tuple[Prediction, ...]
     classes: tuple[int, ...]
     layers: tuple[str, ...]
     cams: Mapping[tuple[int, str], Map]
     labels: Mapping[int, str]
-    manifest: Mapping[str, Any]
-    frames: tuple[Image.Image, ...] = ()
+    described: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         for cam in self.cams.values():
             cam.setflags(write=False)
-        object.__setattr__(self, "frames", tuple(self.frames) or (self.photo,))
         object.__setattr__(self, "cams", MappingProxyType(dict(self.cams)))
         object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
 
     @property
+    def photo(self) -> Image.Image:
+        """The picture that was explained, upright, RGB; of a clip the frame in the middle."""
+        return self.pictures.photo
+
+    @property
+    def frames(self) -> tuple[Image.Image, ...]:
+        """The pictures of the clip, as many as the model saw; of an image, its photo."""
+        return self.pictures.frames
+
+    @cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """Everything that is needed to make the same maps again; JSON types only."""
+        if "image" in self.described:
+            return self.described
+        files = frame_files(self.frames) if self.pictures.clip else []
+        return {
+            "model": self.described["model"],
+            "image": dict(self.pictures.facts),
+            **({"frames": files} if files else {}),
+            **self.described,
+        }
+
+    def showing(self, *frames: Image.Image, placement: Placement | None = None) -> Self:
+        """The same maps, and the same manifest, on other pictures.
+
+        Args:
+            frames: A photo, or frames of a clip.
+            placement: Where the model's input lay on them; None for where it lay.
+        """
+        return replace(
+            self,
+            pictures=Pictures.of(frames, clip=len(frames) > 1),
+            placement=placement or self.placement,
+            described=self.manifest,
+        )
+
+    @property
     def method(self) -> str:
         """Name of the method that made the maps."""
-        return str(self.manifest["method"])
+        return str(self.described["method"])
 
     @property
     def target(self) -> str:
         """What was explained, in words: which score, of which part, compared with what."""
-        text = str(self.manifest["target"]["text"])
+        text = str(self.described["target"]["text"])
         against = self.contrast
         return text if against is None else f"{text}, less that of {against.label}"
 
     @property
     def contrast(self) -> Contrast | None:
         """The class that the explained ones were held against, if there was one."""
-        found = self.manifest.get("contrast")  # older manifests have none
+        found = self.described.get("contrast")  # older manifests have none
         return None if found is None else Contrast(found["class_index"], found["label"])
 
     @property

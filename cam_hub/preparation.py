@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from cam_hub.clip_preprocessing import ClipPreprocessing
@@ -18,6 +15,8 @@ from cam_hub.clips import open_clip
 from cam_hub.geometry import Placement
 from cam_hub.guard import quiet
 from cam_hub.images import open_image
+from cam_hub.pictures import Pictures
+from cam_hub.preprocessing import Preprocessing
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Reference, Target
 from cam_hub.tasks.region import Region, RegionChoice, read_region
@@ -33,23 +32,15 @@ class Prepared:
     """A picture, or a clip, that is ready for a model.
 
     Attributes:
-        frames: The pictures, upright, RGB, all of one size; of an image one.
-        placement: Where the model's input lies on each.
+        pictures: What the model sees; of a clip its frames.
+        placement: Where the model's input lies on each of them.
         tensor: That input, ``(1, channels, rows, cols)``, of a clip ``(1, channels, frames, rows,
             cols)``, on the model's device.
     """
 
-    frames: tuple[Image.Image, ...]
+    pictures: Pictures
     placement: Placement
     tensor: Tensor
-
-    @cached_property
-    def facts(self) -> Mapping[str, Any]:
-        """What the manifest says of the picture: its size, and the digest of its pixels.
-
-        Of a clip also how many frames the model saw, and the digest of their digests.
-        """
-        return _facts_of(self.frames, clip=self.is_clip)
 
     @property
     def is_clip(self) -> bool:
@@ -76,15 +67,14 @@ def prepare(model: LoadedModel, image: object) -> Prepared:
         return image
     turn = model.preprocessing
     if isinstance(image, Tensor):
-        tensor = check_tensor(image, model.input_size[0], clip=isinstance(turn, ClipPreprocessing))
-        tensor = tensor.to(model.device, model.dtype)
-        # Asked again about the same input, another class say, it is not painted again.
+        given = check_tensor(image, model.input_size[0], clip=isinstance(turn, ClipPreprocessing))
+        tensor = given.to(model.device, model.dtype)
+        # Asked again about the same input, another class say, it is painted once at most.
         last: Prepared | None = model.facts.get("last_prepared")
         if last is not None and same(last.tensor, tensor):
             return last
-        shown = turn.denormalise(tensor)
-        frames = shown if isinstance(shown, list) else [shown]
-        placement = Placement.identity(frames[0].size)
+        pictures = _painted(turn, given)
+        placement = Placement.identity((given.shape[-1], given.shape[-2]))
     else:
         if isinstance(turn, ClipPreprocessing):
             frames = open_clip(image, turn.frames)
@@ -92,8 +82,9 @@ def prepare(model: LoadedModel, image: object) -> Prepared:
         else:
             frames = [open_image(image)]
             tensor = turn(frames[0])
+        pictures = Pictures.of(frames, clip=isinstance(turn, ClipPreprocessing))
         placement = turn.place(frames[0].size)
-    prepared = Prepared(tuple(frames), placement, tensor.to(model.device, model.dtype))
+    prepared = Prepared(pictures, placement, tensor.to(model.device, model.dtype))
     if isinstance(image, Tensor):
         model.facts["last_prepared"] = prepared
     return prepared
@@ -133,7 +124,7 @@ class Question:
             compared = Reference(
                 output=model.run(other.tensor.to(tensor)) if other is not None else None,
                 baseline=model.run(nothing),
-                facts=other.facts if other is not None else {},
+                facts=other.pictures.facts if other is not None else {},
             )
         return model.task.target(region=self.region, reference=compared)
 
@@ -172,17 +163,11 @@ def ask(
     return Question(place, other, (where, digest))
 
 
-def _facts_of(frames: tuple[Image.Image, ...], *, clip: bool) -> dict[str, Any]:
-    size = list(frames[0].size)
-    if not clip:
-        return {"size": size, "sha256": _digest(frames[0]).hex()}
-    digests = {id(frame): _digest(frame) for frame in {id(f): f for f in frames}.values()}
-    whole = hashlib.sha256(b"".join(digests[id(frame)] for frame in frames)).hexdigest()
-    return {"size": size, "frames": len(frames), "sha256": whole}
-
-
-def _digest(photo: Image.Image) -> bytes:
-    return hashlib.sha256(photo.tobytes()).digest()
+def _painted(turn: Preprocessing | ClipPreprocessing, tensor: Tensor) -> Pictures:
+    """What a tensor shows."""
+    if isinstance(turn, ClipPreprocessing):
+        return Pictures(lambda: turn.denormalise(tensor), clip=True)
+    return Pictures(lambda: [turn.denormalise(tensor)])
 
 
 def _digest_of(tensor: Tensor) -> bytes:

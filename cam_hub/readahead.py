@@ -107,7 +107,7 @@ def picture_files(folder: str | os.PathLike[str]) -> list[Path]:
 def _read(model: LoadedModel, picture: object) -> Ready | Refused:
     try:
         prepared = prepare(model, picture)
-        _ = prepared.facts  # here, where there is time for it
+        _ = prepared.pictures.facts  # here, where there is time for it
         return Ready(picture, prepared)
     except CamHubError as error:
         return Refused(picture, error)

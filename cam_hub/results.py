@@ -25,6 +25,7 @@ from cam_hub.folders import (
 from cam_hub.geometry import Placement
 from cam_hub.images import open_image
 from cam_hub.maps import Maps
+from cam_hub.pictures import Pictures
 from cam_hub.timeline import evenly
 
 __all__ = ["Explanation"]
@@ -220,16 +221,16 @@ class Explanation(Maps):
                 )
                 for entry in manifest["maps"]
             }
+            photo, frames = open_image(beside / PHOTO), load_frames(beside, manifest)
             return cls(
-                photo=open_image(beside / PHOTO),
+                pictures=Pictures.of(frames or [photo], clip=bool(frames)),
                 placement=Placement.from_dict(manifest["placement"]),
                 predictions=tuple(Prediction(**entry) for entry in manifest["predictions"]),
                 classes=tuple(entry["class_index"] for entry in manifest["classes"]),
                 layers=tuple(manifest["layers"]),
                 cams=cams,
                 labels={e["class_index"]: e["label"] for e in manifest["classes"]},
-                manifest=manifest,
-                frames=load_frames(beside, manifest),
+                described=manifest,
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidArgument(
@@ -293,6 +294,6 @@ class Explanation(Maps):
     def __repr__(self) -> str:
         classes = ", ".join(f"{index} {self.labels[index]!r}" for index in self.classes)
         return (
-            f"Explanation(model={self.manifest['model']['id']!r}, method={self.method!r}, "
+            f"Explanation(model={self.described['model']['id']!r}, method={self.method!r}, "
             f"classes=[{classes}], layers={list(self.layers)}, photo={self.photo.size})"
         )

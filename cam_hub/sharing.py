@@ -85,7 +85,7 @@ def _without_folder(result: Explanation) -> Explanation:
     if model.get("source") != "local":
         return result
     named = f"local-dir:{PurePath(model['id'].removeprefix('local-dir:')).name}"
-    return replace(result, manifest={**result.manifest, "model": {**model, "id": named}})
+    return replace(result, described={**result.manifest, "model": {**model, "id": named}})
 
 
 def _meet(writer: HubWriter, private: bool | None) -> None:

@@ -11,7 +11,7 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -178,7 +178,7 @@ def reduced(result: Explanation, side: int) -> Explanation:
     """
     width, height = result.photo.size
     if max(width, height) <= side:
-        return replace(result, frames=())
+        return result.showing(result.photo)
     size = (
         max(1, round(width * side / max(width, height))),
         max(1, round(height * side / max(width, height))),
@@ -186,11 +186,8 @@ def reduced(result: Explanation, side: int) -> Explanation:
     photo = result.photo.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
     placement = result.placement
     scale = (placement.scale[0] * width / size[0], placement.scale[1] * height / size[1])
-    return replace(
-        result,
-        photo=photo,
-        placement=Placement(size, placement.input_size, scale, placement.offset),
-        frames=(),
+    return result.showing(
+        photo, placement=Placement(size, placement.input_size, scale, placement.offset)
     )
 
 

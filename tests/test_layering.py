@@ -18,6 +18,7 @@ LEVELS = [
         "hub_urls",
         "images",
         "geometry",
+        "pictures",
         "methods",
         "recording",
         "guard",

@@ -64,11 +64,8 @@ def reduced(
             place = whole.placement.resized(ground.size)
             said = {key: value for key, value in whole.manifest.items() if key != "frames"}
             explanations[id(whole)] = replace(
-                whole,
-                photo=ground,
-                frames=(),
-                placement=place,
-                manifest={**said, "placement": place.as_dict()},
+                whole.showing(ground, placement=place),
+                described={**said, "placement": place.as_dict()},
             )
         return replace(cell, explanation=explanations[id(whole)])
 

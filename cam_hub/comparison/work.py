@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -157,8 +157,8 @@ class Worker:
             )
         seconds = _now(self.model.device) - start
         photo = self.question.photo
-        if photo is not None and len(result.frames) == 1:
-            result = replace(result, photo=photo, frames=())  # one copy for the whole grid
+        if photo is not None and not result.pictures.clip:
+            result = result.showing(photo)  # one copy for the whole grid
         return Done(result, Cost(seconds, seconds / self.forward, maps))
 
 

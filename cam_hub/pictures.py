@@ -1,0 +1,74 @@
+"""The pictures of an explanation, painted when somebody asks for them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, partial
+from typing import Any
+
+from PIL import Image
+
+__all__ = ["Pictures"]
+
+Paint = Callable[[], Iterable[Image.Image]]
+
+
+class Pictures:
+    """One picture, or the frames of a clip: upright, RGB, all of one size.
+
+    A picture that was given as a tensor has to be painted first, which takes longer than all else
+    that is done around a small network; many who explain tensors never look at it. Any number of
+    threads may ask.
+
+    Args:
+        paint: Makes the pictures, at least one; called when they are first asked for.
+        clip: Whether they are frames.
+
+    Attributes:
+        clip: Likewise.
+    """
+
+    def __init__(self, paint: Paint, *, clip: bool = False) -> None:
+        self._paint: Paint | None = paint
+        self._frames: tuple[Image.Image, ...] | None = None
+        self.clip = clip
+
+    @classmethod
+    def of(cls, frames: Iterable[Image.Image], *, clip: bool = False) -> Pictures:
+        """Pictures that are at hand."""
+        return cls(partial(tuple, tuple(frames)), clip=clip)
+
+    @property
+    def frames(self) -> tuple[Image.Image, ...]:
+        """The pictures; of an image one."""
+        paint = self._paint
+        if paint is not None:
+            self._frames = tuple(paint())
+            self._paint = None  # and with it what was painted
+        if self._frames is None:
+            raise AssertionError("they are there before what paints them goes")
+        return self._frames
+
+    @property
+    def photo(self) -> Image.Image:
+        """The picture; of a clip the frame in the middle."""
+        return self.frames[len(self.frames) // 2]
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """What the manifest says of the picture: its size, and the digest of its pixels.
+
+        Of a clip also how many frames there are, and the digest of their digests.
+        """
+        frames = self.frames
+        size = list(frames[0].size)
+        if not self.clip:
+            return {"size": size, "sha256": _digest(frames[0]).hex()}
+        digests = {id(frame): _digest(frame) for frame in {id(f): f for f in frames}.values()}
+        whole = hashlib.sha256(b"".join(digests[id(frame)] for frame in frames)).hexdigest()
+        return {"size": size, "frames": len(frames), "sha256": whole}
+
+
+def _digest(photo: Image.Image) -> bytes:
+    return hashlib.sha256(photo.tobytes()).digest()
