@@ -11,12 +11,59 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
+from operator import methodcaller
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["mixes_batch", "quiet", "walk"]
+__all__ = ["Anatomy", "mixes_batch", "quiet", "walk"]
+
+
+class Anatomy:
+    """The parts of a network as they were found, so that nobody has to look for them again.
+
+    It holds the network. Whoever keeps it asks whether it is still ``current``.
+
+    Attributes:
+        modules: Every submodule once, the network itself included.
+        parameters: Where each keeps its parameters, by name.
+        buffers: Likewise.
+        identities: What tells the parts from others while they are held.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.modules = walk(module)
+        self.parameters = [child._parameters for child in self.modules]
+        self.buffers = [child._buffers for child in self.modules]
+        self._parts = [child._modules for child in self.modules]
+        forward = ("_forward_hooks", "_forward_pre_hooks")
+        self._hooks = [vars(child)[each] for child in self.modules for each in forward]
+        self.identities = self._children()
+
+    @property
+    def current(self) -> bool:
+        """Whether the network still has the same parts."""
+        return self.identities == self._children()
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every parameter and buffer, as they are now."""
+        kept = filter(None, chain(self.parameters, self.buffers))
+        return [each for each in chain.from_iterable(map(_VALUES, kept)) if each is not None]
+
+    @property
+    def hooked(self) -> bool:
+        """Whether there is any hook on the way forwards."""
+        return any(self._hooks)
+
+    def _children(self) -> tuple[int, ...]:
+        parts = chain.from_iterable(map(_VALUES, filter(None, self._parts)))
+        return tuple(map(id, parts))
+
+
+_VALUES = methodcaller("values")
 
 
 @dataclass
@@ -33,7 +80,7 @@ _found: WeakKeyDictionary[nn.Module, _Found] = WeakKeyDictionary()
 
 
 @contextmanager
-def quiet(module: nn.Module) -> Iterator[None]:
+def quiet(module: nn.Module, anatomy: Anatomy | None = None) -> Iterator[None]:
     """Holds a module in evaluation mode with frozen parameters, with autograd switched on.
 
     It nests, and any number of threads may hold the same module: the first one in switches, the
@@ -43,11 +90,12 @@ def quiet(module: nn.Module) -> Iterator[None]:
     Args:
         module: The model. The flags are set one by one rather than by ``eval()``, which some
             models override to do more than that.
+        anatomy: Its parts, where they are at hand and current.
     """
     with _lock:
         found = _found.get(module)
         if found is None:
-            found = _to_switch_off(module)
+            found = _to_switch_off(anatomy or Anatomy(module))
             for child in found.training:
                 child.training = False
             for weight in found.learning:
@@ -80,26 +128,25 @@ def walk(module: nn.Module) -> list[nn.Module]:
     return found
 
 
-def _to_switch_off(module: nn.Module) -> _Found:
-    training: list[nn.Module] = []
-    learning: dict[int, nn.Parameter] = {}
-    for child in walk(module):
-        if child.training:
-            training.append(child)
-        for weight in child._parameters.values():
-            if weight is not None and weight.requires_grad:
-                learning[id(weight)] = weight
+def _to_switch_off(anatomy: Anatomy) -> _Found:
+    weights = chain.from_iterable(map(_VALUES, filter(None, anatomy.parameters)))
+    learning = {id(each): each for each in weights if each is not None and each.requires_grad}
+    training = [child for child in anatomy.modules if child.training]
     return _Found(training, list(learning.values()))
 
 
-def mixes_batch(module: nn.Module) -> bool:
+def mixes_batch(module: nn.Module, anatomy: Anatomy | None = None) -> bool:
     """Tells whether one image of a batch can change another's scores in evaluation mode.
 
     True for batch normalisation without running statistics: such a model sees one image at a
     time.
+
+    Args:
+        module: The model.
+        anatomy: Its parts, where they are at hand and current.
     """
     return any(
         isinstance(child, nn.modules.batchnorm._BatchNorm) and child.running_mean is None
-        for child in walk(module)
+        for child in (anatomy or Anatomy(module)).modules
         if not isinstance(child, nn.modules.instancenorm._InstanceNorm)
     )

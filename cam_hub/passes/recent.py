@@ -220,8 +220,7 @@ class RecentPasses:
             del kept, start
             self.clear()  # which may be what is in the way
             finished = run(job, keep=limit // _LARGEST)
-        if state(job.model) == before:
-            self._keep(key, job, finished, limit)
+        self._keep(key, before, job, finished, limit)
         return finished.found
 
     def _key(self, job: Job, before: Hashable) -> Hashable:
@@ -244,15 +243,21 @@ class RecentPasses:
             self._kept.move_to_end(key)
             return kept
 
-    def _keep(self, key: Hashable, job: Job, finished: Finished, limit: int) -> None:
+    def _keep(
+        self, key: Hashable, before: Hashable, job: Job, finished: Finished, limit: int
+    ) -> None:
         found = finished.found
-        kept = self._find(key, job.image)
-        if kept is None:
-            # An image of its own: the caller's may be written to.
-            image = job.image.clone()
-            kept = _Kept(image, finished.target, found.standings, found.labels)
-        kept.add(job, finished)
         with self._lock:
+            # Written to since? Who asks next finds out, and has this forgotten. What others have
+            # found out already must not mix with it.
+            if self._states.get(id(job.model.module)) != before:
+                return
+            kept = self._find(key, job.image)
+            if kept is None:
+                # An image of its own: the caller's may be written to.
+                image = job.image.clone()
+                kept = _Kept(image, finished.target, found.standings, found.labels)
+            kept.add(job, finished)
             self._kept[key] = kept
             self._kept.move_to_end(key)
             sizes = {key: self._kept[key].bytes for key in list(self._kept)}

@@ -17,6 +17,7 @@ from cam_hub.introspection.layouts import to_maps
 from cam_hub.memory import is_out_of_memory
 from cam_hub.methods import Method
 from cam_hub.passes.gathering import Gathering, Map
+from cam_hub.passes.identity import anatomy
 from cam_hub.passes.noise import Noise
 from cam_hub.passes.trace import Setting, Trace, record
 from cam_hub.recording import tap
@@ -150,7 +151,7 @@ def run(job: Job, *, keep: int = 0, start: Start | None = None) -> Finished:
         OutOfMemory: If memory does not suffice for one image at a time.
     """
     size = min(job.batch_size, 1 + job.samples)
-    if size > 1 and mixes_batch(job.model.module):
+    if size > 1 and mixes_batch(job.model.module, anatomy(job.model)):
         size = 1
     copying = False
     while True:

@@ -20,6 +20,7 @@ from cam_hub.errors import CamHubError, ModelRefused, NoMap
 from cam_hub.guard import mixes_batch, quiet
 from cam_hub.memory import is_out_of_memory
 from cam_hub.passes.gathering import Gathering
+from cam_hub.passes.identity import anatomy
 from cam_hub.passes.running import Job, Pass
 from cam_hub.passes.trace import Trail, pass_through, score_of
 from cam_hub.tasks.base import Standings, Target
@@ -54,7 +55,7 @@ def run_together(
         Per picture what came back, or an error that is about this picture; None if it could not
         be passed along with the others, and must be passed alone.
     """
-    if mixes_batch(jobs[0].model.module):
+    if mixes_batch(jobs[0].model.module, anatomy(jobs[0].model)):
         room = Room(1)
     shares = [_Share(job) for job in jobs]
     images = len(jobs) * (1 + jobs[0].samples)
@@ -196,7 +197,7 @@ def _pass(batch: Tensor, shares: Sequence[_Share], counts: Sequence[int]) -> Non
     fresh = [not share.begun for share in shares]
     firsts = [sum(counts[:place]) for place in range(len(counts))]
     clean = [first for first, new in zip(firsts, fresh, strict=True) if new]
-    with quiet(model.module):
+    with quiet(model.module, anatomy(model)):
         taps, output = pass_through(model, batch, job.layers, rows=clean, setting=job.setting)
         scored = [
             share.score(part, count)

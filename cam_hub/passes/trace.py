@@ -16,6 +16,7 @@ from cam_hub.guard import quiet
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.introspection.layouts import to_maps
 from cam_hub.memory import is_out_of_memory
+from cam_hub.passes.identity import anatomy
 from cam_hub.recording import Taps, tap
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Standings, Target
@@ -251,7 +252,7 @@ def record(
         NoMap: If the clean image's scores are not finite, or a layer did not run.
     """
     rows = range(int(clean))
-    with quiet(model.module):
+    with quiet(model.module, anatomy(model)):
         taps, output = pass_through(
             model, batch, layers, rows=rows, setting=setting, copying=copying
         )
