@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -55,8 +57,8 @@ def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor
             f"{channels}{hint}"
         )
     checked = tensor.detach().to(torch.float32, copy=True).reshape(1, *shape[-axes:])
-    extremes = torch.stack(torch.aminmax(checked))  # not finite if any value is not
-    if not bool(torch.isfinite(extremes).all()):
+    extremes = torch.stack(torch.aminmax(checked)).tolist()  # not finite if any value is not
+    if not all(map(math.isfinite, extremes)):
         bad = int((~torch.isfinite(checked)).sum())
         raise ImageRefused(f"{bad} of the tensor's {checked.numel()} values are NaN or infinite")
     return checked

@@ -45,11 +45,13 @@ def resolve_layers(
         NoMap: If a layer is not spatial, or no class score depends on it.
         InvalidArgument: If nothing is named, or something that is no layer.
     """
-    by_name = {layer.name: layer for layer in list_layers(model, input_size=input_size)}
+    layers = list_layers(model, input_size=input_size)
     if choice is None:
         choice = "best"
     if isinstance(choice, str) and choice in SUGGESTIONS:
-        return [by_name[name] for name in suggest_layers(model, choice, input_size=input_size)]
+        meant = set(suggest_layers(model, choice, input_size=input_size))
+        return [layer for layer in layers if layer.name in meant]
+    by_name = {layer.name: layer for layer in layers}
     named = [choice] if isinstance(choice, (str, nn.Module)) else _listed(choice)
     names = list(dict.fromkeys(_name(model, item) for item in named))
     if not names:
