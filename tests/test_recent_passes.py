@@ -75,6 +75,37 @@ def test_another_class_layer_or_method_of_the_same_picture_takes_the_way_back_al
         assert apart(cam, result.cams[key]) < 1e-5
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if not METHODS[name].needs_noise])
+def test_another_method_takes_neither_a_pass_nor_the_way_back(model, name, monkeypatch):
+    asked(model, classes=[1, 2])
+    asked(model, classes=4)
+    fresh, _ = asked(model, method=name, classes=[2, 4], reuse=False)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the way back was taken")
+
+    monkeypatch.setattr(torch.autograd, "grad", refuse)
+    result, images = asked(model, method=name, classes=[2, 4])
+    assert images == 0
+    for key, cam in fresh.cams.items():
+        assert apart(cam, result.cams[key]) < 1e-5
+
+
+def test_where_evidence_is_too_large_to_keep_another_method_takes_the_way_back(model, monkeypatch):
+    kept = RecentPasses(limit=600_000)  # a quarter for the graph, a sixteenth for evidence
+    monkeypatch.setattr("cam_hub.explaining.RECENT", kept)
+    asked(model, classes=[0, 1, 2, 3])
+    ways: list[Tensor] = []
+    grad = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: ways.append(a[0]) or grad(*a, **k))
+    result, images = asked(model, method="layercam", classes=3)
+    fresh, _ = asked(model, method="layercam", classes=3, reuse=False)
+    assert (images, len(ways)) == (0, 2)
+    for key, cam in fresh.cams.items():
+        assert apart(cam, result.cams[key]) < 1e-5
+    assert kept.bytes <= 600_000
+
+
 def test_noisy_copies_alone_pass_after_the_clean_image(model):
     asked(model, method="layercam")
     assert asked(model)[1] == 4

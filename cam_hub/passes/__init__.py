@@ -5,15 +5,18 @@
 | ``noise`` | noisy copies of an input |
 | ``trace`` | some images through the network, with the way back still open |
 | ``gathering`` | from gradients, layer by layer as they come, to maps |
+| ``job`` | what a pass is to find out, and what it brings back |
 | ``running`` | one whole pass: traces of chunks, classes, layers, methods |
 | ``together`` | several pictures through the network and back in the same chunks |
 | ``identity`` | whether it is still the same network, and the same input |
+| ``kept`` | what is kept of one picture |
 | ``recent`` | passes that are kept, so that nothing is computed twice |
 """
 
+from cam_hub.passes.job import Job, Pass, Progress
 from cam_hub.passes.noise import Noise
 from cam_hub.passes.recent import RECENT, RecentPasses
-from cam_hub.passes.running import Job, Pass, Progress, forward_activations
+from cam_hub.passes.running import forward_activations
 from cam_hub.passes.together import Room, run_together
 from cam_hub.passes.trace import Setting
 

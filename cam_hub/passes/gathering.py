@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,33 @@ from torch import Tensor
 from cam_hub.errors import NoMap
 from cam_hub.methods import Evidence, Method, MomentSum
 
-__all__ = ["Gathering", "Map"]
+__all__ = ["Allowance", "Gathering", "Map", "make_map"]
 
 Map = NDArray[np.float32]
+
+
+@dataclass
+class Allowance:
+    """What of the clean image's evidence may be kept for other methods.
+
+    Attributes:
+        bytes: How much memory it may take.
+        activations: Those that are kept already, by layer: all classes share them.
+    """
+
+    bytes: int = 0
+    activations: dict[str, Tensor] = field(default_factory=dict)
+
+    def keep(self, name: str, activation: Tensor, gradient: Tensor) -> Evidence | None:
+        """Evidence that keeps nothing else in memory; None where it would be too large."""
+        known = self.activations.get(name)
+        size = gradient.nbytes + (activation.nbytes if known is None else 0)
+        if size > self.bytes:
+            return None
+        self.bytes -= size
+        if known is None:
+            known = self.activations[name] = _alone(activation)
+        return Evidence(known, _alone(gradient))
 
 
 class Gathering:
@@ -27,10 +52,19 @@ class Gathering:
     Args:
         methods: The methods.
         samples: How many noisy copies will come in all.
+        allowance: For the clean image's evidence, from which other methods can be had.
+
+    Attributes:
+        maps: By method and layer.
+        evidence: Of the clean image, by layer, as far as it was allowed to be kept.
     """
 
-    def __init__(self, methods: Sequence[Method], samples: int) -> None:
+    def __init__(
+        self, methods: Sequence[Method], samples: int, allowance: Allowance | None = None
+    ) -> None:
         self.maps: dict[tuple[str, str], Map] = {}
+        self.evidence: dict[str, Evidence] = {}
+        self._allowance = allowance or Allowance()
         self._methods = methods
         self._samples = samples
         self._clean: dict[str, tuple[Tensor, Tensor]] = {}
@@ -52,6 +86,8 @@ class Gathering:
         if activation is not None:
             clean, noisy = gradients[:1], gradients[1:]
             self._make(name, Evidence(activation, clean), noise=False)
+            if (kept := self._allowance.keep(name, activation, clean)) is not None:
+                self.evidence[name] = kept
             if any(method.needs_noise for method in self._methods):
                 alone = self._samples == len(noisy)
                 self._clean[name] = activation, clean if alone else clean.clone()
@@ -64,13 +100,24 @@ class Gathering:
     def _make(self, name: str, evidence: Evidence, *, noise: bool = True) -> None:
         for method in self._methods:
             if method.needs_noise == noise:
-                self.maps[method.name, name] = _map(method, evidence, name)
+                self.maps[method.name, name] = make_map(method, evidence, name)
 
 
-def _map(method: Method, evidence: Evidence, name: str) -> Map:
+def make_map(method: Method, evidence: Evidence, name: str) -> Map:
+    """One method's map at one layer.
+
+    Raises:
+        NoMap: If it is not finite.
+    """
     with torch.no_grad():
         cam: Any = method.compute(evidence)[0]
         if not bool(torch.isfinite(cam).all()):
             raise NoMap("its map holds values that are not finite (NaN or infinity)", layer=name)
         found: Map = cam.float().cpu().numpy()
     return found
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """A tensor that keeps nothing in memory but itself."""
+    lonely = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor if lonely else tensor.clone()

@@ -1,7 +1,8 @@
 """Passes that are kept, so that nothing about the same picture is computed twice.
 
-Of each picture its maps stay and, where they are small enough, the graphs from the target layers
-to the scores: another class or method then takes the way back alone.
+Of each picture its maps stay and, where they are small enough, the clean image's activations and
+gradients, from which other methods are had, and the graphs from the target layers to the scores:
+another class then takes the way back alone.
 """
 
 from __future__ import annotations
@@ -10,19 +11,15 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable
 
 from torch import Tensor
 
 from cam_hub.errors import NoMap, OutOfMemory
-from cam_hub.methods import METHODS, Method
-from cam_hub.passes.gathering import Gathering, Map
 from cam_hub.passes.identity import sample, state
-from cam_hub.passes.noise import Noise
-from cam_hub.passes.running import Finished, Job, Pass, Start, go_back, run
-from cam_hub.passes.trace import Trace
-from cam_hub.tasks.base import Standings, Target
+from cam_hub.passes.job import Job, Pass
+from cam_hub.passes.kept import Kept
+from cam_hub.passes.running import EVIDENCE, Finished, run
 from cam_hub.tensors import same
 
 __all__ = ["LIMIT", "RECENT", "VARIABLE", "RecentPasses"]
@@ -35,117 +32,6 @@ VARIABLE = "CAM_HUB_PASSES"
 
 _LARGEST = 4
 """One pass keeps graphs of at most this part of the limit; of a larger one only the maps stay."""
-
-_Key = tuple[str, Noise | None, int, int | None, str]
-"""What a map is of: method, noise if it needs any, class index, that of the contrast, and layer."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Ways back that give the maps that are missing of one class."""
-
-    methods: list[Method]
-    noise: Noise | None
-    traces: list[Trace]
-
-
-@dataclass(eq=False)
-class _Kept:
-    """What is kept of one picture under one question."""
-
-    image: Tensor
-    target: Target
-    standings: Standings
-    labels: tuple[str, ...] | None
-    maps: dict[_Key, Map] = field(default_factory=dict)
-    traces: dict[Noise | None, list[Trace]] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def bytes(self) -> int:
-        with self.lock:
-            graphs = sum(trace.bytes for traces in self.traces.values() for trace in traces)
-            maps = sum(cam.nbytes for cam in self.maps.values())
-        return self.image.nbytes + maps + graphs
-
-    def add(self, job: Job, finished: Finished) -> None:
-        """Takes in what a pass has found; its traces replace those that say no more."""
-        with self.lock:
-            self.maps.update(_keyed(job, finished.found.maps, finished.found.settled.contrast))
-            if not finished.traces:
-                return
-            whole = sum(trace.samples for trace in finished.traces) == job.samples
-            self.traces[job.noise if whole else None] = finished.traces
-
-    def start(self, job: Job) -> Start | None:
-        """The clean image's part of a pass that would go on with noisy copies."""
-        trace = self._clean(set(job.layers)) if job.samples else None
-        return Start(self.target, self.standings, trace) if trace is not None else None
-
-    def answer(self, job: Job) -> Pass | None:
-        """A pass out of what is here; None if the network has to run."""
-        with self.lock:
-            settled = job.settled(self.standings, self.target)
-            told = self.target.describe()
-        classes, against = settled.classes, settled.contrast
-        plans = [self._plan(job, index, against) for index in classes]
-        if any(plan is None for plan in plans):
-            return None
-        for step, (index, plan) in enumerate(zip(classes, plans, strict=True)):
-            job.tell((step + 1) / (len(classes) + 1), step, classes)
-            if plan is not None and plan.traces:
-                self._follow(job, index, against, plan)
-        wanted = {
-            (method.name, index, name): self.maps[_key(job, method, index, against, name)]
-            for method in job.methods
-            for index in classes
-            for name in job.layers
-        }
-        return Pass(self.standings, settled, self.labels, told, wanted)
-
-    def _plan(self, job: Job, index: int, against: int | None) -> _Plan | None:
-        """How to make the maps of one class that are missing; None if open traces do not allow it.
-
-        Methods that need noise and methods that do not may be missing at different layers.
-        """
-        missing = [
-            (method, name)
-            for method in job.methods
-            for name in job.layers
-            if _key(job, method, index, against, name) not in self.maps
-        ]
-        methods = list(dict.fromkeys(method for method, _ in missing))
-        noise = job.noise if any(method.needs_noise for method in methods) else None
-        traces = self._covering({name for _, name in missing}, noise) if missing else []
-        return None if traces is None else _Plan(methods, noise, traces)
-
-    def _follow(self, job: Job, index: int, against: int | None, plan: _Plan) -> None:
-        noise = plan.noise
-        gathering = Gathering(plan.methods, noise.num_samples if noise is not None else 0)
-        for trace in plan.traces:
-            go_back(trace, index, against, gathering, noisy=noise is not None, keep_graph=True)
-        found = {(method, index, name): cam for (method, name), cam in gathering.maps.items()}
-        with self.lock:
-            self.maps.update(_keyed(job, found, against))
-
-    def _covering(self, layers: set[str], noise: Noise | None) -> list[Trace] | None:
-        """Open traces that all of these layers can be explained from."""
-        clean = self._clean(layers)
-        if noise is None:
-            return [clean] if clean is not None else None
-        noisy = self.traces.get(noise)
-        if noisy is None or not layers <= set(noisy[0].layers):
-            return None
-        if noisy[0].clean:
-            return noisy
-        return [clean, *noisy] if clean is not None else None
-
-    def _clean(self, layers: set[str]) -> Trace | None:
-        """An open trace of the clean image with these layers."""
-        with self.lock:
-            firsts = [traces[0] for traces in self.traces.values() if traces]
-        fitting = [trace for trace in firsts if trace.clean and layers <= set(trace.layers)]
-        return min(fitting, key=lambda trace: trace.samples, default=None)
 
 
 class RecentPasses:
@@ -161,7 +47,7 @@ class RecentPasses:
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
-        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
         self._states: dict[int, Hashable] = {}
         # Re-entrant: a model may be freed, and its passes with it, while the lock is held.
         self._lock = threading.RLock()
@@ -204,7 +90,9 @@ class RecentPasses:
         kept = self._find(key, job.image)
         if kept is not None:
             try:
-                if (found := kept.answer(job)) is not None:
+                found = kept.answer(job, limit // _LARGEST // EVIDENCE)
+                if found is not None:
+                    self._trim(kept, limit)
                     return found
             except NoMap as error:
                 if not isinstance(error.__cause__, RuntimeError):
@@ -235,7 +123,7 @@ class RecentPasses:
                 self._states[place] = before
         return place, job.model.task, job.question, job.setting, sample(job.image)
 
-    def _find(self, key: Hashable, image: Tensor) -> _Kept | None:
+    def _find(self, key: Hashable, image: Tensor) -> Kept | None:
         with self._lock:
             kept = self._kept.get(key)
             if kept is None or not same(kept.image, image):
@@ -256,14 +144,19 @@ class RecentPasses:
             if kept is None:
                 # An image of its own: the caller's may be written to.
                 image = job.image.clone()
-                kept = _Kept(image, finished.target, found.standings, found.labels)
+                kept = Kept(image, finished.target, found.standings, found.labels)
             kept.add(job, finished)
             self._kept[key] = kept
             self._kept.move_to_end(key)
-            sizes = {key: self._kept[key].bytes for key in list(self._kept)}
-            for oldest in list(sizes):
-                if sum(sizes.values()) > limit:
-                    del self._kept[oldest], sizes[oldest]
+        self._trim(kept, limit)
+
+    def _trim(self, changed: Kept, limit: int) -> None:
+        """Forgets the least recently used, after one has grown."""
+        changed.counted = changed.bytes
+        with self._lock:
+            total = sum(kept.counted for kept in self._kept.values())
+            while self._kept and total > limit:
+                total -= self._kept.popitem(last=False)[1].counted
 
     def _drop(self, key: Hashable) -> None:
         with self._lock:
@@ -282,19 +175,6 @@ class RecentPasses:
 
 RECENT = RecentPasses()
 """The passes of this process."""
-
-
-def _key(job: Job, method: Method, index: int, against: int | None, name: str) -> _Key:
-    return method.name, job.noise if method.needs_noise else None, index, against, name
-
-
-def _keyed(
-    job: Job, maps: Mapping[tuple[str, int, str], Map], against: int | None
-) -> dict[_Key, Map]:
-    return {
-        _key(job, METHODS[method], index, against, name): cam
-        for (method, index, name), cam in maps.items()
-    }
 
 
 def _environment() -> int:

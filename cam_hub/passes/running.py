@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,92 +14,27 @@ from cam_hub.guard import mixes_batch, quiet
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.introspection.layouts import to_maps
 from cam_hub.memory import is_out_of_memory
-from cam_hub.methods import Method
-from cam_hub.passes.gathering import Gathering, Map
+from cam_hub.methods import Evidence
+from cam_hub.passes.gathering import Allowance, Gathering
 from cam_hub.passes.identity import anatomy
+from cam_hub.passes.job import Job, Pass
 from cam_hub.passes.noise import Noise
-from cam_hub.passes.trace import Setting, Trace, record
+from cam_hub.passes.trace import Trace, record
 from cam_hub.recording import tap
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Standings, Target
 
-__all__ = ["Finished", "Job", "Pass", "Progress", "Start", "forward_activations", "go_back", "run"]
+__all__ = [
+    "EVIDENCE",
+    "Finished",
+    "Start",
+    "forward_activations",
+    "go_back",
+    "run",
+]
 
-Progress = Callable[[float, str], None]
-"""Called with the part of the work that is done, in [0, 1], and what is being done."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a pass is to find out.
-
-    Attributes:
-        model: The model.
-        image: ``(1, channels, rows, cols)`` or ``(1, channels, frames, rows, cols)``, preprocessed,
-            on the model's device.
-        layers: The target layers.
-        aim: Makes a fresh target; it may cost passes of its own.
-        question: What makes targets of ``aim`` differ, as far as the model and the image do not.
-        settle: Names the classes, given how they stand in the clean image, and the target's labels.
-        methods: What to make of the gradients.
-        noise: The noisy copies to make; None for the clean image alone.
-        batch_size: Most images that pass the network at once.
-        setting: How the network is run.
-        progress: Told after each step.
-    """
-
-    model: LoadedModel
-    image: Tensor
-    layers: Mapping[str, LayerInfo]
-    aim: Callable[[], Target]
-    question: object
-    settle: Callable[[Standings, tuple[str, ...] | None], Settled]
-    methods: Sequence[Method]
-    noise: Noise | None
-    batch_size: int
-    setting: Setting = field(default_factory=Setting)
-    progress: Progress | None = None
-
-    @property
-    def samples(self) -> int:
-        """How many noisy copies are made."""
-        return self.noise.num_samples if self.noise is not None else 0
-
-    def settled(self, standings: Standings, target: Target) -> Settled:
-        """The classes to explain.
-
-        Raises:
-            CamHubError: If there are no such classes, or one of them cannot be explained.
-        """
-        found = self.settle(standings, target.labels)
-        others = () if found.contrast is None else (found.contrast,)
-        target.check((*found.classes, *others))
-        return found
-
-    def tell(self, part: float, step: int, classes: Sequence[int]) -> None:
-        """Tells ``progress``, if there is one."""
-        if self.progress is not None:
-            self.progress(part, f"class {step + 1} of {len(classes)}")
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What a pass has brought back.
-
-    Attributes:
-        standings: How the classes stand in the clean image.
-        settled: The classes that were differentiated.
-        labels: Names of the scores, where the model's own class names do not apply.
-        target: What was differentiated, for the manifest.
-        maps: By method, class index and layer; ``(rows, cols)``, of a clip the grids of its steps
-            one below the other.
-    """
-
-    standings: Standings
-    settled: Settled
-    labels: tuple[str, ...] | None
-    target: Mapping[str, Any]
-    maps: Mapping[tuple[str, int, str], Map]
+EVIDENCE = 4
+"""Evidence may take this part of what traces may."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +61,13 @@ class Finished:
         target: The target.
         traces: Those whose way back is still open, in the order of their images: all of them, or
             the first alone if it holds the clean image, or none.
+        evidence: Of the clean image, by class index and layer, as far as it is to be kept.
     """
 
     found: Pass
     target: Target
     traces: list[Trace]
+    evidence: Mapping[tuple[int, str], Evidence]
 
 
 def run(job: Job, *, keep: int = 0, start: Start | None = None) -> Finished:
@@ -141,7 +77,7 @@ def run(job: Job, *, keep: int = 0, start: Start | None = None) -> Finished:
 
     Args:
         job: What to find out.
-        keep: Bytes of traces to keep open for later.
+        keep: Bytes of traces to keep open for later; evidence takes a part of as many more.
         start: Where there is one, the clean image does not pass the network again.
 
     Raises:
@@ -177,6 +113,7 @@ class _Run:
         self._job = job
         self._size = size
         self._left = keep
+        self._allowance = Allowance(keep // EVIDENCE)
         self._copying = copying
         self._traces: list[Trace] = []
         self._settled = Settled(())
@@ -219,12 +156,19 @@ class _Run:
         traces = self._traces
         if len(traces) < total:
             traces = [trace for trace in traces[:1] if trace.clean]
-        return Finished(done, target, traces)
+        evidence = {
+            (index, name): each
+            for index, gathering in zip(self._settled.classes, self._gatherings, strict=True)
+            for name, each in gathering.evidence.items()
+        }
+        return Finished(done, target, traces, evidence)
 
     def _choose(self, standings: Standings, target: Target) -> None:
         job = self._job
         self._settled = job.settled(standings, target)
-        self._gatherings = [Gathering(job.methods, job.samples) for _ in self._settled.classes]
+        self._gatherings = [
+            Gathering(job.methods, job.samples, self._allowance) for _ in self._settled.classes
+        ]
 
     def _go_back(self, trace: Trace, number: int, total: int) -> None:
         classes, against = self._settled.classes, self._settled.contrast

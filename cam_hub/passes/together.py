@@ -21,7 +21,7 @@ from cam_hub.guard import mixes_batch, quiet
 from cam_hub.memory import is_out_of_memory
 from cam_hub.passes.gathering import Gathering
 from cam_hub.passes.identity import anatomy
-from cam_hub.passes.running import Job, Pass
+from cam_hub.passes.job import Job, Pass
 from cam_hub.passes.trace import Trail, pass_through, score_of
 from cam_hub.tasks.base import Standings, Target
 

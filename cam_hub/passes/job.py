@@ -1,0 +1,96 @@
+"""What a pass is to find out, and what it brings back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from cam_hub.classes import Settled
+from cam_hub.introspection.layer_info import LayerInfo
+from cam_hub.methods import Method
+from cam_hub.passes.gathering import Map
+from cam_hub.passes.noise import Noise
+from cam_hub.passes.trace import Setting
+from cam_hub.sources.base import LoadedModel
+from cam_hub.tasks.base import Standings, Target
+
+__all__ = ["Job", "Pass", "Progress"]
+
+Progress = Callable[[float, str], None]
+"""Called with the part of the work that is done, in [0, 1], and what is being done."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a pass is to find out.
+
+    Attributes:
+        model: The model.
+        image: ``(1, channels, rows, cols)`` or ``(1, channels, frames, rows, cols)``, preprocessed,
+            on the model's device.
+        layers: The target layers.
+        aim: Makes a fresh target; it may cost passes of its own.
+        question: What makes targets of ``aim`` differ, as far as the model and the image do not.
+        settle: Names the classes, given how they stand in the clean image, and the target's labels.
+        methods: What to make of the gradients.
+        noise: The noisy copies to make; None for the clean image alone.
+        batch_size: Most images that pass the network at once.
+        setting: How the network is run.
+        progress: Told after each step.
+    """
+
+    model: LoadedModel
+    image: Tensor
+    layers: Mapping[str, LayerInfo]
+    aim: Callable[[], Target]
+    question: object
+    settle: Callable[[Standings, tuple[str, ...] | None], Settled]
+    methods: Sequence[Method]
+    noise: Noise | None
+    batch_size: int
+    setting: Setting = field(default_factory=Setting)
+    progress: Progress | None = None
+
+    @property
+    def samples(self) -> int:
+        """How many noisy copies are made."""
+        return self.noise.num_samples if self.noise is not None else 0
+
+    def settled(self, standings: Standings, target: Target) -> Settled:
+        """The classes to explain.
+
+        Raises:
+            CamHubError: If there are no such classes, or one of them cannot be explained.
+        """
+        found = self.settle(standings, target.labels)
+        others = () if found.contrast is None else (found.contrast,)
+        target.check((*found.classes, *others))
+        return found
+
+    def tell(self, part: float, step: int, classes: Sequence[int]) -> None:
+        """Tells ``progress``, if there is one."""
+        if self.progress is not None:
+            self.progress(part, f"class {step + 1} of {len(classes)}")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a pass has brought back.
+
+    Attributes:
+        standings: How the classes stand in the clean image.
+        settled: The classes that were differentiated.
+        labels: Names of the scores, where the model's own class names do not apply.
+        target: What was differentiated, for the manifest.
+        maps: By method, class index and layer; ``(rows, cols)``, of a clip the grids of its steps
+            one below the other.
+    """
+
+    standings: Standings
+    settled: Settled
+    labels: tuple[str, ...] | None
+    target: Mapping[str, Any]
+    maps: Mapping[tuple[str, int, str], Map]
