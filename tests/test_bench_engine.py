@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,13 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.engine import cases, cli, memory
+from bench.engine import cases, cli, floor, memory, timing
 from bench.engine.cases import CASES, OURS, Case, Goal
 from bench.engine.contenders import PLAIN
+from bench.engine.floor import FLOOR
 from bench.engine.memory import MemoryCase, peak_beyond
 from bench.engine.pictures import write_pictures
 from bench.engine.report import Findings, Timed, Weighed, render
+from bench.engine.subjects import load
 from bench.engine.timing import Contender, Spread, Times, measure
+from cam_hub.recording import tap
 
 TINY = "test_resnet.r160_in1k"
 """timm's smallest architecture with residual blocks."""
@@ -62,6 +67,25 @@ class TestTiming:
         assert times.ratio("a", "b") is None
         assert times.spread("b") is not None
 
+    def test_what_takes_long_has_few_rounds_and_its_first_one_counts(self, monkeypatch):
+        monkeypatch.setattr(timing, "SLOW", 0.0)
+        seen: list[float] = []
+        way = Contender(lambda x: seen.append(float(x)))
+        times = measure({"a": way}, image, rounds=9, seconds=0.0)
+        assert seen == [0, 1, 2]
+        assert len(times.seconds["a"]) == timing.LEAST
+
+    def test_interrupted_it_has_whole_rounds_alone(self):
+        def stop(x: torch.Tensor) -> None:
+            if x == 3:
+                raise KeyboardInterrupt
+
+        times = Times()
+        ways = {"a": Contender(stop), "b": Contender(lambda x: x)}
+        with pytest.raises(KeyboardInterrupt):
+            measure(ways, image, rounds=9, into=times)
+        assert {name: len(found) for name, found in times.seconds.items()} == {"a": 2, "b": 2}
+
     def test_ratios_are_taken_round_by_round(self):
         times = Times({"a": [1.0, 4.0, 9.0], "b": [1.0, 2.0, 3.0]})
         assert times.ratio("a", "b") == Spread(2.0, 1.0, 3.0)
@@ -93,6 +117,7 @@ class TestReport:
         goals = case(Goal("plain", 1.1), Goal("torchcam", 1.5))
         for name, ours in (("resnet18", 0.105), ("vgg19", 0.2)):
             seconds = {PLAIN[0]: [0.2], PLAIN[1]: [0.1], OURS: [ours], "torchcam": [0.4]}
+            seconds[FLOOR] = [0.103]
             found.timed.append(Timed(goals, name, Times(seconds)))
         failures = {"torchcam": "RuntimeError: not connected"}
         lost = Times({PLAIN[0]: [0.1], OURS: [0.1]}, failures)
@@ -123,7 +148,7 @@ class TestReport:
         text = render(self.findings())
         missed = text.partition("## Not reached")[2].partition("##")[0].split("\n- ")[1:]
         assert [line.strip() for line in missed] == [
-            "both methods, ≤ 1.1 × 5 forwards: VGG-19 2.00 ×",
+            "both methods, ≤ 1.1 × 5 forwards: VGG-19 2.00 × (floor 1.03 ×)",
             "a folder of pictures, LayerCAM, ≥ 0.9 × plain inference, decoding included: "
             "ResNet-18 0.50 ×",
             "first map of a cold process, ≤ 1.3 × torch, timm, building, reading and one forward: "
@@ -134,7 +159,7 @@ class TestReport:
         text = render(self.findings())
         assert (
             "| ResNet-18 | 100.0 (100.0–100.0) (channels-last) | 105.0 (105.0–105.0) "
-            "| 1.05 (1.05–1.05) | 3.81 (3.81–3.81) |" in text
+            "| 1.05 (1.05–1.05) | 1.03 (1.03–1.03) | 1.02 (1.02–1.02) | 3.81 (3.81–3.81) |" in text
         )
         assert "- torchcam on swin: RuntimeError: not connected" in text
         assert "| LayerCAM, big | 75 | 80 | 704 |" in text
@@ -184,6 +209,43 @@ def test_a_case_runs_from_the_command_line_to_the_report(threads, tmp_path):
     assert "failed" not in text
     for title in ("LayerCAM, recommended layer", "Another threshold"):
         assert f"## {title}" in text
+
+
+def test_ended_from_outside_it_reports_what_it_has_found(threads, tmp_path, monkeypatch):
+    report = tmp_path / "performance.md"
+
+    def stopped(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cli, "measure_import", lambda _: Spread(0.02, 0.01, 0.03))
+    monkeypatch.setattr(cli, "measure", stopped)
+    arguments = ["--models", TINY, "--cases", "import", "layercam", "--report", str(report)]
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(arguments) == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+    text = report.read_text("utf-8")
+    assert "| `import cam_hub` | ≤ 0.15 s | 0.020 s | 1 of 1 |" in text
+    assert "interrupted" in text
+
+
+@pytest.mark.parametrize("layers", [None, ["layer1", "layer3"]])
+def test_the_floor_takes_the_gradients_that_maps_are_made_of(layers):
+    subject = load(TINY)
+    x = subject.image(0)
+    way = floor.whole(subject, 2, layers, classes=2)
+    assert way.before is not None
+    way.before(x)
+    found = way.run(x)
+    names = layers or [subject.recommended]
+    with (
+        torch.enable_grad(),
+        tap(subject.model.module, names, overwritten=None) as taps,
+    ):
+        scores = subject.model.module(x)
+    for index, gradients in zip(scores[0].topk(2).indices.tolist(), found, strict=True):
+        expected = taps.gradients(scores[:, index].sum(), names, keep_graph=True)
+        for name, gradient in zip(names, gradients, strict=True):
+            assert torch.allclose(gradient, expected[name].expand_as(gradient), atol=1e-6)
 
 
 @pytest.mark.slow

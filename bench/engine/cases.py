@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bench.engine import peers
 from bench.engine.contenders import fresh, maps, plain, warm
+from bench.engine.floor import FLOOR, one_more_class, whole
 from bench.engine.subjects import Subject
 from bench.engine.timing import Contender, Times
 
@@ -71,6 +72,7 @@ def _forwards(images: int) -> str:
 def _layercam(subject: Subject) -> dict[str, Contender]:
     found = {
         OURS: fresh(maps(subject, methods=["layercam"])),
+        FLOOR: whole(subject, 1),
         "torchcam": Contender(peers.torchcam_maps(subject, [subject.recommended], smooth=False)),
     }
     if peers.has_grad_cam():
@@ -81,6 +83,7 @@ def _layercam(subject: Subject) -> dict[str, Contender]:
 def _both(subject: Subject) -> dict[str, Contender]:
     return {
         OURS: fresh(maps(subject)),
+        FLOOR: whole(subject, 5),
         "torchcam": Contender(peers.torchcam_maps(subject, [subject.recommended])),
         "easy-explain": Contender(peers.easy_explain_shaped(subject)),
     }
@@ -89,6 +92,7 @@ def _both(subject: Subject) -> dict[str, Contender]:
 def _five(subject: Subject) -> dict[str, Contender]:
     return {
         OURS: fresh(maps(subject, classes=5)),
+        FLOOR: whole(subject, 5, classes=5),
         "torchcam": Contender(peers.torchcam_maps(subject, [subject.recommended], classes=5)),
     }
 
@@ -96,6 +100,7 @@ def _five(subject: Subject) -> dict[str, Contender]:
 def _stages(subject: Subject) -> dict[str, Contender]:
     return {
         OURS: fresh(maps(subject, subject.stages)),
+        FLOOR: whole(subject, 5, subject.stages),
         "torchcam": Contender(peers.torchcam_maps(subject, subject.stages)),
     }
 
@@ -109,7 +114,8 @@ def _features(subject: Subject) -> dict[str, Contender]:
 
 def _warm(what: str, title: str) -> Case:
     def contenders(subject: Subject) -> dict[str, Contender]:
-        return {OURS: warm(subject, what)}
+        found = {OURS: warm(subject, what)}
+        return {**found, FLOOR: one_more_class(subject, 5)} if what == "class" else found
 
     return Case(f"warm-{what}", title, 1, (Goal("plain", 0.05),), contenders)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from bench.engine.machine import machine, versions
 from bench.engine.peers import has_grad_cam
 from bench.engine.report import Findings, Timed, Weighed, render
 from bench.engine.subjects import NAMES, QUICK, Subject
-from bench.engine.timing import Times, measure
+from bench.engine.timing import LEAST, Times, measure
 
 __all__ = ["main"]
 
@@ -25,6 +28,10 @@ _OTHERS = ("memory-layercam", *(case.name for case in memory.CASES), "folder", "
 _LARGE = ("memory-large",)
 _COLD = "resnet18"
 _INTERRUPTED = 130
+_BEGUN = time.perf_counter()
+
+ENOUGH = 20.0
+"""Seconds after which a case has had rounds enough, if ``LEAST`` of them are counted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Of the command line; None for the program's own.
 
     Returns:
-        0, or 130 if it was interrupted; what was found until then is reported.
+        0, or 130 if it was interrupted (by Ctrl-C or SIGTERM); what was found until then is
+        reported.
     """
     options = _parser().parse_args(arguments)
     networks = options.models or (QUICK if options.quick else tuple(NAMES))
@@ -42,22 +50,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = [*(case.name for case in CASES), *_OTHERS]
     asked = options.cases or [name for name in known if not (options.quick and name in _LARGE)]
     torch.set_num_threads(1)
-    findings = Findings([machine(), versions(), f"{rounds} rounds, one thread"])
+    sampled = f"up to {rounds} rounds, at least {LEAST}, else as many as take {ENOUGH:.0f} s"
+    findings = Findings([machine(), versions(), f"{sampled} by case and network; one thread"])
     if not has_grad_cam():
         _say("without grad-cam: it comes with the extra 'bench'")
     code = 0
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        for step in _steps(networks, asked, rounds, options.quick):
+        for step in _steps(networks, asked, rounds):
             step(findings)
+            if options.report:  # as far as it has come
+                options.report.write_text(render(findings), "utf-8")
     except KeyboardInterrupt:
         _say("interrupted")
+        findings.lost.append("what else was asked for: the run was interrupted")
         code = _INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     text = render(findings)
     if options.report:
         options.report.write_text(text, "utf-8")
     else:
         print(text)
     return code
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,9 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 Step = Callable[[Findings], None]
 
 
-def _steps(
-    networks: Sequence[str], asked: Sequence[str], rounds: int, quick: bool
-) -> Sequence[Step]:
+def _steps(networks: Sequence[str], asked: Sequence[str], rounds: int) -> Sequence[Step]:
     """What is to be done, network by network, so that each is built once and then forgotten."""
     cases = [case for case in CASES if case.name in asked]
 
@@ -89,10 +106,15 @@ def _steps(
             for case in cases:
                 if not case.only or name in case.only:
                     _say(f"{name}: {case.title}")
-                    times = measure(case.all_contenders(subject), subject.image, rounds)
-                    findings.timed.append(Timed(case, name, times))
+                    times = Times()
+                    ways = case.all_contenders(subject)
+                    try:
+                        measure(ways, subject.image, rounds, seconds=ENOUGH, into=times)
+                    finally:
+                        if times.failures or any(times.seconds.values()):
+                            findings.timed.append(Timed(case, name, times))
             if "folder" in asked:
-                findings.folders[name] = _folder(subject, rounds, quick)
+                findings.folders[name] = _folder(subject, rounds)
 
         return step
 
@@ -105,20 +127,25 @@ def _steps(
             findings.weighed.append(Weighed(case, memory.measure(case)))
 
     def begin(findings: Findings) -> None:
-        if "import" in asked:
-            findings.importing = measure_import(rounds)
-        if "cold" in asked:
-            _say(f"{_COLD}: cold processes")
-            findings.cold[_COLD] = measure_cold(_COLD, rounds)
+        try:
+            if "import" in asked:
+                _say("import cam_hub")
+                findings.importing = measure_import(rounds)
+            if "cold" in asked:
+                _say(f"{_COLD}: cold processes")
+                findings.cold[_COLD] = measure_cold(_COLD, rounds)
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            findings.lost.append(f"processes: {str(error)[:200]}")
 
     timed = [with_network(name) for name in networks] if cases or "folder" in asked else []
     return [begin, *timed, weigh]
 
 
-def _folder(subject: Subject, rounds: int, quick: bool) -> Times:
+def _folder(subject: Subject, rounds: int) -> Times:
     _say(f"{subject.name}: a folder of pictures")
-    return measure_folder(subject, count=24 if quick else 64, rounds=min(rounds, 5))
+    return measure_folder(subject, count=24, rounds=min(rounds, 5), seconds=ENOUGH)
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    minutes, seconds = divmod(int(time.perf_counter() - _BEGUN), 60)
+    print(f"{minutes:3d}:{seconds:02d}  {text}", file=sys.stderr, flush=True)

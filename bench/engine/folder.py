@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -23,13 +24,14 @@ __all__ = ["measure_folder"]
 BATCH = 8
 
 
-def measure_folder(subject: Subject, count: int, rounds: int) -> Times:
+def measure_folder(subject: Subject, count: int, rounds: int, seconds: float = math.inf) -> Times:
     """Seconds per picture, decoding included, with as many threads that read on both sides.
 
     Args:
         subject: The network.
         count: Pictures in the folder.
-        rounds: How many are counted; a first one is not.
+        rounds: How many are counted, at most; a first one is not.
+        seconds: When so many have gone by, no other round begins, if one is counted.
 
     Returns:
         Of cam_hub (LayerCAM by ``explain_many``), and of plain inference by batches in both
@@ -46,7 +48,10 @@ def measure_folder(subject: Subject, count: int, rounds: int) -> Times:
             ),
             "cam_hub": lambda: _explain(subject, name, threads),
         }
+        begun = time.perf_counter()
         for number in range(rounds + 1):
+            if number > 1 and time.perf_counter() - begun > seconds:
+                break
             for way, run in ways.items():
                 start = time.perf_counter()
                 done = run()

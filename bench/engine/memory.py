@@ -71,21 +71,25 @@ CASES = (
 )
 
 
-def measure(case: MemoryCase, timeout: float = 900.0) -> dict[str, int | str]:
+def measure(case: MemoryCase, timeout: float = 300.0) -> dict[str, int | str]:
     """Bytes beyond a loaded model at the peak, by way; or why there are none."""
     found: dict[str, int | str] = {}
     for way in case.ways:
         command = [sys.executable, "-m", "bench.engine.memory"]
         command += [case.name, case.network, str(case.size), way]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            cwd=_ROOT,
-            env={**os.environ, **_ENVIRONMENT},
-        )
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+                cwd=_ROOT,
+                env={**os.environ, **_ENVIRONMENT},
+            )
+        except subprocess.TimeoutExpired:
+            found[way] = f"failed: not done after {timeout:.0f} s"
+            continue
         last = (done.stdout.strip() or done.stderr.strip() or "no answer").splitlines()[-1]
         found[way] = int(last) if done.returncode == 0 else f"failed: {last[:120]}"
     return found

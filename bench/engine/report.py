@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from bench.engine.cases import OURS, Case, Goal, ratio_of
 from bench.engine.contenders import PLAIN
+from bench.engine.floor import FLOOR
+from bench.engine.markdown import head, least, most, row, span
 from bench.engine.memory import MemoryCase
 from bench.engine.subjects import NAMES
 from bench.engine.timing import Spread, Times
@@ -26,8 +28,10 @@ built anew). Random weights, float32, 224 px, one thread unless a row says other
 All contenders of a case take turns within each round, on an image that is new to all of them;
 ratios are taken round by round. Numbers are medians, with the least and the most in brackets.
 Plain inference is `torch.inference_mode()` on one batch, in the faster of both memory layouts.
-Others are given the network as timm makes it, the same target layers, and for tokens and
-channels-last activations the layout that cam_hub found.
+The floor is what autograd itself needs for the same gradients in plain torch, without noise, maps
+and pictures: where a goal is not reached, it tells how much of that is the limit. Others are given
+the network as timm makes it, the same target layers, and for tokens and channels-last activations
+the layout that cam_hub found.
 
 To repeat it:
 
@@ -67,6 +71,7 @@ class Findings:
         folders: Seconds per picture by network.
         cold: Seconds to the first map, to the first forward pass, and their ratio, by network.
         importing: Seconds of ``import cam_hub``.
+        lost: What could not be measured, and why.
     """
 
     setting: list[str]
@@ -75,15 +80,17 @@ class Findings:
     folders: dict[str, Times] = field(default_factory=dict)
     cold: dict[str, tuple[Spread, Spread, Spread]] = field(default_factory=dict)
     importing: Spread | None = None
+    lost: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A goal, and by how much it was reached on each network."""
+    """A goal, by how much it was reached on each network, and what the floor is, in words."""
 
     title: str
     goal: str
     found: dict[str, tuple[str, bool]]
+    floors: dict[str, str] = field(default_factory=dict)
 
 
 def render(findings: Findings) -> str:
@@ -94,6 +101,7 @@ def render(findings: Findings) -> str:
         "\n".join(f"- {line}" for line in findings.setting) + "\n",
         _summary(lines),
         _missed(lines),
+        _lost(findings.lost),
         *(_details(group) for group in _by_case(findings.timed)),
         _memory(findings.weighed),
         _folders(findings.folders),
@@ -108,7 +116,8 @@ def _lines(findings: Findings) -> list[_Line]:
         case = group[0].case
         for goal in case.goals:
             found = {each.network: _reached(each, goal) for each in group}
-            lines.append(_Line(case.title, goal.words(case.images), found))
+            floors = {each.network: _floor(each, goal) for each in group}
+            lines.append(_Line(case.title, goal.words(case.images), found, floors))
     lines += [_weighed_line(each) for each in findings.weighed]
     if findings.folders:
         found = {name: _throughput(times) for name, times in findings.folders.items()}
@@ -145,6 +154,14 @@ def _reached(timed: Timed, goal: Goal) -> tuple[str, bool]:
     return f"{ratio:.2f} ×", goal.held_by(ratio)
 
 
+def _floor(timed: Timed, goal: Goal) -> str:
+    """What the floor is as a multiple of plain inference, in words."""
+    ratio = timed.times.ratio(FLOOR, timed.times.best(PLAIN))
+    if goal.against != "plain" or ratio is None:
+        return ""
+    return f" (floor {ratio.median:.2f} ×)"
+
+
 def _throughput(times: Times) -> tuple[str, bool]:
     ratio = times.ratio(times.best(PLAIN) or "", OURS)
     if ratio is None:
@@ -153,12 +170,12 @@ def _throughput(times: Times) -> tuple[str, bool]:
 
 
 def _summary(lines: Sequence[_Line]) -> str:
-    rows = ["## Goals", "", *_head(["case", "goal", "measured", "reached"])]
+    rows = ["## Goals", "", *head(["case", "goal", "measured", "reached"])]
     for line in lines:
         words = [word for word, _ in line.found.values()]
         held = sum(reached for _, reached in line.found.values())
-        measured = words[0] if len(words) == 1 else f"{_least(words)} to {_most(words)}"
-        rows.append(_row([line.title, line.goal, measured, f"{held} of {len(words)}"]))
+        measured = words[0] if len(words) == 1 else f"{least(words)} to {most(words)}"
+        rows.append(row([line.title, line.goal, measured, f"{held} of {len(words)}"]))
     return "\n".join(rows) + "\n" if lines else ""
 
 
@@ -166,13 +183,17 @@ def _missed(lines: Sequence[_Line]) -> str:
     rows = []
     for line in lines:
         off = [
-            f"{_network(name)} {words}".strip()
+            f"{_network(name)} {words}{line.floors.get(name, '')}".strip()
             for name, (words, held) in line.found.items()
             if not held
         ]
         if off:
             rows.append(f"- {line.title}, {line.goal}: {', '.join(off)}")
     return "\n".join(["## Not reached", "", *(rows or ["Nothing."]), ""]) if lines else ""
+
+
+def _lost(words: Sequence[str]) -> str:
+    return "\n".join(["## Not measured", "", *(f"- {each}" for each in words), ""]) if words else ""
 
 
 def _details(group: Sequence[Timed]) -> str:
@@ -182,24 +203,28 @@ def _details(group: Sequence[Timed]) -> str:
             name
             for each in group
             for name in (*each.times.seconds, *each.times.failures)
-            if name not in (*PLAIN, OURS)
+            if name not in (*PLAIN, OURS, FLOOR)
         )
     )
     names = ["network", f"plain × {case.images}, ms", "cam_hub, ms", "cam_hub ÷ plain"]
     rows = [f"## {case.title[0].upper()}{case.title[1:]}", ""]
-    rows += _head([*names, *(f"{name} ÷ cam_hub" for name in others)])
+    floored = any(FLOOR in each.times.seconds for each in group)
+    if floored:
+        names += ["floor ÷ plain", "cam_hub ÷ floor"]
+    rows += head([*names, *(f"{name} ÷ cam_hub" for name in others)])
     for each in group:
         times = each.times
         best = times.best(PLAIN)
         layout = " (channels-last)" if best == PLAIN[1] else ""
         cells = [
             _network(each.network),
-            _span(times.spread(best) if best else None, 1000) + layout,
-            _span(times.spread(OURS), 1000),
-            _span(times.ratio(OURS, best)),
-            *(_failed(times, name) or _span(times.ratio(name, OURS)) for name in others),
+            span(times.spread(best) if best else None, 1000) + layout,
+            span(times.spread(OURS), 1000),
+            span(times.ratio(OURS, best)),
+            *([span(times.ratio(FLOOR, best)), span(times.ratio(OURS, FLOOR))] if floored else []),
+            *(_failed(times, name) or span(times.ratio(name, OURS)) for name in others),
         ]
-        rows.append(_row(cells))
+        rows.append(row(cells))
     failures = {
         f"{name} on {_network(each.network)}: {words}"
         for each in group
@@ -217,12 +242,12 @@ def _memory(weighed: Sequence[Weighed]) -> str:
         "",
         "Peak of the process's memory above the loaded model, each in a process of its own, in MB.",
         "",
-        *_head(["case", "plain inference", "cam_hub", "torchcam"]),
+        *head(["case", "plain inference", "cam_hub", "torchcam"]),
     ]
     for each in weighed:
         cells = [each.found.get(way, "–") for way in ("plain", OURS, "torchcam")]
         megabytes = [f"{cell / 1e6:.0f}" if isinstance(cell, int) else cell for cell in cells]
-        rows.append(_row([each.case.title, *megabytes]))
+        rows.append(row([each.case.title, *megabytes]))
     return "\n".join(rows) + "\n"
 
 
@@ -230,22 +255,22 @@ def _folders(folders: dict[str, Times]) -> str:
     if not folders:
         return ""
     rows = ["## A folder of pictures", "", "JPEG of 1024 × 768, batches of 8, ms per picture.", ""]
-    rows += _head(["network", "plain", "cam_hub, LayerCAM", "throughput"])
+    rows += head(["network", "plain", "cam_hub, LayerCAM", "throughput"])
     for name, times in folders.items():
         best = times.best(PLAIN)
-        spans = [_span(times.spread(way), 1000) if way else "–" for way in (best, OURS)]
-        rows.append(_row([_network(name), *spans, _span(times.ratio(best or "", OURS))]))
+        spans = [span(times.spread(way), 1000) if way else "–" for way in (best, OURS)]
+        rows.append(row([_network(name), *spans, span(times.ratio(best or "", OURS))]))
     return "\n".join(rows) + "\n"
 
 
 def _cold(findings: Findings) -> str:
     rows = []
     if findings.importing is not None:
-        rows += [f"`import cam_hub`: {_span(findings.importing, 1000)} ms.", ""]
+        rows += [f"`import cam_hub`: {span(findings.importing, 1000)} ms.", ""]
     if findings.cold:
-        rows += _head(["network", "first map, s", "first forward with timm, s", "ratio"])
+        rows += head(["network", "first map, s", "first forward with timm, s", "ratio"])
         rows += [
-            _row([_network(name), *map(_span, spreads)]) for name, spreads in findings.cold.items()
+            row([_network(name), *map(span, spreads)]) for name, spreads in findings.cold.items()
         ]
     return "\n".join(["## Cold processes", "", *rows, ""]) if rows else ""
 
@@ -267,36 +292,3 @@ def _named(way: str) -> str:
 
 def _failed(times: Times, name: str) -> str:
     return "failed" if name in times.failures else ""
-
-
-def _span(spread: Spread | None, factor: float = 1.0) -> str:
-    if spread is None:
-        return "–"
-    digits = 1 if factor > 1 else 2
-    median, least, most = (
-        f"{number * factor:.{digits}f}" for number in (spread.median, spread.least, spread.most)
-    )
-    return f"{median} ({least}–{most})"
-
-
-def _least(words: Sequence[str]) -> str:
-    return min(words, key=_number)
-
-
-def _most(words: Sequence[str]) -> str:
-    return max(words, key=_number)
-
-
-def _number(words: str) -> float:
-    try:
-        return float(words.split(maxsplit=1)[0])
-    except ValueError:
-        return float("inf")
-
-
-def _head(names: Sequence[str]) -> list[str]:
-    return [_row(names), _row(["---"] * len(names))]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,13 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-__all__ = ["Contender", "Spread", "Times", "measure"]
+__all__ = ["LEAST", "SLOW", "Contender", "Spread", "Times", "measure"]
+
+LEAST = 3
+"""Rounds that are counted however long they take, if so many are asked for."""
+
+SLOW = 5.0
+"""Seconds of a round from which on the first one is counted, too."""
 
 Step = Callable[[Tensor], object]
 
@@ -73,31 +80,51 @@ class Times:
 
 
 def measure(
-    contenders: Mapping[str, Contender], image: Callable[[int], Tensor], rounds: int
+    contenders: Mapping[str, Contender],
+    image: Callable[[int], Tensor],
+    rounds: int,
+    *,
+    seconds: float = math.inf,
+    into: Times | None = None,
 ) -> Times:
     """Times contenders in turn.
 
     Every round has an image of its own, which no contender has seen before, and begins with
-    another contender. A first round is not counted.
+    another contender. A first round is not counted unless it is slow: what happens once weighs
+    nothing then.
 
     Args:
         contenders: By name.
         image: The image of a round, from its number.
-        rounds: How many are counted.
+        rounds: How many are counted, at most.
+        seconds: When so many have gone by, at least ``LEAST`` rounds are counted and no more.
+        into: Filled with whole rounds, also where this is interrupted; None for new ones.
 
     Returns:
         The times; a contender that raises is left out from then on.
     """
-    times = Times({name: [] for name in contenders})
-    for number in range(rounds + 1):
-        names = [name for name in contenders if name not in times.failures]
-        turn = number % max(len(names), 1)
-        for name in names[turn:] + names[:turn]:
-            seconds = _timed(contenders[name], image(number), name, times.failures)
-            if seconds is not None and number:
-                times.seconds[name].append(seconds)
-    for name in times.failures:
-        del times.seconds[name]
+    times = Times() if into is None else into
+    times.seconds = {name: [] for name in contenders}
+    start = time.perf_counter()
+    try:
+        for number in range(rounds + 1):
+            names = [name for name in contenders if name not in times.failures]
+            turn = number % max(len(names), 1)
+            taken: dict[str, float] = {}
+            for name in names[turn:] + names[:turn]:
+                found = _timed(contenders[name], image(number), name, times.failures)
+                if found is not None:
+                    taken[name] = found
+            if number or sum(taken.values()) > SLOW:
+                for name, found in taken.items():
+                    times.seconds[name].append(found)
+            counted = max((len(each) for each in times.seconds.values()), default=0)
+            late = time.perf_counter() - start > seconds
+            if counted >= rounds or (late and counted >= LEAST):
+                break
+    finally:
+        for name in times.failures:
+            times.seconds.pop(name, None)
     return times
 
 
