@@ -56,7 +56,9 @@ class Refusing(nn.Module):
 
 
 def same(cell: Any, alone: cam_hub.Explanation) -> bool:
-    return np.array_equal(cell.cam, alone.cam(cell.class_index, cell.layer))
+    """But for rounding: how many pictures pass a network together changes the last digits."""
+    expected = alone.cam(cell.class_index, cell.layer)
+    return np.allclose(cell.cam, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 class TestColumns:
@@ -70,7 +72,7 @@ class TestColumns:
             for method, cell in zip(methods, row.cells, strict=True):
                 assert same(cell, explain(model, lion, method=method, num_samples=2))
 
-    def test_layers_of_one_pass_are_bit_for_bit_those_of_passes_of_their_own(self, lite0, lion):
+    def test_layers_of_one_pass_are_those_of_passes_of_their_own(self, lite0, lion):
         names = ["blocks.1", "blocks.4", "bn2"]
         (row,) = compare(lite0, lion, methods="layercam", target_layers=names).rows
         assert [cell.layer for cell in row.cells] == names
