@@ -12,7 +12,7 @@ nothing, and an enormous resized image, of which the crop keeps little, is never
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -186,8 +186,8 @@ class Preprocessing:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON-able values; :meth:`from_dict` gives an equal object back."""
-        values = asdict(self).items()
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
     @property
     def fill(self) -> tuple[int, ...]:

@@ -45,13 +45,11 @@ def resolve_layers(
         NoMap: If a layer is not spatial, or no class score depends on it.
         InvalidArgument: If nothing is named, or something that is no layer.
     """
-    layers = list_layers(model, input_size=input_size)
     if choice is None:
         choice = "best"
     if isinstance(choice, str) and choice in SUGGESTIONS:
-        meant = set(suggest_layers(model, choice, input_size=input_size))
-        return [layer for layer in layers if layer.name in meant]
-    by_name = {layer.name: layer for layer in layers}
+        return list(_suggested(model, choice, tuple(input_size or model.input_size)))
+    by_name = {layer.name: layer for layer in list_layers(model, input_size=input_size)}
     named = [choice] if isinstance(choice, (str, nn.Module)) else _listed(choice)
     names = list(dict.fromkeys(_name(model, item) for item in named))
     if not names:
@@ -63,6 +61,16 @@ def resolve_layers(
         if layer.arrangement is None or (need_gradient and not layer.usable):
             raise NoMap(layer.reason + _instead(by_name.values()), layer=name)
     return [by_name[name] for name in names]
+
+
+def _suggested(model: LoadedModel, how: str, size: tuple[int, ...]) -> list[LayerInfo]:
+    """The layers that a word stands for, found once: some networks have hundreds."""
+    known: dict[object, list[LayerInfo]] = model.facts.setdefault("suggested_layers", {})
+    if (how, size) not in known:
+        names = set(suggest_layers(model, how, input_size=size))
+        layers = list_layers(model, input_size=size)
+        known[how, size] = [layer for layer in layers if layer.name in names]
+    return known[how, size]
 
 
 def layers_before(
