@@ -150,6 +150,23 @@ def test_a_model_that_has_changed_is_asked_again(model, change):
     assert kept.cam().tobytes() == fresh.cam().tobytes()
 
 
+@pytest.mark.parametrize("asked_meanwhile", [False, True])
+def test_a_pass_during_which_a_weight_was_changed_is_not_used_again(model, asked_meanwhile):
+    """Whether or not somebody else has asked, and found out, before that pass is done."""
+    image = picture(model, seed=7)
+
+    def write(_part: float, _what: str) -> None:
+        model.module.last.weight = nn.Parameter(model.module.last.weight.detach() * -2)
+        if asked_meanwhile:
+            explain(model, image, target_layers=LAYERS)
+
+    explain(model, image, target_layers=LAYERS, progress=write)
+    result, _ = asked(model, image)
+    fresh, _ = asked(model, image, reuse=False)
+    for key, cam in fresh.cams.items():
+        assert apart(cam, result.cams[key]) < 1e-5
+
+
 def test_a_mistake_costs_nothing_and_keeps_nothing(model):
     asked(model)
     before = RECENT.bytes
