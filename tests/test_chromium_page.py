@@ -197,11 +197,11 @@ def test_every_change_of_the_look_is_another_picture_and_no_run_of_the_model(
     steps: list[Callable[[], None]] = [
         lambda: page.click('#maps button[data-layer="blocks.4"]'),
         lambda: page.click('#view label:has-text("Raw map")'),
-        lambda: page.click('#scale label:has-text("One scale")'),
         lambda: page.click('#view label:has-text("Boxes")'),
         lambda: page.click('#view label:has-text("Cut-out")'),
         lambda: page.fill('#threshold input[type="number"]', "0.05"),
         lambda: page.click('#view label:has-text("Overlay")'),
+        lambda: page.click('#scale label:has-text("One scale")'),
         lambda: page.fill('#alpha input[type="number"]', "0.9"),
         lambda: page.click('#shown_class label:has-text("cheetah")'),
         lambda: page.click('#predictions button:has-text("lion")'),
