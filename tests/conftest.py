@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 def _free_port() -> int:
@@ -38,6 +39,7 @@ from gradio_client import Client
 from PIL import Image
 
 import cam_hub
+from tests.chromium import DESKTOP, Visitor, chromium
 from tests.hub import FakeHub, serve
 
 PHOTOS = {
@@ -127,3 +129,28 @@ def photo(lion: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("photos") / "lion.png"
     lion.save(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium."""
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def visit(browser: Any, url: str) -> Iterator[Callable[..., Visitor]]:
+    """Opens the page; afterwards nobody may have complained or asked another host."""
+    visitors = []
+
+    def open_page(options: dict[str, Any] = DESKTOP, query: str = "") -> Visitor:
+        visitors.append(Visitor(browser, url, options, query))
+        return visitors[-1]
+
+    yield open_page
+    for visitor in visitors:
+        visitor.close()
+        assert visitor.complaints == []
+        assert {host for host in visitor.hosts if host not in ("data", "blob")} == {
+            url.split("/")[2]
+        }

@@ -8,18 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.chromium import DARK, DESKTOP, PHONE, Visitor, axe_script, chromium
+from tests.chromium import DARK, DESKTOP, PHONE, Visitor, axe_script
 
 GRADIOS = ("nested-interactive: ['.toast-header']",)
 """What is Gradio's own and cannot be changed from here: its messages are buttons with a button."""
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

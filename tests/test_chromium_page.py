@@ -6,7 +6,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +18,12 @@ import cam_hub
 from cam_hub.results import Explanation
 from space.explainer import Explainer
 from space.settings import example_photos
-from tests.chromium import DARK, DESKTOP, PHONE, Visitor, chromium
+from tests.chromium import DARK, DESKTOP, PHONE, Visitor
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 Open = Callable[..., Visitor]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture
-def visit(browser: Any, url: str) -> Iterator[Open]:
-    """Opens the page; afterwards nobody may have complained or asked another host."""
-    visitors = []
-
-    def open_page(options: dict[str, Any] = DESKTOP, query: str = "") -> Visitor:
-        visitors.append(Visitor(browser, url, options, query))
-        return visitors[-1]
-
-    yield open_page
-    for visitor in visitors:
-        visitor.close()
-        assert visitor.complaints == []
-        assert {host for host in visitor.hosts if host not in ("data", "blob")} == {
-            url.split("/")[2]
-        }
 
 
 sizes = pytest.mark.parametrize("options", [DESKTOP, PHONE], ids=["desktop", "phone"])
