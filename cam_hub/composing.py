@@ -89,9 +89,9 @@ def _predictions(
     """
     standings = passed.standings
     probabilities = standings.probabilities
+    said = standings.said
     if probabilities is None:
         return (), {}
-    said = standings.eligible | (probabilities > 0)
     best = predict(standings.ranking, probabilities, names, said, SHOWN_PREDICTIONS)
     chosen = {
         index: Prediction(index, label_of(index, names), float(probabilities[index]))

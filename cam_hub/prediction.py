@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cam_hub import store
-from cam_hub.classes import Prediction, label_of
-from cam_hub.errors import InvalidArgument, ModelRefused
+from cam_hub.classes import Prediction
+from cam_hub.classes import predict as most_probable
+from cam_hub.errors import ModelRefused
 from cam_hub.guard import quiet
 from cam_hub.preparation import prepare
+from cam_hub.request import check_count, model_of
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Standings
 from cam_hub.tasks.region import read_region
@@ -49,15 +50,14 @@ def predict(model_or_id: LoadedModel | str, image: object, *, top: int = 5) -> P
         The same predictions as ``explain`` gives with the picture, and what the model saw of it.
 
     Raises:
-        InvalidArgument: If ``top`` is no count.
+        InvalidArgument: If ``top`` is no count, or a bare module is given.
         ImageRefused: If the image cannot be read, or does not fit the model.
         ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
         ModelRefused: Also if the model raises, or its scores are not finite.
         NoMap: If a detector finds nothing in the picture.
     """
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise InvalidArgument("top", top, "a count of at least 1")
-    model = model_or_id if isinstance(model_or_id, LoadedModel) else store.get(model_or_id)
+    check_count("top", top)
+    model = model_of(model_or_id)
     prepared = prepare(model, image)
     task = model.task
     place = read_region(None, prepared.placement) if task.takes_region else None
@@ -87,8 +87,5 @@ def _best(
     """The most probable classes, without those of which the model said nothing."""
     if standings.probabilities is None:
         return ()
-    said = (standings.eligible | (standings.probabilities > 0)).tolist()
-    probabilities = standings.probabilities.tolist()
-    order = torch.sort(standings.ranking, descending=True, stable=True).indices.tolist()
-    best = [index for index in order if said[index]][:count]
-    return tuple(Prediction(index, label_of(index, names), probabilities[index]) for index in best)
+    ranking, probabilities = standings.ranking, standings.probabilities
+    return tuple(most_probable(ranking, probabilities, names, standings.said, count))

@@ -69,3 +69,8 @@ def test_scores_that_are_not_finite_are_no_predictions(rng):
     model = cam_hub.wrap_model(Broken(), input_size=(3, 16, 16))
     with pytest.raises(ModelRefused, match="not finite"):
         cam_hub.predict(model, rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+
+
+def test_a_bare_module_is_refused_with_what_would_work(lion):
+    with pytest.raises(InvalidArgument, match="wrap_model"):
+        cam_hub.predict(nn.Conv2d(3, 4, 3), lion)

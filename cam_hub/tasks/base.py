@@ -68,6 +68,13 @@ class Standings:
         """Standings in which every class may be chosen, by its score."""
         return cls(scores, probabilities, torch.ones(scores.shape, dtype=torch.bool))
 
+    @property
+    def said(self) -> Tensor:
+        """``(K,)`` bool: the classes of which the model said anything, which predictions tell."""
+        if self.probabilities is None:
+            return self.eligible
+        return self.eligible | (self.probabilities > 0)
+
 
 class Target(ABC):
     """What is differentiated in one explanation.
