@@ -14,6 +14,7 @@ import time
 import torch
 from torch import Tensor, nn
 
+from cam_hub.errors import ModelRefused
 from cam_hub.guard import quiet, walk
 from cam_hub.introspection import answers, cache
 from cam_hub.memory import is_out_of_memory
@@ -59,7 +60,7 @@ def _measured(model: LoadedModel, image: Tensor) -> str:
     try:
         seconds = _seconds(model, image)
         faster = seconds["channels_last"] < _GAIN * seconds["contiguous"]
-    except RuntimeError as error:
+    except (ModelRefused, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
         faster = False  # some code takes only contiguous tensors (view)
@@ -88,7 +89,7 @@ def _key(model: LoadedModel, image: Tensor) -> str | None:
     if key is None:
         return None
     where = torch.cuda.get_device_name(image.device) if image.is_cuda else image.device.type
-    text = f"{key} memory format 2 {where} {torch.get_num_threads()}"
+    text = f"{key} memory format 3 {where} {torch.get_num_threads()}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -106,7 +107,7 @@ def _seconds(model: LoadedModel, image: Tensor) -> dict[str, float]:
             for name, memory_format in _FORMATS.items():
                 batch = image.contiguous(memory_format=memory_format)
                 start = clock()
-                model.task.run(model.module, batch)
+                model.run(batch)
                 if image.is_cuda:
                     torch.cuda.synchronize(image.device)
                 if round_:

@@ -206,12 +206,14 @@ def pass_through(
     if batch.ndim == 4:
         batch = batch.contiguous(memory_format=setting.memory_format)
     overwritten = {name for name, layer in layers.items() if layer.overwritten}
+    lies = [layer.arrangement for layer in layers.values()]
+    tokens = any(each and (each.prefix_tokens or each.suffix_tokens) for each in lies)
 
     def run(*, safely: bool) -> tuple[Taps, Any]:
         known = None if safely else overwritten
         taken = tap(model.module, list(layers), overwritten=known, rows=None if copying else rows)
         with taken as taps, setting.around(batch.device):
-            return taps, model.run(batch)
+            return taps, model.run(batch, tokens=tokens)
 
     taps, output = run(safely=copying)
     if not taps.intact:  # something else is written to than when the layers were found

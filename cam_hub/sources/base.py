@@ -19,6 +19,7 @@ from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.memory import is_out_of_memory
 from cam_hub.model_id import ModelId
 from cam_hub.preprocessing import Preprocessing
+from cam_hub.shortcuts import shortcuts, worth
 from cam_hub.sources.facts import ModelFacts
 from cam_hub.tasks.base import Task
 from cam_hub.tasks.classification import Classification
@@ -103,12 +104,13 @@ class LoadedModel:
             tensor = self.preprocessing(open_image(image))
         return tensor.to(self.device, self.dtype)
 
-    def run(self, batch: Tensor) -> Any:
-        """Calls the network as its task does.
+    def run(self, batch: Tensor, *, tokens: bool = False) -> Any:
+        """Calls the network as its task does, and takes the shortcuts that there are.
 
         Args:
             batch: ``(N, channels, rows, cols)``, of clips ``(N, channels, frames, rows, cols)``,
                 preprocessed, on the model's device.
+            tokens: Whether the way back will come through layers of tokens of which few matter.
 
         Returns:
             Whatever the network answers; the task's ``Target`` makes scores of it.
@@ -117,8 +119,11 @@ class LoadedModel:
             ModelRefused: If the network raises. That memory does not suffice is told as torch tells
                 it: smaller batches may do.
         """
+        if "shortcuts" not in self.facts:
+            self.facts["shortcuts"] = worth(self.module.modules())
         try:
-            return self.task.run(self.module, batch)
+            with shortcuts(self.facts["shortcuts"], batch.device, tokens=tokens):
+                return self.task.run(self.module, batch)
         except Exception as error:  # whatever a network raises on an input that it cannot take
             if is_out_of_memory(error):
                 raise

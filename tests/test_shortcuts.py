@@ -1,0 +1,137 @@
+"""Shortcuts give the same numbers, and are taken only where they are some."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import cam_hub
+from cam_hub.shortcuts import Shortcuts, shortcuts, worth
+
+CPU = torch.device("cpu")
+
+
+class Whole(nn.Module):
+    """Features, and a head whose first convolution covers all of them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Conv2d(3, 256, 4, stride=4)
+        self.whole = nn.Conv2d(256, 256, 4, **settings)
+        self.head = nn.Linear(256, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        found: Tensor = self.head(self.whole(self.features(image).relu()).relu().mean((2, 3)))
+        return found
+
+
+@pytest.fixture
+def image() -> Tensor:
+    return torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def _operations(module: nn.Module, batch: Tensor) -> list[str]:
+    """What torch computed in a pass with the shortcuts."""
+    with (
+        torch.no_grad(),
+        torch.profiler.profile() as profile,
+        Shortcuts(convolutions=True, tokens=True),
+    ):
+        module(batch)
+    return [each.name for each in profile.events()]
+
+
+@pytest.mark.parametrize("images", [1, 4])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_that_covers_its_input_gives_the_same_as_a_product(
+    image: Tensor, images: int, order: torch.memory_format, bias: bool
+) -> None:
+    module = Whole(bias=bias).requires_grad_(False).to(memory_format=order)
+    batch = (image * torch.arange(1, images + 1).view(-1, 1, 1, 1)).requires_grad_()
+    expected = module(batch)
+    with Shortcuts(convolutions=True, tokens=False):
+        found = module(batch)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    (theirs,) = torch.autograd.grad(expected[:, 2].sum(), batch)
+    (ours,) = torch.autograd.grad(found[:, 2].sum(), batch)
+    torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-5)
+
+
+def test_such_a_convolution_of_one_image_is_no_convolution_any_more(image: Tensor) -> None:
+    assert _operations(Whole(), image).count("aten::conv2d") == 1
+    last = Whole().to(memory_format=torch.channels_last)
+    assert _operations(last, image).count("aten::conv2d") == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"padding": 1}, {"padding": (0, 1)}, {"groups": 2}],
+    ids=["padded", "padded at the sides", "in groups"],
+)
+def test_other_convolutions_are_left_as_they_are(image: Tensor, settings: dict[str, Any]) -> None:
+    assert _operations(Whole(**settings), image).count("aten::conv2d") == 2
+
+
+def test_a_larger_image_is_convolved() -> None:
+    assert _operations(Whole(), torch.zeros(1, 3, 20, 16)).count("aten::conv2d") == 2
+
+
+def test_an_input_that_does_not_fit_is_refused_as_by_torch() -> None:
+    def error(around: Any) -> str:
+        with around, pytest.raises(RuntimeError) as caught:
+            Whole()(torch.zeros(1, 3, 8, 8))
+        return str(caught.value)
+
+    assert error(Shortcuts(convolutions=True, tokens=True)) == error(nullcontext())
+
+
+def test_only_networks_with_a_large_convolution_are_worth_it() -> None:
+    assert worth(Whole().modules())
+    assert worth([nn.Conv2d(3, 64, 7), nn.Conv2d(512, 2048, 1), nn.Linear(4096, 4096)]) is False
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_compiled_networks_take_none(image: Tensor) -> None:
+    assert worth(torch.jit.trace(Whole(), image).modules()) is None
+    compiled = Whole()
+    compiled.compile()
+    assert worth(compiled.modules()) is None
+    assert worth(torch.compile(Whole()).modules()) is None
+
+
+def test_there_is_no_context_where_nothing_is_to_gain() -> None:
+    assert isinstance(shortcuts(True, CPU), Shortcuts)
+    assert isinstance(shortcuts(False, CPU, tokens=True), Shortcuts)
+    assert isinstance(shortcuts(False, CPU), nullcontext)
+    assert isinstance(shortcuts(None, CPU, tokens=True), nullcontext)
+    assert isinstance(shortcuts(True, torch.device("meta"), tokens=True), nullcontext)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert isinstance(shortcuts(True, CPU, tokens=True), nullcontext)
+
+
+def test_maps_of_a_class_token_are_those_of_plain_autograd() -> None:
+    """LayerCAM by its formula, with torch alone."""
+    model = cam_hub.load_model("timm/vit_tiny_patch16_224", pretrained=False, device="cpu")
+    module, name = model.module, "blocks.11.norm1"
+    image = torch.rand(1, *model.input_size, generator=torch.Generator().manual_seed(2))
+    kept: list[Tensor] = []
+    handle = module.get_submodule(name).register_forward_hook(
+        lambda _module, _inputs, output: kept.append(output.requires_grad_()) or output
+    )
+    scores = module(image)
+    handle.remove()
+    (gradient,) = torch.autograd.grad(scores[0, 7], kept[0])
+    expected = (gradient.relu() * kept[0]).detach()[0, 1:].sum(1).relu().view(14, 14)
+
+    result = cam_hub.explain(
+        model, image, method="layercam", target_layers=[name], classes=7, reuse=False
+    )
+    (found,) = result.cams.values()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * float(expected.max()))
