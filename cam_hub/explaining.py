@@ -16,7 +16,7 @@ from cam_hub.request import Request
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
 
-__all__ = ["explain_prepared", "is_blank"]
+__all__ = ["explain_elsewhere", "explain_prepared", "is_blank"]
 
 
 def explain_prepared(
@@ -39,7 +39,7 @@ def explain_prepared(
     for method in methods:
         composed = compose(model, prepared, method, job, passed)
         if is_blank(composed):
-            composed = _elsewhere(model, prepared, list(job.layers), method, request)
+            composed = explain_elsewhere(model, prepared, list(job.layers), method, request)
         found[method.name] = composed
     return found
 
@@ -49,7 +49,7 @@ def is_blank(found: Explanation) -> bool:
     return not any(cam.any() for cam in found.cams.values())
 
 
-def _elsewhere(
+def explain_elsewhere(
     model: LoadedModel,
     prepared: Prepared,
     layers: Sequence[str],
@@ -58,26 +58,45 @@ def _elsewhere(
 ) -> Explanation:
     """The explanation at the last layer that speaks, where nothing at the chosen ones does.
 
+    Args:
+        model: The model.
+        prepared: The picture.
+        layers: The chosen ones.
+        method: The method.
+        request: What is asked.
+
     Raises:
         NoMap: If there is none, or the layers were the caller's choice.
     """
-    spare = []
+    alternatives: list[list[str]] = []
     if request.target_layers is None:
-        spare = layers_before(model, layers[0], prepared.size)
-    blank = NoMap(
+        alternatives = layers_before(model, layers[0], prepared.size)
+    for spare in alternatives:
+        if (found := _last_that_speaks(model, prepared, spare, method, request)) is not None:
+            return found
+    raise NoMap(
         "blank: nothing at "
         + (f"layer {layers[0]!r}" if len(layers) == 1 else "any of the layers")
         + " spoke for the class; try another layer or class",
     )
-    if not spare:
-        raise blank
+
+
+def _last_that_speaks(
+    model: LoadedModel,
+    prepared: Prepared,
+    layers: Sequence[str],
+    method: Method,
+    request: Request,
+) -> Explanation | None:
+    """The explanation at the last of some layers that speaks for the first class, if one does."""
+    job = make_job(model, prepared, [method], replace(request, target_layers=list(layers)))
     try:
-        tried = replace(request, target_layers=spare)
-        found = explain_prepared(model, prepared, [method], tried)[method.name]
+        passed = RECENT.run(job, reuse=request.reuse)
     except NoMap:
-        raise blank from None
-    speaking = [name for name in spare if found.cams[found.classes[0], name].any()][-1:]
+        return None
+    index = passed.settled.classes[0]
+    speaking = [name for name in job.layers if passed.maps[method.name, index, name].any()]
     if not speaking:
-        raise blank
-    again = replace(request, target_layers=speaking)
-    return explain_prepared(model, prepared, [method], again)[method.name]
+        return None
+    last = speaking[-1]
+    return compose(model, prepared, method, replace(job, layers={last: job.layers[last]}), passed)

@@ -14,8 +14,8 @@ from cam_hub.sources.base import LoadedModel
 __all__ = ["LayerChoice", "layers_before", "resolve_layers"]
 
 _NEAR, _FAR = 8, 16
-"""Where another layer than the recommended one is looked for: among so many just before it, and as
-many spread over all that come before those."""
+"""Where another layer than the recommended one is looked for: among so many just before it, and
+then among so many spread over all that come before those."""
 
 LayerChoice = str | nn.Module | Iterable[str | nn.Module] | None
 """How layers may be named: by name, as the module itself, several of these, by a word of
@@ -75,12 +75,15 @@ def _suggested(model: LoadedModel, how: str, size: tuple[int, ...]) -> list[Laye
 
 def layers_before(
     model: LoadedModel, name: str, input_size: tuple[int, ...] | None = None
-) -> list[str]:
-    """Names some usable layers that finish before another, in forward order."""
+) -> list[list[str]]:
+    """Names some usable layers that finish before another: first those near it, then farther ones.
+
+    Each in forward order; there may be none.
+    """
     usable = [layer.name for layer in list_layers(model, input_size=input_size) if layer.usable]
     place = usable.index(name)
     near, rest = usable[max(0, place - _NEAR) : place], usable[: max(0, place - _NEAR)]
-    return rest[:: -(-len(rest) // _FAR) or 1] + near
+    return [found for found in (near, rest[:: -(-len(rest) // _FAR) or 1]) if found]
 
 
 def _listed(choice: Iterable[str | nn.Module]) -> list[str | nn.Module]:
