@@ -29,9 +29,11 @@ All contenders of a case take turns within each round, on an image that is new t
 ratios are taken round by round. Numbers are medians, with the least and the most in brackets.
 Plain inference is `torch.inference_mode()` on one batch, in the faster of both memory layouts.
 The floor is what autograd itself needs for the same gradients in plain torch, without noise, maps
-and pictures: where a goal is not reached, it tells how much of that is the limit. Others are given
-the network as timm makes it, the same target layers, and for tokens and channels-last activations
-the layout that cam_hub found.
+and pictures: where a goal is not reached, it tells how much of that is the limit. (Where torch
+itself takes a long way, cam_hub goes below it: see "Shortcuts" in engine.md.) Against another
+library the limit is how much faster than it plain inference of the images alone is. Others are
+given the network as timm makes it, the same target layers, and for tokens and channels-last
+activations the layout that cam_hub found.
 
 To repeat it:
 
@@ -155,11 +157,13 @@ def _reached(timed: Timed, goal: Goal) -> tuple[str, bool]:
 
 
 def _floor(timed: Timed, goal: Goal) -> str:
-    """What the floor is as a multiple of plain inference, in words."""
-    ratio = timed.times.ratio(FLOOR, timed.times.best(PLAIN))
-    if goal.against != "plain" or ratio is None:
-        return ""
-    return f" (floor {ratio.median:.2f} ×)"
+    """What the limit is: the floor, or for another library how much faster plain inference is."""
+    best = timed.times.best(PLAIN)
+    if goal.against == "plain":
+        words, ratio = "floor", timed.times.ratio(FLOOR, best)
+    else:
+        words, ratio = "plain inference", timed.times.ratio(goal.against, best or "")
+    return "" if ratio is None else f" ({words} {ratio.median:.2f} ×)"
 
 
 def _throughput(times: Times) -> tuple[str, bool]:
