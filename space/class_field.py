@@ -1,15 +1,16 @@
 """The field for classes: a list of all labels of the model, searched as one types.
 
-Gradio's own menu would send twenty thousand labels to the browser and draw them all. This one asks
-the server. Its value is a list of texts, as requests take them: labels, indices, ``top(3)``.
+A model may have twenty thousand. The field's value is a list of texts, as requests take them:
+labels, indices, ``top(3)``.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from string import Template
 
 import gradio as gr
+
+from space import combobox
 
 __all__ = ["ClassEntry", "ClassProposals", "build_class_field"]
 
@@ -57,12 +58,13 @@ def build_class_field(elem_id: str, label: str, info: str, *, most: int) -> gr.H
         info: Below the label.
         most: How many classes may be chosen.
     """
+    chips = f'<ul class="chips" aria-label="{label}: chosen"></ul>'
     return gr.HTML(
         [],
         label=label,
-        html_template=_TEMPLATE.substitute(id=elem_id, label=label, info=info),
-        css_template=_CSS,
-        js_on_load=_JS,
+        html_template=combobox.markup(elem_id, label, info, label, before=chips),
+        css_template=combobox.CSS + _CSS,
+        js_on_load=combobox.SCRIPT + _SCRIPT,
         apply_default_css=False,
         container=True,
         padding=False,
@@ -73,35 +75,12 @@ def build_class_field(elem_id: str, label: str, info: str, *, most: int) -> gr.H
     )
 
 
-_TEMPLATE = Template("""
-<label class="title" for="${id}_text">${label}</label>
-<p class="info" id="${id}_info">${info}</p>
-<div class="field">
-  <ul class="chips" aria-label="${label}: chosen"></ul>
-  <input id="${id}_text" type="text" role="combobox" aria-autocomplete="list"
-    aria-expanded="false" aria-controls="${id}_list" aria-describedby="${id}_info"
-    autocomplete="off" autocapitalize="off" spellcheck="false" maxlength="300">
-  <div class="popup" hidden>
-    <ul class="list" id="${id}_list" role="listbox" aria-label="${label}"></ul>
-    <p class="note"></p>
-  </div>
-</div>
-<p class="spoken" role="status"></p>
-""")
-
 _CSS = """
-position: relative;
-.title {
-  display: block; margin-bottom: var(--spacing-sm); font-size: var(--block-title-text-size);
-  font-weight: var(--block-title-text-weight); color: var(--block-title-text-color);
+.field {
+  display: flex; flex-wrap: wrap; gap: 0.3rem; align-items: center; padding: 0.3rem;
+  border: var(--input-border-width) solid var(--input-border-color);
+  border-radius: var(--input-radius); background: var(--input-background-fill);
 }
-.info {
-  margin: 0 0 var(--spacing-md); font-size: var(--block-info-text-size);
-  color: var(--block-info-text-color); line-height: var(--line-sm);
-}
-.field { position: relative; display: flex; flex-wrap: wrap; gap: 0.3rem; align-items: center;
-  padding: 0.3rem; border: var(--input-border-width) solid var(--input-border-color);
-  border-radius: var(--input-radius); background: var(--input-background-fill); }
 .field:focus-within {
   border-color: var(--color-accent); box-shadow: 0 0 0 2px var(--color-accent);
 }
@@ -121,49 +100,18 @@ position: relative;
 .chips button:focus-visible { outline: 2px solid var(--color-accent); }
 input {
   flex: 1 1 6rem; min-width: 5rem; padding: 0.3rem 0.4rem; border: none; outline: none;
-  background: none; color: var(--body-text-color); font: inherit; font-size: var(--input-text-size);
+  background: none;
 }
-.popup {
-  position: absolute; z-index: 50; top: calc(100% + 4px); left: 0; right: 0;
-  border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg);
-  background: var(--background-fill-primary); box-shadow: var(--shadow-drop-lg);
-}
-.popup[hidden] { display: none; }
-.list {
-  list-style: none; margin: 0; padding: 0.25rem 0; max-height: min(45vh, 19rem);
-  overflow-y: auto; overscroll-behavior: contain;
-}
-.list:empty { display: none; }
-.list li {
-  display: flex; justify-content: space-between; gap: 0.8rem; margin: 0; padding: 0.35rem 0.75rem;
-  cursor: pointer; color: var(--body-text-color); font-size: 0.88rem; line-height: 1.35;
-  overflow-wrap: anywhere;
-}
-.list small { color: var(--body-text-color-subdued); white-space: nowrap; }
-.list li:hover { background: var(--background-fill-secondary); }
-.list li[data-active] {
-  background: var(--color-accent-soft); box-shadow: inset 4px 0 var(--color-accent);
-}
+.list li { display: flex; justify-content: space-between; gap: 0.8rem; }
+.list small { white-space: nowrap; }
 .list li[aria-selected="true"]::before { content: "✓"; }
-.note {
-  margin: 0; padding: 0.35rem 0.75rem; font-size: 0.8rem; overflow-wrap: anywhere;
-  color: var(--body-text-color-subdued); border-top: 1px solid var(--border-color-primary);
-}
-.note:empty { display: none; }
-.spoken {
-  position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden;
-  clip-path: inset(50%); white-space: nowrap;
-}
 """
 
-# Chips and entries are made of text, never of markup. Typed text becomes a chip at Enter and when
-# the field is left; Backspace in an empty field takes the last one back.
-_JS = """
-const field = element.querySelector(".field"), chips = element.querySelector(".chips");
-const input = element.querySelector("input"), popup = element.querySelector(".popup");
-const list = element.querySelector(".list"), note = element.querySelector(".note");
-const spoken = element.querySelector(".spoken");
-let timer = 0, active = -1, last = "";
+# Typed text becomes a chip at Enter and when the field is left; Backspace in an empty field takes
+# the last one back.
+_SCRIPT = """
+const chips = element.querySelector(".chips");
+let last = "";
 
 const chosen = () => (Array.isArray(props.value) ? props.value : []);
 const put = (values) => {
@@ -190,85 +138,40 @@ const draw = () => {
     row.setAttribute("aria-selected", chosen().includes(row.dataset.value));
   }
 };
-const mark = (index) => {
-  active = index;
-  [...list.children].forEach((row, at) => row.toggleAttribute("data-active", at === index));
-  list.children[index]?.scrollIntoView({ block: "nearest" });
-  if (index < 0) input.removeAttribute("aria-activedescendant");
-  else input.setAttribute("aria-activedescendant", list.children[index].id);
+const fill = (row, entry) => {
+  const facts = document.createElement("small");
+  facts.textContent = entry.facts;
+  row.append(entry.text, facts);
 };
-const shut = () => {
-  clearTimeout(timer);
-  popup.hidden = true;
-  mark(-1);
-  input.setAttribute("aria-expanded", "false");
-};
-const show = (entries, words) => {
-  list.replaceChildren(...entries.map((entry, at) => {
-    const row = document.createElement("li"), facts = document.createElement("small");
-    row.id = props.name + "_option_" + at;
-    row.dataset.value = entry.value;
-    row.setAttribute("role", "option");
-    facts.textContent = entry.facts;
-    row.append(entry.text, facts);
-    return row;
-  }));
-  note.textContent = words;
-  list.scrollTop = 0;
-  mark(-1);
-  draw();
-  popup.hidden = !entries.length && !words;
-  input.setAttribute("aria-expanded", String(!popup.hidden));
-};
-const add = (value) => {
+const choose = (value) => {
   input.value = "";
+  shut();
   if (!value) return;
   if (chosen().includes(value)) put(chosen().filter((other) => other !== value));
   else put([...chosen(), value].slice(-props.most));
 };
-const ask = () => trigger("input", { query: input.value.trim() });
+const ask = () => trigger("input", { query: typed() });
 
 draw();
-input.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(ask, 150); });
+combobox({
+  delay: 150, ask, choose,
+  escape: (open) => { if (!open) input.value = ""; },
+  key: (event) => {
+    if (event.key === "Backspace" && !input.value) put(chosen().slice(0, -1));
+  },
+});
 input.addEventListener("focus", ask);
-input.addEventListener("click", () => { if (popup.hidden) ask(); });
-input.addEventListener("blur", () => { add(input.value.trim()); shut(); });
-input.addEventListener("keydown", (event) => {
-  const rows = list.children.length, open = !popup.hidden;
-  if (event.key === "ArrowDown" || event.key === "ArrowUp") {
-    event.preventDefault();
-    if (!open) ask();
-    else if (rows && event.key === "ArrowDown") mark((active + 1) % rows);
-    else if (rows) mark(active <= 0 ? rows - 1 : active - 1);
-  } else if (event.key === "Enter") {
-    event.preventDefault();
-    add(open && active >= 0 ? list.children[active].dataset.value : input.value.trim());
-    shut();
-  } else if (event.key === "Escape") {
-    if (!open) input.value = "";
-    shut();
-  } else if (event.key === "Backspace" && !input.value) {
-    put(chosen().slice(0, -1));
-  }
-});
-field.addEventListener("mousedown", (event) => {
-  if (event.target.closest(".popup")) event.preventDefault();
-});
-list.addEventListener("click", (event) => {
-  const row = event.target.closest("li");
-  if (!row) return;
-  add(row.dataset.value);
-  shut();
-});
+input.addEventListener("blur", () => choose(typed()));
 watch("proposals", () => {
   const { query, entries, note: words } = props.proposals;
-  if (document.activeElement !== input || query !== input.value.trim()) return;
+  if (document.activeElement !== input || query !== typed()) return;
   // The same answer once more must not take the mark away that the keys have set.
   const answer = JSON.stringify(props.proposals);
   if (answer === last && !popup.hidden) return;
   last = answer;
-  show(entries, words);
-  spoken.textContent = entries.length === 1 ? "1 class" : entries.length + " classes";
+  show(entries, words, fill);
+  draw();
+  say(entries.length, "class", "classes");
 });
 watch("value", draw);
 """

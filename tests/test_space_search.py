@@ -68,8 +68,8 @@ def test_repos_are_proposed_with_downloads_and_size(browser: Browser, hub: FakeH
     assert proposed == {
         "query": "convnext food",
         "entries": [
-            {"id": "baker/convnext_food", "facts": "900 downloads · 113 MB"},
-            {"id": "cook/food-101_convnext_tiny", "facts": "5.2 k downloads · 113 MB"},
+            {"value": "baker/convnext_food", "facts": "900 downloads · 113 MB"},
+            {"value": "cook/food-101_convnext_tiny", "facts": "5.2 k downloads · 113 MB"},
         ],
         "note": "",
     }
@@ -77,7 +77,7 @@ def test_repos_are_proposed_with_downloads_and_size(browser: Browser, hub: FakeH
 
 def test_models_of_torchvision_and_timm_are_proposed_without_a_hub(browser: Browser):
     proposed = propose(browser, "resnet50")
-    ids = [entry["id"] for entry in proposed["entries"]]
+    ids = [entry["value"] for entry in proposed["entries"]]
     assert ids[0] == "torchvision/resnet50"
     assert "timm/resnet50.a1_in1k" in ids
     assert proposed["note"].startswith("Without the Hub: ")
@@ -116,7 +116,7 @@ def test_what_visitors_search_for_is_asked_without_the_servers_own_token(
 def test_the_field_starts_with_the_default_and_proposes_models_at_once(browser: Browser):
     built = field(browser)
     assert built["value"] == SETTINGS.default_model
-    assert [entry["id"] for entry in built["props"]["choices"]] == SETTINGS.model_choices
+    assert [entry["value"] for entry in built["props"]["choices"]] == SETTINGS.model_choices
 
 
 def test_the_field_is_a_combobox_with_a_label(browser: Browser):
