@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from cam_hub.errors import ImageRefused, InvalidArgument
-from cam_hub.images import MAX_PIXELS, open_image, read_image_file, to_picture
+from cam_hub.image_files import read_image_file
+from cam_hub.images import MAX_PIXELS, open_image, to_picture
 from cam_hub.timeline import evenly
 
 __all__ = ["MAX_DECODED", "MAX_FRAMES", "open_clip"]

@@ -3,59 +3,25 @@
 What comes out is always the same: an upright RGB picture of 8 bits per channel in memory, free of
 metadata. What cannot become one is refused with its reason.
 
-Only formats that Pillow decodes by itself are read: its EPS reader, for one, would run Ghostscript
-on a stranger's file. Colour profiles are dropped unapplied, as in the pipelines that models were
-trained with.
+Colour profiles are dropped unapplied, as in the pipelines that models were trained with.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import re
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from cam_hub.errors import ImageRefused, InvalidArgument
+from cam_hub.image_files import BOMBS, read_image_file, told
 
-__all__ = ["FORMATS", "MAX_PIXELS", "file_endings", "open_image", "read_image_file", "to_picture"]
-
-Found = TypeVar("Found")
-Look = Callable[[Image.Image, str], Found]
-"""Takes an image whose header was read, and what messages call it."""
+__all__ = ["MAX_PIXELS", "open_image", "to_picture"]
 
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are refused; Pillow's own hard limit is the same."""
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI")
-"""What is read, as far as the installed Pillow can."""
-
-# Read too where a Pillow plugin that knows them is registered.
-_PLUGIN_FORMATS = ("HEIF", "JXL")
-
-# What is given by mistake: how the file begins, and what it is.
-_STRANGERS = (
-    (
-        rb"(\xef\xbb\xbf)?\s*(<\?xml|<!--|<!doctype svg|<svg)",
-        "XML or an SVG drawing; export it as PNG",
-    ),
-    (rb"\s*<(!doctype html|html|head)", "a web page, perhaps saved in place of the image"),
-    (rb"version https://git-lfs", "a Git LFS pointer; fetch the file itself with 'git lfs pull'"),
-    (rb"%PDF", "a PDF document; export the page as PNG"),
-    (
-        rb"....ftyp(hei[cxms]|hev[cx]|mif1|msf1|avi[fs])",
-        "a HEIF or AVIF photo that this Pillow cannot decode; convert it to JPEG or PNG",
-    ),
-    (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ", "a video; save a frame of it as PNG"),
-)
-
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -99,85 +65,6 @@ def open_image(source: object, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return read_image_file(source, lambda image, name: to_picture(image, name, max_pixels))
 
 
-def read_image_file(source: object, look: Look[Found]) -> Found:
-    """Open an image file for someone who looks at it before it is closed again.
-
-    Args:
-        source: A path, the bytes of an image file, or a binary file object, as for
-            :func:`open_image`.
-        look: Called with the image, of which only the header was read, and its name for messages.
-
-    Returns:
-        What ``look`` returns.
-
-    Raises:
-        ImageRefused: As :func:`open_image`, but for what only decoding would show.
-    """
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _opened(io.BytesIO(bytes(source)), "the data", look)
-    if isinstance(source, (str, os.PathLike)):
-        return _from_path(os.fsdecode(source), look)
-    if hasattr(source, "read"):
-        return _from_file(source, look)
-    raise ImageRefused(
-        f"{type(source).__name__} is not a kind of picture; give a path, the bytes of an image "
-        "file, a binary file object, a PIL image or a uint8 array of shape (H, W, 3)"
-    )
-
-
-def file_endings() -> frozenset[str]:
-    """How the names of files end that are read here, as far as the installed Pillow can."""
-    formats = _readable()
-    return frozenset(ending for ending, word in Image.EXTENSION.items() if word in formats)
-
-
-def _readable() -> list[str]:
-    Image.init()
-    return [word for word in (*FORMATS, *_PLUGIN_FORMATS) if word in Image.OPEN]
-
-
-def _from_path(text: str, look: Look[Found]) -> Found:
-    name = _short(repr(text))
-    if scheme := re.match(r"\s*((https?|ftp|file|s3|gs|hf)(?=://)|data(?=:))", text, re.IGNORECASE):
-        raise ImageRefused(
-            f"{name} is a {scheme[1].lower()}: address, and nothing is fetched here; download it "
-            "first and give the file's path or its bytes"
-        )
-    if not text.strip():
-        raise ImageRefused("the path is empty")
-    path = Path(text)
-    try:
-        if path.is_dir():
-            raise ImageRefused(f"{name} is a folder; give an image file in it")
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise ImageRefused(f"{name} is a device or a pipe; give an image file")
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise ImageRefused(f"there is no file {name}") from None
-    except ImageRefused:
-        raise
-    except (OSError, ValueError) as error:  # no permission, a name too long or with a NUL
-        raise ImageRefused(f"{name} cannot be opened: {_told(error)}") from error
-    with file:
-        return _opened(file, name, look)
-
-
-def _from_file(file: Any, look: Look[Found]) -> Found:
-    name = "the file object"
-    if isinstance(file, io.TextIOBase):
-        raise ImageRefused(f"{name} is in text mode; open it with mode 'rb'")
-    try:
-        seekable = hasattr(file, "seekable") and file.seekable()
-        position = file.tell() if seekable else 0
-        stream = file if seekable else io.BytesIO(file.read())
-    except (OSError, ValueError, TypeError) as error:  # closed, write-only, gives text
-        raise ImageRefused(f"{name} cannot be read: {_told(error)}") from error
-    try:
-        return _opened(stream, name, look)
-    finally:
-        stream.seek(position)
-
-
 def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
     shape = array.shape
     if array.dtype.kind == "f":
@@ -207,28 +94,6 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
     return to_picture(Image.fromarray(np.ascontiguousarray(pixels)), "the array", max_pixels)
-
-
-def _opened(file: IO[bytes], name: str, look: Look[Found]) -> Found:
-    """Read an image file's header, from its beginning, and show it."""
-    try:
-        file.seek(0)
-        head = file.read(1024)
-    except (OSError, ValueError) as error:
-        raise ImageRefused(f"{name} cannot be read: {_told(error)}") from error
-    if not head:
-        raise ImageRefused(f"{name} is empty (0 bytes)")
-    formats = _readable()
-    try:
-        image = Image.open(file, formats=formats)  # reads the header only
-    except UnidentifiedImageError:
-        raise ImageRefused(f"{name} is {_guess(head, formats)}") from None
-    except _BOMBS as error:
-        raise ImageRefused(f"{name} is too large: {_told(error)}") from error
-    except Exception as error:
-        raise ImageRefused(f"{name} is damaged in its header: {_told(error)}") from error
-    with image:
-        return look(image, name)
 
 
 def to_picture(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -262,11 +127,11 @@ def _load(image: Image.Image, name: str) -> None:
         image.load()
     except MemoryError:
         raise
-    except _BOMBS as error:
-        raise ImageRefused(f"{name} is too large: {_told(error)}") from error
+    except BOMBS as error:
+        raise ImageRefused(f"{name} is too large: {told(error)}") from error
     except Exception as error:  # decoders raise whatever their parsers stumble over
         kind = f"{image.format} " if image.format else ""
-        raise ImageRefused(f"{name} is a damaged or cut off {kind}file: {_told(error)}") from error
+        raise ImageRefused(f"{name} is a damaged or cut off {kind}file: {told(error)}") from error
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -285,7 +150,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:
-        reason = f"its {image.mode} pixels cannot be turned into RGB: {_told(error)}"
+        reason = f"its {image.mode} pixels cannot be turned into RGB: {told(error)}"
         raise ImageRefused(f"{name} is not usable, {reason}") from error
     opaque = Image.new("RGB", image.size, "white")
     opaque.paste(clear, mask=clear)
@@ -317,23 +182,5 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
         )
 
 
-def _guess(head: bytes, formats: list[str]) -> str:
-    """Say what a file is that Pillow does not know."""
-    for pattern, what in _STRANGERS:
-        if re.match(pattern, head, re.IGNORECASE | re.DOTALL):
-            return what
-    return f"no image that can be read, or is damaged at its start; {', '.join(formats)} work"
-
-
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
-
-
-def _told(error: BaseException) -> str:
-    """What an error says, or its kind where it says nothing."""
-    return _short(str(error) or type(error).__name__)
-
-
-def _short(text: str, limit: int = 160) -> str:
-    """Cut what came from outside, so that it cannot flood a message."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cam_hub.errors import CamHubError, InvalidArgument
-from cam_hub.images import file_endings
+from cam_hub.image_files import file_endings
 from cam_hub.preparation import Prepared, prepare
 from cam_hub.sources.base import LoadedModel
 

@@ -8,15 +8,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 
 import torch
 
 from cam_hub.errors import CamHubError, InvalidArgument, ModelRefused
 from cam_hub.limits import UNLIMITED, LoadLimits
-from cam_hub.model_id import ModelId, parse_model_id
+from cam_hub.loading import Kept, Loading, Wanted
+from cam_hub.model_id import parse_model_id
 from cam_hub.sources.base import LoadedModel, Progress, pick_device
-from cam_hub.sources.registry import describe_model, load_model
 
 __all__ = ["ModelStore", "get"]
 
@@ -25,112 +24,6 @@ DEFAULT_LIMIT = 4 * 2**30
 
 DEFAULT_PATIENCE = 30.0
 """Seconds to wait for room."""
-
-_TELL_EVERY = 0.2
-"""Seconds between two looks at how far another thread has come with loading."""
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """Which model, for whom, and what loading it may cost."""
-
-    id: ModelId
-    pretrained: bool
-    device: torch.device
-    token: str | bool | None = field(repr=False)
-    limits: LoadLimits
-
-    @property
-    def key(self) -> Hashable:
-        """What it is kept under. What one caller must not load is not handed to it either.
-
-        What this machine's own token has opened is not for callers who come with another one, or
-        with none.
-        """
-        own = self.token is None or self.token is True
-        limits = self.limits
-        return str(self.id), self.pretrained, self.device, own, limits.pickles, limits.local
-
-    @property
-    def passing(self) -> bool:
-        """Whether it is not kept.
-
-        What a given token opens is not for others, and what lies in a folder may be something else
-        by the next time.
-        """
-        return isinstance(self.token, str) or self.id.kind == "local"
-
-    def unsigned_if_public(self) -> _Wanted:
-        """Without the token that was given, where it opens nothing: then it can be shared.
-
-        Raises:
-            CamHubError: As ``describe_model``.
-        """
-        if not isinstance(self.token, str):
-            return self
-        if self.pretrained:
-            facts = describe_model(str(self.id), token=self.token, limits=self.limits)
-            if facts.restricted:
-                return self
-        return replace(self, token=False)
-
-    def load(self, progress: Progress | None) -> LoadedModel:
-        return load_model(
-            str(self.id),
-            pretrained=self.pretrained,
-            device=self.device,
-            token=self.token,
-            limits=self.limits,
-            progress=progress,
-        )
-
-
-@dataclass(eq=False)
-class _Kept:
-    """A model in the store, and how many are using it."""
-
-    key: Hashable
-    id: str
-    model: LoadedModel
-    users: int
-
-    @property
-    def bytes(self) -> int:
-        """Of its weights, and of copies that are kept with it (as in double precision)."""
-        return _bytes(self.model)
-
-    def is_beside(self, other: _Kept) -> bool:
-        """Whether both are on the same device."""
-        return self.model.device == other.model.device
-
-
-@dataclass(eq=False)
-class _Loading:
-    """A model that a thread is loading."""
-
-    id: str
-    limits: LoadLimits
-    done: threading.Event = field(default_factory=threading.Event)
-    state: tuple[float, str] | None = None
-    error: CamHubError | None = None
-
-    def teller(self, progress: Progress | None) -> Progress:
-        """Notes how far loading is, for those who wait, and passes it on."""
-
-        def tell(part: float, what: str) -> None:
-            self.state = part, what
-            if progress is not None:
-                progress(part, what)
-
-        return tell
-
-    def wait(self, progress: Progress | None) -> None:
-        """Waits for the end, and tells of the way there in the thread that waits."""
-        told = None
-        while not self.done.wait(_TELL_EVERY if progress is not None else None):
-            if progress is not None and self.state is not None and self.state != told:
-                told = self.state
-                progress(*told)
 
 
 class ModelStore:
@@ -158,8 +51,8 @@ class ModelStore:
             raise InvalidArgument("patience", patience, "a number of seconds, at least 0")
         self.limit = limit
         self.patience = patience
-        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
-        self._loading: dict[Hashable, _Loading] = {}
+        self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
+        self._loading: dict[Hashable, Loading] = {}
         self._room = threading.Condition()
 
     @contextmanager
@@ -190,7 +83,7 @@ class ModelStore:
             ModelRefused: If the models in use left no room for it as long as ``patience``.
         """
         id = parse_model_id(model_id, limits.local)
-        wanted = _Wanted(id, pretrained, pick_device(device), token, limits)
+        wanted = Wanted(id, pretrained, pick_device(device), token, limits)
         kept = self._find(wanted.key)
         if kept is None:
             wanted = wanted.unsigned_if_public()
@@ -246,7 +139,7 @@ class ModelStore:
             here = {name for kept in self._kept.values() for name in (kept.id, kept.model.id)}
             return frozenset(here | {loading.id for loading in self._loading.values()})
 
-    def _find(self, key: Hashable) -> _Kept | None:
+    def _find(self, key: Hashable) -> Kept | None:
         """Leases what is here."""
         with self._room:
             kept = self._kept.get(key)
@@ -255,7 +148,7 @@ class ModelStore:
                 kept.users += 1
             return kept
 
-    def _load_once(self, wanted: _Wanted, progress: Progress | None) -> _Kept:
+    def _load_once(self, wanted: Wanted, progress: Progress | None) -> Kept:
         """Loads a model, or waits for the thread that is loading it; leases it."""
         while True:
             with self._room:
@@ -264,20 +157,20 @@ class ModelStore:
                     # It may have come while this thread was on its way.
                     if (kept := self._find(wanted.key)) is not None:
                         return kept
-                    self._loading[wanted.key] = _Loading(str(wanted.id), wanted.limits)
+                    self._loading[wanted.key] = Loading(str(wanted.id), wanted.limits)
                     break
             loading.wait(progress)
             if loading.error is not None and loading.limits == wanted.limits:
                 raise copy.copy(loading.error)  # one of its own: raising writes to an error
         return self._load(wanted.key, wanted, progress)
 
-    def _load(self, key: Hashable, wanted: _Wanted, progress: Progress | None) -> _Kept:
+    def _load(self, key: Hashable, wanted: Wanted, progress: Progress | None) -> Kept:
         """Loads and leases a model; whoever waits for it is woken, whatever happens."""
         with self._room:
-            loading = self._loading.setdefault(key, _Loading(str(wanted.id), wanted.limits))
+            loading = self._loading.setdefault(key, Loading(str(wanted.id), wanted.limits))
         try:
             model = wanted.load(loading.teller(progress))
-            return self._admit(_Kept(key, str(wanted.id), model, users=1))
+            return self._admit(Kept(key, str(wanted.id), model, users=1))
         except CamHubError as error:
             loading.error = copy.copy(error)
             raise
@@ -286,7 +179,7 @@ class ModelStore:
                 del self._loading[key]
             loading.done.set()
 
-    def _admit(self, new: _Kept) -> _Kept:
+    def _admit(self, new: Kept) -> Kept:
         """Makes room for a model and leases it.
 
         Raises:
@@ -308,11 +201,11 @@ class ModelStore:
             self._forget(new)
         return new
 
-    def _has_room_beside_those_in_use(self, new: _Kept) -> bool:
+    def _has_room_beside_those_in_use(self, new: Kept) -> bool:
         used = [kept.bytes for kept in self._kept.values() if kept.users and kept.is_beside(new)]
         return not used or sum(used) + new.bytes <= self.limit
 
-    def _forget(self, new: _Kept) -> None:
+    def _forget(self, new: Kept) -> None:
         """Forgets idle models until the rest fits."""
         beside = [kept for kept in self._kept.values() if kept.is_beside(new)]
         total = sum(kept.bytes for kept in beside)
@@ -328,13 +221,6 @@ _shared = ModelStore()
 def get(model_id: str, *, device: str | torch.device = "auto") -> LoadedModel:
     """The pretrained model of this ID out of the store that all calls of this process share."""
     return _shared.get(model_id, device=device)
-
-
-def _bytes(model: LoadedModel) -> int:
-    own = sum(each.nbytes for each in (*model.module.parameters(), *model.module.buffers()))
-    facts = list(model.facts.values())
-    copies = (fact for fact in facts if isinstance(fact, LoadedModel) and fact is not model)
-    return own + sum(map(_bytes, copies))
 
 
 def _mib(count: int) -> str:

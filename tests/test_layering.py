@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Modules on one line may import only from lines above it (packages: also from within themselves).
 LEVELS = [
     {"_version", "errors", "marks", "sparse_gradients"},
+    {"image_files"},
     {
         "hub_urls",
         "images",
@@ -37,7 +38,7 @@ LEVELS = [
     {"model_id", "preprocessing", "regions", "tasks", "clips", "folders"},
     {"rendering", "clip_preprocessing", "maps"},
     {"sources", "figures", "animations"},
-    {"precision", "search"},
+    {"precision", "search", "loading"},
     {"introspection", "results", "manifests"},
     {"store", "passes", "preparation", "sharing", "memory_format"},
     {"composing", "request", "readahead"},
