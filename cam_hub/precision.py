@@ -12,12 +12,12 @@ from dataclasses import replace
 from itertools import chain
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cam_hub.errors import InvalidArgument
 from cam_hub.sources.base import LoadedModel
 
-__all__ = ["autocast_type", "double_copy", "in_double"]
+__all__ = ["autocast_type", "double_copy", "double_pair", "in_double"]
 
 _FACT = "in_double"
 
@@ -74,6 +74,23 @@ def double_copy(module: nn.Module) -> nn.Module | None:
     if any(tensor.device.type == "mps" for tensor in tensors):
         copied = copied.cpu()
     return copied.double()
+
+
+def double_pair(module: nn.Module, clean: Tensor) -> tuple[nn.Module, Tensor] | None:
+    """A copy of a module and of its input in double precision, both on the same device.
+
+    Args:
+        module: The module; it stays as it is.
+        clean: Its input.
+
+    Returns:
+        None if they are in double precision already, or if the module cannot be copied.
+    """
+    finer = double_copy(module) if clean.dtype != torch.float64 else None
+    if finer is None:
+        return None
+    place = next(chain(finer.parameters(), finer.buffers()), clean).device
+    return finer, clean.to(place).double()
 
 
 def _twin(model: LoadedModel) -> LoadedModel:

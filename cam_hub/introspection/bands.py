@@ -38,11 +38,16 @@ class Match(NamedTuple):
         selectivity: How much cells prefer some bands to others (deviation over the bands by mean,
             in [0, sqrt(BANDS - 1)]); near 0 if each answers to all alike, so that nothing can be
             said about where it lies.
+        halves: How much more each half of the cells moves than the opposite one where its own half
+            of the input is disturbed: ``(own - other) / max(own, other)``, the least of all that
+            can be compared, in [-1, 1]. It is positive also in layers that follow the bands
+            weakly, and not in all that follow them well: there, some cells are louder.
     """
 
     correlation: float
     slope: float
     selectivity: float = 0.0
+    halves: float = 0.0
 
     @property
     def spatial(self) -> bool:
@@ -103,9 +108,10 @@ def match_bands(responses: Tensor, *, strip: bool = False) -> Match:
     parts = (responses[:, 0], responses[:, 1])
     best = max((_both_axes(part, strip) for part in parts), key=lambda match: match.rank)
     selectivity = max(_selectivity(part) for part in parts)
+    halves = min(_halves(part) for part in parts)
     if min(responses.shape[2:]) <= FEW_CELLS and selectivity < SELECTIVE:
-        return NONE._replace(selectivity=selectivity)
-    return best._replace(selectivity=selectivity)
+        best = NONE
+    return best._replace(selectivity=selectivity, halves=halves)
 
 
 def _both_axes(change: Tensor, strip: bool) -> Match:
@@ -120,6 +126,24 @@ def _both_axes(change: Tensor, strip: bool) -> Match:
 def _selectivity(change: Tensor) -> float:
     """The greater of the two axes' selectivities, of ``(2 * BANDS, rows, cols)``."""
     return max(_preference(change[:BANDS]), _preference(change[BANDS:]))
+
+
+def _halves(change: Tensor) -> float:
+    """The least lead of a half over the opposite one, of ``(2 * BANDS, rows, cols)``."""
+    axes = (change[:BANDS].mean(dim=2), change[BANDS:].mean(dim=1))
+    return min((_lead(axis) for axis in axes if axis.shape[1] > 1), default=0.0)
+
+
+def _lead(change: Tensor) -> float:
+    """That of ``(BANDS, cells)``; the middle one of an odd number of cells is in neither half."""
+    half, middle = change.shape[1] // 2, BANDS // 2
+    first = change[:, :half].mean(dim=1).tolist()
+    last = change[:, -half:].mean(dim=1).tolist()
+    pairs = (
+        (sum(first[:middle]), sum(last[:middle])),
+        (sum(last[middle:]), sum(first[middle:])),
+    )
+    return min((own - other) / max(own, other) if own or other else 0.0 for own, other in pairs)
 
 
 def _preference(change: Tensor) -> float:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from cam_hub.errors import CamHubError, ModelRefused
 from cam_hub.guard import quiet
 from cam_hub.introspection.bands import SELECTIVE
+from cam_hub.introspection.choice import choose
 from cam_hub.introspection.dependence import Dependence, dependences
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.introspection.probe import Finding, disturb
 from cam_hub.introspection.reading import Reading, read
-from cam_hub.introspection.recommendation import Recommendation, recommend
+from cam_hub.introspection.recommendation import Recommendation
 from cam_hub.recording import modules_by_name
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Reference, Target
@@ -29,7 +30,8 @@ def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
     """Finds out all that ``list_layers`` tells.
 
     It takes one forward pass of one input, the same with ``2 * BANDS`` disturbed copies, and one
-    more with the way back; for models without a classifier, one of a baseline.
+    more with the way back; for models without a classifier, one of a baseline. Where the halves of
+    the deepest layer are hardly apart, some more tell whether its quarters are.
 
     Args:
         model: The model.
@@ -59,7 +61,7 @@ def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
             overwritten=overwritten,
         ) as reached:
             found = dict(reached)
-            best = recommend(list(findings), readings, reached, dense=model.task.dense)
+            best = choose(model.module, clean, model.task, findings, readings, reached)
     except ModelRefused as error:  # tasks do not know the model's ID
         raise ModelRefused(model.id, error.reason) from error
     except CamHubError:
@@ -199,6 +201,11 @@ def _size(shape: tuple[int, ...]) -> int:
 
 def _why_this(reason: str, best: Recommendation, readings: Mapping[str, Reading]) -> str:
     text = f"{reason}; the deepest such layer"
+    if best.instead_of is not None:
+        text = (
+            f"{reason}; the deepest such layer, {best.instead_of!r}, mixes the picture's quarters "
+            "(with these weights), and this is the deepest late one that keeps them apart"
+        )
     if best.branches:
         ends = (
             "{!r} ({}×{})".format(name, *readings[name].arrangement.grid) for name in best.branches

@@ -30,9 +30,10 @@ def list_layers(
 ) -> list[LayerInfo]:
     """Lists a model's layers with what the experiment found out about them.
 
-    The experiment takes ten forward passes and the way back of one more. Its answer is kept with
-    the model, and on disk for the next time (``introspection/cache.py``); a model made of a
-    user's own classes, whose code may change, is examined each time it is loaded.
+    The experiment takes ten forward passes and the way back of one more; five to fifteen others
+    where it is in doubt whether the deepest layer keeps the picture's quarters apart. Its answer
+    is kept with the model, and on disk for the next time (``introspection/cache.py``); a model
+    made of a user's own classes, whose code may change, is examined each time it is loaded.
 
     Args:
         model: From ``load_model`` or ``wrap_model``.

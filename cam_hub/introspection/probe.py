@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cam_hub.guard import quiet
 from cam_hub.introspection.bands import BANDS, NONE, Match, coarse, match_bands, sizes
+from cam_hub.introspection.chunks import copies_at_once, in_batches
 from cam_hub.introspection.layouts import (
     LAYOUTS,
     OUT_OF_SHAPE,
@@ -27,26 +28,19 @@ from cam_hub.introspection.layouts import (
     arrangements,
     to_maps,
 )
-from cam_hub.memory import free_part
-from cam_hub.precision import double_copy
+from cam_hub.precision import double_pair
 from cam_hub.recording import main_tensor, observe, watch_writes
 
-__all__ = ["BUDGET", "Finding", "Run", "disturb"]
+__all__ = ["Finding", "Run", "disturb"]
 
 Run = Callable[[nn.Module, Tensor], Any]
 """How a model is run on a batch."""
-
-BUDGET = 4 << 30
-"""Bytes that the activations of the copies that run at once may take at most, roughly."""
 
 _ROUNDINGS = 64
 """A change below this many rounding errors of the output's greatest value is lost in them."""
 
 _CHANNELS = 64
 """So many channels tell how much a place has changed."""
-
-_ALIVE = 3
-"""Outputs of about the greatest one's size that a network holds at once, as a rule of thumb."""
 
 
 @dataclass(frozen=True)
@@ -117,17 +111,18 @@ def disturb(
     with quiet(module), torch.no_grad():
         seen = _shapes(module, clean, run, frame)
         largest = max((output.size for output in seen.values()), default=0)
-        chunk = _chunk_size(largest, free_part(clean.device, BUDGET) if budget is None else budget)
-        for copies in _chunks(_disturbed(clean, seed), chunk):
+        room = copies_at_once(largest, clean.device, budget)
+        # All at once, one axis', or fewer if need be.
+        chunk = max(size for size in (2 * BANDS, BANDS, BANDS // 2, 1) if size <= room)
+        for copies in in_batches(_disturbed(clean, seed), chunk):
             _run_chunk(module, torch.cat([clean, *copies]), run, seen)
     strip = max(frame.aspect, 1 / frame.aspect) >= OUT_OF_SHAPE
     findings = {name: output.finding(strip=strip) for name, output in seen.items()}
     unclear = any(found.drowned and not found.spatial for found in findings.values())
-    finer = double_copy(module) if unclear and clean.dtype != torch.float64 else None
+    finer = double_pair(module, clean) if unclear else None
     if finer is None:
         return findings
-    place = next(chain(finer.parameters(), finer.buffers()), clean).device
-    finest = disturb(finer, clean.to(place).double(), run, budget=budget, seed=seed)
+    finest = disturb(*finer, run, budget=budget, seed=seed)
     return {
         name: replace(found, drowned=findings[name].drowned)
         for name, found in finest.items()
@@ -266,21 +261,6 @@ def _on_grid(found: Tensor, reading: Arrangement) -> Tensor:
     """``(2, rows, cols)`` of ``sizes``; over steps of time the mean is taken."""
     maps = to_maps(found, reading).reshape(2, reading.frames, *reading.grid)
     return coarse(maps.mean(dim=1))
-
-
-def _chunk_size(largest: int, budget: int) -> int:
-    """How many disturbed copies run at once: all, one axis', or fewer if need be."""
-    room = budget // max(1, largest * _ALIVE) - 1
-    return max(size for size in (2 * BANDS, BANDS, BANDS // 2, 1) if size <= max(1, room))
-
-
-def _chunks(copies: Iterator[Tensor], size: int) -> Iterator[list[Tensor]]:
-    pending: list[Tensor] = []
-    for disturbed in copies:
-        pending.append(disturbed)
-        if len(pending) == size:
-            yield pending
-            pending = []
 
 
 def _disturbed(clean: Tensor, seed: int) -> Iterator[Tensor]:

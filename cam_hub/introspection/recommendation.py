@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
-from cam_hub.introspection.dependence import Dependences
+from cam_hub.introspection.dependence import Dependence, Dependences
 from cam_hub.introspection.reading import Reading
 
-__all__ = ["Recommendation", "recommend"]
+__all__ = ["Recommendation", "alternatives", "recommend", "recommend_instead"]
 
 _WHOLE = 0.9
 """Scores depend on an output as a whole if this part of its channels, and of its cells, counts."""
 
 _MANY = 1 / 3
 """Of a block that holds the chosen layer and has all its cells count, this many channels do."""
+
+_FITS = ((_WHOLE, _WHOLE), (_MANY, _WHOLE), (_MANY, 1 / 4))
+"""Parts of the channels and cells of an alternative that count at least, the best fit first. What
+follows may read every second row and column only."""
 
 _DEEP = 0.9
 """What was measured goes before what is read by its shape, if it lies behind this part of the
@@ -28,10 +33,12 @@ class Recommendation(NamedTuple):
         name: Its name.
         branches: Where other branches of the network end, which do not pass through it (several
             streams, several scales); the last first.
+        instead_of: The deepest layer, if it was passed over since it mixes the picture's quarters.
     """
 
     name: str
     branches: tuple[str, ...]
+    instead_of: str | None = None
 
 
 def recommend(
@@ -65,6 +72,55 @@ def recommend(
         return None
     name = _outermost(_deepest(order, usable, readings, reached), usable, readings, reached)
     return Recommendation(name, _other_ends(name, usable, readings, reached))
+
+
+def alternatives(
+    best: str,
+    order: Sequence[str],
+    readings: Mapping[str, Reading],
+    reached: Mapping[str, Dependence],
+    among: Container[str],
+) -> list[str]:
+    """Names what could be explained in place of the deepest layer.
+
+    Args:
+        best: The deepest layer.
+        order: All layers that ran, in the order in which they finished.
+        readings: How layers lie on the image.
+        reached: The layers that scores depend on.
+        among: The layers that are deep enough.
+
+    Returns:
+        Layers before it that are measured and speak, the first choice first: those that scores
+        depend on as a whole, from the last to the first; then, likewise, those of which some
+        channels are dead, and those of which only every second row and column counts.
+    """
+    found: list[tuple[int, str]] = []
+    for name in reversed(order[: order.index(best)]):
+        if name not in among or name not in readings or name not in reached:
+            continue
+        counts = reached[name]
+        if readings[name].measured and counts.speaks and not counts.sorted:
+            fit = (
+                counts.channels >= channels and counts.cells >= cells for channels, cells in _FITS
+            )
+            found += [(place, name) for place, fits in enumerate(fit) if fits][:1]
+    return [name for _, name in sorted(found, key=itemgetter(0))]
+
+
+def recommend_instead(
+    best: Recommendation, name: str, readings: Mapping[str, Reading], reached: Dependences
+) -> Recommendation:
+    """Recommends another layer than the deepest one.
+
+    Args:
+        best: What was recommended.
+        name: One of its ``alternatives``.
+        readings: How layers lie on the image.
+        reached: The layers that scores depend on, with the graph still open.
+    """
+    usable = [other for other in readings if other in reached]
+    return Recommendation(name, _other_ends(name, usable, readings, reached), best.name)
 
 
 def _deepest(

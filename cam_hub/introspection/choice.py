@@ -1,0 +1,85 @@
+"""The layer to explain when nothing else is asked for, tried on pictures where in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from torch import Tensor, nn
+
+from cam_hub.introspection.chunks import copies_at_once
+from cam_hub.introspection.dependence import Dependences
+from cam_hub.introspection.late import late_layers
+from cam_hub.introspection.probe import Finding
+from cam_hub.introspection.quarters import CLEAR_HALVES, CLEAR_QUARTERS, apart, quarter_leads
+from cam_hub.introspection.reading import Reading
+from cam_hub.introspection.recommendation import (
+    Recommendation,
+    alternatives,
+    recommend,
+    recommend_instead,
+)
+from cam_hub.precision import double_pair
+from cam_hub.tasks.base import Task
+
+__all__ = ["choose"]
+
+
+def choose(
+    module: nn.Module,
+    clean: Tensor,
+    task: Task,
+    findings: Mapping[str, Finding],
+    readings: Mapping[str, Reading],
+    reached: Dependences,
+) -> Recommendation | None:
+    """Picks the deepest layer, or a late one that does not mix the picture's quarters as it does.
+
+    Where the bands leave no doubt that the deepest layer keeps them apart, no further pass is made.
+
+    Args:
+        module: The model.
+        clean: The input that it was disturbed from.
+        task: What it does.
+        findings: From ``disturb``.
+        readings: How layers lie on the image.
+        reached: The layers that scores depend on, with the graph still open.
+
+    Returns:
+        None if no layer can be explained.
+    """
+    best = recommend(list(findings), readings, reached, dense=task.dense)
+    if best is None or readings[best.name].match.halves >= CLEAR_HALVES:
+        return best
+    late = late_layers(findings)
+    others = alternatives(best.name, list(findings), readings, reached, late)
+    if not others:
+        return best
+    if findings[best.name].drowned:
+        module, clean = double_pair(module, clean) or (module, clean)
+    kept = _apart(module, clean, task, best.name, others, findings, readings)
+    return recommend_instead(best, kept[0], readings, reached) if kept else best
+
+
+def _apart(
+    module: nn.Module,
+    clean: Tensor,
+    task: Task,
+    best: str,
+    others: Sequence[str],
+    findings: Mapping[str, Finding],
+    readings: Mapping[str, Reading],
+) -> list[str]:
+    """Which of the others keep the quarters apart; none if the best layer does, too."""
+    names = (best, *others)
+    layers = {name: (findings[name].shape or (), readings[name].arrangement) for name in names}
+    largest = max(prod(finding.shape or ()) for finding in findings.values())
+    room = copies_at_once(largest * clean.element_size(), clean.device)
+    leads: dict[str, list[float]] = {name: [] for name in names}
+    for found in quarter_leads(module, clean, task.run, layers, at_once=room):
+        for name, lead in found.items():
+            leads[name].append(lead)
+        others = [name for name in others if leads[name][-1] > 0]
+        if not others or leads[best][0] >= CLEAR_QUARTERS:
+            return []
+    return [] if apart(leads[best]) else [name for name in others if apart(leads[name])]

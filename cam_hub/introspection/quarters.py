@@ -1,0 +1,157 @@
+"""Does each quarter of the picture move its own quarter of a layer most?
+
+The bands of the first experiment tell where the cells of a layer look, on average over the cells.
+A layer can follow them and still mix the picture up: where some cells are louder than others, they
+answer most to whatever changes. So where the halves of a layer are hardly apart under the bands
+(``Match.halves``), its quarters are looked at one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise, product
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cam_hub.guard import quiet
+from cam_hub.introspection.chunks import in_batches
+from cam_hub.introspection.layouts import LAYOUTS, Arrangement, to_maps
+from cam_hub.introspection.probe import Run
+from cam_hub.recording import main_tensor, observe
+
+__all__ = ["CLEAR_HALVES", "CLEAR_QUARTERS", "ROUNDS", "apart", "quarter_leads"]
+
+CLEAR_HALVES, CLEAR_QUARTERS = 0.2, 0.25
+"""Halves that lead by this much under the bands, or quarters in one round, leave no doubt."""
+
+ROUNDS = 3
+"""How often each quarter is redrawn, each time in another picture."""
+
+_LEAST = 0.03
+"""A lead that is smaller on average may be none in the next picture."""
+
+Area = tuple[slice, slice]
+Place = tuple[tuple[int, ...], Arrangement]
+
+
+def apart(leads: Sequence[float]) -> bool:
+    """Whether a layer keeps the picture's quarters apart: in every picture, and not by a hair.
+
+    Args:
+        leads: One of each round of ``quarter_leads``.
+    """
+    # A lead that is no number is no answer either, so this asks for what must hold.
+    return bool(leads) and all(lead > 0 for lead in leads) and fmean(leads) >= _LEAST
+
+
+def quarter_leads(
+    module: nn.Module,
+    clean: Tensor,
+    run: Run,
+    layers: Mapping[str, Place],
+    *,
+    at_once: int = 4,
+    seed: int = 0,
+) -> Iterator[dict[str, float]]:
+    """Redraws one quarter of the picture after the other and compares where layers change.
+
+    The pictures are noise of the same kind as the clean input. Each step redraws one quarter of
+    the picture before it, which changes neither its mean nor its variance; after a round of four
+    the picture is another one altogether. So what one round says does not hang on the picture of
+    another.
+
+    Args:
+        module: The model.
+        clean: The first picture, ``(1, channels, …, rows, cols)``, drawn from the standard
+            normal distribution.
+        run: How to run the model on a batch of them.
+        layers: The layers, with the shape of each one's last output for one image and how that
+            lies on the image.
+        at_once: How many pictures run at once, besides the one that the first is compared with.
+        seed: Of the noise.
+
+    Yields:
+        Of each of ``ROUNDS`` rounds, which takes five passes or a few more, the least lead of a
+        quarter: how much more it changed than the other that changed most when its own quarter of
+        the picture was redrawn, ``(own - other) / max(own, other)`` in [-1, 1]. NaN for a layer
+        whose output does not grow with the batch.
+    """
+    # Another seed than the clean input and the bands were drawn with.
+    generator = torch.Generator().manual_seed(seed + 15485863)
+    before = clean
+    for _ in range(ROUNDS):
+        steps: dict[str, list[list[float]]] = {name: [] for name in layers}
+        with quiet(module), torch.no_grad():
+            for pictures in in_batches(_redrawn(before, generator), at_once):
+                found = _steps(module, torch.cat([before, *pictures]), run, layers)
+                for name, more in found.items():
+                    steps[name] += more
+                before = pictures[-1]
+        yield {name: _least_lead(steps[name], layers[name][1].grid) for name in layers}
+
+
+def _redrawn(picture: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    for rows, cols in _areas(*picture.shape[-2:]):
+        picture = picture.clone()
+        quarter = picture[..., rows, cols]
+        quarter.copy_(torch.randn(quarter.shape, generator=generator))
+        yield picture
+
+
+def _steps(
+    module: nn.Module, batch: Tensor, run: Run, layers: Mapping[str, Place]
+) -> dict[str, list[list[float]]]:
+    """How much the quarters of each layer change from each picture of a batch to the next."""
+    found: dict[str, list[list[float]]] = {}
+
+    def visit(name: str, output: Any) -> None:
+        tensor, (shape, arrangement) = main_tensor(output), layers[name]
+        # A later call in the same pass replaces what an earlier one said.
+        found.pop(name, None)
+        if tensor is not None and tuple(tensor.shape) == (len(batch), *shape):
+            images = torch.split(tensor, 1)
+            found[name] = [_change(*pair, arrangement) for pair in pairwise(images)]
+
+    with observe(module, visit, layers):
+        run(module, batch)
+    return found
+
+
+def _change(before: Tensor, after: Tensor, arrangement: Arrangement) -> list[float]:
+    """The mean size of the change in each quarter."""
+    size = (after - before).abs().mean(LAYOUTS[arrangement.layout].channel_axis, keepdim=True)
+    # In this order: MPS has no double precision.
+    maps = to_maps(size, arrangement).cpu().double()
+    grid = maps.reshape(arrangement.frames, *arrangement.grid).mean(dim=0)
+    return [float(grid[area].mean()) for area in _areas(*arrangement.grid)]
+
+
+def _least_lead(changes: Sequence[Sequence[float]], grid: tuple[int, int]) -> float:
+    """Of one round: ``changes[i][j]`` is what quarter i of the picture did to the layer's j."""
+    areas = _areas(*grid)
+    if len(changes) != len(areas):
+        return math.nan
+    leads = []
+    for own, change in enumerate(changes):
+        others = [size for size, area in zip(change, areas, strict=True) if area != areas[own]]
+        other = max(others, default=change[own])  # a single cell: everything is everywhere
+        greater = max(change[own], other)
+        leads.append((change[own] - other) / greater if greater > 0 else 0.0)
+    return min(leads)
+
+
+def _areas(rows: int, cols: int) -> list[Area]:
+    """The four quarters. The middle row or column of an odd number belongs to none.
+
+    A single row is the upper and the lower half at once, and is not compared with itself.
+    """
+    return list(product(_halves(rows), _halves(cols)))
+
+
+def _halves(length: int) -> tuple[slice, slice]:
+    half = max(1, length // 2)
+    return slice(0, half), slice(length - half, length)
