@@ -38,10 +38,10 @@ class Match(NamedTuple):
         selectivity: How much cells prefer some bands to others (deviation over the bands by mean,
             in [0, sqrt(BANDS - 1)]); near 0 if each answers to all alike, so that nothing can be
             said about where it lies.
-        halves: How much more each half of the cells moves than the opposite one where its own half
-            of the input is disturbed: ``(own - other) / max(own, other)``, the least of all that
-            can be compared, in [-1, 1]. It is positive also in layers that follow the bands
-            weakly, and not in all that follow them well: there, some cells are louder.
+        halves: Of what follows the bands, how much more each half of the cells moves than the
+            opposite one where its own half of the input is disturbed: ``(own - other) / max(own,
+            other)``, the least of all that can be compared, in [-1, 1]. It is low where each
+            answers to all, and where some cells are louder than others. Else 0.
     """
 
     correlation: float
@@ -108,9 +108,9 @@ def match_bands(responses: Tensor, *, strip: bool = False) -> Match:
     parts = (responses[:, 0], responses[:, 1])
     best = max((_both_axes(part, strip) for part in parts), key=lambda match: match.rank)
     selectivity = max(_selectivity(part) for part in parts)
-    halves = min(_halves(part) for part in parts)
     if min(responses.shape[2:]) <= FEW_CELLS and selectivity < SELECTIVE:
-        best = NONE
+        return NONE._replace(selectivity=selectivity)
+    halves = min(map(_halves, parts)) if best.spatial else 0.0
     return best._replace(selectivity=selectivity, halves=halves)
 
 
