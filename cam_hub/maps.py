@@ -27,6 +27,9 @@ __all__ = ["Map", "Maps"]
 
 Map = NDArray[np.float32]
 
+_HELD = 4 << 20
+"""Bytes of a heatmap that may be held: those of a megapixel."""
+
 
 @dataclass(frozen=True, eq=False)
 class Maps:
@@ -185,11 +188,8 @@ class Maps:
             LayerNotFound: If the layer was not among the targets.
             NoMap: If the map is blank or not finite.
         """
-        if step is None:
-            cam = self.cam(class_index, layer)
-            return self.placement.warp(_stretched(cam))
-        heat = self._heat_over_time(class_index, layer)
-        return self.placement.warp(heat[self._step(step, len(heat))])
+        heat = self._heat(class_index, layer, step)
+        return heat if heat.flags.writeable else heat.copy()
 
     def mask(
         self,
@@ -200,7 +200,7 @@ class Maps:
         step: int | None = None,
     ) -> NDArray[np.bool_]:
         """``(H, W)``: the pixels whose heat is at least ``threshold``, in (0, 1]."""
-        return regions.mask(self.heatmap(class_index, layer, step=step), threshold)
+        return regions.mask(self._heat(class_index, layer, step), threshold)
 
     def boxes(
         self,
@@ -215,7 +215,23 @@ class Maps:
         Returns:
             ``(left, top, right, bottom)``, right and bottom exclusive; the hottest region first.
         """
-        return regions.boxes(self.heatmap(class_index, layer, step=step), threshold)
+        return regions.boxes(self._heat(class_index, layer, step), threshold)
+
+    def _heat(self, class_index: int | None, layer: str | None, step: int | None) -> Map:
+        """``heatmap``, not to be written to: the last one is held for other colours."""
+        held: tuple[object, Map] | None = self.__dict__.get("_held")
+        key = class_index, layer, step, type(step)  # True is no step
+        if held is not None and held[0] == key:
+            return held[1]
+        if step is None:
+            heat = self.placement.warp(_stretched(self.cam(class_index, layer)))
+        else:
+            over_time = self._heat_over_time(class_index, layer)
+            heat = self.placement.warp(over_time[self._step(step, len(over_time))])
+        if heat.nbytes <= _HELD:
+            heat.setflags(write=False)
+            self.__dict__["_held"] = key, heat
+        return heat
 
     def _heat_over_time(self, class_index: int | None, layer: str | None) -> Map:
         """``(steps, rows, cols)`` in [0, 1], all steps on one scale."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cam_hub.blending import ONE, Pixels, mixed, picture_of, pixels_of, unseen_mark
 from cam_hub.colormaps import colormap_table
 from cam_hub.errors import InvalidArgument
 from cam_hub.regions import (
@@ -26,8 +27,7 @@ from cam_hub.regions import (
 
 __all__ = ["checked_photo", "colorize", "cutout", "draw_boxes", "overlay"]
 
-_BAND_PIXELS = 1 << 18  # a band's integers stay within the processor's caches
-_ONE = 1 << 16  # the fixed point's 1: 255 * _ONE fits 32 bits with room for rounding
+_BAND_PIXELS = 1 << 16  # a band's bytes stay within the processor's caches
 _FULL_MARK = 0.5  # from this opacity on, unseen parts are marked in full
 
 
@@ -49,7 +49,7 @@ def colorize(heatmap: Heatmap, colormap: str = "jet") -> Image.Image:
     height, width = heatmap.shape
     result = Image.new("RGB", (width, height))
     for rows in _bands(height, width):
-        result.paste(Image.fromarray(table[_levels(heatmap[rows])]), (0, rows.start))
+        result.paste(picture_of(_coloured(heatmap[rows], table)), (0, rows.start))
     return result
 
 
@@ -90,22 +90,22 @@ def overlay(
     photo = checked_photo(photo)
     heatmap = checked_heatmap(heatmap)
     alpha = checked_fraction("alpha", alpha, zero=True)
-    weight = round(alpha * _ONE)
-    mark_weight = round(min(alpha / _FULL_MARK, 1.0) * _ONE)
-    colours = colormap_table(colormap).astype(np.uint32) * np.uint32(weight)
+    weight = round(alpha * ONE)
+    mark_weight = round(min(alpha / _FULL_MARK, 1.0) * ONE)
+    table = colormap_table(colormap)
     _check_size("heatmap", heatmap.shape, photo)
     if seen is not None:
         seen = _checked_mask("seen", seen, photo)
 
     result = Image.new("RGB", photo.size)
     for rows in _bands(photo.height, photo.width):
-        ground = np.asarray(photo.crop((0, rows.start, photo.width, rows.stop)))
-        band = _mixed(ground, colours[_levels(heatmap[rows])], weight)
+        ground = pixels_of(photo.crop((0, rows.start, photo.width, rows.stop)))
+        band = mixed(ground, _coloured(heatmap[rows], table), weight)
         if seen is not None and not seen[rows].all():
-            mark = _unseen(ground, rows.start, _hatch_period(photo)) * np.uint32(mark_weight)
-            unseen = _mixed(ground, mark, mark_weight)
-            band = np.where(seen[rows][..., None], band, unseen)
-        result.paste(Image.fromarray(band), (0, rows.start))
+            mark = unseen_mark(ground, rows.start, _hatch_period(photo))
+            unseen = mixed(ground, mark, mark_weight)
+            np.copyto(band.view(np.uint32), unseen.view(np.uint32), where=~seen[rows][..., None])
+        result.paste(picture_of(band), (0, rows.start))
     return result
 
 
@@ -205,46 +205,24 @@ def _bands(height: int, width: int) -> Iterator[slice]:
         yield slice(start, min(start + step, height))
 
 
+def _coloured(heat: Heatmap, table: npt.NDArray[np.uint8]) -> Pixels:
+    """Heat in a colour map's colours; each colour is looked up in one piece."""
+    packed = np.full((len(table), 4), 255, np.uint8)
+    packed[:, :3] = table
+    colours = np.take(packed.view(np.uint32)[:, 0], _levels(heat))
+    return colours.view(np.uint8).reshape(*heat.shape, 4)
+
+
 def _levels(values: Heatmap) -> npt.NDArray[np.uint8]:
     """Heat as the nearest of 256 levels: 0 for 0 and below, 255 for 1 and above."""
-    if np.isnan(values).any():
+    least, most = values.min(), values.max()
+    if np.isnan(least):  # as it is where any value is
         raise nan_refused()
-    heat: npt.NDArray[np.float32] = np.clip(values.astype(np.float32), 0.0, 1.0)
-    levels: npt.NDArray[np.uint8] = np.rint(heat * np.float32(255)).astype(np.uint8)
-    return levels
-
-
-def _mixed(
-    ground: npt.NDArray[np.uint8], weighted_colours: npt.NDArray[np.uint32], weight: int
-) -> npt.NDArray[np.uint8]:
-    """``ground`` and colours already multiplied by ``weight``, mixed in fixed point."""
-    # Widened first: NumPy 2.1 promotes by value in other threads than the first, and overflows.
-    total = ground.astype(np.uint32)
-    total *= np.uint32(_ONE - weight)
-    total += weighted_colours
-    total += np.uint32(_ONE // 2)
-    total >>= np.uint32(16)
-    return total.astype(np.uint8)
-
-
-def _unseen(ground: npt.NDArray[np.uint8], first_row: int, period: int) -> npt.NDArray[np.uint32]:
-    """How a band of the photo looks in full where the model saw nothing: dark, grey, hatched.
-
-    Args:
-        ground: Pixels of the band, ``(rows, columns, 3)``.
-        first_row: The band's place in the photo, so that the hatching runs on between bands.
-        period: Pixels from one line to the next, along a row.
-
-    Returns:
-        Array ``(rows, columns, 3)``, in [0, 255], the three channels equal.
-    """
-    rows, columns = ground.shape[:2]
-    # Luma after ITU-R BT.601 as Pillow has it, times 0.6: at most 153.
-    luma = ground @ np.array([299, 587, 114], dtype=np.uint32)
-    grey = luma * np.uint32(60) // np.uint32(100_000)
-    diagonal = np.add.outer(np.arange(first_row, first_row + rows), np.arange(columns))
-    grey += np.where(diagonal % period < max(1, period // 5), np.uint32(40), np.uint32(0))
-    return np.repeat(grey[..., None], 3, axis=2)
+    heat: npt.NDArray[np.float32] = values.astype(np.float32)
+    if least < 0 or most > 1:
+        heat.clip(0.0, 1.0, out=heat)
+    heat *= np.float32(255)
+    return np.rint(heat, out=heat).astype(np.uint8)
 
 
 def _hatch_period(photo: Image.Image) -> int:

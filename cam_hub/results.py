@@ -65,7 +65,7 @@ class Explanation(Maps):
         """
         return rendering.overlay(
             self._frame(step),
-            self.heatmap(class_index, layer, step=step),
+            self._heat(class_index, layer, step),
             alpha=alpha,
             colormap=colormap,
             seen=self.seen,

@@ -27,6 +27,7 @@ LEVELS = [
         "hub_writer",
         "sharing_card",
         "classes",
+        "blending",
         "colormaps",
         "tensors",
         "limits",

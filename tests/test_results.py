@@ -83,6 +83,13 @@ class TestPictures:
         width, height = montage.size
         assert width > height / 4
 
+    def test_a_heatmap_belongs_to_whoever_asked_for_it(self, result):
+        before = result.overlay().tobytes()
+        heat = result.heatmap()
+        heat[:] = 0
+        assert result.overlay().tobytes() == before
+        assert result.heatmap().max() > 0
+
 
 class TestFiles:
     def test_a_saved_explanation_is_the_same_when_loaded(self, result, tmp_path):

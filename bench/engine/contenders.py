@@ -88,7 +88,8 @@ def fresh(run: Callable[[Tensor], object]) -> Contender:
 def warm(subject: Subject, what: str) -> Contender:
     """Something more of a picture that was explained: by both methods, for one class.
 
-    It was explained at the recommended layer, and for ``"layer"`` at all stages.
+    It was explained at the recommended layer, and for ``"layer"`` at all stages; for ``"colour"``
+    and ``"threshold"`` one picture of it was shown.
 
     Args:
         subject: The network.
@@ -100,6 +101,8 @@ def warm(subject: Subject, what: str) -> Contender:
     def before(image: Tensor) -> None:
         RECENT.clear()
         found[:] = first(image)
+        if what in ("colour", "threshold"):
+            found[0].overlay()
 
     def run(image: Tensor) -> object:
         if what == "colour":
