@@ -101,11 +101,11 @@ class Drawn(Noise):
 
     way: str = "gaussian"
 
-    def copies(self, image: Tensor) -> Iterator[Tensor]:
-        """Noisy copies of an image."""
+    def draws(self, image: Tensor, memory_format: torch.memory_format) -> Iterator[Tensor]:
+        """The noise of each copy."""
         generator = torch.Generator().manual_seed(self.seed)
         for drawn in WAYS[self.way](tuple(image.shape), self.num_samples, generator):
-            yield image + (drawn * self.std).to(image)
+            yield (drawn * self.std).contiguous(memory_format=memory_format).to(image)
 
 
 Maps = dict[str, NDArray[np.float32]]

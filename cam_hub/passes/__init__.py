@@ -6,6 +6,7 @@
 | ``trace`` | some images through the network, with the way back still open |
 | ``gathering`` | from gradients, layer by layer as they come, to maps |
 | ``job`` | what a pass is to find out, and what it brings back |
+| ``rows`` | the images of a job as rows of a batch |
 | ``running`` | one whole pass: traces of chunks, classes, layers, methods |
 | ``together`` | several pictures through the network and back in the same chunks |
 | ``identity`` | whether it is still the same network, and the same input |

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -32,24 +32,33 @@ class Noise:
 
     def copies(self, image: Tensor) -> Iterator[Tensor]:
         """Noisy copies of an image or clip, ``(1, …)``, drawn on the CPU on every device."""
+        for drawn in self.draws(image, torch.contiguous_format):
+            yield image + drawn
+
+    def draws(self, image: Tensor, memory_format: torch.memory_format) -> Iterator[Tensor]:
+        """The noise of each copy, of the image's shape and type, laid out like that in memory."""
         shape = tuple(image.shape)
-        draws: Iterator[Tensor] | tuple[Tensor, ...]
+        draws: Iterable[Tensor]
         if self.num_samples * image.numel() * 4 <= _KEPT:
-            draws = _drawn(shape, self.num_samples, self.seed)
+            draws = _drawn(shape, self.num_samples, self.std, self.seed, memory_format)
         else:
-            draws = _draw(shape, self.num_samples, self.seed)
+            draws = _draw(shape, self.num_samples, self.std, self.seed, memory_format)
         for drawn in draws:
-            yield image + (drawn * self.std).to(image)
+            yield drawn.to(image)
 
 
-def _draw(shape: tuple[int, ...], count: int, seed: int) -> Iterator[Tensor]:
-    """Standard normal numbers."""
+def _draw(
+    shape: tuple[int, ...], count: int, std: float, seed: int, memory_format: torch.memory_format
+) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     for _ in range(count):
-        yield torch.randn(shape, generator=generator)
+        drawn = torch.randn(shape, generator=generator) * std
+        yield drawn.contiguous(memory_format=memory_format)
 
 
 @functools.lru_cache(maxsize=2)  # picture after picture has the same, by default
-def _drawn(shape: tuple[int, ...], count: int, seed: int) -> tuple[Tensor, ...]:
+def _drawn(
+    shape: tuple[int, ...], count: int, std: float, seed: int, memory_format: torch.memory_format
+) -> tuple[Tensor, ...]:
     with torch.inference_mode(False):
-        return tuple(_draw(shape, count, seed))
+        return tuple(_draw(shape, count, std, seed, memory_format))

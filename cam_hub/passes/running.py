@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from cam_hub.methods import Evidence
 from cam_hub.passes.gathering import Allowance, Gathering
 from cam_hub.passes.identity import anatomy
 from cam_hub.passes.job import Job, Pass
-from cam_hub.passes.noise import Noise
+from cam_hub.passes.rows import rows_of, stacked
 from cam_hub.passes.trace import Trace, record
 from cam_hub.recording import tap
 from cam_hub.sources.base import LoadedModel
@@ -130,8 +131,7 @@ class _Run:
             against = self._settled.contrast
             for index, gathering in zip(self._settled.classes, self._gatherings, strict=True):
                 go_back(start.trace, index, against, gathering, noisy=False, keep_graph=True)
-        clean = job.image if start is None else None
-        for number, batch in enumerate(_chunks(job.image, clean, job.noise, self._size)):
+        for number, batch in enumerate(_chunks(job, self._size, clean=start is None)):
             trace, found = record(
                 job.model,
                 batch,
@@ -241,18 +241,11 @@ def forward_activations(
     return found
 
 
-def _chunks(
-    image: Tensor, clean: Tensor | None, noise: Noise | None, size: int
-) -> Iterator[Tensor]:
+def _chunks(job: Job, size: int, *, clean: bool) -> Iterator[Tensor]:
     """The clean image, if it is to pass, and the noisy copies; at most ``size`` at a time."""
-    pending = [] if clean is None else [clean]
-    for copy in noise.copies(image) if noise is not None else ():
-        if len(pending) == size:
-            yield torch.cat(pending)
-            pending = []
-        pending.append(copy)
-    if pending:
-        yield torch.cat(pending)
+    rows = rows_of(job, clean=clean)
+    while chunk := list(islice(rows, size)):
+        yield stacked(chunk, job)
 
 
 def _too_large(job: Job) -> str:

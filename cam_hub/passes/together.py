@@ -22,8 +22,10 @@ from cam_hub.memory import is_out_of_memory
 from cam_hub.passes.gathering import Gathering
 from cam_hub.passes.identity import anatomy
 from cam_hub.passes.job import Job, Pass
+from cam_hub.passes.rows import Row, rows_of, stacked
 from cam_hub.passes.trace import Trail, pass_through, score_of
 from cam_hub.tasks.base import Standings, Target
+from cam_hub.tensors import is_finite
 
 __all__ = ["Room", "run_together"]
 
@@ -112,7 +114,7 @@ class _Share:
         try:
             target = self.aim()
             scores = target.scores(output)
-            if len(scores) != images or not bool(torch.isfinite(scores[0].detach()).all()):
+            if len(scores) != images or not is_finite(scores[0]):
                 self.alone = True
             elif not self.begun:
                 self.standings = target.standings(output)
@@ -159,24 +161,18 @@ def _chunks(shares: Sequence[_Share], room: Room) -> Iterator[tuple[list[int], T
     Pictures of which nothing more can come are left out.
     """
     owners: list[int] = []
-    rows: list[Tensor] = []
+    rows: list[Row] = []
     for owner, share in enumerate(shares):
-        for row in _rows(share.job):
+        for row in rows_of(share.job):
             if share.over:
                 break
             owners.append(owner)
             rows.append(row)
             if len(rows) >= room.images:
-                yield owners, torch.cat(rows)
+                yield owners, stacked(rows, share.job)
                 owners, rows = [], []
     if rows:
-        yield owners, torch.cat(rows)
-
-
-def _rows(job: Job) -> Iterator[Tensor]:
-    yield job.image
-    if job.noise is not None:
-        yield from job.noise.copies(job.image)
+        yield owners, stacked(rows, shares[0].job)
 
 
 def _pass(batch: Tensor, shares: Sequence[_Share], counts: Sequence[int]) -> None:
