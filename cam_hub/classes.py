@@ -18,6 +18,7 @@ __all__ = [
     "Prediction",
     "Settled",
     "Top",
+    "best_of",
     "choose_classes",
     "find_contrast",
     "label_of",
@@ -116,7 +117,7 @@ def predict(
     Returns:
         Predictions, the best first; equal ones by index.
     """
-    best = _best(ranking, said, count)
+    best = best_of(ranking, said, count)
     return [
         Prediction(index, label_of(index, names), probability)
         for index, probability in zip(best, probabilities[best].tolist(), strict=True)
@@ -158,7 +159,7 @@ def choose_classes(
     elif isinstance(choice, str) and not _matches(choice, names):
         choice = parse_top(choice) or choice
     if isinstance(choice, Top):
-        return _best(ranking, eligible, choice.count)
+        return best_of(ranking, eligible, choice.count)
     wanted: list[object]
     if isinstance(choice, Iterable) and not isinstance(choice, str) and _whole(choice) is None:
         wanted = list(choice)
@@ -220,16 +221,29 @@ def find_contrast(contrast: int | str, count: int, names: Sequence[str] | None) 
     return _index(contrast, count, names, "contrast")
 
 
-def _best(ranking: Tensor, allowed: Tensor | None, count: int | None) -> list[int]:
-    """The indices of the highest values among those allowed; equal ones by index."""
-    below = -ranking.detach().cpu().double().numpy()  # NumPy: a dozen of torch's calls take longer
-    places = np.arange(len(below)) if allowed is None else np.flatnonzero(allowed.cpu().numpy())
-    below = below[places]
+def best_of(ranking: Tensor, allowed: Tensor | None, count: int | None) -> list[int]:
+    """The indices of the highest values; equal ones by index.
+
+    Args:
+        ranking: ``(K,)``.
+        allowed: ``(K,)`` bool, which may be among them; None for all.
+        count: How many at most; None for all.
+    """
+    # In NumPy: after a forward pass each kind of torch's calls costs tens of microseconds.
+    values = ranking.detach().cpu().double().numpy()
+    places = None
+    if allowed is not None and not (mask := allowed.cpu().numpy()).all():
+        places = np.flatnonzero(mask)
+        values = values[places]
+    if count == 1 and len(values) and not np.isnan(values[peak := values.argmax()]):
+        return [int(peak if places is None else places[peak])]  # the first of equal ones
+    below = -values
     if count is not None and count < len(below):
-        near = below <= np.partition(below, count - 1)[count - 1]
-        if near.sum() >= count:
-            places, below = places[near], below[near]
-    found: list[int] = places[np.argsort(below, kind="stable")][:count].tolist()
+        near = np.flatnonzero(below <= np.partition(below, count - 1)[count - 1])
+        if len(near) >= count:
+            places, below = near if places is None else places[near], below[near]
+    order = np.argsort(below, kind="stable")[:count]
+    found: list[int] = (order if places is None else places[order]).tolist()
     return found
 
 

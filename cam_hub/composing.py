@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cam_hub.classes import Prediction, label_of, predict
+from cam_hub.classes import Prediction, label_of
 from cam_hub.manifests import make_manifest
 from cam_hub.methods import Method
 from cam_hub.passes import Job, Pass
@@ -13,8 +13,6 @@ from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
 
 __all__ = ["compose"]
-
-SHOWN_PREDICTIONS = 5
 
 
 def compose(
@@ -88,14 +86,16 @@ def _predictions(
     Classes of which the model said nothing are in neither.
     """
     standings = passed.standings
-    probabilities = standings.probabilities
-    said = standings.said
+    probable, probabilities = standings.probable, standings.probabilities
     if probabilities is None:
         return (), {}
-    best = predict(standings.ranking, probabilities, names, said, SHOWN_PREDICTIONS)
+
+    def told(index: int, probability: float) -> Prediction:
+        return Prediction(index, label_of(index, names), probability)
+
     chosen = {
-        index: Prediction(index, label_of(index, names), float(probabilities[index]))
+        index: told(index, probable[index] if index in probable else float(probabilities[index]))
         for index in passed.settled.classes
-        if said[index]
+        if index in probable or standings.said[index]
     }
-    return tuple(best), chosen
+    return tuple(told(*each) for each in probable.items()), chosen

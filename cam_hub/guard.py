@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Anatomy", "mixes_batch", "quiet", "walk"]
+__all__ = ["Anatomy", "kept_by", "mixes_batch", "quiet", "walk"]
 
 
 class Anatomy:
@@ -28,29 +28,40 @@ class Anatomy:
 
     Attributes:
         modules: Every submodule once, the network itself included.
-        parameters: Where each keeps its parameters, by name.
-        buffers: Likewise.
+        parameters: Where they keep their parameters, by name; those that have any.
+        batch_norms: Modules that may answer for a batch as a whole.
         identities: What tells the parts from others while they are held.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.modules = walk(module)
-        self.parameters = [child._parameters for child in self.modules]
-        self.buffers = [child._buffers for child in self.modules]
-        self._parts = [child._modules for child in self.modules]
+        parameters = [child._parameters for child in self.modules]
+        buffers = [child._buffers for child in self.modules]
+        parts = [child._modules for child in self.modules]
+        # Most modules keep nothing of a kind. That they still do is asked of all at once.
+        self.parameters = [each for each in parameters if each]
+        self._buffers = [each for each in buffers if each]
+        self._parts = [each for each in parts if each]
+        self._empty = [each for each in (*parameters, *buffers, *parts) if not each]
         forward = ("_forward_hooks", "_forward_pre_hooks")
         self._hooks = [vars(child)[each] for child in self.modules for each in forward]
         self.identities = self._children()
+        self.batch_norms = [
+            child
+            for child in self.modules
+            if isinstance(child, nn.modules.batchnorm._BatchNorm)
+            and not isinstance(child, nn.modules.instancenorm._InstanceNorm)
+        ]
 
     @property
     def current(self) -> bool:
         """Whether the network still has the same parts."""
-        return self.identities == self._children()
+        return not any(self._empty) and self.identities == self._children()
 
     @property
     def tensors(self) -> list[Tensor]:
         """Every parameter and buffer, as they are now."""
-        kept = filter(None, chain(self.parameters, self.buffers))
+        kept = chain(self.parameters, self._buffers)
         return [each for each in chain.from_iterable(map(_VALUES, kept)) if each is not None]
 
     @property
@@ -59,8 +70,7 @@ class Anatomy:
         return any(self._hooks)
 
     def _children(self) -> tuple[int, ...]:
-        parts = chain.from_iterable(map(_VALUES, filter(None, self._parts)))
-        return tuple(map(id, parts))
+        return tuple(map(id, chain.from_iterable(map(_VALUES, self._parts))))
 
 
 _VALUES = methodcaller("values")
@@ -128,8 +138,28 @@ def walk(module: nn.Module) -> list[nn.Module]:
     return found
 
 
+def kept_by(module: nn.Module, kind: str) -> Iterator[Tensor]:
+    """A network's parameters or buffers in their order, the first one at next to no cost.
+
+    Args:
+        module: The network.
+        kind: ``"_parameters"`` or ``"_buffers"``.
+    """
+    pending: list[nn.Module | None] = [module]
+    seen = set()
+    while pending:
+        child = pending.pop()
+        if child is None or id(child) in seen:
+            continue
+        seen.add(id(child))
+        for found in getattr(child, kind).values():
+            if found is not None:
+                yield found
+        pending += reversed(list(child._modules.values()))
+
+
 def _to_switch_off(anatomy: Anatomy) -> _Found:
-    weights = chain.from_iterable(map(_VALUES, filter(None, anatomy.parameters)))
+    weights = chain.from_iterable(map(_VALUES, anatomy.parameters))
     learning = {id(each): each for each in weights if each is not None and each.requires_grad}
     training = [child for child in anatomy.modules if child.training]
     return _Found(training, list(learning.values()))
@@ -145,8 +175,5 @@ def mixes_batch(module: nn.Module, anatomy: Anatomy | None = None) -> bool:
         module: The model.
         anatomy: Its parts, where they are at hand and current.
     """
-    return any(
-        isinstance(child, nn.modules.batchnorm._BatchNorm) and child.running_mean is None
-        for child in (anatomy or Anatomy(module)).modules
-        if not isinstance(child, nn.modules.instancenorm._InstanceNorm)
-    )
+    found = (anatomy or Anatomy(module)).batch_norms
+    return any(child.running_mean is None for child in found)

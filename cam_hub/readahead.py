@@ -106,8 +106,6 @@ def picture_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 def _read(model: LoadedModel, picture: object) -> Ready | Refused:
     try:
-        prepared = prepare(model, picture)
-        _ = prepared.pictures.facts  # here, where there is time for it
-        return Ready(picture, prepared)
+        return Ready(picture, prepare(model, picture))
     except CamHubError as error:
         return Refused(picture, error)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cam_hub.errors import ImageRefused
 
-__all__ = ["check_tensor", "same"]
+__all__ = ["check_tensor", "is_finite", "same"]
 
 
 def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor:
@@ -57,11 +57,17 @@ def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor
             f"{channels}{hint}"
         )
     checked = tensor.detach().to(torch.float32, copy=True).reshape(1, *shape[-axes:])
-    extremes = torch.stack(torch.aminmax(checked)).tolist()  # not finite if any value is not
-    if not all(map(math.isfinite, extremes)):
+    if not is_finite(checked):
         bad = int((~torch.isfinite(checked)).sum())
         raise ImageRefused(f"{bad} of the tensor's {checked.numel()} values are NaN or infinite")
     return checked
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite."""
+    if not tensor.numel():
+        return True
+    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor.detach()))
 
 
 def same(one: Tensor, other: Tensor) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cam_hub.guard import mixes_batch, quiet
+from cam_hub.guard import Anatomy, kept_by, mixes_batch, quiet
 
 
 def half_trained() -> nn.Sequential:
@@ -104,3 +104,24 @@ def test_batch_norm_without_running_statistics_mixes_images():
     assert not mixes_batch(
         nn.Sequential(nn.BatchNorm2d(3), nn.InstanceNorm2d(3), nn.GroupNorm(1, 3))
     )
+
+
+def test_parts_are_current_until_one_is_exchanged_or_added():
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(), nn.ReLU())
+    changes = [
+        lambda: module[1].append(nn.ReLU()),  # into what was empty
+        lambda: module.__setitem__(2, nn.GELU()),
+        lambda: module[2].register_buffer("offset", torch.zeros(1)),
+    ]
+    for change in changes:
+        anatomy = Anatomy(module)
+        assert anatomy.current
+        change()
+        assert not anatomy.current
+
+
+def test_what_a_network_keeps_comes_in_torchs_own_order():
+    shared = nn.Linear(2, 2)
+    module = nn.Sequential(nn.Sequential(nn.BatchNorm2d(3), shared), nn.Linear(2, 1), shared)
+    assert [*map(id, kept_by(module, "_parameters"))] == [*map(id, module.parameters())]
+    assert [*map(id, kept_by(module, "_buffers"))] == [*map(id, module.buffers())]

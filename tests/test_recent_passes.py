@@ -280,3 +280,22 @@ def test_progress_is_told_and_can_stop_what_is_kept_too(model):
 
     with pytest.raises(KeyboardInterrupt):
         asked(model, progress=stop)
+
+
+def test_an_input_that_was_written_to_is_not_taken_for_what_it_was(model):
+    image = picture(model)
+    asked(model, image)
+    held = model.facts["last_prepared"].tensor  # as a network that writes to its input would
+    held.mul_(2)
+    assert asked(model, image)[1] == 5
+    assert asked(model, held.clone())[1] == 5
+
+
+def test_a_caller_who_changes_a_picture_unseen_gets_another_map(model):
+    pixels = picture(model).numpy().copy()
+    image = torch.from_numpy(pixels)
+    first, _ = asked(model, image)
+    pixels[..., :16] *= -1  # behind torch's back
+    other, images = asked(model, image)
+    assert images == 5
+    assert not np.array_equal(first.cam(), other.cam())

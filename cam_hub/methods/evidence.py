@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cam_hub.errors import InvalidArgument
@@ -83,13 +82,14 @@ class MomentSum:
             raise InvalidArgument("gradients", tuple(gradients.shape), expected)
         for sample in gradients:
             gradient = as_float(sample)
+            square = gradient * gradient
             if self._sums is None:
-                zeros = torch.zeros_like(gradient)
-                self._sums = (zeros, zeros.clone(), zeros.clone())
-            first, second, third = self._sums
-            first.add_(gradient)
-            second.addcmul_(gradient, gradient)
-            third.addcmul_(gradient * gradient, gradient)
+                self._sums = gradient.clone(), square, square * gradient
+            else:
+                first, second, third = self._sums
+                first.add_(gradient)
+                second.add_(square)
+                third.addcmul_(square, gradient)
             self.count += 1
 
     def mean(self) -> Moments:

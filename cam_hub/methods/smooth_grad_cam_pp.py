@@ -66,10 +66,10 @@ def smoothgradcampp_weights(activation: Tensor, moments: Moments, eps: float = 1
     activation, first = paired(activation, moments.first, "moments")
     second, third = as_float(moments.second), as_float(moments.third)
     curvature = grid_sum(activation * third)
-    alpha = ratio_or_zero(
-        second, 2 * second + curvature + eps, 2 * second + curvature.abs() + abs(eps)
-    )
-    return grid_sum(alpha * torch.relu(first))
+    twice = 2 * second
+    terms = (twice + curvature.abs()).add_(abs(eps))
+    alpha = ratio_or_zero(second, twice.add_(curvature).add_(eps), terms)
+    return grid_sum(alpha.mul_(torch.relu(first)))
 
 
 def _compute(evidence: Evidence) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -110,10 +109,9 @@ def make_map(method: Method, evidence: Evidence, name: str) -> Map:
         NoMap: If it is not finite.
     """
     with torch.no_grad():
-        cam: Any = method.compute(evidence)[0]
-        if not bool(torch.isfinite(cam).all()):
-            raise NoMap("its map holds values that are not finite (NaN or infinity)", layer=name)
-        found: Map = cam.float().cpu().numpy()
+        found: Map = method.compute(evidence)[0].float().cpu().numpy()
+    if not np.isfinite(found).all():
+        raise NoMap("its map holds values that are not finite (NaN or infinity)", layer=name)
     return found
 
 

@@ -14,7 +14,9 @@ from cam_hub.passes.job import Job, Pass
 from cam_hub.passes.noise import Noise
 from cam_hub.passes.running import Finished, Start, go_back
 from cam_hub.passes.trace import Trace
+from cam_hub.recording import watch_writes
 from cam_hub.tasks.base import Standings, Target
+from cam_hub.tensors import same
 
 __all__ = ["Kept"]
 
@@ -55,6 +57,17 @@ class Kept:
     evidence: dict[_Place, Evidence] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     counted: int = 0  # bytes when it was last looked at
+
+    def __post_init__(self) -> None:
+        # A job's image is no caller's. Whoever else writes to it is noticed, and where writes are
+        # not counted (in inference mode) nobody gets at the copy.
+        self._written = watch_writes(self.image)
+        if self._written():
+            self.image, self._written = self.image.clone(), bool
+
+    def is_of(self, image: Tensor) -> bool:
+        """Whether it is about an image of these values."""
+        return not self._written() and (self.image is image or same(self.image, image))
 
     @property
     def bytes(self) -> int:

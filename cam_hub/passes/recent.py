@@ -20,7 +20,6 @@ from cam_hub.passes.identity import sample, state
 from cam_hub.passes.job import Job, Pass
 from cam_hub.passes.kept import Kept
 from cam_hub.passes.running import EVIDENCE, Finished, run
-from cam_hub.tensors import same
 
 __all__ = ["LIMIT", "RECENT", "VARIABLE", "RecentPasses"]
 
@@ -126,7 +125,7 @@ class RecentPasses:
     def _find(self, key: Hashable, image: Tensor) -> Kept | None:
         with self._lock:
             kept = self._kept.get(key)
-            if kept is None or not same(kept.image, image):
+            if kept is None or not kept.is_of(image):
                 return None
             self._kept.move_to_end(key)
             return kept
@@ -142,9 +141,7 @@ class RecentPasses:
                 return
             kept = self._find(key, job.image)
             if kept is None:
-                # An image of its own: the caller's may be written to.
-                image = job.image.clone()
-                kept = Kept(image, finished.target, found.standings, found.labels)
+                kept = Kept(job.image, finished.target, found.standings, found.labels)
             kept.add(job, finished)
             self._kept[key] = kept
             self._kept.move_to_end(key)

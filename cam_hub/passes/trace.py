@@ -20,6 +20,7 @@ from cam_hub.passes.identity import anatomy
 from cam_hub.recording import Taps, tap
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Standings, Target
+from cam_hub.tensors import is_finite
 
 __all__ = ["Setting", "Trace", "Trail", "pass_through", "record", "score_of"]
 
@@ -261,7 +262,7 @@ def record(
         scores = _scores(model, target, output, len(batch))
         standings = None
         if clean:
-            if not bool(torch.isfinite(scores[0].detach()).all()):
+            if not is_finite(scores[0]):
                 raise NoMap("the model's scores for this picture are not finite (NaN or infinity)")
             standings = target.standings(output)
     return Trace(taps, scores, layers, clean=clean), standings

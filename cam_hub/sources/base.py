@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cam_hub.clip_preprocessing import ClipPreprocessing
 from cam_hub.clips import open_clip
 from cam_hub.errors import InvalidArgument, ModelRefused
+from cam_hub.guard import kept_by
 from cam_hub.images import open_image
 from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.memory import is_out_of_memory
@@ -74,15 +75,15 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the model's weights are."""
-        tensors = chain(self.module.parameters(), self.module.buffers())
+        weights = kept_by(self.module, "_parameters")
+        tensors = chain(weights, kept_by(self.module, "_buffers"))
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
         """The weights' floating-point type, float32 where there are no weights."""
-        return next(
-            (p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32
-        )
+        weights = kept_by(self.module, "_parameters")
+        return next((p.dtype for p in weights if p.is_floating_point()), torch.float32)
 
     def preprocess(self, image: object) -> Tensor:
         """Turns a photo into what the model takes.

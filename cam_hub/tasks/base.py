@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from cam_hub.classes import best_of
 from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.recording import main_tensor
 from cam_hub.tasks.region import Region
@@ -27,6 +29,9 @@ __all__ = [
 
 _MAIN_KEYS = ("logits", "out")
 """Names under which networks that return a mapping keep their main tensor, by convention."""
+
+_SHOWN = 5
+"""Predictions that an explanation tells."""
 
 # Errors of tasks are raised where no model ID is known; whoever knows it puts it in.
 _ANY_MODEL = "the model"
@@ -68,12 +73,24 @@ class Standings:
         """Standings in which every class may be chosen, by its score."""
         return cls(scores, probabilities, torch.ones(scores.shape, dtype=torch.bool))
 
-    @property
+    @cached_property
     def said(self) -> Tensor:
         """``(K,)`` bool: the classes of which the model said anything, which predictions tell."""
-        if self.probabilities is None:
+        if self.probabilities is None or bool(self.eligible.all()):
             return self.eligible
         return self.eligible | (self.probabilities > 0)
+
+    @cached_property
+    def probable(self) -> Mapping[int, float]:
+        """The most probable classes of which it said anything, the best first; at most five.
+
+        Looked for once, as every explanation of a picture tells them.
+        """
+        if self.probabilities is None:
+            return {}
+        best = best_of(self.ranking, self.said, _SHOWN)
+        found = self.probabilities.detach().cpu().double().numpy()[best]
+        return dict(zip(best, found.tolist(), strict=True))
 
 
 class Target(ABC):
