@@ -47,11 +47,12 @@ def compose(
     labels = {index: label_of(index, names) for index in passed.settled.classes}
     layer_names = list(job.layers)
     autocast = job.setting.autocast
+    noise = job.noise if method.needs_noise else None
     described = make_manifest(
         model,
         placement=prepared.placement.as_dict(),
         method=method.name,
-        parameters=vars(job.noise) if method.needs_noise and job.noise is not None else {},
+        parameters=vars(noise) if noise is not None else {},
         layers=layer_names,
         classes=[
             vars(chosen[index])
@@ -65,6 +66,7 @@ def compose(
         grids={key: cam.shape for key, cam in cams.items()},
         precision=str(job.image.dtype).removeprefix("torch."),
         autocast=None if autocast is None else str(autocast).removeprefix("torch."),
+        batch_size=job.size if noise is not None else None,
     )
     return Explanation(
         pictures=prepared.pictures,

@@ -67,15 +67,17 @@ def explain(
             given like ``image``; None for the picture itself.
         num_samples: How many noisy copies SmoothGradCAM++ averages over.
         std: Standard deviation of their noise, in units of the normalised input.
-        seed: Of their noise; the same call gives the same map. (Its last digits may depend on
-            what else was in the batch, which what is kept of recent calls decides.)
+        seed: Of their noise; the same call gives the same map.
         batch_size: Most images that pass the network at once; fewer where memory does not suffice.
         autocast: ``"bfloat16"`` or ``"float16"`` to have torch's autocast compute what it can in
             that type: faster and smaller on hardware made for it. Maps of the recommended layer
             stay within about 2 % and 0.5 % of their maximum; on the way back to earlier layers
             rounding adds up. None for the model's own type.
         reuse: Whether what recent calls found out about the same picture is used, and this one's
-            is kept. It takes a bounded amount of memory, which ``CAM_HUB_PASSES`` sets.
+            is kept. It takes a bounded amount of memory, which ``CAM_HUB_PASSES`` sets. Maps are
+            those of a pass of their own but for rounding, which depends on what passed along: what
+            needs no noise may come out of a call that asked for noise, and a layer out of one that
+            asked for earlier ones, too.
         progress: Called with the part that is done and a few words; what it raises stops the
             work.
 

@@ -30,6 +30,7 @@ def make_manifest(
     grids: Mapping[tuple[int, str], tuple[int, ...]],
     precision: str,
     autocast: str | None = None,
+    batch_size: int | None = None,
 ) -> dict[str, Any]:
     """The manifest of an explanation, but for what it says of the picture.
 
@@ -48,6 +49,7 @@ def make_manifest(
             columns.
         precision: Floating-point type of the pass.
         autocast: The type in which autocast computed what it could, or None.
+        batch_size: How many images passed the network at once, if there was more than one.
 
     Returns:
         JSON types only.
@@ -84,6 +86,7 @@ def make_manifest(
         "device": str(model.device),
         "precision": precision,
         **({"autocast": autocast} if autocast is not None else {}),
+        **({"batch_size": batch_size} if batch_size is not None else {}),
         "versions": dict(_versions()),
     }
 

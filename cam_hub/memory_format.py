@@ -3,6 +3,10 @@
 The numbers are the same to rounding errors. A batch that comes in channels-last goes through
 convolutions in that format, whatever the format of their weights; these are laid out anew only in
 modules that cam_hub has built itself, and spare such networks a copy of each weight per call.
+
+Times decide, so that two machines, or two processes without a common cache, may decide differently,
+and round differently from then on. Where torch is asked for deterministic algorithms, nothing is
+timed, and channels are first.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ def suited_format(model: LoadedModel, image: Tensor) -> torch.memory_format:
     """The memory format in which a model is run on inputs of this size, on this device.
 
     Found out once by a few passes, and kept: with the model, and on disk where the model's layers
-    are kept, too.
+    are kept, too. Under ``torch.use_deterministic_algorithms(True)`` always contiguous.
 
     Args:
         model: The model.
@@ -47,6 +51,11 @@ def suited_format(model: LoadedModel, image: Tensor) -> torch.memory_format:
         return torch.contiguous_format
     with model.lock:
         known: dict[object, str] = model.facts.setdefault("memory_formats", {})
+        if torch.are_deterministic_algorithms_enabled():
+            if "channels_last" in known.values() and model.source != "module":
+                _lay_out(model.module, torch.contiguous_format)
+            known.clear()
+            return torch.contiguous_format
         place = tuple(image.shape[1:]), image.dtype, image.device
         if place not in known:
             known[place] = _recalled(model, image) or _measured(model, image)

@@ -47,7 +47,8 @@ def predict(model_or_id: LoadedModel | str, image: object, *, top: int = 5) -> P
         top: How many classes, at most.
 
     Returns:
-        The same predictions as ``explain`` gives with the picture, and what the model saw of it.
+        The same predictions as ``explain`` gives with the picture, but for rounding (about 1e-6,
+        since other images pass along there), and what the model saw of it.
 
     Raises:
         InvalidArgument: If ``top`` is no count, or a bare module is given.

@@ -117,5 +117,8 @@ def test_kept_passes_are_no_obstacle_to_cancelling(model):
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        explain(model, picture(model), target_layers="all", classes=4, num_samples=8, progress=stop)
+        explain(
+            model, picture(model), target_layers="all", classes=4, num_samples=8,
+            batch_size=CHUNK, progress=stop,
+        )  # fmt: skip
     assert model.module.images == 0

@@ -97,3 +97,22 @@ def test_the_answer_is_found_again_on_disk(tmp_path, monkeypatch):
     again.module.register_forward_pre_hook(lambda *_: passes.append(1))
     assert suited_format(again, picture()) == found
     assert passes == []
+
+
+def test_nothing_is_timed_where_deterministic_algorithms_are_wanted():
+    model = load_model("test_resnet", pretrained=False, device="cpu")
+    plain = strides(model.module)
+    place = (tuple(SIZE), torch.float32, torch.device("cpu"))
+    suited_format(model, picture())
+    for weight in model.module.parameters():  # as if that had been found faster
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    model.facts["memory_formats"] = {place: "channels_last"}
+    passes = []
+    model.module.register_forward_pre_hook(lambda *_: passes.append(1))
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert suited_format(model, picture()) == torch.contiguous_format
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert (passes, strides(model.module)) == ([], plain)

@@ -106,12 +106,25 @@ def test_where_evidence_is_too_large_to_keep_another_method_takes_the_way_back(m
     assert kept.bytes <= 600_000
 
 
-def test_noisy_copies_alone_pass_after_the_clean_image(model):
+def test_noisy_copies_pass_together_with_the_clean_image_whatever_has_passed_before(model):
+    """In a chunk of another size their numbers would be rounded otherwise."""
     asked(model, method="layercam")
-    assert asked(model)[1] == 4
-    assert asked(model, seed=1)[1] == 4
-    assert asked(model, num_samples=2)[1] == 2
-    assert asked(model)[1] == 0
+    assert asked(model)[1] == 5
+    assert asked(model, seed=1)[1] == 5
+    assert asked(model, num_samples=2)[1] == 3
+    assert asked(model, batch_size=2)[1] == 5
+    assert [asked(model)[1], asked(model, seed=1)[1], asked(model, batch_size=2)[1]] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("first", [{"method": "layercam"}, {"seed": 0}], ids=str)
+def test_another_class_is_explained_with_its_own_noise(model, first):
+    asked(model, **first)
+    asked(model, seed=1, classes=1)
+    result, images = asked(model, seed=1, classes=2)
+    fresh, _ = asked(model, seed=1, classes=2, reuse=False)
+    assert images == 0
+    for key, cam in fresh.cams.items():
+        assert apart(cam, result.cams[key]) < 1e-5
 
 
 def test_another_layer_that_was_not_recorded_needs_a_pass(model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -17,10 +17,22 @@ from cam_hub.passes.trace import Setting
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Standings, Target
 
-__all__ = ["Job", "Pass", "Progress"]
+__all__ = ["Company", "Job", "Pass", "Progress"]
 
 Progress = Callable[[float, str], None]
 """Called with the part of the work that is done, in [0, 1], and what is being done."""
+
+
+class Company(NamedTuple):
+    """What passes the network along with a clean image: how its numbers are rounded depends on it.
+
+    Attributes:
+        noise: The noisy copies; None where it passes alone.
+        size: How many images pass at once, at most.
+    """
+
+    noise: Noise | None
+    size: int
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,16 @@ class Job:
     def samples(self) -> int:
         """How many noisy copies are made."""
         return self.noise.num_samples if self.noise is not None else 0
+
+    @property
+    def size(self) -> int:
+        """How many images pass the network at once, if memory allows."""
+        return min(self.batch_size, 1 + self.samples)
+
+    @property
+    def company(self) -> Company:
+        """What passes along with the clean image."""
+        return Company(self.noise, self.size)
 
     def settled(self, standings: Standings, target: Target) -> Settled:
         """The classes to explain.

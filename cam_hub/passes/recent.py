@@ -3,6 +3,12 @@
 Of each picture its maps stay and, where they are small enough, the clean image's activations and
 gradients, from which other methods are had, and the graphs from the target layers to the scores:
 another class then takes the way back alone.
+
+How numbers are rounded depends on how many images pass the network at once. So what is found in one
+company (``Job.company``) is kept apart from what is found in another, and a question is answered in
+its own: then the answer is a new pass's, bit for bit. Only what needs no noise is taken from a pass
+with noise, too, where the picture has not passed alone: a pass of its own would cost as much as all
+else, and the answer is the same but for rounding.
 """
 
 from __future__ import annotations
@@ -12,14 +18,17 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from cam_hub.errors import NoMap, OutOfMemory
 from cam_hub.passes.identity import sample, state
-from cam_hub.passes.job import Job, Pass
+from cam_hub.passes.job import Company, Job, Pass
 from cam_hub.passes.kept import Kept
 from cam_hub.passes.running import EVIDENCE, Finished, run
+from cam_hub.recording import watch_writes
+from cam_hub.tensors import same
 
 __all__ = ["LIMIT", "RECENT", "VARIABLE", "RecentPasses"]
 
@@ -31,6 +40,38 @@ VARIABLE = "CAM_HUB_PASSES"
 
 _LARGEST = 4
 """One pass keeps graphs of at most this part of the limit; of a larger one only the maps stay."""
+
+
+@dataclass(eq=False)
+class _Picture:
+    """What is kept of one picture, by the company that it had."""
+
+    image: Tensor
+    passes: OrderedDict[Company, Kept] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        # A job's image is no caller's. Whoever else writes to it is noticed, and where writes are
+        # not counted (in inference mode) nobody gets at the copy.
+        self._written = watch_writes(self.image)
+        if self._written():
+            self.image, self._written = self.image.clone(), bool
+
+    def is_of(self, image: Tensor) -> bool:
+        """Whether it is about an image of these values."""
+        return not self._written() and (self.image is image or same(self.image, image))
+
+    @property
+    def counted(self) -> int:
+        """Bytes when its passes were last looked at."""
+        return self.image.nbytes + sum(kept.counted for kept in self.passes.values())
+
+    def fitting(self, job: Job) -> list[Kept]:
+        """The passes that may have an answer, the one in the job's own company first."""
+        own = self.passes.get(job.company)
+        found = [own] if own is not None else []
+        if job.noise is None:
+            found += [kept for kept in reversed(self.passes.values()) if kept is not own]
+        return found
 
 
 class RecentPasses:
@@ -46,7 +87,7 @@ class RecentPasses:
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
-        self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
+        self._kept: OrderedDict[Hashable, _Picture] = OrderedDict()
         self._states: dict[int, Hashable] = {}
         # Re-entrant: a model may be freed, and its passes with it, while the lock is held.
         self._lock = threading.RLock()
@@ -60,8 +101,8 @@ class RecentPasses:
     def bytes(self) -> int:
         """Bytes that are kept now."""
         with self._lock:
-            kept = list(self._kept.values())
-        return sum(entry.bytes for entry in kept)
+            pictures = [(each.image, list(each.passes.values())) for each in self._kept.values()]
+        return sum(image.nbytes + sum(kept.bytes for kept in all_) for image, all_ in pictures)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -86,29 +127,35 @@ class RecentPasses:
         if before is None:
             return run(job).found
         key = self._key(job, before)
-        kept = self._find(key, job.image)
-        if kept is not None:
-            try:
-                found = kept.answer(job, limit // _LARGEST // EVIDENCE)
-                if found is not None:
-                    self._trim(kept, limit)
-                    return found
-            except NoMap as error:
-                if not isinstance(error.__cause__, RuntimeError):
-                    raise
-                self._drop(key)  # something that the way back needs was written to
-                kept = None
-        start = kept.start(job) if kept is not None else None
+        known = self._answer(key, job, limit)
+        if known is not None:
+            return known
         try:
-            finished = run(job, keep=limit // _LARGEST, start=start)
+            finished = run(job, keep=limit // _LARGEST)
         except OutOfMemory:
             if not len(self):
                 raise
-            del kept, start
             self.clear()  # which may be what is in the way
             finished = run(job, keep=limit // _LARGEST)
         self._keep(key, before, job, finished, limit)
         return finished.found
+
+    def _answer(self, key: Hashable, job: Job, limit: int) -> Pass | None:
+        """What can be had without the network; None if it has to run."""
+        with self._lock:
+            picture = self._find(key, job.image)
+            fitting = picture.fitting(job) if picture is not None else []
+        try:
+            for kept in fitting:
+                found = kept.answer(job, limit // _LARGEST // EVIDENCE)
+                if found is not None:
+                    self._trim(kept, limit)
+                    return found
+        except NoMap as error:
+            if not isinstance(error.__cause__, RuntimeError):
+                raise
+            self._drop(key)  # something that the way back needs was written to
+        return None
 
     def _key(self, job: Job, before: Hashable) -> Hashable:
         """Under what a job's pass is kept; passes of earlier states of its model are dropped."""
@@ -122,13 +169,13 @@ class RecentPasses:
                 self._states[place] = before
         return place, job.model.task, job.question, job.setting, sample(job.image)
 
-    def _find(self, key: Hashable, image: Tensor) -> Kept | None:
+    def _find(self, key: Hashable, image: Tensor) -> _Picture | None:
         with self._lock:
-            kept = self._kept.get(key)
-            if kept is None or not kept.is_of(image):
+            picture = self._kept.get(key)
+            if picture is None or not picture.is_of(image):
                 return None
             self._kept.move_to_end(key)
-            return kept
+            return picture
 
     def _keep(
         self, key: Hashable, before: Hashable, job: Job, finished: Finished, limit: int
@@ -139,11 +186,15 @@ class RecentPasses:
             # found out already must not mix with it.
             if self._states.get(id(job.model.module)) != before:
                 return
-            kept = self._find(key, job.image)
+            picture = self._find(key, job.image)
+            if picture is None:
+                picture = self._kept[key] = _Picture(job.image)
+            kept = picture.passes.get(job.company)
             if kept is None:
-                kept = Kept(job.image, finished.target, found.standings, found.labels)
-            kept.add(job, finished)
-            self._kept[key] = kept
+                kept = Kept(finished.target, found.standings, found.labels)
+                picture.passes[job.company] = kept
+            picture.passes.move_to_end(job.company)
+            kept.add(finished)
             self._kept.move_to_end(key)
         self._trim(kept, limit)
 
@@ -151,9 +202,18 @@ class RecentPasses:
         """Forgets the least recently used, after one has grown."""
         changed.counted = changed.bytes
         with self._lock:
-            total = sum(kept.counted for kept in self._kept.values())
+            total = sum(picture.counted for picture in self._kept.values())
             while self._kept and total > limit:
-                total -= self._kept.popitem(last=False)[1].counted
+                total -= self._forget_oldest()
+
+    def _forget_oldest(self) -> int:
+        """Forgets the oldest pass of the oldest picture; how many bytes it took."""
+        key, picture = next(iter(self._kept.items()))
+        size = picture.passes.popitem(last=False)[1].counted
+        if picture.passes:
+            return size
+        del self._kept[key]
+        return size + picture.image.nbytes
 
     def _drop(self, key: Hashable) -> None:
         with self._lock:

@@ -28,7 +28,6 @@ from cam_hub.tasks.base import Standings, Target
 __all__ = [
     "EVIDENCE",
     "Finished",
-    "Start",
     "forward_activations",
     "go_back",
     "run",
@@ -39,21 +38,6 @@ EVIDENCE = 4
 
 
 @dataclass(frozen=True)
-class Start:
-    """The clean image's part of a pass, taken before.
-
-    Attributes:
-        target: The target.
-        standings: How the classes stand.
-        trace: Its first image is the clean one.
-    """
-
-    target: Target
-    standings: Standings
-    trace: Trace
-
-
-@dataclass(frozen=True)
 class Finished:
     """A pass, and what of it can be kept.
 
@@ -61,7 +45,7 @@ class Finished:
         found: What it has brought back.
         target: The target.
         traces: Those whose way back is still open, in the order of their images: all of them, or
-            the first alone if it holds the clean image, or none.
+            the first alone, which holds the clean image, or none.
         evidence: Of the clean image, by class index and layer, as far as it is to be kept.
     """
 
@@ -71,7 +55,7 @@ class Finished:
     evidence: Mapping[tuple[int, str], Evidence]
 
 
-def run(job: Job, *, keep: int = 0, start: Start | None = None) -> Finished:
+def run(job: Job, *, keep: int = 0) -> Finished:
     """Runs the network forwards once per chunk and backwards once per chunk and class.
 
     Where memory does not suffice, chunks are halved.
@@ -79,7 +63,6 @@ def run(job: Job, *, keep: int = 0, start: Start | None = None) -> Finished:
     Args:
         job: What to find out.
         keep: Bytes of traces to keep open for later; evidence takes a part of as many more.
-        start: Where there is one, the clean image does not pass the network again.
 
     Raises:
         ModelRefused: If the model raises on this input or returns what its task cannot read.
@@ -87,13 +70,13 @@ def run(job: Job, *, keep: int = 0, start: Start | None = None) -> Finished:
             score depends on it, or a map is not finite.
         OutOfMemory: If memory does not suffice for one image at a time.
     """
-    size = min(job.batch_size, 1 + job.samples)
+    size = job.size
     if size > 1 and mixes_batch(job.model.module, anatomy(job.model)):
         size = 1
     copying = False
     while True:
         try:
-            return _Run(job, size, keep, copying=copying).finish(start)
+            return _Run(job, size, keep, copying=copying).finish()
         except NoMap as error:
             if copying or not isinstance(error.__cause__, RuntimeError):
                 raise
@@ -104,7 +87,7 @@ def run(job: Job, *, keep: int = 0, start: Start | None = None) -> Finished:
             if size == 1:
                 raise OutOfMemory(job.model.id, _too_large(job)) from None
             size //= 2
-        keep, start = 0, None
+        keep = 0
 
 
 class _Run:
@@ -120,18 +103,12 @@ class _Run:
         self._settled = Settled(())
         self._gatherings: list[Gathering] = []
 
-    def finish(self, start: Start | None) -> Finished:
+    def finish(self) -> Finished:
         job = self._job
-        images = job.samples + (start is None)
-        total = -(-images // self._size)
-        target = start.target if start is not None else job.aim()
-        standings = start.standings if start is not None else None
-        if start is not None:
-            self._choose(start.standings, target)
-            against = self._settled.contrast
-            for index, gathering in zip(self._settled.classes, self._gatherings, strict=True):
-                go_back(start.trace, index, against, gathering, noisy=False, keep_graph=True)
-        for number, batch in enumerate(_chunks(job, self._size, clean=start is None)):
+        total = -(-(1 + job.samples) // self._size)
+        target = job.aim()
+        standings = None
+        for number, batch in enumerate(_chunks(job, self._size)):
             trace, found = record(
                 job.model,
                 batch,
@@ -155,7 +132,7 @@ class _Run:
         done = Pass(standings, self._settled, target.labels, target.describe(), maps)
         traces = self._traces
         if len(traces) < total:
-            traces = [trace for trace in traces[:1] if trace.clean]
+            traces = traces[:1]
         evidence = {
             (index, name): each
             for index, gathering in zip(self._settled.classes, self._gatherings, strict=True)
@@ -241,9 +218,9 @@ def forward_activations(
     return found
 
 
-def _chunks(job: Job, size: int, *, clean: bool) -> Iterator[Tensor]:
-    """The clean image, if it is to pass, and the noisy copies; at most ``size`` at a time."""
-    rows = rows_of(job, clean=clean)
+def _chunks(job: Job, size: int) -> Iterator[Tensor]:
+    """The clean image and its noisy copies, at most ``size`` at a time."""
+    rows = rows_of(job)
     while chunk := list(islice(rows, size)):
         yield stacked(chunk, job)
 
