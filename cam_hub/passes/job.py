@@ -42,7 +42,7 @@ class Job:
     Attributes:
         model: The model.
         image: ``(1, channels, rows, cols)`` or ``(1, channels, frames, rows, cols)``, preprocessed,
-            on the model's device.
+            on the model's device. Nobody writes to it: what is kept of the pass is known by it.
         layers: The target layers.
         aim: Makes a fresh target; it may cost passes of its own.
         question: What makes targets of ``aim`` differ, as far as the model and the image do not.
