@@ -2,8 +2,11 @@
 
 What allocators keep for later would blur it: every larger block comes from the system and goes back
 to it at once (``MALLOC_MMAP_THRESHOLD_``), and what is free is given back before the base line is
-taken. The peak is the kernel's (``VmHWM``), which sees torch's memory as Python's tracers do not;
-unlike ``getrusage``'s, it can be reset, and does not begin at the size of the parent process.
+taken. Each way has explained another picture before, with nothing kept of it: what is loaded or
+found out once (kernels, the faster memory format, weights laid out for it) is no part of what a
+picture costs. The peak is the kernel's (``VmHWM``), which sees torch's memory as Python's tracers
+do not; unlike ``getrusage``'s, it can be reset, and does not begin at the size of the parent
+process.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ class MemoryCase:
     size: int
     limit: float
     against: str
-    ways: tuple[str, ...] = ("plain", "cam_hub", "torchcam")
+    ways: tuple[str, ...] = ("plain", "floor", "cam_hub", "torchcam")
 
 
 def layercam_case(network: str, title: str) -> MemoryCase:
@@ -100,12 +103,13 @@ def main(arguments: list[str]) -> None:
 
     Args:
         arguments: The case's name, the network, its size, and ``"plain"``, ``"cam_hub"`` or
-            ``"torchcam"``.
+            ``"torchcam"``; or ``"floor"`` for what autograd alone needs.
     """
     name, network, size, way = arguments
     import torch  # noqa: PLC0415 - not in the parent, where only ``measure`` is wanted
 
-    from bench.engine import contenders, peers, subjects  # noqa: PLC0415
+    from bench.engine import contenders, floor, peers, subjects  # noqa: PLC0415
+    from cam_hub.passes import RECENT  # noqa: PLC0415
 
     torch.set_num_threads(1)
     _warm_up()
@@ -114,17 +118,22 @@ def main(arguments: list[str]) -> None:
     layers = subject.features if every else [subject.recommended]
     methods = contenders.METHODS if every else ("layercam",)
     plain = contenders.plain(subject, 1)["plain"]
+    least = floor.whole(subject, 1 + peers.SAMPLES if every else 1, layers)
     image = subject.image(1)
-    assert plain.before is not None
-    plain.before(image)
     ways: Mapping[str, Callable[[], Callable[[torch.Tensor], object]]] = {
         "plain": lambda: plain.run,
+        "floor": lambda: least.run,
         "cam_hub": lambda: contenders.maps(subject, layers, methods=methods),
         "torchcam": lambda: peers.torchcam_maps(subject, layers, smooth=every),
     }
     run = ways[way]()
-    plain.run(image)
-    run(subject.image(2))  # what is set up once is no part of any way
+    given = {"plain": plain, "floor": least}.get(way)
+    for each in (subject.image(2), image):
+        if given is not None and given.before is not None:
+            given.before(each)
+        if each is not image:
+            run(each)
+    RECENT.clear()
     print(peak_beyond(lambda: run(image)))
 
 
