@@ -43,11 +43,6 @@ def test_a_batch_is_the_picture_and_its_noisy_copies_in_the_format_asked_for(job
     assert batch.is_contiguous(memory_format=memory_format)
 
 
-def test_without_the_clean_picture_its_copies_come_alone(job):
-    batch = stacked(list(rows_of(job, clean=False)), job)
-    assert torch.equal(batch, torch.cat(plain(job)[1:]))
-
-
 def test_a_network_that_writes_to_its_batch_does_not_reach_the_picture(job):
     before = job.image.clone()
     stacked([(job.image, None)], job).zero_()

@@ -15,15 +15,9 @@ Row = tuple[Tensor, Tensor | None]
 """An image ``(1, …)``, and the noise that is added to it."""
 
 
-def rows_of(job: Job, *, clean: bool = True) -> Iterator[Row]:
-    """The images that pass the network for a job, in their order.
-
-    Args:
-        job: The job.
-        clean: Whether the picture itself is among them.
-    """
-    if clean:
-        yield job.image, None
+def rows_of(job: Job) -> Iterator[Row]:
+    """The images that pass the network for a job, in their order: the picture itself first."""
+    yield job.image, None
     if job.noise is not None:
         layout = _layout(job)
         # Laid out once rather than with every copy.
