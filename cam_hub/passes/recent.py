@@ -89,6 +89,7 @@ class RecentPasses:
         self._limit = limit
         self._kept: OrderedDict[Hashable, _Picture] = OrderedDict()
         self._states: dict[int, Hashable] = {}
+        self._most = 0  # Bytes that are kept at most: what was forgotten may still be counted.
         # Re-entrant: a model may be freed, and its passes with it, while the lock is held.
         self._lock = threading.RLock()
 
@@ -189,6 +190,7 @@ class RecentPasses:
             picture = self._find(key, job.image)
             if picture is None:
                 picture = self._kept[key] = _Picture(job.image)
+                self._most += job.image.nbytes
             kept = picture.passes.get(job.company)
             if kept is None:
                 kept = Kept(finished.target, found.standings, found.labels)
@@ -200,11 +202,15 @@ class RecentPasses:
 
     def _trim(self, changed: Kept, limit: int) -> None:
         """Forgets the least recently used, after one has grown."""
-        changed.counted = changed.bytes
+        before, changed.counted = changed.counted, changed.bytes
         with self._lock:
+            self._most += max(0, changed.counted - before)
+            if self._most <= limit:
+                return
             total = sum(picture.counted for picture in self._kept.values())
             while self._kept and total > limit:
                 total -= self._forget_oldest()
+            self._most = total
 
     def _forget_oldest(self) -> int:
         """Forgets the oldest pass of the oldest picture; how many bytes it took."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.introspection.layouts import to_maps
 from cam_hub.memory import is_out_of_memory
 from cam_hub.passes.identity import anatomy
+from cam_hub.passes.saved import saved
 from cam_hub.recording import Taps, tap
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Standings, Target
@@ -156,7 +157,7 @@ class Trace(Trail):
         """What the graph and the records keep in memory, weights left out; before the way back."""
         if self._bytes is None:
             sizes = {}
-            for tensor in (self.scores, *self._taps.activations.values(), *_saved(self.scores)):
+            for tensor in (self.scores, *self._taps.activations.values(), *saved(self.scores)):
                 if not isinstance(tensor, nn.Parameter):
                     storage = tensor.untyped_storage()
                     sizes[storage.data_ptr()] = storage.nbytes()
@@ -279,34 +280,3 @@ def _scores(model: LoadedModel, target: Target, output: object, images: int) -> 
             model.id, f"it returns scores of {len(scores)} images for a batch of {images}."
         )
     return scores
-
-
-def _saved(root: Tensor) -> Iterator[Tensor]:
-    """The tensors that a graph keeps for the way back."""
-    pending, seen = [root.grad_fn], set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        pending += [parent for parent, _ in node.next_functions]
-        for name in _saved_names(type(node)):
-            try:
-                found = getattr(node, name)
-            except RuntimeError:  # overwritten since, which the way back will tell
-                continue
-            parts = found if isinstance(found, (tuple, list)) else (found,)
-            yield from (part for part in parts if isinstance(part, Tensor))
-
-
-_names: dict[type, tuple[str, ...]] = {}
-
-
-def _saved_names(kind: type) -> tuple[str, ...]:
-    """Under which attributes nodes of a kind keep tensors."""
-    if kind not in _names:
-        found = [name for name in dir(kind) if name.startswith("_saved_")]
-        if "saved_tensors" in dir(kind):
-            found.append("saved_tensors")
-        _names[kind] = tuple(found)
-    return _names[kind]
