@@ -99,7 +99,7 @@ def explained(browser: Browser, lion: Image.Image, model_id: str) -> tuple[bool,
 def proposed(browser: Browser, query: str) -> list[str]:
     event = browser.event("model_id", "input", "model_id")
     _, shown = browser.fire(event, {}, data={"query": query})
-    return [entry["id"] for entry in shown["model_id"]["props"]["proposals"]["entries"]]
+    return [entry["value"] for entry in shown["model_id"]["props"]["proposals"]["entries"]]
 
 
 def facts(browser: Browser, model_id: str) -> str:
