@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,46 +19,62 @@ from torch.overrides import TorchFunctionMode
 
 from cam_hub import sparse_gradients
 
-__all__ = ["Shortcuts", "shortcuts", "worth"]
+__all__ = ["Shortcuts", "Worth", "shortcuts", "worth"]
 
 _LARGE = 2**20
 """Weights of a convolution below which there is nothing to gain."""
 
 
-def worth(modules: Iterable[nn.Module]) -> bool | None:
-    """Whether a network has a convolution that may cover its input and is large.
+class Worth(NamedTuple):
+    """Which shortcuts may help a network.
+
+    Attributes:
+        convolutions: Those of convolutions that cover their input: there is one that may, and is
+            large.
+        tokens: Those on the way back through layers of tokens.
+    """
+
+    convolutions: bool = False
+    tokens: bool = False
+
+
+def worth(modules: Iterable[nn.Module]) -> Worth:
+    """Finds out which shortcuts may help a network.
+
+    None does where code is compiled or scripted, which sees to its own. And torch's own attention
+    module is faster without a graph, but not while its functions are looked at: there the layers
+    before the target layer would lose more than those behind it gain.
 
     Args:
         modules: All of its modules.
-
-    Returns:
-        None if shortcuts must not be taken at all: compiled code sees to its own.
     """
-    found = False
+    convolutions, tokens = False, True
     for child in modules:
         if _is_compiled(child):
-            return None
+            return Worth()
+        if isinstance(child, nn.MultiheadAttention):
+            tokens = False
         if isinstance(child, nn.Conv2d) and child.groups == 1 and _is_large(child.weight):
-            found = True
-    return found
+            convolutions = True
+    return Worth(convolutions, tokens)
 
 
 def shortcuts(
-    convolutions: bool | None, device: torch.device, *, tokens: bool = False
+    helpful: Worth, device: torch.device, *, tokens: bool = False
 ) -> AbstractContextManager[Any]:
     """The context of a forward pass that takes the shortcuts, where there may be any.
 
     Every call of torch in it costs a microsecond more, so it is empty where nothing is to gain.
 
     Args:
-        convolutions: What ``worth`` has told.
+        helpful: What ``worth`` has told.
         device: Where the pass runs. Only the CPU has use for shortcuts.
-        tokens: Whether rows of zeros are to be left out on the way back.
+        tokens: Whether the way back will come through layers of tokens of which few matter.
     """
-    nothing = convolutions is None or not (convolutions or tokens)
-    if nothing or device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    taken = Worth(helpful.convolutions, helpful.tokens and tokens)
+    if not any(taken) or device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return nullcontext()
-    return Shortcuts(convolutions=bool(convolutions), tokens=tokens)
+    return Shortcuts(convolutions=taken.convolutions, tokens=taken.tokens)
 
 
 class Shortcuts(TorchFunctionMode):

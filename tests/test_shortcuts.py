@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import cam_hub
-from cam_hub.shortcuts import Shortcuts, shortcuts, worth
+from cam_hub.shortcuts import Shortcuts, Worth, shortcuts, worth
 
 CPU = torch.device("cpu")
 
@@ -92,28 +92,34 @@ def test_an_input_that_does_not_fit_is_refused_as_by_torch() -> None:
     assert error(Shortcuts(convolutions=True, tokens=True)) == error(nullcontext())
 
 
-def test_only_networks_with_a_large_convolution_are_worth_it() -> None:
-    assert worth(Whole().modules())
-    assert worth([nn.Conv2d(3, 64, 7), nn.Conv2d(512, 2048, 1), nn.Linear(4096, 4096)]) is False
+def test_only_networks_with_a_large_convolution_take_its_shortcut() -> None:
+    assert worth(Whole().modules()).convolutions
+    small = [nn.Conv2d(3, 64, 7), nn.Conv2d(512, 2048, 1), nn.Linear(4096, 4096)]
+    assert worth(small) == Worth(convolutions=False, tokens=True)
+
+
+def test_attention_that_is_faster_by_itself_is_left_alone() -> None:
+    assert not worth(nn.TransformerEncoderLayer(8, 2, batch_first=True).modules()).tokens
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_compiled_networks_take_none(image: Tensor) -> None:
-    assert worth(torch.jit.trace(Whole(), image).modules()) is None
+    assert worth(torch.jit.trace(Whole(), image).modules()) == Worth()
     compiled = Whole()
     compiled.compile()
-    assert worth(compiled.modules()) is None
-    assert worth(torch.compile(Whole()).modules()) is None
+    assert worth(compiled.modules()) == Worth()
+    assert worth(torch.compile(Whole()).modules()) == Worth()
 
 
 def test_there_is_no_context_where_nothing_is_to_gain() -> None:
-    assert isinstance(shortcuts(True, CPU), Shortcuts)
-    assert isinstance(shortcuts(False, CPU, tokens=True), Shortcuts)
-    assert isinstance(shortcuts(False, CPU), nullcontext)
-    assert isinstance(shortcuts(None, CPU, tokens=True), nullcontext)
-    assert isinstance(shortcuts(True, torch.device("meta"), tokens=True), nullcontext)
+    every, neither = Worth(convolutions=True, tokens=True), Worth()
+    assert isinstance(shortcuts(every, CPU), Shortcuts)
+    assert isinstance(shortcuts(Worth(tokens=True), CPU, tokens=True), Shortcuts)
+    assert isinstance(shortcuts(Worth(tokens=True), CPU), nullcontext)
+    assert isinstance(shortcuts(neither, CPU, tokens=True), nullcontext)
+    assert isinstance(shortcuts(every, torch.device("meta"), tokens=True), nullcontext)
     with torch.autocast("cpu", torch.bfloat16):
-        assert isinstance(shortcuts(True, CPU, tokens=True), nullcontext)
+        assert isinstance(shortcuts(every, CPU, tokens=True), nullcontext)
 
 
 def test_maps_of_a_class_token_are_those_of_plain_autograd() -> None:
