@@ -6,9 +6,11 @@ another class then takes the way back alone.
 
 How numbers are rounded depends on how many images pass the network at once. So what is found in one
 company (``Job.company``) is kept apart from what is found in another, and a question is answered in
-its own: then the answer is a new pass's, bit for bit. Only what needs no noise is taken from a pass
-with noise, too, where the picture has not passed alone: a pass of its own would cost as much as all
-else, and the answer is the same but for rounding.
+its own: then the answer is a new pass's, bit for bit. (Networks with torch's own
+``nn.MultiheadAttention`` are an exception where fewer layers are asked for than before: it computes
+differently where a graph is built.) Only what needs no noise is taken from a pass with noise, too,
+where the picture has not passed alone: a pass of its own would cost as much as all else, and the
+answer is the same but for rounding.
 """
 
 from __future__ import annotations
