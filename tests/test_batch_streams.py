@@ -12,7 +12,7 @@ import pytest
 import cam_hub
 from cam_hub import explain_many
 from tests.law_nets import inputs, of_layout
-from tests.test_explain import state_of
+from tests.module_state import state_of
 
 THREADS = "cam-hub-reading"
 

@@ -13,7 +13,7 @@ import cam_hub
 from cam_hub import METHODS, explain, explain_many, explain_methods, list_layers
 from cam_hub.passes import RECENT
 from tests.engine_nets import Pooled, Pyramid, picture
-from tests.test_explain import state_of
+from tests.module_state import state_of
 
 CHUNK = 3
 

@@ -17,7 +17,7 @@ from cam_hub import METHODS, explain
 from cam_hub.errors import CamHubError
 from cam_hub.passes import RECENT
 from tests.law_nets import inputs, of_layout
-from tests.test_explain import state_of
+from tests.module_state import state_of
 
 
 def resident() -> int:

@@ -17,7 +17,7 @@ from cam_hub.errors import OutOfMemory
 from cam_hub.memory import is_out_of_memory
 from cam_hub.passes import RECENT
 from tests.engine_nets import Pooled, Pyramid, apart, picture
-from tests.test_explain import state_of
+from tests.module_state import state_of
 
 TOO_MUCH = 2**50
 

@@ -15,7 +15,7 @@ from torch import Tensor
 import cam_hub
 from cam_hub import METHODS, explain
 from tests.law_nets import inputs, of_layout
-from tests.test_explain import state_of
+from tests.module_state import state_of
 
 
 @dataclass(frozen=True)
