@@ -1,4 +1,4 @@
-"""``explain`` with bad arguments and models that misbehave: an error, and nothing is left behind."""
+"""What ``explain`` refuses: bad arguments and models that misbehave; nothing is left behind."""
 
 from __future__ import annotations
 
