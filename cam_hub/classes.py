@@ -22,6 +22,7 @@ __all__ = [
     "choose_classes",
     "find_contrast",
     "label_of",
+    "most_probable",
     "parse_top",
     "predict",
     "settle",
@@ -117,11 +118,17 @@ def predict(
     Returns:
         Predictions, the best first; equal ones by index.
     """
+    best = most_probable(ranking, probabilities, said, count)
+    return [Prediction(index, label_of(index, names), each) for index, each in best.items()]
+
+
+def most_probable(
+    ranking: Tensor, probabilities: Tensor, said: Tensor | None, count: int | None
+) -> dict[int, float]:
+    """Class indices, the best first, with their probabilities; arguments as for ``predict``."""
     best = best_of(ranking, said, count)
-    return [
-        Prediction(index, label_of(index, names), probability)
-        for index, probability in zip(best, probabilities[best].tolist(), strict=True)
-    ]
+    found = probabilities.detach().cpu().double().numpy()[best]
+    return dict(zip(best, found.tolist(), strict=True))
 
 
 def label_of(index: int, names: Sequence[str] | None) -> str:

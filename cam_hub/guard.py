@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Anatomy", "kept_by", "mixes_batch", "quiet", "walk"]
+__all__ = ["Anatomy", "mixes_batch", "quiet", "walk"]
 
 
 class Anatomy:
@@ -136,26 +136,6 @@ def walk(module: nn.Module) -> list[nn.Module]:
                 seen.add(id(part))
                 found.append(part)
     return found
-
-
-def kept_by(module: nn.Module, kind: str) -> Iterator[Tensor]:
-    """A network's parameters or buffers in their order, the first one at next to no cost.
-
-    Args:
-        module: The network.
-        kind: ``"_parameters"`` or ``"_buffers"``.
-    """
-    pending: list[nn.Module | None] = [module]
-    seen = set()
-    while pending:
-        child = pending.pop()
-        if child is None or id(child) in seen:
-            continue
-        seen.add(id(child))
-        for found in getattr(child, kind).values():
-            if found is not None:
-                yield found
-        pending += reversed(list(child._modules.values()))
 
 
 def _to_switch_off(anatomy: Anatomy) -> _Found:

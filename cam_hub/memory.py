@@ -1,12 +1,17 @@
-"""How much memory a device has left, for work that can be cut into chunks."""
+"""How much memory a device has left, and work cut into chunks that fit into it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-__all__ = ["free_part", "is_out_of_memory"]
+__all__ = ["free_part", "in_chunks", "is_out_of_memory"]
+
+T = TypeVar("T")
 
 _PART = 0.25
 """The part of the free memory that one piece of work may plan with."""
@@ -24,6 +29,13 @@ def free_part(device: torch.device, most: int) -> int:
     """
     free = _free(device)
     return most if free is None else max(_LEAST, min(most, int(free * _PART)))
+
+
+def in_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Cuts items into lists of a size, the last of which may be shorter; none is drawn early."""
+    pending = iter(items)
+    while chunk := list(islice(pending, size)):
+        yield chunk
 
 
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")

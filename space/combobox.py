@@ -7,6 +7,8 @@ listbox. Entries are made of text, never of markup: strangers name repos and cla
 
 from __future__ import annotations
 
+from space import spoken
+
 __all__ = ["CSS", "SCRIPT", "markup"]
 
 
@@ -33,11 +35,11 @@ def markup(elem_id: str, label: str, info: str, listed: str, *, before: str = ""
     <p class="note"></p>
   </div>
 </div>
-<p class="spoken" role="status"></p>
+{spoken.MARKUP}
 """
 
 
-CSS = """
+_CSS = """
 position: relative;
 .title {
   display: block; margin-bottom: var(--spacing-sm); font-size: var(--block-title-text-size);
@@ -75,11 +77,9 @@ input { color: var(--body-text-color); font: inherit; font-size: var(--input-tex
 }
 .list:empty + .note { border-top: none; }
 .note:empty { display: none; }
-.spoken {
-  position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden;
-  clip-path: inset(50%); white-space: nowrap;
-}
 """
+
+CSS = _CSS + spoken.CSS
 """For ``css_template``; a field's own rules follow it."""
 
 # Opening lines of a field's script, which go on with `combobox({...})`. `props.name` is the

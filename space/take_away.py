@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import gradio as gr
 
+from space import spoken
+
 __all__ = ["FILE_KINDS", "build_take_away", "take_away_value"]
 
 FILE_KINDS = {
@@ -34,8 +36,8 @@ def build_take_away() -> gr.HTML:
     )
     return gr.HTML(
         dict(take_away_value("", has_photo=True, codes={})),
-        html_template=_TEMPLATE.replace("BUTTONS", buttons),
-        css_template=_CSS,
+        html_template=_TEMPLATE.replace("BUTTONS", buttons) + spoken.MARKUP,
+        css_template=_CSS + spoken.CSS,
         js_on_load=_JS,
         apply_default_css=False,
         padding=False,
@@ -69,7 +71,6 @@ _TEMPLATE = """
   <p id="link_note"></p>
 </div>
 <div class="codes"></div>
-<p class="spoken" role="status"></p>
 """
 
 _CSS = """
@@ -104,10 +105,6 @@ pre {
   margin: 0.3rem 0; padding: 0.7rem; overflow: auto; max-height: 22rem; font-size: 0.8rem;
   border-radius: var(--radius-md); background: var(--background-fill-secondary);
   color: var(--body-text-color); font-family: var(--font-mono); white-space: pre;
-}
-.spoken {
-  position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden;
-  clip-path: inset(50%); white-space: nowrap;
 }
 """
 

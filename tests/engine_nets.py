@@ -160,8 +160,13 @@ def plainly(
     with torch.enable_grad():
         image = image.to(model.dtype)
         activation, gradient = both(image.clone().requires_grad_())
-        noisy = [both(copy.requires_grad_())[1] for copy in noise.copies(image)]
+        noisy = [both(copy.requires_grad_())[1] for copy in noisy_copies(noise, image)]
     return method(activation, gradient, torch.stack(noisy))[0].numpy()
+
+
+def noisy_copies(noise: Noise, image: Tensor) -> list[Tensor]:
+    """The copies of an image that a noise makes."""
+    return [image + drawn for drawn in noise.draws(image)]
 
 
 def apart(one: np.ndarray, other: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cam_hub.guard import Anatomy, kept_by, mixes_batch, quiet
+from cam_hub.guard import Anatomy, mixes_batch, quiet
 
 
 def half_trained() -> nn.Sequential:
@@ -118,10 +118,3 @@ def test_parts_are_current_until_one_is_exchanged_or_added():
         assert anatomy.current
         change()
         assert not anatomy.current
-
-
-def test_what_a_network_keeps_comes_in_torchs_own_order():
-    shared = nn.Linear(2, 2)
-    module = nn.Sequential(nn.Sequential(nn.BatchNorm2d(3), shared), nn.Linear(2, 1), shared)
-    assert [*map(id, kept_by(module, "_parameters"))] == [*map(id, module.parameters())]
-    assert [*map(id, kept_by(module, "_buffers"))] == [*map(id, module.buffers())]

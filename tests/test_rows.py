@@ -15,7 +15,7 @@ from cam_hub.passes import Job, Noise, Setting
 from cam_hub.passes.rows import rows_of, stacked
 from cam_hub.preparation import prepare
 from cam_hub.request import Request
-from tests.engine_nets import Pooled, Pyramid, picture
+from tests.engine_nets import Pooled, Pyramid, noisy_copies, picture
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -32,7 +32,7 @@ def job() -> Job:
 def plain(job: Job) -> list[Tensor]:
     noise = job.noise
     assert noise is not None
-    return [job.image, *noise.copies(job.image)]
+    return [job.image, *noisy_copies(noise, job.image)]
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)

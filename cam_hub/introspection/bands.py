@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import starmap
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-__all__ = ["BANDS", "NONE", "SELECTIVE", "Match", "coarse", "match_bands", "sizes"]
+__all__ = ["BANDS", "NONE", "SELECTIVE", "Match", "coarse", "lead", "match_bands", "sizes"]
 
 BANDS = 4
 """Bands per axis of the input."""
@@ -128,13 +129,19 @@ def _selectivity(change: Tensor) -> float:
     return max(_preference(change[:BANDS]), _preference(change[BANDS:]))
 
 
+def lead(own: float, other: float) -> float:
+    """By how much one change is above another, as a part of the greater one: in [-1, 1]."""
+    greater = max(own, other)
+    return (own - other) / greater if greater > 0 else 0.0
+
+
 def _halves(change: Tensor) -> float:
     """The least lead of a half over the opposite one, of ``(2 * BANDS, rows, cols)``."""
     axes = (change[:BANDS].mean(dim=2), change[BANDS:].mean(dim=1))
-    return min((_lead(axis) for axis in axes if axis.shape[1] > 1), default=0.0)
+    return min((_least_lead(axis) for axis in axes if axis.shape[1] > 1), default=0.0)
 
 
-def _lead(change: Tensor) -> float:
+def _least_lead(change: Tensor) -> float:
     """That of ``(BANDS, cells)``; the middle one of an odd number of cells is in neither half."""
     half, middle = change.shape[1] // 2, BANDS // 2
     first = change[:, :half].mean(dim=1).tolist()
@@ -143,7 +150,7 @@ def _lead(change: Tensor) -> float:
         (sum(first[:middle]), sum(last[:middle])),
         (sum(last[middle:]), sum(first[middle:])),
     )
-    return min((own - other) / max(own, other) if own or other else 0.0 for own, other in pairs)
+    return min(starmap(lead, pairs))
 
 
 def _preference(change: Tensor) -> float:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
-
 import torch
-from torch import Tensor
 
 from cam_hub.memory import free_part
 
-__all__ = ["copies_at_once", "in_batches"]
+__all__ = ["copies_at_once"]
 
 _BUDGET = 4 << 30
 """Bytes that the activations of the copies that run at once may take at most, roughly."""
@@ -30,10 +26,3 @@ def copies_at_once(largest: int, device: torch.device, budget: int | None = None
     """
     room = free_part(device, _BUDGET) if budget is None else budget
     return max(1, room // max(1, largest * _ALIVE) - 1)
-
-
-def in_batches(copies: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
-    """Cuts copies into lists of a size, the last of which may be shorter."""
-    pending = iter(copies)
-    while batch := list(islice(pending, size)):
-        yield batch

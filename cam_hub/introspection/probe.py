@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cam_hub.guard import quiet
 from cam_hub.introspection.bands import BANDS, NONE, Match, coarse, match_bands, sizes
-from cam_hub.introspection.chunks import copies_at_once, in_batches
+from cam_hub.introspection.chunks import copies_at_once
 from cam_hub.introspection.layouts import (
     LAYOUTS,
     OUT_OF_SHAPE,
@@ -28,6 +28,7 @@ from cam_hub.introspection.layouts import (
     arrangements,
     to_maps,
 )
+from cam_hub.memory import in_chunks
 from cam_hub.precision import double_pair
 from cam_hub.recording import main_tensor, observe, watch_writes
 
@@ -114,7 +115,7 @@ def disturb(
         room = copies_at_once(largest, clean.device, budget)
         # All at once, one axis', or fewer if need be.
         chunk = max(size for size in (2 * BANDS, BANDS, BANDS // 2, 1) if size <= room)
-        for copies in in_batches(_disturbed(clean, seed), chunk):
+        for copies in in_chunks(_disturbed(clean, seed), chunk):
             _run_chunk(module, torch.cat([clean, *copies]), run, seen)
     strip = max(frame.aspect, 1 / frame.aspect) >= OUT_OF_SHAPE
     findings = {name: output.finding(strip=strip) for name, output in seen.items()}

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from cam_hub.guard import quiet
-from cam_hub.introspection.chunks import in_batches
+from cam_hub.introspection.bands import lead
 from cam_hub.introspection.layouts import LAYOUTS, Arrangement, to_maps
 from cam_hub.introspection.probe import Run
+from cam_hub.memory import in_chunks
 from cam_hub.recording import main_tensor, observe
 
 __all__ = ["CLEAR_HALVES", "CLEAR_QUARTERS", "ROUNDS", "apart", "quarter_leads"]
@@ -86,7 +87,7 @@ def quarter_leads(
     for _ in range(ROUNDS):
         steps: dict[str, list[list[float]]] = {name: [] for name in layers}
         with quiet(module), torch.no_grad():
-            for pictures in in_batches(_redrawn(before, generator), at_once):
+            for pictures in in_chunks(_redrawn(before, generator), at_once):
                 found = _steps(module, torch.cat([before, *pictures]), run, layers)
                 for name, more in found.items():
                     steps[name] += more
@@ -139,8 +140,7 @@ def _least_lead(changes: Sequence[Sequence[float]], grid: tuple[int, int]) -> fl
     for own, change in enumerate(changes):
         others = [size for size, area in zip(change, areas, strict=True) if area != areas[own]]
         other = max(others, default=change[own])  # a single cell: everything is everywhere
-        greater = max(change[own], other)
-        leads.append((change[own] - other) / greater if greater > 0 else 0.0)
+        leads.append(lead(change[own], other))
     return min(leads)
 
 

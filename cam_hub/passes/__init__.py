@@ -4,6 +4,7 @@
 |---|---|
 | ``noise`` | noisy copies of an input |
 | ``trace`` | some images through the network, with the way back still open |
+| ``saved`` | what a graph keeps for the way back |
 | ``gathering`` | from gradients, layer by layer as they come, to maps |
 | ``job`` | what a pass is to find out, and what it brings back |
 | ``rows`` | the images of a job as rows of a batch |

@@ -30,13 +30,15 @@ class Noise:
     std: float
     seed: int
 
-    def copies(self, image: Tensor) -> Iterator[Tensor]:
-        """Noisy copies of an image or clip, ``(1, …)``, drawn on the CPU on every device."""
-        for drawn in self.draws(image, torch.contiguous_format):
-            yield image + drawn
+    def draws(
+        self, image: Tensor, memory_format: torch.memory_format = torch.contiguous_format
+    ) -> Iterator[Tensor]:
+        """The noise of each copy of an image or clip ``(1, …)``, drawn on the CPU on every device.
 
-    def draws(self, image: Tensor, memory_format: torch.memory_format) -> Iterator[Tensor]:
-        """The noise of each copy, of the image's shape and type, laid out like that in memory."""
+        Args:
+            image: The image, for its shape, type and device.
+            memory_format: How the noise is to lie in memory.
+        """
         shape = tuple(image.shape)
         draws: Iterable[Tensor]
         if self.num_samples * image.numel() * 4 <= _KEPT:

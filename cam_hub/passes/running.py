@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from cam_hub.errors import NoMap, OutOfMemory
 from cam_hub.guard import mixes_batch, quiet
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.introspection.layouts import to_maps
-from cam_hub.memory import is_out_of_memory
+from cam_hub.memory import in_chunks, is_out_of_memory
 from cam_hub.methods import Evidence
 from cam_hub.passes.gathering import Allowance, Gathering
 from cam_hub.passes.identity import anatomy
@@ -220,8 +219,7 @@ def forward_activations(
 
 def _chunks(job: Job, size: int) -> Iterator[Tensor]:
     """The clean image and its noisy copies, at most ``size`` at a time."""
-    rows = rows_of(job)
-    while chunk := list(islice(rows, size)):
+    for chunk in in_chunks(rows_of(job), size):
         yield stacked(chunk, job)
 
 

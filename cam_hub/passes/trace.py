@@ -191,7 +191,7 @@ def pass_through(
     Args:
         model: The model.
         batch: ``(N, channels, rows, cols)`` or ``(N, channels, frames, rows, cols)``, on the
-            model's device.
+            model's device, in the memory format of the setting.
         layers: The target layers.
         rows: Of which images the activations are recorded.
         setting: How to run the network.
@@ -205,8 +205,6 @@ def pass_through(
         ModelRefused: If the model raises on this input.
         NoMap: If a layer did not run.
     """
-    if batch.ndim == 4:
-        batch = batch.contiguous(memory_format=setting.memory_format)
     overwritten = {name for name, layer in layers.items() if layer.overwritten}
     lies = [layer.arrangement for layer in layers.values()]
     tokens = any(each and (each.prefix_tokens or each.suffix_tokens) for each in lies)
@@ -241,7 +239,7 @@ def record(
     Args:
         model: The model.
         batch: ``(N, channels, rows, cols)`` or ``(N, channels, frames, rows, cols)``, on the
-            model's device.
+            model's device, in the memory format of the setting.
         layers: The target layers.
         target: What is differentiated.
         clean: Whether the first image is the clean one.

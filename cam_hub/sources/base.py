@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cam_hub.clip_preprocessing import ClipPreprocessing
 from cam_hub.clips import open_clip
 from cam_hub.errors import InvalidArgument, ModelRefused
-from cam_hub.guard import kept_by
+from cam_hub.guard import walk
 from cam_hub.images import open_image
 from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.memory import is_out_of_memory
@@ -75,14 +75,13 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the model's weights are."""
-        weights = kept_by(self.module, "_parameters")
-        tensors = chain(weights, kept_by(self.module, "_buffers"))
+        tensors = chain(self.module.parameters(), self.module.buffers())
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
         """The weights' floating-point type, float32 where there are no weights."""
-        weights = kept_by(self.module, "_parameters")
+        weights = self.module.parameters()
         return next((p.dtype for p in weights if p.is_floating_point()), torch.float32)
 
     def preprocess(self, image: object) -> Tensor:
@@ -121,7 +120,7 @@ class LoadedModel:
                 it: smaller batches may do.
         """
         if "shortcuts" not in self.facts:
-            self.facts["shortcuts"] = worth(self.module.modules())
+            self.facts["shortcuts"] = worth(walk(self.module))
         try:
             with shortcuts(self.facts["shortcuts"], batch.device, tokens=tokens):
                 return self.task.run(self.module, batch)

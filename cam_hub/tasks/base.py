@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cam_hub.classes import best_of
+from cam_hub.classes import most_probable
 from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.recording import main_tensor
 from cam_hub.tasks.region import Region
@@ -88,9 +88,7 @@ class Standings:
         """
         if self.probabilities is None:
             return {}
-        best = best_of(self.ranking, self.said, _SHOWN)
-        found = self.probabilities.detach().cpu().double().numpy()[best]
-        return dict(zip(best, found.tolist(), strict=True))
+        return most_probable(self.ranking, self.probabilities, self.said, _SHOWN)
 
 
 class Target(ABC):
