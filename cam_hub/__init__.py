@@ -18,7 +18,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import errors
     from .batches import Outcome, explain_many
-    from .classes import Prediction, Top, top
+    from .classes import Top, top
     from .comparison.grid import compare
     from .comparison.result import Comparison
     from .engine import activations, explain, explain_methods
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .methods import METHODS, Method
     from .model_id import ModelId, parse_model_id
     from .prediction import Predicted, predict
+    from .ranking import Prediction
     from .reproduction import reproduce
     from .results import Explanation
     from .search import ModelHit, search_models
@@ -42,7 +43,7 @@ _HOMES = {
     "errors": "errors",
     "Outcome": "batches",
     "explain_many": "batches",
-    "Prediction": "classes",
+    "Prediction": "ranking",
     "Top": "classes",
     "top": "classes",
     "compare": "comparison.grid",

@@ -13,7 +13,7 @@ import torch
 from cam_hub.classes import choose_classes, find_contrast
 from cam_hub.composing import compose
 from cam_hub.errors import CamHubError, ClassNotFound
-from cam_hub.explaining import explain_elsewhere, explain_prepared, is_blank
+from cam_hub.explaining import explain_otherwise, explain_prepared, is_blank
 from cam_hub.introspection.selection import resolve_layers
 from cam_hub.jobs import make_job
 from cam_hub.methods import Method
@@ -136,9 +136,7 @@ class BatchExplainer:
                 found = compose(self.model, picture.prepared, self.method, job, passed)
                 if not is_blank(found):
                     return found
-                return explain_elsewhere(
-                    self.model, picture.prepared, list(job.layers), self.method, asked
-                )
+                return explain_otherwise(self.model, picture.prepared, found, self.method, asked)
             # Alone it may be passed with more care.
             alone = explain_prepared(self.model, picture.prepared, [self.method], asked)
             return alone[self.method.name]

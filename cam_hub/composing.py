@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cam_hub.classes import Prediction, label_of
 from cam_hub.manifests import make_manifest
 from cam_hub.methods import Method
 from cam_hub.passes import Job, Pass
 from cam_hub.preparation import Prepared
+from cam_hub.ranking import Prediction, label_of
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
 

@@ -16,7 +16,7 @@ from cam_hub.request import Request
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
 
-__all__ = ["explain_elsewhere", "explain_prepared", "is_blank"]
+__all__ = ["explain_otherwise", "explain_prepared", "is_blank"]
 
 
 def explain_prepared(
@@ -39,7 +39,7 @@ def explain_prepared(
     for method in methods:
         composed = compose(model, prepared, method, job, passed)
         if is_blank(composed):
-            composed = explain_elsewhere(model, prepared, list(job.layers), method, request)
+            composed = explain_otherwise(model, prepared, composed, method, request)
         found[method.name] = composed
     return found
 
@@ -49,25 +49,33 @@ def is_blank(found: Explanation) -> bool:
     return not any(cam.any() for cam in found.cams.values())
 
 
-def explain_elsewhere(
+def explain_otherwise(
     model: LoadedModel,
     prepared: Prepared,
-    layers: Sequence[str],
+    blank: Explanation,
     method: Method,
     request: Request,
 ) -> Explanation:
-    """The explanation at the last layer that speaks, where nothing at the chosen ones does.
+    """The explanation of more precise scores, or at the last layer that speaks.
 
     Args:
         model: The model.
         prepared: The picture.
-        layers: The chosen ones.
+        blank: In which nothing at the chosen layers speaks.
         method: The method.
         request: What is asked.
 
     Raises:
         NoMap: If there is none, or the layers were the caller's choice.
     """
+    layers = list(blank.layers)
+    if model.task.saturating:
+        settled = replace(request, target_layers=layers, classes=list(blank.classes))
+        job = make_job(model, prepared, [method], settled, double=True)
+        passed = RECENT.run(job, reuse=request.reuse)
+        finer = compose(model, prepared, method, job, passed)
+        if not is_blank(finer):
+            return finer
     alternatives: list[list[str]] = []
     if request.target_layers is None:
         alternatives = layers_before(model, layers[0], prepared.size)

@@ -22,7 +22,12 @@ __all__ = ["make_job", "precise_enough"]
 
 
 def make_job(
-    model: LoadedModel, prepared: Prepared, methods: Sequence[Method], request: Request
+    model: LoadedModel,
+    prepared: Prepared,
+    methods: Sequence[Method],
+    request: Request,
+    *,
+    double: bool = False,
 ) -> Job:
     """What a pass has to find out about a picture.
 
@@ -32,6 +37,7 @@ def make_job(
         methods: The methods.
         request: What is asked; its words for layers are looked up, those for classes wait for the
             scores.
+        double: Whether the pass is to be in double precision in any case.
 
     Raises:
         CamHubError: If there are no such layers, or the task has no use for what was given.
@@ -39,7 +45,7 @@ def make_job(
     model.task.check_contrast(request.contrast)
     question = ask(model, prepared, request.region, request.reference)
     layers = resolve_layers(model, request.target_layers, prepared.size)
-    working, tensor = precise_enough(model, prepared.tensor, layers)
+    working, tensor = precise_enough(model, prepared.tensor, layers, double=double)
     return Job(
         model=working,
         image=tensor,
@@ -62,10 +68,11 @@ def make_job(
 
 
 def precise_enough(
-    model: LoadedModel, tensor: Tensor, layers: Sequence[LayerInfo]
+    model: LoadedModel, tensor: Tensor, layers: Sequence[LayerInfo], *, double: bool = False
 ) -> tuple[LoadedModel, Tensor]:
-    """Both in double precision if what the layers say would be lost in rounding errors."""
-    working = in_double(model) if any(layer.faint for layer in layers) else model
+    """Both in double precision if asked for, or if rounding would hide what the layers say."""
+    double = double or any(layer.faint for layer in layers)
+    working = in_double(model) if double else model
     return working, tensor.to(working.device, working.dtype)
 
 

@@ -9,8 +9,8 @@ from importlib.metadata import version
 from typing import Any
 
 from cam_hub._version import __version__
-from cam_hub.classes import Prediction
 from cam_hub.folders import file_stem
+from cam_hub.ranking import Prediction
 from cam_hub.sources.base import LoadedModel
 
 __all__ = ["make_manifest"]

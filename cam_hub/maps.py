@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cam_hub import regions
-from cam_hub.classes import Contrast, Prediction
+from cam_hub.classes import Contrast
 from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, nearest_names
 from cam_hub.folders import frame_files
 from cam_hub.geometry import Placement
 from cam_hub.methods import METHODS, check_map, fuse, normalise
 from cam_hub.pictures import Pictures
+from cam_hub.ranking import Prediction
 from cam_hub.regions import Box
 from cam_hub.timeline import evenly
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cam_hub.classes import Prediction
-from cam_hub.classes import predict as most_probable
 from cam_hub.errors import ModelRefused
 from cam_hub.guard import quiet
 from cam_hub.preparation import prepare
+from cam_hub.ranking import Prediction
+from cam_hub.ranking import predict as most_probable
 from cam_hub.request import check_count, model_of
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Standings

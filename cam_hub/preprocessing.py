@@ -20,9 +20,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cam_hub.cropping import Crop
 from cam_hub.errors import ImageRefused, InvalidArgument
 from cam_hub.geometry import Placement, finite, sizes
-from cam_hub.resampling import PLAIN_INTERPOLATIONS, resize_plainly
+from cam_hub.resampling import PLAIN_INTERPOLATIONS
 from cam_hub.tensors import check_tensor
 
 if TYPE_CHECKING:
@@ -37,10 +38,6 @@ _PHOTO_MODES = {1: "L", 3: "RGB"}
 
 _MAX_ELEMENTS = 2**28  # of an input tensor: 1 GiB of float32, far beyond any image model
 _MAX_RESIZE = 2**16
-# The resized image is built whole, as the references do, up to this many pixels or this many
-# times the crop's area, whichever is more.
-_WHOLE_PIXELS = 16_000_000
-_WHOLE_CROPS = 4
 
 
 @dataclass(frozen=True, init=False)
@@ -196,6 +193,19 @@ class Preprocessing:
             return (0,) * len(self.mean)
         return tuple(min(max(round(255 * value), 0), 255) for value in self.mean)
 
+    @property
+    def _crop(self) -> Crop:
+        _, height, width = self.input_size
+        return Crop(
+            height,
+            width,
+            self.resize_size,
+            self.crop_mode,
+            self.interpolation,
+            self.antialias,
+            self.fill,
+        )
+
     def place(self, photo_size: tuple[int, int]) -> Placement:
         """Where a photo of ``photo_size`` ``(width, height)`` lies in the input.
 
@@ -203,17 +213,7 @@ class Preprocessing:
             InvalidArgument: The size is not two positive whole numbers.
         """
         width, height = sizes("photo_size", photo_size, 2)
-        resized_width, resized_height = self._resized(width, height)
-        _, input_height, input_width = self.input_size
-        return Placement(
-            photo_size=(width, height),
-            input_size=(input_height, input_width),
-            scale=(resized_width / width, resized_height / height),
-            offset=(
-                _centred(resized_width, input_width),
-                _centred(resized_height, input_height),
-            ),
-        )
+        return self._crop.place((width, height))
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Turn a photo into the model's input.
@@ -240,7 +240,7 @@ class Preprocessing:
                 "open it with cam_hub.images.open_image, which gives RGB"
             )
         mode = _PHOTO_MODES[channels]
-        cut = self._cut(image if image.mode == mode else image.convert(mode))
+        cut = self._crop(image if image.mode == mode else image.convert(mode))
         pixels = np.array(cut, dtype=np.uint8).reshape(*cut.size[::-1], channels)
         tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous().to(torch.float32)
         return tensor.div_(255).sub_(_column(self.mean)).div_(_column(self.std)).unsqueeze(0)
@@ -265,65 +265,6 @@ class Preprocessing:
         pixels = values.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
         pixels = pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous()
         return Image.fromarray(pixels.numpy())
-
-    def _resized(self, width: int, height: int) -> tuple[int, int]:
-        """``(width, height)`` of the whole photo after the resize, with the references' rounding.
-
-        torchvision truncates the longer side; timm's keep-ratio resize rounds half to even. Both
-        at least 1 here, where they would ask Pillow for an empty image.
-        """
-        goal_height, goal_width = self.resize_size
-        if self.crop_mode == "squash":
-            return goal_width, goal_height
-        if self.crop_mode == "center" and goal_width == goal_height:
-            # Integers throughout, so that this truncates like int(goal * long / short).
-            if width <= height:
-                return goal_width, max(1, int(goal_width * height / width))
-            return max(1, int(goal_width * width / height)), goal_width
-        ratios = height / goal_height, width / goal_width
-        ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
-        return max(1, round(width / ratio)), max(1, round(height / ratio))
-
-    def _cut(self, photo: Image.Image) -> Image.Image:
-        """Resize and crop or pad to the input size."""
-        _, height, width = self.input_size
-        placement = self.place(photo.size)
-        left, top = (int(start) for start in placement.offset)
-        resized_width, resized_height = self._resized(*photo.size)
-        # The part of the resized photo that the crop keeps, in its own coordinates.
-        kept = (
-            max(0, -left),
-            max(0, -top),
-            min(resized_width, width - left),
-            min(resized_height, height - top),
-        )
-        filter_ = Image.Resampling[self.interpolation.upper()]
-        if resized_width * resized_height <= max(_WHOLE_PIXELS, _WHOLE_CROPS * width * height):
-            if photo.size != (resized_width, resized_height):
-                size = (resized_width, resized_height)
-                if self.antialias:
-                    photo = photo.resize(size, filter_)
-                else:
-                    photo = resize_plainly(photo, size, self.interpolation)
-            part = photo.crop(kept)
-        else:
-            # Pillow's filters look beyond the box where they need to, so the smooth ones differ
-            # from the crop of the whole only by rounding (and by their antialiasing).
-            size = (kept[2] - kept[0], kept[3] - kept[1])
-            part = photo.resize(size, filter_, box=placement.seen_box)
-        if part.size == (width, height):
-            return part
-        canvas = Image.new(part.mode, (width, height), self.fill)
-        canvas.paste(part, (max(0, left), max(0, top)))
-        return canvas
-
-
-def _centred(resized: int, wanted: int) -> int:
-    """Where a resized side starts in the input: negative when cropped, positive when padded."""
-    # The references cut at round(), half to even, but pad at //.
-    if resized < wanted:
-        return (wanted - resized) // 2
-    return -round((resized - wanted) / 2)
 
 
 def _enlarged(sides: tuple[int, ...], crop_pct: float) -> tuple[int, ...]:

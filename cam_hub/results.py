@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from cam_hub import animations, figures, rendering
-from cam_hub.classes import Prediction
 from cam_hub.errors import InvalidArgument
 from cam_hub.folders import (
     MANIFEST,
@@ -26,6 +25,7 @@ from cam_hub.geometry import Placement
 from cam_hub.images import open_image
 from cam_hub.maps import Maps
 from cam_hub.pictures import Pictures
+from cam_hub.ranking import Prediction
 from cam_hub.timeline import evenly
 
 __all__ = ["Explanation"]

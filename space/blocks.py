@@ -7,6 +7,7 @@ All that asks anything of the app passes here, whichever way it came in: the pag
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
 from collections.abc import Callable
@@ -71,8 +72,7 @@ class GuardedBlocks(gr.Blocks):
         """
         as_html = block_fn.api_visibility != "public"
         try:
-            _check_count(block_fn, inputs)
-            inputs = [_without_links(value) for value in inputs]
+            inputs = [_without_links(value) for value in _completed(block_fn, inputs)]
             found: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
         except gr.Error:
             raise
@@ -153,10 +153,23 @@ def _model_id(asked: BlockFunction, inputs: list[Any]) -> object:
     return None
 
 
-def _check_count(asked: BlockFunction, inputs: list[Any]) -> None:
+def _completed(asked: BlockFunction, inputs: list[Any]) -> list[Any]:
+    """The values, with their defaults for those at the end that were not sent.
+
+    So a program that lists the values of an endpoint goes on working when one is added.
+
+    Raises:
+        InvalidArgument: If there are too many, or one without a default is missing.
+    """
     names = [str(getattr(block, "label", None) or block.get_block_name()) for block in asked.inputs]
-    if len(inputs) != len(names):
+    missing: list[Any] = []
+    if asked.api_visibility == "public" and asked.fn is not None:
+        parameters = list(inspect.signature(asked.fn).parameters.values())
+        missing = [each.default for each in parameters[len(inputs) : len(names)]]
+    complete = [*inputs, *missing]
+    if len(complete) != len(names) or inspect.Parameter.empty in missing:
         raise InvalidArgument("data", f"{len(inputs)} values", f"{len(names)}: {', '.join(names)}")
+    return complete
 
 
 def _without_links(value: Any) -> Any:

@@ -42,6 +42,8 @@ class Controls:
     target_layers: gr.Dropdown
     classes: gr.HTML
     contrast: gr.HTML
+    region: gr.Textbox
+    reference: gr.Image
     num_samples: gr.Slider
     std: gr.Number
     seed: gr.Number
@@ -78,6 +80,8 @@ def build_controls(settings: Settings, examples: Sequence[Example]) -> Controls:
         method_note(DEFAULT_METHOD), padding=False, apply_default_css=False, elem_id="method_note"
     )
     layer_choice, target_layers = _build_layers()
+    with gr.Accordion("Region and reference", open=False, elem_id="special"):
+        region, reference = _build_special(settings)
     with gr.Accordion("Noise", open=False, elem_id="advanced"):
         num_samples, std, seed = _build_noise(settings)
     return Controls(
@@ -92,6 +96,8 @@ def build_controls(settings: Settings, examples: Sequence[Example]) -> Controls:
         target_layers=target_layers,
         classes=classes,
         contrast=contrast,
+        region=region,
+        reference=reference,
         num_samples=num_samples,
         std=std,
         seed=seed,
@@ -121,6 +127,30 @@ def _build_layers() -> tuple[gr.Radio, gr.Dropdown]:
         elem_id="target_layers",
     )
     return layer_choice, target_layers
+
+
+def _build_special(settings: Settings) -> tuple[gr.Textbox, gr.Image]:
+    region = gr.Textbox(
+        label="Region",
+        info="For segmentation and detection: left, top, right, bottom, in the photo's pixels."
+        " Empty: all of it.",
+        placeholder="120, 40, 300, 260",
+        max_lines=1,
+        max_length=settings.limits.max_text,
+        elem_id="region",
+    )
+    reference = gr.Image(
+        None,
+        label="Reference, for models without classes",
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        height=160,
+        placeholder="None: the photo itself",
+        alt_text="The photo to compare with",
+        elem_id="reference",
+    )
+    return region, reference
 
 
 def _build_noise(settings: Settings) -> tuple[gr.Slider, gr.Number, gr.Number]:

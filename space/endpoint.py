@@ -11,7 +11,7 @@ from gradio.components.api_component import Api
 from gradio.context import Context
 from gradio.events import api
 
-from cam_hub.classes import Prediction
+from cam_hub.ranking import Prediction
 from space.artifacts import Artifacts
 from space.explainer import Explainer
 from space.problems import readable
@@ -40,7 +40,9 @@ class PredictionRow(TypedDict):
 
 Answer = tuple[gr.FileData, list[PredictionRow], list[gr.FileData], dict[str, Any], gr.FileData]
 
-_NAMED: list[str] = []  # the default that the documentation shows; nothing ever writes to it
+# The defaults that the documentation shows; nothing ever writes to them.
+_NAMED: list[str] = []
+_ANYWHERE: list[float] = []
 
 _INPUTS = {
     "image": "the photo, as handle_file(path or URL): JPEG, PNG, WebP, GIF (its first frame) …",
@@ -54,6 +56,9 @@ _INPUTS = {
     "alpha": "opacity of the heatmap over the photo, from 0 to 1",
     "colormap": "name of a colour map of matplotlib's",
     "contrast": "one class, as an index or label: why the classes rather than this; empty: none",
+    "region": "for segmentation and detection: left, top, right, bottom in the photo's pixels; "
+    "empty: all of it",
+    "reference": "for models without classes: a photo to compare with; none: the photo itself",
 }
 
 _OUTPUTS = {
@@ -82,6 +87,8 @@ def make_explain(
         alpha: float = 0.5,
         colormap: str = "jet",
         contrast: str = "",
+        region: list[float] = _ANYWHERE,
+        reference: gr.FileData | None = None,
         visitor: gr.OAuthToken | None = None,
     ) -> Answer:
         """Shows which pixels of a photo spoke for which class of an image model.
@@ -99,6 +106,10 @@ def make_explain(
             alpha: Opacity of the heatmap, from 0 to 1.
             colormap: Name of a colour map of matplotlib's, such as jet or viridis.
             contrast: One class: why the others rather than this one; empty for none.
+            region: The part of the photo that a segmentation or detection model is asked about:
+                left, top, right, bottom in its pixels; empty for all of it.
+            reference: A photo that the features of a model without classes are compared with;
+                none for the photo itself.
             visitor: Access token, for private and gated models; Gradio hands it over.
 
         Returns:
@@ -117,6 +128,8 @@ def make_explain(
                 alpha=alpha,
                 colormap=colormap,
                 contrast=contrast,
+                region=region,
+                reference=reference,
                 limits=settings.limits,
             )
             # Gradio finds out by itself which request this is the progress of.

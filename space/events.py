@@ -75,6 +75,7 @@ class Wiring:
             controls.target_layers,
             controls.classes,
             controls.contrast,
+            controls.region,
             controls.num_samples,
             controls.std,
             controls.seed,
@@ -114,6 +115,7 @@ class Wiring:
             controls.std.submit,
             controls.seed.submit,
             controls.photo_url.submit,
+            controls.region.submit,
         ]
         asked = [
             controls.photo,
@@ -123,6 +125,8 @@ class Wiring:
             controls.target_layers,
             controls.classes,
             controls.contrast,
+            controls.region,
+            controls.reference,
             controls.num_samples,
             controls.std,
             controls.seed,
@@ -167,10 +171,10 @@ class Wiring:
         controls.examples.select(
             page.choose_example,
             None,
-            [controls.photo, controls.photo_url, *self._cleared],
+            [controls.photo, controls.photo_url, controls.region, *self._cleared],
             **anew,
         )
-        changed = [controls.photo_url, *self._cleared]
+        changed = [controls.photo_url, controls.region, *self._cleared]
         gr.on(
             [controls.photo.input, controls.photo.clear],
             page.take_photo,
@@ -182,7 +186,7 @@ class Wiring:
         controls.photo_url.blur(
             page.take_address,
             [controls.photo_url, self.kept],
-            [controls.photo, *self._cleared],
+            [controls.photo, controls.region, *self._cleared],
             preprocess=False,
             **_AT_ONCE,
         )

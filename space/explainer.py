@@ -85,6 +85,7 @@ class Explainer:
                 beyond the limits.
         """
         photo = self.open(request.photo, progress)
+        reference = self.open(request.reference, progress) if request.reference else None
         progress(0.05, f"Loading {request.model_id}")
         # Told unscaled: the part of the bytes that stands beside it is this one.
         with self._model(request.model_id, progress, visitor) as model:
@@ -101,6 +102,10 @@ class Explainer:
             }
             if request.contrast:
                 asked["contrast"] = request.contrast
+            if request.region is not None:
+                asked["region"] = request.region
+            if reference is not None:
+                asked["reference"] = reference
             if self._settings.lent_gpu:
                 result = lent_gpu.explain(model, photo, asked)
             else:

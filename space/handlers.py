@@ -52,6 +52,8 @@ class Handlers:
         target_layers: Any,
         classes: Any,
         contrast: Any,
+        region: Any,
+        reference: Any,
         num_samples: Any,
         std: Any,
         seed: Any,
@@ -74,6 +76,8 @@ class Handlers:
                 target_layers=target_layers,
                 classes=classes,
                 contrast=contrast,
+                region=region,
+                reference=reference,
                 num_samples=num_samples,
                 std=std,
                 seed=seed,
@@ -109,12 +113,13 @@ class Handlers:
             return {
                 self.controls.photo: str(example.served()),
                 self.controls.photo_url: "",
+                self.controls.region: "",
                 **self.clear(),
             }
 
     def take_photo(self, photo: Any) -> Updates:
         """Another photo was put in, or taken away: an address means it no more."""
-        updates = self.clear()
+        updates = {self.controls.region: "", **self.clear()}
         if photo is not None:
             updates[self.controls.photo_url] = ""
         return updates
@@ -124,7 +129,7 @@ class Handlers:
         text = address.strip() if isinstance(address, str) else ""
         if not text or (kept is not None and kept.request.photo.url == text):
             return {self.pending: gr.skip()}
-        return {self.controls.photo: None, **self.clear()}
+        return {self.controls.photo: None, self.controls.region: "", **self.clear()}
 
     def clear(self) -> Updates:
         """Takes away what belongs to another photo or model; what was asked for stays."""

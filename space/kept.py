@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cam_hub.classes import Prediction
+from cam_hub.ranking import Prediction
 from space.request import Request
 
 __all__ = ["Kept"]

@@ -22,6 +22,8 @@ class View:
         target_layers: Names and words.
         classes: Classes, as texts.
         contrast: The class that they are compared with; empty for none.
+        region: The part of the photo that is asked about, as ``read_box`` takes it; empty for all
+            of it.
         num_samples: Noisy copies.
         std: Standard deviation of their noise.
         seed: Of the noise.
@@ -35,6 +37,7 @@ class View:
     target_layers: tuple[str, ...] = ("best",)
     classes: tuple[str, ...] = ()
     contrast: str = ""
+    region: str = ""
     num_samples: int = 4
     std: float = 0.3
     seed: int = 0
@@ -42,7 +45,13 @@ class View:
     look: Look = field(default_factory=Look)
 
 
-_TEXTS = {"model": "model_id", "method": "method", "photo": "photo", "than": "contrast"}
+_TEXTS = {
+    "model": "model_id",
+    "method": "method",
+    "photo": "photo",
+    "than": "contrast",
+    "part": "region",
+}
 _LISTS = {"layers": "target_layers", "classes": "classes"}
 _NUMBERS: dict[str, tuple[str, type[int] | type[float]]] = {
     "samples": ("num_samples", int),

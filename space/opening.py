@@ -19,7 +19,7 @@ from space.look_handlers import press
 from space.photos import read_photo
 from space.presenter import Presenter, Updates
 from space.problems import readable
-from space.request import read_model_id, read_texts
+from space.request import box_text, read_box, read_model_id, read_texts
 from space.results_panel import NOTHING_YET, OPENING, ResultsPanel
 from space.settings import Settings
 
@@ -71,6 +71,7 @@ class Opening:
         layers = list(read_texts("layers", view.target_layers, limits.max_layers, limits.max_text))
         classes = read_texts("classes", view.classes, limits.max_classes, limits.max_text)
         contrast = read_texts("than", view.contrast, 1, limits.max_text)
+        region = read_box("part", view.region, limits.max_text)
         word = layers[0] if len(layers) == 1 else ""
         is_word = word in dict(LAYER_WORDS).values()
         noise = {
@@ -87,6 +88,7 @@ class Opening:
             controls.target_layers: gr.update(value=layers, visible=not is_word),
             controls.classes: list(classes),
             controls.contrast: list(contrast),
+            controls.region: box_text(region),
             **{
                 field: gr.update(value=value, interactive=method.needs_noise)
                 for field, value in noise.items()

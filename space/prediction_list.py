@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import gradio as gr
 
-from cam_hub.classes import Prediction
+from cam_hub.ranking import Prediction
 
 __all__ = ["build_prediction_list", "percent", "prediction_list_html"]
 

@@ -18,7 +18,7 @@ from space.links import View, query_of
 from space.look import Look
 from space.map_strip import map_strip_html
 from space.prediction_list import prediction_list_html
-from space.request import Request
+from space.request import Request, box_text
 from space.results_panel import ResultsPanel
 from space.screen import Screen, Screens
 from space.settings import Settings
@@ -138,6 +138,7 @@ class Presenter:
             target_layers=request.target_layers or ("best",),
             classes=request.classes,
             contrast=request.contrast,
+            region=box_text(request.region),
             num_samples=request.num_samples,
             std=request.std,
             seed=request.seed,
@@ -155,7 +156,12 @@ class Presenter:
             ),
             "The same with gradio_client": snippets.client_code(request, address),
         }
-        return take_away_value(query_of(view), has_photo=bool(kept.photo), codes=codes)
+        return take_away_value(
+            query_of(view),
+            has_photo=bool(kept.photo),
+            has_reference=request.reference is None,
+            codes=codes,
+        )
 
     def _photo_for_links(self, request: Request) -> str:
         """What a link can say of the photo: an address, or an example's name."""

@@ -13,7 +13,19 @@ from cam_hub.model_id import parse_model_id
 from space.photos import Photo, read_photo
 from space.settings import Limits
 
-__all__ = ["Request", "read_model_id", "read_request", "read_texts", "read_whole"]
+__all__ = [
+    "Box",
+    "Request",
+    "box_text",
+    "read_box",
+    "read_model_id",
+    "read_request",
+    "read_texts",
+    "read_whole",
+]
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in the photo's pixels."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,9 @@ class Request:
         colormap: Their colour map.
         contrast: The class that the others are contrasted with, as an index or a label; empty for
             none.
+        region: The part of the photo that is asked about; None for all of it.
+        reference: What the features of a model without classes are compared with; None for the
+            photo itself.
     """
 
     photo: Photo
@@ -46,11 +61,8 @@ class Request:
     alpha: float
     colormap: str
     contrast: str = ""
-
-    @property
-    def photo_name(self) -> str:
-        """The name of the photo's file."""
-        return self.photo.name
+    region: Box | None = None
+    reference: Photo | None = None
 
     @property
     def class_choice(self) -> ClassChoice:
@@ -73,6 +85,8 @@ def read_request(
     alpha: object,
     colormap: object,
     contrast: object = "",
+    region: object = None,
+    reference: object = None,
     limits: Limits,
 ) -> Request:
     """Checks everything that can be judged without a model.
@@ -89,6 +103,8 @@ def read_request(
         alpha: A number in [0, 1].
         colormap: Name of a colour map.
         contrast: A text, a number, or None: one class, or none.
+        region: As for ``read_box``.
+        reference: As for ``read_photo``; None or nothing for none.
         limits: How much may be asked for.
 
     Returns:
@@ -130,6 +146,8 @@ def read_request(
         alpha=opacity,
         colormap=colormap,
         contrast=contrasts[0] if contrasts else "",
+        region=read_box("region", region, limits.max_text),
+        reference=read_photo(reference, limits.photo_rules) if reference else None,
     )
 
 
@@ -188,6 +206,40 @@ def read_texts(argument: str, value: object, most: int, longest: int) -> tuple[s
     return texts
 
 
+def read_box(argument: str, value: object, longest: int) -> Box | None:
+    """Checks that something is a box.
+
+    Args:
+        argument: What it is called in messages.
+        value: Four numbers, as a list or as a text with commas or white space between them; None
+            or nothing for no box. Whether it lies on the photo is found out later.
+        longest: How many characters a text may have.
+
+    Raises:
+        InvalidArgument: If it is something else.
+        TooMuch: If it is a longer text.
+    """
+    if isinstance(value, str):
+        if len(value) > longest:
+            raise TooMuch(argument, value, f"at most {longest} characters")
+        items: list[object] = list(value.replace(",", " ").split())
+    else:
+        items = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not items or items == [None]:
+        return None
+    try:
+        left, top, right, bottom = (_edge(item) for item in items)
+    except ValueError:
+        expected = "four numbers: left, top, right, bottom, in the photo's pixels"
+        raise InvalidArgument(argument, value, expected) from None
+    return left, top, right, bottom
+
+
+def box_text(box: Box | None) -> str:
+    """A box as people type it; empty for none."""
+    return ", ".join(repr(edge).removesuffix(".0") for edge in box or ())
+
+
 def read_whole(argument: str, value: object, most: int) -> int:
     """Checks that something is a count.
 
@@ -214,6 +266,15 @@ def _whole(argument: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidArgument(argument, value, "a whole number")
     return value
+
+
+def _edge(item: object) -> float:
+    if isinstance(item, bool) or not isinstance(item, (str, int, float)):
+        raise ValueError(item)
+    found = float(item)
+    if not math.isfinite(found):
+        raise ValueError(item)
+    return found
 
 
 def _number(argument: str, value: object) -> float:

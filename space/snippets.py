@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from space.photos import Photo
 from space.request import Request
 
 __all__ = ["client_code", "python_code"]
@@ -30,24 +31,26 @@ def python_code(
     named = request.target_layers
     which = "" if class_index is None else f"{class_index}, "
     which += "" if layer is None else f"layer={layer!r}, "
-    url = request.photo.url
-    photo = request.photo_name if url is None else _Code(f"urlopen({url!r}).read()")
+    photos = [request.photo, *([request.reference] if request.reference else [])]
+    fetching = any(photo.url is not None for photo in photos)
     call = _call(
         "result = cam_hub.explain",
-        [request.model_id, photo],
+        [request.model_id, _opened(request.photo)],
         {
             "method": request.method,
             # A word among several names is a word on the page only.
             "target_layers": _one_or_all(named if len(named) < 2 else tuple(layers)),
             "classes": _one_or_all(request.classes),
             "contrast": request.contrast or None,
+            "region": request.region,
+            "reference": _opened(request.reference) if request.reference else None,
             "num_samples": request.num_samples,
             "std": request.std,
             "seed": request.seed,
         },
     )
     return (
-        f"{'' if url is None else 'from urllib.request import urlopen' + chr(10) * 2}"
+        f"{'from urllib.request import urlopen' + chr(10) * 2 if fetching else ''}"
         f"import cam_hub\n\n{call}\n"
         f"result.overlay({which}alpha={request.alpha!r}, colormap={request.colormap!r})"
         '.save("overlay.png")\n'
@@ -68,12 +71,14 @@ def client_code(request: Request, address: str) -> str:
         "overlay, predictions, maps, manifest, archive = client.predict",
         [],
         {
-            "image": _Code(f"handle_file({(request.photo.url or request.photo_name)!r})"),
+            "image": _sent(request.photo),
             "model_id": request.model_id,
             "method": request.method,
             "target_layers": list(request.target_layers),
             "classes": list(request.classes),
             "contrast": request.contrast or None,
+            "region": list(request.region) if request.region else None,
+            "reference": _sent(request.reference) if request.reference else None,
             "num_samples": request.num_samples,
             "std": request.std,
             "seed": request.seed,
@@ -92,6 +97,16 @@ class _Code(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def _opened(photo: Photo) -> str:
+    """A photo as ``cam_hub.explain`` takes it."""
+    return photo.name if photo.url is None else _Code(f"urlopen({photo.url!r}).read()")
+
+
+def _sent(photo: Photo) -> str:
+    """A photo as ``gradio_client`` takes it."""
+    return _Code(f"handle_file({(photo.url or photo.name)!r})")
 
 
 def _one_or_all(items: tuple[str, ...]) -> str | list[str] | None:

@@ -21,7 +21,11 @@ FILE_KINDS = {
 _NO_PHOTO = (
     "An uploaded photo cannot be in a link: whoever opens this one chooses a photo of theirs."
 )
-_WITH_PHOTO = "Whoever opens it sees this view."
+_NO_REFERENCE = (
+    "An uploaded reference cannot be in a link: whoever opens this one sees the photo compared "
+    "with itself."
+)
+_ALL = "Whoever opens it sees this view."
 
 
 def build_take_away() -> gr.HTML:
@@ -35,7 +39,7 @@ def build_take_away() -> gr.HTML:
         for kind, words in FILE_KINDS.items()
     )
     return gr.HTML(
-        dict(take_away_value("", has_photo=True, codes={})),
+        dict(take_away_value("", has_photo=True, has_reference=True, codes={})),
         html_template=_TEMPLATE.replace("BUTTONS", buttons) + spoken.MARKUP,
         css_template=_CSS + spoken.CSS,
         js_on_load=_JS,
@@ -46,17 +50,21 @@ def build_take_away() -> gr.HTML:
     )
 
 
-def take_away_value(query: str, *, has_photo: bool, codes: Mapping[str, str]) -> dict[str, object]:
+def take_away_value(
+    query: str, *, has_photo: bool, has_reference: bool, codes: Mapping[str, str]
+) -> dict[str, object]:
     """The value of the component.
 
     Args:
         query: Of the link to this view.
         has_photo: Whether the photo is in it.
+        has_reference: Whether the reference is in it, if there was one.
         codes: Texts to copy, by their titles.
     """
+    note = _ALL if has_reference else _NO_REFERENCE
     return {
         "query": query,
-        "note": _WITH_PHOTO if has_photo else _NO_PHOTO,
+        "note": note if has_photo else _NO_PHOTO,
         "codes": [{"title": title, "text": text} for title, text in codes.items()],
     }
 

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from cam_hub.classes import Prediction, choose_classes, label_of, predict, top
+from cam_hub.classes import choose_classes, top
 from cam_hub.errors import ClassNotFound, InvalidArgument
+from cam_hub.ranking import Prediction, label_of, predict
 
 NAMES = ["tench, Tinca tinca", "crane", "lion, king of beasts", "crane", "7"]
 SCORES = torch.tensor([0.0, math.log(2), math.log(5), 0.0, math.log(1)])

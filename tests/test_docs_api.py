@@ -28,6 +28,8 @@ TYPES = {
     "number": "float",
     "true or false": "bool",
     "file or URL": "filepath",
+    "file or URL, or none": "None | filepath",
+    "list of numbers": "list[float]",
 }
 
 

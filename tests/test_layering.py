@@ -14,11 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # Modules on one line may import only from lines above it (packages: also from within themselves).
 LEVELS = [
     {"_version", "errors", "marks", "sparse_gradients"},
-    {"image_files"},
+    {"image_files", "geometry", "ranking", "resampling"},
     {
         "hub_urls",
         "images",
-        "geometry",
         "pictures",
         "methods",
         "recording",
@@ -27,13 +26,13 @@ LEVELS = [
         "hub_writer",
         "sharing_card",
         "classes",
+        "cropping",
         "blending",
         "colormaps",
         "tensors",
         "limits",
         "disk_cache",
         "memory",
-        "resampling",
         "timeline",
     },
     {"model_id", "preprocessing", "regions", "tasks", "clips", "folders"},

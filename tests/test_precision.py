@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import cam_hub
+from cam_hub.errors import NoMap
 from cam_hub.precision import in_double
 
 
@@ -50,3 +52,43 @@ def test_the_copy_is_made_once_and_a_double_model_is_its_own(faint):
     assert twin is in_double(faint)
     assert twin is in_double(twin)
     assert twin.module is not faint.module
+
+
+class Sure(nn.Module):
+    """Finds one box; the more contrast there is, the surer it is of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Conv2d(3, 4, 8, 8)
+
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        scores = self.embed(torch.stack(images)).square().mean((1, 2, 3)).sigmoid()
+        box, labels = torch.tensor([[0.0, 0.0, 16.0, 16.0]]), torch.tensor([1])
+        return [{"boxes": box, "labels": labels, "scores": score} for score in scores[:, None]]
+
+
+@pytest.fixture(scope="module")
+def sure() -> cam_hub.LoadedModel:
+    return cam_hub.wrap_model(Sure(), input_size=(3, 64, 64), task="detection")
+
+
+@pytest.mark.parametrize("method", ["layercam", "smoothgradcampp"])
+@pytest.mark.parametrize(("contrast", "precision"), [(1, "float32"), (8, "float64")])
+def test_a_detector_that_is_too_sure_for_a_gradient_is_asked_in_double_precision(
+    sure, method, contrast, precision
+):
+    image = contrast * torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = cam_hub.explain(sure, image, method=method)
+    assert found.manifest["precision"] == precision
+    assert found.cam().any()
+    assert found.classes == (1,)
+    (outcome,) = cam_hub.explain_many(sure, [image], method=method)
+    assert np.allclose(outcome.explanation.cam(), found.cam(), rtol=1e-4, atol=0)
+    assert sure.dtype == torch.float32
+
+
+def test_a_detector_that_is_too_sure_for_double_precision_too_has_no_map(sure):
+    image = 40 * torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(NoMap, match="blank"):
+        cam_hub.explain(sure, image, method="layercam")

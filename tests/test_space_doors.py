@@ -71,7 +71,8 @@ def values(image: object, **changed: Any) -> list[Any]:
     """All values of /explain, in order."""
     given = {"model_id": SETTINGS.default_model, "method": "layercam", "layers": [], "classes": []}
     given |= {"num_samples": 4, "std": 0.3, "seed": 0, "alpha": 0.5, "colormap": "jet"}
-    return [image, *{**given, "contrast": "", **changed}.values()]
+    rest = {"contrast": "", "region": [], "reference": None}
+    return [image, *{**given, **rest, **changed}.values()]
 
 
 # Photos by URL
@@ -118,18 +119,21 @@ LINKS = {
 
 
 @pytest.mark.parametrize("wrap", LINKS)
+@pytest.mark.parametrize("field", ["image", "reference"])
 def test_a_private_address_is_fetched_by_nobody(
-    url: str, server: PhotoServer, fetched: list[str], wrap: str
+    url: str, server: PhotoServer, photo: Path, fetched: list[str], wrap: str, field: str
 ):
+    given = {"image": Browser(url).upload(photo.read_bytes())}
     before = len(server.asked)
     for address in (server.address, "http://127.0.0.2", "http://localhost", "http://[::1]"):
-        kind, said = call(url, values(LINKS[wrap](f"{address}/lion.png")))
+        link = LINKS[wrap](f"{address}/lion.png")
+        kind, said = call(url, values(**{**given, field: link}))
         assert (kind, said["title"]) == ("error", "image_refused")
     assert len(server.asked) == before
     assert fetched == []
 
 
-@pytest.mark.parametrize("field", ["model_id", "target_layers", "contrast"])
+@pytest.mark.parametrize("field", ["model_id", "target_layers", "contrast", "region"])
 def test_a_url_in_any_other_field_is_not_fetched_either(
     url: str, server: PhotoServer, fetched: list[str], field: str
 ):
@@ -140,12 +144,14 @@ def test_a_url_in_any_other_field_is_not_fetched_either(
     assert fetched == []
 
 
+@pytest.mark.parametrize("field", ["photo", "reference"])
 def test_the_pages_own_fields_do_not_make_gradio_fetch(
-    url: str, server: PhotoServer, fetched: list[str]
+    url: str, server: PhotoServer, photo: Path, fetched: list[str], field: str
 ):
     browser = Browser(url)
+    given = {"photo": browser.upload(photo.read_bytes())}
     before = len(server.asked)
-    done, _ = browser.explain(LINKS["file"](f"{server.address}/lion.png"))
+    done, _ = browser.explain(**{**given, field: LINKS["file"](f"{server.address}/lion.png")})
     assert not done
     assert len(server.asked) == before
     assert fetched == []
@@ -199,8 +205,7 @@ def test_an_upload_has_the_limit_of_photos(url: str):
     ("data", "words"),
     [
         ([], "'0 values'"),
-        (values(None)[:5], "'5 values'"),
-        ([*values(None), 1], "'12 values'"),
+        ([*values(None), 1], "'14 values'"),
     ],
 )
 def test_missing_and_extra_values_are_named(url: str, data: list[Any], words: str):
@@ -208,6 +213,13 @@ def test_missing_and_extra_values_are_named(url: str, data: list[Any], words: st
     assert (kind, said["title"]) == ("error", "invalid_argument")
     assert words in said["error"]
     assert "image, model_id, method" in said["error"]
+
+
+def test_values_that_are_not_sent_have_their_defaults(url: str, photo: Path):
+    upload = Browser(url).upload(photo.read_bytes())
+    answers = [call(url, values(upload)[:count])[1] for count in (3, 11, 13)]
+    assert answers[0][1] == answers[1][1] == answers[2][1]
+    assert answers[0][3] == answers[1][3] == answers[2][3]
 
 
 @pytest.mark.parametrize(
@@ -226,6 +238,8 @@ def test_missing_and_extra_values_are_named(url: str, data: list[Any], words: st
         {"alpha": None},
         {"colormap": 3},
         {"contrast": {"a": "b"}},
+        {"region": [1, 2, 3]},
+        {"region": {"a": "b"}},
     ],
     ids=str,
 )

@@ -180,6 +180,8 @@ def test_the_endpoint_documents_names_types_defaults_and_meanings(client: Client
         "alpha": "float",
         "colormap": "str",
         "contrast": "str",
+        "region": "list[float]",
+        "reference": "None | filepath",
     }
     without = [name for name, p in parameters.items() if not p["parameter_has_default"]]
     assert without == ["image"]

@@ -14,6 +14,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from tests.browser import Browser
 from tests.space_app import SETTINGS, encoded, explain
 
 # Photos
@@ -110,14 +111,17 @@ def test_after_all_refusals_the_next_call_works(client: Client, photo: Path):
 
 
 @pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}], ids=["bare", "file"])
+@pytest.mark.parametrize("field", ["image", "reference"])
 def test_files_of_the_server_cannot_be_named_as_photos(
-    url: str, lion: Image.Image, tmp_path: Path, meta: dict[str, Any]
+    url: str, photo: Path, lion: Image.Image, tmp_path: Path, meta: dict[str, Any], field: str
 ):
     # A picture that would do if it were uploaded; gradio_client is left out, as it would do that.
     secret = tmp_path / "secret.png"
     lion.save(secret)
-    data = [{"path": str(secret), **meta}, SETTINGS.default_model, "layercam", [], []]
-    data += [4, 0.3, 0, 0.5, "jet", ""]
+    given = {"image": Browser(url).upload(photo.read_bytes()), "reference": None}
+    given[field] = {"path": str(secret), **meta}
+    data = [given["image"], SETTINGS.default_model, "layercam", [], []]
+    data += [4, 0.3, 0, 0.5, "jet", "", [], given["reference"]]
     call = httpx.post(f"{url}gradio_api/call/explain", json={"data": data}).json()["event_id"]
     answer = httpx.get(f"{url}gradio_api/call/explain/{call}", timeout=60).text
     assert "event: error" in answer

@@ -25,6 +25,7 @@ FULL = View(
     target_layers=("layer3", "layer4"),
     classes=("tabby, tabby cat", "281"),
     contrast="lynx & co=?",
+    region="1, 2.5, 30, 40",
     num_samples=8,
     std=0.25,
     seed=7,
@@ -147,6 +148,7 @@ def test_a_link_sets_every_control_and_presses_the_button(browser: Browser):
     assert shown["layer_choice"] == "any"
     assert shown["classes"] == ["tabby, tabby cat", "281"]
     assert shown["contrast"] == ["lynx, catamount"]
+    assert shown["region"] == "1, 2.5, 30, 40"
     assert [shown[name]["value"] for name in ("num_samples", "std", "seed")] == [8, 0.25, 7]
     look = [shown[name] for name in ("view", "alpha", "colormap", "threshold", "scale")]
     assert look == ["boxes", 0.35, "viridis", 0.65, "common"]

@@ -46,11 +46,11 @@ def test_a_request_keeps_the_file_as_it_was_sent_and_its_name(upload: dict[str, 
     request = read(upload)
     assert request.photo.path is not None
     assert request.photo.path.read_bytes() == b"anything"
-    assert request.photo_name == "holiday.jpg"
+    assert request.photo.name == "holiday.jpg"
 
 
 def test_the_name_of_a_file_never_carries_folders(upload: dict[str, str]):
-    assert read({**upload, "orig_name": "../../etc/passwd"}).photo_name == "passwd"
+    assert read({**upload, "orig_name": "../../etc/passwd"}).photo.name == "passwd"
 
 
 def test_whole_numbers_that_sliders_send_as_floats_become_whole(upload: dict[str, str]):
@@ -146,7 +146,7 @@ def test_a_photo_may_lie_at_a_url_and_is_not_fetched_yet(wrap: Any):
     request = read(wrap("https://example.org/photos/cat.jpg?size=2"))
     assert request.photo.path is None
     assert request.photo.url == "https://example.org/photos/cat.jpg?size=2"
-    assert request.photo_name == "cat.jpg"
+    assert request.photo.name == "cat.jpg"
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from torch import nn
 import cam_hub
 from cam_hub.errors import InvalidArgument, ModelRefused, NoMap
 from cam_hub.sources.timm_models import task_of
-from cam_hub.tasks.base import Reference, main_output
+from cam_hub.tasks.base import Reference
 from cam_hub.tasks.classification import Classification
+from cam_hub.tasks.outputs import main_output
 from cam_hub.tasks.registry import TASKS, make_task
 from cam_hub.tasks.similarity import Similarity, pooled
 

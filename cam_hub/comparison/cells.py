@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from cam_hub.classes import Prediction
 from cam_hub.errors import CamHubError, NoMap
 from cam_hub.maps import Map
+from cam_hub.ranking import Prediction
 from cam_hub.results import Explanation
 
 __all__ = ["Cell", "Cost", "Row"]

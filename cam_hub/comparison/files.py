@@ -12,12 +12,12 @@ from typing import Any, TypedDict, get_args
 
 from PIL import Image
 
-from cam_hub.classes import Prediction
 from cam_hub.comparison.cells import Cell, Cost, Row
 from cam_hub.comparison.columns import Kind
 from cam_hub.errors import CamHubError, InvalidArgument
 from cam_hub.folders import PHOTO, file_stem, save_picture
 from cam_hub.images import open_image
+from cam_hub.ranking import Prediction
 from cam_hub.results import Explanation
 
 __all__ = ["SHEET", "TABLE", "CellFacts", "folder_name", "load", "save", "table"]

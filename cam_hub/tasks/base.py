@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cam_hub.classes import most_probable
-from cam_hub.errors import InvalidArgument, ModelRefused
-from cam_hub.recording import main_tensor
+from cam_hub.errors import InvalidArgument
+from cam_hub.ranking import most_probable
+from cam_hub.tasks.outputs import main_output, unexpected
 from cam_hub.tasks.region import Region
 
 __all__ = [
@@ -21,20 +21,11 @@ __all__ = [
     "Standings",
     "Target",
     "Task",
-    "are_detections",
-    "main_output",
     "only_single_label",
-    "unexpected",
 ]
-
-_MAIN_KEYS = ("logits", "out")
-"""Names under which networks that return a mapping keep their main tensor, by convention."""
 
 _SHOWN = 5
 """Predictions that an explanation tells."""
-
-# Errors of tasks are raised where no model ID is known; whoever knows it puts it in.
-_ANY_MODEL = "the model"
 
 
 @dataclass(frozen=True)
@@ -140,6 +131,8 @@ class Task(ABC):
         name: Its name in the registry.
         dense: Whether the model answers for every place of the picture.
         scattered: Whether its scores come from different parts of the network (pyramid levels).
+        saturating: Whether its scores are probabilities, which have no gradient where all but
+            nothing is missing to 1.
         takes_region: Whether a part of the photo can be asked about.
         takes_reference: Whether another picture can be compared with.
         has_classes: Whether its scores are those of classes, which can be held against each other.
@@ -148,6 +141,7 @@ class Task(ABC):
     name: ClassVar[str]
     dense: ClassVar[bool] = False
     scattered: ClassVar[bool] = False
+    saturating: ClassVar[bool] = False
     takes_region: ClassVar[bool] = False
     takes_reference: ClassVar[bool] = False
     has_classes: ClassVar[bool] = True
@@ -239,64 +233,3 @@ def only_single_label(name: str, multi_label: bool) -> None:
     """
     if multi_label:
         raise InvalidArgument("multi_label", multi_label, f"False for task={name!r}")
-
-
-def main_output(output: Any) -> Tensor | None:
-    """The tensor that an answer is about.
-
-    Args:
-        output: A tensor; or a mapping, of which ``"logits"`` or ``"out"`` is taken, else its first
-            tensor; or a tuple or list (distilled and auxiliary heads), of which the first counts.
-
-    Returns:
-        None if there is no tensor, or one answer per image (detections).
-    """
-    if are_detections(output):
-        return None
-    if isinstance(output, Mapping):
-        for key in _MAIN_KEYS:
-            if key in output:
-                return main_tensor(output[key])
-    return main_tensor(output)
-
-
-def are_detections(output: Any) -> bool:
-    """Whether an answer is a list with one mapping per image: boxes, labels and scores."""
-    return (
-        isinstance(output, (list, tuple))
-        and len(output) > 0
-        and all(
-            isinstance(part, Mapping) and {"boxes", "labels", "scores"} <= set(part)
-            for part in output
-        )
-    )
-
-
-def unexpected(task: str, output: Any, expected: str) -> ModelRefused:
-    """The error for an output that is not of the task's kind, with the task that it looks like."""
-    instead = _looks_like(output)
-    hint = "" if instead in (None, task) else f"; that looks like {instead}: wrap_model(…, task="
-    return ModelRefused(
-        _ANY_MODEL,
-        f"as a {task} model it should return {expected}, and it returns {_seen(output)}"
-        + (f"{hint}{instead!r})" if hint else "")
-        + ".",
-    )
-
-
-def _seen(output: Any) -> str:
-    if isinstance(output, Tensor):
-        return f"a tensor of shape {tuple(output.shape)}"
-    found = main_output(output)
-    kind = type(output).__name__
-    if found is None:
-        return f"no tensor ({kind})"
-    return f"a {kind} whose main tensor has shape {tuple(found.shape)}"
-
-
-def _looks_like(output: Any) -> str | None:
-    if are_detections(output):
-        return "detection"
-    found = main_output(output)
-    dimensions = 0 if found is None else found.ndim
-    return {2: "classification", 3: "similarity", 4: "segmentation"}.get(dimensions)

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from cam_hub.tasks.base import Reference, Standings, Target, Task, main_output, unexpected
+from cam_hub.tasks.base import Reference, Standings, Target, Task
+from cam_hub.tasks.outputs import main_output, unexpected
 from cam_hub.tasks.region import Region
 
 __all__ = ["Classification"]

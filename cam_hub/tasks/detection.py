@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -14,21 +13,12 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import box_area, box_iou
 
 from cam_hub.errors import InvalidArgument, NoMap
-from cam_hub.tasks.base import (
-    Reference,
-    Standings,
-    Target,
-    Task,
-    are_detections,
-    only_single_label,
-    unexpected,
-)
+from cam_hub.tasks.base import Reference, Standings, Target, Task, only_single_label
+from cam_hub.tasks.lenience import run_leniently
+from cam_hub.tasks.outputs import are_detections, unexpected
 from cam_hub.tasks.region import Region
 
-__all__ = ["THRESHOLD", "Detected", "Detection"]
-
-THRESHOLD = "score_thresh"
-"""The attribute in which torchvision's detectors keep the score below which they drop a box."""
+__all__ = ["Detected", "Detection"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +50,7 @@ class Detection(Task):
 
     name: ClassVar[str] = "detection"
     scattered: ClassVar[bool] = True
+    saturating: ClassVar[bool] = True
     takes_region: ClassVar[bool] = True
     num_classes: int | None = None
 
@@ -80,9 +71,9 @@ class Detection(Task):
         it is. The first stage of detectors in two stages proposes what it would propose anyway;
         only where it proposes nothing for an image is it asked again for all that it has.
         """
-        output, threshold = _run(module, list(batch), RegionProposalNetwork)
+        output, threshold = run_leniently(module, list(batch), RegionProposalNetwork)
         if are_detections(output) and any(len(found["scores"]) == 0 for found in output):
-            output, _ = _run(module, list(batch))
+            output, _ = run_leniently(module, list(batch))
         return Detected(output, threshold) if are_detections(output) else output
 
     def split(self, output: Any, counts: Sequence[int]) -> list[Any]:
@@ -264,43 +255,3 @@ def _best(labels: Sequence[int], ranks: Tensor, num_classes: int) -> dict[int, i
         ):
             best[label] = position
     return best
-
-
-def _run(module: nn.Module, images: list[Tensor], *strict: type[nn.Module]) -> tuple[Any, float]:
-    """Calls a detector with its score thresholds at 0, without writing to it.
-
-    Other threads may be calling the same module, so the parts that hold a threshold are replaced
-    by shallow copies in a copy of the way to them. All else, hooks too, is shared.
-
-    Args:
-        module: The detector.
-        images: ``(channels, rows, cols)`` each.
-        *strict: Parts that keep their threshold.
-
-    Returns:
-        What the detector returned, and the highest threshold that was put to 0.
-    """
-    found: list[float] = []
-    view = _lenient(module, strict, found)
-    return view(images), max(found, default=0.0)
-
-
-def _lenient(
-    module: nn.Module, strict: tuple[type[nn.Module], ...], found: list[float]
-) -> nn.Module:
-    changed: dict[str, nn.Module] = {}
-    for name, child in module.named_children():
-        view = _lenient(child, strict, found)
-        if view is not child:
-            changed[name] = view
-    own = getattr(module, THRESHOLD, None)
-    lower = isinstance(own, (int, float)) and not isinstance(module, strict)
-    if not changed and not lower:
-        return module
-    view = copy.copy(module)
-    # The copy shares its dictionaries with the original.
-    view.__dict__["_modules"] = {**module._modules, **changed}
-    if lower:
-        found.append(float(own))  # type: ignore[arg-type]
-        setattr(view, THRESHOLD, 0.0)
-    return view

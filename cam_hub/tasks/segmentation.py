@@ -9,15 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cam_hub.tasks.base import (
-    Reference,
-    Standings,
-    Target,
-    Task,
-    main_output,
-    only_single_label,
-    unexpected,
-)
+from cam_hub.tasks.base import Reference, Standings, Target, Task, only_single_label
+from cam_hub.tasks.outputs import main_output, unexpected
 from cam_hub.tasks.region import Region, as_weights
 
 __all__ = ["BACKGROUND", "Segmentation"]

@@ -12,15 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cam_hub.errors import NoMap
-from cam_hub.tasks.base import (
-    Reference,
-    Standings,
-    Target,
-    Task,
-    main_output,
-    only_single_label,
-    unexpected,
-)
+from cam_hub.tasks.base import Reference, Standings, Target, Task, only_single_label
+from cam_hub.tasks.outputs import main_output, unexpected
 from cam_hub.tasks.region import Region
 
 __all__ = ["Similarity"]

@@ -11,7 +11,7 @@ from torch import nn
 
 from cam_hub.clip_preprocessing import ClipPreprocessing
 from cam_hub.preprocessing import Preprocessing
-from cam_hub.tasks.detection import THRESHOLD
+from cam_hub.tasks.lenience import THRESHOLD
 
 __all__ = ["KINDS", "REFUSED", "Kind", "detect_anything"]
 
