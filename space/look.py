@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from cam_hub.colormaps import COLORMAPS
@@ -111,7 +110,7 @@ def _one_of(argument: str, value: object, known: object) -> str:
 
 
 def _fraction(argument: str, value: object, *, least: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidArgument(argument, value, "a number")
     if not least <= value <= 1:
         raise InvalidArgument(argument, value, f"a number from {least:g} to 1")

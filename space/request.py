@@ -229,7 +229,7 @@ def read_box(argument: str, value: object, longest: int) -> Box | None:
         return None
     try:
         left, top, right, bottom = (_edge(item) for item in items)
-    except ValueError:
+    except (ValueError, OverflowError):
         expected = "four numbers: left, top, right, bottom, in the photo's pixels"
         raise InvalidArgument(argument, value, expected) from None
     return left, top, right, bottom
@@ -280,4 +280,7 @@ def _edge(item: object) -> float:
 def _number(argument: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidArgument(argument, value, "a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf

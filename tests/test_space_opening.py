@@ -58,6 +58,7 @@ def test_a_link_says_only_what_is_not_as_the_page_starts():
     [
         ({"seed": "x"}, "seed='x' does not work: expected a whole number"),
         ({"noise": "much"}, "noise='much' does not work: expected a number"),
+        ({"opacity": "nan"}, "opacity=nan does not work: expected a number from 0 to 1"),
         ({"opacity": "7"}, "opacity=7.0 does not work: expected a number from 0 to 1"),
         ({"view": "all"}, "view='all' does not work: expected one of overlay"),
         ({"colours": "../x"}, "colours='../x' does not work"),

@@ -49,7 +49,17 @@ def test_a_box_is_written_as_it_was_typed():
 
 
 @pytest.mark.parametrize(
-    "value", ["1, 2, 3", [1, 2, 3, 4, 5], "a, b, c, d", [1, 2, 3, "nan"], [0, 0, 1, True], 7, {}]
+    "value",
+    [
+        "1, 2, 3",
+        [1, 2, 3, 4, 5],
+        "a, b, c, d",
+        [1, 2, 3, "nan"],
+        [0, 0, 1, True],
+        [0, 0, 1, 10**400],
+        7,
+        {},
+    ],
 )
 def test_what_is_no_box_is_refused_in_words(value: Any):
     with pytest.raises(InvalidArgument, match="four numbers: left, top, right, bottom"):
