@@ -1,4 +1,4 @@
-"""The name of an experiment: what changes it, what does not, and which networks get none."""
+"""The name of an experiment: what changes it, and what does not."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import functools
 import os
 import subprocess
 import sys
-import types
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,44 +16,10 @@ from torch import nn
 from torch.nn import functional
 
 from cam_hub.introspection import fingerprint as described
-from cam_hub.introspection.fingerprint import fingerprint
 from cam_hub.recording import observe
+from tests.fingerprint_nets import SIZE, key_of, small, vit
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZE = (3, 32, 32)
-
-
-def key_of(
-    module: nn.Module,
-    size: tuple[int, ...] = SIZE,
-    dtype: torch.dtype = torch.float32,
-    **extra: str,
-) -> str | None:
-    return fingerprint(module, size, dtype=dtype, extra=extra)
-
-
-def small(stride: int = 1, act: type[nn.Module] = nn.ReLU, norm: int = 8) -> nn.Sequential:
-    """A network of torch's own classes, with hyper-parameters that leave all shapes alone."""
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=stride), act(), nn.BatchNorm2d(norm), nn.Conv2d(8, 4, 1)
-    )
-
-
-def vit(**settings: object) -> nn.Module:
-    with torch.device("meta"):
-        return timm.create_model(
-            "vit_tiny_patch16_224", **{"img_size": 32, "depth": 1, "num_heads": 3, **settings}
-        )
-
-
-def forward_of_mine(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    return x
-
-
-class Mine(nn.Sequential):
-    """A class whose code no version number fixes."""
-
-
 # What does not change the name.
 
 
@@ -236,95 +200,6 @@ def test_a_hook_of_torchs_own_changes_it():
     normed = key_of(model)
     model[3].register_forward_hook(functional.relu)
     assert len({key, normed, key_of(model), None}) == 4
-
-
-# Networks without a name.
-
-
-def hooked(model: nn.Module) -> None:
-    model[0].register_forward_hook(lambda _module, _inputs, output: output * 0)
-
-
-def hooked_before(model: nn.Module) -> None:
-    model[0].register_forward_pre_hook(lambda _module, inputs: inputs)
-
-
-def hooked_backwards(model: nn.Module) -> None:
-    model[0].register_full_backward_hook(lambda _module, grads, _outputs: grads)
-
-
-def patched(model: nn.Module) -> None:
-    model[0].forward = types.MethodType(forward_of_mine, model[0])
-
-
-def patched_in_disguise(model: nn.Module) -> None:
-    model[0].forward = functools.wraps(model[0].forward)(lambda x: x)
-
-
-def patched_within(model: nn.Module) -> None:
-    model[0].forward = functools.partial(functional.relu, inplace=forward_of_mine)
-
-
-def given_an_object(model: nn.Module) -> None:
-    model[0].helper = types.SimpleNamespace(function=forward_of_mine)
-
-
-def given_a_module(model: nn.Module) -> None:
-    model[0].aside = [Mine()]
-
-
-def another_class(model: nn.Module) -> None:
-    model[0].__class__ = type("Conv2d", (nn.Conv2d,), {"__module__": nn.Conv2d.__module__})
-
-
-CHANGES: list[Callable[[nn.Module], None]] = [
-    hooked, hooked_before, hooked_backwards, patched, patched_in_disguise, patched_within,
-    given_an_object, given_a_module, another_class,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_a_network_with_code_of_the_users_in_it_has_no_name(change):
-    model = small()
-    assert key_of(model) is not None
-    change(model)
-    assert key_of(model) is None
-
-
-def test_a_class_of_the_users_has_no_name_wherever_it_stands():
-    assert key_of(Mine(nn.ReLU())) is None
-    assert key_of(nn.Sequential(nn.ReLU(), nn.Sequential(Mine()))) is None
-
-
-def test_a_class_of_torchs_whose_code_was_exchanged_has_no_name(monkeypatch):
-    original = nn.ReLU.forward
-    monkeypatch.setattr(nn.ReLU, "forward", functools.wraps(original)(forward_of_mine))
-    assert key_of(small()) is None
-    monkeypatch.undo()
-    assert key_of(small()) is not None
-
-
-def test_a_hook_for_all_modules_takes_the_name_away_until_it_is_removed():
-    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
-    try:
-        assert key_of(small()) is None
-    finally:
-        handle.remove()
-    assert key_of(small()) is not None
-
-
-@pytest.mark.filterwarnings("ignore")  # tracing is deprecated, and traced models are still about
-def test_graphs_whose_code_is_data_have_no_name():
-    assert key_of(torch.fx.symbolic_trace(small())) is None
-    assert key_of(torch.jit.trace(small(), torch.zeros(1, *SIZE))) is None
-
-
-def test_a_module_in_an_odd_state_has_no_name_and_no_error():
-    assert key_of(nn.Sequential(nn.LazyConv2d(4, 3))) is None
-    endless = small()
-    endless.circle = []
-    endless.circle.append(endless.circle)
-    assert key_of(endless) is None
 
 
 def test_a_method_of_the_module_itself_is_no_patch():
