@@ -101,9 +101,7 @@ class Drawn(Noise):
 
     way: str = "gaussian"
 
-    def draws(
-        self, image: Tensor, memory_format: torch.memory_format = torch.contiguous_format
-    ) -> Iterator[Tensor]:
+    def draws(self, image: Tensor, memory_format: torch.memory_format) -> Iterator[Tensor]:
         """The noise of each copy."""
         generator = torch.Generator().manual_seed(self.seed)
         for drawn in WAYS[self.way](tuple(image.shape), self.num_samples, generator):

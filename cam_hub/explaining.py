@@ -69,7 +69,7 @@ def explain_otherwise(
         NoMap: If there is none, or the layers were the caller's choice.
     """
     layers = list(blank.layers)
-    if model.task.saturating:
+    if model.task.saturating and blank.described["precision"] != "float64":
         settled = replace(request, target_layers=layers, classes=list(blank.classes))
         job = make_job(model, prepared, [method], settled, double=True)
         passed = RECENT.run(job, reuse=request.reuse)

@@ -11,7 +11,7 @@ import torch
 
 __all__ = ["free_part", "in_chunks", "is_out_of_memory"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _PART = 0.25
 """The part of the free memory that one piece of work may plan with."""
@@ -31,7 +31,7 @@ def free_part(device: torch.device, most: int) -> int:
     return most if free is None else max(_LEAST, min(most, int(free * _PART)))
 
 
-def in_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def in_chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
     """Cuts items into lists of a size, the last of which may be shorter; none is drawn early."""
     pending = iter(items)
     while chunk := list(islice(pending, size)):

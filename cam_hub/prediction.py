@@ -10,8 +10,7 @@ from torch import Tensor
 from cam_hub.errors import ModelRefused
 from cam_hub.guard import quiet
 from cam_hub.preparation import prepare
-from cam_hub.ranking import Prediction
-from cam_hub.ranking import predict as most_probable
+from cam_hub.ranking import Prediction, predictions
 from cam_hub.request import check_count, model_of
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Standings
@@ -89,4 +88,4 @@ def _best(
     if standings.probabilities is None:
         return ()
     ranking, probabilities = standings.ranking, standings.probabilities
-    return tuple(most_probable(ranking, probabilities, names, standings.said, count))
+    return tuple(predictions(ranking, probabilities, names, standings.said, count))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-__all__ = ["Prediction", "best_of", "label_of", "most_probable", "predict"]
+__all__ = ["Prediction", "best_of", "label_of", "most_probable", "predictions"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Prediction:
     probability: float
 
 
-def predict(
+def predictions(
     ranking: Tensor,
     probabilities: Tensor,
     names: Sequence[str] | None,
@@ -52,7 +52,7 @@ def predict(
 def most_probable(
     ranking: Tensor, probabilities: Tensor, said: Tensor | None, count: int | None
 ) -> dict[int, float]:
-    """Class indices, the best first, with their probabilities; arguments as for ``predict``."""
+    """Class indices, the best first, with their probabilities; arguments as for ``predictions``."""
     best = best_of(ranking, said, count)
     found = probabilities.detach().cpu().double().numpy()[best]
     return dict(zip(best, found.tolist(), strict=True))

@@ -168,25 +168,25 @@ class Wiring:
         """What is taken for another question ends the answer to the last one."""
         page, controls = self._page, self._controls
         anew: dict[str, Any] = {"cancels": [self.run], "preprocess": False, **_AT_ONCE}
+        another_photo = [controls.region, *self._cleared]
         controls.examples.select(
             page.choose_example,
             None,
-            [controls.photo, controls.photo_url, controls.region, *self._cleared],
+            [controls.photo, controls.photo_url, *another_photo],
             **anew,
         )
-        changed = [controls.photo_url, controls.region, *self._cleared]
         gr.on(
             [controls.photo.input, controls.photo.clear],
             page.take_photo,
             controls.photo,
-            changed,
+            [controls.photo_url, *another_photo],
             **anew,
         )
         # Not while one types: a pasted address fires no event of its own before it is left.
         controls.photo_url.blur(
             page.take_address,
             [controls.photo_url, self.kept],
-            [controls.photo, controls.region, *self._cleared],
+            [controls.photo, *another_photo],
             preprocess=False,
             **_AT_ONCE,
         )

@@ -99,13 +99,10 @@ class Explainer:
                 "num_samples": request.num_samples,
                 "std": request.std,
                 "seed": request.seed,
+                "contrast": request.contrast or None,
+                "region": request.region,
+                "reference": reference,
             }
-            if request.contrast:
-                asked["contrast"] = request.contrast
-            if request.region is not None:
-                asked["region"] = request.region
-            if reference is not None:
-                asked["reference"] = reference
             if self._settings.lent_gpu:
                 result = lent_gpu.explain(model, photo, asked)
             else:

@@ -113,13 +113,12 @@ class Handlers:
             return {
                 self.controls.photo: str(example.served()),
                 self.controls.photo_url: "",
-                self.controls.region: "",
-                **self.clear(),
+                **self._forget_photo(),
             }
 
     def take_photo(self, photo: Any) -> Updates:
         """Another photo was put in, or taken away: an address means it no more."""
-        updates = {self.controls.region: "", **self.clear()}
+        updates = self._forget_photo()
         if photo is not None:
             updates[self.controls.photo_url] = ""
         return updates
@@ -129,7 +128,11 @@ class Handlers:
         text = address.strip() if isinstance(address, str) else ""
         if not text or (kept is not None and kept.request.photo.url == text):
             return {self.pending: gr.skip()}
-        return {self.controls.photo: None, self.controls.region: "", **self.clear()}
+        return {self.controls.photo: None, **self._forget_photo()}
+
+    def _forget_photo(self) -> Updates:
+        """Takes away what belongs to the photo before: a region was meant in its pixels."""
+        return {self.controls.region: "", **self.clear()}
 
     def clear(self) -> Updates:
         """Takes away what belongs to another photo or model; what was asked for stays."""

@@ -228,10 +228,14 @@ def read_box(argument: str, value: object, longest: int) -> Box | None:
     if not items or items == [None]:
         return None
     try:
-        left, top, right, bottom = (_edge(item) for item in items)
-    except (ValueError, OverflowError):
+        left, top, right, bottom = (
+            float(item) if isinstance(item, str) else _number(argument, item) for item in items
+        )
+    except ValueError:  # too few, too many, or no numbers
+        left = top = right = bottom = math.nan
+    if not all(map(math.isfinite, (left, top, right, bottom))):
         expected = "four numbers: left, top, right, bottom, in the photo's pixels"
-        raise InvalidArgument(argument, value, expected) from None
+        raise InvalidArgument(argument, value, expected)
     return left, top, right, bottom
 
 
@@ -266,15 +270,6 @@ def _whole(argument: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidArgument(argument, value, "a whole number")
     return value
-
-
-def _edge(item: object) -> float:
-    if isinstance(item, bool) or not isinstance(item, (str, int, float)):
-        raise ValueError(item)
-    found = float(item)
-    if not math.isfinite(found):
-        raise ValueError(item)
-    return found
 
 
 def _number(argument: str, value: object) -> float:

@@ -166,7 +166,7 @@ def plainly(
 
 def noisy_copies(noise: Noise, image: Tensor) -> list[Tensor]:
     """The copies of an image that a noise makes."""
-    return [image + drawn for drawn in noise.draws(image)]
+    return [image + drawn for drawn in noise.draws(image, torch.contiguous_format)]
 
 
 def apart(one: np.ndarray, other: np.ndarray) -> float:

@@ -16,6 +16,3 @@ def state_of(module: nn.Module) -> list[object]:
     for weight in module.parameters():
         state += [weight.requires_grad, weight.grad is None, weight._version]
     return state
-
-
-# Where the thing is in the photo, as (left, top, right, bottom) parts of its width and height.

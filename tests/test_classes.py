@@ -9,7 +9,7 @@ import torch
 
 from cam_hub.classes import choose_classes, top
 from cam_hub.errors import ClassNotFound, InvalidArgument
-from cam_hub.ranking import Prediction, label_of, predict
+from cam_hub.ranking import Prediction, label_of, predictions
 
 NAMES = ["tench, Tinca tinca", "crane", "lion, king of beasts", "crane", "7"]
 SCORES = torch.tensor([0.0, math.log(2), math.log(5), 0.0, math.log(1)])
@@ -21,20 +21,20 @@ def choose(choice):
 
 
 def test_probabilities_are_those_worked_out_by_hand():
-    found = predict(SCORES, SCORES.softmax(dim=0), NAMES)[:2]
+    found = predictions(SCORES, SCORES.softmax(dim=0), NAMES)[:2]
     assert [p.class_index for p in found] == [2, 1]
     assert [p.label for p in found] == ["lion, king of beasts", "crane"]
     assert [p.probability for p in found] == pytest.approx([0.5, 0.2])
 
 
 def test_equal_scores_come_in_order_of_their_index():
-    found = predict(SCORES, SCORES.softmax(dim=0), NAMES)
+    found = predictions(SCORES, SCORES.softmax(dim=0), NAMES)
     assert [p.class_index for p in found] == [2, 1, 0, 3, 4]
 
 
 def test_scores_tell_apart_what_rounds_to_the_same_probability():
     scores = torch.tensor([1000.0, 2000.0])
-    found = predict(scores, torch.tensor([1.0, 1.0]), None)
+    found = predictions(scores, torch.tensor([1.0, 1.0]), None)
     assert found == [Prediction(1, "class 1", 1.0), Prediction(0, "class 0", 1.0)]
 
 

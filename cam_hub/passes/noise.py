@@ -30,9 +30,7 @@ class Noise:
     std: float
     seed: int
 
-    def draws(
-        self, image: Tensor, memory_format: torch.memory_format = torch.contiguous_format
-    ) -> Iterator[Tensor]:
+    def draws(self, image: Tensor, memory_format: torch.memory_format) -> Iterator[Tensor]:
         """The noise of each copy of an image or clip ``(1, …)``, drawn on the CPU on every device.
 
         Args:
