@@ -17,6 +17,7 @@ from cam_hub.classes import ClassChoice
 from cam_hub.errors import CamHubError, InvalidArgument
 from cam_hub.introspection.selection import LayerChoice
 from cam_hub.methods import METHODS
+from cam_hub.options import OutputChoice
 from cam_hub.passes import Progress
 from cam_hub.readahead import picture_files, read_ahead
 from cam_hub.request import Request, check_count, model_of
@@ -67,6 +68,10 @@ def explain_many(
     target_layers: LayerChoice = None,
     classes: ClassChoice = None,
     contrast: int | str | None = None,
+    sign: str = "for",
+    target: str = "logit",
+    output: OutputChoice = None,
+    call: int | None = None,
     reference: object = None,
     num_samples: int = 4,
     std: float = 0.3,
@@ -97,6 +102,10 @@ def explain_many(
             is blank, picture by picture.
         classes: As for ``explain``; None stands for each picture's own predicted class.
         contrast: As for ``explain``; the error of a picture whose predicted class it is.
+        sign: As for ``explain``.
+        target: As for ``explain``.
+        output: As for ``explain``.
+        call: As for ``explain``.
         reference: As for ``explain``, for all pictures.
         num_samples: As for ``explain``.
         std: As for ``explain``.
@@ -125,6 +134,10 @@ def explain_many(
         target_layers=_held(target_layers),
         classes=_held(classes),
         contrast=contrast,
+        sign=sign,
+        target=target,
+        output=output,
+        call=call,
         reference=reference,
         num_samples=num_samples,
         std=std,
@@ -133,7 +146,7 @@ def explain_many(
         autocast=autocast,
         reuse=False,
     )
-    chosen = METHODS[method]
+    chosen = METHODS[method].signed(request.sign)
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
     check_count("threads", threads)
     model = model_of(model_or_id)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cam_hub.errors import CamHubError, InvalidArgument
+from cam_hub.options import OPTIONS, read_options
 
 if TYPE_CHECKING:
     from cam_hub.introspection.layers import LayerInfo
@@ -63,7 +64,6 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--method", default="smoothgradcampp", help="(%(default)s)")
     explain.add_argument("--layer", action="append", help="target layer; may be repeated")
     explain.add_argument("--class", action="append", dest="classes", help="index, label or top(3)")
-    explain.add_argument("--contrast", metavar="CLASS", help="class to hold them against")
     explain.add_argument(
         "--region", type=_box, metavar="L,T,R,B", help="box in the photo's pixels to ask about"
     )
@@ -86,6 +86,14 @@ def _parser() -> argparse.ArgumentParser:
             "--model", metavar="ID", help="or a folder: ./PATH (default: the embedded model)"
         )
     for command in (explain, compare):
+        command.add_argument("--contrast", metavar="CLASS", help="class to hold them against")
+        for option in OPTIONS.values():
+            choices = f" ({', '.join(option.choices)})" if option.choices else ""
+            command.add_argument(
+                f"--{option.name}",
+                metavar=option.kind.upper(),
+                help=f"{option.help}{choices}; {option.default or 'the main one'} by default",
+            )
         command.add_argument("--samples", type=int, default=4, help="noisy copies (%(default)s)")
         command.add_argument("--std", type=float, default=0.3, help="their noise (%(default)s)")
         command.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
@@ -234,6 +242,8 @@ def _compare(options: argparse.Namespace) -> int:
         methods=options.methods,
         target_layers=layers[0] if layers and len(layers) == 1 else layers,
         classes=classes[0] if classes and len(classes) == 1 else classes,
+        contrast=options.contrast,
+        options=read_options(vars(options)),
         num_samples=options.samples,
         std=options.std,
         seed=options.seed,
@@ -271,6 +281,7 @@ def _choices(options: argparse.Namespace) -> dict[str, Any]:
         "target_layers": layers[0] if layers and len(layers) == 1 else layers,
         "classes": classes[0] if classes and len(classes) == 1 else classes,
         "contrast": options.contrast,
+        **read_options(vars(options)),
         "reference": options.reference,
         "num_samples": options.samples,
         "std": options.std,

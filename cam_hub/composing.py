@@ -33,7 +33,7 @@ def compose(
     """
     names = passed.labels or model.class_names
     cams = {
-        (index, name): passed.maps[method.name, index, name]
+        (index, name): passed.maps[method.key, index, name]
         for index in passed.settled.classes
         for name in job.layers
     }
@@ -62,6 +62,7 @@ def compose(
         ],
         contrast=None if against is None else (against, label_of(against, names)),
         target=passed.target,
+        options=job.options,
         predictions=shown,
         grids={key: cam.shape for key, cam in cams.items()},
         precision=str(job.image.dtype).removeprefix("torch."),

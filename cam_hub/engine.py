@@ -12,6 +12,7 @@ from cam_hub.explaining import explain_prepared
 from cam_hub.introspection.selection import LayerChoice, resolve_layers
 from cam_hub.jobs import precise_enough
 from cam_hub.methods import METHODS
+from cam_hub.options import OutputChoice
 from cam_hub.passes import Progress, forward_activations
 from cam_hub.preparation import prepare
 from cam_hub.request import Request, model_of
@@ -30,6 +31,10 @@ def explain(
     target_layers: LayerChoice = None,
     classes: ClassChoice = None,
     contrast: int | str | None = None,
+    sign: str = "for",
+    target: str = "logit",
+    output: OutputChoice = None,
+    call: int | None = None,
     region: RegionChoice = None,
     reference: object = None,
     num_samples: int = 4,
@@ -60,6 +65,16 @@ def explain(
         contrast: A class index or label that the explained classes are held against: a map then
             shows what speaks for them rather than for it (the score of each less that of this
             one). None for the classes' own scores.
+        sign: ``"for"`` shows what speaks for the classes, ``"against"`` what speaks against them
+            (the method's map of the negated score), ``"both"`` the first less the second: a signed
+            map, drawn in two hues.
+        target: ``"logit"`` explains the score before softmax or sigmoid, ``"probability"`` the
+            probability, which also falls as other classes gain.
+        output: Of a network that returns several tensors (a dictionary, tuple or dataclass): the
+            key or the index of the one that is explained, several of these for a nested one, or a
+            function of everything that the network returns; None for the main one.
+        call: Of a layer that runs several times in one pass: which of its calls, from 0; None for
+            the last.
         region: Of a segmentation or detection model: the part of the photo that is asked about,
             a box ``(left, top, right, bottom)`` in its pixels or a boolean mask ``(H, W)``; None
             for all of it.
@@ -99,6 +114,10 @@ def explain(
         target_layers=target_layers,
         classes=classes,
         contrast=contrast,
+        sign=sign,
+        target=target,
+        output=output,
+        call=call,
         region=region,
         reference=reference,
         num_samples=num_samples,
@@ -109,7 +128,7 @@ def explain(
         reuse=reuse,
         progress=progress,
     )
-    chosen = METHODS[method]
+    chosen = METHODS[method].signed(request.sign)
     model = model_of(model_or_id)
     return explain_prepared(model, prepare(model, image), [chosen], request)[chosen.name]
 
@@ -122,6 +141,10 @@ def explain_methods(
     target_layers: LayerChoice = None,
     classes: ClassChoice = None,
     contrast: int | str | None = None,
+    sign: str = "for",
+    target: str = "logit",
+    output: OutputChoice = None,
+    call: int | None = None,
     region: RegionChoice = None,
     reference: object = None,
     num_samples: int = 4,
@@ -141,6 +164,10 @@ def explain_methods(
         target_layers: The layers.
         classes: The classes.
         contrast: The class that they are held against.
+        sign: Evidence for them, against them, or both.
+        target: Their logit, or their probability.
+        output: The output of the network.
+        call: The call of the layer.
         region: A part of the photo.
         reference: A picture to compare with.
         num_samples: Noisy copies, for the methods that need some.
@@ -162,6 +189,10 @@ def explain_methods(
         target_layers=target_layers,
         classes=classes,
         contrast=contrast,
+        sign=sign,
+        target=target,
+        output=output,
+        call=call,
         region=region,
         reference=reference,
         num_samples=num_samples,
@@ -173,7 +204,8 @@ def explain_methods(
         progress=progress,
     )
     named = [methods] if isinstance(methods, str) else list(methods)
-    chosen = list({found.name: found for found in (METHODS[name] for name in named)}.values())
+    found = (METHODS[name].signed(request.sign) for name in named)
+    chosen = list({method.name: method for method in found}.values())
     if not chosen:
         raise InvalidArgument("methods", methods, "at least one method")
     model = model_of(model_or_id)

@@ -103,7 +103,7 @@ def _last_that_speaks(
     except NoMap:
         return None
     index = passed.settled.classes[0]
-    speaking = [name for name in job.layers if passed.maps[method.name, index, name].any()]
+    speaking = [name for name in job.layers if passed.maps[method.key, index, name].any()]
     if not speaking:
         return None
     last = speaking[-1]

@@ -64,6 +64,7 @@ def make_job(
         batch_size=request.batch_size,
         setting=_setting(working, tensor, request.autocast),
         progress=request.progress,
+        options=request.recorded,
     )
 
 

@@ -26,6 +26,7 @@ def make_manifest(
     classes: Sequence[Mapping[str, Any]],
     contrast: tuple[int, str] | None,
     target: Mapping[str, Any],
+    options: Mapping[str, Any],
     predictions: Sequence[Prediction],
     grids: Mapping[tuple[int, str], tuple[int, ...]],
     precision: str,
@@ -44,6 +45,7 @@ def make_manifest(
             ``probability``.
         contrast: Index and label of the class whose score was taken off theirs, if there was one.
         target: What was differentiated, as ``Target.describe`` tells it.
+        options: Of the request, as ``options.recorded`` gives them.
         predictions: The most probable classes.
         grids: Rows and columns of the maps, by class index and layer; of a clip steps, rows and
             columns.
@@ -70,6 +72,7 @@ def make_manifest(
         if contrast is None
         else {"class_index": contrast[0], "label": contrast[1]},
         "target": dict(target),
+        "options": dict(options),
         "predictions": [vars(found) for found in predictions],
         "preprocessing": model.preprocessing.as_dict(),
         "placement": dict(placement),

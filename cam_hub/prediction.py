@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cam_hub.errors import ModelRefused
 from cam_hub.guard import quiet
+from cam_hub.options import OutputChoice, check_options
 from cam_hub.preparation import prepare
 from cam_hub.ranking import Prediction, predictions
 from cam_hub.request import check_count, model_of
@@ -37,13 +38,16 @@ class Predicted:
     seen: tuple[float, float, float, float]
 
 
-def predict(model_or_id: LoadedModel | str, image: object, *, top: int = 5) -> Predicted:
+def predict(
+    model_or_id: LoadedModel | str, image: object, *, top: int = 5, output: OutputChoice = None
+) -> Predicted:
     """Tells the most probable classes of a picture.
 
     Args:
         model_or_id: As for ``explain``.
         image: As for ``explain``.
         top: How many classes, at most.
+        output: As for ``explain``.
 
     Returns:
         The same predictions as ``explain`` gives with the picture, but for rounding (about 1e-6,
@@ -57,6 +61,7 @@ def predict(model_or_id: LoadedModel | str, image: object, *, top: int = 5) -> P
         NoMap: If a detector finds nothing in the picture.
     """
     check_count("top", top)
+    check_options({"output": output})
     model = model_of(model_or_id)
     prepared = prepare(model, image)
     task = model.task

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cam_hub import store
 from cam_hub.engine import explain
 from cam_hub.errors import ImageRefused, InvalidArgument
+from cam_hub.options import unrecorded
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
 
@@ -20,6 +21,7 @@ def reproduce(
     *,
     model: LoadedModel | None = None,
     reference: object = None,
+    output: Callable[[Any], Any] | None = None,
 ) -> Explanation:
     """Makes an explanation again from its manifest.
 
@@ -38,11 +40,12 @@ def reproduce(
         model: The model, if it was a wrapped module or had random weights; otherwise it is
             loaded by its ID, in the revision that the manifest names.
         reference: The same reference picture, if there was one.
+        output: The same function, if ``output`` was a function.
 
     Raises:
         ImageRefused: If one of them is not the same picture.
-        InvalidArgument: If the manifest's model cannot be had by its ID, or a reference is missing
-            or too much.
+        InvalidArgument: If the manifest's model cannot be had by its ID, or a reference or a
+            function is missing or too much.
     """
     target = manifest["target"]
     if (target.get("reference") is None) != (reference is None):
@@ -66,6 +69,7 @@ def reproduce(
         reference=reference,
         autocast=manifest.get("autocast"),
         batch_size=manifest.get("batch_size", 8),
+        **unrecorded(manifest.get("options", {}), {"output": output}),
         **parameters,
     )
     if again.manifest["image"] != dict(manifest["image"]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from cam_hub import store
 from cam_hub.classes import ClassChoice
 from cam_hub.errors import InvalidArgument
 from cam_hub.introspection.selection import LayerChoice
+from cam_hub.methods import Sign
+from cam_hub.options import OPTIONS, OutputChoice, check_options, recorded
 from cam_hub.passes import Noise, Progress
 from cam_hub.precision import autocast_type
 from cam_hub.sources.base import LoadedModel
@@ -37,6 +40,10 @@ class Request:
         autocast: The type that autocast computes in, or None.
         reuse: Whether recent passes are used, and this one kept.
         progress: Told how far it is.
+        sign: Evidence for the classes, against them, or both.
+        target: Which score of a class is explained: ``"logit"`` or ``"probability"``.
+        output: Which output of the network is explained; None for the main one.
+        call: Which call of a layer that runs several times; None for its last.
     """
 
     target_layers: LayerChoice
@@ -49,6 +56,15 @@ class Request:
     autocast: torch.dtype | None
     reuse: bool
     progress: Progress | None
+    sign: Sign = "for"
+    target: str = "logit"
+    output: OutputChoice = None
+    call: int | None = None
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The options of ``cam_hub.options``, as the manifest records them."""
+        return recorded(vars(self))
 
     @classmethod
     def checked(
@@ -66,6 +82,10 @@ class Request:
         autocast: str | None = None,
         reuse: bool = True,
         progress: Progress | None = None,
+        sign: str = "for",
+        target: str = "logit",
+        output: OutputChoice = None,
+        call: int | None = None,
     ) -> Request:
         """Checks the numbers whatever the method, so that a wrong one never passes unseen.
 
@@ -73,6 +93,9 @@ class Request:
             InvalidArgument: If one of them can never work.
         """
         _check_samples(num_samples, std, seed)
+        for name, value in (("target", target), ("output", output), ("call", call)):
+            if value != OPTIONS[name].default:
+                raise InvalidArgument(name, value, f"{OPTIONS[name].default!r} for now")
         check_count("batch_size", batch_size)
         return cls(
             target_layers=target_layers,
@@ -85,6 +108,7 @@ class Request:
             autocast=autocast_type(autocast),
             reuse=reuse,
             progress=progress,
+            **check_options({"sign": sign, "target": target, "output": output, "call": call}),
         )
 
 

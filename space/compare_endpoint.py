@@ -9,6 +9,7 @@ from gradio.events import api
 
 from cam_hub.comparison.files import CellFacts
 from cam_hub.comparison.scales import SCALES
+from cam_hub.options import OPTIONS
 from space.compare_files import write_compare_files
 from space.compare_request import read_compare_request
 from space.endpoint import document, file_of
@@ -40,6 +41,8 @@ _INPUTS = {
     "scale": "; ".join(f"{name}: {words}" for name, words in SCALES.items()),
     "alpha": "opacity of the heatmap over the photo, from 0 to 1",
     "colormap": "name of a colour map of matplotlib's",
+    "contrast": "one class that the others are held against; empty: none",
+    **{name: option.help for name, option in OPTIONS.items() if option.compares},
 }
 
 _OUTPUTS = {
@@ -68,6 +71,11 @@ def make_compare(
         scale: str = "shares",
         alpha: float = 0.5,
         colormap: str = "jet",
+        contrast: str = "",
+        sign: str = "for",
+        target: str = "logit",
+        output: str = "",
+        call: str = "",
         visitor: gr.OAuthToken | None = None,
     ) -> Answer:
         """Puts maps of one photo beside each other: models by methods, layers or classes.
@@ -88,6 +96,14 @@ def make_compare(
             scale: What the colours of the maps have in common: shares, values or own.
             alpha: Opacity of the heatmap, from 0 to 1.
             colormap: Name of a colour map of matplotlib's.
+            contrast: One class that the others are held against; empty for none.
+            sign: for: what speaks for the classes; against: what speaks against them; both: the
+                first less the second, in two hues.
+            target: What is explained: logit, or probability.
+            output: Of a network with several outputs: the key or index of the explained one;
+                empty for the main one.
+            call: Of a layer that runs several times: which of its calls, from 0; empty for the
+                last.
             visitor: Access token, for private and gated models; Gradio hands it over.
 
         Returns:
@@ -106,6 +122,8 @@ def make_compare(
                 scale=scale,
                 alpha=alpha,
                 colormap=colormap,
+                contrast=contrast,
+                options={"sign": sign, "target": target, "output": output, "call": call},
                 limits=settings.limits,
             )
             tell = teller(gr.Progress())

@@ -31,7 +31,7 @@ def connect_compare(
         explainer: Has the models.
         workspace: Has the folders of answers.
         settings: Of the app.
-        controls: The form, whose photo, method, classes and noise are taken.
+        controls: The form, whose photo, method, classes, options and noise are taken.
         panel: The tab.
         address: The form's field for a photo's URL, if it has one.
     """
@@ -67,6 +67,7 @@ def connect_compare(
             controls.num_samples,
             controls.std,
             controls.seed,
+            *controls.options.values(),
         ],
         [kept, panel.grid, panel.files],
         preprocess=False,

@@ -64,6 +64,10 @@ class CompareHandlers:
         num_samples: Any,
         std: Any,
         seed: Any,
+        sign: Any,
+        target: Any,
+        output: Any,
+        call: Any,
         visitor: gr.OAuthToken | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio wants it)
     ) -> Updates:
@@ -83,6 +87,7 @@ class CompareHandlers:
                 scale=scale,
                 alpha=alpha,
                 colormap=colormap,
+                options={"sign": sign, "target": target, "output": output, "call": call},
                 limits=self.settings.limits,
             )
             tell = teller(progress)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from cam_hub.classes import ClassChoice
 from cam_hub.comparison.columns import read_columns
 from cam_hub.comparison.scales import Scale, check_scale
 from cam_hub.errors import InvalidArgument, ModelNotFound, TooMuch
 from cam_hub.introspection.layers import SUGGESTIONS
+from cam_hub.options import read_options
 from cam_hub.sources.embedded import DEFAULT_MODEL
 from space.photos import Photo
 from space.request import read_model_id, read_request, read_texts
@@ -33,6 +36,8 @@ class CompareRequest:
         scale: What the colours of the maps have in common.
         alpha: Opacity of the overlays, in [0, 1].
         colormap: Their colour map.
+        contrast: The class that the others are held against; empty for none.
+        options: All options of ``cam_hub.options``.
     """
 
     photo: Photo
@@ -46,6 +51,8 @@ class CompareRequest:
     scale: Scale
     alpha: float
     colormap: str
+    contrast: str = ""
+    options: Mapping[str, Any] = field(default_factory=lambda: read_options({}))
 
     @property
     def layer_choice(self) -> str | tuple[str, ...] | None:
@@ -71,6 +78,8 @@ def read_compare_request(
     scale: object,
     alpha: object,
     colormap: object,
+    contrast: object = "",
+    options: Mapping[str, object] | None = None,
     limits: Limits,
 ) -> CompareRequest:
     """Checks everything that can be judged without a model.
@@ -89,6 +98,8 @@ def read_compare_request(
         scale: Name of a scale.
         alpha: A number in [0, 1].
         colormap: Name of a colour map.
+        contrast: A text, or None: one class, or none.
+        options: Texts by the names of ``cam_hub.options``.
         limits: How much may be asked for.
 
     Raises:
@@ -113,6 +124,8 @@ def read_compare_request(
         seed=seed,
         alpha=alpha,
         colormap=colormap,
+        contrast=contrast,
+        options=options or {},
         limits=limits,
     )
     words = [name for name in common.target_layers if name in SUGGESTIONS]
@@ -142,6 +155,8 @@ def read_compare_request(
         scale=check_scale(scale),
         alpha=common.alpha,
         colormap=common.colormap,
+        contrast=common.contrast,
+        options=common.options,
     )
 
 

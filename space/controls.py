@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import gradio as gr
 
 from cam_hub.methods import METHODS
+from cam_hub.options import OPTIONS
 from space.class_field import build_class_field
 from space.examples import Example
 from space.facts_view import FACTS_CSS, NO_FACTS
@@ -47,6 +48,7 @@ class Controls:
     num_samples: gr.Slider
     std: gr.Number
     seed: gr.Number
+    options: Mapping[str, gr.Radio | gr.Textbox]
     run: gr.Button
     stop: gr.Button
 
@@ -82,6 +84,8 @@ def build_controls(settings: Settings, examples: Sequence[Example]) -> Controls:
     layer_choice, target_layers = _build_layers()
     with gr.Accordion("Region and reference", open=False, elem_id="special"):
         region, reference = _build_special(settings)
+    with gr.Accordion("Evidence and output", open=False, elem_id="options"):
+        options = _build_options(settings)
     with gr.Accordion("Noise", open=False, elem_id="advanced"):
         num_samples, std, seed = _build_noise(settings)
     return Controls(
@@ -101,6 +105,7 @@ def build_controls(settings: Settings, examples: Sequence[Example]) -> Controls:
         num_samples=num_samples,
         std=std,
         seed=seed,
+        options=options,
         run=run,
         stop=stop,
     )
@@ -151,6 +156,30 @@ def _build_special(settings: Settings) -> tuple[gr.Textbox, gr.Image]:
         elem_id="reference",
     )
     return region, reference
+
+
+def _build_options(settings: Settings) -> dict[str, gr.Radio | gr.Textbox]:
+    """One component per entry of ``cam_hub.options``, in its order."""
+    found: dict[str, gr.Radio | gr.Textbox] = {}
+    for name, option in OPTIONS.items():
+        info = option.help[:1].upper() + option.help[1:] + "."
+        if option.choices:
+            found[name] = gr.Radio(
+                [(words, value) for value, words in option.choices.items()],
+                value=option.default,
+                label=option.title,
+                info=info,
+                elem_id=f"option_{name}",
+            )
+        else:
+            found[name] = gr.Textbox(
+                label=option.title,
+                info=info,
+                max_lines=1,
+                max_length=settings.limits.max_text,
+                elem_id=f"option_{name}",
+            )
+    return found
 
 
 def _build_noise(settings: Settings) -> tuple[gr.Slider, gr.Number, gr.Number]:

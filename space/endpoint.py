@@ -11,6 +11,7 @@ from gradio.components.api_component import Api
 from gradio.context import Context
 from gradio.events import api
 
+from cam_hub.options import OPTIONS
 from cam_hub.ranking import Prediction
 from space.artifacts import Artifacts
 from space.explainer import Explainer
@@ -59,6 +60,7 @@ _INPUTS = {
     "region": "for segmentation and detection: left, top, right, bottom in the photo's pixels; "
     "empty: all of it",
     "reference": "for models without classes: a photo to compare with; none: the photo itself",
+    **{name: option.help for name, option in OPTIONS.items()},
 }
 
 _OUTPUTS = {
@@ -89,6 +91,10 @@ def make_explain(
         contrast: str = "",
         region: list[float] = _ANYWHERE,
         reference: gr.FileData | None = None,
+        sign: str = "for",
+        target: str = "logit",
+        output: str = "",
+        call: str = "",
         visitor: gr.OAuthToken | None = None,
     ) -> Answer:
         """Shows which pixels of a photo spoke for which class of an image model.
@@ -110,6 +116,13 @@ def make_explain(
                 left, top, right, bottom in its pixels; empty for all of it.
             reference: A photo that the features of a model without classes are compared with;
                 none for the photo itself.
+            sign: for: what speaks for the classes; against: what speaks against them; both: the
+                first less the second, in two hues.
+            target: What is explained: logit, or probability.
+            output: Of a network with several outputs: the key or index of the explained one;
+                empty for the main one.
+            call: Of a layer that runs several times: which of its calls, from 0; empty for the
+                last.
             visitor: Access token, for private and gated models; Gradio hands it over.
 
         Returns:
@@ -130,6 +143,7 @@ def make_explain(
                 contrast=contrast,
                 region=region,
                 reference=reference,
+                options={"sign": sign, "target": target, "output": output, "call": call},
                 limits=settings.limits,
             )
             # Gradio finds out by itself which request this is the progress of.

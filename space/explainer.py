@@ -17,6 +17,7 @@ from cam_hub.comparison.grid import ask, make_grid
 from cam_hub.comparison.result import Comparison
 from cam_hub.errors import TooMuch
 from cam_hub.introspection.layers import SUGGESTIONS, suggest_layers
+from cam_hub.options import OutputChoice
 from cam_hub.prediction import Predicted
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
@@ -102,6 +103,7 @@ class Explainer:
                 "contrast": request.contrast or None,
                 "region": request.region,
                 "reference": reference,
+                **request.options,
             }
             if self._settings.lent_gpu:
                 result = lent_gpu.explain(model, photo, asked)
@@ -133,6 +135,8 @@ class Explainer:
             num_samples=request.num_samples,
             std=request.std,
             seed=request.seed,
+            contrast=request.contrast or None,
+            options=request.options,
             most=self._settings.limits.max_cells // len(request.models),
         )
         grid = make_grid(
@@ -146,7 +150,13 @@ class Explainer:
         return grid
 
     def predict(
-        self, photo: Photo, model_id: str, top: int, progress: Progress, visitor: str | None = None
+        self,
+        photo: Photo,
+        model_id: str,
+        top: int,
+        progress: Progress,
+        visitor: str | None = None,
+        output: OutputChoice = None,
     ) -> Predicted:
         """What a model sees in a photo; arguments as for ``explain``.
 
@@ -157,7 +167,7 @@ class Explainer:
         progress(0.05, f"Loading {model_id}")
         with self._model(model_id, progress, visitor) as model:
             progress(0.5, "Predicting")
-            return cam_hub.predict(model, picture, top=top)
+            return cam_hub.predict(model, picture, top=top, output=output)
 
     def open(self, photo: Photo, progress: Progress) -> Image.Image:
         """Opens a photo, which is fetched first if it lies at a URL.

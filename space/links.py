@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlencode
 
 from cam_hub.errors import InvalidArgument
+from cam_hub.options import OPTIONS
 from space.look import Look, read_look
 
 __all__ = ["View", "is_link", "query_of", "read_query"]
@@ -30,6 +32,7 @@ class View:
         photo: Name of an example, or the address of a photo; empty for an upload, which cannot be
             in a link.
         look: How the result is looked at. Its class is an index.
+        options: Those of ``cam_hub.options`` that do not have their default.
     """
 
     model_id: str
@@ -43,6 +46,7 @@ class View:
     seed: int = 0
     photo: str = ""
     look: Look = field(default_factory=Look)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 _TEXTS = {
@@ -87,6 +91,9 @@ def query_of(view: View) -> str:
     for key, (name, _) in _NUMBERS.items():
         if getattr(view, name) != getattr(plain, name):
             pairs.append((key, getattr(view, name)))
+    for key, option in OPTIONS.items():
+        if text := option.text(view.options.get(key, option.default)):
+            pairs.append((key, text))
     for key, (name, _) in _LOOKS.items():
         if (value := getattr(view.look, name)) != getattr(plain.look, name):
             pairs.append((key, f"{value:g}" if isinstance(value, float) else value))
@@ -106,12 +113,13 @@ def read_query(pairs: Sequence[tuple[str, str]], default_model: str) -> View:
     lists: dict[str, list[str]] = {}
     single: dict[str, object] = {"model_id": default_model}
     look: dict[str, object] = {}
+    options: dict[str, Any] = {}
     seen = set()
     for key, text in pairs:
         if key in _LISTS:
             lists.setdefault(_LISTS[key], []).append(text)
             continue
-        if key in seen and key in {*_TEXTS, *_NUMBERS, *_LOOKS}:
+        if key in seen and key in {*_TEXTS, *_NUMBERS, *_LOOKS, *OPTIONS}:
             raise InvalidArgument(key, text, "one value in a link, and there are two")
         seen.add(key)
         if key in _TEXTS:
@@ -119,11 +127,13 @@ def read_query(pairs: Sequence[tuple[str, str]], default_model: str) -> View:
         elif key in _NUMBERS:
             name, kind = _NUMBERS[key]
             single[name] = _typed(key, text, kind)
+        elif key in OPTIONS:
+            options[key] = OPTIONS[key].read(text)
         elif key in _LOOKS:
             name, kind = _LOOKS[key]
             look[name] = _typed(key, text, kind)
     many = {name: tuple(dict.fromkeys(texts)) for name, texts in lists.items()}
-    return View(**{**single, **many, "look": _look(look)})  # type: ignore[arg-type]
+    return View(**{**single, **many, "look": _look(look), "options": options})  # type: ignore[arg-type]
 
 
 def _look(values: dict[str, object]) -> Look:

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from cam_hub.methods import METHODS
+from cam_hub.options import OPTIONS
 from space import views
 from space.controls import ANY_LAYERS, LAYER_WORDS, Controls
 from space.examples import example_named
@@ -92,6 +93,12 @@ class Opening:
             **{
                 field: gr.update(value=value, interactive=method.needs_noise)
                 for field, value in noise.items()
+            },
+            **{
+                controls.options[name]: option.text(view.options[name])
+                if name in view.options
+                else option.default or ""
+                for name, option in OPTIONS.items()
             },
             panel.view: view.look.view,
             panel.alpha: view.look.alpha,

@@ -8,12 +8,13 @@ from typing import TypedDict
 import gradio as gr
 from gradio.events import api
 
+from cam_hub.options import OPTIONS
 from cam_hub.prediction import Predicted
 from space.endpoint import PredictionRow, document, prediction_rows
 from space.explainer import Explainer
 from space.photos import read_photo
 from space.problems import readable
-from space.request import read_model_id, read_whole
+from space.request import read_limited_options, read_model_id, read_whole
 from space.settings import Settings
 from space.visitor import teller, token_of
 
@@ -34,6 +35,7 @@ _INPUTS = {
     "image": "the photo, as handle_file(path or URL): JPEG, PNG, WebP, GIF (its first frame) …",
     "model_id": "'owner/name[@revision]' on the Hub, 'torchvision/name[@weights]' or a timm name",
     "top": "how many classes at most, at least 1",
+    **{name: option.help for name, option in OPTIONS.items() if option.predicts},
 }
 
 _OUTPUTS = {
@@ -51,6 +53,7 @@ def make_predict(explainer: Explainer, settings: Settings) -> Callable[..., Answ
         image: gr.FileData,
         model_id: str = settings.default_model,
         top: int = 5,
+        output: str = "",
         visitor: gr.OAuthToken | None = None,
     ) -> Answer:
         """Tells what an image model sees in a photo: its most probable classes.
@@ -59,6 +62,8 @@ def make_predict(explainer: Explainer, settings: Settings) -> Callable[..., Answ
             image: The photo.
             model_id: A timm or torchvision model.
             top: How many classes at most.
+            output: Of a network with several outputs: the key or index of the one that is read;
+                empty for the main one.
             visitor: Access token, for private and gated models; Gradio hands it over.
 
         Returns:
@@ -72,6 +77,7 @@ def make_predict(explainer: Explainer, settings: Settings) -> Callable[..., Answ
                 read_whole("top", top, limits.max_top),
                 teller(gr.Progress()),
                 token_of(visitor),
+                read_limited_options({"output": output}, limits.max_text)["output"],
             )
             return prediction_rows(found.predictions), _seen(found)
 

@@ -143,6 +143,7 @@ class Presenter:
             std=request.std,
             seed=request.seed,
             photo=kept.photo,
+            options=request.options,
             look=replace(
                 look,
                 class_index=None if index == Look().at(result)[0] else index,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 from cam_hub.classes import ClassChoice, parse_top
 from cam_hub.colormaps import colormap_table
 from cam_hub.errors import InvalidArgument, ModelRefused, TooMuch
 from cam_hub.methods import METHODS
 from cam_hub.model_id import parse_model_id
+from cam_hub.options import OPTIONS, read_options
 from space.photos import Photo, read_photo
 from space.settings import Limits
 
@@ -18,6 +22,7 @@ __all__ = [
     "Request",
     "box_text",
     "read_box",
+    "read_limited_options",
     "read_model_id",
     "read_request",
     "read_texts",
@@ -26,6 +31,8 @@ __all__ = [
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in the photo's pixels."""
+
+_NONE: Mapping[str, object] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Request:
         region: The part of the photo that is asked about; None for all of it.
         reference: What the features of a model without classes are compared with; None for the
             photo itself.
+        options: All options of ``cam_hub.options``, as ``cam_hub.explain`` takes them.
     """
 
     photo: Photo
@@ -63,6 +71,7 @@ class Request:
     contrast: str = ""
     region: Box | None = None
     reference: Photo | None = None
+    options: Mapping[str, Any] = field(default_factory=lambda: read_options({}))
 
     @property
     def class_choice(self) -> ClassChoice:
@@ -87,6 +96,7 @@ def read_request(
     contrast: object = "",
     region: object = None,
     reference: object = None,
+    options: Mapping[str, object] = _NONE,
     limits: Limits,
 ) -> Request:
     """Checks everything that can be judged without a model.
@@ -105,6 +115,7 @@ def read_request(
         contrast: A text, a number, or None: one class, or none.
         region: As for ``read_box``.
         reference: As for ``read_photo``; None or nothing for none.
+        options: Texts by the names of ``cam_hub.options``; empty or missing for the default.
         limits: How much may be asked for.
 
     Returns:
@@ -148,7 +159,25 @@ def read_request(
         contrast=contrasts[0] if contrasts else "",
         region=read_box("region", region, limits.max_text),
         reference=read_photo(reference, limits.photo_rules) if reference else None,
+        options=read_limited_options(options, limits.max_text),
     )
+
+
+def read_limited_options(texts: Mapping[str, object], longest: int) -> dict[str, Any]:
+    """Checks the options of ``cam_hub.options``.
+
+    Args:
+        texts: By name; empty or missing for the default.
+        longest: How many characters each may have.
+
+    Raises:
+        InvalidArgument: If one can mean nothing.
+        TooMuch: If one is longer.
+    """
+    for name in OPTIONS:
+        if len(str(texts.get(name) or "")) > longest:
+            raise TooMuch(name, str(texts[name])[:longest], f"at most {longest} characters")
+    return read_options(texts)
 
 
 def read_model_id(model_id: object, limits: Limits) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cam_hub.options import OPTIONS
 from space.photos import Photo
 from space.request import Request
 
@@ -47,6 +48,7 @@ def python_code(
             "num_samples": request.num_samples,
             "std": request.std,
             "seed": request.seed,
+            **_changed(request.options),
         },
     )
     return (
@@ -84,6 +86,7 @@ def client_code(request: Request, address: str) -> str:
             "seed": request.seed,
             "alpha": request.alpha,
             "colormap": request.colormap,
+            **{name: str(value) for name, value in _changed(request.options).items()},
             "api_name": "/explain",
         },
     )
@@ -107,6 +110,11 @@ def _opened(photo: Photo) -> str:
 def _sent(photo: Photo) -> str:
     """A photo as ``gradio_client`` takes it."""
     return _Code(f"handle_file({(photo.url or photo.name)!r})")
+
+
+def _changed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that do not have their default."""
+    return {name: value for name, value in options.items() if value != OPTIONS[name].default}
 
 
 def _one_or_all(items: tuple[str, ...]) -> str | list[str] | None:

@@ -182,6 +182,10 @@ def test_the_endpoint_documents_names_types_defaults_and_meanings(client: Client
         "contrast": "str",
         "region": "list[float]",
         "reference": "None | filepath",
+        "sign": "str",
+        "target": "str",
+        "output": "str",
+        "call": "str",
     }
     without = [name for name, p in parameters.items() if not p["parameter_has_default"]]
     assert without == ["image"]

@@ -63,6 +63,7 @@ def test_the_endpoint_documents_its_values(client: Client):
         "image": "filepath",
         "model_id": "str",
         "top": "int",
+        "output": "str",
     }
     assert [value["label"] for value in endpoint["returns"]] == ["predictions", "facts"]
     everything = [*endpoint["parameters"], *endpoint["returns"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from cam_hub.comparison.rows import empty_cell, make_row
 from cam_hub.comparison.work import Question, Teller, foreseen
 from cam_hub.errors import CamHubError, InvalidArgument, NoMap
 from cam_hub.images import open_image
+from cam_hub.options import OutputChoice, check_options
 from cam_hub.passes import Progress
 from cam_hub.request import Request, model_of
 from cam_hub.sources.base import LoadedModel
@@ -37,6 +38,11 @@ def compare(
     methods: str | Iterable[str] = "smoothgradcampp",
     target_layers: str | Iterable[str] | None = None,
     classes: ClassChoice = None,
+    contrast: int | str | None = None,
+    sign: str = "for",
+    target: str = "logit",
+    output: OutputChoice = None,
+    call: int | None = None,
     region: RegionChoice = None,
     reference: object = None,
     num_samples: int = 4,
@@ -66,6 +72,11 @@ def compare(
             probable ones, or None for each model's own predicted class. A label is looked for in
             each model's label set, also by each of its comma-separated names; an index means what
             it means in each model.
+        contrast: As for ``explain``; the error of a model whose explained class it is.
+        sign: As for ``explain``.
+        target: As for ``explain``.
+        output: As for ``explain``.
+        call: As for ``explain``.
         region: As for ``explain``.
         reference: As for ``explain``.
         num_samples: As for ``explain``.
@@ -90,6 +101,8 @@ def compare(
         methods=methods,
         target_layers=target_layers,
         classes=classes,
+        contrast=contrast,
+        options={"sign": sign, "target": target, "output": output, "call": call},
         region=region,
         reference=reference,
         num_samples=num_samples,
@@ -109,6 +122,8 @@ def ask(
     num_samples: int,
     std: float,
     seed: int,
+    contrast: int | str | None = None,
+    options: Mapping[str, Any] | None = None,
     region: RegionChoice = None,
     reference: object = None,
     batch_size: int = 8,
@@ -124,6 +139,8 @@ def ask(
         num_samples: Noisy copies.
         std: Their noise.
         seed: Of the noise.
+        contrast: The class that is held against.
+        options: Those of ``cam_hub.options``; missing ones have their defaults.
         region: Part of the photo.
         reference: Picture to compare with.
         batch_size: Images at once.
@@ -134,7 +151,9 @@ def ask(
     """
     columns = read_columns(methods, target_layers, classes)
     Request.checked(num_samples=num_samples, std=std, seed=seed, batch_size=batch_size)
-    options = {
+    arguments = {
+        **check_options(options or {}),
+        "contrast": contrast,
         "region": region,
         "reference": reference,
         "num_samples": num_samples,
@@ -143,7 +162,7 @@ def ask(
         "batch_size": batch_size,
     }
     held, photo = _opened(image)
-    return Question(held, photo, columns, options, most)
+    return Question(held, photo, columns, arguments, most)
 
 
 def make_grid(

@@ -6,7 +6,7 @@ below.
 
 from cam_hub.methods.evidence import Evidence, Moments, MomentSum
 from cam_hub.methods.fusion import fuse
-from cam_hub.methods.registry import METHODS, Method
+from cam_hub.methods.registry import METHODS, Method, Sign
 from cam_hub.methods.scaling import check_map, normalise
 
 # isort: split
@@ -27,6 +27,7 @@ __all__ = [
     "Method",
     "MomentSum",
     "Moments",
+    "Sign",
     "check_map",
     "fuse",
     "gradcam",

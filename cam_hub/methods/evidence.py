@@ -33,6 +33,10 @@ class Moments:
                 expected = f"the shape of the first moment, {tuple(self.first.shape)}"
                 raise InvalidArgument(name, tuple(moment.shape), expected)
 
+    def negated(self) -> "Moments":
+        """The moments of the negated gradients: odd powers change their sign."""
+        return Moments(-self.first, self.second, -self.third)
+
     @classmethod
     def of(cls, gradients: Tensor) -> "Moments":
         """The moments of gradients that are all at hand.
@@ -122,3 +126,8 @@ class Evidence:
     activation: Tensor
     gradient: Tensor
     noisy: Moments | None = None
+
+    def negated(self) -> "Evidence":
+        """The evidence of the negated class score: the same activations, opposite gradients."""
+        noisy = None if self.noisy is None else self.noisy.negated()
+        return Evidence(self.activation, -self.gradient, noisy)

@@ -1,8 +1,8 @@
 """The methods by name. A method enters by a call of ``METHODS.register`` in its own module."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from torch import Tensor
 
@@ -10,7 +10,10 @@ from cam_hub.errors import InvalidArgument, MethodNotFound, nearest_names
 from cam_hub.methods.evidence import Evidence, Moments
 from cam_hub.methods.scaling import by_maximum
 
-__all__ = ["METHODS", "Method", "MethodRegistry", "canonical_name"]
+__all__ = ["METHODS", "Method", "MethodRegistry", "Sign", "canonical_name"]
+
+Sign = Literal["for", "against", "both"]
+"""Which evidence a map shows: for the class, against it, or one less the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Method:
         scale: From maps ``(B, *grid)`` of one layer to comparable ones in [0, 1], for the fusion
             of several layers. Zeros stay zeros.
         summary: What it does and what it is good for, in a sentence.
+        sign: Which evidence its maps show, see :meth:`signed`.
     """
 
     name: str
@@ -38,6 +42,38 @@ class Method:
     compute: Callable[[Evidence], Tensor]
     scale: Callable[[Tensor], Tensor] = by_maximum
     summary: str = ""
+    sign: Sign = "for"
+
+    @property
+    def key(self) -> str:
+        """What tells its maps from those of other methods and signs."""
+        return self.name if self.sign == "for" else f"{self.name} {self.sign}"
+
+    def signed(self, sign: Sign) -> "Method":
+        """The same method for evidence of another sign.
+
+        With ``M(A, g)`` the method's map of activations and gradients, ``"for"`` is ``M(A, g)``;
+        ``"against"`` is ``M(A, -g)``, the map of the negated score; ``"both"`` is the first less
+        the second. For methods that are linear in the gradient up to their last ReLU (Grad-CAM,
+        XGrad-CAM), ``"both"`` is therefore the map without that ReLU, and for LayerCAM on
+        activations of at least 0 it is ``Σ_k g A``.
+
+        Args:
+            sign: Which evidence.
+        """
+        if sign == self.sign:
+            return self
+        if self.sign != "for":
+            raise InvalidArgument("sign", sign, "the registered method, of sign 'for'")
+        positive = self.compute
+
+        def against(evidence: Evidence) -> Tensor:
+            return positive(evidence.negated())
+
+        def both(evidence: Evidence) -> Tensor:
+            return positive(evidence) - against(evidence)
+
+        return replace(self, sign=sign, compute=against if sign == "against" else both)
 
     def __call__(
         self, activation: Tensor, gradient: Tensor, noisy_gradients: Tensor | None = None

@@ -99,7 +99,7 @@ class Gathering:
     def _make(self, name: str, evidence: Evidence, *, noise: bool = True) -> None:
         for method in self._methods:
             if method.needs_noise == noise:
-                self.maps[method.name, name] = make_map(method, evidence, name)
+                self.maps[method.key, name] = make_map(method, evidence, name)
 
 
 def make_map(method: Method, evidence: Evidence, name: str) -> Map:

@@ -52,6 +52,7 @@ class Job:
         batch_size: Most images that pass the network at once.
         setting: How the network is run.
         progress: Told after each step.
+        options: Of the request, as the manifest records them.
     """
 
     model: LoadedModel
@@ -65,6 +66,7 @@ class Job:
     batch_size: int
     setting: Setting = field(default_factory=Setting)
     progress: Progress | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:

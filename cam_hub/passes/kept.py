@@ -111,7 +111,7 @@ class Kept:
             if plan is not None:
                 self._follow(job, index, against, plan, room)
         wanted = {
-            (method.name, index, name): self.maps[method.name, index, against, name]
+            (method.key, index, name): self.maps[method.key, index, against, name]
             for method in job.methods
             for index in classes
             for name in job.layers
@@ -127,7 +127,7 @@ class Kept:
             (method, name)
             for method in job.methods
             for name in job.layers
-            if (method.name, index, against, name) not in self.maps
+            if (method.key, index, against, name) not in self.maps
         ]
         at_hand = [
             (method, name, self.evidence[index, against, name])
@@ -150,7 +150,7 @@ class Kept:
             go_back(trace, index, against, gathering, noisy=plan.samples > 0, keep_graph=True)
         found = {(method, index, name): cam for (method, name), cam in gathering.maps.items()}
         for method, name, evidence in plan.at_hand:
-            found[method.name, index, name] = make_map(method, evidence, name)
+            found[method.key, index, name] = make_map(method, evidence, name)
         with self.lock:
             self.maps.update(_keyed(found, against))
             for name, evidence in gathering.evidence.items():
