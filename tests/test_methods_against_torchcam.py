@@ -1,5 +1,6 @@
 """The same maps as torchcam 0.5 where it follows the papers, and proof of where it does not."""
 
+import copy
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -24,8 +25,8 @@ every_layer = pytest.mark.parametrize("layer", ["layer3", "layer4", "layer4.0.co
 def network() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        # float64, because the denominators of Smooth Grad-CAM++ come close to 0 at inner layers:
-        # in float32 the order of a sum already moves its weights by 1e-5.
+        # float64, because torchcam's denominators of Smooth Grad-CAM++ come close to 0 at inner
+        # layers: in float32 the order of a sum already moves its weights by 1e-5.
         model = timm.create_model("test_resnet", num_classes=10, zero_init_last=False)
         return model.double().eval()
 
@@ -119,31 +120,63 @@ def smooth_moments(passes: list[Pass]) -> Moments:
     return Moments.of(torch.stack([noisy.gradient for noisy in passes]))
 
 
-@every_layer
-def test_smoothgradcampp_weights_equal_torchcam_with_one_copy_of_the_same_noise(
-    network: nn.Module, images: Tensor, layer: str
+def with_large_gradients(network: nn.Module) -> nn.Module:
+    """A copy with larger scores: torchcam's eps of 1e-8 is not small beside squares of 1e-3."""
+    scaled = copy.deepcopy(network)
+    with torch.no_grad():
+        scaled.get_submodule("fc").weight.mul_(1000)
+    return scaled
+
+
+def torchcam_weights(activation: Tensor, moments: Moments) -> Tensor:
+    """torchcam's formula in plain algebra: A and D3 summed together, with their signs."""
+    curvature = (activation * moments.third).sum((2, 3), keepdim=True)
+    alpha = moments.second / (2 * moments.second + curvature + 1e-8)
+    return (alpha * moments.first.relu()).sum((2, 3), keepdim=True)
+
+
+def test_smoothgradcampp_weights_equal_torchcam_where_its_sum_is_that_of_the_paper(
+    network: nn.Module, images: Tensor
 ) -> None:
+    # layer4 ends in a ReLU, and average pooling makes its gradient the same at all positions.
+    network = with_large_gradients(network)
     # torchcam draws from the global generator: the same seed gives us the same noise.
     with torch.random.fork_rng():
         torch.manual_seed(5)
         noise = torch.distributions.Normal(0.0, STD).sample(images.shape)
-        with torchcam.SmoothGradCAMpp(network, layer, num_samples=1, std=STD) as cam:
+        with torchcam.SmoothGradCAMpp(network, "layer4", num_samples=1, std=STD) as cam:
             network(images)
             torch.manual_seed(5)
             (theirs,) = cam._get_weights(CLASSES)
-    clean, noisy = run(network, layer, images), run(network, layer, images + noise)
-    ours = smoothgradcampp_weights(clean.activation, smooth_moments([noisy]))
-    assert_same(ours.flatten(1), theirs)
+    clean, noisy = run(network, "layer4", images), run(network, "layer4", images + noise)
+    ours = smoothgradcampp_weights(clean.activation, smooth_moments([noisy])).flatten(1)
+    assert_same(ours, theirs)
 
 
 @every_layer
-def test_smoothgradcampp_maps_equal_torchcam_when_the_copy_is_the_clean_image(
+def test_torchcam_gives_the_weights_of_its_own_formula(
     network: nn.Module, images: Tensor, layer: str
 ) -> None:
-    clean = run(network, layer, images)
-    ours = smoothgradcampp(clean.activation, smooth_moments([clean]))
-    _, theirs = torchcam_smooth(network, layer, images, [torch.zeros_like(images)])
-    assert_same(ours, theirs)
+    noises = some_noise(images, 1)
+    clean, noisy = run(network, layer, images), run(network, layer, images + noises[0])
+    theirs, _ = torchcam_smooth(network, layer, images, noises)
+    moments = smooth_moments([noisy])
+    assert_same(torchcam_weights(clean.activation, moments).flatten(1), theirs)
+
+
+def test_torchcam_gives_weights_of_any_sign_and_size_and_we_do_not(
+    network: nn.Module, images: Tensor
+) -> None:
+    # A convolution before its ReLU: activations of both signs, which torchcam's sum cancels.
+    network, noises, layer = with_large_gradients(network), some_noise(images, 1), "layer4.0.conv2"
+    clean, noisy = run(network, layer, images), run(network, layer, images + noises[0])
+    theirs, _ = torchcam_smooth(network, layer, images, noises)
+    ours = smoothgradcampp_weights(clean.activation, smooth_moments([noisy])).flatten(1)
+    bound = noisy.gradient.relu().sum((2, 3)) / 2  # α = 1/2 everywhere
+    assert (ours >= 0).all()
+    assert (ours <= bound * (1 + 1e-9)).all()
+    assert (theirs < 0).any()
+    assert (theirs.abs() > 2 * bound).any()
 
 
 @every_layer
@@ -153,12 +186,11 @@ def test_torchcam_ends_with_the_noisy_activations_and_we_with_the_clean_ones(
     noises = some_noise(images, 1)
     clean, noisy = run(network, layer, images), run(network, layer, images + noises[0])
     moments = smooth_moments([noisy])
-    weights = smoothgradcampp_weights(clean.activation, moments)
     _, theirs = torchcam_smooth(network, layer, images, noises)
-    assert_same(weighted_map(weights, noisy.activation), theirs)
+    assert_same(weighted_map(torchcam_weights(clean.activation, moments), noisy.activation), theirs)
+    weights = smoothgradcampp_weights(clean.activation, moments)
     ours = smoothgradcampp(clean.activation, moments)
     assert torch.equal(ours, weighted_map(weights, clean.activation))
-    assert (ours - theirs).abs().max() > 0.01 * theirs.max()
 
 
 def test_torchcam_lets_the_last_noisy_copy_decide_and_we_all_of_them(
@@ -176,9 +208,9 @@ def test_torchcam_lets_the_last_noisy_copy_decide_and_we_all_of_them(
 
     assert_same(our_reverse, ours)
     assert (their_reverse - theirs).abs().max() > 0.01 * theirs.max()
-    # Theirs is ours with the last gradient in the place of the mean gradient.
+    # Theirs has the last gradient in the place of the mean gradient.
     last = Moments(passes[-1].gradient, moments.second, moments.third)
-    assert_same(smoothgradcampp_weights(clean.activation, last).flatten(1), theirs)
+    assert_same(torchcam_weights(clean.activation, last).flatten(1), theirs)
 
 
 # --- Grad-CAM++ -----------------------------------------------------------------------------------

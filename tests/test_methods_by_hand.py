@@ -96,20 +96,58 @@ def test_moments_are_means_of_powers_over_the_noisy_copies() -> None:
 
 
 def test_smoothgradcampp_puts_moments_where_gradcampp_has_powers() -> None:
-    # Channel 1: Σ A·D3 = 1·1 + 2·4 = 9; α = 1/(2 + 9), 2/(4 + 9); w = 1/11 + 2/13 = 35/143.
-    # Channel 2: Σ A·D3 = 1·4 + 1·1 = 5; α = 2/(4 + 5), 1/(2 + 5); w = 2/9·1 + 1/7·ReLU(-1) = 2/9.
-    # Σ w A = [35/143 + 2/9, 70/143 - 2/9] = [601/1287, 344/1287].
+    # Channel 1, Σ ReLU(A) = 3: α = 1/(2·1 + 3·1), 2/(2·2 + 3·4); w = 1/5·1 + 1/8·1 = 13/40.
+    # Channel 2, Σ ReLU(A) = 1: α = 2/(2·2 + 1·4), 1/(2·1 + 0); w = 1/4·1 + 1/2·ReLU(-1) = 1/4.
+    # Σ w A = [13/40 + 1/4, 26/40 - 1/4] = [23/40, 2/5].
     moments = Moments.of(NOISY)
-    expected = torch.tensor([[[35 / 143], [2 / 9]]])
+    expected = torch.tensor([[[13 / 40], [1 / 4]]])
     torch.testing.assert_close(smoothgradcampp_weights(CLEAN, moments), expected)
-    expected = torch.tensor([[601 / 1287, 344 / 1287]])
+    expected = torch.tensor([[23 / 40, 2 / 5]])
     torch.testing.assert_close(smoothgradcampp(CLEAN, moments), expected)
 
 
-def test_smoothgradcampp_gives_no_weight_where_its_denominator_vanishes() -> None:
-    # A = -2, g = 1: 2·1 - 2·1 + 0 = 0.
-    one = torch.ones(1, 1, 1)
-    assert smoothgradcampp_weights(-2 * one, Moments(one, one, one), eps=0.0).item() == 0
+def test_smoothgradcampp_is_the_paper_where_activations_and_gradients_are_positive() -> None:
+    # ΣA = 3: α = g²/(2 g² + 3 g³) = 1/(2 + 3 g), so 1/5 and 1/8; w = 1/5·1 + 1/8·2 = 9/20.
+    # Grad-CAM++ has the same α, as there is no noise.
+    activation, gradient = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[1.0, 2.0]]])
+    moments = Moments.of(gradient[None])
+    assert smoothgradcampp_weights(activation, moments).item() == pytest.approx(9 / 20)
+    torch.testing.assert_close(
+        smoothgradcampp(activation, moments), gradcampp(activation, gradient)
+    )
+
+
+@pytest.mark.parametrize("nudge", [-0.01, 0.0, 0.01])
+def test_smoothgradcampp_is_steady_where_a_signed_denominator_changes_its_sign(
+    nudge: float,
+) -> None:
+    # 2·D2 + Σ A·D3 = 2 + (1 - 3 + nudge)·1 = nudge: α of that formula would be 1/nudge.
+    # Ours: Σ ReLU(A) = 1 + nudge, so α = 1/(3 + nudge) at both positions.
+    activation = torch.tensor([[[1.0 + nudge, -3.0]]])
+    ones = torch.ones(1, 1, 2)
+    weight = smoothgradcampp_weights(activation, Moments(ones, ones, ones)).item()
+    assert weight == pytest.approx(2 / (3 + nudge))
+
+
+def test_smoothgradcampp_takes_half_the_gradient_where_its_cubes_are_negative() -> None:
+    # g = -2, 1, 1, 1: D1 = 1/4, D2 = 7/4, D3 = -5/4; α = D2/(2·D2) = 1/2, w = 1/8.
+    gradients = torch.tensor([-2.0, 1.0, 1.0, 1.0]).reshape(4, 1, 1, 1)
+    weight = smoothgradcampp_weights(torch.ones(1, 1, 1), Moments.of(gradients))
+    assert weight.item() == pytest.approx(1 / 8)
+
+
+@pytest.mark.parametrize("size", [1e-18, 1e-9, 1e-3, 1.0, 1e6])
+def test_smoothgradcampp_holds_for_gradients_of_any_size(size: float) -> None:
+    # Without positive activations α = 1/2 at any size of the gradient: w = 1/2 · size.
+    weight = smoothgradcampp_weights(
+        -torch.ones(1, 1, 1), Moments.of(torch.full((1, 1, 1, 1), size))
+    )
+    assert weight.item() == pytest.approx(size / 2, rel=1e-5)
+
+
+def test_smoothgradcampp_gives_no_weight_where_there_is_no_gradient() -> None:
+    none = torch.zeros(1, 1, 1)
+    assert smoothgradcampp_weights(none, Moments(none, none, none)).item() == 0
 
 
 def loops(name: str, evidence: Evidence) -> np.ndarray:
@@ -133,8 +171,8 @@ def loops(name: str, evidence: Evidence) -> np.ndarray:
             elif name == "gradcampp" and g[at] > 0:
                 weight += g[at] ** 2 / (2 * g[at] ** 2 + area * g[at] ** 3) * g[at]
             elif name == "smoothgradcampp" and d1[at] > 0:
-                curvature = sum(a[(b, k, *q)] * d3[(b, k, *q)] for q in places)
-                weight += d2[at] / (2 * d2[at] + curvature + 1e-8) * d1[at]
+                positive = sum(max(a[(b, k, *q)], 0.0) for q in places)
+                weight += d2[at] / (2 * d2[at] + positive * max(d3[at], 0.0)) * d1[at]
         for p in places:
             at = (b, k, *p)
             own = max(g[at], 0.0) if name == "layercam" else weight

@@ -10,6 +10,7 @@ import random
 
 import numpy as np
 import pytest
+import torch
 
 import cam_hub
 from cam_hub import Explanation, explain
@@ -99,3 +100,41 @@ def test_other_methods_and_classes_in_the_same_call_change_nothing(lite0, lion, 
     for name, index in (("default", 291), ("other class", 282)):
         alone = fresh[name].cam(index)
         assert together["smoothgradcampp"].cam(index).tobytes() == alone.tobytes()
+
+
+class TestSmoothGradCampp:
+    """With real weights, neither the seed nor invisible noise decides about the map."""
+
+    @staticmethod
+    def maps(model, image, layers, **given) -> dict[str, np.ndarray]:
+        given.setdefault("classes", cam_hub.top(1))
+        result = explain(
+            model, image, method="smoothgradcampp", target_layers=layers, reuse=False, **given
+        )
+        return {layer: result.cams[result.classes[0], layer].ravel() for layer in layers}
+
+    @staticmethod
+    def least(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+        return min(float(np.corrcoef(cam, other[layer])[0, 1]) for layer, cam in one.items())
+
+    @pytest.mark.parametrize("name", ["cat", "espresso", "lion"])
+    def test_two_seeds_give_the_same_map_at_every_stage(self, lite0, photos, name):
+        stages = cam_hub.suggest_layers(lite0, "stages")
+        assert len(stages) >= 5
+        one, other = (self.maps(lite0, photos[name], stages, seed=seed) for seed in (0, 1))
+        assert self.least(one, other) >= 0.97
+
+    @pytest.mark.parametrize("name", ["cat", "espresso"])
+    def test_invisible_noise_on_the_input_does_not_change_the_map_of_any_block(
+        self, lite0, photos, name
+    ):
+        blocks = [
+            layer.name
+            for layer in cam_hub.list_layers(lite0)
+            if layer.usable and layer.name.startswith("blocks.") and layer.name.count(".") <= 2
+        ]
+        assert len(blocks) > 15
+        tensor = lite0.preprocess(photos[name])[0]
+        noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
+        one, other = (self.maps(lite0, x, blocks) for x in (tensor, tensor + 1e-3 * noise))
+        assert self.least(one, other) >= 0.97

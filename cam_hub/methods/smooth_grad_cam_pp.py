@@ -11,7 +11,7 @@ from cam_hub.methods.registry import METHODS, Method
 __all__ = ["smoothgradcampp", "smoothgradcampp_weights"]
 
 
-def smoothgradcampp(activation: Tensor, moments: Moments, eps: float = 1e-8) -> Tensor:
+def smoothgradcampp(activation: Tensor, moments: Moments) -> Tensor:
     """Smooth Grad-CAM++ (Omeiza et al. 2019).
 
     ``M = ReLU(Σ_k w_k A^k)``, with the weights of :func:`smoothgradcampp_weights` and A of the
@@ -24,7 +24,6 @@ def smoothgradcampp(activation: Tensor, moments: Moments, eps: float = 1e-8) -> 
         activation: A, ``(B, C, *grid)``.
         moments: D1, D2 and D3: means over the noisy copies of the class score's derivative by A,
             of its square and of its cube, each of the same shape.
-        eps: Added to the weights' denominator.
 
     Returns:
         M, ``(B, *grid)``, at least 0, un-normalised, at least float32.
@@ -32,43 +31,46 @@ def smoothgradcampp(activation: Tensor, moments: Moments, eps: float = 1e-8) -> 
     Raises:
         InvalidArgument: The shapes do not fit.
     """
-    weights = smoothgradcampp_weights(activation, moments, eps)
-    return weighted_map(weights, as_float(activation))
+    return weighted_map(smoothgradcampp_weights(activation, moments), as_float(activation))
 
 
-def smoothgradcampp_weights(activation: Tensor, moments: Moments, eps: float = 1e-8) -> Tensor:
+def smoothgradcampp_weights(activation: Tensor, moments: Moments) -> Tensor:
     """The weights of Smooth Grad-CAM++, one per channel.
 
-    ``α_ij^k = D2_ij^k / (2 D2_ij^k + Σ_ab A_ab^k D3_ab^k + eps)``, and 0 where the denominator
-    vanishes; ``w_k = Σ_ij α_ij^k ReLU(D1_ij^k)``.
+    ``α_ij^k = D2_ij^k / (2 D2_ij^k + (Σ_ab ReLU(A_ab^k)) ReLU(D3_ij^k))``, and 0 where D2 is 0;
+    ``w_k = Σ_ij α_ij^k ReLU(D1_ij^k)``.
 
-    The paper prints D1 in α's numerator. D2 stands there in Grad-CAM++, which the method builds
-    on, and torchcam corrects it likewise. As in torchcam, too, the sum takes A and D3 at the
-    same position (Grad-CAM++ proper sums A alone), and eps is absolute: gradients below about
-    ``sqrt(eps)`` count for less. Where negative gradients outweigh, as they do in many channels
-    of inner layers, that sum is negative, and α may have any sign and size.
+    The denominator is that of Grad-CAM++ (Chattopadhay et al. 2018, equation 19), which the
+    method smooths: the activations are summed alone, and multiplied by the third derivative at
+    the position. It equals the paper's where activations and gradients are positive, as the paper
+    assumes them to be. Elsewhere a sum of both signs would pass through zero, and the weights
+    would be noise. So only activations and cubes that pass the ReLU count: α lies between 0 and
+    1/2, and changes as little as its arguments do.
 
-    torchcam 0.5 gives the same weights for one noisy copy. For several it takes the ReLU of the
-    last copy's gradient, where the paper, and this function, take it of the mean D1.
+    The paper prints D1 in α's numerator. D2 stands there in Grad-CAM++, and in torchcam.
+
+    torchcam 0.5 sums A and D3 at the same position, signs included. It gives the same weights
+    where the activations are at least 0 and the gradient is the same at all positions of a
+    channel (before global average pooling), for one noisy copy. For several it takes the ReLU of
+    the last copy's gradient, where the paper, and this function, take it of the mean D1.
 
     Args:
         activation: A of the clean image, ``(B, C, *grid)``.
-        moments: D1, D2 and D3, each of the same shape. Gradients up to about 1e12 keep their
-            cubes within float32.
-        eps: Added to the denominator.
+        moments: D1, D2 and D3, each of the same shape. Gradients from about 1e-19 to 1e12 keep
+            their squares and cubes within float32.
 
     Returns:
-        ``(B, C, 1, …)``, any sign, at least float32.
+        ``(B, C, 1, …)``, at least 0, at least float32.
 
     Raises:
         InvalidArgument: The shapes do not fit.
     """
     activation, first = paired(activation, moments.first, "moments")
     second, third = as_float(moments.second), as_float(moments.third)
-    curvature = grid_sum(activation * third)
-    twice = 2 * second
-    terms = (twice + curvature.abs()).add_(abs(eps))
-    alpha = ratio_or_zero(second, twice.add_(curvature).add_(eps), terms)
+    denominator = grid_sum(torch.relu(activation)) * torch.relu(third)
+    denominator.add_(second, alpha=2)
+    # A sum of terms that are at least 0: it does not cancel, and vanishes only where D2 does.
+    alpha = ratio_or_zero(second, denominator, denominator)
     return grid_sum(alpha.mul_(torch.relu(first)))
 
 
