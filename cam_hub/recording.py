@@ -26,6 +26,7 @@ __all__ = [
     "main_tensor",
     "modules_by_name",
     "observe",
+    "same_values",
     "tap",
     "watch_writes",
 ]
@@ -246,6 +247,16 @@ def watch_writes(tensor: Tensor) -> Callable[[], bool]:
         return lambda: True
     alias, version = tensor.detach(), tensor._version  # an alias shares the count of writes
     return lambda: alias._version != version
+
+
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same memory, read alike: what one holds the other holds, too."""
+    return (
+        one.data_ptr() == other.data_ptr()
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+        and one.dtype == other.dtype
+    )
 
 
 def main_tensor(output: Any) -> Tensor | None:

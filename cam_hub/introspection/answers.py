@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -65,7 +65,7 @@ def recall(key: str | None, model: LoadedModel) -> list[LayerInfo] | None:
 def remember(key: str | None, layers: Sequence[LayerInfo]) -> None:
     """Keeps layers under a key."""
     if key:
-        rows = [list(asdict(layer).values()) for layer in layers]
+        rows = [[getattr(layer, name) for name in _FIELDS] for layer in layers]
         cache.write(key, {"fields": _FIELDS, "layers": rows})
 
 

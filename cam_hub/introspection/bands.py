@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from itertools import starmap
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
-__all__ = ["BANDS", "NONE", "SELECTIVE", "Match", "coarse", "lead", "match_bands", "sizes"]
+__all__ = [
+    "BANDS",
+    "FINEST",
+    "NONE",
+    "SELECTIVE",
+    "Match",
+    "lead",
+    "match_all",
+    "match_bands",
+    "sizes",
+]
 
 BANDS = 4
 """Bands per axis of the input."""
@@ -25,7 +33,7 @@ FEW_CELLS, CLEARER = 3, 0.1
 """So few cells along an axis correlate by chance; they must be selective, too, with this slope."""
 
 FINEST = 32
-"""Finer grids are averaged to this many rows and columns: it is enough, and saves memory."""
+"""Of finer grids about so many rows and columns are looked at: it is enough, and saves time."""
 
 
 class Match(NamedTuple):
@@ -64,7 +72,7 @@ class Match(NamedTuple):
 NONE = Match(0.0, 0.0)
 
 
-def sizes(change: Tensor, channel_axis: int) -> Tensor:
+def sizes(change: Tensor, channel_axis: int) -> tuple[Tensor, Tensor]:
     """How much each place changed, in two respects.
 
     Attention with weights that are still random, and gates, tell every place of a disturbance
@@ -72,25 +80,22 @@ def sizes(change: Tensor, channel_axis: int) -> Tensor:
     looked at once as it is and once without its mean over the places.
 
     Args:
-        change: The difference that one disturbance made, batch (of one) first.
+        change: The differences that disturbances made, batch first; overwritten.
         channel_axis: Which axis holds the channels; all others but the first are places.
 
     Returns:
-        As ``change``, with a batch of two and a single channel: the mean size over the channels,
-        of the change as it is and of the change without what all places share.
+        Two per disturbance, ``(N, 2, …)`` with a single channel: the mean size over the channels,
+        of the change as it is and of the change without what all places share. And the greatest
+        size of a change.
     """
+    # Sums of absolute values: torch's norms take several times as long on a CPU.
     places = [axis for axis in range(1, change.ndim) if axis != channel_axis]
-    alone = change - change.mean(dim=places, keepdim=True)
-    parts = [part.abs().mean(dim=channel_axis, keepdim=True) for part in (change, alone)]
-    return torch.cat(parts)
-
-
-def coarse(maps: Tensor) -> Tensor:
-    """``(…, rows, cols)``, averaged to at most FINEST rows and columns."""
-    rows, cols = maps.shape[-2:]
-    if max(rows, cols) <= FINEST:
-        return maps
-    return adaptive_avg_pool2d(maps, (min(rows, FINEST), min(cols, FINEST)))
+    shared = change.mean(dim=places, keepdim=True)
+    size = change.abs()
+    greatest = size.amax() if size.numel() else size.new_zeros(())
+    whole = size.sum(dim=channel_axis, keepdim=True)
+    alone = change.sub_(shared).abs_().sum(dim=channel_axis, keepdim=True)
+    return torch.stack([whole, alone], dim=1) / change.shape[channel_axis], greatest
 
 
 def match_bands(responses: Tensor, *, strip: bool = False) -> Match:
@@ -102,31 +107,48 @@ def match_bands(responses: Tensor, *, strip: bool = False) -> Match:
         strip: Whether the input is so long and narrow that a single row or column of cells can
             be the grid of it.
     """
+    [match] = match_all(responses[None], strip=strip)
+    return match
+
+
+def match_all(responses: Tensor, *, strip: bool = False) -> list[Match]:
+    """As ``match_bands``, for many changes on grids of one size at once.
+
+    Args:
+        responses: ``(N, 2 * BANDS, 2, rows, cols)``.
+        strip: As for ``match_bands``.
+    """
     # In this order: MPS has no double precision.
-    responses = responses.cpu().double()
-    if not bool(torch.isfinite(responses).all()):
-        return NONE
-    parts = (responses[:, 0], responses[:, 1])
-    best = max((_both_axes(part, strip) for part in parts), key=lambda match: match.rank)
-    selectivity = max(_selectivity(part) for part in parts)
-    if min(responses.shape[2:]) <= FEW_CELLS and selectivity < SELECTIVE:
-        return NONE._replace(selectivity=selectivity)
-    halves = min(map(_halves, parts)) if best.spatial else 0.0
-    return best._replace(selectivity=selectivity, halves=halves)
-
-
-def _both_axes(change: Tensor, strip: bool) -> Match:
-    """The lesser of the two axes' matches, of ``(2 * BANDS, rows, cols)``."""
-    rows = _one_axis(change[:BANDS].mean(dim=2))
-    cols = _one_axis(change[BANDS:].mean(dim=1))
-    if rows is not None and cols is not None:
-        return Match(min(rows.correlation, cols.correlation), min(rows.slope, cols.slope))
-    return (rows or cols or NONE) if strip else NONE
-
-
-def _selectivity(change: Tensor) -> float:
-    """The greater of the two axes' selectivities, of ``(2 * BANDS, rows, cols)``."""
-    return max(_preference(change[:BANDS]), _preference(change[BANDS:]))
+    parts = responses.cpu().double().movedim(2, 1)  # (N, 2, 2 * BANDS, rows, cols)
+    finite = torch.isfinite(parts).flatten(1).all(dim=1)
+    axes = (parts[:, :, :BANDS].mean(dim=4), parts[:, :, BANDS:].mean(dim=3))
+    correlation, slope = _both_axes(axes, strip=strip)
+    spatial = (correlation >= SPATIAL) & (slope >= CLEAR)
+    # Of the change as it is and without what all places share, whichever follows more clearly.
+    rank = torch.where(spatial, slope, correlation)
+    second = (spatial[:, 1] & ~spatial[:, 0]) | (
+        (spatial[:, 1] == spatial[:, 0]) & (rank[:, 1] > rank[:, 0])
+    )
+    best = (torch.arange(len(parts)), second.long())
+    selectivity = _selectivity(parts).amax(dim=1)
+    halves = _halves(axes).amin(dim=1).where(spatial[best], 0.0)
+    few = min(responses.shape[3:]) <= FEW_CELLS
+    found = []
+    for is_finite, *numbers in zip(
+        finite.tolist(),
+        correlation[best].tolist(),
+        slope[best].tolist(),
+        selectivity.tolist(),
+        halves.tolist(),
+        strict=True,
+    ):
+        if not is_finite:
+            found.append(NONE)
+        elif few and numbers[2] < SELECTIVE:
+            found.append(NONE._replace(selectivity=numbers[2]))
+        else:
+            found.append(Match(*numbers))
+    return found
 
 
 def lead(own: float, other: float) -> float:
@@ -135,59 +157,79 @@ def lead(own: float, other: float) -> float:
     return (own - other) / greater if greater > 0 else 0.0
 
 
-def _halves(change: Tensor) -> float:
-    """The least lead of a half over the opposite one, of ``(2 * BANDS, rows, cols)``."""
-    axes = (change[:BANDS].mean(dim=2), change[BANDS:].mean(dim=1))
-    return min((_least_lead(axis) for axis in axes if axis.shape[1] > 1), default=0.0)
+def _both_axes(axes: tuple[Tensor, Tensor], *, strip: bool) -> tuple[Tensor, Tensor]:
+    """The lesser of the two axes' correlations and slopes, of two times ``(…, BANDS, cells)``."""
+    found = [_one_axis(axis) for axis in axes if axis.shape[-1] > 1]
+    if len(found) == 2:
+        (first, second), (slope, other) = zip(*found, strict=True)
+        return torch.minimum(first, second), torch.minimum(slope, other)
+    if found and strip:
+        return found[0]
+    nothing = torch.zeros(axes[0].shape[:-2], dtype=axes[0].dtype)
+    return nothing, nothing
 
 
-def _least_lead(change: Tensor) -> float:
-    """That of ``(BANDS, cells)``; the middle one of an odd number of cells is in neither half."""
-    half, middle = change.shape[1] // 2, BANDS // 2
-    first = change[:, :half].mean(dim=1).tolist()
-    last = change[:, -half:].mean(dim=1).tolist()
-    pairs = (
-        (sum(first[:middle]), sum(last[:middle])),
-        (sum(last[middle:]), sum(first[middle:])),
-    )
-    return min(starmap(lead, pairs))
-
-
-def _preference(change: Tensor) -> float:
-    band = change.mean(dim=(1, 2), keepdim=True)
-    if not bool((band > 0).all()):
-        return 0.0
-    share = change / band
-    cell = share.mean(dim=0)
-    deviation = share.std(dim=0, correction=0)
-    return float((deviation[cell > 0] / cell[cell > 0]).mean())
-
-
-def _one_axis(change: Tensor) -> Match | None:
-    """How well ``(BANDS, cells)`` follows the bands; None for a single cell, which cannot.
+def _one_axis(change: Tensor) -> tuple[Tensor, Tensor]:
+    """How well ``(…, BANDS, cells)`` follow the bands: correlations and slopes.
 
     Deep cells see far beyond their own place, so a band moves all of them a little. But the mean
     place of what moves a cell still runs along with the cell: it is this that must correlate.
     """
-    bands, cells = change.shape
-    if cells < 2:
-        return None
-    if not bool((change.sum(dim=1) > 0).all()):
-        return NONE
+    bands, cells = change.shape[-2:]
     # Bands may disturb more or less: each counts alike.
-    share = change / change.mean(dim=1, keepdim=True)
-    total = share.sum(dim=0)
-    if not bool((total > 0).all()):
-        return NONE
-    centre = (_places(bands)[:, None] * share).sum(dim=0) / total
+    share = change / change.mean(dim=-1, keepdim=True)
+    total = share.sum(dim=-2)
+    answered = (change.sum(dim=-1) > 0).all(dim=-1) & (total > 0).all(dim=-1)
+    centre = (_places(bands)[:, None] * share).sum(dim=-2) / total
     place = _places(cells)
-    centre, place = centre - centre.mean(), place - place.mean()
-    slope = float((centre * place).sum() / place.square().sum())
-    spread = float(centre.norm() * place.norm())
-    correlation = float((centre * place).sum()) / spread if spread > 0 else 0.0
-    if cells <= FEW_CELLS and slope < CLEARER:
-        return NONE
-    return Match(correlation, slope)
+    place = place - place.mean()
+    centre = centre - centre.mean(dim=-1, keepdim=True)
+    along = (centre * place).sum(dim=-1)
+    slope = along / place.square().sum()
+    spread = centre.norm(dim=-1) * place.norm()
+    if cells <= FEW_CELLS:
+        answered &= slope >= CLEARER
+    correlation = (along / spread).where(answered & (spread > 0), 0.0)
+    return correlation, slope.where(answered, 0.0)
+
+
+def _selectivity(change: Tensor) -> Tensor:
+    """The greater of the two axes' selectivities, of ``(…, 2 * BANDS, rows, cols)``."""
+    bands = (change[..., :BANDS, :, :], change[..., BANDS:, :, :])
+    return torch.maximum(*map(_preference, bands))
+
+
+def _preference(change: Tensor) -> Tensor:
+    band = change.mean(dim=(-2, -1), keepdim=True)
+    share = change / band
+    cell = share.mean(dim=-3)
+    deviation = (share - cell.unsqueeze(-3)).square().mean(dim=-3).sqrt() / cell
+    answering = cell > 0
+    mean = deviation.where(answering, 0.0).sum(dim=(-2, -1)) / answering.sum(dim=(-2, -1))
+    return mean.where((band > 0).flatten(-3).all(dim=-1), 0.0)
+
+
+def _halves(axes: tuple[Tensor, Tensor]) -> Tensor:
+    """The least lead of a half over the opposite one, of two times ``(…, BANDS, cells)``."""
+    leads = [lead for axis in axes if axis.shape[-1] > 1 for lead in _leads(axis)]
+    if not leads:
+        return torch.zeros(axes[0].shape[:-2], dtype=axes[0].dtype)
+    return torch.stack(leads).amin(dim=0)
+
+
+def _leads(change: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of ``(…, BANDS, cells)``; the middle one of an odd number of cells is in no half."""
+    half, middle = change.shape[-1] // 2, BANDS // 2
+    first, last = change[..., :half].mean(dim=-1), change[..., -half:].mean(dim=-1)
+    return (
+        _lead(first[..., :middle].sum(dim=-1), last[..., :middle].sum(dim=-1)),
+        _lead(last[..., middle:].sum(dim=-1), first[..., middle:].sum(dim=-1)),
+    )
+
+
+def _lead(own: Tensor, other: Tensor) -> Tensor:
+    greater = torch.maximum(own, other)
+    return ((own - other) / greater).where(greater > 0, 0.0)
 
 
 def _places(count: int) -> Tensor:

@@ -98,7 +98,7 @@ def write(key: str, payload: Any) -> None:
         return
     with suppress(OSError, TypeError, ValueError, RuntimeError, MemoryError):
         plain = json.dumps({"schema": SCHEMA, "key": key, "payload": payload}).encode()
-        packed = gzip.compress(plain, mtime=0)
+        packed = gzip.compress(plain, 6, mtime=0)
         if len(plain) > MAX_PLAIN or len(packed) > MAX_PACKED:
             return
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,11 @@ from cam_hub.guard import quiet
 from cam_hub.introspection.layouts import Arrangement, to_maps
 from cam_hub.introspection.probe import Run
 from cam_hub.methods import layercam
-from cam_hub.recording import Taps, tap
+from cam_hub.recording import Taps, same_values, tap
 
 __all__ = ["Dependence", "Dependences", "dependences"]
+
+_T = TypeVar("_T")
 
 Score = Callable[[Any], Tensor]
 """From what a model returns to ``(1, K)`` scores."""
@@ -117,18 +119,19 @@ def _judge_all(
     counted: dict[str, tuple[float, float]] = {}
 
     def count(name: str, gradient: Tensor) -> None:
-        cells = to_maps(gradient, layers[name])  # without the class token, which no map shows
-        if bool(cells.any()):
-            counted[name] = _count(cells)
+        # Without the class token, which no map shows.
+        parts = once(_count, layers[name], gradient)
+        if any(parts):
+            counted[name] = parts
 
+    once = _Once()
     taps.visit_gradients(_mixture(scores), count)
     tops = []
     for top in scores.flatten().topk(min(highest, scores.numel())).values:
         voices: dict[str, _Voice] = {}
 
         def listen(name: str, gradient: Tensor, voices: dict[str, _Voice] = voices) -> None:
-            parts = (taps.activations[name].detach(), gradient)
-            voices[name] = _listen(*(to_maps(part, layers[name]) for part in parts))
+            voices[name] = once(_listen, layers[name], gradient, taps.activations[name].detach())
 
         taps.visit_gradients(top, listen)
         tops.append(voices)
@@ -141,6 +144,28 @@ def _judge_all(
             speaks = all(voice.speaks for voice in heard)
             found[name] = Dependence(*counted[name], speaks, heard[0].sorted)
     return found
+
+
+class _Once:
+    """Judges what containers and layers that do nothing share with the layer before them once."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Any, ...] = ()
+        self._found: Any = None
+
+    def __call__(self, judge: Callable[..., _T], arrangement: Arrangement, *tensors: Tensor) -> _T:
+        asked = (judge, arrangement, *tensors)
+        if len(asked) != len(self._last) or not all(map(_same, asked, self._last)):
+            found = judge(*(to_maps(tensor, arrangement) for tensor in tensors))
+            self._last, self._found = asked, found
+        answer: _T = self._found
+        return answer
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return same_values(one, other)
+    return bool(one == other)
 
 
 @dataclass(frozen=True)
@@ -158,16 +183,21 @@ def _count(gradient: Tensor) -> tuple[float, float]:
     Single zeros do not count: a ReLU that follows cuts off half of the values, but hardly ever a
     whole channel or a whole cell.
     """
-    alive = gradient[0].flatten(1) != 0
-    return float(alive.any(dim=1).float().mean()), float(alive.any(dim=0).float().mean())
+    size = gradient[0].flatten(1).abs()
+    return _alive(size.sum(dim=1)), _alive(size.sum(dim=0))
 
 
-def _listen(activation: Tensor, gradient: Tensor) -> _Voice:
-    alive = (gradient[0].flatten(1) != 0).any(dim=1)
+def _alive(sizes: Tensor) -> float:
+    return int(sizes.count_nonzero()) / sizes.numel()
+
+
+def _listen(gradient: Tensor, activation: Tensor) -> _Voice:
+    channels = gradient[0].flatten(1).abs().sum(dim=1)
+    alive = int(channels.count_nonzero())
     return _Voice(
-        heard=bool(gradient.any()),
-        speaks=bool(layercam(activation, gradient).any()),
-        sorted=len(alive) > 1 and int(alive.sum()) == 1,
+        heard=alive > 0,
+        speaks=alive > 0 and bool(layercam(activation, gradient).any()),
+        sorted=len(channels) > 1 and alive == 1,
     )
 
 

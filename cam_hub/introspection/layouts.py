@@ -85,10 +85,12 @@ class Layout(Protocol):
     Attributes:
         name: Its name.
         channel_axis: Which axis of the tensor holds the channels.
+        grid_axes: Which axes hold rows and columns; none where one axis holds both.
     """
 
     name: str
     channel_axis: int
+    grid_axes: tuple[int, ...]
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         """The ways in which a tensor could be read.
@@ -108,6 +110,7 @@ class _NCHW:
 
     name = "NCHW"
     channel_axis = 1
+    grid_axes: tuple[int, ...] = (2, 3)
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 4 and frame.frames == 1:
@@ -122,6 +125,7 @@ class _NHWC:
 
     name = "NHWC"
     channel_axis = 3
+    grid_axes: tuple[int, ...] = (1, 2)
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 4 and frame.frames == 1:
@@ -136,6 +140,7 @@ class _NCTHW:
 
     name = "NCTHW"
     channel_axis = 1
+    grid_axes: tuple[int, ...] = (3, 4)
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 5 and shape[2] <= frame.frames:
@@ -150,6 +155,7 @@ class _NTHWC:
 
     name = "NTHWC"
     channel_axis = 4
+    grid_axes: tuple[int, ...] = (2, 3)
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 5 and shape[1] <= frame.frames:
@@ -164,6 +170,7 @@ class _NLC:
 
     name = "NLC"
     channel_axis = 2
+    grid_axes: tuple[int, ...] = ()
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 3:
@@ -181,6 +188,7 @@ class _NCL:
 
     name = "NCL"
     channel_axis = 1
+    grid_axes: tuple[int, ...] = ()
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 3:

@@ -9,16 +9,17 @@ them under no reading is not spatial.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cam_hub.guard import quiet
-from cam_hub.introspection.bands import BANDS, NONE, Match, coarse, match_bands, sizes
+from cam_hub.introspection.bands import BANDS, FINEST, NONE, Match, match_all, sizes
 from cam_hub.introspection.chunks import copies_at_once
 from cam_hub.introspection.layouts import (
     LAYOUTS,
@@ -30,7 +31,7 @@ from cam_hub.introspection.layouts import (
 )
 from cam_hub.memory import in_chunks
 from cam_hub.precision import double_pair
-from cam_hub.recording import main_tensor, observe, watch_writes
+from cam_hub.recording import main_tensor, observe, same_values, watch_writes
 
 __all__ = ["Finding", "Run", "disturb"]
 
@@ -40,8 +41,9 @@ Run = Callable[[nn.Module, Tensor], Any]
 _ROUNDINGS = 64
 """A change below this many rounding errors of the output's greatest value is lost in them."""
 
-_CHANNELS = 64
-"""So many channels tell how much a place has changed."""
+_CHANNELS, _FEW_CHANNELS, _SMALL = 64, 32, 256
+"""So many channels tell how much a place has changed; fewer on grids of more cells than a small
+one has."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def disturb(
         for copies in in_chunks(_disturbed(clean, seed), chunk):
             _run_chunk(module, torch.cat([clean, *copies]), run, seen)
     strip = max(frame.aspect, 1 / frame.aspect) >= OUT_OF_SHAPE
-    findings = {name: output.finding(strip=strip) for name, output in seen.items()}
+    findings = _findings(seen, strip=strip)
     unclear = any(found.drowned and not found.spatial for found in findings.values())
     finer = double_pair(module, clean) if unclear else None
     if finer is None:
@@ -141,37 +143,25 @@ class _Output:
     finite: bool = True
     calls: int = 0
     readings: list[Arrangement] = field(default_factory=list)
-    responses: list[list[Tensor]] = field(default_factory=list)
-    latest: list[Tensor] | None = None
-    moved: bool = False
-    change: float = 0.0
+    responses: list[_Responses] = field(default_factory=list)
+    latest: _Responses | None = None
     rounding: float = 0.0
     overwritten: bool = False
+
+    @property
+    def layouts(self) -> set[str]:
+        """The layouts of its readings."""
+        return {reading.layout for reading in self.readings}
+
+    @property
+    def change(self) -> float:
+        """The greatest change of a value by a disturbance."""
+        return max((found.change for found in self.responses), default=0.0)
 
     @property
     def drowned(self) -> bool:
         """Whether the change is hardly more than rounding errors, or less."""
         return bool(self.readings) and self.change < _ROUNDINGS * self.rounding
-
-    def watch(self, output: Tensor) -> None:
-        """Takes in the answers of one chunk, the clean one first."""
-        rounding = torch.finfo(output.dtype).eps * float(output[:1].abs().amax())
-        self.rounding = max(self.rounding, rounding)
-        answers: list[list[Tensor]] = [[] for _ in self.readings]
-        # One copy after the other: large outputs are not multiplied.
-        for index in range(1, len(output)):
-            by_layout: dict[str, Tensor] = {}
-            for reading, found in zip(self.readings, answers, strict=True):
-                name, axis = reading.layout, LAYOUTS[reading.layout].channel_axis
-                if name not in by_layout:
-                    some = _some_channels(output, axis)
-                    change = some[index : index + 1] - some[:1]
-                    self.change = max(self.change, float(change.abs().amax()))
-                    by_layout[name] = sizes(change, axis)
-                found.append(_on_grid(by_layout[name], reading))
-        self.moved = self.change > 0
-        # A later call in the same pass replaces what an earlier one said.
-        self.latest = [torch.stack(found) for found in answers]
 
     def keep(self) -> None:
         """Ends a chunk."""
@@ -183,25 +173,88 @@ class _Output:
             self.responses.append(self.latest)
             self.latest = None
 
-    def finding(self, *, strip: bool) -> Finding:
-        """Judges what was gathered."""
-        found = [
-            (reading, match_bands(torch.cat(list(parts)), strip=strip))
-            for reading, *parts in zip(self.readings, *self.responses, strict=True)
-            if parts
-        ]
+    def finding(self, matches: list[Match]) -> Finding:
+        """Judges what was gathered.
+
+        Args:
+            matches: One of each reading.
+        """
+        found = list(zip(self.readings, matches, strict=True))
         # Stable: of equal readings the earlier one stays in front.
         found.sort(key=lambda pair: pair[1].rank, reverse=True)
         return Finding(
             self.shape,
             tuple(found),
-            self.moved or not self.responses,
+            self.change > 0 or not self.responses,
             self.drowned,
             self.batched,
             self.finite,
             self.calls,
             self.overwritten,
         )
+
+
+class _Responses:
+    """How the places of one output answered to the disturbances of one chunk.
+
+    Args:
+        output: What the layer returned, the clean input's first.
+        readings: How it may lie on the image.
+    """
+
+    def __init__(self, output: Tensor, readings: Sequence[Arrangement]) -> None:
+        # Sums over channels leave the range of half precision soon.
+        exact = torch.promote_types(output.dtype, torch.float32)
+        self.by_layout: dict[str, Tensor] = {}
+        self._change: Tensor | None = None
+        for reading in readings:
+            if reading.layout in self.by_layout:
+                continue
+            some = _sample(output, reading).to(exact)
+            axis = LAYOUTS[reading.layout].channel_axis
+            self.by_layout[reading.layout], greatest = sizes(some[1:] - some[:1], axis)
+            self._change = greatest if self._change is None else self._change.maximum(greatest)
+
+    @property
+    def change(self) -> float:
+        """The greatest change of a value."""
+        return 0.0 if self._change is None else float(self._change)
+
+
+def _sample(output: Tensor, reading: Arrangement) -> Tensor:
+    """Evenly spread channels of an output and, of a fine grid, evenly spread rows and columns."""
+    layout = LAYOUTS[reading.layout]
+    index = [slice(None)] * output.ndim
+    for axis, side in zip(layout.grid_axes, reading.grid, strict=False):
+        step = -(-side // FINEST)
+        index[axis] = slice(step // 2, None, step)
+    channels = _CHANNELS if reading.cells <= _SMALL else _FEW_CHANNELS
+    index[layout.channel_axis] = slice(None, None, -(-reading.channels // channels))
+    return output[tuple(index)]
+
+
+def _findings(seen: Mapping[str, _Output], *, strip: bool) -> dict[str, Finding]:
+    """Judges all outputs; those of one shape, which have the same readings, at once."""
+    alike: dict[tuple[int, ...] | None, list[str]] = {}
+    for name, output in seen.items():
+        alike.setdefault(output.shape if output.readings else None, []).append(name)
+    matches: dict[str, list[Match]] = {name: [] for name in seen}
+    for names in alike.values():
+        outputs = [seen[name] for name in names]
+        answers = {layout: _answers(outputs, layout) for layout in outputs[0].layouts}
+        for reading in outputs[0].readings:
+            maps = to_maps(answers[reading.layout], reading)
+            # Over steps of time the mean is taken.
+            maps = maps.reshape(len(names), 2 * BANDS, 2, reading.frames, -1, maps.shape[-1])
+            for name, match in zip(names, match_all(maps.mean(dim=3), strip=strip), strict=True):
+                matches[name].append(match)
+    return {name: output.finding(matches[name]) for name, output in seen.items()}
+
+
+def _answers(outputs: Sequence[_Output], layout: str) -> Tensor:
+    """Their ``sizes``, one output after the other, of each the two of each disturbance."""
+    parts = [torch.cat([each.by_layout[layout] for each in output.responses]) for output in outputs]
+    return torch.cat(parts).flatten(0, 1)
 
 
 def _shapes(module: nn.Module, clean: Tensor, run: Run, frame: Frame) -> dict[str, _Output]:
@@ -222,8 +275,11 @@ def _shapes(module: nn.Module, clean: Tensor, run: Run, frame: Frame) -> dict[st
         readings = []
         if batched and tensor.is_floating_point():
             readings = [found for found in arrangements(tensor.shape, frame) if found.cells > 1]
-        finite = bool(torch.isfinite(tensor).all())
+        greatest = _greatest(tensor)
+        finite = isfinite(greatest)
         seen[name] = _Output(shape, size, batched, finite, calls + 1, readings)
+        if tensor.is_floating_point():
+            seen[name].rounding = torch.finfo(tensor.dtype).eps * greatest
         if readings:
             written[name] = watch_writes(tensor)
 
@@ -234,34 +290,37 @@ def _shapes(module: nn.Module, clean: Tensor, run: Run, frame: Frame) -> dict[st
     return seen
 
 
+def _greatest(tensor: Tensor) -> float:
+    """The greatest absolute value; not finite if any value is not."""
+    if tensor.numel() == 0:
+        return 0.0
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        tensor = tensor.abs().float()
+    least, most = torch.aminmax(tensor)
+    return max(abs(float(least)), abs(float(most)))
+
+
 def _run_chunk(module: nn.Module, batch: Tensor, run: Run, seen: dict[str, _Output]) -> None:
     """Runs the clean input with some disturbed copies and takes in what the layers answer."""
+    previous: tuple[Tensor, Callable[[], bool], _Responses] | None = None
 
     def visit(name: str, output: Any) -> None:
-        tensor = main_tensor(output)
-        if tensor is not None and tuple(tensor.shape) == (len(batch), *(seen[name].shape or ())):
-            seen[name].watch(tensor)
+        nonlocal previous
+        tensor, found = main_tensor(output), seen[name]
+        if tensor is None or tuple(tensor.shape) != (len(batch), *(found.shape or ())):
+            found.latest = None
+        # A later call in the same pass replaces what an earlier one said.
+        elif previous and same_values(tensor, previous[0]) and not previous[1]():
+            found.latest = previous[2]
         else:
-            seen[name].latest = None
+            found.latest = _Responses(tensor, found.readings)
+            previous = tensor, watch_writes(tensor), found.latest
 
     readable = [name for name, output in seen.items() if output.readings]
     with observe(module, visit, readable):
         run(module, batch)
     for name in readable:
         seen[name].keep()
-
-
-def _some_channels(output: Tensor, axis: int) -> Tensor:
-    """At most ``_CHANNELS`` of the channels, evenly spread: they are averaged over anyway."""
-    step = -(-output.shape[axis] // _CHANNELS)
-    index = [slice(None)] * axis + [slice(None, None, step)]
-    return output[tuple(index)]
-
-
-def _on_grid(found: Tensor, reading: Arrangement) -> Tensor:
-    """``(2, rows, cols)`` of ``sizes``; over steps of time the mean is taken."""
-    maps = to_maps(found, reading).reshape(2, reading.frames, *reading.grid)
-    return coarse(maps.mean(dim=1))
 
 
 def _disturbed(clean: Tensor, seed: int) -> Iterator[Tensor]:

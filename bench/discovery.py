@@ -1,0 +1,198 @@
+"""What it costs to find a model's layers, in forward passes of one image.
+
+    python -m bench.discovery                      # prints the tables of docs/discovery.md
+    python -m bench.discovery --models resnet50 vit_base_patch16_224
+
+Every network is built with random weights and examined as ``list_layers`` does it the first time,
+on one thread, in processor time. *passes* is the time within the network, forwards and backwards;
+*arithmetic* is the reduction of what its layers return, the comparison of readings and the choice;
+*fingerprint and cache* names the answer, looks for it on disk and writes it there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from bench.zoo.cli import COSTS
+from bench.zoo.costs import Costs
+from bench.zoo.plan import counted, every_model, smallest_of_each_family
+from cam_hub import LoadedModel, list_layers, load_model, recording
+from cam_hub.errors import CamHubError
+from cam_hub.guard import quiet
+from cam_hub.introspection import answers
+
+_PASSES = 5
+"""Forward passes of which the median is the unit."""
+
+_HEADER = """\
+| network | layers | one forward pass, ms | discovery, ms | **in passes** | images | passes | \
+arithmetic | fingerprint and cache |
+|---|---|---|---|---|---|---|---|---|"""
+
+
+@dataclass
+class Cost:
+    """What one discovery took, in seconds.
+
+    Attributes:
+        unit: One forward pass of one image.
+        total: All of it.
+        passes: Within the network, without what is done with the outputs of its layers.
+        naming: Fingerprint and cache.
+        images: Images that went through the network forwards.
+        layers: Submodules.
+    """
+
+    unit: float
+    total: float
+    passes: float
+    naming: float
+    images: int
+    layers: int
+
+    @property
+    def ratio(self) -> float:
+        """The total in forward passes."""
+        return self.total / self.unit
+
+    def row(self, name: str) -> str:
+        """A line of the table."""
+        arithmetic = self.total - self.passes - self.naming
+        parts = [part / self.unit for part in (self.passes, arithmetic, self.naming)]
+        cells = [f"{self.layers}", f"{1000 * self.unit:.1f}", f"{1000 * self.total:.0f}"]
+        cells += [f"**{self.ratio:.1f}**", f"{self.images}", *(f"{part:.1f}" for part in parts)]
+        return f"| `{name}` | " + " | ".join(cells) + " |"
+
+
+class _Clock:
+    """Adds up the time within calls; what is timed within them by another clock is taken off."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, function: Callable[..., Any], *, off: _Clock | None = None) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            inner = off.seconds if off else 0.0
+            start = time.process_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent = time.process_time() - start
+                self.seconds += spent - ((off.seconds - inner) if off else 0.0)
+
+        return call
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints a table in Markdown; returns the program's exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--models", nargs="+", help="IDs (default: the smallest of each family)")
+    parser.add_argument("--max-macs", type=float, default=1e9, help="of a pass (%(default)g)")
+    parser.add_argument("--repeats", type=int, default=1, help="discoveries each (%(default)s)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, timm {timm.__version__}, one thread\n\n{_HEADER}")
+    ratios: list[float] = []
+    for name in options.models or _smallest(options.max_macs):
+        try:
+            found = [measure(name) for _ in range(options.repeats)]
+        except CamHubError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            continue
+        cost = sorted(found, key=lambda each: each.ratio)[len(found) // 2]
+        ratios.append(cost.ratio)
+        print(cost.row(name), flush=True)
+    if ratios:
+        print(f"\n{len(ratios)} networks: median {median(ratios):.1f}, worst {max(ratios):.1f}")
+    return 0
+
+
+def measure(name: str) -> Cost:
+    """Times one pass and one discovery of a model with random weights.
+
+    Raises:
+        CamHubError: If it has no layers to find.
+    """
+    torch.manual_seed(0)
+    model = load_model(name, pretrained=False, device="cpu")
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, CAM_HUB_CACHE=folder):
+        unit = _one_pass(model)
+        with _watched(model) as (inside, visits, naming, images):
+            start = time.process_time()
+            found = list_layers(model)
+            total = time.process_time() - start
+        unit = median([unit, _one_pass(model)])
+    return Cost(
+        unit, total, inside.seconds - visits.seconds, naming.seconds, sum(images), len(found)
+    )
+
+
+def _one_pass(model: LoadedModel) -> float:
+    image = torch.randn(1, *model.input_size)
+    seconds = []
+    with quiet(model.module), torch.no_grad():
+        model.task.run(model.module, image)
+        for _ in range(_PASSES):
+            start = time.process_time()
+            model.task.run(model.module, image)
+            seconds.append(time.process_time() - start)
+    return median(seconds)
+
+
+@contextmanager
+def _watched(model: LoadedModel) -> Iterator[tuple[_Clock, _Clock, _Clock, list[int]]]:
+    """Clocks of what is within the network, of what is done in its hooks, and of the naming."""
+    inside, visits, naming = _Clock(), _Clock(), _Clock()
+    images: list[int] = []
+    hook, grad, follow = recording._hook, torch.autograd.grad, recording.Taps.visit_gradients
+    run = type(model.task).run
+
+    def hooked(name: str, visit: Any, *rest: Any) -> Any:
+        return hook(name, visits.timed(visit), *rest)
+
+    def follows(taps: Any, score: Tensor, visit: Any, **more: Any) -> None:
+        follow(taps, score, visits.timed(visit), **more)
+
+    def runs(task: Any, module: nn.Module, batch: Any, *rest: Any, **more: Any) -> Any:
+        images.append(len(batch))
+        return inside.timed(run)(task, module, batch, *rest, **more)
+
+    with (
+        mock.patch.object(recording, "_hook", hooked),
+        mock.patch.object(recording.Taps, "visit_gradients", follows),
+        mock.patch.object(torch.autograd, "grad", inside.timed(grad)),
+        mock.patch.object(type(model.task), "run", runs),
+        mock.patch.object(answers, "key_of", naming.timed(answers.key_of)),
+        mock.patch.object(answers, "recall", naming.timed(answers.recall)),
+        mock.patch.object(answers, "remember", naming.timed(answers.remember)),
+    ):
+        yield inside, visits, naming, images
+
+
+def _smallest(max_macs: float) -> list[str]:
+    costs = Costs(Path(COSTS))
+    chosen = []
+    for each in smallest_of_each_family(counted(every_model(), costs)):
+        macs = costs.macs(each.source, each.name)
+        if not each.refusal_expected and macs is not None and macs <= max_macs:
+            chosen.append(each.id)
+    return chosen
+
+
+if __name__ == "__main__":
+    sys.exit(main())
