@@ -18,7 +18,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import errors
     from .batches import Outcome, explain_many
-    from .classes import Top, top
+    from .classes import Top, expected, top
     from .comparison.grid import compare
     from .comparison.result import Comparison
     from .engine import activations, explain, explain_methods
@@ -45,6 +45,7 @@ _HOMES = {
     "explain_many": "batches",
     "Prediction": "ranking",
     "Top": "classes",
+    "expected": "classes",
     "top": "classes",
     "compare": "comparison.grid",
     "Comparison": "comparison.result",
@@ -97,6 +98,7 @@ __all__ = [
     "compare",
     "describe_model",
     "errors",
+    "expected",
     "explain",
     "explain_many",
     "explain_methods",

@@ -10,7 +10,15 @@ from functools import partial
 
 import torch
 
-from cam_hub.classes import choose_classes, find_contrast
+from cam_hub.classes import (
+    ClassChoice,
+    Expected,
+    choose_classes,
+    expected,
+    find_contrast,
+    names_expected,
+    with_expected,
+)
 from cam_hub.composing import compose
 from cam_hub.errors import CamHubError, ClassNotFound
 from cam_hub.explaining import explain_otherwise, explain_prepared, is_blank
@@ -65,7 +73,7 @@ class BatchExplainer:
             names = model.class_names
             count = len(names or "1")
             try:
-                choose_classes(request.classes, torch.zeros(count), names)
+                choose_classes(_without_labels(request.classes), torch.zeros(count), names)
                 if request.contrast is not None:
                     find_contrast(request.contrast, count, names)
             except ClassNotFound as error:
@@ -99,17 +107,35 @@ class BatchExplainer:
 
     def _together(self, pictures: list[Ready], done: Done) -> list[Explanation | CamHubError]:
         """The same for pictures of one size."""
-        try:
-            jobs = [self._job(picture) for picture in pictures]
-        except CamHubError as error:
-            return [error] * len(pictures)
+        found: dict[int, Explanation | CamHubError] = {}
+        jobs: dict[int, tuple[Job, Request]] = {}
+        for position, picture in enumerate(pictures):
+            try:
+                request = self._request(picture)
+                jobs[position] = self._job(picture, request), request
+            except CamHubError as error:
+                found[position] = error
         count = len(pictures)
-        passes = run_together(jobs, self.room, progress=lambda part: done(part * count))
+        passes = run_together(
+            [job for job, _ in jobs.values()],
+            self.room,
+            progress=lambda part: done(part * count),
+        )
         tick = partial(done, count)
-        return [self._result(*each, tick) for each in zip(pictures, jobs, passes, strict=True)]
+        for (position, (job, request)), passed in zip(jobs.items(), passes, strict=True):
+            found[position] = self._result(pictures[position], job, request, passed, tick)
+        return [found[position] for position in range(count)]
 
-    def _job(self, picture: Ready) -> Job:
-        job = make_job(self.model, picture.prepared, [self.method], self.request)
+    def _request(self, picture: Ready) -> Request:
+        """The request for one picture, with its own label where that is to be explained."""
+        sample, classes = picture.sample, self.request.classes
+        if classes is None and sample.explain_label:
+            classes = expected
+        classes = with_expected(classes, sample.expected)
+        return replace(self.request, classes=classes)
+
+    def _job(self, picture: Ready, request: Request) -> Job:
+        job = make_job(self.model, picture.prepared, [self.method], request)
         if not self.model.task.takes_reference:
             return job
         return replace(job, aim=partial(self._shared_target, job))
@@ -125,12 +151,13 @@ class BatchExplainer:
         self,
         picture: Ready,
         job: Job,
+        request: Request,
         passed: Pass | CamHubError | None,
         tick: Callable[[], None],
     ) -> Explanation | CamHubError:
         if isinstance(passed, CamHubError):
             return passed
-        asked = replace(self.request, progress=lambda *_: tick())
+        asked = replace(request, progress=lambda *_: tick())
         try:
             if passed is not None:
                 found = compose(self.model, picture.prepared, self.method, job, passed)
@@ -142,6 +169,14 @@ class BatchExplainer:
             return alone[self.method.name]
         except CamHubError as error:
             return error
+
+
+def _without_labels(choice: ClassChoice) -> ClassChoice:
+    """The classes that are the same for all pictures; None where there are none."""
+    if not names_expected(choice):
+        return choice
+    listed = choice if isinstance(choice, (list, tuple)) else ()
+    return [item for item in listed if not isinstance(item, Expected)] or None
 
 
 def _beyond(done: Done, before: int, count: float) -> None:

@@ -9,19 +9,19 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 from torch import Tensor
 
 from cam_hub.batch_explainer import BatchExplainer
 from cam_hub.classes import ClassChoice
-from cam_hub.errors import CamHubError, InvalidArgument
+from cam_hub.errors import CamHubError
 from cam_hub.introspection.selection import LayerChoice
 from cam_hub.methods import METHODS
 from cam_hub.options import OutputChoice
 from cam_hub.passes import Progress
-from cam_hub.readahead import picture_files, read_ahead
+from cam_hub.readahead import read_ahead
 from cam_hub.request import Request, check_count, model_of
 from cam_hub.results import Explanation
+from cam_hub.samples import Sample, open_samples
 from cam_hub.sources.base import LoadedModel
 
 __all__ = ["Outcome", "explain_many"]
@@ -37,11 +37,16 @@ class Outcome:
 
     Attributes:
         picture: As it was given; of a folder the file's path.
-        result: Its explanation, or the error that says why there is none.
+        result: Its explanation, or the error that states why there is none.
+        key: Identifies the picture: the key that came with it; of a folder or a glob the file's
+            path relative to it; else its file, or its position.
+        label: The class that it is labelled with, as an index or a label; None if it has none.
     """
 
     picture: object
     result: Explanation | CamHubError
+    key: object = None
+    label: int | str | None = None
 
     @property
     def error(self) -> CamHubError | None:
@@ -95,12 +100,19 @@ def explain_many(
 
     Args:
         model_or_id: As for ``explain``.
-        images: A folder, whose pictures are taken in the order of their names; or any iterable of
-            what ``explain`` takes as ``image``, which is advanced as needed.
+        images: A folder, whose pictures, and those of the folders in it, are taken in the order
+            of their paths; folders on the first level give the labels. Or a glob such as
+            ``"photos/**/*.jpg"``; a ``torch.utils.data.Dataset``, a ``DataLoader`` (with or
+            without labels), a data set of the library ``datasets``; a mapping of keys to images;
+            or any iterable, which is advanced as needed, of what ``explain`` takes as ``image``,
+            of ``(key, image)``, ``(key, image, class)`` and ``(image, label)``, of rows such as
+            ``{"image": …, "label": …}``, or of batches of these.
         method: As for ``explain``.
         target_layers: As for ``explain``; None looks for another layer where the recommended one
             is blank, picture by picture.
-        classes: As for ``explain``; None stands for each picture's own predicted class.
+        classes: As for ``explain``; None stands for each picture's own predicted class, or the
+            class of ``(key, image, class)``. ``expected`` stands for each picture's label, so
+            that ``[top(1), expected]`` explains what was predicted and what is true.
         contrast: As for ``explain``; the error of a picture whose predicted class it is.
         sign: As for ``explain``.
         target: As for ``explain``.
@@ -150,13 +162,13 @@ def explain_many(
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
     check_count("threads", threads)
     model = model_of(model_or_id)
-    pictures = _pictures(images, axes=len(model.input_size) + 1)
+    pictures = open_samples(images, clips=len(model.input_size) == 4)
     explainer = BatchExplainer.checked(model, chosen, request)
     return _outcomes(explainer, pictures, threads, progress)
 
 
 def _outcomes(
-    explainer: BatchExplainer, pictures: Iterable[object], threads: int, progress: Progress | None
+    explainer: BatchExplainer, pictures: Iterable[Sample], threads: int, progress: Progress | None
 ) -> Iterator[Outcome]:
     total = len(pictures) if isinstance(pictures, Sized) else None
     size = explainer.request.batch_size
@@ -167,11 +179,14 @@ def _outcomes(
             part = min((before + count) / total, 1.0) if total else 0.0
             progress(part, f"{before + int(count)}{f' of {total}' if total else ''} pictures")
 
-    read = read_ahead(explainer.model, pictures, threads=threads, ahead=max(size, threads))
-    with closing(read):
-        for group in _groups(read, size):
+    ready = read_ahead(explainer.model, pictures, threads=threads, ahead=max(size, threads))
+    with closing(ready):
+        for group in _groups(ready, size):
             results = explainer.explain(group, done)
-            outcomes = deque(Outcome(g.picture, r) for g, r in zip(group, results, strict=True))
+            outcomes = deque(
+                Outcome(read.sample.picture, result, read.sample.key, read.sample.label)
+                for read, result in zip(group, results, strict=True)
+            )
             before += len(group)
             group.clear()  # the caller decides how long each is kept
             del results
@@ -194,19 +209,6 @@ def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         raise
     if group:
         yield group
-
-
-def _pictures(images: Any, axes: int) -> Iterable[object]:
-    """The pictures one by one; an array or tensor of so many axes holds several."""
-    if isinstance(images, (str, os.PathLike)):
-        return picture_files(images)
-    single = isinstance(images, (bytes, bytearray, memoryview)) or hasattr(images, "read")
-    if isinstance(images, (Tensor, np.ndarray)):
-        single = images.ndim != axes
-    if single or not isinstance(images, Iterable):
-        kind = type(images).__name__
-        raise InvalidArgument("images", kind, "a folder, or several pictures, as in a list")
-    return images
 
 
 def _held(choice: Any) -> Any:

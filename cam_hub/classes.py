@@ -6,6 +6,7 @@ import operator
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -15,13 +16,19 @@ from cam_hub.ranking import best_of, label_of
 __all__ = [
     "ClassChoice",
     "Contrast",
+    "Expected",
+    "LabelledClass",
     "Settled",
     "Top",
+    "as_index",
     "choose_classes",
+    "expected",
     "find_contrast",
+    "names_expected",
     "parse_top",
     "settle",
     "top",
+    "with_expected",
 ]
 
 _TOP = re.compile(r"top\s*\(?\s*(\d+)\s*\)?\Z", re.IGNORECASE)
@@ -64,8 +71,36 @@ class Top:
             raise InvalidArgument("top", self.count, "a count of at least 1")
 
 
-ClassChoice = int | str | Top | Iterable[int | str] | None
-"""How classes may be named: by index, label, several of these, ``top(count)``; None predicts."""
+@dataclass(frozen=True)
+class Expected:
+    """Stands for the class that an image is labelled with."""
+
+
+expected = Expected()
+"""The label of each image, as a value for ``explain_many(classes=...)``."""
+
+
+@dataclass(frozen=True)
+class LabelledClass:
+    """The class that a data set gives an image.
+
+    Attributes:
+        label: A label, or a class index.
+        index: Its index among the classes of the data set, or None.
+        count: How many classes the data set has, or None.
+    """
+
+    label: int | str
+    index: int | None = None
+    count: int | None = None
+
+
+ClassChoice = (
+    int | str | Top | Expected | LabelledClass
+    | Iterable[int | str | Top | Expected | LabelledClass] | None
+)  # fmt: skip
+"""How classes may be named: by index, label, several of these, ``top(count)``, ``expected`` (the
+label of each of many images); None predicts."""
 
 
 def top(count: int) -> Top:
@@ -111,7 +146,7 @@ def choose_classes(
     if isinstance(choice, Top):
         return best_of(ranking, eligible, choice.count)
     wanted: list[object]
-    if isinstance(choice, Iterable) and not isinstance(choice, str) and _whole(choice) is None:
+    if isinstance(choice, Iterable) and not isinstance(choice, str) and as_index(choice) is None:
         wanted = list(choice)
     else:
         wanted = [choice]
@@ -119,7 +154,13 @@ def choose_classes(
         raise InvalidArgument(
             "classes", choice, "at least one class, or None for the predicted one"
         )
-    return list(dict.fromkeys(_index(item, count, names) for item in wanted))
+    found: list[int] = []
+    for item in wanted:
+        if isinstance(item, Top):
+            found += best_of(ranking, eligible, item.count)
+        else:
+            found.append(_index(item, count, names))
+    return list(dict.fromkeys(found))
 
 
 def settle(
@@ -171,7 +212,78 @@ def find_contrast(contrast: int | str, count: int, names: Sequence[str] | None) 
     return _index(contrast, count, names, "contrast")
 
 
+def with_expected(choice: ClassChoice, label: LabelledClass | None) -> ClassChoice:
+    """Puts an image's label in the place of ``expected``.
+
+    Args:
+        choice: The classes to explain.
+        label: The image's label; None for an image without one.
+
+    Raises:
+        InvalidArgument: If ``expected`` is among the classes and the image has no label.
+    """
+    if not names_expected(choice):
+        return choice
+    if label is None:
+        raise InvalidArgument(
+            "classes",
+            "expected",
+            "images with labels for it: class folders, or pairs (image, label)",
+        )
+    return [label if isinstance(item, Expected) else item for item in _listed(choice)]
+
+
+def names_expected(choice: ClassChoice) -> bool:
+    """Whether ``expected`` is among the classes."""
+    return any(isinstance(item, Expected) for item in _listed(choice))
+
+
+def _listed(choice: ClassChoice) -> list[Any]:
+    """The classes one by one, where a choice lists several."""
+    return list(choice) if isinstance(choice, (list, tuple)) else [choice]
+
+
+def _labelled(item: LabelledClass, count: int, names: Sequence[str] | None) -> int:
+    """The class index of the model that a data set's label means."""
+    if isinstance(item.label, str):
+        if names and not _matches(item.label, names):
+            found = _of_synset(item.label, names)
+            if found is not None:
+                return found
+        if not names and item.index is not None:
+            if item.count not in (None, count):
+                raise ClassNotFound(
+                    item.label,
+                    hint=f"The model has {count} classes without labels, and the data set has "
+                    f"{item.count} classes: their order cannot be the same.",
+                )
+            return _index(item.index, count, names)
+    return _index(item.label, count, names)
+
+
+def _of_synset(label: str, names: Sequence[str]) -> int | None:
+    """The index of a WordNet ID such as n02123045, for a model with ImageNet's labels."""
+    if not re.fullmatch(r"n\d{8}", label):
+        return None
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset  # noqa: PLC0415
+
+    subset = infer_imagenet_subset({"num_classes": len(names)})
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    if label not in info.label_names():
+        return None
+    index = info.label_names().index(label)
+    words = {part.strip().casefold() for part in info.index_to_description(index).split(",")}
+    own = {part.strip().casefold() for part in names[index].split(",")}
+    return index if words & own else None
+
+
 def _index(item: object, count: int, names: Sequence[str] | None, argument: str = "classes") -> int:
+    if isinstance(item, LabelledClass):
+        return _labelled(item, count, names)
+    if isinstance(item, Expected):
+        raise InvalidArgument(argument, "expected", "explain_many, whose images have labels")
     if isinstance(item, str):
         matches = _matches(item, names)
         if len(matches) == 1:
@@ -184,7 +296,7 @@ def _index(item: object, count: int, names: Sequence[str] | None, argument: str 
         if not item.strip().lstrip("-").isdecimal():
             raise _no_label(item, names)
         item = int(item)
-    index = _whole(item)
+    index = as_index(item)
     if index is None:
         expected = "a class index or label" if argument == "contrast" else "class indices or labels"
         raise InvalidArgument(argument, item, expected)
@@ -194,7 +306,7 @@ def _index(item: object, count: int, names: Sequence[str] | None, argument: str 
     return index
 
 
-def _whole(item: object) -> int | None:
+def as_index(item: object) -> int | None:
     """A whole number of any library (NumPy and torch scalars too), or None."""
     if isinstance(item, bool):
         return None

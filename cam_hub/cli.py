@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -53,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
     explain.add_argument(
         "photo",
-        help="path of the picture, for a model of clips also of an animation; or a folder of them",
+        help="path of the picture, for a model of clips also of an animation; or several: a "
+        "folder with those in it, or a glob in quotes",
     )
     explain.add_argument("--out", default="explanation", help="folder to save to (%(default)s)")
     explain.add_argument(
@@ -64,6 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--method", default="smoothgradcampp", help="(%(default)s)")
     explain.add_argument("--layer", action="append", help="target layer; may be repeated")
     explain.add_argument("--class", action="append", dest="classes", help="index, label or top(3)")
+    explain.add_argument(
+        "--expected",
+        action="store_true",
+        help="also the class that each picture's folder names, for a folder of class folders",
+    )
     explain.add_argument(
         "--region", type=_box, metavar="L,T,R,B", help="box in the photo's pixels to ask about"
     )
@@ -183,9 +190,13 @@ def _grid(layer: LayerInfo) -> str:
 
 def _explain(options: argparse.Namespace) -> int:
     from cam_hub.engine import explain  # noqa: PLC0415
+    from cam_hub.image_files import local_path  # noqa: PLC0415
 
-    if Path(options.photo).is_dir():
+    path = local_path(options.photo)
+    if path.is_dir() or (glob.has_magic(options.photo) and not path.exists()):
         return _explain_folder(options)
+    if options.expected:
+        raise InvalidArgument("--expected", options.photo, "a folder of class folders")
     result = explain(_model(options), options.photo, region=options.region, **_choices(options))
     for found in result.predictions:
         sys.stdout.write(f"{found.probability:7.2%}  {found.class_index:5d}  {found.label}\n")
@@ -199,19 +210,25 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _explain_folder(options: argparse.Namespace) -> int:
-    """Saves the explanation of each picture of a folder under the picture's name.
+    """Saves the explanation of each picture of a folder under the picture's path in it.
 
     Returns:
         1 if a picture had an error; it is printed, and the others go on.
     """
     from cam_hub.batches import explain_many  # noqa: PLC0415
+    from cam_hub.classes import expected, parse_top  # noqa: PLC0415
 
     for name in ("region", "push"):
         if (given := getattr(options, name)) is not None:
             raise InvalidArgument(f"--{name}", given, "a single picture with it, not a folder")
     code = 0
-    for outcome in explain_many(_model(options), options.photo, **_choices(options)):
-        name = Path(str(outcome.picture)).name
+    choices = _choices(options)
+    if options.expected:
+        given = choices["classes"]
+        given = [] if given is None else given if isinstance(given, list) else [given]
+        choices["classes"] = [*(parse_top(text) or text for text in given), expected]
+    for outcome in explain_many(_model(options), options.photo, **choices):
+        name = str(outcome.key)
         try:
             result = outcome.explanation
             result.save(Path(options.out) / name)

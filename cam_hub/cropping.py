@@ -28,7 +28,7 @@ class Crop:
         crop_mode: How the photo's proportions are treated.
         interpolation: Filter of the resize.
         antialias: Whether it averages over all pixels that it shrinks.
-        fill: The border's colour per channel, 0 to 255.
+        fill: The border's colour per channel, in the photo's own values.
     """
 
     height: int
@@ -37,7 +37,7 @@ class Crop:
     crop_mode: str
     interpolation: str
     antialias: bool
-    fill: tuple[int, ...]
+    fill: tuple[float, ...]
 
     def place(self, photo_size: tuple[int, int]) -> Placement:
         """Where a photo of ``(width, height)`` lies in the input."""
@@ -51,7 +51,7 @@ class Crop:
         )
 
     def __call__(self, photo: Image.Image) -> Image.Image:
-        """Resizes a photo, mode "RGB" or "L", and cuts or pads it to the input's size."""
+        """Resizes a photo, mode "RGB", "L" or "F", and cuts or pads it to the input's size."""
         placement = self.place(photo.size)
         left, top = (int(start) for start in placement.offset)
         resized_width, resized_height = self._resized(*photo.size)
@@ -79,7 +79,8 @@ class Crop:
             part = photo.resize(size, filter_, box=placement.seen_box)
         if part.size == (self.width, self.height):
             return part
-        canvas = Image.new(part.mode, (self.width, self.height), self.fill)
+        fill = self.fill[0] if part.mode == "F" else self.fill
+        canvas = Image.new(part.mode, (self.width, self.height), fill)
         canvas.paste(part, (max(0, left), max(0, top)))
         return canvas
 

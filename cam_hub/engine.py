@@ -37,6 +37,7 @@ def explain(
     call: int | None = None,
     region: RegionChoice = None,
     reference: object = None,
+    background: object = None,
     num_samples: int = 4,
     std: float = 0.3,
     seed: int = 0,
@@ -50,11 +51,14 @@ def explain(
     Args:
         model_or_id: A loaded or wrapped model, or an ID for ``load_model``; a model loaded by ID
             stays in memory for the next call.
-        image: A path, bytes, a PIL image, an HWC uint8 array, or an already preprocessed float
-            tensor ``(C, H, W)`` or ``(1, C, H, W)``. For a model of clips: several of these as a
-            list, an animated GIF, WebP or APNG, a uint8 array ``(T, H, W, 3)``, a preprocessed
-            float tensor ``(C, T, H, W)`` or ``(1, C, T, H, W)``; or a single picture, which is a
-            clip in which nothing moves.
+        image: A path (``~`` and ``file://`` too), bytes, a PIL image, an array ``(H, W, C)`` of
+            uint8, uint16, or floating point in [0, 1] or [0, 255]; a uint8 tensor ``(C, H, W)`` as
+            torchvision decodes it; or an already preprocessed float tensor ``(C, H, W)`` or
+            ``(1, C, H, W)``. For a model of other than 1 or 3 channels an array ``(H, W, C)`` of
+            its channels; floating-point values are then in the units of its mean and std. For a
+            model of clips: several of these as a list, an animated GIF, WebP or APNG, a uint8
+            array ``(T, H, W, 3)``, a preprocessed float tensor ``(C, T, H, W)`` or
+            ``(1, C, T, H, W)``; or a single picture, which is a clip in which nothing moves.
         method: A name out of ``METHODS``.
         target_layers: A layer's name, several of them, a word of ``suggest_layers``, or None for
             the recommended layer (where that is blank for this picture, the last one before it
@@ -80,6 +84,8 @@ def explain(
             for all of it.
         reference: Of a model without a classifier: the picture whose features are compared with,
             given like ``image``; None for the picture itself.
+        background: A picture of the same proportions to draw maps on in place of the image, as
+            for images of many channels, which are otherwise shown in grey; given like ``image``.
         num_samples: How many noisy copies SmoothGradCAM++ averages over.
         std: Standard deviation of their noise, in units of the normalised input.
         seed: Of their noise; the same call gives the same map.
@@ -130,7 +136,9 @@ def explain(
     )
     chosen = METHODS[method].signed(request.sign)
     model = model_of(model_or_id)
-    return explain_prepared(model, prepare(model, image), [chosen], request)[chosen.name]
+    return explain_prepared(model, prepare(model, image, background), [chosen], request)[
+        chosen.name
+    ]
 
 
 def explain_methods(
@@ -147,6 +155,7 @@ def explain_methods(
     call: int | None = None,
     region: RegionChoice = None,
     reference: object = None,
+    background: object = None,
     num_samples: int = 4,
     std: float = 0.3,
     seed: int = 0,
@@ -170,6 +179,7 @@ def explain_methods(
         call: The call of the layer.
         region: A part of the photo.
         reference: A picture to compare with.
+        background: A picture to draw maps on.
         num_samples: Noisy copies, for the methods that need some.
         std: Of their noise.
         seed: Of their noise.
@@ -209,7 +219,7 @@ def explain_methods(
     if not chosen:
         raise InvalidArgument("methods", methods, "at least one method")
     model = model_of(model_or_id)
-    return explain_prepared(model, prepare(model, image), chosen, request)
+    return explain_prepared(model, prepare(model, image, background), chosen, request)
 
 
 def activations(

@@ -10,14 +10,17 @@ import io
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from PIL import Image, UnidentifiedImageError
 
 from cam_hub.errors import ImageRefused
 
-__all__ = ["BOMBS", "FORMATS", "file_endings", "read_image_file", "told"]
+__all__ = ["BOMBS", "FORMATS", "file_endings", "local_path", "read_image_file", "told"]
 
 Found = TypeVar("Found")
 Look = Callable[[Image.Image, str], Found]
@@ -75,6 +78,27 @@ def read_image_file(source: object, look: Look[Found]) -> Found:
     )
 
 
+def local_path(text: str) -> Path:
+    """The path that a text names: ``~`` is the user's home, a ``file:`` URL its path.
+
+    Raises:
+        ImageRefused: If a ``file:`` URL names another machine.
+    """
+    if re.match(r"file:/", text, re.IGNORECASE):
+        parts = urlsplit(text)
+        if parts.netloc.lower() not in ("", "localhost"):
+            raise ImageRefused(
+                f"{_shortened(repr(text))} is a file on another machine, {parts.netloc!r}; give a "
+                "file:///… address or a path"
+            )
+        return Path(url2pathname(parts.path))
+    path = Path(text)
+    if text.startswith("~") and not path.exists():
+        with suppress(RuntimeError):  # of a user who has no home
+            return path.expanduser()
+    return path
+
+
 def file_endings() -> frozenset[str]:
     """How the names of files end that are read here, as far as the installed Pillow can."""
     formats = _readable()
@@ -88,14 +112,14 @@ def _readable() -> list[str]:
 
 def _from_path(text: str, look: Look[Found]) -> Found:
     name = _shortened(repr(text))
-    if scheme := re.match(r"\s*((https?|ftp|file|s3|gs|hf)(?=://)|data(?=:))", text, re.IGNORECASE):
+    if scheme := re.match(r"\s*((https?|ftp|s3|gs|hf)(?=://)|data(?=:))", text, re.IGNORECASE):
         raise ImageRefused(
             f"{name} is a {scheme[1].lower()}: address, and nothing is fetched here; download it "
             "first and give the file's path or its bytes"
         )
     if not text.strip():
         raise ImageRefused("the path is empty")
-    path = Path(text)
+    path = local_path(text)
     try:
         if path.is_dir():
             raise ImageRefused(f"{name} is a folder; give an image file in it")

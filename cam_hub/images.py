@@ -8,6 +8,7 @@ Colour profiles are dropped unapplied, as in the pipelines that models were trai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +23,9 @@ __all__ = ["MAX_PIXELS", "open_image", "to_picture"]
 
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are refused; Pillow's own hard limit is the same."""
+
+_WHITES = (255, 4095, 65535)  # of whole numbers in 16 bits
+_BITS_PER_SAMPLE, _MAX_SAMPLE = 258, 281  # tags of TIFF
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,18 +42,21 @@ def open_image(source: object, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open a picture.
 
     Args:
-        source: A path; the bytes of an image file; a binary file object, which is read from its
-            beginning and left at its position; a PIL image, of which the current frame is taken;
-            or an array of shape ``(H, W)`` or ``(H, W, 1 | 3 | 4)``, uint8 in [0, 255] or bool.
+        source: A path, which may begin with ``~`` or ``file://``; the bytes of an image file; a
+            binary file object, which is read from its beginning and left at its position; a row
+            ``{"bytes": …, "path": …}`` of the library ``datasets``; a PIL image, of which the
+            current frame is taken; or an array of shape ``(H, W)`` or ``(H, W, 1 | 3 | 4)``: uint8
+            in [0, 255], bool, uint16, or floating point in [0, 1] or [0, 255].
         max_pixels: Larger pictures are refused before they are decoded. Pillow's own limit
             (``PIL.Image.MAX_IMAGE_PIXELS``) holds as well and is left as it is.
 
     Returns:
         A new picture in mode "RGB": the first frame, turned as its EXIF orientation says,
-        transparent parts laid on white. 16-bit grey is divided by 257. Pixels in 32-bit integers
-        or floats have no fixed white; their full scale is taken to be the least of 1 (floats
-        only), 255 and 65535 that holds them all, and where none does or some are negative, their
-        own range is stretched to [0, 255].
+        transparent parts laid on white. 16 bits often hold fewer (12 from cameras and scanners):
+        white is what a TIFF file declares, else the least of 255, 4095 and 65535 that holds all
+        pixels; so for 32-bit integers. For grey pixels in floats it is the least of 1, 255 and
+        65535. Where none holds all, or some are negative, their own range is stretched to
+        [0, 255].
 
     Raises:
         ImageRefused: The source is none of these, is missing, empty, damaged, too large, has NaN
@@ -62,19 +69,19 @@ def open_image(source: object, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         return to_picture(source, "the PIL image", max_pixels)
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
+    if isinstance(source, Mapping):
+        if not source or not set(source) <= {"bytes", "path"}:
+            raise ImageRefused(
+                f"{type(source).__name__} is not a kind of picture; it takes "
+                '{"bytes": …, "path": …}, or the value of its column'
+            )
+        source = source["path"] if source.get("bytes") is None else source["bytes"]
     return read_image_file(source, lambda image, name: to_picture(image, name, max_pixels))
 
 
 def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
     shape = array.shape
-    if array.dtype.kind == "f":
-        bad = int((~np.isfinite(array)).sum())
-        holds = f" (it also holds {bad} NaN or infinite values)" if bad else ""
-        raise ImageRefused(
-            f"an array of {array.dtype} has no fixed white; scale it to 0-255 and cast it with "
-            f".astype('uint8'){holds}"
-        )
-    if array.dtype not in (np.uint8, np.bool_):
+    if array.dtype.kind != "f" and array.dtype not in (np.uint8, np.uint16, np.bool_):
         raise ImageRefused(
             f"an array of {array.dtype} is not read; scale it to 0-255 and cast it with "
             ".astype('uint8')"
@@ -93,6 +100,10 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
     pixels = array[..., 0] if shape[2:] == (1,) else array
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
+    elif pixels.dtype == np.uint16:
+        pixels = _of_16_bits(pixels)
+    elif pixels.dtype.kind == "f":
+        pixels = _of_floats(pixels)
     return to_picture(Image.fromarray(np.ascontiguousarray(pixels)), "the array", max_pixels)
 
 
@@ -137,8 +148,8 @@ def _load(image: Image.Image, name: str) -> None:
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     """A new RGB picture of the same pixels, by the rules in :func:`open_image`."""
     if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image).astype(np.uint16)
+        return Image.fromarray(_of_16_bits(grey, _declared_white(image))).convert("RGB")
     if image.mode in ("I", "F"):
         return Image.fromarray(_rescaled(np.asarray(image), name)).convert("RGB")
     try:
@@ -157,9 +168,45 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return opaque
 
 
+def _of_16_bits(values: NDArray[np.uint16], white: int = 0) -> NDArray[np.uint8]:
+    """16-bit pixels to 8 bits, by the rule in :func:`open_image`; 0 for an unknown white."""
+    highest = int(values.max())
+    if white < max(highest, 1):
+        white = next(white for white in _WHITES if highest <= white)
+    scaled = (values.astype(np.uint32) * 255 + white // 2) // white
+    return scaled.astype(np.uint8)
+
+
+def _declared_white(image: Image.Image) -> int:
+    """The largest value that a TIFF file says its pixels can have; 0 for none."""
+    tags = getattr(image, "tag_v2", {})
+    with suppress(Exception):  # tags hold whatever a stranger has written
+        if _MAX_SAMPLE in tags:
+            return int(np.ravel(tags[_MAX_SAMPLE])[0])
+        bits = int(np.ravel(tags[_BITS_PER_SAMPLE])[0])
+        return 2**bits - 1 if bits < 16 else 0
+    return 0
+
+
+def _of_floats(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Floating-point pixels in [0, 1] or [0, 255] to 8 bits."""
+    bad = values.size - int(np.isfinite(values).sum())
+    if bad:
+        raise ImageRefused(f"{bad} of the array's {values.size} values are NaN or infinite")
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 255:
+        raise ImageRefused(
+            f"an array of {values.dtype} holds pixels in [0, 1] or [0, 255], and this one values "
+            f"from {low:.3g} to {high:.3g}; scale it to [0, 1], or if it is already normalised, "
+            "give it as a float tensor (C, H, W)"
+        )
+    white = 1 if high <= 1 else 255
+    return np.rint(values.astype(np.float64) * (255 / white)).astype(np.uint8)
+
+
 def _rescaled(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
     """32-bit grey to 8 bits, by the rule in :func:`open_image`."""
-    whites = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
+    whites = (1, 255, 65535) if values.dtype.kind == "f" else _WHITES
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
         raise ImageRefused(f"{bad} of {name}'s {values.size} pixels are NaN or infinite")

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from cam_hub.clip_preprocessing import ClipPreprocessing
 from cam_hub.clips import open_clip
+from cam_hub.errors import ImageRefused, InvalidArgument
 from cam_hub.geometry import Placement
 from cam_hub.guard import quiet
 from cam_hub.images import open_image
@@ -20,7 +25,7 @@ from cam_hub.preprocessing import Preprocessing
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Reference, Target
 from cam_hub.tasks.region import Region, RegionChoice, read_region
-from cam_hub.tensors import check_tensor, same
+from cam_hub.tensors import check_tensor, pixels_of, same
 
 __all__ = ["Prepared", "Question", "ask", "prepare"]
 
@@ -53,44 +58,105 @@ class Prepared:
         return tuple(self.tensor.shape[1:])
 
 
-def prepare(model: LoadedModel, image: object) -> Prepared:
+def prepare(model: LoadedModel, image: object, background: object = None) -> Prepared:
     """Turns a picture, or a clip, into a model's input.
 
     Args:
         model: The model.
         image: As for ``explain``; or what this function has returned, for the same model.
+        background: A picture to show maps on in place of the image, or None.
 
     Raises:
-        ImageRefused: If the image cannot be read, or does not fit the model.
+        ImageRefused: If the image cannot be read, or does not fit the model; or the background
+            cannot be read, or has other proportions.
+        InvalidArgument: If there is a background for a clip.
     """
     if isinstance(image, Prepared):
         return image
+    if background is not None:
+        return _over(prepare(model, image), background)
     turn = model.preprocessing
+    clip = isinstance(turn, ClipPreprocessing)
+    channels = model.input_size[0]
     if isinstance(image, Tensor):
-        # Asked again about the same input, another class say, it is painted once at most.
-        last: Prepared | None = model.facts.get("last_prepared")
-        at = model.device, model.dtype
-        if last is not None and _is_of(image, last.tensor, at):  # before any copy is made
-            return last
-        given = check_tensor(image, model.input_size[0], clip=isinstance(turn, ClipPreprocessing))
-        tensor = given.to(*at)
-        if last is not None and same(last.tensor, tensor):
-            return last
-        pictures = _painted(turn, given)
-        placement = Placement.identity((given.shape[-1], given.shape[-2]))
+        pixels = pixels_of(image, channels, clip=clip)
+        if pixels is None:
+            return _prepare_tensor(model, image)
+        image = pixels
+    if isinstance(turn, Preprocessing) and turn.takes_bands(image):
+        return _prepare_bands(model, turn, image)
+    if isinstance(turn, ClipPreprocessing):
+        frames = open_clip(image, turn.frames)
+        tensor = turn(frames)
     else:
-        if isinstance(turn, ClipPreprocessing):
-            frames = open_clip(image, turn.frames)
-            tensor = turn(frames)
-        else:
-            frames = [open_image(image)]
-            tensor = turn(frames[0])
-        pictures = Pictures.of(frames, clip=isinstance(turn, ClipPreprocessing))
-        placement = turn.place(frames[0].size)
-    prepared = Prepared(pictures, placement, tensor.to(model.device, model.dtype))
-    if isinstance(image, Tensor):
-        model.facts["last_prepared"] = prepared
+        frames = [open_image(image)]
+        tensor = turn(frames[0])
+    pictures = Pictures.of(frames, clip=clip)
+    placement = turn.place(frames[0].size)
+    return Prepared(pictures, placement, tensor.to(model.device, model.dtype))
+
+
+def _prepare_tensor(model: LoadedModel, image: Tensor) -> Prepared:
+    """An already preprocessed tensor as a model's input."""
+    turn = model.preprocessing
+    # Asked again about the same input, another class say, it is painted once at most.
+    last: Prepared | None = model.facts.get("last_prepared")
+    at = model.device, model.dtype
+    if last is not None and _is_of(image, last.tensor, at):  # before any copy is made
+        return last
+    given = check_tensor(image, model.input_size[0], clip=isinstance(turn, ClipPreprocessing))
+    tensor = given.to(*at)
+    if last is not None and same(last.tensor, tensor):
+        return last
+    pictures = _painted(turn, given)
+    placement = Placement.identity((given.shape[-1], given.shape[-2]))
+    prepared = Prepared(pictures, placement, tensor)
+    model.facts["last_prepared"] = prepared
     return prepared
+
+
+def _prepare_bands(model: LoadedModel, turn: Preprocessing, bands: NDArray[Any]) -> Prepared:
+    tensor = turn.bands(bands)
+    height, width, count = bands.shape
+
+    def facts() -> dict[str, Any]:
+        digest = hashlib.sha256(np.ascontiguousarray(bands).tobytes()).hexdigest()
+        return {"size": [width, height], "bands": count, "sha256": digest}
+
+    grey = _stretched(bands.astype(np.float64).mean(axis=2))
+    pictures = Pictures(lambda: [grey], facts=facts)
+    return Prepared(pictures, turn.place((width, height)), tensor.to(model.device, model.dtype))
+
+
+def _stretched(values: NDArray[np.float64]) -> Image.Image:
+    """Values of any range as a grey picture; the lowest and highest two percent are clipped."""
+    low, high = np.percentile(values, (2, 98))
+    scaled = np.clip((values - low) / ((high - low) or 1.0), 0, 1)
+    return Image.fromarray(np.rint(scaled * 255).astype(np.uint8)).convert("RGB")
+
+
+def _over(prepared: Prepared, background: object) -> Prepared:
+    """The same input, shown on another picture.
+
+    Raises:
+        ImageRefused: If the picture cannot be read, or has another shape than the image.
+        InvalidArgument: If the image is a clip.
+    """
+    if prepared.is_clip:
+        raise InvalidArgument("background", type(background).__name__, "an image, not a clip")
+    picture = open_image(background)
+    width, height = prepared.placement.photo_size
+    fitted = picture.width * height, picture.height * width
+    # Rounding to whole pixels may have changed the proportions by one pixel.
+    if abs(fitted[0] - fitted[1]) > max(width, height, *picture.size):
+        raise ImageRefused(
+            f"the background is {picture.width} x {picture.height} and the image {width} x "
+            f"{height}: their proportions must be the same, so that places correspond"
+        )
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    shown = Pictures(lambda: [picture], facts=lambda: prepared.pictures.facts)
+    return replace(prepared, pictures=shown)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ nothing, and an enormous resized image, of which the crop keeps little, is never
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from cam_hub.tensors import check_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 __all__ = ["CROP_MODES", "INTERPOLATIONS", "Preprocessing"]
 
@@ -231,8 +233,9 @@ class Preprocessing:
         channels = self.input_size[0]
         if channels not in _PHOTO_MODES:
             raise ImageRefused(
-                f"the model takes {channels} channels and a photo has 3 (or 1); "
-                f"give an already preprocessed float tensor of shape {self.input_size}"
+                f"the model takes {channels} channels and a photo has 3 (or 1); give an array "
+                f"(H, W, {channels}), or an already preprocessed float tensor of shape "
+                f"{self.input_size}"
             )
         if image.mode not in _PHOTO_MODES.values() or 0 in image.size:
             raise ImageRefused(
@@ -244,6 +247,52 @@ class Preprocessing:
         pixels = np.array(cut, dtype=np.uint8).reshape(*cut.size[::-1], channels)
         tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous().to(torch.float32)
         return tensor.div_(255).sub_(_column(self.mean)).div_(_column(self.std)).unsqueeze(0)
+
+    def takes_bands(self, image: object) -> TypeGuard[NDArray[Any]]:
+        """Whether an image is an array of the channels of a model that does not take photos."""
+        channels = self.input_size[0]
+        if not isinstance(image, np.ndarray) or image.ndim != 3:
+            return False
+        return channels not in _PHOTO_MODES and image.shape[2] == channels
+
+    def bands(self, values: NDArray[Any]) -> Tensor:
+        """Turn an image of any number of channels, such as a satellite's bands, into the input.
+
+        Args:
+            values: ``(H, W, channels)``. uint8 is divided by 255, uint16 by 65535 (by 4095 where
+                none is larger); floating-point values are taken as they are, in the units of
+                ``mean`` and ``std``.
+
+        Returns:
+            float32 of shape ``(1, channels, height, width)``, normalised.
+
+        Raises:
+            ImageRefused: The array has another shape or type, or values that are not finite.
+        """
+        channels = self.input_size[0]
+        if values.ndim != 3 or values.shape[2] != channels or 0 in values.shape:
+            raise ImageRefused(
+                f"an array of shape {values.shape} does not fit the model, which takes "
+                f"(H, W, {channels})"
+            )
+        if values.dtype.kind != "f" and values.dtype not in (np.uint8, np.uint16):
+            raise ImageRefused(
+                f"an array of {values.dtype} is not read; give uint8, uint16 or floating point"
+            )
+        if bad := values.size - int(np.isfinite(values).sum()):
+            raise ImageRefused(f"{bad} of the array's {values.size} values are NaN or infinite")
+        white = 1
+        if values.dtype.kind != "f":
+            small = values.dtype == np.uint16 and int(values.max()) > 4095
+            white = 65535 if small else 4095 if values.dtype == np.uint16 else 255
+        scaled = values.astype(np.float32) / np.float32(white)
+        fill = self.mean if self.crop_mode == "border" else (0.0,) * channels
+        cut = [
+            np.asarray(replace(self._crop, fill=(fill[band],))(Image.fromarray(scaled[..., band])))
+            for band in range(channels)
+        ]
+        tensor = torch.from_numpy(np.stack(cut)).to(torch.float32)
+        return tensor.sub_(_column(self.mean)).div_(_column(self.std)).unsqueeze(0)
 
     def denormalise(self, tensor: Tensor) -> Image.Image:
         """Show a preprocessed tensor: undo the normalising, clamp to [0, 1], round to 8 bits.

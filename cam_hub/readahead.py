@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
-from cam_hub.errors import CamHubError, InvalidArgument
-from cam_hub.image_files import file_endings
+from cam_hub.errors import CamHubError
 from cam_hub.preparation import Prepared, prepare
+from cam_hub.samples import Sample
 from cam_hub.sources.base import LoadedModel
 
-__all__ = ["Ready", "Refused", "picture_files", "read_ahead"]
+__all__ = ["Ready", "Refused", "read_ahead"]
 
 
 @dataclass(frozen=True)
@@ -22,11 +20,11 @@ class Ready:
     """A picture that was read.
 
     Attributes:
-        picture: As it was given.
+        sample: The picture as it was given, with its key and label.
         prepared: The picture as the model's input.
     """
 
-    picture: object
+    sample: Sample
     prepared: Prepared
 
 
@@ -35,22 +33,22 @@ class Refused:
     """A picture that could not be read.
 
     Attributes:
-        picture: As it was given.
+        sample: The picture as it was given, with its key and label.
         error: Why.
     """
 
-    picture: object
+    sample: Sample
     error: CamHubError
 
 
 def read_ahead(
-    model: LoadedModel, pictures: Iterable[object], *, threads: int, ahead: int
+    model: LoadedModel, pictures: Iterable[Sample], *, threads: int, ahead: int
 ) -> Generator[Ready | Refused, None, None]:
     """Reads pictures before they are asked for.
 
     Args:
         model: The model that they are made ready for.
-        pictures: As for ``explain``, one by one; advanced in the caller's thread only, and never
+        pictures: The samples, one by one; advanced in the caller's thread only, and never
             by more than ``ahead``.
         threads: How many read at the same time.
         ahead: Most pictures that are read, or being read, and not yet handed over.
@@ -62,7 +60,7 @@ def read_ahead(
     """
     waiting: deque[Future[Ready | Refused]] = deque()
     trouble: Exception | None = None
-    source: Iterator[object] | None = iter(pictures)
+    source: Iterator[Sample] | None = iter(pictures)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="cam-hub-reading")
     try:
         while source is not None or waiting:
@@ -81,31 +79,10 @@ def read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def picture_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The pictures in a folder, by the endings of their names, in the order of their names.
-
-    Args:
-        folder: Its own files are listed, not those of folders in it; hidden ones are left out.
-
-    Raises:
-        InvalidArgument: If it is no folder, or holds no picture.
-    """
-    found = Path(folder)
-    if not found.is_dir():
-        raise InvalidArgument("images", str(folder), "a folder, or several pictures")
-    endings = file_endings()
-    pictures = sorted(
-        path
-        for path in found.iterdir()
-        if path.suffix.lower() in endings and not path.name.startswith(".") and path.is_file()
-    )
-    if not pictures:
-        raise InvalidArgument("images", str(folder), "a folder with pictures in it")
-    return pictures
-
-
-def _read(model: LoadedModel, picture: object) -> Ready | Refused:
+def _read(model: LoadedModel, sample: Sample) -> Ready | Refused:
+    if sample.error is not None:
+        return Refused(sample, sample.error)
     try:
-        return Ready(picture, prepare(model, picture))
+        return Ready(sample, prepare(model, sample.picture))
     except CamHubError as error:
-        return Refused(picture, error)
+        return Refused(sample, error)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.tv_tensors import TVTensor
 
 from cam_hub.errors import ImageRefused
 
-__all__ = ["check_tensor", "is_finite", "same"]
+__all__ = ["check_tensor", "is_finite", "pixels_of", "same"]
 
 
 def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor:
@@ -34,11 +38,14 @@ def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor
     if not tensor.is_floating_point():
         kind = str(tensor.dtype).removeprefix("torch.")
         raise ImageRefused(
-            f"a tensor of {kind} is not preprocessed; pass a PIL image or an HWC uint8 array, "
-            "or normalise it to float first"
+            f"a tensor of {kind} is not preprocessed; pass the pixels as uint8, or normalise "
+            "them to float first"
         )
     if len(shape) == axes + 1 and shape[0] > 1:
-        raise ImageRefused(f"the tensor holds {shape[0]} {kind_of}s; give one {kind_of} at a time")
+        raise ImageRefused(
+            f"the tensor holds {shape[0]} {kind_of}s; give one {kind_of} at a time, or all of them "
+            "to explain_many"
+        )
     if len(shape) not in (axes, axes + 1):
         raise ImageRefused(f"a tensor of shape {shape} is no {kind_of}; it takes {wanted}")
     if 0 in shape:
@@ -61,6 +68,45 @@ def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor
         bad = int((~torch.isfinite(checked)).sum())
         raise ImageRefused(f"{bad} of the tensor's {checked.numel()} values are NaN or infinite")
     return checked
+
+
+def pixels_of(tensor: Tensor, channels: int, *, clip: bool = False) -> NDArray[Any] | None:
+    """The pixels of a tensor that holds an image as it was decoded, not a preprocessed one.
+
+    That is one of uint8, uint16 or bool, such as ``torchvision.io.decode_image`` returns; a
+    floating-point one with its channels last and values in [0, 1]; and torchvision's
+    ``tv_tensors.Image`` with values in [0, 1].
+
+    Args:
+        tensor: ``(C, H, W)``, ``(H, W, C)``, ``(H, W)`` or ``(1, C, H, W)``; for a clip
+            ``(T, C, H, W)`` or ``(T, H, W, C)``.
+        channels: The number of channels that the model takes.
+        clip: Whether the model takes clips.
+
+    Returns:
+        An array ``(H, W, C)``, ``(H, W)`` or ``(T, H, W, C)``; None for a preprocessed tensor.
+    """
+    shape = tuple(tensor.shape)
+    known = {1, 3, 4, channels}
+    first = bool(shape) and len(shape) > 2 and shape[-3] in known
+    last = bool(shape) and shape[-1] in known
+    if tensor.is_floating_point():
+        marked = isinstance(tensor, TVTensor)
+        if clip or len(shape) != 3 or not (marked or (last and not first)):
+            return None
+        low, high = (float(extreme) for extreme in torch.aminmax(tensor.detach().float()))
+        if not (low >= 0 and high <= 1):
+            return None
+    elif tensor.dtype not in (torch.uint8, torch.uint16, torch.bool):
+        return None
+    plain = tensor.detach().as_subclass(Tensor).cpu()
+    if plain.dtype in (torch.float16, torch.bfloat16):
+        plain = plain.float()
+    if plain.ndim == 4 and not clip and len(plain) == 1:
+        plain = plain[0]
+    if plain.ndim > 2 and first:
+        plain = plain.movedim(-3, -1)
+    return np.asarray(plain.numpy())
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -64,6 +64,20 @@ def test_each_picture_of_a_folder_is_saved_under_its_name(lion, tmp_path, capsys
     assert cam_hub.Explanation.load(out / "a.png").classes == (291,)
 
 
+def test_class_folders_are_searched_and_their_class_is_explained(lion, tmp_path, capsys):
+    for name in ("n02129165", "n02130308"):  # lion and cheetah, by their WordNet IDs
+        (tmp_path / "in" / name).mkdir(parents=True)
+        lion.save(tmp_path / "in" / name / "a.png")
+    options = ["--method", "layercam", "--expected", "--out", str(tmp_path / "out")]
+    assert main(["explain", str(tmp_path / "in"), *options, "--class", "top(1)"]) == 0
+    found = [cam_hub.Explanation.load(tmp_path / "out" / n / "a.png").classes
+             for n in ("n02129165", "n02130308")]  # fmt: skip
+    assert found == [(291,), (291, 293)]
+    assert main(["explain", str(tmp_path / "in" / "*" / "a.png"), *options]) == 0
+    assert main(["explain", str(tmp_path / "in" / "n02129165" / "a.png"), *options]) == 1
+    assert "--expected" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", [["--region", "0,0,9,9"], ["--push", "me/maps"]])
 def test_what_is_for_a_single_picture_is_refused_with_a_folder(option, tmp_path, capsys):
     assert main(["explain", str(tmp_path), *option]) == 1

@@ -219,6 +219,52 @@ def test_16_bit_grey_in_memory_is_scaled_whatever_its_byte_order(mode):
 
 
 @pytest.mark.parametrize(
+    ("highest", "grey"),
+    [(0, 0), (255, 255), (256, 16), (4095, 255), (4096, 16), (65535, 255)],
+)
+def test_16_bits_that_hold_fewer_are_scaled_by_the_least_full_scale_that_fits(highest, grey):
+    values = np.array([[0, highest]], np.uint16)
+    for source in (values, Image.fromarray(values), encoded(Image.fromarray(values), "TIFF")):
+        assert array_of(source)[0, :, 0].tolist() == [0, grey]
+
+
+def test_a_declared_white_goes_before_what_the_pixels_suggest():
+    values = Image.fromarray(np.array([[0, 1000, 2000]], np.uint16))
+    data = encoded(values, "TIFF", tiffinfo={281: 4000})  # MaxSampleValue
+    assert array_of(data)[0, :, 0].tolist() == [0, 64, 128]
+    lie = encoded(values, "TIFF", tiffinfo={281: 1000})  # less than there is
+    assert array_of(lie)[0, :, 0].tolist() == [0, 62, 125]
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0])
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_floating_point_arrays_are_taken_in_either_full_scale(white, kind):
+    values = np.array([[[0, 0.2, 1], [0.4, 0.6, 0.8]]]) * white
+    assert array_of(values.astype(kind)).tolist() == [[[0, 51, 255], [102, 153, 204]]]
+
+
+def test_a_path_may_begin_with_a_tilde_or_be_a_file_address(tmp_path, monkeypatch):
+    (tmp_path / "a photo%20.png").write_bytes(encoded(Image.fromarray(PIXELS)))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for source in ("~/a photo%20.png", (tmp_path / "a photo%20.png").as_uri()):
+        np.testing.assert_array_equal(array_of(source), PIXELS)
+    (tmp_path / "~me.png").write_bytes(encoded(Image.fromarray(PIXELS)))
+    np.testing.assert_array_equal(array_of("~me.png"), PIXELS)
+
+
+@pytest.mark.parametrize("given", ["bytes", "path", "both"])
+def test_a_row_of_the_library_datasets(tmp_path, given):
+    data = encoded(Image.fromarray(PIXELS))
+    (tmp_path / "a.png").write_bytes(data)
+    row = {
+        "bytes": None if given == "path" else data,
+        "path": {"bytes": None, "path": str(tmp_path / "a.png"), "both": "gone.png"}[given],
+    }
+    np.testing.assert_array_equal(array_of(row), PIXELS)
+
+
+@pytest.mark.parametrize(
     ("values", "mode", "grey"),
     [
         ([0, 100, 255], "I", [0, 100, 255]),  # 8 bits fit

@@ -174,9 +174,10 @@ def test_a_limit_that_cannot_be_is_refused(limit):
 @pytest.mark.parametrize(
     ("array", "reason"),
     [
-        (np.zeros((4, 4, 3)), r"float64 has no fixed white; scale it to 0-255"),
-        (np.full((2, 2, 3), np.nan, np.float32), "holds 12 NaN"),
-        (np.zeros((4, 4), np.uint16), "uint16 is not read"),
+        (np.full((4, 4, 3), 255.5), r"values from 256 to 256; scale it to \[0, 1\]"),
+        (np.full((4, 4, 3), -0.1), r"already normalised, give it as a float tensor \(C, H, W\)"),
+        (np.full((2, 2, 3), np.nan, np.float32), "12 of the array's 12 values are NaN"),
+        (np.zeros((4, 4), np.int16), "int16 is not read"),
         (np.zeros((4, 4), np.int64), "int64 is not read"),
         (np.array("cat"), "is not read"),
         (np.zeros(4, np.uint8), r"shape \(4,\) is no picture"),
@@ -191,7 +192,7 @@ def test_an_array_that_is_no_picture_is_refused_with_what_would_work(array, reas
         open_image(array)
 
 
-@pytest.mark.parametrize("source", [None, 3, [1, 2], {"path": "cat.jpg"}, object()])
+@pytest.mark.parametrize("source", [None, 3, [1, 2], {"file": "cat.jpg"}, object()])
 def test_another_kind_of_thing_is_refused_by_its_type(source):
     with pytest.raises(ImageRefused, match=f"{type(source).__name__} is not a kind of picture"):
         open_image(source)

@@ -35,7 +35,7 @@ LEVELS = [
         "memory",
         "timeline",
     },
-    {"model_id", "preprocessing", "regions", "tasks", "clips", "folders"},
+    {"model_id", "preprocessing", "regions", "tasks", "clips", "folders", "samples"},
     {"rendering", "clip_preprocessing", "maps"},
     {"sources", "figures", "animations"},
     {"precision", "search", "loading"},

@@ -24,6 +24,7 @@ from cam_hub.shortcuts import shortcuts, worth
 from cam_hub.sources.facts import ModelFacts
 from cam_hub.tasks.base import Task
 from cam_hub.tasks.classification import Classification
+from cam_hub.tensors import pixels_of
 
 __all__ = ["LoadedModel", "Progress", "Request", "Source", "pick_device", "settle", "wake"]
 
@@ -88,8 +89,7 @@ class LoadedModel:
         """Turns a photo into what the model takes.
 
         Args:
-            image: A path, bytes, a PIL image or an HWC uint8 array; for a model of clips also
-                whatever else :func:`cam_hub.clips.open_clip` takes.
+            image: As for ``explain``, but not an already preprocessed tensor.
 
         Returns:
             ``(1, channels, rows, cols)`` on the model's device, normalised as it was trained; of
@@ -98,10 +98,16 @@ class LoadedModel:
         Raises:
             ImageRefused: If it is no image, or no clip.
         """
-        if isinstance(self.preprocessing, ClipPreprocessing):
-            tensor = self.preprocessing(open_clip(image, self.preprocessing.frames))
+        turn = self.preprocessing
+        clip = isinstance(turn, ClipPreprocessing)
+        if isinstance(image, Tensor):
+            image = pixels_of(image, self.input_size[0], clip=clip)
+        if isinstance(turn, ClipPreprocessing):
+            tensor = turn(open_clip(image, turn.frames))
+        elif turn.takes_bands(image):
+            tensor = turn.bands(image)
         else:
-            tensor = self.preprocessing(open_image(image))
+            tensor = turn(open_image(image))
         return tensor.to(self.device, self.dtype)
 
     def run(self, batch: Tensor, *, tokens: bool = False) -> Any:
