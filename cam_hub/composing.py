@@ -68,6 +68,7 @@ def compose(
         precision=str(job.image.dtype).removeprefix("torch."),
         autocast=None if autocast is None else str(autocast).removeprefix("torch."),
         batch_size=job.size if noise is not None else None,
+        layer_notes={name: layer.note for name, layer in job.layers.items() if layer.note},
     )
     return Explanation(
         pictures=prepared.pictures,

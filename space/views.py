@@ -89,6 +89,17 @@ def summary(result: Explanation, class_index: int, layer: str | None, against: s
     return (
         f"<h2>What spoke for <strong>{label}</strong>{than}</h2>"
         f"<p>in <code>{model}</code>: {title} at {where}</p>"
+        f"{_notes(result, layer)}"
+    )
+
+
+def _notes(result: Explanation, layer: str | None) -> str:
+    """What must be known of the maps of the layers that are shown."""
+    notes: dict[str, str] = result.manifest.get("layer_notes", {})
+    shown = notes if layer is None else {layer: notes[layer]} if layer in notes else {}
+    return "".join(
+        f'<p class="note">Layer <code>{html.escape(name)}</code>: {html.escape(note)}.</p>'
+        for name, note in shown.items()
     )
 
 

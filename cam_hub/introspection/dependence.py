@@ -50,9 +50,15 @@ class Dependences(dict[str, Dependence]):
     def __init__(self, taps: Taps) -> None:
         super().__init__()
         self._taps = taps
+        self._feeding: dict[str, set[str]] = {}
 
     def feeding(self, name: str) -> set[str]:
         """The layers, of those that scores depend on, on which this layer's output depends."""
+        if name not in self._feeding:
+            self._feeding[name] = self._find_feeding(name)
+        return self._feeding[name]
+
+    def _find_feeding(self, name: str) -> set[str]:
         found: set[str] = set()
 
         def visit(other: str, gradient: Tensor) -> None:

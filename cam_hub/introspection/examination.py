@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -12,6 +13,7 @@ from cam_hub.guard import quiet
 from cam_hub.introspection.bands import SELECTIVE
 from cam_hub.introspection.choice import choose
 from cam_hub.introspection.dependence import Dependence, dependences
+from cam_hub.introspection.late import unread_after
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.introspection.probe import Finding, disturb
 from cam_hub.introspection.reading import Reading, read
@@ -107,6 +109,9 @@ def _lines(
         usable = name in reached
         recommended = best is not None and name == best.name
         reason = _reason(finding, reading, usable=usable)
+        note = _note(name, findings, readings) if recommended else ""
+        if best is not None and recommended:
+            reason = _why_this(reason, best, readings)
         lines.append(
             LayerInfo(
                 name=name,
@@ -119,11 +124,12 @@ def _lines(
                 stage=stages.index(arrangement.grid) if arrangement and usable else None,
                 usable=usable,
                 recommended=recommended,
-                reason=_why_this(reason, best, readings) if best and recommended else reason,
+                reason=f"{reason}; but {note}" if note else reason,
                 suffix_tokens=arrangement.suffix_tokens if arrangement else 0,
                 frames=arrangement.frames if arrangement else 1,
                 faint=arrangement is not None and finding.drowned,
                 overwritten=finding.overwritten,
+                note=note,
             )
         )
     seen = {id(modules[name]) for name in findings}
@@ -133,6 +139,19 @@ def _lines(
         if name not in findings and id(child) not in seen
     ]
     return lines
+
+
+def _note(name: str, findings: Mapping[str, Finding], readings: Mapping[str, Reading]) -> str:
+    """What to say of the recommended layer if most of the network behind it could not be read."""
+    unread, after = unread_after(name, findings, readings)
+    if not unread:
+        return ""
+    common, _ = Counter(_why_not(findings[other]) for other in unread).most_common(1)[0]
+    return (
+        f"it is not deep: {len(unread)} of the {after} layers that run between it and pooling "
+        f"could not be read (most often: {common}), so its map shows what an earlier part of the "
+        "network sees"
+    )
 
 
 def _idle(name: str, module: nn.Module) -> LayerInfo:

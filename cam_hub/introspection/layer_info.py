@@ -31,6 +31,9 @@ class LayerInfo:
             networks with random weights), so that its maps are computed in double precision.
         overwritten: Whether what follows writes to its output (in-place layers, ``+=``), so that
             whoever keeps that must keep a copy.
+        note: What must be known of every map of this layer, in plain words (it is not deep, since
+            later layers could not be read); empty if there is nothing. Manifests and the page
+            state it.
     """
 
     name: str
@@ -48,6 +51,7 @@ class LayerInfo:
     frames: int = 1
     faint: bool = False
     overwritten: bool = False
+    note: str = ""
 
     @property
     def arrangement(self) -> Arrangement | None:

@@ -25,6 +25,9 @@ _DEEP = 0.9
 """What was measured goes before what is read by its shape, if it lies behind this part of the
 layers."""
 
+_PARTS = 2
+"""So many parts of a block are asked whether they stand beside another part."""
+
 
 class Recommendation(NamedTuple):
     """The layer to explain.
@@ -67,11 +70,20 @@ def recommend(
     """
     usable = [name for name in order if name in readings and name in reached]
     if dense:
-        usable = [name for name in usable if not reached[name].sorted] or usable
+        usable = [name for name in usable if not _answers(name, readings, reached)] or usable
     if not usable:
         return None
-    name = _outermost(_deepest(order, usable, readings, reached), usable, readings, reached)
+    deepest = _deepest(order, usable, readings, reached)
+    name = _outermost(deepest, usable, readings, reached)
+    source = _source(deepest, name, usable, readings, reached)
+    if source is not None:
+        name = _outermost(source, usable, readings, reached)
     return Recommendation(name, _other_ends(name, usable, readings, reached))
+
+
+def _answers(name: str, readings: Mapping[str, Reading], reached: Mapping[str, Dependence]) -> bool:
+    """Whether the channels of a layer are a dense model's answer: one class each, or one mask."""
+    return reached[name].sorted or readings[name].arrangement.channels == 1
 
 
 def alternatives(
@@ -134,6 +146,76 @@ def _deepest(
     if measured and place[measured[-1]] >= _DEEP * place[found[-1]]:
         return measured[-1]
     return found[-1]
+
+
+def _source(
+    name: str,
+    block: str,
+    usable: list[str],
+    readings: Mapping[str, Reading],
+    reached: Dependences,
+) -> str | None:
+    """The layer that queries, keys and values are made of, if the given one is one of them.
+
+    Of a class-token transformer the last block's values are the last to count as a whole, but the
+    keys beside them count as well: a map of the values alone would leave them out. Where all are
+    one layer, it does not count as a whole, and the norm before it is explained; so is it here.
+    The same goes for adapters (LoRA), which stand beside the layer that they adapt.
+
+    Args:
+        name: The deepest layer.
+        block: The block that it stands for.
+        usable: All usable layers, in order.
+        readings: How layers lie on the image.
+        reached: The layers that scores depend on.
+
+    Returns:
+        None if nothing stands beside the layer, or nothing that speaks feeds them all.
+    """
+    if block != name and reached[block].channels >= _WHOLE:
+        return None
+    grid = readings[name].arrangement.grid
+    place = usable.index(name)
+
+    def counts_beside(other: str) -> bool:
+        counts = reached[other]
+        return (
+            _in_one_block(name, other)
+            and readings[other].arrangement.grid == grid
+            and counts.cells >= _WHOLE
+            and counts.channels >= _MANY
+        )
+
+    beside = [other for other in usable[:place] if counts_beside(other)]
+    beside = [other for other in beside if other not in reached.feeding(name)]
+    common: set[str] = set()
+    if beside:
+        common = reached.feeding(name) & reached.feeding(beside[0])
+    elif reached[block].channels < _WHOLE:
+        # Part of a block that does not count as a whole: what else does it consist of?
+        inside = [other for other in usable[place + 1 :] if other.startswith(f"{block}.")]
+        for other in [other for other in inside if counts_beside(other)][:_PARTS]:
+            others_feeding = reached.feeding(other)
+            if name not in others_feeding:
+                common = reached.feeding(name) & others_feeding
+                break
+    sources = [
+        other
+        for other in usable[:place]
+        if other in common
+        and readings[other].arrangement.grid == grid
+        and readings[other].measured >= readings[name].measured
+        and reached[other].speaks
+        and min(reached[other].channels, reached[other].cells) >= _WHOLE
+    ]
+    return sources[-1] if sources else None
+
+
+def _in_one_block(name: str, other: str) -> bool:
+    """Whether two layers are parts of one block, neither of the other, and no items of a list."""
+    parts = list(zip(name.split("."), other.split("."), strict=False))
+    shared = next((place for place, (one, two) in enumerate(parts) if one != two), len(parts))
+    return 0 < shared < len(parts) and not any(part.isdigit() for part in parts[shared])
 
 
 def _outermost(
