@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .engine import activations, explain, explain_methods
     from .introspection.layers import LayerInfo, list_layers, suggest_layers
     from .limits import LoadLimits
+    from .maps import shared_scale
     from .methods import METHODS, Method
     from .model_id import ModelId, parse_model_id
     from .prediction import Predicted, predict
@@ -58,6 +59,7 @@ _HOMES = {
     "suggest_layers": "introspection.layers",
     "LoadLimits": "limits",
     "METHODS": "methods",
+    "shared_scale": "maps",
     "Method": "methods",
     "ModelId": "model_id",
     "parse_model_id": "model_id",
@@ -109,6 +111,7 @@ __all__ = [
     "reproduce",
     "save_to_hub",
     "search_models",
+    "shared_scale",
     "suggest_layers",
     "top",
     "wrap_model",

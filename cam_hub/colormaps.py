@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cam_hub.errors import InvalidArgument, nearest_names
 
-__all__ = ["COLORMAPS", "Colormap", "colormap_names", "colormap_table"]
+__all__ = ["COLORMAPS", "DIVERGING", "Colormap", "colormap_names", "colormap_table", "fitting"]
 
 
 class Colormap(NamedTuple):
@@ -53,6 +53,27 @@ COLORMAPS: Final[Mapping[str, Colormap]] = MappingProxyType(
     }
 )
 """The curated colour maps by name, in the order a menu should show them."""
+
+
+DIVERGING: Final = frozenset(
+    [
+        *("PiYG", "PRGn", "BrBG", "PuOr", "RdGy", "RdBu", "RdYlBu", "RdYlGn", "Spectral"),
+        *("coolwarm", "bwr", "seismic", "berlin", "managua", "vanimo"),
+    ]
+)
+"""Matplotlib's diverging colour maps; each also has a reversed form, ``<name>_r``."""
+
+
+def fitting(name: str, *, signed: bool) -> str:
+    """The colour map for a map of evidence.
+
+    Args:
+        name: The colour map that was asked for.
+        signed: Whether the map holds evidence of both signs. In a rainbow or sequential colour map
+            its zero would look like some evidence, so that ``"coolwarm"`` takes its place.
+    """
+    diverging = isinstance(name, str) and name.removesuffix("_r") in DIVERGING
+    return name if diverging or not signed else "coolwarm"
 
 
 def colormap_names() -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -18,15 +19,18 @@ from cam_hub.classes import Contrast
 from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, nearest_names
 from cam_hub.folders import frame_files
 from cam_hub.geometry import Placement
-from cam_hub.methods import METHODS, check_map, fuse, normalise
+from cam_hub.methods import METHODS, Sign, check_map, fuse, normalise
 from cam_hub.pictures import Pictures
 from cam_hub.ranking import Prediction
 from cam_hub.regions import Box
 from cam_hub.timeline import evenly
 
-__all__ = ["Map", "Maps"]
+__all__ = ["Limits", "Map", "Maps", "checked_limits", "shared_scale"]
 
 Map = NDArray[np.float32]
+
+Limits = tuple[float, float]
+"""The values of a map, in its own units, at the cold and the hot end of a scale."""
 
 _HELD = 4 << 20
 """Bytes of a heatmap that may be held: those of a megapixel."""
@@ -110,11 +114,24 @@ class Maps:
         return str(self.described["method"])
 
     @property
+    def sign(self) -> Sign:
+        """``"for"`` and ``"against"``: maps are at least 0. ``"both"``: maps have both signs."""
+        found: Sign = self.described.get("options", {}).get("sign", "for")  # older ones have none
+        return found
+
+    @property
+    def signed(self) -> bool:
+        """Whether maps have both signs: positive for the class, negative against it."""
+        return self.sign == "both"
+
+    @property
     def target(self) -> str:
         """What was explained, in words: which score, of which part, compared with what."""
         text = str(self.described["target"]["text"])
         against = self.contrast
-        return text if against is None else f"{text}, less that of {against.label}"
+        text = text if against is None else f"{text}, less that of {against.label}"
+        sides = {"for": "", "against": ": what lowers it", "both": ": what raises and lowers it"}
+        return text + sides[self.sign]
 
     @property
     def contrast(self) -> Contrast | None:
@@ -149,9 +166,10 @@ class Maps:
                 ``steps``, that of its own which covers the middle of this one.
 
         Returns:
-            Float32 ``(rows, cols)``, at least 0. Maps of one layer, and steps of one clip, are
-            un-normalised and can be compared with each other; a fusion of layers is in [0, 1],
-            since it needs its maps on one scale. A step in which nothing spoke is zero.
+            Float32 ``(rows, cols)``, at least 0 unless ``signed``. Maps of one layer, and steps of
+            one clip, are un-normalised and can be compared with each other; a fusion of layers is
+            in [0, 1], signed in [-1, 1], since it needs its maps on one scale. A step in which
+            nothing spoke is zero.
 
         Raises:
             ClassNotFound: If the class was not explained.
@@ -164,12 +182,20 @@ class Maps:
             chosen: Map = maps[self._step(0 if step is None else step, len(maps))]
             return chosen
         cam: Map = maps.max(axis=0)
+        if self.signed:  # of each place the value of the largest magnitude
+            low = maps.min(axis=0)
+            cam = np.where(-low > cam, low, cam)
         check_map(torch.from_numpy(cam), layer)
         cam.setflags(write=False)
         return cam
 
     def heatmap(
-        self, class_index: int | None = None, layer: str | None = None, *, step: int | None = None
+        self,
+        class_index: int | None = None,
+        layer: str | None = None,
+        *,
+        step: int | None = None,
+        scale: Limits | None = None,
     ) -> Map:
         """The map at the original photo's size and place.
 
@@ -177,20 +203,42 @@ class Maps:
             class_index: One of ``classes``; None for the first.
             layer: One of ``layers``; None for the fusion.
             step: A step of time; None for the fusion.
+            scale: The values ``(low, high)`` of the map that become 0 and 1, as ``shared_scale``
+                finds them for several pictures; values beyond are clipped. None for the map's
+                own.
 
         Returns:
             Float32 ``(H, W)`` in [0, 1]: the map, stretched from its least to its greatest value
             (of a step: from the least to the greatest of all steps), laid through the inverse of
             the model's resize and crop. 0 where the model saw nothing (``seen`` tells these
-            pixels from the cold ones).
+            pixels from the cold ones). A signed map keeps its zero and is in [-1, 1]: it is
+            divided by its largest magnitude, or by that of ``scale``.
 
         Raises:
             ClassNotFound: If the class was not explained.
             LayerNotFound: If the layer was not among the targets.
+            InvalidArgument: If ``step`` or ``scale`` does not work.
             NoMap: If the map is blank or not finite.
         """
-        heat = self._heat(class_index, layer, step)
+        heat = self._heat(class_index, layer, step, scale)
         return heat if heat.flags.writeable else heat.copy()
+
+    def limits(
+        self, class_index: int | None = None, layer: str | None = None, *, step: int | None = None
+    ) -> Limits:
+        """The values, in the map's own units, that ``heatmap`` shows as its two ends.
+
+        Args:
+            class_index: As for ``heatmap``, and so are the others.
+            layer: A layer.
+            step: A step of time.
+        """
+        over_time = step is not None
+        cam = self._over_time(class_index, layer) if over_time else self.cam(class_index, layer)
+        if self.signed:
+            largest = float(np.abs(cam).max())
+            return -largest, largest
+        return float(cam.min()), float(cam.max())
 
     def mask(
         self,
@@ -200,8 +248,11 @@ class Maps:
         *,
         step: int | None = None,
     ) -> NDArray[np.bool_]:
-        """``(H, W)``: the pixels whose heat is at least ``threshold``, in (0, 1]."""
-        return regions.mask(self._heat(class_index, layer, step), threshold)
+        """``(H, W)``: the pixels whose heat is at least ``threshold``, in (0, 1].
+
+        Of a signed map these speak for the class; ``sign="against"`` has those that speak against.
+        """
+        return regions.mask(self._positive(class_index, layer, step), threshold)
 
     def boxes(
         self,
@@ -216,27 +267,56 @@ class Maps:
         Returns:
             ``(left, top, right, bottom)``, right and bottom exclusive; the hottest region first.
         """
-        return regions.boxes(self._heat(class_index, layer, step), threshold)
+        return regions.boxes(self._positive(class_index, layer, step), threshold)
 
-    def _heat(self, class_index: int | None, layer: str | None, step: int | None) -> Map:
+    def _positive(self, class_index: int | None, layer: str | None, step: int | None) -> Map:
+        heat = self._heat(class_index, layer, step)
+        return np.maximum(heat, 0) if self.signed else heat
+
+    def _heat(
+        self,
+        class_index: int | None,
+        layer: str | None,
+        step: int | None,
+        scale: Limits | None = None,
+    ) -> Map:
         """``heatmap``, not to be written to: the last one is held for other colours."""
         held: tuple[object, Map] | None = self.__dict__.get("_held")
-        key = class_index, layer, step, type(step)  # True is no step
+        scale = None if scale is None else checked_limits(scale)
+        key = class_index, layer, step, type(step), scale  # True is no step
         if held is not None and held[0] == key:
             return held[1]
         if step is None:
-            heat = self.placement.warp(_stretched(self.cam(class_index, layer)))
+            heat = self.placement.warp(self._stretched(self.cam(class_index, layer), scale))
         else:
-            over_time = self._heat_over_time(class_index, layer)
+            over_time = self._heat_over_time(class_index, layer, scale)
             heat = self.placement.warp(over_time[self._step(step, len(over_time))])
         if heat.nbytes <= _HELD:
             heat.setflags(write=False)
             self.__dict__["_held"] = key, heat
         return heat
 
-    def _heat_over_time(self, class_index: int | None, layer: str | None) -> Map:
-        """``(steps, rows, cols)`` in [0, 1], all steps on one scale."""
-        return _stretched(self._over_time(class_index, layer))
+    def _heat_over_time(
+        self, class_index: int | None, layer: str | None, scale: Limits | None = None
+    ) -> Map:
+        """``(steps, rows, cols)`` in [0, 1], signed in [-1, 1], all steps on one scale."""
+        return self._stretched(self._over_time(class_index, layer), scale)
+
+    def _stretched(self, cam: Map, scale: Limits | None) -> Map:
+        """All of a map between the ends of a scale, or between those of its own."""
+        heat: Map
+        if scale is None and not self.signed:
+            heat = normalise(torch.from_numpy(cam.copy())[None])[0].numpy()
+            return heat
+        # In double precision: tiny gradients of deep networks would underflow.
+        wide = cam.astype(np.float64)
+        if self.signed:
+            largest = np.abs(wide).max() if scale is None else max(map(abs, scale))
+            heat = np.clip(wide / largest, -1.0, 1.0).astype(np.float32)
+        else:
+            low, high = scale or (0.0, 1.0)
+            heat = np.clip((wide - low) / (high - low), 0.0, 1.0).astype(np.float32)
+        return heat
 
     def _over_time(self, class_index: int | None, layer: str | None) -> Map:
         """``(steps, rows, cols)`` of a layer, or of the fusion; checked, not to be written to."""
@@ -250,7 +330,7 @@ class Maps:
 
     def _fusion(self, index: int) -> Map:
         maps = [torch.from_numpy(self.cams[index, name].copy())[None] for name in self.layers]
-        fused = fuse(maps, METHODS[self.method])[0]
+        fused = fuse(maps, METHODS[self.method].signed(self.sign))[0]
         check_map(fused, None)
         found: Map = fused.numpy()
         found.setflags(write=False)
@@ -287,7 +367,60 @@ def _steps_of(cam: Map) -> Map:
     return cam if cam.ndim == 3 else cam[None]
 
 
-def _stretched(cam: Map) -> Map:
-    """To [0, 1], from the least to the greatest value of all of it."""
-    stretched: Map = normalise(torch.from_numpy(cam.copy())[None])[0].numpy()
-    return stretched
+def shared_scale(results: Iterable[Any], layer: str | None = None) -> Limits:
+    """One scale for the maps of many pictures, so that equal colours mean equal values.
+
+        scale = shared_scale(results)
+        for result in results:
+            result.overlay(scale=scale, colorbar=True).save(...)
+
+    Args:
+        results: Explanations by the same model, method and sign at the same layers; or outcomes of
+            ``explain_many``, of which those without an explanation are passed over.
+        layer: One of the layers; None for the fusion of all, whose values are in [0, 1] already.
+
+    Returns:
+        ``(0, greatest value)`` over all explained classes; of signed maps ``(-m, m)`` with their
+        largest magnitude m.
+
+    Raises:
+        InvalidArgument: If there is no map, or values cannot be compared.
+        LayerNotFound: If a layer was not among the targets.
+    """
+    found = [getattr(result, "result", result) for result in results]
+    maps = [each for each in found if isinstance(each, Maps)]
+    units = {(str(each.described["model"]["id"]), each.method, each.sign) for each in maps}
+    units_of_layers = {each.layers for each in maps}
+    if len(units) > 1 or len(units_of_layers) > 1:
+        what = sorted(" ".join(unit) for unit in units) if len(units) > 1 else units_of_layers
+        raise InvalidArgument(
+            "results",
+            what,
+            "one model, method and sign at the same layers, whose values can be compared",
+        )
+    peaks = [
+        float(np.abs(each._over_time(index, layer)).max())
+        for each in maps
+        for index in each.classes
+        if any(each.cams[index, name].any() for name in ([layer] if layer else each.layers))
+    ]
+    peaks = [peak for peak in peaks if math.isfinite(peak) and peak > 0]
+    if not peaks:
+        raise InvalidArgument("results", f"{len(found)} without a map", "at least one map")
+    return -max(peaks) if maps[0].signed else 0.0, max(peaks)
+
+
+def checked_limits(scale: object) -> Limits:
+    """The two ends of a scale.
+
+    Raises:
+        InvalidArgument: If it is not a pair of finite numbers, the first one below the second.
+    """
+    try:
+        low, high = map(float, scale)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        expected = "two finite numbers (low, high) with low < high, in the units of the map"
+        raise InvalidArgument("scale", scale, expected)
+    return low, high

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cam_hub import animations, figures, rendering
+from cam_hub.colormaps import fitting
 from cam_hub.errors import InvalidArgument
 from cam_hub.folders import (
     MANIFEST,
@@ -23,7 +24,7 @@ from cam_hub.folders import (
 )
 from cam_hub.geometry import Placement
 from cam_hub.images import open_image
-from cam_hub.maps import Maps
+from cam_hub.maps import Limits, Map, Maps, checked_limits
 from cam_hub.pictures import Pictures
 from cam_hub.ranking import Prediction
 from cam_hub.timeline import evenly
@@ -49,6 +50,8 @@ class Explanation(Maps):
         step: int | None = None,
         alpha: float = 0.5,
         colormap: str = "jet",
+        scale: Limits | None = None,
+        colorbar: bool = False,
     ) -> Image.Image:
         """The photo with the heatmap over it, at the photo's size.
 
@@ -57,19 +60,68 @@ class Explanation(Maps):
             layer: One of ``layers``; None for the fusion.
             step: A step of time, drawn on the frame in its middle; None for the fusion.
             alpha: Opacity of the heatmap, from 0 (the photo alone) to 1 (the heatmap alone).
-            colormap: Name of a colour map of matplotlib's.
+            colormap: Name of a colour map of matplotlib's. A signed map takes diverging ones;
+                ``"coolwarm"`` stands in for any other.
+            scale: The values ``(low, high)`` of the map at the two ends of the colours, as
+                ``shared_scale`` finds them for several pictures; None for the map's own.
+            colorbar: Whether the colours and the values at their ends stand below the photo,
+                which makes the image higher.
 
         Raises:
-            InvalidArgument: If ``alpha``, ``colormap`` or ``step`` does not work.
+            InvalidArgument: If ``alpha``, ``colormap``, ``scale`` or ``step`` does not work.
             NoMap: If the map is blank or not finite.
         """
-        return rendering.overlay(
+        painted = rendering.overlay(
             self._frame(step),
-            self._heat(class_index, layer, step),
+            self._shade(self._heat(class_index, layer, step, scale)),
             alpha=alpha,
-            colormap=colormap,
+            colormap=fitting(colormap, signed=self.signed),
             seen=self.seen,
         )
+        if not colorbar:
+            return painted
+        bar = self.colorbar(
+            class_index, layer, step=step, colormap=colormap, scale=scale, width=painted.width
+        )
+        return figures.stack([painted, bar])
+
+    def colorbar(
+        self,
+        class_index: int | None = None,
+        layer: str | None = None,
+        *,
+        step: int | None = None,
+        colormap: str = "jet",
+        scale: Limits | None = None,
+        width: int = 320,
+    ) -> Image.Image:
+        """The colours of ``overlay`` from cold to hot, with the map's values at both ends.
+
+        Args:
+            class_index: As for ``overlay``, and so are the others.
+            layer: A layer.
+            step: A step of time.
+            colormap: Colour map.
+            scale: Values at both ends.
+            width: Pixels, at least 16.
+
+        Raises:
+            InvalidArgument: As ``overlay``.
+            NoMap: As ``overlay``.
+        """
+        if scale is None:
+            scale = self.limits(class_index, layer, step=step)
+        low, high = checked_limits(scale)
+        if self.signed:
+            high = max(abs(low), abs(high))
+            low = -high
+        height = max(16, min(width // 8, 40))
+        name = fitting(colormap, signed=self.signed)
+        return figures.colorbar(name, max(width, 16), height, f"{low:.3g}", f"{high:.3g}")
+
+    def _shade(self, heat: Map) -> Map:
+        """Heat in [0, 1], as colours take it: of a signed map, nothing lies in the middle."""
+        return ((heat + 1) / 2).astype(np.float32) if self.signed else heat
 
     def cutout(
         self,
@@ -107,10 +159,10 @@ class Explanation(Maps):
         """
         return animations.overlays(
             self.frames,
-            self._heat_over_time(class_index, layer),
+            self._shade(self._heat_over_time(class_index, layer)),
             self.placement,
             alpha=alpha,
-            colormap=colormap,
+            colormap=fitting(colormap, signed=self.signed),
             max_side=max_side,
         )
 

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from cam_hub.colormaps import fitting
 from cam_hub.comparison.cells import Cell, Cost, Row
 from cam_hub.comparison.result import Comparison
 from cam_hub.comparison.scales import SCALES, Scale, ends_of
-from cam_hub.comparison.sheets import cost_in_words, percent, short_label, title_of
+from cam_hub.comparison.sheets import cost_in_words, is_signed, percent, short_label, title_of
 from cam_hub.methods import METHODS
 from cam_hub.rendering import colorize
 
@@ -64,12 +65,14 @@ def grid_html(grid: Comparison, scale: Scale, alpha: float, colormap: str) -> st
     sections = "".join(
         _section(row, grid.titles, shown) for row, shown in zip(grid.rows, pictures, strict=True)
     )
-    return f'{_legend(scale, colormap)}<div style="--columns: {len(grid.titles)}">{sections}</div>'
+    legend = _legend(scale, colormap, signed=is_signed(grid.rows))
+    return f'{legend}<div style="--columns: {len(grid.titles)}">{sections}</div>'
 
 
-def _legend(scale: Scale, colormap: str) -> str:
+def _legend(scale: Scale, colormap: str, *, signed: bool) -> str:
+    colormap = fitting(colormap, signed=signed)
     bar = colorize(np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(2, axis=0), colormap)
-    cold, hot = map(html.escape, ends_of(scale))
+    cold, hot = map(html.escape, ends_of(scale, signed=signed))
     return (
         f'<p class="note" role="status">Colours: {html.escape(SCALES[scale])}.</p>'
         f'<p class="legend"><span>{cold}</span><img src="{_uri(bar)}" alt="colours from cold to '

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cam_hub import regions, rendering
+from cam_hub.colormaps import fitting
 from cam_hub.geometry import Placement
 from cam_hub.results import Explanation
 from space.look import Look
@@ -71,13 +72,14 @@ class Screen:
         result = self.result
         heat = self._heat(result, look, nearest=look.view == "map")
         if look.view == "cutout":
-            return rendering.cutout(result.photo, regions.mask(heat, look.threshold))
+            return rendering.cutout(result.photo, regions.mask(self._for(heat), look.threshold))
         alpha = 1.0 if look.view == "map" else look.alpha
+        colormap = fitting(look.colormap, signed=result.signed)
         painted = rendering.overlay(
-            result.photo, heat, alpha=alpha, colormap=look.colormap, seen=result.seen
+            result.photo, heat, alpha=alpha, colormap=colormap, seen=result.seen
         )
         if look.view == "boxes":
-            return rendering.draw_boxes(painted, _boxes(heat, look.threshold))
+            return rendering.draw_boxes(painted, _boxes(self._for(heat), look.threshold))
         return painted
 
     def thumbnail(self, look: Look) -> Image.Image:
@@ -91,13 +93,13 @@ class Screen:
             small.photo,
             self._heat(small, look),
             alpha=_THUMB_ALPHA,
-            colormap=look.colormap,
+            colormap=fitting(look.colormap, signed=small.signed),
             seen=small.seen,
         )
 
     def regions(self, look: Look) -> tuple[int, float]:
         """How many places reach the threshold, but for specks, and which part of the photo does."""
-        heat = self._heat(self.result, look)
+        heat = self._for(self._heat(self.result, look))
         mask = regions.mask(heat, look.threshold)
         return len(_boxes(heat, look.threshold)), float(mask.mean())
 
@@ -106,6 +108,10 @@ class Screen:
         heat = self._heat(self._small, look)
         row, column = np.unravel_index(int(heat.argmax()), heat.shape)
         return (column + 0.5) / heat.shape[1], (row + 0.5) / heat.shape[0]
+
+    def _for(self, heat: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What speaks for the class, from 0 to 1: of a signed map the half above its middle."""
+        return np.maximum(2 * heat - 1, 0) if self.result.signed else heat
 
     def _heat(
         self, result: Explanation, look: Look, *, nearest: bool = False
@@ -117,6 +123,10 @@ class Screen:
 
     def _measured(self, index: int, layer: str | None, scale: str) -> Span:
         cam = self.result.cam(index, layer)
+        if self.result.signed:
+            largest = 1.0 if layer is None else self._highest
+            largest = float(np.abs(cam).max()) if scale == "own" else largest
+            return Span(-largest, largest)
         if scale == "own":
             return Span(float(cam.min()), float(cam.max()))
         # A fusion needed its maps on one scale already: it runs from 0 to 1.
@@ -128,8 +138,9 @@ class Screen:
 
     @cached_property
     def _highest(self) -> float:
-        """The greatest value of all maps that are finite."""
-        return max(float(cam.max()) for cam in self.result.cams.values() if np.isfinite(cam).all())
+        """The largest magnitude in all maps that are finite."""
+        finite = (cam for cam in self.result.cams.values() if np.isfinite(cam).all())
+        return max(float(np.abs(cam).max()) for cam in finite)
 
 
 class Screens:

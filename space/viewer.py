@@ -6,7 +6,7 @@ import html
 
 import gradio as gr
 
-from cam_hub.colormaps import colormap_table
+from cam_hub.colormaps import colormap_table, fitting
 from cam_hub.errors import NoMap
 from space.look import Look
 from space.screen import Screen, data_uri
@@ -87,11 +87,17 @@ def _legend(screen: Screen, look: Look) -> str:
         if look.scale == "own"
         else ("from 0 to 1" if layer is None else "from 0 to the greatest value of all maps here")
     )
+    if (signed := screen.result.signed) and layer is not None:
+        widest = "of this map" if look.scale == "own" else "of all maps here"
+        scale = f"from minus to plus the largest magnitude {widest}"
+    elif signed:
+        scale, unit = "from -1 to 1", "in units of the fusion"
     lines = [f"Colours run {scale}, {unit}."]
     mark = ""
     if look.view in ("boxes", "cutout"):
         count, part = screen.regions(look)
-        mark = f'<i style="left: {look.threshold:.1%}"></i>'
+        at = (1 + look.threshold) / 2 if signed else look.threshold
+        mark = f'<i style="left: {at:.1%}"></i>'
         lines.append(
             f"At or above {look.threshold:.0%} of the scale: {_places(count)}, "
             f"{part:.0%} of the photo."
@@ -101,10 +107,13 @@ def _legend(screen: Screen, look: Look) -> str:
         lines.append(f"The cells of the layer's grid, {grid} (rows × columns), as they are.")
     if not screen.result.seen.all():
         lines.append("Hatched grey: the model's crop left it out, so nothing is known there.")
-    ends = f"cold, {number(span.low)}", f"hot, {number(span.high)}: spoke most for {label}"
+    side = "against" if screen.result.sign == "against" else "for"
+    ends = f"cold, {number(span.low)}", f"hot, {number(span.high)}: spoke most {side} {label}"
+    if signed:
+        ends = f"{number(span.low)}: spoke most against {label}", f"{number(span.high)}: for it"
     return (
         f'<div class="bar" role="img" aria-label="Colours from {ends[0]} to {ends[1]}" '
-        f'style="background: {_gradient(look.colormap)}">{mark}</div>'
+        f'style="background: {_gradient(fitting(look.colormap, signed=signed))}">{mark}</div>'
         f'<div class="ends" aria-hidden="true"><span>{ends[0]}</span><span>{ends[1]}</span></div>'
         f"<p>{' '.join(lines)}</p>"
     )

@@ -87,7 +87,7 @@ def summary(result: Explanation, class_index: int, layer: str | None, against: s
         else f"layer <code>{html.escape(layer)}</code>"
     )
     return (
-        f"<h2>What spoke for <strong>{label}</strong>{than}</h2>"
+        f"<h2>What spoke {_SIDES[result.sign]} <strong>{label}</strong>{than}</h2>"
         f"<p>in <code>{model}</code>: {title} at {where}</p>"
         f"{_notes(result, layer)}"
     )
@@ -101,6 +101,9 @@ def _notes(result: Explanation, layer: str | None) -> str:
         f'<p class="note">Layer <code>{html.escape(name)}</code>: {html.escape(note)}.</p>'
         for name, note in shown.items()
     )
+
+
+_SIDES = {"for": "for", "against": "against", "both": "for and against"}
 
 
 def _describe(layer: LayerInfo) -> str:

@@ -53,28 +53,40 @@ def check_scale(scale: object) -> Scale:
 def heat_of(
     cams: Sequence[Map | None], units: Sequence[Hashable], scale: Scale
 ) -> list[Map | None]:
-    """Brings maps to [0, 1].
+    """Brings maps to [0, 1], those with evidence of both signs to [-1, 1].
 
     Args:
-        cams: Un-normalised maps ``(rows, cols)``, at least 0, none of them blank; None for none.
+        cams: Un-normalised maps ``(rows, cols)``, none of them blank; None for none.
         units: What each map's values are measured in; equal where they can be compared.
         scale: Name of the scale.
 
     Returns:
-        Float32 ``(rows, cols)`` in [0, 1] each, None where there was none.
+        Float32 ``(rows, cols)`` each, None where there was none. Of a signed map the shares are
+        those of its total magnitude, and zero stays zero.
     """
     peaks: dict[Hashable, float] = {}
     for cam, unit in zip(cams, units, strict=True):
         if cam is not None:
-            peaks[unit] = max(peaks.get(unit, 0.0), float(cam.max()))
+            peaks[unit] = max(peaks.get(unit, 0.0), float(np.abs(cam).max()))
     return [
         None if cam is None else _heat(cam, peaks[unit], scale)
         for cam, unit in zip(cams, units, strict=True)
     ]
 
 
-def ends_of(scale: Scale) -> tuple[str, str]:
-    """What the cold and the hot end of a scale mean, for its colour bar."""
+def ends_of(scale: Scale, *, signed: bool = False) -> tuple[str, str]:
+    """What the cold and the hot end of a scale mean, for its colour bar.
+
+    Args:
+        scale: Name of the scale.
+        signed: Whether maps hold evidence of both signs, so that nothing lies in the middle.
+    """
+    if signed:
+        return {
+            "shares": ("against the class", f"for it: {FULL_HEAT:g} times an even spread, or more"),
+            "values": ("against the class", "for it: the largest magnitude"),
+            "own": ("against the class", "for it: the map's largest magnitude"),
+        }[scale]
     return {
         "shares": ("0", f"{FULL_HEAT:g} times an even spread, or more"),
         "values": ("0", "the greatest value"),
@@ -83,11 +95,12 @@ def ends_of(scale: Scale) -> tuple[str, str]:
 
 
 def _heat(cam: Map, peak: float, scale: Scale) -> Map:
-    if scale == "own":
+    signed = bool((cam < 0).any())
+    if scale == "own" and not signed:
         own: Map = normalise(torch.from_numpy(cam.copy())[None])[0].numpy()
         return own
     # In double precision: tiny gradients of deep networks would underflow.
     wide = cam.astype(np.float64)
-    top = FULL_HEAT * wide.mean() if scale == "shares" else peak
-    heat: Map = np.clip(wide / top, 0.0, 1.0).astype(np.float32)
+    tops = {"shares": FULL_HEAT * np.abs(wide).mean(), "values": peak, "own": np.abs(wide).max()}
+    heat: Map = np.clip(wide / tops[scale], -1.0, 1.0).astype(np.float32)
     return heat

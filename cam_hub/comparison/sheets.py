@@ -8,6 +8,7 @@ from dataclasses import replace
 from PIL import Image
 
 from cam_hub import rendering
+from cam_hub.colormaps import fitting
 from cam_hub.comparison.cells import Cell, Cost, Row
 from cam_hub.comparison.scales import SCALES, Scale, ends_of
 from cam_hub.figures import colorbar, montage, note, stack
@@ -17,6 +18,7 @@ from cam_hub.results import Explanation
 __all__ = [
     "cost_in_words",
     "film",
+    "is_signed",
     "overlay_of",
     "percent",
     "reduced",
@@ -33,12 +35,12 @@ Tile = tuple[Sequence[str], Image.Image]
 
 
 def overlay_of(explanation: Explanation, heat: Map, alpha: float, colormap: str) -> Image.Image:
-    """The photo of an explanation with some heat ``(rows, cols)`` in [0, 1] over it."""
+    """The photo of an explanation with some heat of ``heat_of``, ``(rows, cols)``, over it."""
     return rendering.overlay(
         explanation.photo,
-        explanation.placement.warp(heat),
+        explanation.placement.warp((heat + 1) / 2 if explanation.signed else heat),
         alpha=alpha,
-        colormap=colormap,
+        colormap=fitting(colormap, signed=explanation.signed),
         seen=explanation.seen,
     )
 
@@ -112,10 +114,17 @@ def sheet(
         tile_width=tile_width,
         title=f"Colours: {SCALES[scale]}",
     )
-    cold, hot = ends_of(scale)
+    signed = is_signed(rows)
+    cold, hot = ends_of(scale, signed=signed)
     width = min(grid.width, max(480, 3 * tile_width))
-    bar = colorbar(colormap, width, max(40, tile_width // 6), cold, hot)
+    bar = colorbar(fitting(colormap, signed=signed), width, max(40, tile_width // 6), cold, hot)
     return stack([grid, bar])
+
+
+def is_signed(rows: Sequence[Row]) -> bool:
+    """Whether the maps hold evidence of both signs."""
+    cells = (cell.explanation for row in rows for cell in row.cells)
+    return any(explanation is not None and explanation.signed for explanation in cells)
 
 
 def film(row: Row, titles: Sequence[str], pictures: Pictures, tile_width: int) -> list[Image.Image]:
