@@ -24,9 +24,9 @@ Each model must hold all of these:
 - **finite, not flat**: SmoothGradCAM++ and LayerCAM each give a map whose values are finite and
   not all the same.
 - **on the image**: where the texture of one quadrant of the input is redrawn ({DRAWS} draws
-  averaged), the same quadrant of the layer's activations changes most, for all four. The margin
-  is how much more it changes than the runner-up, as a part of its own change; the table has the
-  worst.
+  averaged, or fewer), the same quadrant of the layer's activations changes most, for all four. The
+  margin is how much more it changes than the runner-up, as a part of its own change; the table has
+  the worst.
 - **deep**: at most a tenth of the leaf modules that run before pooling run after the layer, or
   after the block in which it lies (`bench/zoo/depth.py` has the exact words). Not asked of
   detectors, whose heads follow the trunk at every level and place: there is no pooling.

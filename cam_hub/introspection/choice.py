@@ -11,7 +11,7 @@ from cam_hub.introspection.chunks import copies_at_once
 from cam_hub.introspection.dependence import Dependences
 from cam_hub.introspection.late import late_layers
 from cam_hub.introspection.probe import Finding
-from cam_hub.introspection.quarters import CLEAR_HALVES, CLEAR_QUARTERS, apart, quarter_leads
+from cam_hub.introspection.quarters import CLEAR_HALVES, CLEAR_QUARTERS, quarter_leads
 from cam_hub.introspection.reading import Reading
 from cam_hub.introspection.recommendation import (
     Recommendation,
@@ -23,6 +23,9 @@ from cam_hub.precision import double_pair
 from cam_hub.tasks.base import Task
 
 __all__ = ["choose"]
+
+_LEAST = 0.05
+"""Least lead of the quarters of a layer that is taken in place of the deepest one."""
 
 
 def choose(
@@ -75,11 +78,10 @@ def _apart(
     layers = {name: (findings[name].shape or (), readings[name].arrangement) for name in names}
     largest = max(prod(finding.shape or ()) for finding in findings.values())
     room = copies_at_once(largest * clean.element_size(), clean.device)
-    leads: dict[str, list[float]] = {name: [] for name in names}
-    for found in quarter_leads(module, clean, task.run, layers, at_once=room):
-        for name, lead in found.items():
-            leads[name].append(lead)
-        others = [name for name in others if leads[name][-1] > 0]
-        if not others or leads[best][0] >= CLEAR_QUARTERS:
+    rounds = quarter_leads(module, clean, task.run, layers, at_once=room)
+    for number, leads in enumerate(rounds, start=1):
+        others = [name for name in others if leads[name] > 0]
+        if not others or leads[best] >= CLEAR_QUARTERS / number:
             return []
-    return [] if apart(leads[best]) else [name for name in others if apart(leads[name])]
+    # A lead that is no number is no answer either, so this asks for what must hold.
+    return [] if leads[best] > 0 else [name for name in others if leads[name] >= _LEAST]
