@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from heapq import nlargest
+
+from cam_hub._text import clean_text
 
 __all__ = [
     "CamHubError",
@@ -27,6 +30,13 @@ __all__ = [
 ]
 
 
+_NAME_CHARS = 64
+"""Maximum length of a name, in characters, for which others are suggested."""
+
+_COMPARED = 500
+"""Maximum number of names that a name is compared with in full, which takes quadratic time."""
+
+
 class CamHubError(Exception):
     """Parent of all errors of cam_hub.
 
@@ -37,6 +47,7 @@ class CamHubError(Exception):
     code = "error"
 
     def __init__(self, message: str) -> None:
+        message = clean_text(message)
         super().__init__(message)
         self.message = message
 
@@ -253,16 +264,28 @@ def nearest_names(name: str, known: Iterable[str], limit: int = 5) -> list[str]:
     """
     by_lower = {candidate.lower(): candidate for candidate in known}
     wanted = name.lower()
-    if not wanted:
+    if not 0 < len(wanted) <= _NAME_CHARS:
         return []
     containing = sorted((key for key in by_lower if wanted in key), key=lambda key: (len(key), key))
-    similar = get_close_matches(wanted, by_lower, n=limit, cutoff=0.6)
+    similar = get_close_matches(wanted, _candidates(wanted, by_lower), n=limit, cutoff=0.6)
     return [by_lower[key] for key in dict.fromkeys([*containing, *similar])][:limit]
+
+
+def _candidates(wanted: str, known: Iterable[str]) -> list[str]:
+    """The names that share most pairs of letters with a name, to be compared with it in full."""
+    short = [name for name in known if len(name) <= 2 * _NAME_CHARS]
+    if len(short) <= _COMPARED:
+        return short
+    pairs = {wanted[place : place + 2] for place in range(len(wanted))}
+    return nlargest(_COMPARED, short, key=lambda name: sum(pair in name for pair in pairs))
 
 
 def _short(value: object, limit: int = 120) -> str:
     """``repr`` of a value, cut so that a hostile one cannot flood a message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deep; a whole number of too many digits
+        text = f"a {type(value).__name__}"
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

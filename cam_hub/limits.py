@@ -8,7 +8,13 @@ from dataclasses import dataclass, fields, replace
 
 from cam_hub.errors import InvalidArgument
 
-__all__ = ["UNLIMITED", "LoadLimits"]
+__all__ = ["MAX_NAME", "MAX_TENSORS", "UNLIMITED", "LoadLimits"]
+
+MAX_TENSORS = 2**15
+"""Maximum number of tensors in a file of weights. timm's largest networks have some thousands."""
+
+MAX_NAME = 512
+"""Maximum length of a tensor's name, in characters."""
 
 _WORDS = {"1": True, "true": True, "yes": True, "on": True}
 _WORDS |= {"0": False, "false": False, "no": False, "off": False}

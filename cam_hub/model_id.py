@@ -23,7 +23,7 @@ from typing import Literal
 from cam_hub.errors import ModelNotFound
 from cam_hub.hub_urls import kind_of_other, looks_like_url, read_hub_url
 
-__all__ = ["ModelId", "local_model_id", "parse_model_id"]
+__all__ = ["ModelId", "local_model_id", "parse_model_id", "path_hint"]
 
 Kind = Literal["hub", "torchvision", "timm", "local"]
 
@@ -40,6 +40,8 @@ _GRAMMAR = (
     "IDs look like 'timm/resnet50.a1_in1k', 'owner/name@revision', 'torchvision/resnet50', "
     "'torchvision/resnet50@IMAGENET1K_V2' or 'resnet50.a1_in1k'."
 )
+_FILES = (".safetensors", ".bin", ".pth", ".pt", ".pth.tar", ".ckpt", ".onnx", ".json", ".zip")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _NO_FOLDERS = (
     "It names a folder, and those are only loaded in Python (load_model) and from the command "
     "line, never by the page or its API."
@@ -116,7 +118,7 @@ def parse_model_id(text: str, local: bool = False) -> ModelId:
     rest = text.strip()
     if len(rest) > _LONGEST or _CONTROL.search(rest):
         raise ModelNotFound(text[:_LONGEST], hint=_GRAMMAR)
-    if _names_folder(rest):
+    if _names_folder(rest) or (not local and _DRIVE.match(rest)):
         if not local:
             raise ModelNotFound(text, hint=f"{_NO_FOLDERS} {_GRAMMAR}")
         return local_model_id(rest.removeprefix(_LOCAL_PREFIX))
@@ -126,7 +128,30 @@ def parse_model_id(text: str, local: bool = False) -> ModelId:
         # The message shows what was typed, not a piece of it; but nothing secret of a URL.
         shown = error.name if looks_like_url(rest) else text
         hint = error.hint if error.hint.endswith(_GRAMMAR) else f"{error.hint} {_GRAMMAR}"
-        raise ModelNotFound(shown, error.nearest, hint) from None
+        path = path_hint(rest) if local and not looks_like_url(rest) else ""
+        raise ModelNotFound(shown, error.nearest, f"{path} {hint}".strip()) from None
+
+
+def path_hint(text: str) -> str:
+    """What to do if a text was meant as a path; empty if it does not look like one.
+
+    Args:
+        text: What was given as an ID. Whether anything has this path is not asked.
+    """
+    place = text.removeprefix(_LOCAL_PREFIX)
+    if place.lower().endswith(_FILES):
+        folder = re.split(r"[\\/]", place)[:-1]
+        shown = "\\".join(folder) if "\\" in place else "/".join(folder)
+        return (
+            "It looks like a file of weights. Give its folder, with its config.json, as "
+            f"Path({(shown or '.')[:200]!r})."
+        )
+    if "\\" in place or place.count("/") > 1 or _names_folder(text) or _DRIVE.match(place):
+        return (
+            f"It looks like a path. Give a folder as Path({place[:200]!r}), or on the command line "
+            "with ./ or / in front."
+        )
+    return ""
 
 
 def local_model_id(path: str | os.PathLike[str]) -> ModelId:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cam_hub import ModelId, load_model, parse_model_id
-from cam_hub.errors import CamHubError, InvalidArgument, ModelNotFound
+from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument, ModelNotFound
 from cam_hub.limits import LoadLimits
-from cam_hub.model_id import local_model_id
+from cam_hub.model_id import local_model_id, path_hint
 
 GOOD = {
     "timm/resnet50.a1_in1k": ModelId("hub", "timm/resnet50.a1_in1k"),
@@ -176,3 +176,38 @@ class TestFolders:
     def test_a_folder_has_no_revisions(self, tmp_path):
         with pytest.raises(InvalidArgument, match="no revisions"):
             load_model(tmp_path, revision="main")
+
+
+PATHS = [
+    r"C:\models\x", "C:/models/x", r"..\x", r"models\x", r"\\server\share\x", "models/a/b/c",
+    "runs/7/checkpoints/best", "weights.safetensors", "x.pth", "a/last.ckpt", "best.pth.tar",
+    "/abs/path/that/is/not/there", "~/no such folder", "./nope/model.safetensors",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PATHS)
+def test_an_id_that_looks_like_a_path_gets_the_hint_to_give_one(text, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises((ModelNotFound, HubUnavailable), match=r"Path\("):
+        load_model(text)
+
+
+@pytest.mark.parametrize("text", ["resnet50", "timm/resnet50.a1_in1k", "owner/na.me", "a_b@main"])
+def test_an_id_that_does_not_gets_none(text):
+    assert path_hint(text) == ""
+
+
+def test_a_folder_named_like_a_repo_is_pointed_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "models" / "x").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HubUnavailable, match=r"folder of this name here: .*Path\('models/x'\)"):
+        load_model("models/x")
+
+
+@pytest.mark.parametrize("text", PATHS)
+def test_who_may_not_load_folders_gets_no_such_hint(text):
+    limits = LoadLimits(local=False)
+    with pytest.raises(CamHubError) as caught:
+        load_model(text, pretrained=False, limits=limits)
+    assert "Path(" not in str(caught.value)

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cam_hub.errors import ModelNotFound, ModelRefused
+from cam_hub.model_id import path_hint
 from cam_hub.sources import timm_models
 from cam_hub.sources.admission import admit
 from cam_hub.sources.base import LoadedModel, Request
 from cam_hub.sources.facts import ModelFacts
+from cam_hub.sources.reporting import caller_may_stop, poll_of
 from cam_hub.sources.repos.checkpoint import pickle_notes
 from cam_hub.sources.repos.config import CONFIG, read_config
 from cam_hub.sources.repos.foreign import foreign
@@ -35,8 +37,17 @@ class LocalSource:
         config, weights = _contents(request)
         admit(_facts(id, weights), request.limits)
         parsed = read_config(id, config)
+        with caller_may_stop():
+            module = build(
+                id,
+                parsed,
+                weights,
+                pickles=request.limits.pickles,
+                own_memory=True,
+                poll=poll_of(id, request.progress),
+            )
         return timm_models.as_loaded(
-            build(id, parsed, weights, pickles=request.limits.pickles, own_memory=True),
+            module,
             request,
             id=id,
             source=self.name,
@@ -90,9 +101,12 @@ def _files(id: str, folder: Path) -> set[str]:
     try:
         return {path.name for path in folder.iterdir()}
     except FileNotFoundError:
-        raise ModelNotFound(id, hint="There is no such folder.") from None
+        raise ModelNotFound(id, hint=f"There is no such folder. {path_hint(str(folder))}") from None
     except NotADirectoryError:
-        raise ModelNotFound(id, hint=f"It is a file; a folder with a {CONFIG} works.") from None
+        raise ModelNotFound(
+            id,
+            hint=f"It is a file; a folder with a {CONFIG} works: Path({str(folder.parent)!r}).",
+        ) from None
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise ModelRefused(id, f"the folder cannot be read ({why}).") from error

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from pathlib import Path
 
 from cam_hub.errors import CamHubError, ModelNotFound, nearest_names
+from cam_hub.model_id import path_hint
 from cam_hub.sources import timm_models
 from cam_hub.sources.base import Request
 from cam_hub.sources.hub.listing import shared_listing
 
-__all__ = ["suggest"]
+__all__ = ["local_hint", "suggest"]
 
 _MOST = 5
 _ALIKE = 0.6
@@ -31,6 +33,8 @@ def suggest(request: Request, error: ModelNotFound, known: Iterable[str]) -> Mod
     id = request.id
     if id.kind == "local":
         return error
+    if request.limits.local and (hint := local_hint(str(id))):
+        error = ModelNotFound(str(id), error.nearest, f"{hint} {error.hint}".strip())
     owner, _, name = id.name.rpartition("/")
     tags = timm_models.tags_of(name) if request.pretrained and owner == "timm" else []
     if tags and "." not in name:
@@ -39,6 +43,13 @@ def suggest(request: Request, error: ModelNotFound, known: Iterable[str]) -> Mod
     from_libraries = _in_libraries(str(id.repo), known)
     nearest = list(dict.fromkeys([*from_hub, *from_libraries]))[:_MOST]
     return ModelNotFound(str(id), nearest, error.hint)
+
+
+def local_hint(id: str) -> str:
+    """What to do if an ID was meant as a path."""
+    if Path(id).is_dir():
+        return f"There is a folder of this name here: give it as Path({id!r})."
+    return path_hint(id)
 
 
 def _on_hub(request: Request) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused
+from cam_hub.errors import HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
 from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.model_id import ModelId, local_model_id, parse_model_id
 from cam_hub.sources.admission import admit
@@ -18,7 +18,7 @@ from cam_hub.sources.embedded import EmbeddedSource
 from cam_hub.sources.facts import ModelFacts
 from cam_hub.sources.hub.source import HubSource
 from cam_hub.sources.local import LocalSource
-from cam_hub.sources.nearest import suggest
+from cam_hub.sources.nearest import local_hint, suggest
 from cam_hub.sources.timm_source import TimmSource
 from cam_hub.sources.torchvision.source import TorchvisionSource
 
@@ -151,6 +151,11 @@ def _nearest_named(request: Request) -> Iterator[None]:
         if error.nearest:
             raise
         raise suggest(request, error, known_ids(pretrained=request.pretrained)) from error
+    except HubUnavailable as error:
+        id = request.id
+        if not (id.kind == "hub" and request.limits.local and (hint := local_hint(str(id)))):
+            raise
+        raise HubUnavailable(error.model_id, f"{error.reason} {hint}") from error
 
 
 def known_ids(*, pretrained: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""Tells a caller how far a download is, seldom enough, and lets the caller end it."""
+"""Progress of loading, reported now and then to a caller, who may end it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from contextlib import contextmanager
 from cam_hub.sources.admission import readable
 from cam_hub.sources.base import Progress
 
-__all__ = ["Report", "caller_may_stop"]
+__all__ = ["Report", "caller_may_stop", "poll_of"]
 
 _SECONDS = 0.1
 """Between two words to the caller."""
 
+_SILENT = 1.0
+"""Seconds of reading before the first word: most files are read by then."""
 
-class _Stopped(Exception):
+
+class _Stopped(BaseException):
     """Carries what the caller's function raised past everything that handles errors."""
 
     def __init__(self, reason: BaseException) -> None:
@@ -33,6 +36,35 @@ def caller_may_stop() -> Iterator[None]:
     else:
         return
     raise reason
+
+
+def poll_of(id: str, progress: Progress | None) -> Callable[[], None]:
+    """A function to be called again and again while the files of a model are read.
+
+    It passes on the news, seldom enough, and ends the reading if the caller's function raises.
+    Use it inside :func:`caller_may_stop`.
+
+    Args:
+        id: The model's ID.
+        progress: The caller's function; None if there is none.
+    """
+    due = time.monotonic() + _SILENT
+
+    def poll() -> None:
+        nonlocal due
+        if progress is None or (now := time.monotonic()) < due:
+            return
+        due = now + _SECONDS
+        _call(progress, 1.0, f"Reading {id}")
+
+    return poll
+
+
+def _call(progress: Progress, part: float, words: str) -> None:
+    try:
+        progress(part, words)
+    except BaseException as error:
+        raise _Stopped(error) from error
 
 
 class Report:
@@ -75,7 +107,4 @@ class Report:
             return
         total = max(self._total, count)
         words = f"Fetching {self._id}: {readable(count)} of {readable(total)}"
-        try:
-            self._progress(count / total if total else 1.0, words)
-        except BaseException as error:
-            raise _Stopped(error) from error
+        _call(self._progress, count / total if total else 1.0, words)

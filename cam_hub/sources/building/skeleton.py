@@ -75,7 +75,12 @@ _PRODUCTS = {"conv2d", "linear"}
 through a part of the network to find out a shape.)"""
 
 
-def loaded(build: Callable[[], nn.Module], *, own_memory: bool = False) -> nn.Module:
+def loaded(
+    build: Callable[[], nn.Module],
+    *,
+    own_memory: bool = False,
+    poll: Callable[[], None] = lambda: None,
+) -> nn.Module:
     """Calls a function that builds a network and loads a checkpoint into it.
 
     The network is the same as ``build()`` gives, bit for bit, and so are its outputs. Tensors of
@@ -91,11 +96,12 @@ def loaded(build: Callable[[], nn.Module], *, own_memory: bool = False) -> nn.Mo
             called a second time where something was left out that mattered.
         own_memory: Whether all tensors are copied, so that the file may be overwritten, too: for
             folders that people write to.
+        poll: Called at every call of torch's functions; what it raises ends the loading.
 
     Raises:
         Exception: Whatever ``build`` raises.
     """
-    mode = _WithoutInitialisation()
+    mode = _WithoutInitialisation(poll)
     try:
         with mode:
             module = build()
@@ -110,7 +116,27 @@ def loaded(build: Callable[[], nn.Module], *, own_memory: bool = False) -> nn.Mo
             else:
                 align(module, mode.handed_over)
             return module
-    return build()
+    with _Polling(poll):
+        return build()
+
+
+class _Polling(TorchFunctionMode):
+    """Calls a function at every call of torch's functions."""
+
+    def __init__(self, poll: Callable[[], None]) -> None:
+        super().__init__()
+        self._poll = poll
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__name__", "") not in _FACTS:  # those that restore modes must not fail
+            self._poll()
+        return func(*args, **(kwargs or {}))
 
 
 class _WithoutInitialisation(TorchFunctionMode):
@@ -124,8 +150,9 @@ class _WithoutInitialisation(TorchFunctionMode):
         handed_over: Parameters whose memory was the checkpoint's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, poll: Callable[[], None]) -> None:
         super().__init__()
+        self._poll = poll
         self.values_were_read = False
         self.handed_over: list[nn.Parameter] = []
         self._owners: dict[int, tuple[nn.Parameter, StorageWeakRef]] = {}
@@ -152,6 +179,7 @@ class _WithoutInitialisation(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _FACTS:
             return func(*args, **kwargs)
+        self._poll()
         first = args[0] if args else kwargs.get("tensor")
         if isinstance(first, nn.Parameter):
             self._note(first)

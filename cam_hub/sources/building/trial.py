@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from cam_hub.errors import ModelRefused
 
-__all__ = ["count_parameters"]
+__all__ = ["without_memory"]
 
 _LARGEST_STEP = 2**28
 """Elements of one intermediate result; among all of timm's architectures the largest tensor of any
@@ -25,9 +25,10 @@ kind is a parameter of 2**27 elements."""
 class _Meter(TorchFunctionMode):
     """Counts what a constructor asks of torch."""
 
-    def __init__(self, id: str, calls: int) -> None:
+    def __init__(self, id: str, calls: int, poll: Callable[[], None]) -> None:
         super().__init__()
         self.id = id
+        self.poll = poll
         self.calls = 0
         self.most = calls
 
@@ -38,7 +39,10 @@ class _Meter(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        if getattr(func, "__name__", "") == "_set_grad_enabled":  # restoring a mode must not fail
+            return func(*args, **(kwargs or {}))
         self.calls += 1
+        self.poll()
         if self.calls > self.most:
             raise ModelRefused(
                 self.id, "it asks for a network of far more layers than its file has weights for."
@@ -52,16 +56,22 @@ class _Meter(TorchFunctionMode):
         return result
 
 
-def count_parameters(id: str, construct: Callable[[], nn.Module], calls: int) -> int:
-    """Builds a network without memory and counts its parameters.
+def without_memory(
+    id: str,
+    construct: Callable[[], nn.Module],
+    calls: int,
+    poll: Callable[[], None] = lambda: None,
+) -> nn.Module:
+    """Builds a network on torch's "meta" device.
 
     Args:
         id: The model's ID, for messages.
         construct: Builds it, with random weights.
         calls: How many calls of torch's functions that may take.
+        poll: Called at each of them; what it raises ends the trial.
 
     Raises:
         ModelRefused: If it takes more, or makes a tensor beyond all reason on the way.
     """
-    with torch.device("meta"), _Meter(id, calls):
-        return sum(parameter.numel() for parameter in construct().parameters())
+    with torch.device("meta"), _Meter(id, calls, poll):
+        return construct()

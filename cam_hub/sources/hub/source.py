@@ -13,6 +13,7 @@ from cam_hub.sources.base import LoadedModel, Request
 from cam_hub.sources.facts import ModelFacts
 from cam_hub.sources.hub.cache import RepoCache
 from cam_hub.sources.hub.snapshot import Snapshot, facts_of, open_snapshot
+from cam_hub.sources.reporting import poll_of
 from cam_hub.sources.repos.checkpoint import pickle_notes
 from cam_hub.sources.repos.config import CONFIG, CONFIG_BYTES, RepoConfig, read_config
 from cam_hub.sources.repos.labels import CARD
@@ -36,7 +37,8 @@ class HubSource:
         with open_snapshot(request, repo) as snapshot:
             config = _config(id, snapshot)
             weights = snapshot.weights()
-            module = build(id, config, weights, pickles=request.limits.pickles)
+            poll = poll_of(id, request.progress)
+            module = build(id, config, weights, pickles=request.limits.pickles, poll=poll)
         return timm_models.as_loaded(
             module,
             request,

@@ -99,7 +99,7 @@ def read_config(id: str, path: Path) -> RepoConfig:
     if not isinstance(named, str) or not timm.is_model(named):
         nearest = nearest_names(named, timm.list_models(), 3) if isinstance(named, str) else []
         hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
-        shown = repr(named)[:80]
+        shown = repr(named)[:80] if isinstance(named, str) else f"(a {type(named).__name__})"
         raise ModelRefused(
             id, f"the installed timm ({timm.__version__}) has no architecture {shown}.{hint}"
         )

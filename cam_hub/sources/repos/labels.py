@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from cam_hub._text import clean_line
+
 __all__ = ["CARD", "card_labels", "declared_count", "labels_of"]
 
 CARD = "README.md"
@@ -16,9 +18,31 @@ CARD = "README.md"
 
 _CARD_CHARS = 2**16
 _LABEL_CHARS = 200
+_BRACKETS = 32
 _KEYS = ("label_names", "labels", "id2label")
 _PLACEHOLDER = re.compile(r"LABEL_\d+\Z")
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
+
+
+class _CardLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """yaml's safe loader without what takes more than linear time.
+
+    Merged aliases grow exponentially, and the scanner takes a step for every open bracket at each
+    token.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Composes a value, unless it is an alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("a card with an alias")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:  # noqa: N803 (yaml's name)
+        """Scans a bracket that opens, unless there are many of them."""
+        if self.flow_level > _BRACKETS:
+            raise yaml.YAMLError("a card of brackets in brackets")
+        super().fetch_flow_collection_start(TokenClass)
 
 
 def labels_of(config: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
@@ -37,12 +61,15 @@ def labels_of(config: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
         ``LABEL_7``.
     """
     for found in _candidates(config):
-        texts = _texts(found, count)
-        if texts is not None and not all(map(_PLACEHOLDER.match, texts)):
-            descriptions = config.get("label_descriptions")
-            if isinstance(descriptions, Mapping):
-                texts = tuple(_text(descriptions.get(text, text)) for text in texts)
-            return texts
+        try:
+            texts = _texts(found, count)
+            if texts is not None and not all(map(_PLACEHOLDER.match, texts)):
+                descriptions = config.get("label_descriptions")
+                if isinstance(descriptions, Mapping):
+                    texts = tuple(_text(descriptions.get(text, text)) for text in texts)
+                return texts
+        except ValueError:
+            continue
     return None
 
 
@@ -69,11 +96,11 @@ def card_labels(folder: Path, count: int) -> tuple[str, ...] | None:
         with (folder / CARD).open(encoding="utf-8") as file:
             text = file.read(_CARD_CHARS)
         front = _FRONT.match(text)
-        # The reader in C would be faster, and crashes the process on lists nested deep enough.
-        facts = yaml.safe_load(front[1]) if front else None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        # yaml's reader in C is faster, but deeply nested lists crash it.
+        facts = yaml.load(front[1], _CardLoader) if front else None  # noqa: S506 (a safe one)
+        return labels_of(facts, count) if isinstance(facts, dict) else None
+    except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError):
         return None
-    return labels_of(facts, count) if isinstance(facts, dict) else None
 
 
 def _candidates(config: Mapping[str, Any]) -> list[object]:
@@ -102,11 +129,17 @@ def _indices(found: Mapping[Any, Any]) -> dict[int, Any] | None:
     """The key of each index, or None if the keys are no indices."""
     try:
         indices = {int(key): key for key in found}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return indices if min(indices, default=0) >= 0 else None
 
 
 def _text(value: object) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= _LABEL_CHARS else text[: _LABEL_CHARS - 1] + "…"
+    """A label as it is shown.
+
+    Raises:
+        ValueError: If it is neither text nor a number of some digits.
+    """
+    if not isinstance(value, (str, int, float)):
+        raise ValueError("a label that is not text")
+    return clean_line(value, _LABEL_CHARS)

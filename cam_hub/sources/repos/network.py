@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.data.config import resolve_model_data_config
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
@@ -16,9 +15,10 @@ from torch import Tensor, nn
 from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.preprocessing import Preprocessing
 from cam_hub.sources.building.skeleton import loaded
-from cam_hub.sources.building.trial import count_parameters
-from cam_hub.sources.repos.checkpoint import read_checkpoint, refuse_broken
+from cam_hub.sources.building.trial import without_memory
+from cam_hub.sources.repos.checkpoint import read_content, refuse_broken, tensors_in, unwrap
 from cam_hub.sources.repos.config import CONFIG, RepoConfig
+from cam_hub.sources.repos.prefixes import without_prefixes
 
 __all__ = ["build"]
 
@@ -57,11 +57,13 @@ def build(
     *,
     pickles: bool = True,
     own_memory: bool = False,
+    poll: Callable[[], None] = lambda: None,
 ) -> nn.Module:
     """Builds the network of a repo and loads its weights.
 
     Its outputs are those of ``timm.create_model("local-dir:…", pretrained=True)`` on the same
-    files, to the bit.
+    files, to the bit. Weights under a prefix, or in tables within tables, which timm does not
+    find, are found by the names that end in the architecture's own.
 
     Args:
         id: The model's ID, for messages.
@@ -70,26 +72,39 @@ def build(
         pickles: Whether that may be a pickle.
         own_memory: Whether the file may be written to while the network lives; it then maps
             nothing of it.
+        poll: Called again and again; what it raises ends the loading.
 
     Raises:
         ModelRefused: If the weights cannot be read, the network cannot be built or is far larger
             than its weights, they do not fit each other, or the weights are no finite numbers.
     """
-    tensors = read_checkpoint(id, weights, pickles=pickles)
-    if _unusual(config, tensors):
-        _try_out(id, config, tensors)
-    module = _create(id, config, tensors, own_memory)
+    content = read_content(id, weights, pickles=pickles, poll=poll)
+    tensors = unwrap(id, weights, content, poll)
+    try:
+        module = _create(id, config, tensors, own_memory, poll)
+    except ModelRefused:
+        found = _without_prefixes(id, config, tensors_in(id, weights, content, poll), poll)
+        if found is None or found.keys() == tensors.keys():
+            raise
+        module = _create(id, config, found, own_memory, poll)
     try:
         Preprocessing.from_timm(resolve_model_data_config(module))
     except InvalidArgument as error:
         raise ModelRefused(id, f"its {CONFIG} describes no possible input: {error}") from error
-    refuse_broken(id, module)
+    refuse_broken(id, module, poll)
     return module
 
 
 def _create(
-    id: str, config: RepoConfig, tensors: Mapping[str, Tensor], own_memory: bool
+    id: str,
+    config: RepoConfig,
+    tensors: Mapping[str, Tensor],
+    own_memory: bool,
+    poll: Callable[[], None],
 ) -> nn.Module:
+    if _unusual(config, tensors):
+        _try_out(id, config, tensors, poll)
+
     def create() -> nn.Module:
         handed = _Handed(**config.pretrained_cfg, state_dict=dict(tensors))
         module: nn.Module = timm.create_model(
@@ -100,9 +115,9 @@ def _create(
         return module
 
     try:
-        module = loaded(create, own_memory=own_memory)
+        module = loaded(create, own_memory=own_memory, poll=poll)
     except Exception as error:  # timm lets bare errors of every kind through
-        why = _misfits(error) or _differences(config, tensors) or _first_line(error)
+        why = _misfits(error) or _differences(id, config, tensors, poll) or _first_line(error)
         raise ModelRefused(id, f"timm could not build it from its files. {why}") from error
     return module
 
@@ -132,24 +147,34 @@ def _pair(side: object) -> tuple[int, ...]:
     return (side,) if isinstance(side, int) else tuple(side) if isinstance(side, list) else ()
 
 
-def _try_out(id: str, config: RepoConfig, tensors: Mapping[str, Tensor]) -> None:
+def _try_out(
+    id: str, config: RepoConfig, tensors: Mapping[str, Tensor], poll: Callable[[], None]
+) -> None:
     """Refuses what would be far larger than its weights, before it is built."""
     present = sum(tensor.numel() for tensor in tensors.values())
-    calls = _CALLS + _CALLS_PER_WEIGHT * len(tensors)
     try:
-        asked = count_parameters(id, lambda: _random(config), calls)
+        module = _without_memory(id, config, len(tensors), poll)
     except ModelRefused:
         raise
     except Exception as error:  # whatever an architecture's constructor raises
         raise ModelRefused(
             id, f"timm could not build it from its files. {_first_line(error)}"
         ) from error
+    asked = sum(parameter.numel() for parameter in module.parameters())
     if asked > _SWELLS * present + _SPARE:
         raise ModelRefused(
             id,
             f"its {CONFIG} asks for a network of {asked:,} parameters, and its weights have "
             f"{present:,}.",
         )
+
+
+def _without_memory(
+    id: str, config: RepoConfig, tensors: int, poll: Callable[[], None]
+) -> nn.Module:
+    """The network without values, if that takes no more than its number of weights explains."""
+    calls = _CALLS + _CALLS_PER_WEIGHT * tensors
+    return without_memory(id, lambda: _random(config), calls, poll)
 
 
 def _random(config: RepoConfig) -> nn.Module:
@@ -170,15 +195,15 @@ def _misfits(error: Exception) -> str | None:
     return " ".join(["Its weights do not fit:", *map(_cut, lines[1:4]), *more])
 
 
-def _differences(config: RepoConfig, tensors: Mapping[str, Tensor]) -> str | None:
+def _differences(
+    id: str, config: RepoConfig, tensors: Mapping[str, Tensor], poll: Callable[[], None]
+) -> str | None:
     """How the weights' names differ from the network's; None if they are much the same.
 
     timm renames weights of other origin, so that some difference proves nothing.
     """
-    try:
-        with torch.device("meta"):
-            wanted = _random(config).state_dict()
-    except Exception:  # noqa: BLE001 - the network itself is what cannot be built
+    wanted = _state(id, config, len(tensors), poll)
+    if wanted is None:
         return None
     missing, extra = [
         sorted(a.keys() - b.keys()) for a, b in ((wanted, tensors), (tensors, wanted))
@@ -190,6 +215,25 @@ def _differences(config: RepoConfig, tensors: Mapping[str, Tensor]) -> str | Non
         f"are missing (such as {_cut(', '.join(missing[:3]))}), {len(extra)} belong to something "
         f"else (such as {_cut(', '.join(extra[:3]))})."
     )
+
+
+def _without_prefixes(
+    id: str, config: RepoConfig, tensors: Mapping[str, Tensor], poll: Callable[[], None]
+) -> Mapping[str, Tensor] | None:
+    """The architecture's weights among all that a file holds, under whatever prefix."""
+    wanted = _state(id, config, len(tensors), poll)
+    return without_prefixes(tensors, wanted) if wanted else None
+
+
+def _state(
+    id: str, config: RepoConfig, tensors: int, poll: Callable[[], None]
+) -> Mapping[str, Tensor] | None:
+    """The network's parameters and buffers without values; None if it cannot be built."""
+    try:
+        state: Mapping[str, Tensor] = _without_memory(id, config, tensors, poll).state_dict()
+    except Exception:  # noqa: BLE001 - the network itself is what cannot be built
+        return None
+    return state
 
 
 def _first_line(error: Exception) -> str:

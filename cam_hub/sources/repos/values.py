@@ -13,6 +13,7 @@ __all__ = ["flag", "image_size", "names", "numbers", "plain", "whole", "word"]
 _DEPTH = 6
 _ITEMS = 10_000
 _TEXT = 1000
+_KEY = 100
 
 
 def whole(name: str, value: object, least: int, most: int) -> int:
@@ -118,6 +119,8 @@ def _leaves(name: str, value: object, depth: int) -> Iterator[tuple[str, object]
         raise InvalidArgument(name, "…", f"lists in lists at most {_DEPTH} deep")
     items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
     for key, item in items:
+        if key is not None and len(key) > _KEY:
+            raise InvalidArgument(name, key, f"names of at most {_KEY} characters")
         yield from _leaves(name if key is None else f"{name}.{key}", item, depth + 1)
 
 

@@ -14,7 +14,7 @@ from cam_hub._version import __version__
 from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.sources.base import Request
 from cam_hub.sources.faults import Sender, plain_faults
-from cam_hub.sources.reporting import Report, caller_may_stop
+from cam_hub.sources.reporting import Report, caller_may_stop, poll_of
 from cam_hub.sources.repos.checkpoint import load_pickle
 from cam_hub.sources.transfer import Parcel, alone, receive
 
@@ -65,7 +65,8 @@ def fetch_weights(request: Request, weights: zoo.Weights) -> None:
     if not path.is_file():
         _fetch(request, weights, path)
     try:
-        load_pickle(id, path)
+        with caller_may_stop():
+            load_pickle(id, path, poll_of(id, request.progress))
     except ModelRefused as error:
         raise ModelRefused(
             id,
