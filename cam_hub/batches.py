@@ -143,7 +143,7 @@ def explain_many(
         ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
     """
     request = Request.checked(
-        target_layers=_held(target_layers),
+        target_layers=target_layers,
         classes=_held(classes),
         contrast=contrast,
         sign=sign,

@@ -62,8 +62,8 @@ def explain(
         method: A name out of ``METHODS``.
         target_layers: A layer's name, several of them, a word of ``suggest_layers``, or None for
             the recommended layer (where that is blank for this picture, the last one before it
-            that is not). A text that is one of the words is that word, even where a layer has the
-            same name; in a list, every text is a name.
+            that is not; ``"best"`` means the same). A single text that is one of the words is that
+            word, even where a layer has the same name; in a list, layer names go first.
         classes: A class index, a label, several of these, ``top(count)``, or None for the
             predicted class.
         contrast: A class index or label that the explained classes are held against: a map then

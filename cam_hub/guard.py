@@ -11,12 +11,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
-from operator import methodcaller
+from operator import attrgetter, methodcaller
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+from cam_hub.eager import eager, has_compiled_functions
 
 __all__ = ["Anatomy", "mixes_batch", "quiet", "walk"]
 
@@ -69,11 +72,34 @@ class Anatomy:
         """Whether there is any hook on the way forwards."""
         return any(self._hooks)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether a part was compiled by ``torch.compile`` or ``module.compile()``."""
+        return self._compiled_functions or any(map(_COMPILED_IN_PLACE, self.modules))
+
+    @cached_property
+    def _compiled_functions(self) -> bool:
+        return has_compiled_functions(self.modules)
+
+    @cached_property
+    def checkpoint_flags(self) -> list[tuple[nn.Module, str]]:
+        """Attributes that switch gradient checkpointing on, by their names.
+
+        Where they are on, some networks call the parts of a stage rather than the stage itself.
+        """
+        return [
+            (child, name)
+            for child in self.modules
+            for name, value in vars(child).items()
+            if isinstance(value, bool) and "checkpoint" in name
+        ]
+
     def _children(self) -> tuple[int, ...]:
         return tuple(map(id, chain.from_iterable(map(_VALUES, self._parts))))
 
 
 _VALUES = methodcaller("values")
+_COMPILED_IN_PLACE = attrgetter("_compiled_call_impl")
 
 
 @dataclass
@@ -82,6 +108,8 @@ class _Found:
 
     training: list[nn.Module]
     learning: list[nn.Parameter]
+    checkpointing: list[tuple[nn.Module, str]]
+    compiled: bool = False
     users: int = 0
 
 
@@ -92,6 +120,8 @@ _found: WeakKeyDictionary[nn.Module, _Found] = WeakKeyDictionary()
 @contextmanager
 def quiet(module: nn.Module, anatomy: Anatomy | None = None) -> Iterator[None]:
     """Holds a module in evaluation mode with frozen parameters, with autograd switched on.
+
+    Its own Python runs: compiled code and gradient checkpointing are switched off meanwhile.
 
     It nests, and any number of threads may hold the same module: the first one in switches, the
     last one out restores. Autograd works inside whatever the caller's own mode is
@@ -110,10 +140,16 @@ def quiet(module: nn.Module, anatomy: Anatomy | None = None) -> Iterator[None]:
                 child.training = False
             for weight in found.learning:
                 weight.requires_grad_(False)
+            for child, name in found.checkpointing:
+                vars(child)[name] = False
             _found[module] = found
         found.users += 1
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with (
+            eager(compiled=found.compiled),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
             yield
     finally:
         with _lock:
@@ -124,6 +160,8 @@ def quiet(module: nn.Module, anatomy: Anatomy | None = None) -> Iterator[None]:
                     child.training = True
                 for weight in found.learning:
                     weight.requires_grad_(True)
+                for child, name in found.checkpointing:
+                    vars(child)[name] = True
 
 
 def walk(module: nn.Module) -> list[nn.Module]:
@@ -142,7 +180,10 @@ def _to_switch_off(anatomy: Anatomy) -> _Found:
     weights = chain.from_iterable(map(_VALUES, anatomy.parameters))
     learning = {id(each): each for each in weights if each is not None and each.requires_grad}
     training = [child for child in anatomy.modules if child.training]
-    return _Found(training, list(learning.values()))
+    checkpointing = [
+        each for each in anatomy.checkpoint_flags if vars(each[0]).get(each[1]) is True
+    ]
+    return _Found(training, list(learning.values()), checkpointing, anatomy.compiled)
 
 
 def mixes_batch(module: nn.Module, anatomy: Anatomy | None = None) -> bool:

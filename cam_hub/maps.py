@@ -16,7 +16,7 @@ from PIL import Image
 
 from cam_hub import regions
 from cam_hub.classes import Contrast
-from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, nearest_names
+from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, NoMap, nearest_names
 from cam_hub.folders import frame_files
 from cam_hub.geometry import Placement
 from cam_hub.methods import METHODS, Sign, check_map, fuse, normalise
@@ -188,6 +188,14 @@ class Maps:
         check_map(torch.from_numpy(cam), layer)
         cam.setflags(write=False)
         return cam
+
+    def has_map(self, class_index: int | None = None, layer: str | None = None) -> bool:
+        """Whether a map can be shown: ``cam`` of the same arguments is neither blank nor flat."""
+        try:
+            self.cam(class_index, layer)
+        except NoMap:
+            return False
+        return True
 
     def heatmap(
         self,

@@ -12,7 +12,7 @@ from torch import nn
 from cam_hub import store
 from cam_hub.classes import ClassChoice
 from cam_hub.errors import InvalidArgument
-from cam_hub.introspection.selection import LayerChoice
+from cam_hub.introspection.selection import LayerChoice, plain_choice
 from cam_hub.methods import Sign
 from cam_hub.options import OPTIONS, OutputChoice, check_options, recorded
 from cam_hub.passes import Noise, Progress
@@ -98,7 +98,7 @@ class Request:
                 raise InvalidArgument(name, value, f"{OPTIONS[name].default!r} for now")
         check_count("batch_size", batch_size)
         return cls(
-            target_layers=target_layers,
+            target_layers=plain_choice(target_layers),
             classes=classes,
             contrast=contrast,
             region=region,

@@ -214,12 +214,12 @@ class Explanation(Maps):
             return self._montage_over_time(index, alpha, colormap)
         tiles = [("photo", self.photo)]
         for name in self.layers:
-            if self.cams[index, name].any():
+            if self.has_map(index, name):
                 picture = self.overlay(index, name, alpha=alpha, colormap=colormap)
                 tiles.append((name, picture))
             else:
                 tiles.append((f"{name}: blank", self.photo))
-        if len(self.layers) > 1:
+        if len(self.layers) > 1 and self.has_map(index):
             tiles.append(("fusion", self.overlay(index, alpha=alpha, colormap=colormap)))
         return figures.montage(tiles)
 
@@ -315,10 +315,9 @@ class Explanation(Maps):
             names: Sequence[str | None] = [None, *self.layers] if len(self.layers) > 1 else [None]
             for position, name in enumerate(names):
                 stem = f"overlay-{index}" + (f"-{file_stem(position - 1, name)}" if name else "")
-                layers = [name] if name else list(self.layers)
-                if any(self.cams[index, layer].any() for layer in layers):
+                if self.has_map(index, name):
                     self.overlay(index, name).save(folder / f"{stem}.png")
-            if self.steps > 1 and any(self.cams[index, layer].any() for layer in self.layers):
+            if self.steps > 1 and self.has_map(index):
                 self.save_animation(folder / f"animation-{index}.gif", index)
 
     def _montage_over_time(self, index: int, alpha: float, colormap: str) -> Image.Image:

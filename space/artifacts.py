@@ -55,14 +55,13 @@ class Artifacts:
         self._look = folder / f"{colormap}-{alpha:.4f}"
 
     def overlay(self, class_index: int, layer: str | None = None) -> Path | None:
-        """The overlay as a PNG at the photo's size, or None where the map is blank.
+        """The overlay as a PNG at the photo's size, or None where the map is blank or flat.
 
         Args:
             class_index: One of the explained classes.
             layer: One of the explained layers; None for the fusion of all.
         """
-        layers = self.result.layers if layer is None else (layer,)
-        if not any(self.result.cams[class_index, name].any() for name in layers):
+        if not self.result.has_map(class_index, layer):
             return None
         stem = f"overlay-{class_index}"
         if layer is not None:

@@ -11,8 +11,10 @@ from gradio.components.api_component import Api
 from gradio.context import Context
 from gradio.events import api
 
+from cam_hub.errors import NoMap
 from cam_hub.options import OPTIONS
 from cam_hub.ranking import Prediction
+from cam_hub.results import Explanation
 from space.artifacts import Artifacts
 from space.explainer import Explainer
 from space.problems import readable
@@ -64,7 +66,8 @@ _INPUTS = {
 }
 
 _OUTPUTS = {
-    "overlay": "PNG at the photo's size: the first class, the fusion of all its layers",
+    "overlay": "PNG at the photo's size: the first class with a map, the fusion of all its layers; "
+    "the photo alone where no map can be drawn",
     "predictions": "the most probable classes, the first the most probable",
     "maps": "NPY per class and layer, in the manifest's order: float32 (rows, cols), un-normalised",
     "manifest": "everything that is needed to make the same maps again",
@@ -155,12 +158,12 @@ def make_explain(
             folder = workspace.folder()
             result.save_data(folder)
             files = Artifacts(result, folder, request.alpha, request.colormap)
-            overlay = files.overlay(result.classes[0])
+            shown = next(filter(result.has_map, result.classes), result.classes[0])
+            overlay = files.overlay(shown)
             if overlay is None:
-                result.heatmap(result.classes[0])  # raises, and says why
-                raise AssertionError("a blank map has no heatmap")
+                warn([why_no_picture(result, shown)])
             return (
-                file_of(overlay),
+                file_of(overlay or files.photo),
                 prediction_rows(result.predictions),
                 [file_of(path) for path in files.maps()],
                 dict(result.manifest),
@@ -179,6 +182,15 @@ def add_endpoint(explainer: Explainer, workspace: Workspace, settings: Settings)
         concurrency_limit=settings.concurrency,
     )
     document(event, _INPUTS, _OUTPUTS)
+
+
+def why_no_picture(result: Explanation, class_index: int) -> str:
+    """Why the map of a class cannot be drawn."""
+    try:
+        result.cam(class_index)
+    except NoMap as error:
+        return error.message
+    raise AssertionError("this class has a map")
 
 
 def prediction_rows(predictions: Iterable[Prediction]) -> list[PredictionRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from cam_hub import disk_cache
 from cam_hub.comparison.grid import ask, make_grid
 from cam_hub.comparison.result import Comparison
 from cam_hub.errors import TooMuch
-from cam_hub.introspection.layers import SUGGESTIONS, suggest_layers
+from cam_hub.introspection.selection import resolve_layers
 from cam_hub.options import OutputChoice
 from cam_hub.prediction import Predicted
 from cam_hub.results import Explanation
@@ -91,11 +91,11 @@ class Explainer:
         # Told unscaled: the part of the bytes that stands beside it is this one.
         with self._model(request.model_id, progress, visitor) as model:
             progress(0.3, "Finding layers")
-            layers = self._layers(model, request.target_layers)
+            self._check_layers(model, request.target_layers)
             progress(0.4, "Explaining")
             asked: dict[str, Any] = {
                 "method": request.method,
-                "target_layers": layers,
+                "target_layers": list(request.target_layers) or None,
                 "classes": request.class_choice,
                 "num_samples": request.num_samples,
                 "std": request.std,
@@ -268,17 +268,12 @@ class Explainer:
             return visitor
         return False if self._settings.space_id else None
 
-    def _layers(self, model: LoadedModel, wanted: tuple[str, ...]) -> list[str]:
-        """Layer names; words among them are replaced by the layers that they stand for."""
-        names: dict[str, None] = {}
-        for name in wanted or ("best",):
-            meant = suggest_layers(model, name) if name in SUGGESTIONS else [name]
-            names.update(dict.fromkeys(meant))
+    def _check_layers(self, model: LoadedModel, wanted: Sequence[str]) -> None:
+        """Refuses more layers than the app makes maps of in one request."""
         most = self._settings.limits.max_layers
-        if len(names) > most:
+        if wanted and (count := len(resolve_layers(model, wanted))) > most:
             raise TooMuch(
                 "target_layers",
                 " ".join(wanted),
-                f"at most {most} layers, and these are {len(names)} of this model",
+                f"at most {most} layers, and these are {count} of this model",
             )
-        return list(names)

@@ -53,7 +53,7 @@ class Look:
         """
         index = self.class_index
         if index is None:
-            index = next(filter(lambda each: has_map(result, each), result.classes), None)
+            index = next(filter(result.has_map, result.classes), None)
             index = result.classes[0] if index is None else index
         if index not in result.labels:
             explained = ", ".join(f"{each} ({label})" for each, label in result.labels.items())
@@ -63,11 +63,6 @@ class Look:
             near = nearest_names(layer, result.layers)
             raise LayerNotFound(layer, near, f"Explained were: {', '.join(result.layers)}.")
         return index, result.layers[0] if len(result.layers) == 1 else layer
-
-
-def has_map(result: Explanation, class_index: int) -> bool:
-    """Whether anything spoke for a class, at any layer."""
-    return any(result.cams[class_index, name].any() for name in result.layers)
 
 
 def read_look(

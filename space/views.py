@@ -9,7 +9,6 @@ from cam_hub.colormaps import COLORMAPS
 from cam_hub.introspection.layers import SUGGESTIONS, LayerInfo
 from cam_hub.methods import METHODS
 from cam_hub.results import Explanation
-from space.look import has_map
 
 __all__ = [
     "colormap_choices",
@@ -63,7 +62,7 @@ def layer_choices(layers: Sequence[LayerInfo] = ()) -> Choices:
 def shown_class_choices(result: Explanation) -> list[tuple[str, int]]:
     """The explained classes, to choose the one that is shown."""
     return [
-        (label if has_map(result, index) else f"{label} (no map)", index)
+        (label if result.has_map(index) else f"{label} (no map)", index)
         for index, label in result.labels.items()
     ]
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Modules on one line may import only from lines above it (packages: also from within themselves).
 LEVELS = [
     {"_text"},
-    {"_version", "errors", "marks", "sparse_gradients"},
+    {"_version", "eager", "errors", "marks", "sparse_gradients"},
     {"image_files", "geometry", "options", "ranking", "resampling"},
     {
         "hub_urls",
@@ -54,7 +54,7 @@ LEVELS = [
 
 # The same for what lies in cam_hub/sources.
 SOURCES = [
-    {"facts", "faults", "building"},
+    {"facts", "faults", "formats", "building"},
     {"transfer", "base", "repos"},
     {"admission", "timm_models", "module"},
     {"reporting"},

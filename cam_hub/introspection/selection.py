@@ -11,15 +11,26 @@ from cam_hub.introspection.layers import SUGGESTIONS, LayerInfo, list_layers, su
 from cam_hub.recording import modules_by_name
 from cam_hub.sources.base import LoadedModel
 
-__all__ = ["LayerChoice", "layers_before", "resolve_layers"]
+__all__ = ["LayerChoice", "layers_before", "plain_choice", "resolve_layers"]
 
 _NEAR, _FAR = 8, 16
 """Where another layer than the recommended one is looked for: among so many just before it, and
 then among so many spread over all that come before those."""
 
 LayerChoice = str | nn.Module | Iterable[str | nn.Module] | None
-"""How layers may be named: by name, as the module itself, several of these, by a word of
-``suggest_layers``; None for the recommended one."""
+"""How layers may be named: by name, as the module itself, by a word of ``suggest_layers``, several
+of these; None for the recommended one."""
+
+
+def plain_choice(choice: LayerChoice) -> LayerChoice:
+    """A choice of layers that can be read more than once; None for the recommended layer.
+
+    Every interface passes the caller's words on as they are, so that all of them treat
+    ``"best"``, ``["best"]`` and None alike.
+    """
+    once = isinstance(choice, Iterable) and not isinstance(choice, (str, nn.Module))
+    plain = list(choice) if once else choice  # type: ignore[arg-type]
+    return None if plain in ("best", ["best"]) else plain
 
 
 def resolve_layers(
@@ -51,7 +62,12 @@ def resolve_layers(
         return list(_suggested(model, choice, tuple(input_size or model.input_size)))
     by_name = {layer.name: layer for layer in list_layers(model, input_size=input_size)}
     named = [choice] if isinstance(choice, (str, nn.Module)) else _listed(choice)
-    names = list(dict.fromkeys(_name(model, item) for item in named))
+    names: dict[str, None] = {}
+    for item in named:
+        if isinstance(item, str) and item in SUGGESTIONS and item not in by_name:
+            names.update(dict.fromkeys(suggest_layers(model, item, input_size=input_size)))
+        else:
+            names[_name(model, item)] = None
     if not names:
         raise InvalidArgument("target_layers", choice, "at least one layer")
     for name in names:

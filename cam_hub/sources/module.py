@@ -11,6 +11,7 @@ from cam_hub.errors import InvalidArgument
 from cam_hub.geometry import sizes
 from cam_hub.preprocessing import Preprocessing
 from cam_hub.sources.base import LoadedModel
+from cam_hub.sources.formats import check_form
 from cam_hub.tasks.registry import make_task
 
 __all__ = ["wrap_model"]
@@ -62,7 +63,9 @@ def wrap_model(
     Raises:
         InvalidArgument: If ``module`` is no module, a number makes no sense, or there is no such
             task.
+        ModelRefused: If it was scripted, traced, frozen or exported.
     """
+    check_form(module, id or type(module).__name__)
     if not isinstance(module, nn.Module):
         raise InvalidArgument("module", module, "a torch.nn.Module")
     names = tuple(map(str, class_names)) if class_names is not None else None
