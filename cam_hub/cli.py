@@ -190,6 +190,7 @@ def _grid(layer: LayerInfo) -> str:
 
 def _explain(options: argparse.Namespace) -> int:
     from cam_hub.engine import explain  # noqa: PLC0415
+    from cam_hub.folders import MANIFEST, check_place  # noqa: PLC0415
     from cam_hub.image_files import local_path  # noqa: PLC0415
 
     path = local_path(options.photo)
@@ -197,6 +198,7 @@ def _explain(options: argparse.Namespace) -> int:
         return _explain_folder(options)
     if options.expected:
         raise InvalidArgument("--expected", options.photo, "a folder of class folders")
+    check_place(Path(options.out), MANIFEST)
     result = explain(_model(options), options.photo, region=options.region, **_choices(options))
     for found in result.predictions:
         sys.stdout.write(f"{found.probability:7.2%}  {found.class_index:5d}  {found.label}\n")
@@ -247,6 +249,7 @@ def _compare(options: argparse.Namespace) -> int:
     Returns:
         1 if a cell has no map; its reason is printed, and the others are saved.
     """
+    from cam_hub.comparison.files import check_folder  # noqa: PLC0415
     from cam_hub.comparison.grid import ask, make_grid  # noqa: PLC0415
     from cam_hub.comparison.scales import check_scale  # noqa: PLC0415
     from cam_hub.comparison.sheets import cost_in_words  # noqa: PLC0415
@@ -254,6 +257,7 @@ def _compare(options: argparse.Namespace) -> int:
     from cam_hub.sources.registry import load_model  # noqa: PLC0415
 
     scale, layers, classes = check_scale(options.scale), options.layers, options.classes
+    check_folder(Path(options.out))
     question = ask(
         options.photo,
         methods=options.methods,

@@ -26,6 +26,7 @@ __all__ = [
     "ModelRefused",
     "NoMap",
     "OutOfMemory",
+    "SaveFailed",
     "TooMuch",
 ]
 
@@ -215,6 +216,24 @@ class OutOfMemory(CamHubError):
     def __init__(self, model_id: str, reason: str) -> None:
         super().__init__(f"{_short(model_id)} ran out of memory: {reason}")
         self.model_id = model_id
+        self.reason = reason
+
+
+class SaveFailed(CamHubError, OSError):
+    """The system refused to write a result: a full disk, no permission, a read-only folder.
+
+    Attributes:
+        path: Where the result was to be saved.
+        reason: The system's reason.
+    """
+
+    code = "save_failed"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"{_short(path)} could not be written: {reason}. What was there before is unchanged."
+        )
+        self.path = path
         self.reason = reason
 
 

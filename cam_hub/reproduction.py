@@ -8,6 +8,7 @@ from typing import Any
 from cam_hub import store
 from cam_hub.engine import explain
 from cam_hub.errors import ImageRefused, InvalidArgument
+from cam_hub.manifest_schema import check_explanation
 from cam_hub.options import unrecorded
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
@@ -45,8 +46,13 @@ def reproduce(
     Raises:
         ImageRefused: If one of them is not the same picture.
         InvalidArgument: If the manifest's model cannot be had by its ID, or a reference or a
-            function is missing or too much.
+            function is missing or too much, or if the manifest lacks a part.
     """
+    try:
+        check_explanation(manifest)
+    except (ValueError, AttributeError) as error:
+        found = type(manifest).__name__
+        raise InvalidArgument("manifest", found, f"a manifest of ours ({error})") from error
     target = manifest["target"]
     if (target.get("reference") is None) != (reference is None):
         expected = "None, since there was none" if reference is not None else "the reference"

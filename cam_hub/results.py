@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from math import prod
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
@@ -17,14 +18,19 @@ from cam_hub.errors import InvalidArgument
 from cam_hub.folders import (
     MANIFEST,
     PHOTO,
+    ResultFolder,
+    Writer,
     file_stem,
-    load_frames,
-    move_into,
+    frame_files,
+    save_array,
+    save_folder,
     save_picture,
 )
 from cam_hub.geometry import Placement
-from cam_hub.images import open_image
+from cam_hub.images import MAX_PIXELS
+from cam_hub.manifest_schema import check_explanation
 from cam_hub.maps import Limits, Map, Maps, checked_limits
+from cam_hub.methods import Sign
 from cam_hub.pictures import Pictures
 from cam_hub.ranking import Prediction
 from cam_hub.timeline import evenly
@@ -32,6 +38,11 @@ from cam_hub.timeline import evenly
 __all__ = ["Explanation"]
 
 _SHOWN_STEPS = 8  # in a montage
+
+# What a saved result may hold: a stranger's folder must not fill the memory.
+_MAX_CELLS = 1 << 29  # of all maps: 2 GiB
+_MAX_FRAMES = 10_000
+_MAX_FRAME_PIXELS = 4 * MAX_PIXELS
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +190,9 @@ class Explanation(Maps):
     ) -> Path:
         """Writes ``animation(…)`` as an endless GIF, WebP or APNG, after the path's suffix.
 
+        A file that is there already is replaced only if it is an unchanged animation that
+        this function wrote.
+
         Args:
             path: Ends in ``.gif``, ``.webp`` or ``.png``.
             class_index: As for ``animation``.
@@ -192,14 +206,15 @@ class Explanation(Maps):
             The path.
 
         Raises:
-            InvalidArgument: As ``animation``; if the suffix or the time does not work.
+            InvalidArgument: As ``animation``; if the suffix or the time does not work, or there is
+                another file.
             NoMap: As ``animation``.
+            SaveFailed: If the system refuses, as with a full disk. An earlier file is as before.
         """
         pictures = self.animation(
             class_index, layer, alpha=alpha, colormap=colormap, max_side=max_side
         )
-        animations.save_animation(pictures, Path(path), frame_ms)
-        return Path(path)
+        return animations.save_animation(pictures, Path(path), frame_ms)
 
     def montage(
         self, class_index: int | None = None, *, alpha: float = 0.5, colormap: str = "jet"
@@ -229,8 +244,10 @@ class Explanation(Maps):
         ``overlay-<class>[-<layer>].png`` are the overlays, ``cam-<class>-<layer>.npy`` the
         un-normalised maps, ``photo.png`` the photo; of a clip ``frame-<number>.png`` are the
         frames, and ``animation-<class>.gif`` plays the overlays. The folder is made if need be.
-        Everything is written aside first, and the manifest moved last: a failure midway leaves no
-        half of an explanation. An earlier explanation in the folder is replaced, other files stay.
+
+        The manifest lists every file with its digest. An earlier explanation in the folder is
+        replaced: the files that its manifest lists, as long as they are unchanged. All others
+        stay. Whenever the process ends, the folder holds the earlier result or the new one.
 
         Args:
             folder: Where to.
@@ -239,22 +256,27 @@ class Explanation(Maps):
             The folder.
 
         Raises:
-            InvalidArgument: If it is a file, or holds files of the same names that are not those
-                of an earlier explanation.
+            InvalidArgument: If it is a file, or a file that is not provably ours has the name of a
+                new one. Nothing is written then.
+            SaveFailed: If the system refuses, as with a full disk. The earlier result is as before.
         """
         folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise InvalidArgument("folder", str(folder), "a folder, and this is a file")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
-            staging = Path(name)
-            self._write(staging)
-            move_into(folder, staging)
+        save_folder(
+            folder, MANIFEST, self.saved_manifest, {**self.data_files(), **self._drawn_files()}
+        )
+        return folder
+
+    def save_data(self, folder: str | Path) -> Path:
+        """Writes what ``load`` needs, and draws nothing; otherwise as ``save``."""
+        folder = Path(folder)
+        save_folder(folder, MANIFEST, self.saved_manifest, self.data_files())
         return folder
 
     @classmethod
     def load(cls, folder: str | Path, pictures: str | Path | None = None) -> Explanation:
-        """Reads what ``save`` wrote.
+        """Reads what ``save`` wrote; also a stranger's folder, of which nothing is trusted.
+
+        Every part of the manifest is checked, and only files of the folder are opened.
 
         Args:
             folder: Where it wrote to.
@@ -263,62 +285,83 @@ class Explanation(Maps):
         Raises:
             InvalidArgument: If the folder holds no complete explanation.
         """
-        folder = Path(folder)
-        beside = folder if pictures is None else Path(pictures)
+        files = ResultFolder(Path(folder))
+        return cls.read(files, files if pictures is None else ResultFolder(Path(pictures)))
+
+    @classmethod
+    def read(cls, files: ResultFolder, pictures: ResultFolder) -> Explanation:
+        """Reads from folders that were opened; otherwise as ``load``."""
         try:
-            manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-            cams = {
-                (int(entry["class_index"]), str(entry["layer"])): np.load(
-                    folder / Path(entry["file"]).name, allow_pickle=False
-                )
-                for entry in manifest["maps"]
-            }
-            photo, frames = open_image(beside / PHOTO), load_frames(beside, manifest)
+            manifest = files.manifest(MANIFEST)
+            check_explanation(manifest)
+            if (sign := manifest.get("options", {}).get("sign", "for")) not in get_args(Sign):
+                raise ValueError(f"options.sign is {sign!r}")
+            classes = tuple(entry["class_index"] for entry in manifest["classes"])
+            layers = tuple(manifest["layers"])
+            cams = _read_maps(files, manifest, classes, layers)
+            frames = _read_frames(pictures, manifest)
+            placement = Placement.from_dict(manifest["placement"])
+            for frame in frames:
+                if frame.size != placement.photo_size:
+                    raise ValueError(f"a picture of {frame.size}, not {placement.photo_size}")
             return cls(
-                pictures=Pictures.of(frames or [photo], clip=bool(frames)),
-                placement=Placement.from_dict(manifest["placement"]),
-                predictions=tuple(Prediction(**entry) for entry in manifest["predictions"]),
-                classes=tuple(entry["class_index"] for entry in manifest["classes"]),
-                layers=tuple(manifest["layers"]),
+                pictures=Pictures.of(frames, clip=bool(manifest.get("frames"))),
+                placement=placement,
+                predictions=read_predictions(manifest["predictions"]),
+                classes=classes,
+                layers=layers,
                 cams=cams,
                 labels={e["class_index"]: e["label"] for e in manifest["classes"]},
                 described=manifest,
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
             raise InvalidArgument(
-                "folder", str(folder), f"a folder that Explanation.save wrote ({error!r})"
+                "folder", str(files.path), f"a folder that Explanation.save wrote ({error})"
             ) from error
 
-    def save_data(self, folder: Path, *, pictures: bool = True) -> None:
-        """Writes into an empty folder what ``load`` needs: pictures, maps, manifest.
+    @property
+    def saved_manifest(self) -> Mapping[str, Any]:
+        """The manifest as it is saved: of the pictures that are shown."""
+        manifest = {key: value for key, value in self.manifest.items() if key != "frames"}
+        if self.pictures.clip:
+            manifest["frames"] = frame_files(self.frames)
+        return {**manifest, "placement": self.placement.as_dict()}
+
+    def data_files(self, *, pictures: bool = True) -> dict[str, Writer]:
+        """What ``load`` needs beside the manifest: what writes each file, by name.
 
         Args:
-            folder: Where to.
-            pictures: Whether photo and frames are written; without them they must lie elsewhere.
+            pictures: Whether photo and frames are among them; otherwise they must lie elsewhere.
         """
-        for entry in self.manifest["maps"]:
-            np.save(folder / entry["file"], self.cams[entry["class_index"], entry["layer"]])
-        if pictures:
-            self._save_pictures(folder)
-        text = json.dumps(dict(self.manifest), indent=2, ensure_ascii=False)
-        (folder / MANIFEST).write_text(text + "\n", "utf-8")
+        files: dict[str, Writer] = {
+            entry["file"]: partial(save_array, self.cams[entry["class_index"], entry["layer"]])
+            for entry in self.manifest["maps"]
+        }
+        if not pictures:
+            return files
+        files[PHOTO] = partial(save_picture, self.photo)
+        if self.pictures.clip:
+            for name, frame in zip(frame_files(self.frames), self.frames, strict=True):
+                files[name] = partial(save_picture, frame)
+        return files
 
-    def _save_pictures(self, folder: Path) -> None:
-        save_picture(self.photo, folder / PHOTO)
-        names = self.manifest.get("frames", ())
-        for name, frame in dict(zip(names, self.frames, strict=bool(names))).items():
-            save_picture(frame, folder / name)
-
-    def _write(self, folder: Path) -> None:
-        self.save_data(folder)
+    def _drawn_files(self) -> dict[str, Writer]:
+        files: dict[str, Writer] = {}
         for index in self.classes:
-            names: Sequence[str | None] = [None, *self.layers] if len(self.layers) > 1 else [None]
+            names: list[str | None] = [None, *self.layers] if len(self.layers) > 1 else [None]
             for position, name in enumerate(names):
                 stem = f"overlay-{index}" + (f"-{file_stem(position - 1, name)}" if name else "")
                 if self.has_map(index, name):
-                    self.overlay(index, name).save(folder / f"{stem}.png")
+                    files[f"{stem}.png"] = partial(self._draw, index, name)
             if self.steps > 1 and self.has_map(index):
-                self.save_animation(folder / f"animation-{index}.gif", index)
+                files[f"animation-{index}.gif"] = partial(self._play, index)
+        return files
+
+    def _draw(self, index: int, layer: str | None, path: Path) -> None:
+        self.overlay(index, layer).save(path, "PNG")
+
+    def _play(self, index: int, path: Path) -> None:
+        animations.write_animation(self.animation(index), path)
 
     def _montage_over_time(self, index: int, alpha: float, colormap: str) -> Image.Image:
         steps = evenly(self.steps, min(self.steps, _SHOWN_STEPS))
@@ -348,3 +391,58 @@ class Explanation(Maps):
             f"Explanation(model={self.described['model']['id']!r}, method={self.method!r}, "
             f"classes=[{classes}], layers={list(self.layers)}, photo={self.photo.size})"
         )
+
+
+def read_predictions(entries: Any) -> tuple[Prediction, ...]:
+    """Predictions out of a manifest that was checked; parts of later versions are left out."""
+    names = [field.name for field in fields(Prediction)]
+    return tuple(Prediction(**{name: entry[name] for name in names}) for entry in entries)
+
+
+def _read_maps(
+    files: ResultFolder,
+    manifest: Mapping[str, Any],
+    classes: tuple[int, ...],
+    layers: tuple[str, ...],
+) -> dict[tuple[int, str], Map]:
+    """One map per class and layer.
+
+    Raises:
+        ValueError: If a map is missing, named twice, too large, or not as described.
+        OSError: If one cannot be read.
+    """
+    if not classes or not layers or len({*classes}) < len(classes) or len({*layers}) < len(layers):
+        raise ValueError("classes and layers must be named, each once")
+    entries = {(entry["class_index"], entry["layer"]): entry for entry in manifest["maps"]}
+    wanted = {(index, layer) for index in classes for layer in layers}
+    if len(entries) < len(manifest["maps"]) or entries.keys() != wanted:
+        raise ValueError("maps must name one map for each class and layer")
+    taken = {MANIFEST, PHOTO, *manifest.get("frames", ())}
+    names = [entry["file"].casefold() for entry in entries.values()]
+    if len({*names}) < len(names) or taken & {*names}:
+        raise ValueError("maps must name a file of its own for each map")
+    shapes = {}
+    for key, entry in entries.items():
+        shape = (*([entry["steps"]] if "steps" in entry else []), *entry["grid"])
+        if len(entry["grid"]) != 2 or min(shape) < 1:
+            raise ValueError(f"a map of shape {shape}")
+        shapes[key] = shape
+    if sum(prod(shape) for shape in shapes.values()) > _MAX_CELLS:
+        raise ValueError(f"its maps hold more than {_MAX_CELLS:,} values")
+    return {key: files.array(entries[key]["file"], shape) for key, shape in shapes.items()}
+
+
+def _read_frames(folder: ResultFolder, manifest: Mapping[str, Any]) -> list[Image.Image]:
+    """The photo, or the frames of a clip, each file read once."""
+    names = manifest.get("frames") or [PHOTO]
+    if len(names) > _MAX_FRAMES:
+        raise ValueError(f"{len(names):,} frames, and {_MAX_FRAMES:,} is the limit")
+    found: dict[str, Image.Image] = {}
+    pixels = 0
+    for name in names:
+        if name not in found:
+            found[name] = picture = folder.picture(name)
+            pixels += picture.width * picture.height
+            if pixels > _MAX_FRAME_PIXELS:
+                raise ValueError(f"its frames hold more than {_MAX_FRAME_PIXELS:,} pixels")
+    return [found[name] for name in names]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -33,7 +33,8 @@ def save_to_hub(
 
     What is written is what ``Explanation.save`` writes, the photo included, in a folder of its own
     with a card that shows its pictures; the repo's own card lists the newest of them. Nothing in
-    the repo is overwritten but that list, and nothing stays on this machine. Metadata of the
+    the repo is overwritten but that list, also not what was changed since in the folder of the same
+    explanation; and nothing stays on this machine. Metadata of the
     photo's file (where it was taken, with which camera) is not part of an explanation, nor is the
     path of a folder that the model came from, only its last name.
 
@@ -73,7 +74,7 @@ def save_to_hub(
                     repo_id, f"{path!r} is taken. Without path_in_repo a free one is found."
                 )
             card = writer.read(_CARD, state.commit) if _CARD in state.files else None
-            return _change(shared.manifest, path, files, card)
+            return _change(shared.manifest, path, files, card, state.files)
 
         writer.commit(plan)
     return f"{writer.url}/tree/main/{path}"
@@ -103,10 +104,17 @@ def _meet(writer: HubWriter, private: bool | None) -> None:
 
 
 def _change(
-    manifest: Mapping[str, Any], path: str, files: Mapping[str, Path], card: str | None
+    manifest: Mapping[str, Any],
+    path: str,
+    files: Mapping[str, Path],
+    card: str | None,
+    present: Collection[str],
 ) -> Change:
-    add: dict[str, bytes | Path] = {f"{path}/{name}": file for name, file in files.items()}
-    add[f"{path}/{_CARD}"] = section(manifest, "", files).encode()
+    written: dict[str, bytes | Path] = {f"{path}/{name}": file for name, file in files.items()}
+    written[f"{path}/{_CARD}"] = section(manifest, "", files).encode()
+    # The folder's name follows from the files. A file that is there is the same, or was changed
+    # since and must not be lost.
+    add = {name: content for name, content in written.items() if name not in present}
     if (new := put_into_card(card, section(manifest, path, files))) is not None and new != card:
         add[_CARD] = new.encode()
     return Change(f"Add {path}", add)

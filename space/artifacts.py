@@ -13,7 +13,7 @@ from PIL import Image
 
 from cam_hub.colormaps import colormap_table
 from cam_hub.errors import InvalidArgument
-from cam_hub.folders import MANIFEST, PHOTO, file_stem
+from cam_hub.folders import MANIFEST, PHOTO, digest_of, file_stem, manifest_text
 from cam_hub.results import Explanation
 
 __all__ = ["Artifacts", "reopen"]
@@ -126,18 +126,24 @@ class Artifacts:
         return self._folder / str(entry["file"])
 
     def archive(self) -> Path:
-        """A ZIP of everything, which ``Explanation.load`` reads once it is unpacked."""
+        """A ZIP of everything, which ``Explanation.load`` reads once it is unpacked.
+
+        Its manifest lists all files, so that ``Explanation.save`` can replace them later.
+        """
         path = self._look / "cam_hub.zip"
         if not path.exists():
+            members = list(self._members())
+            listed = {member.name: digest_of(member) for member in members}
+            text = manifest_text(MANIFEST, self.result.saved_manifest, listed)
             with _published(path) as part, zipfile.ZipFile(part, "w") as file:
-                for member in self._members():
+                file.writestr(MANIFEST, text)
+                for member in members:
                     # PNGs are compressed already, and maps are small.
                     file.write(member, member.name)
         return path
 
     def _members(self) -> Iterator[Path]:
         yield self.photo
-        yield self.manifest
         for name in dict.fromkeys(self.result.manifest.get("frames", ())):  # of a clip
             yield self._folder / name
         yield from self.maps()

@@ -20,6 +20,7 @@ EXAMPLES = [
     errors.ImageRefused("it is empty."),
     errors.NoMap("blank", layer="layer4"),
     errors.OutOfMemory("owner/name", "one image at a time does not fit."),
+    errors.SaveFailed("results", "No space left on device"),
     errors.HubUnavailable("owner/name", "time-out."),
     errors.HubRefused("owner/name", "the access token is for reading."),
 ]
@@ -56,6 +57,7 @@ def test_errors_can_be_caught_as_the_builtin_that_fits():
     assert issubclass(errors.LayerNotFound, LookupError)
     assert issubclass(errors.MethodNotFound, KeyError)
     assert issubclass(errors.HubUnavailable, ConnectionError)
+    assert issubclass(errors.SaveFailed, OSError)
 
 
 def test_a_hostile_value_cannot_flood_the_message():

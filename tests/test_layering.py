@@ -35,6 +35,7 @@ LEVELS = [
         "disk_cache",
         "memory",
         "timeline",
+        "manifest_schema",
     },
     {"model_id", "preprocessing", "regions", "tasks", "clips", "folders", "samples"},
     {"rendering", "clip_preprocessing", "maps"},

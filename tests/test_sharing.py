@@ -139,6 +139,18 @@ def test_nothing_that_is_in_the_repo_is_overwritten(hub, result):
     assert hub.uploaded[REPO].files == before
 
 
+def test_what_somebody_changed_in_the_folder_of_the_same_explanation_stays(hub, result):
+    folder = folder_of(cam_hub.save_to_hub(result, "ann/maps", token=TOKEN))
+    files = hub.uploaded[REPO].files
+    retouched = {"README.md": b"# Why a lion", "overlay-291.png": b"with arrows", "my.txt": b"x"}
+    files.update({f"{folder}/{name}": data for name, data in retouched.items()})
+    photo = files.pop(f"{folder}/photo.png")
+    assert folder_of(cam_hub.save_to_hub(result, "ann/maps", token=TOKEN)) == folder
+    files = hub.uploaded[REPO].files
+    assert {name: files[f"{folder}/{name}"] for name in retouched} == retouched
+    assert files[f"{folder}/photo.png"] == photo, "what is missing comes back"
+
+
 class TestPrivacy:
     def test_nothing_of_the_photos_metadata_and_no_token_is_sent(self, hub, lite0, lion):
         exif = Image.Exif()

@@ -85,7 +85,9 @@ def test_the_manifest_arrives_and_makes_the_same_explanation_again(
 def test_the_archive_holds_everything(answer: tuple[Any, ...], tmp_path: Path):
     with zipfile.ZipFile(answer[4]) as file:
         file.extractall(tmp_path)
-    assert json.loads((tmp_path / "manifest.json").read_text("utf-8")) == answer[3]
+    written = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
+    assert written.pop("files").keys() == {path.name for path in tmp_path.iterdir()}
+    assert written == answer[3]
     assert np.array_equal(pixels(tmp_path / "overlay-291.png"), pixels(answer[0]))
     assert Explanation.load(tmp_path).classes == (291, 293)
 

@@ -93,7 +93,8 @@ def test_the_archive_holds_an_explanation_that_loads_again(artifacts: Artifacts,
     overlays = {name for name in names if name.startswith("overlay-")}
     assert len(overlays) == 2 * 3  # two classes: a fusion and two layers each
     again = Explanation.load(tmp_path / "unpacked")
-    assert again.manifest == json.loads(artifacts.manifest.read_text("utf-8"))
+    written = json.loads(artifacts.manifest.read_text("utf-8"))
+    assert again.manifest == {key: part for key, part in written.items() if key != "files"}
     for key, cam in artifacts.result.cams.items():
         assert np.array_equal(again.cams[key], cam)
 
@@ -104,6 +105,18 @@ def test_the_archive_names_its_files_as_save_does(
     saved = {path.name for path in result.save(tmp_path / "saved").iterdir()}
     with zipfile.ZipFile(artifacts.archive()) as file:
         assert set(file.namelist()) == saved
+
+
+def test_an_unpacked_archive_is_replaced_like_any_folder_of_ours(
+    artifacts: Artifacts, result: Explanation, tmp_path: Path
+):
+    with zipfile.ZipFile(artifacts.archive()) as file:
+        file.extractall(tmp_path / "unpacked")
+    (tmp_path / "unpacked" / "notes.txt").write_text("mine")
+    result.save_data(tmp_path / "unpacked")
+    names = {path.name for path in (tmp_path / "unpacked").iterdir()}
+    assert "notes.txt" in names
+    assert not [name for name in names if name.startswith("overlay-")]
 
 
 def test_looks_do_not_overwrite_each_other(artifacts: Artifacts, result: Explanation):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, get_args
 
@@ -15,17 +12,24 @@ from PIL import Image
 from cam_hub.comparison.cells import Cell, Cost, Row
 from cam_hub.comparison.columns import Kind
 from cam_hub.errors import CamHubError, InvalidArgument
-from cam_hub.folders import PHOTO, file_stem, save_picture
-from cam_hub.images import open_image
-from cam_hub.ranking import Prediction
-from cam_hub.results import Explanation
+from cam_hub.folders import (
+    MANIFEST,
+    PHOTO,
+    ResultFolder,
+    Writer,
+    check_place,
+    file_stem,
+    save_folder,
+    save_picture,
+    write_manifest,
+)
+from cam_hub.manifest_schema import COMPARISON, check_parts
+from cam_hub.results import Explanation, read_predictions
 
-__all__ = ["SHEET", "TABLE", "CellFacts", "folder_name", "load", "save", "table"]
+__all__ = ["SHEET", "TABLE", "CellFacts", "check_folder", "folder_name", "load", "save", "table"]
 
 TABLE = "comparison.json"
 SHEET = "sheet.png"
-_FOLDER = re.compile(r"\d\d+-\d\d+-[A-Za-z0-9._-]+")
-_FILE = re.compile(r"strip-\d\d+-[A-Za-z0-9._-]+\.webp|sheet\.png|photo\.png|comparison\.json")
 
 
 class CellFacts(TypedDict):
@@ -72,9 +76,9 @@ def save(
     titles: Sequence[str],
     rows: Sequence[Row],
     folder: Path,
-    draw: Callable[[Path], None],
+    drawn: Mapping[str, Writer],
 ) -> None:
-    """Writes everything aside first, and then moves it; the table comes last.
+    """Writes a comparison; the table is its manifest.
 
     Args:
         photo: The common photo.
@@ -82,54 +86,51 @@ def save(
         titles: Of the columns.
         rows: The rows.
         folder: Where to.
-        draw: Adds further files to the folder that it is given.
+        drawn: What writes further files, by name.
 
     Raises:
-        InvalidArgument: If the folder is a file, or holds anything but an earlier comparison.
+        InvalidArgument: If the folder is a file, or holds anything but an earlier comparison, or
+            one of its files is not provably ours and has the name of a new one.
+        SaveFailed: If the system refuses, as with a full disk. The earlier result is as before.
     """
-    earlier = _earlier(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
-        staging = Path(name)
-        if photo is not None:
-            save_picture(photo, staging / PHOTO)
-        text = json.dumps(
-            _written(photo, kind, titles, rows, staging), indent=2, ensure_ascii=False
-        )
-        (staging / TABLE).write_text(text + "\n", "utf-8")
-        draw(staging)
-        folder.mkdir(exist_ok=True)
-        for path in earlier:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for path in sorted(staging.iterdir(), key=lambda path: path.name == TABLE):
-            path.replace(folder / path.name)
+    check_folder(folder)
+    files: dict[str, Writer] = {}
+    if photo is not None:
+        files[PHOTO] = partial(save_picture, photo)
+    facts = _written(photo, kind, titles, rows, files)
+    save_folder(folder, TABLE, facts, {**files, **drawn})
 
 
 def load(folder: Path) -> tuple[Image.Image | None, Kind, tuple[str, ...], tuple[Row, ...]]:
-    """Photo, kind, titles and rows that ``save`` wrote.
+    """Photo, kind, titles and rows that ``save`` wrote; also of a stranger.
 
     Raises:
         InvalidArgument: If the folder holds no complete comparison.
     """
     try:
-        data = json.loads((folder / TABLE).read_text("utf-8"))
+        stored = ResultFolder(folder)
+        data = stored.manifest(TABLE)
+        check_parts(data, COMPARISON)
         if data["kind"] not in get_args(Kind):
-            raise ValueError(data["kind"])
-        photo = open_image(folder / PHOTO) if data["photo"] else None
+            raise ValueError(f"kind is {data['kind']!r}")
+        photo = stored.picture(PHOTO) if data["photo"] else None
         known: dict[str, Explanation] = {}
 
         def explanation(name: str) -> Explanation:
             if name not in known:
-                own = folder / Path(name).name
-                known[name] = Explanation.load(own, None if (own / PHOTO).exists() else folder)
+                own = stored.inside(name)
+                known[name] = Explanation.read(own, own if own.holds(PHOTO) else stored)
             return known[name]
 
-        rows = tuple(_row(entry, explanation) for entry in data["rows"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        titles = tuple(data["titles"])
+        rows = tuple(_row(entry, len(titles), explanation) for entry in data["rows"])
+        if not rows or not titles:
+            raise ValueError("it has no rows or no columns")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise InvalidArgument(
-            "folder", str(folder), f"a folder that Comparison.save wrote ({error!r})"
+            "folder", str(folder), f"a folder that Comparison.save wrote ({error})"
         ) from error
-    return photo, data["kind"], tuple(data["titles"]), rows
+    return photo, data["kind"], titles, rows
 
 
 def _written(
@@ -137,9 +138,9 @@ def _written(
     kind: Kind,
     titles: Sequence[str],
     rows: Sequence[Row],
-    folder: Path,
+    files: dict[str, Writer],
 ) -> dict[str, Any]:
-    """Writes the explanations; what the table says."""
+    """The content of the table; adds the files of the explanations."""
     names: dict[int, str] = {}
     entries = []
     for number, row in enumerate(rows):
@@ -148,9 +149,10 @@ def _written(
             found = cell.explanation
             if found is not None and id(found) not in names:
                 name = names[id(found)] = f"{number:02d}-{file_stem(place, row.model)}"
-                (folder / name).mkdir()
                 shared = photo is not None and found.photo is photo and len(found.frames) == 1
-                found.save_data(folder / name, pictures=not shared)
+                for file, writer in found.data_files(pictures=not shared).items():
+                    files[f"{name}/{file}"] = writer
+                files[f"{name}/{MANIFEST}"] = partial(write_manifest, facts=found.saved_manifest)
             facts = _facts(number, place, row, titles[place], cell)
             cells.append({**facts, "folder": names[id(found)] if found is not None else None})
         entries.append(
@@ -188,11 +190,13 @@ def _facts(number: int, place: int, row: Row, title: str, cell: Cell) -> CellFac
     )
 
 
-def _row(entry: Mapping[str, Any], explanation: Callable[[str], Explanation]) -> Row:
+def _row(entry: Mapping[str, Any], columns: int, explanation: Callable[[str], Explanation]) -> Row:
+    if len(entry["cells"]) != columns:
+        raise ValueError(f"a row has {len(entry['cells'])} cells, and there are {columns} columns")
     return Row(
         model=str(entry["model"]),
         cells=tuple(_cell(cell, explanation) for cell in entry["cells"]),
-        predictions=tuple(Prediction(**found) for found in entry["predictions"]),
+        predictions=read_predictions(entry["predictions"]),
         notes=tuple(entry["notes"]),
         has_random_weights=bool(entry["has_random_weights"]),
         loading_seconds=entry["loading_seconds"],
@@ -206,33 +210,40 @@ def _cell(entry: Mapping[str, Any], explanation: Callable[[str], Explanation]) -
         error = CamHubError(str(entry["reason"]))
         error.code = str(entry["error"])
     cost = None
-    if entry["seconds"] is not None:
+    if None not in (entry["seconds"], entry["forward_passes"], entry["maps"]):
         cost = Cost(entry["seconds"], entry["forward_passes"], entry["maps"])
+    found = explanation(entry["folder"]) if entry["folder"] else None
+    index, layer = entry["class_index"], entry["layer"]
+    if found is not None and (
+        (index is not None and index not in found.classes)
+        or (layer is not None and layer not in found.layers)
+    ):
+        raise ValueError(f"{entry['folder']!r} has no map of class {index} at layer {layer!r}")
+    if found is None and error is None:
+        raise ValueError("a cell has neither a map nor the reason why there is none")
     return Cell(
         method=str(entry["method"]),
         layer=entry["layer"],
         class_index=entry["class_index"],
         label=entry["label"],
         probability=entry["probability"],
-        explanation=explanation(entry["folder"]) if entry["folder"] else None,
+        explanation=found,
         cost=cost,
         error=error,
     )
 
 
-def _earlier(folder: Path) -> list[Path]:
-    """The files of an earlier comparison, which a new one replaces."""
-    if not folder.exists():
-        return []
+def check_folder(folder: Path) -> None:
+    """Checks that a comparison can be saved to a folder.
+
+    Raises:
+        InvalidArgument: If it is a file, or holds anything but an earlier comparison of ours.
+    """
+    check_place(folder, TABLE)
     if not folder.is_dir():
-        raise InvalidArgument("folder", str(folder), "a folder, and this is a file")
-    present = list(folder.iterdir())
-    if present and not (folder / TABLE).is_file():
+        return
+    present = {path.name for path in folder.iterdir() if not path.name.startswith(".cam_hub-")}
+    if present and TABLE not in present:
         raise InvalidArgument(
             "folder", str(folder), "an empty folder, or one with an earlier comparison in it"
         )
-    return [
-        path
-        for path in present
-        if (_FOLDER if path.is_dir() else _FILE).fullmatch(path.name) is not None
-    ]

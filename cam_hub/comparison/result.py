@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -14,7 +15,7 @@ from cam_hub.comparison.cells import Cell, Row
 from cam_hub.comparison.columns import Kind
 from cam_hub.comparison.scales import Scale, check_scale, heat_of
 from cam_hub.errors import CamHubError, InvalidArgument
-from cam_hub.folders import save_picture
+from cam_hub.folders import Writer, save_picture
 from cam_hub.maps import Map
 from cam_hub.results import Explanation
 
@@ -178,6 +179,9 @@ class Comparison:
     ) -> Path:
         """Writes ``animation(…)`` as an endless GIF, WebP or APNG, after the path's suffix.
 
+        A file that is there already is replaced only if it is an unchanged animation that
+        this function wrote.
+
         Args:
             path: Ends in ``.gif``, ``.webp`` or ``.png``.
             scale: As for ``animation``, and so are the others.
@@ -191,11 +195,12 @@ class Comparison:
             The path.
 
         Raises:
-            InvalidArgument: As ``animation``; if the suffix or the time does not work.
+            InvalidArgument: As ``animation``; if the suffix or the time does not work, or there is
+                another file.
+            SaveFailed: If the system refuses, as with a full disk. An earlier file is as before.
         """
         frames = self.animation(scale, row, alpha=alpha, colormap=colormap, tile_width=tile_width)
-        animations.save_animation(frames, Path(path), frame_ms)
-        return Path(path)
+        return animations.save_animation(frames, Path(path), frame_ms)
 
     def table(self) -> list[files.CellFacts]:
         """One entry per cell, row by row: names, numbers, and the reason where there is no map."""
@@ -231,7 +236,10 @@ class Comparison:
         model's ``strip-….webp`` shows them one after the other.
 
         Args:
-            folder: Where to. It is made if need be; an earlier comparison in it is replaced.
+            folder: Where to. It is made if need be. An earlier comparison in it is replaced: the
+                files that its table lists with their digests, as long as they are unchanged. All
+                others stay. Whenever the process ends, the folder holds the earlier result or the
+                new one.
             scale: Of the sheet and the strips, as for ``pictures``, and so are the others.
             alpha: Opacity.
             colormap: Colour map.
@@ -241,25 +249,23 @@ class Comparison:
 
         Raises:
             InvalidArgument: If the folder is a file or holds anything but an earlier comparison,
-                or a value does not work.
+                a file that is not provably ours has the name of a new one, or a value does not
+                work. Nothing is written then.
+            SaveFailed: If the system refuses, as with a full disk. The earlier result is as before.
         """
         sheet = self.figure(scale, alpha=alpha, colormap=colormap)
-
-        def draw(staging: Path) -> None:
-            save_picture(sheet, staging / files.SHEET)
-            for number, row in enumerate(self.rows):
-                if self.kind == "layers" and any(cell.explanation for cell in row.cells):
-                    name = f"strip-{files.folder_name(number, row.model)}.webp"
-                    self.save_animation(
-                        staging / name, scale, number, alpha=alpha, colormap=colormap
-                    )
-
-        self._save(Path(folder), draw)
+        drawn: dict[str, Writer] = {files.SHEET: partial(save_picture, sheet)}
+        for number, row in enumerate(self.rows):
+            if self.kind == "layers" and any(cell.explanation for cell in row.cells):
+                name = f"strip-{files.folder_name(number, row.model)}.webp"
+                frames = partial(self.animation, scale, number, alpha=alpha, colormap=colormap)
+                drawn[name] = partial(_play, frames)
+        self._save(Path(folder), drawn)
         return Path(folder)
 
     def save_data(self, folder: str | Path) -> Path:
         """Writes what ``load`` needs, and draws nothing; otherwise as ``save``."""
-        self._save(Path(folder), lambda staging: None)
+        self._save(Path(folder), {})
         return Path(folder)
 
     @classmethod
@@ -277,8 +283,8 @@ class Comparison:
         found = {id(cell.explanation): cell.explanation for cell in self.cells}
         return [explanation for explanation in found.values() if explanation is not None]
 
-    def _save(self, folder: Path, draw: Callable[[Path], None]) -> None:
-        files.save(self.photo, self.kind, self.titles, self.rows, folder, draw)
+    def _save(self, folder: Path, drawn: Mapping[str, Writer]) -> None:
+        files.save(self.photo, self.kind, self.titles, self.rows, folder, drawn)
 
     def __repr__(self) -> str:
         maps = sum(cell.explanation is not None for cell in self.cells)
@@ -287,3 +293,7 @@ class Comparison:
             f"Comparison(models={models}, {len(self.titles)} {self.kind}, "
             f"maps={maps} of {len(self.cells)})"
         )
+
+
+def _play(frames: Callable[[], list[Image.Image]], path: Path) -> None:
+    animations.write_animation(frames(), path, 600)
