@@ -55,3 +55,31 @@ def test_layers_whose_class_token_alone_is_heard_are_no_targets():
     assert not found["norm"].usable
     assert "no class score depends on it" in found["norm"].reason
     cam_hub.explain(model, torch.rand(model.input_size), target_layers="stages", method="layercam")
+
+
+def test_a_branch_counts_for_itself_where_what_follows_does_not_speak():
+    """Two branches that are joined are no keys and values: no part of the block is left out."""
+
+    class Join(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.main = nn.Conv2d(8, 8, 1)
+            self.side = nn.Conv2d(8, 8, 1)
+            self.join = nn.Conv2d(16, 8, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.join(torch.cat([self.main(x), self.side(x)], 1))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Conv2d(3, 8, 8, 8)
+            self.body = Join()
+            self.body.join.bias.data.fill_(-100)  # it speaks for nothing
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.body(self.embed(x)).mean((2, 3))
+
+    torch.manual_seed(0)
+    model = cam_hub.wrap_model(Net(), input_size=(3, 64, 64))
+    assert cam_hub.suggest_layers(model) == ["body.side"]

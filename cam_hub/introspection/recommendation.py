@@ -174,6 +174,9 @@ def _source(
     """
     if block != name and reached[block].channels >= _WHOLE:
         return None
+    around = [other for other in readings if name.startswith(f"{other}.")]
+    if around and all(other in reached and _counts_as_whole(reached[other]) for other in around):
+        return None  # what follows counts, too, but does not speak: no part of it is left out
     grid = readings[name].arrangement.grid
     place = usable.index(name)
 
@@ -209,6 +212,10 @@ def _source(
         and min(reached[other].channels, reached[other].cells) >= _WHOLE
     ]
     return sources[-1] if sources else None
+
+
+def _counts_as_whole(counts: Dependence) -> bool:
+    return min(counts.channels, counts.cells) >= _WHOLE
 
 
 def _in_one_block(name: str, other: str) -> bool:
