@@ -83,7 +83,11 @@ def _settings(values: dict[str, Any], space_id: str | None) -> Settings:
 
     device = "cpu" if lent else str(pick_device(values["device"]))
     return Settings.of(
-        {**values, "device": device}, space_id=space_id, sign_in=can_sign_in(), lent_gpu=lent
+        {**values, "device": device},
+        space_id=space_id,
+        space_host=os.environ.get("SPACE_HOST", "") if space_id else "",
+        sign_in=can_sign_in(),
+        lent_gpu=lent,
     )
 
 

@@ -21,7 +21,8 @@
 | ``snippets`` | the code that gives the same result |
 | ``problems`` | errors as messages that people can read, with codes for programs |
 | ``blocks`` | guards every request, and logs how it ended |
-| ``doors`` | which of Gradio's own routes stay shut |
+| ``hosts`` | under which hosts the app answers, and whose pages may ask |
+| ``doors`` | the guard before every request: open routes, bounded bodies |
 | ``failures`` | what plain HTTP gets where no endpoint is reached |
 | ``agents`` | answers over MCP |
 | ``health`` | what the log says |

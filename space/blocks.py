@@ -9,24 +9,69 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 from gradio.block_function import BlockFunction
+from gradio.data_classes import PredictBodyInternal
 from gradio.exceptions import InvalidPathError
+from gradio.queueing import Event, Queue
+from gradio.routes import App
 from gradio.state_holder import SessionState
+from starlette.exceptions import HTTPException
 
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
 from space.agents import teach
+from space.doors import Doors, Sessions
 from space.explainer import Explainer
+from space.failures import NOT_FOUND
 from space.health import HealthLog
+from space.hosts import KnownHosts
 from space.problems import CANCELLED, Problem
+from space.settings import Settings
 
 __all__ = ["GuardedBlocks"]
 
 _LOG = logging.getLogger(__name__)
+
+
+MAX_BODY = 4 * 2**20
+"""The maximum length of other requests than uploads, in bytes; the page takes far less."""
+
+_SESSION = re.compile(r"[\w.-]{1,200}\Z", re.ASCII)
+"""The name that a page or a client gives its session."""
+
+
+class GuardedQueue(Queue):
+    """Gradio's queue, which prints a traceback where a request cannot be answered."""
+
+    async def push(self, body: PredictBodyInternal, request: Any, username: str | None) -> Any:
+        """Puts a request into the queue.
+
+        Raises:
+            HTTPException: If nothing in the app answers it.
+        """
+        if body.session_hash is not None and not _SESSION.match(body.session_hash):
+            expected = "up to 200 letters, digits, '.', '_' and '-'"
+            raise HTTPException(422, f"The session_hash is malformed: expected {expected}.")
+        # By its index in the app, so that a call of nothing does not make a session.
+        if body.fn_index is not None:
+            found = self.blocks.fns.get(body.fn_index)
+            if found is None or found.fn is None:
+                raise HTTPException(404, "There is no such endpoint.")
+        return await super().push(body, request, username)
+
+    def compute_analytics_summary(self, records: Any) -> Any:
+        """Computes nothing: statistics are switched off, and odd requests make Pandas fail."""
+        return self.cached_event_analytics_summary
+
+    def send_message(self, event: Event, event_message: Any) -> None:
+        """Puts a message into the session's stream, if there is still one."""
+        if event.session_hash in self.pending_messages_per_session:
+            super().send_message(event, event_message)
 
 
 class GuardedBlocks(gr.Blocks):
@@ -37,10 +82,12 @@ class GuardedBlocks(gr.Blocks):
 
     Args:
         explainer: Answers the requests.
+        settings: The configuration of the app.
         options: Of ``gr.Blocks``.
     """
 
-    def __init__(self, explainer: Explainer, **options: Any) -> None:
+    def __init__(self, explainer: Explainer, settings: Settings, **options: Any) -> None:
+        self._settings = settings
         super().__init__(**options)
         self.explainer = explainer
         self.health = HealthLog()
@@ -57,6 +104,39 @@ class GuardedBlocks(gr.Blocks):
         if server is not None:
             teach(server)
         self._agents = server
+
+    @property
+    def app(self) -> Any:
+        """The ASGI app; Gradio makes it when the app is launched."""
+        return self._app
+
+    @app.setter
+    def app(self, app: App) -> None:
+        self._app = app
+        most = self._settings.limits.max_file_bytes
+        # Added last, so it is the first of the middleware: before Gradio's own CORS rules.
+        app.add_middleware(
+            Doors,
+            hosts=KnownHosts.of(self._settings),
+            sessions=Sessions(self._has_session, self._has_event),
+            max_body=MAX_BODY,
+            max_message=MAX_BODY + most * 4 // 3,  # Base64 makes a third more of a photo
+            max_upload=2 * most + MAX_BODY,
+        )
+
+    def _has_session(self, session: str) -> bool:
+        return session in self._queue.pending_messages_per_session
+
+    def _has_event(self, event: str) -> bool:
+        if event in self._queue.event_ids_to_events or self._has_session(event):
+            return True
+        return any(event in ids for ids in list(self._queue.pending_event_ids_session.values()))
+
+    def queue(self, *rest: Any, **named: Any) -> GuardedBlocks:
+        """Makes the queue, which refuses what cannot be answered before it is in it."""
+        super().queue(*rest, **named)
+        self._queue.__class__ = GuardedQueue
+        return self
 
     async def preprocess_data(
         self,
@@ -96,6 +176,9 @@ class GuardedBlocks(gr.Blocks):
             Problem: If it failed, whatever the reason.
         """
         asked = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
+        if asked.fn is None:  # an event that the page handles alone
+            missing = "There is no such endpoint."
+            raise Problem(NOT_FOUND, missing, "Unknown endpoint", as_html=False)
         model_id = _model_id(asked, inputs)
         begin, code = time.monotonic(), "ok"
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import errno
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,17 +16,21 @@ from starlette.responses import JSONResponse
 from cam_hub.errors import InvalidArgument, TooMuch
 from space.problems import INTERNAL, INTERNAL_CODE
 
-__all__ = ["BUSY", "FORBIDDEN", "NOT_FOUND", "handlers"]
+__all__ = ["BUSY", "FORBIDDEN", "NOT_FOUND", "describe", "handlers", "status_of"]
 
-_LOG = logging.getLogger(__name__)
 _NAMED = re.compile(r"/gradio_api/call/v2/([^/]*)/?\Z")
 """The route that takes values by their names."""
+
+_MISREAD: tuple[type[Exception], ...] = (ArithmeticError, AssertionError, AttributeError)
+_MISREAD += (LookupError, RecursionError, TypeError, ValueError)
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 BUSY = "busy"
 FORBIDDEN = "forbidden"
 NOT_FOUND = "not_found"
 _CODES = {401: FORBIDDEN, 403: FORBIDDEN, 404: NOT_FOUND, 405: NOT_FOUND, 413: TooMuch.code}
-_CODES |= {400: InvalidArgument.code, 422: InvalidArgument.code, 503: BUSY}
+_CODES |= dict.fromkeys((400, 408, 411, 415, 416, 422), InvalidArgument.code)
+_CODES |= {429: BUSY, 503: BUSY}
 
 Handler = Callable[[Request, Any], Awaitable[JSONResponse]]
 
@@ -39,8 +43,31 @@ def handlers() -> dict[Any, Handler]:
         FnIndexInferError: _no_endpoint,
         KeyError: _no_endpoint,
         TypeError: _wrong_values,
-        Exception: _unforeseen,
     }
+
+
+def describe(status: int, detail: object) -> tuple[str, str]:
+    """The code and the words for a refusal.
+
+    Args:
+        status: Of HTTP.
+        detail: What was raised along with it.
+    """
+    words = str(detail) if isinstance(detail, str) else "The request was refused."
+    return _CODES.get(status, INTERNAL_CODE), words
+
+
+def status_of(error: Exception) -> tuple[int, str, str]:
+    """The status, the code and the words for an error that a route raised.
+
+    Gradio's routes check little of what they are sent: a value of the wrong kind fails in the
+    middle of them, with one of Python's own errors.
+    """
+    if isinstance(error, _MISREAD):
+        return 400, InvalidArgument.code, "The request cannot be read."
+    if isinstance(error, OSError) and error.errno in _NO_FILE:
+        return 404, NOT_FOUND, "There is no such file."
+    return 500, INTERNAL_CODE, INTERNAL
 
 
 async def _malformed(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -53,35 +80,22 @@ async def _malformed(request: Request, error: RequestValidationError) -> JSONRes
 async def _refused(request: Request, error: HTTPException) -> JSONResponse:
     """What Gradio refuses; its clients read ``detail``."""
     del request
-    code = _CODES.get(error.status_code, INTERNAL_CODE)
-    words = str(error.detail) if isinstance(error.detail, str) else "The request was refused."
+    code, words = describe(error.status_code, error.detail)
     return _answer(error.status_code, code, words, error.detail, error.headers)
 
 
 async def _no_endpoint(request: Request, error: Exception) -> JSONResponse:
     if "/gradio_api/" not in request.url.path:
-        return await _noted(error)
+        raise error
     return _answer(404, NOT_FOUND, "There is no such endpoint.")
 
 
 async def _wrong_values(request: Request, error: Exception) -> JSONResponse:
     """Values that are missing, or that the endpoint does not have: Gradio names them."""
     if not _NAMED.search(request.url.path):
-        return await _noted(error)
+        raise error
     said = str(error).partition(". ")[0].replace("key-word argument", "value of this endpoint")
     return _answer(422, InvalidArgument.code, f"{said}.")
-
-
-async def _noted(error: Exception) -> JSONResponse:
-    _LOG.error("unforeseen error in a route of Gradio's", exc_info=error)
-    return _answer(500, INTERNAL_CODE, INTERNAL)
-
-
-async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-    """Any other error; the server goes on to log it."""
-    del request
-    del error
-    return _answer(500, INTERNAL_CODE, INTERNAL)
 
 
 def _answer(

@@ -7,6 +7,7 @@ import platform
 import sys
 import threading
 import time
+import traceback
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -16,23 +17,68 @@ from cam_hub.errors import CamHubError
 from cam_hub.model_id import parse_model_id
 from space.settings import Settings
 
-__all__ = ["HealthLog", "listen"]
+__all__ = ["HealthLog", "OneLine", "listen", "printable", "trail"]
 
 _LOG = logging.getLogger("cam_hub.app")
 _PACKAGES = ("gradio", "torch", "torchvision", "timm")
+_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_CALLS = 4
 _EVERY = 60.0
 """Seconds between two lines about memory, at least."""
+
+
+class OneLine(logging.Formatter):
+    """Formats records of other libraries: one short line each, whatever a stranger put into it."""
+
+    def __init__(self) -> None:
+        super().__init__(_FORMAT)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        message = record.getMessage()
+        if record.exc_info and isinstance(record.exc_info[1], Exception):
+            message = f"{message.splitlines()[0] if message else ''} ({trail(record.exc_info[1])})"
+        plain = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None})
+        plain.msg, plain.args, plain.stack_info = printable(message, 300), (), None
+        return super().format(plain)
 
 
 def listen() -> None:
     """Has the log written to standard error, as a Space shows it; for whoever starts the app."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(logging.Formatter(_FORMAT))
     for name in ("cam_hub", "space"):
         logger = logging.getLogger(name)
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+    others = logging.StreamHandler(sys.stderr)
+    others.setFormatter(OneLine())
+    others.setLevel(logging.WARNING)
+    others.addFilter(lambda record: "WebSocket library" not in record.getMessage())
+    logging.getLogger().addHandler(others)
+    for name in ("uvicorn", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+def printable(text: str, most: int = 120) -> str:
+    """A text from outside as a part of one line: no control characters, not too long."""
+    shown = text if len(text) <= most else text[: most - 1] + "…"
+    return "".join(each if each.isprintable() else "?" for each in shown)
+
+
+def trail(error: BaseException) -> str:
+    """Where an error comes from, in one line: its type, and the innermost calls.
+
+    Its message is left out, since a stranger may have written it.
+    """
+    while isinstance(error, BaseExceptionGroup) and error.exceptions:
+        error = error.exceptions[0]
+    calls = traceback.extract_tb(error.__traceback__)[-_CALLS:]
+    places = (f"{Path(call.filename).name}:{call.lineno}" for call in reversed(calls))
+    return f"{type(error).__name__} at {' < '.join(places) or 'an unknown place'}"
 
 
 class HealthLog:

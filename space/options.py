@@ -17,7 +17,7 @@ from cam_hub.errors import InvalidArgument
 
 __all__ = ["OPTIONS", "Option", "add_options", "read_options"]
 
-Kind = Literal["count", "amount", "seconds", "text", "words", "switch", "port"]
+Kind = Literal["count", "amount", "seconds", "text", "words", "hosts", "switch", "port"]
 
 _WORDS = {"1": True, "true": True, "yes": True, "on": True}
 _WORDS |= {"0": False, "false": False, "no": False, "off": False}
@@ -27,9 +27,11 @@ _EXPECTED = {
     "seconds": "a number above 0",
     "text": "a text without white space inside",
     "words": "names of letters, digits, '.', '_' and '-', with commas between them",
+    "hosts": "hosts as 'cam.example.org' or 'localhost:3000', with commas between them, or 'none'",
     "switch": "'on' or 'off'",
     "port": "1 to 65535",
 }
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|\w[\w.-]{0,252})(?::[0-9]{1,5})?\Z", re.ASCII)
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 
@@ -93,8 +95,11 @@ class Option:
 
 OPTIONS = (
     Option("host", "text", "127.0.0.1", "address to listen on; 0.0.0.0 for all of this machine's",
-           on_space="0.0.0.0"),  # noqa: S104 (a Space is reached from outside)
+           "host", on_space="0.0.0.0"),  # noqa: S104 (a Space is reached from outside)
     Option("port", "port", 7860, "port to listen on"),
+    Option("allowed-hosts", "hosts", (), "further hosts under which the app is reached, and whose "
+           "pages may send it requests, as cam.example.org,localhost:3000; none for no others",
+           "allowed_hosts"),
     Option("device", "text", "auto", "where models run: auto (the best there is), cpu, cuda, "
            "cuda:<index> or mps", "device"),
     Option("model", "text", "timm/tf_efficientnet_lite0.in1k",
@@ -193,6 +198,9 @@ def _value(kind: Kind, text: str) -> Any:
     if kind == "words":
         words = tuple(word for word in re.split(r"[,\s]+", text) if word)
         return words if words and all(map(_OWNER.match, words)) else None
+    if kind == "hosts":
+        hosts = () if text == "none" else tuple(host for host in re.split(r"[,\s]+", text) if host)
+        return hosts if (hosts or text == "none") and all(map(_HOST.match, hosts)) else None
     try:
         number = float(text) if kind == "seconds" else int(text)
     except ValueError:
@@ -204,7 +212,7 @@ def _value(kind: Kind, text: str) -> Any:
 
 
 def _typed(value: Any) -> str:
-    if value is None:
+    if value is None or value == ():
         return "none"
     if isinstance(value, bool):
         return "on" if value else "off"

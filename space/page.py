@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
 
 from space.account import build_account
 from space.agents import can_serve_agents
@@ -16,7 +15,6 @@ from space.compare_events import connect_compare
 from space.compare_panel import COMPARE_TAB, build_compare_tab
 from space.controls import build_controls
 from space.describe_endpoint import add_describe_endpoint
-from space.doors import Doors
 from space.endpoint import add_endpoint
 from space.events import Wiring
 from space.examples import load_examples
@@ -37,9 +35,6 @@ from space.style import CSS, JS, theme
 from space.workspace import Workspace, keeping_clean
 
 __all__ = ["create_app", "launch_options"]
-
-MAX_BODY = 4 * 2**20
-"""Bytes of a request that is no upload: all values of the page together take far less."""
 
 _TITLE = """
 # cam_hub
@@ -69,6 +64,7 @@ def create_app(settings: Settings | None = None) -> GuardedBlocks:
     workspace = Workspace.of(settings)
     app = GuardedBlocks(
         explainer,
+        settings,
         title="cam_hub",
         analytics_enabled=False,
         delete_cache=(settings.cleaning_seconds, settings.keep_seconds),
@@ -133,14 +129,6 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "state_session_capacity": settings.sessions,
         "mcp_server": can_serve_agents(),
         "app_kwargs": {
-            "middleware": [
-                # Base64 makes a third more of a photo.
-                Middleware(
-                    Doors,
-                    max_body=MAX_BODY,
-                    max_message=MAX_BODY + settings.limits.max_file_bytes * 4 // 3,
-                )
-            ],
             "lifespan": keeping_clean(settings),
             "exception_handlers": handlers(),
         },

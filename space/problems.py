@@ -11,7 +11,15 @@ import gradio as gr
 
 from cam_hub.errors import CamHubError
 
-__all__ = ["CANCELLED", "INTERNAL", "INTERNAL_CODE", "Problem", "readable", "title_of"]
+__all__ = [
+    "CANCELLED",
+    "INTERNAL",
+    "INTERNAL_CODE",
+    "INTERNAL_TITLES",
+    "Problem",
+    "readable",
+    "title_of",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,6 +46,9 @@ INTERNAL = (
 """What visitors read when an error was not foreseen."""
 
 INTERNAL_CODE = "internal"
+_INTERNAL_TITLE = "Internal error"
+INTERNAL_TITLES = (INTERNAL_CODE, _INTERNAL_TITLE)
+"""The titles of such an error, for programs and on the page."""
 CANCELLED = "cancelled"
 """The code of a request whose visitor has left; only the log sees it."""
 
@@ -76,7 +87,7 @@ class Problem(gr.Error):
     @classmethod
     def unforeseen(cls, *, as_html: bool) -> Problem:
         """Any other error, in general words."""
-        return cls(INTERNAL_CODE, INTERNAL, "Internal error", as_html=as_html)
+        return cls(INTERNAL_CODE, INTERNAL, _INTERNAL_TITLE, as_html=as_html)
 
 
 def title_of(error: CamHubError) -> str:

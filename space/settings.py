@@ -108,6 +108,9 @@ class Settings:
             of torch; None for any number.
         cleaning_seconds: How often old files are looked for.
         keep_seconds: How long the files of a request are kept.
+        host: The address of the server's socket.
+        allowed_hosts: Further hosts under which it is reached, and whose pages may send requests.
+        space_host: The host of the Space; empty if it follows from ``space_id``.
         space_id: ``owner/name`` when the app runs as a Hugging Face Space, else None.
         sign_in: Whether visitors can sign in with Hugging Face.
         lent_gpu: Whether the GPU is lent call by call (ZeroGPU); models are loaded on the CPU then.
@@ -125,6 +128,9 @@ class Settings:
     disk_bytes: int | None = None
     cleaning_seconds: int = 3600
     keep_seconds: int = 86400
+    host: str = "127.0.0.1"
+    allowed_hosts: tuple[str, ...] = ()
+    space_host: str = ""
     space_id: str | None = None
     sign_in: bool = False
     lent_gpu: bool = False

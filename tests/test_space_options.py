@@ -53,6 +53,7 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "seconds": ("2.5", 2.5),
     "words": ("timm, me", ("timm", "me")),
     "switch": ("yes", True),
+    "hosts": ("cam.example.org, [::1]:80", ("cam.example.org", "[::1]:80")),
     "port": ("8000", 8000),
 }
 WRONG = {
@@ -60,6 +61,7 @@ WRONG = {
     "amount": ["-1", "x"],
     "seconds": ["0", "-1", "nan", "inf", "soon"],
     "words": [",", "a/b", "-a", "a;b"],
+    "hosts": [",", "http://a", "a:b", "a b;c", "*", "a.example/x"],
     "switch": ["perhaps", "2"],
     "port": ["0", "65536", "http", "-1", "1.5"],
     "text": ["a b"],
