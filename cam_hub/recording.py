@@ -293,12 +293,12 @@ def _replace(output: Any, old: Tensor, new: Tensor) -> Any:
 def _select(module: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Module]:
     if names is None:
         return {name: child for name, child in module.named_modules() if name}
+    known = modules_by_name(module)
     wanted = {}
     for name in names:
-        try:
-            wanted[name] = module.get_submodule(name)
-        except AttributeError:
-            raise LayerNotFound(name, nearest_names(str(name), modules_by_name(module))) from None
+        if name not in known:
+            raise LayerNotFound(name, nearest_names(str(name), known))
+        wanted[name] = known[name]
     return wanted
 
 

@@ -32,7 +32,7 @@ SELECTIVE = 0.25
 FEW_CELLS, CLEARER = 3, 0.1
 """So few cells along an axis correlate by chance; they must be selective, too, with this slope."""
 
-FINEST = 32
+FINEST = 16
 """Of finer grids about so many rows and columns are looked at: it is enough, and saves time."""
 
 
