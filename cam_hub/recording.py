@@ -90,20 +90,26 @@ class Taps:
             known, so that it must be expected of all.
         rows: Which images of the batch are recorded; None for all. The way back is that of all of
             them.
+        batch_second: The layers whose output has the batch in its second dimension.
 
     Attributes:
         activations: The last output of each layer that has run, by name, in the order in which
-            they finished. They are part of the autograd graph and must not be written to.
+            they finished, with the batch in the first dimension, as gradients have it. They are
+            part of the autograd graph and must not be written to.
         calls: How often each layer has run.
     """
 
     def __init__(
-        self, overwritten: Container[str] | None = None, rows: Sequence[int] | None = None
+        self,
+        overwritten: Container[str] | None = None,
+        rows: Sequence[int] | None = None,
+        batch_second: Container[str] = (),
     ) -> None:
         self.activations: dict[str, Tensor] = {}
         self.calls: dict[str, int] = {}
         self._overwritten = overwritten
         self._rows = rows
+        self._batch_second = batch_second
         self._ears: dict[str, Ear] = {}
         self._versions: dict[str, int] = {}
         self._seed: Tensor | None = None
@@ -117,6 +123,10 @@ class Taps:
         found = main_tensor(output)
         if found is None or not found.is_floating_point():
             return None
+        returned, second = found, name in self._batch_second
+        if second and found.ndim < 2:
+            return None
+        found = found.transpose(0, 1) if second else found
         if self._rows and max(self._rows) >= len(found):
             return None  # not one row per image
         if self._seed is None:
@@ -141,7 +151,7 @@ class Taps:
         self.activations[name] = kept
         self.calls[name] = self.calls.get(name, 0) + 1
         self._ears[name] = ear
-        return _replace(output, found, goes_on)
+        return _replace(output, returned, goes_on.transpose(0, 1) if second else goes_on)
 
     def visit_gradients(
         self, score: Tensor, visit: Callable[[str, Tensor], None], *, keep_graph: bool = True
@@ -214,6 +224,7 @@ def tap(
     *,
     overwritten: Container[str] | None = None,
     rows: Sequence[int] | None = None,
+    batch_second: Container[str] = (),
 ) -> Iterator[Taps]:
     """Records the outputs of some layers so that scores can be differentiated by them.
 
@@ -226,6 +237,8 @@ def tap(
         overwritten: Those whose output is written to by what follows; None if that is not known.
             Afterwards ``Taps.intact`` tells whether it was true.
         rows: Which images of the batch are recorded; None for all.
+        batch_second: The layers whose output has the batch in its second dimension; what is
+            recorded of them has it in the first one.
 
     Yields:
         The taps, filled by the forward pass.
@@ -233,7 +246,7 @@ def tap(
     Raises:
         LayerNotFound: If a name is not one of the model's.
     """
-    taps = Taps(overwritten, rows)
+    taps = Taps(overwritten, rows, batch_second)
     with observe(module, taps._visit, names):
         yield taps
 

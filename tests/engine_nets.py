@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import cam_hub
 from cam_hub import LoadedModel, Method
 from cam_hub.introspection.layers import list_layers
-from cam_hub.introspection.layouts import to_maps
+from cam_hub.introspection.layouts import batch_first, to_maps
 from cam_hub.passes import Noise
 from cam_hub.preparation import ask, prepare
 from cam_hub.recording import main_tensor
@@ -155,7 +155,8 @@ def plainly(
         finally:
             handle.remove()
         (gradient,) = torch.autograd.grad(score, kept[-1])
-        return tuple(to_maps(part.detach(), arrangement) for part in (kept[-1], gradient))
+        parts = (batch_first(part.detach(), arrangement) for part in (kept[-1], gradient))
+        return tuple(to_maps(part, arrangement) for part in parts)
 
     with torch.enable_grad():
         image = image.to(model.dtype)

@@ -22,6 +22,10 @@ TURNS: dict[str, tuple[Turn, Turn]] = {
         lambda x: x.flatten(2).transpose(1, 2),
         lambda x: x.transpose(1, 2).unflatten(2, (ROWS // 4, COLS // 4)),
     ),
+    "LNC": (
+        lambda x: x.flatten(2).permute(2, 0, 1),
+        lambda x: x.permute(1, 2, 0).unflatten(2, (ROWS // 4, COLS // 4)),
+    ),
     "NCL": (lambda x: x.flatten(2), lambda x: x.unflatten(2, (ROWS // 4, COLS // 4))),
     "NCTHW": (lambda x: x.clone(), lambda x: x),
     "NTHWC": (lambda x: x.permute(0, 2, 3, 4, 1), lambda x: x.permute(0, 4, 1, 2, 3)),

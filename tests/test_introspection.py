@@ -265,7 +265,9 @@ class Tokens(nn.Module):
 
 
 @pytest.mark.parametrize("channels_first", [False, True])
-@pytest.mark.parametrize(("before", "after"), [(0, 0), (1, 0), (5, 0), (0, 1), (0, 4)])
+@pytest.mark.parametrize(
+    ("before", "after"), [(0, 0), (1, 0), (5, 0), (0, 1), (0, 4), (1, 3), (3, 1), (2, 40), (60, 40)]
+)
 @pytest.mark.parametrize("size", [(3, 64, 64), (3, 64, 96), (3, 96, 64)])
 def test_tokens_are_laid_out_whatever_stands_before_or_after_them(
     size, before, after, channels_first

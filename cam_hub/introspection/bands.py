@@ -9,6 +9,7 @@ from torch import Tensor
 
 __all__ = [
     "BANDS",
+    "FEW_CELLS",
     "FINEST",
     "NONE",
     "SELECTIVE",
@@ -28,6 +29,10 @@ mostly have a correlation above 0.95 and a slope above 0.2)."""
 
 SELECTIVE = 0.25
 """Least selectivity of cells from which it can be told where they lie, or that they lie nowhere."""
+
+_ACROSS = 0.5
+"""Cells in a line differ in what they prefer across the line by less than this part of how much
+they differ along it."""
 
 FEW_CELLS, CLEARER = 3, 0.1
 """So few cells along an axis correlate by chance; they must be selective, too, with this slope."""
@@ -98,32 +103,40 @@ def sizes(change: Tensor, channel_axis: int) -> tuple[Tensor, Tensor]:
     return torch.stack([whole, alone], dim=1) / change.shape[channel_axis], greatest
 
 
-def match_bands(responses: Tensor, *, strip: bool = False) -> Match:
+def match_bands(responses: Tensor) -> Match:
     """How well a change follows the bands, under one reading.
 
     Args:
         responses: ``(2 * BANDS, 2, rows, cols)``, the ``sizes`` of each disturbance: first of the
             copies with horizontal bands disturbed, then of those with vertical ones.
-        strip: Whether the input is so long and narrow that a single row or column of cells can
-            be the grid of it.
     """
-    [match] = match_all(responses[None], strip=strip)
+    [match] = match_all(responses[None])
     return match
 
 
-def match_all(responses: Tensor, *, strip: bool = False) -> list[Match]:
+def match_all(responses: Tensor, *, lines: bool = True) -> list[Match]:
     """As ``match_bands``, for many changes on grids of one size at once.
 
     Args:
         responses: ``(N, 2 * BANDS, 2, rows, cols)``.
-        strip: As for ``match_bands``.
+        lines: Whether a grid of a few rows or columns may lie along its other axis alone.
     """
     # In this order: MPS has no double precision.
     parts = responses.cpu().double().movedim(2, 1)  # (N, 2, 2 * BANDS, rows, cols)
     finite = torch.isfinite(parts).flatten(1).all(dim=1)
     axes = (parts[:, :, :BANDS].mean(dim=4), parts[:, :, BANDS:].mean(dim=3))
-    correlation, slope = _both_axes(axes, strip=strip)
+    correlation, slope = _both_axes(axes)
     spatial = (correlation >= SPATIAL) & (slope >= CLEAR)
+    halves = _halves(axes)
+    rows, cols = responses.shape[3:]
+    if lines and min(rows, cols) <= FEW_CELLS and rows != cols:
+        # There may be no order across; then what lies along the line counts.
+        long = axes[0] if rows > cols else axes[1]
+        line = _is_line(parts, upright=rows > cols) & ~spatial
+        along, steep = _one_axis(long)
+        correlation, slope = along.where(line, correlation), steep.where(line, slope)
+        halves = _halves((long,)).where(line, halves)
+        spatial = (correlation >= SPATIAL) & (slope >= CLEAR)
     # Of the change as it is and without what all places share, whichever follows more clearly.
     rank = torch.where(spatial, slope, correlation)
     second = (spatial[:, 1] & ~spatial[:, 0]) | (
@@ -131,7 +144,7 @@ def match_all(responses: Tensor, *, strip: bool = False) -> list[Match]:
     )
     best = (torch.arange(len(parts)), second.long())
     selectivity = _selectivity(parts).amax(dim=1)
-    halves = _halves(axes).amin(dim=1).where(spatial[best], 0.0)
+    halves = halves.amin(dim=1).where(spatial[best], 0.0)
     few = min(responses.shape[3:]) <= FEW_CELLS
     found = []
     for is_finite, *numbers in zip(
@@ -157,14 +170,12 @@ def lead(own: float, other: float) -> float:
     return (own - other) / greater if greater > 0 else 0.0
 
 
-def _both_axes(axes: tuple[Tensor, Tensor], *, strip: bool) -> tuple[Tensor, Tensor]:
+def _both_axes(axes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """The lesser of the two axes' correlations and slopes, of two times ``(…, BANDS, cells)``."""
     found = [_one_axis(axis) for axis in axes if axis.shape[-1] > 1]
     if len(found) == 2:
         (first, second), (slope, other) = zip(*found, strict=True)
         return torch.minimum(first, second), torch.minimum(slope, other)
-    if found and strip:
-        return found[0]
     nothing = torch.zeros(axes[0].shape[:-2], dtype=axes[0].dtype)
     return nothing, nothing
 
@@ -193,6 +204,18 @@ def _one_axis(change: Tensor) -> tuple[Tensor, Tensor]:
     return correlation, slope.where(answered, 0.0)
 
 
+def _is_line(change: Tensor, *, upright: bool) -> Tensor:
+    """Whether cells, ``(…, 2, 2 * BANDS, rows, cols)``, differ along one axis but not across it.
+
+    Each cell of a line sees all of the image across it, and so answers to what is disturbed across
+    as all others do. Cells that do not are a grid of several rows, unrolled, or in another order.
+    """
+    across, along = _preference(change[..., BANDS:, :, :]), _preference(change[..., :BANDS, :, :])
+    if not upright:
+        across, along = along, across
+    return (across < _ACROSS * along).any(dim=-1, keepdim=True)
+
+
 def _selectivity(change: Tensor) -> Tensor:
     """The greater of the two axes' selectivities, of ``(…, 2 * BANDS, rows, cols)``."""
     bands = (change[..., :BANDS, :, :], change[..., BANDS:, :, :])
@@ -209,8 +232,8 @@ def _preference(change: Tensor) -> Tensor:
     return mean.where((band > 0).flatten(-3).all(dim=-1), 0.0)
 
 
-def _halves(axes: tuple[Tensor, Tensor]) -> Tensor:
-    """The least lead of a half over the opposite one, of two times ``(…, BANDS, cells)``."""
+def _halves(axes: tuple[Tensor, ...]) -> Tensor:
+    """The least lead of a half over the opposite one, of axes of ``(…, BANDS, cells)``."""
     leads = [lead for axis in axes if axis.shape[-1] > 1 for lead in _leads(axis)]
     if not leads:
         return torch.zeros(axes[0].shape[:-2], dtype=axes[0].dtype)

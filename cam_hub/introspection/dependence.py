@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from cam_hub.guard import quiet
-from cam_hub.introspection.layouts import Arrangement, to_maps
+from cam_hub.introspection.bands import FEW_CELLS, lead
+from cam_hub.introspection.layouts import Arrangement, batch_second, to_maps
 from cam_hub.introspection.probe import Run
+from cam_hub.introspection.quarters import areas
 from cam_hub.methods import layercam
 from cam_hub.recording import Taps, same_values, tap
 
@@ -50,9 +52,10 @@ class Dependence:
 class Dependences(dict[str, Dependence]):
     """Dependences by layer, with the graph that they were found in while it is still there."""
 
-    def __init__(self, taps: Taps) -> None:
+    def __init__(self, taps: Taps, layers: Mapping[str, Arrangement]) -> None:
         super().__init__()
         self._taps = taps
+        self._layers = layers
         self._feeding: dict[str, set[str]] = {}
 
     def feeding(self, name: str) -> set[str]:
@@ -60,6 +63,35 @@ class Dependences(dict[str, Dependence]):
         if name not in self._feeding:
             self._feeding[name] = self._find_feeding(name)
         return self._feeding[name]
+
+    def quarter_leads(self, name: str) -> dict[str, float]:
+        """Whether the cells of a layer depend on those at the same place of earlier ones.
+
+        Where cells answer to all of the image alike, disturbing it says nothing of where they
+        lie. But a token that passes on what it was itself depends most on itself, which a
+        frequency, a latent or a token in another order does not.
+
+        Returns:
+            Of the layers that it depends on, by how much two opposite quarters depend more on their
+            own quarter of that layer than on any other, ``(own - other) / max(own, other)`` in
+            [-1, 1]: the lesser of both.
+        """
+        grid = self._layers[name].grid
+        # Next to a long axis, one of two or three cells is not asked: kernels cover all of it.
+        halved = tuple(side > FEW_CELLS or max(grid) <= FEW_CELLS for side in grid)
+        maps = to_maps(self._taps.activations[name], self._layers[name])
+        maps = maps.reshape(*maps.shape[:2], -1, *grid)
+        leads: dict[str, list[float]] = {}
+
+        def visit(other: str, gradient: Tensor) -> None:
+            if other != name and other in self:
+                own = _own_lead(gradient, self._layers[other], halved, quarter)
+                leads.setdefault(other, []).append(own)
+
+        for quarter in (0, -1):
+            area = areas(*grid, halved)[quarter]
+            self._taps.visit_gradients(_mixture(maps[..., area[0], area[1]]), visit)
+        return {other: min(found) for other, found in leads.items() if len(found) == 2}
 
     def _find_feeding(self, name: str) -> set[str]:
         found: set[str] = set()
@@ -103,9 +135,12 @@ def dependences(
     Yields:
         The layers that some score depends on, in the order in which they finished.
     """
+    second = batch_second(layers)
     with quiet(module), ExitStack() as stack:
         try:
-            taps = stack.enter_context(tap(module, list(layers), overwritten=overwritten))
+            taps = stack.enter_context(
+                tap(module, list(layers), overwritten=overwritten, batch_second=second)
+            )
             scores = score(run(module, clean))
             told = taps.intact
         except RuntimeError:  # torch's, for writing to what it must not
@@ -114,7 +149,7 @@ def dependences(
                 raise
         if not told:  # with autograd on, something else is written to than without
             stack.close()
-            taps = stack.enter_context(tap(module, list(layers)))
+            taps = stack.enter_context(tap(module, list(layers), batch_second=second))
             scores = score(run(module, clean))
         yield _judge_all(taps, scores, layers, highest)
 
@@ -122,7 +157,7 @@ def dependences(
 def _judge_all(
     taps: Taps, scores: Tensor, layers: Mapping[str, Arrangement], highest: int
 ) -> Dependences:
-    found = Dependences(taps)
+    found = Dependences(taps, layers)
     if not scores.requires_grad or not taps.activations:
         return found
     counted: dict[str, tuple[float, float]] = {}
@@ -234,6 +269,18 @@ def _spread(values: Tensor, axis: int, most: int) -> Tensor:
     index = [slice(None)] * values.ndim
     index[axis] = slice(None, None, -(-values.shape[axis] // most))
     return values[tuple(index)]
+
+
+def _own_lead(
+    gradient: Tensor, arrangement: Arrangement, halved: tuple[bool, ...], quarter: int
+) -> float:
+    maps = to_maps(gradient.abs(), arrangement).sum(dim=(0, 1))
+    grid = maps.reshape(-1, *arrangement.grid).sum(dim=0)
+    quarters = areas(*arrangement.grid, halved)
+    own = quarters[quarter]
+    others = [float(grid[area].mean()) for area in quarters if area != own]
+    size = float(grid[own].mean())
+    return lead(size, max(others, default=size))
 
 
 def _mixture(tensor: Tensor) -> Tensor:

@@ -6,20 +6,34 @@ then tries it on every output, and maps of such layers come out by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["LAYOUTS", "Arrangement", "Frame", "Layout", "arrangements", "to_maps"]
+__all__ = [
+    "LAYOUTS",
+    "Arrangement",
+    "Frame",
+    "Layout",
+    "arrangements",
+    "batch_first",
+    "batch_second",
+    "splits",
+    "to_maps",
+]
 
 MIN_EXTRA_TOKENS, MAX_EXTRA_TOKENS = 8, 32
 """A sequence is tried with up to a fifth of its tokens without a place (class token, registers…),
 but at least and at most with these."""
 
 OUT_OF_SHAPE = 3.0
-"""Greatest factor between a grid's aspect and the input's (strides may differ by axis)."""
+"""Greatest factor between the input's aspect and that of a grid that nothing but its length tells
+of. Rows and columns that are axes of their own may have any: strides may differ by axis."""
+
+MAX_PROMPTS = 128
+"""So many tokens without a place are looked for where the grid is known from another output."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,16 @@ class Arrangement:
         """Cells of one grid."""
         return self.grid[0] * self.grid[1]
 
+    @property
+    def explicit(self) -> bool:
+        """Whether rows and columns are axes of their own, not a sequence in unknown order."""
+        return bool(LAYOUTS[self.layout].grid_axes)
+
+    @property
+    def batch_axis(self) -> int:
+        """Which axis of what the layer returns is the batch."""
+        return LAYOUTS[self.layout].batch_axis
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -68,15 +92,19 @@ class Frame:
         return self.rows / self.cols
 
     def allows(self, arrangement: Arrangement) -> bool:
-        """Whether the grid has about the input's shape.
+        """Whether the grid is no finer than the input, and has its shape as far as is needed.
 
-        A grid of a very different one is none, however well its few cells happen to answer (a
-        handful of channels read as rows); nor is one that is finer than the input.
+        Where only the length of a sequence tells of a grid, one of a very different shape is none,
+        however well its few cells happen to answer.
         """
         rows, cols = arrangement.grid
         if rows > self.rows or cols > self.cols:
             return False
-        return 1 / OUT_OF_SHAPE <= rows / cols / self.aspect <= OUT_OF_SHAPE
+        return arrangement.explicit or self.resembles(arrangement.grid)
+
+    def resembles(self, grid: tuple[int, int]) -> bool:
+        """Whether a grid has about the input's shape."""
+        return 1 / OUT_OF_SHAPE <= grid[0] / grid[1] / self.aspect <= OUT_OF_SHAPE
 
 
 class Layout(Protocol):
@@ -86,11 +114,14 @@ class Layout(Protocol):
         name: Its name.
         channel_axis: Which axis of the tensor holds the channels.
         grid_axes: Which axes hold rows and columns; none where one axis holds both.
+        batch_axis: Which axis of what the layer returns is the batch. The other axes, and
+            ``to_maps``, are those of the tensor with its batch first (``batch_first``).
     """
 
     name: str
     channel_axis: int
     grid_axes: tuple[int, ...]
+    batch_axis: int
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         """The ways in which a tensor could be read.
@@ -111,6 +142,7 @@ class _NCHW:
     name = "NCHW"
     channel_axis = 1
     grid_axes: tuple[int, ...] = (2, 3)
+    batch_axis = 0
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 4 and frame.frames == 1:
@@ -126,6 +158,7 @@ class _NHWC:
     name = "NHWC"
     channel_axis = 3
     grid_axes: tuple[int, ...] = (1, 2)
+    batch_axis = 0
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 4 and frame.frames == 1:
@@ -141,6 +174,7 @@ class _NCTHW:
     name = "NCTHW"
     channel_axis = 1
     grid_axes: tuple[int, ...] = (3, 4)
+    batch_axis = 0
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 5 and shape[2] <= frame.frames:
@@ -156,6 +190,7 @@ class _NTHWC:
     name = "NTHWC"
     channel_axis = 4
     grid_axes: tuple[int, ...] = (2, 3)
+    batch_axis = 0
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 5 and shape[1] <= frame.frames:
@@ -171,6 +206,7 @@ class _NLC:
     name = "NLC"
     channel_axis = 2
     grid_axes: tuple[int, ...] = ()
+    batch_axis = 0
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 3:
@@ -183,12 +219,20 @@ class _NLC:
         return places.transpose(1, 2).reshape(len(tensor), -1, *_stacked(arrangement))
 
 
+class _LNC(_NLC):
+    """A sequence of tokens with the batch behind it: torch's transformers, CLIP's first tower."""
+
+    name = "LNC"
+    batch_axis = 1
+
+
 class _NCL:
     """Channels first, places as a sequence, row by row."""
 
     name = "NCL"
     channel_axis = 1
     grid_axes: tuple[int, ...] = ()
+    batch_axis = 0
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         if len(shape) == 3:
@@ -202,26 +246,72 @@ class _NCL:
 
 
 LAYOUTS: dict[str, Layout] = {
-    layout.name: layout for layout in (_NCHW(), _NHWC(), _NCTHW(), _NTHWC(), _NLC(), _NCL())
+    layout.name: layout for layout in (_NCHW(), _NHWC(), _NCTHW(), _NTHWC(), _NLC(), _LNC(), _NCL())
 }
 """All layouts by name. Where two readings follow the image alike, the earlier one is taken."""
 
 
-def arrangements(shape: tuple[int, ...], frame: Frame) -> list[Arrangement]:
-    """All ways, over all layouts, in which a tensor of this shape could lie on the image."""
+def arrangements(shape: tuple[int, ...], frame: Frame, batch_axis: int = 0) -> list[Arrangement]:
+    """All ways, over all layouts, in which a tensor of this shape could lie on the image.
+
+    Args:
+        shape: The tensor's, with its batch first.
+        frame: The input's shape.
+        batch_axis: Where the batch is in what the layer returns.
+    """
     return [
         arrangement
         for layout in LAYOUTS.values()
+        if layout.batch_axis == batch_axis
         for arrangement in layout.arrangements(shape, frame)
         if frame.allows(arrangement)
     ]
+
+
+def splits(
+    shape: tuple[int, ...], layout: str, known: Collection[Arrangement]
+) -> list[Arrangement]:
+    """The ways in which a sequence holds one of the grids that were found elsewhere.
+
+    Args:
+        shape: The tensor's, with its batch first.
+        layout: That of a sequence.
+        known: How other outputs of the same network lie on the image.
+
+    Returns:
+        For each of these grids, all ways to have the tokens that are left over before or after
+        it, or some before and some after it; those that leave the fewest over come first, and of
+        these those with the fewest behind.
+    """
+    axis = LAYOUTS[layout].channel_axis
+    length, channels = shape[3 - axis], shape[axis]
+    grids = sorted({(found.frames, found.grid) for found in known})
+    return sorted(
+        (
+            Arrangement(layout, grid, channels, extra - suffix, suffix, frames)
+            for frames, grid in grids
+            if 0 <= (extra := length - frames * grid[0] * grid[1]) <= MAX_PROMPTS
+            for suffix in range(extra + 1)
+        ),
+        key=lambda found: (found.prefix_tokens + found.suffix_tokens, found.suffix_tokens),
+    )
+
+
+def batch_second(layers: Mapping[str, Arrangement | None]) -> set[str]:
+    """The layers, of those given by how they lie on the image, that return the batch second."""
+    return {name for name, found in layers.items() if found is not None and found.batch_axis == 1}
+
+
+def batch_first(tensor: Tensor, arrangement: Arrangement) -> Tensor:
+    """What a layer returned, with its batch first."""
+    return tensor.transpose(0, arrangement.batch_axis)
 
 
 def to_maps(tensor: Tensor, arrangement: Arrangement) -> Tensor:
     """Brings an activation, or a gradient, into the common layout.
 
     Args:
-        tensor: As the layer returned it.
+        tensor: As the layer returned it, with its batch first.
         arrangement: How it lies on the image.
 
     Returns:

@@ -9,10 +9,11 @@ them under no reading is not spatial.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import isfinite
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -23,10 +24,10 @@ from cam_hub.introspection.bands import BANDS, FINEST, NONE, Match, match_all, s
 from cam_hub.introspection.chunks import copies_at_once
 from cam_hub.introspection.layouts import (
     LAYOUTS,
-    OUT_OF_SHAPE,
     Arrangement,
     Frame,
     arrangements,
+    splits,
     to_maps,
 )
 from cam_hub.memory import in_chunks
@@ -46,6 +47,10 @@ _CHANNELS, _FEW_CHANNELS, _SMALL = 64, 32, 256
 one has."""
 
 
+_FEW, _FIRST = 8, 4
+"""Where more tokens than a few have no place, the first layers tell which these are."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """What the experiment showed of one layer's (last) output.
@@ -57,7 +62,8 @@ class Finding:
         moved: Whether any disturbance changed the output at all.
         drowned: Whether it changed by hardly more than rounding errors, or not at all, so that
             where it changed says nothing (deep networks with random weights).
-        batched: Whether its first dimension is the batch.
+        batched: Whether one of its dimensions is the batch: the first one or, of a sequence, the
+            second one, as two batches of different sizes show.
         finite: Whether it holds no NaN or infinity.
         calls: How often the layer ran in one pass; the last output counts.
         overwritten: Whether what follows writes to the output (in-place layers, ``+=``).
@@ -119,8 +125,7 @@ def disturb(
         chunk = max(size for size in (2 * BANDS, BANDS, BANDS // 2, 1) if size <= room)
         for copies in in_chunks(_disturbed(clean, seed), chunk):
             _run_chunk(module, torch.cat([clean, *copies]), run, seen)
-    strip = max(frame.aspect, 1 / frame.aspect) >= OUT_OF_SHAPE
-    findings = _findings(seen, strip=strip)
+    findings = _findings(seen, frame, _recurrent(module))
     unclear = any(found.drowned and not found.spatial for found in findings.values())
     finer = double_pair(module, clean) if unclear else None
     if finer is None:
@@ -142,16 +147,12 @@ class _Output:
     batched: bool = True
     finite: bool = True
     calls: int = 0
-    readings: list[Arrangement] = field(default_factory=list)
+    batch_axis: int = 0
+    layouts: tuple[str, ...] = ()
     responses: list[_Responses] = field(default_factory=list)
     latest: _Responses | None = None
     rounding: float = 0.0
     overwritten: bool = False
-
-    @property
-    def layouts(self) -> set[str]:
-        """The layouts of its readings."""
-        return {reading.layout for reading in self.readings}
 
     @property
     def change(self) -> float:
@@ -161,26 +162,33 @@ class _Output:
     @property
     def drowned(self) -> bool:
         """Whether the change is hardly more than rounding errors, or less."""
-        return bool(self.readings) and self.change < _ROUNDINGS * self.rounding
+        return bool(self.responses) and self.change < _ROUNDINGS * self.rounding
+
+    def takes(self, tensor: Tensor, count: int) -> bool:
+        """Whether the output for a batch of so many images is of the shape that is expected."""
+        shape = list(self.shape or ())
+        shape.insert(self.batch_axis, count)
+        return list(tensor.shape) == shape
 
     def keep(self) -> None:
         """Ends a chunk."""
         if self.latest is None:
             # It does not grow with the batch, or changes its shape from image to image (proposals
             # of boxes): it is no map.
-            self.readings, self.responses = [], []
+            self.batched &= self.batch_axis == 0
+            self.layouts, self.responses = (), []
         else:
             self.responses.append(self.latest)
             self.latest = None
 
-    def finding(self, matches: list[Match]) -> Finding:
+    def finding(self, readings: Sequence[tuple[Arrangement, Match]]) -> Finding:
         """Judges what was gathered.
 
         Args:
-            matches: One of each reading.
+            readings: How it may lie on the image, with how well each reading follows the bands.
         """
-        found = list(zip(self.readings, matches, strict=True))
         # Stable: of equal readings the earlier one stays in front.
+        found = list(readings)
         found.sort(key=lambda pair: pair[1].rank, reverse=True)
         return Finding(
             self.shape,
@@ -198,21 +206,19 @@ class _Responses:
     """How the places of one output answered to the disturbances of one chunk.
 
     Args:
-        output: What the layer returned, the clean input's first.
-        readings: How it may lie on the image.
+        output: What the layer returned, batch first, the clean input's before the others.
+        layouts: Those that it may have.
     """
 
-    def __init__(self, output: Tensor, readings: Sequence[Arrangement]) -> None:
+    def __init__(self, output: Tensor, layouts: Sequence[str]) -> None:
         # Sums over channels leave the range of half precision soon.
         exact = torch.promote_types(output.dtype, torch.float32)
         self.by_layout: dict[str, Tensor] = {}
         self._change: Tensor | None = None
-        for reading in readings:
-            if reading.layout in self.by_layout:
-                continue
-            some = _sample(output, reading).to(exact)
-            axis = LAYOUTS[reading.layout].channel_axis
-            self.by_layout[reading.layout], greatest = sizes(some[1:] - some[:1], axis)
+        for layout in layouts:
+            some = _sample(output, layout).to(exact)
+            axis = LAYOUTS[layout].channel_axis
+            self.by_layout[layout], greatest = sizes(some[1:] - some[:1], axis)
             self._change = greatest if self._change is None else self._change.maximum(greatest)
 
     @property
@@ -221,40 +227,170 @@ class _Responses:
         return 0.0 if self._change is None else float(self._change)
 
 
-def _sample(output: Tensor, reading: Arrangement) -> Tensor:
+def _sample(output: Tensor, name: str) -> Tensor:
     """Evenly spread channels of an output and, of a fine grid, evenly spread rows and columns."""
-    layout = LAYOUTS[reading.layout]
+    layout = LAYOUTS[name]
     index = [slice(None)] * output.ndim
-    for axis, side in zip(layout.grid_axes, reading.grid, strict=False):
-        step = -(-side // FINEST)
+    for axis in layout.grid_axes:
+        step = -(-output.shape[axis] // FINEST)
         index[axis] = slice(step // 2, None, step)
-    channels = _CHANNELS if reading.cells <= _SMALL else _FEW_CHANNELS
-    index[layout.channel_axis] = slice(None, None, -(-reading.channels // channels))
+    channels = output.shape[layout.channel_axis]
+    cells = output[0].numel() // max(1, channels)
+    most = _CHANNELS if cells <= _SMALL else _FEW_CHANNELS
+    index[layout.channel_axis] = slice(None, None, -(-channels // most))
     return output[tuple(index)]
 
 
-def _findings(seen: Mapping[str, _Output], *, strip: bool) -> dict[str, Finding]:
-    """Judges all outputs; those of one shape, which have the same readings, at once."""
-    alike: dict[tuple[int, ...] | None, list[str]] = {}
+Readings = list[tuple[Arrangement, Match]]
+
+
+def _findings(
+    seen: Mapping[str, _Output], frame: Frame, recurrent: Collection[str]
+) -> dict[str, Finding]:
+    """Judges all outputs; those of one shape, which have the same readings, at once.
+
+    Outputs with rows and columns of their own come first: their grids tell how sequences may lie.
+    """
+    alike: dict[tuple[object, ...], list[str]] = {}
     for name, output in seen.items():
-        alike.setdefault(output.shape if output.readings else None, []).append(name)
-    matches: dict[str, list[Match]] = {name: [] for name in seen}
+        if output.responses:
+            alike.setdefault((output.shape, output.batch_axis, output.layouts), []).append(name)
+    found: dict[str, Readings] = {name: [] for name in seen}
+    sequences = []
     for names in alike.values():
         outputs = [seen[name] for name in names]
-        answers = {layout: _answers(outputs, layout) for layout in outputs[0].layouts}
-        for reading in outputs[0].readings:
-            maps = to_maps(answers[reading.layout], reading)
-            # Over steps of time the mean is taken.
-            maps = maps.reshape(len(names), 2 * BANDS, 2, reading.frames, -1, maps.shape[-1])
-            for name, match in zip(names, match_all(maps.mean(dim=3), strip=strip), strict=True):
-                matches[name].append(match)
-    return {name: output.finding(matches[name]) for name, output in seen.items()}
+        if any(LAYOUTS[layout].grid_axes for layout in outputs[0].layouts):
+            found |= zip(names, _explicit(outputs, frame), strict=True)
+        else:
+            sequences.append(names)
+    best = [max(readings, key=lambda pair: pair[1].rank) for readings in found.values() if readings]
+    known = {reading for reading, match in best if match.spatial}
+    remembering = _after_first(seen, recurrent)
+    for names in sequences:
+        # What a recurrent layer has read along a line is a memory of it, and lies nowhere.
+        lines = remembering.isdisjoint(names)
+        allowed = [reading for reading in known if lines or min(reading.grid) > 1]
+        outputs = [seen[name] for name in names]
+        found |= zip(names, _sequential(outputs, frame, allowed, lines=lines), strict=True)
+    return {name: output.finding(found[name]) for name, output in seen.items()}
+
+
+def _recurrent(module: nn.Module) -> set[str]:
+    kinds = (nn.RNNBase, nn.RNNCellBase)
+    return {name for name, child in module.named_modules() if isinstance(child, kinds)}
+
+
+def _after_first(seen: Mapping[str, _Output], recurrent: Collection[str]) -> set[str]:
+    order = list(seen)
+    first = next((place for place, name in enumerate(order) if name in recurrent), len(order))
+    return set(order[first:])
+
+
+def _explicit(outputs: Sequence[_Output], frame: Frame) -> list[Readings]:
+    """The readings of outputs of one shape in which rows and columns are axes of their own."""
+    found: list[Readings] = [[] for _ in outputs]
+    for reading in arrangements((1, *(outputs[0].shape or ())), frame):
+        if reading.cells > 1:
+            _add(found, _answers(outputs, reading.layout), [reading])
+    return found
+
+
+def _sequential(
+    outputs: Sequence[_Output], frame: Frame, known: Collection[Arrangement], *, lines: bool
+) -> list[Readings]:
+    """The readings of sequences of one shape.
+
+    First the grids that were found elsewhere in the network are looked for, whatever stands before
+    or after them; where there is none, grids of the input's shape.
+
+    Args:
+        outputs: The sequences.
+        frame: The input's shape.
+        known: How other outputs lie on the image.
+        lines: Whether a grid may have a single row or column.
+    """
+    found: list[Readings] = [[] for _ in outputs]
+    shape, axis = (1, *(outputs[0].shape or ())), outputs[0].batch_axis
+    answers = {layout: _answers(outputs, layout) for layout in outputs[0].layouts}
+    for extra, tried in _by_extra(shape, outputs[0].layouts, known):
+        own, readings = answers[tried[0].layout], tried
+        if extra > _FEW:
+            if _follows(found):
+                break
+            readings = _best(own[:_FIRST], tried)
+        if readings:
+            _add(found, own, readings)
+    if not _follows(found):
+        for reading in arrangements(shape, frame, axis):
+            single = min(reading.grid) == 1
+            if reading.cells > 1 and (lines or not single):
+                _add(found, answers[reading.layout], [reading], lines=single)
+    return found
+
+
+def _add(
+    found: list[Readings], answers: Tensor, readings: Sequence[Arrangement], *, lines: bool = True
+) -> None:
+    """Adds to what is found of some outputs how well they follow the bands under some readings."""
+    for own, matches in zip(found, _match(answers, readings, lines=lines), strict=True):
+        own.extend(zip(readings, matches, strict=True))
+
+
+def _follows(found: Sequence[Readings]) -> bool:
+    return any(match.spatial for readings in found for _, match in readings)
+
+
+def _by_extra(
+    shape: tuple[int, ...], layouts: Sequence[str], known: Collection[Arrangement]
+) -> list[tuple[int, list[Arrangement]]]:
+    """The ways to split sequences, one list per layout and grid; few tokens left over first."""
+    lists: dict[tuple[object, ...], list[Arrangement]] = {}
+    for layout in layouts:
+        for reading in splits(shape, layout, known):
+            lists.setdefault((layout, reading.frames, reading.grid), []).append(reading)
+    pairs = [(split[0].prefix_tokens + split[0].suffix_tokens, split) for split in lists.values()]
+    return sorted(pairs, key=itemgetter(0))
+
+
+def _best(answers: Tensor, readings: Sequence[Arrangement]) -> list[Arrangement]:
+    """The reading under which some of the outputs follow the bands best; none if none does."""
+    pairs = [
+        (match, reading)
+        for matches in _match(answers, readings)
+        for reading, match in zip(readings, matches, strict=True)
+    ]
+    match, reading = max(pairs, key=lambda pair: pair[0].rank)
+    return [reading] if match.spatial else []
+
+
+def _match(
+    answers: Tensor, readings: Sequence[Arrangement], *, lines: bool = True
+) -> list[list[Match]]:
+    """How well outputs follow the bands under readings of one layout and grid.
+
+    Args:
+        answers: From ``_answers``.
+        readings: Which may differ in what stands before and after the grid.
+        lines: As for ``match_all``.
+
+    Returns:
+        One list per output, with one match per reading.
+    """
+    count = len(answers)
+    maps = torch.stack([to_maps(answers.flatten(0, 2), reading) for reading in readings])
+    # Over steps of time the mean is taken.
+    maps = maps.reshape(
+        len(readings) * count, 2 * BANDS, 2, readings[0].frames, -1, maps.shape[-1]
+    ).mean(dim=3)
+    matches = match_all(maps, lines=lines)
+    return [matches[place::count] for place in range(count)]
 
 
 def _answers(outputs: Sequence[_Output], layout: str) -> Tensor:
-    """Their ``sizes``, one output after the other, of each the two of each disturbance."""
-    parts = [torch.cat([each.by_layout[layout] for each in output.responses]) for output in outputs]
-    return torch.cat(parts).flatten(0, 1)
+    """The ``sizes`` of outputs of one shape: ``(outputs, 2 * BANDS, 2, …)``."""
+    return torch.stack(
+        [torch.cat([each.by_layout[layout] for each in output.responses]) for output in outputs]
+    )
 
 
 def _shapes(module: nn.Module, clean: Tensor, run: Run, frame: Frame) -> dict[str, _Output]:
@@ -269,18 +405,23 @@ def _shapes(module: nn.Module, clean: Tensor, run: Run, frame: Frame) -> dict[st
         if tensor is None:
             seen[name] = _Output(calls=calls + 1)
             return
-        batched = tensor.shape[:1] == (1,)
-        shape = tuple(tensor.shape[1:]) if batched else tuple(tensor.shape)
+        # A batch of one is the first dimension or, of a sequence, the second one; whether it is
+        # becomes clear as the batch grows.
+        second = tensor.ndim == 3 and tensor.shape[0] > 1 and tensor.shape[1] == 1
+        batched, axis = second or tensor.shape[:1] == (1,), int(second)
+        shape = tuple(tensor.shape)
+        if batched:
+            shape = shape[:axis] + shape[axis + 1 :]
         size = tensor.numel() * tensor.element_size()
-        readings = []
+        layouts: tuple[str, ...] = ()
         if batched and tensor.is_floating_point():
-            readings = [found for found in arrangements(tensor.shape, frame) if found.cells > 1]
+            layouts = _layouts((1, *shape), frame, axis)
         greatest = _greatest(tensor)
         finite = isfinite(greatest)
-        seen[name] = _Output(shape, size, batched, finite, calls + 1, readings)
+        seen[name] = _Output(shape, size, batched, finite, calls + 1, axis, layouts)
         if tensor.is_floating_point():
             seen[name].rounding = torch.finfo(tensor.dtype).eps * greatest
-        if readings:
+        if layouts:
             written[name] = watch_writes(tensor)
 
     with observe(module, visit):
@@ -288,6 +429,14 @@ def _shapes(module: nn.Module, clean: Tensor, run: Run, frame: Frame) -> dict[st
     for name, is_written in written.items():
         seen[name].overwritten = is_written()
     return seen
+
+
+def _layouts(shape: tuple[int, ...], frame: Frame, batch_axis: int) -> tuple[str, ...]:
+    """The layouts that an output may have, by its shape with the batch first."""
+    if len(shape) == 3 and min(shape[1:]) > 1:
+        return ("LNC",) if batch_axis else ("NLC", "NCL")
+    found = arrangements(shape, frame, batch_axis)
+    return tuple(dict.fromkeys(reading.layout for reading in found if reading.cells > 1))
 
 
 def _greatest(tensor: Tensor) -> float:
@@ -307,16 +456,18 @@ def _run_chunk(module: nn.Module, batch: Tensor, run: Run, seen: dict[str, _Outp
     def visit(name: str, output: Any) -> None:
         nonlocal previous
         tensor, found = main_tensor(output), seen[name]
-        if tensor is None or tuple(tensor.shape) != (len(batch), *(found.shape or ())):
+        if tensor is None or not found.takes(tensor, len(batch)):
             found.latest = None
+            return
+        tensor = tensor.transpose(0, found.batch_axis)
         # A later call in the same pass replaces what an earlier one said.
-        elif previous and same_values(tensor, previous[0]) and not previous[1]():
+        if previous and same_values(tensor, previous[0]) and not previous[1]():
             found.latest = previous[2]
         else:
-            found.latest = _Responses(tensor, found.readings)
+            found.latest = _Responses(tensor, found.layouts)
             previous = tensor, watch_writes(tensor), found.latest
 
-    readable = [name for name, output in seen.items() if output.readings]
+    readable = [name for name, output in seen.items() if output.layouts]
     with observe(module, visit, readable):
         run(module, batch)
     for name in readable:

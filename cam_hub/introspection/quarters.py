@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from cam_hub.guard import quiet
 from cam_hub.introspection.bands import lead
-from cam_hub.introspection.layouts import LAYOUTS, Arrangement, to_maps
+from cam_hub.introspection.layouts import LAYOUTS, Arrangement, batch_first, to_maps
 from cam_hub.introspection.probe import Run
 from cam_hub.memory import in_chunks
 from cam_hub.recording import main_tensor, observe
 
-__all__ = ["CLEAR_HALVES", "CLEAR_QUARTERS", "ROUNDS", "quarter_leads"]
+__all__ = ["CLEAR_HALVES", "CLEAR_QUARTERS", "ROUNDS", "areas", "quarter_leads"]
 
 CLEAR_HALVES, CLEAR_QUARTERS = 0.2, 0.25
 """Halves that lead by this much under the bands leave no doubt, nor do quarters that lead by this
@@ -88,7 +88,7 @@ def quarter_leads(
 
 
 def _redrawn(picture: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-    for rows, cols in _areas(*picture.shape[-2:]):
+    for rows, cols in areas(*picture.shape[-2:]):
         picture = picture.clone()
         quarter = picture[..., rows, cols]
         quarter.copy_(torch.randn(quarter.shape, generator=generator))
@@ -105,7 +105,10 @@ def _steps(
         tensor, (shape, arrangement) = main_tensor(output), layers[name]
         # A later call in the same pass replaces what an earlier one said.
         found.pop(name, None)
-        if tensor is not None and tuple(tensor.shape) == (len(batch), *shape):
+        if tensor is None or tensor.ndim <= arrangement.batch_axis:
+            return
+        tensor = batch_first(tensor, arrangement)
+        if tuple(tensor.shape) == (len(batch), *shape):
             images = torch.split(tensor, 1)
             found[name] = [_change(*pair, arrangement) for pair in pairwise(images)]
 
@@ -120,29 +123,34 @@ def _change(before: Tensor, after: Tensor, arrangement: Arrangement) -> list[flo
     # In this order: MPS has no double precision.
     maps = to_maps(size, arrangement).cpu().double()
     grid = maps.reshape(arrangement.frames, *arrangement.grid).mean(dim=0)
-    return [float(grid[area].mean()) for area in _areas(*arrangement.grid)]
+    return [float(grid[area].mean()) for area in areas(*arrangement.grid)]
 
 
 def _least_lead(rounds: Sequence[Sequence[Sequence[float]]], grid: tuple[int, int]) -> float:
     """``rounds[r][i][j]`` is what redrawing quarter i of a picture did to the layer's j."""
-    areas = _areas(*grid)
-    if any(len(changes) != len(areas) for changes in rounds):
+    quarters = areas(*grid)
+    if any(len(changes) != len(quarters) for changes in rounds):
         return math.nan
     leads = []
     for own, changes in enumerate(zip(*rounds, strict=True)):
         change = [fmean(sizes) for sizes in zip(*changes, strict=True)]
-        others = [size for size, area in zip(change, areas, strict=True) if area != areas[own]]
+        others = [
+            size for size, area in zip(change, quarters, strict=True) if area != quarters[own]
+        ]
         other = max(others, default=change[own])  # a single cell: everything is everywhere
         leads.append(lead(change[own], other))
     return min(leads)
 
 
-def _areas(rows: int, cols: int) -> list[Area]:
-    """The four quarters. The middle row or column of an odd number belongs to none.
+def areas(rows: int, cols: int, halved: Sequence[bool] = (True, True)) -> list[Area]:
+    """The four quarters, or two halves where only one axis is halved.
 
-    A single row is the upper and the lower half at once, and is not compared with itself.
+    The middle row or column of an odd number belongs to none. A single row is the upper and the
+    lower half at once, and is not compared with itself.
     """
-    return list(product(_halves(rows), _halves(cols)))
+    sides = zip((rows, cols), halved, strict=True)
+    above, beside = (_halves(side) if cut else (slice(0, side),) for side, cut in sides)
+    return list(product(above, beside))
 
 
 def _halves(length: int) -> tuple[slice, slice]:

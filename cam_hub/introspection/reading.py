@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cam_hub.introspection.bands import SELECTIVE, Match
 from cam_hub.introspection.layouts import Arrangement
@@ -65,7 +65,7 @@ def _by_shape(finding: Finding, measured: list[Arrangement]) -> Reading | None:
     fitting = [
         (_stride(reading, measured), reading, match)
         for reading, match in finding.readings
-        if match.selectivity < SELECTIVE or (_explicit(reading) and match.correlation >= _LEANING)
+        if match.selectivity < SELECTIVE or (reading.explicit and match.correlation >= _LEANING)
     ]
     fitting = [choice for choice in fitting if choice[0]]
     if not fitting:
@@ -75,21 +75,20 @@ def _by_shape(finding: Finding, measured: list[Arrangement]) -> Reading | None:
     return Reading(reading, match, measured=False)
 
 
-def _explicit(reading: Arrangement) -> bool:
-    """Whether rows and columns are dimensions of their own, not a sequence in unknown order."""
-    return reading.layout not in ("NLC", "NCL")
-
-
 def _stride(reading: Arrangement, measured: list[Arrangement]) -> int:
-    """By how much it is coarser than a measured grid with the same extra tokens; 0 if than none."""
-    extra = (reading.prefix_tokens, reading.suffix_tokens)
-    known_extras = {
-        (known.prefix_tokens, known.suffix_tokens) for known in measured if not _explicit(known)
-    }
-    if extra not in known_extras | {(0, 0)}:
-        return 0
+    """By how much it is coarser than a measured grid; 0 if than none.
+
+    A sequence must have the length, the grid and the extra tokens of a measured one: hidden units,
+    latents and merged tokens are as long as they like.
+    """
+    if not reading.explicit:
+        layouts = {
+            replace(known, layout="", channels=0) for known in measured if not known.explicit
+        }
+        return int(replace(reading, layout="", channels=0) in layouts)
+    alike = [known for known in measured if known.explicit and known.layout == reading.layout]
     for stride in _STRIDES:
-        for known in measured:
+        for known in alike or [known for known in measured if not known.explicit]:
             coarser = tuple(-(-side // stride) for side in known.grid)
             if coarser == reading.grid and reading.frames <= known.frames:
                 return stride

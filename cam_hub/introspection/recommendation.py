@@ -25,6 +25,13 @@ _DEEP = 0.9
 """What was measured goes before what is read by its shape, if it lies behind this part of the
 layers."""
 
+_OWN = 0.1
+"""Least lead of their own quarters of an earlier layer over the others', of what is read by its
+shape, to be explained."""
+
+_LINKS = 8
+"""From so many layers a way back to a measured one is looked for."""
+
 _PARTS = 2
 """So many parts of a block are asked whether they stand beside another part."""
 
@@ -143,9 +150,29 @@ def _deepest(
     found = speaking or whole or usable
     measured = [name for name in found if readings[name].measured]
     place = {name: index for index, name in enumerate(order)}
-    if measured and place[measured[-1]] >= _DEEP * place[found[-1]]:
-        return measured[-1]
-    return found[-1]
+    if not measured:
+        return found[-1]
+    near = place[measured[-1]] >= _DEEP * place[found[-1]]
+    return measured[-1] if near or not _supported(found[-1], readings, reached) else found[-1]
+
+
+def _supported(name: str, readings: Mapping[str, Reading], reached: Dependences) -> bool:
+    """Whether a layer that is read by its shape lies on the image as measured ones before it do.
+
+    It need not depend on a measured one directly: each may lie as another one before it does.
+    """
+    waiting, seen = [name], {name}
+    for _ in range(_LINKS):
+        if not waiting:
+            return False
+        leads = reached.quarter_leads(waiting.pop())
+        alike = [other for other in readings if leads.get(other, 0.0) >= _OWN]
+        if any(readings[other].measured for other in alike):
+            return True
+        # The earliest one leads furthest back.
+        waiting += [other for other in reversed(alike) if other not in seen]
+        seen.update(alike)
+    return False
 
 
 def _source(

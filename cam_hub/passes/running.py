@@ -12,7 +12,7 @@ from cam_hub.classes import Settled
 from cam_hub.errors import NoMap, OutOfMemory
 from cam_hub.guard import mixes_batch, quiet
 from cam_hub.introspection.layer_info import LayerInfo
-from cam_hub.introspection.layouts import to_maps
+from cam_hub.introspection.layouts import batch_second, to_maps
 from cam_hub.memory import in_chunks, is_out_of_memory
 from cam_hub.methods import Evidence
 from cam_hub.passes.gathering import Allowance, Gathering
@@ -207,7 +207,9 @@ def forward_activations(
         ModelRefused: If the model raises on this input.
         NoMap: If a layer did not run.
     """
-    with quiet(model.module), torch.no_grad(), tap(model.module, list(layers)) as taps:
+    second = batch_second({name: layer.arrangement for name, layer in layers.items()})
+    taken = tap(model.module, list(layers), batch_second=second)
+    with quiet(model.module), torch.no_grad(), taken as taps:
         model.run(image)
     found = {}
     for name, layer in layers.items():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cam_hub.errors import ModelRefused, NoMap
 from cam_hub.guard import quiet
 from cam_hub.introspection.layer_info import LayerInfo
-from cam_hub.introspection.layouts import to_maps
+from cam_hub.introspection.layouts import batch_second, to_maps
 from cam_hub.memory import is_out_of_memory
 from cam_hub.passes.identity import anatomy
 from cam_hub.passes.saved import saved
@@ -206,12 +206,19 @@ def pass_through(
         NoMap: If a layer did not run.
     """
     overwritten = {name for name, layer in layers.items() if layer.overwritten}
-    lies = [layer.arrangement for layer in layers.values()]
-    tokens = any(each and (each.prefix_tokens or each.suffix_tokens) for each in lies)
+    lies = {name: layer.arrangement for name, layer in layers.items()}
+    tokens = any(each and (each.prefix_tokens or each.suffix_tokens) for each in lies.values())
+    second = batch_second(lies)
 
     def run(*, safely: bool) -> tuple[Taps, Any]:
         known = None if safely else overwritten
-        taken = tap(model.module, list(layers), overwritten=known, rows=None if copying else rows)
+        taken = tap(
+            model.module,
+            list(layers),
+            overwritten=known,
+            rows=None if copying else rows,
+            batch_second=second,
+        )
         with taken as taps, setting.around(batch.device):
             return taps, model.run(batch, tokens=tokens)
 
