@@ -433,6 +433,8 @@ def _shapes(module: nn.Module, clean: Tensor, run: Run, frame: Frame) -> dict[st
 
 def _layouts(shape: tuple[int, ...], frame: Frame, batch_axis: int) -> tuple[str, ...]:
     """The layouts that an output may have, by its shape with the batch first."""
+    if sum(side > 1 for side in shape[1:]) < 2:
+        return ()  # one number per channel
     if len(shape) == 3 and min(shape[1:]) > 1:
         return ("LNC",) if batch_axis else ("NLC", "NCL")
     found = arrangements(shape, frame, batch_axis)
