@@ -70,12 +70,13 @@ class BatchExplainer:
                 request = replace(request, reference=prepare(model, request.reference))
         else:
             task.target(reference=Reference() if request.reference is not None else None)
+            task.check_target(request.target)
             names = model.class_names
             count = len(names or "1")
             try:
-                choose_classes(_without_labels(request.classes), torch.zeros(count), names)
-                if request.contrast is not None:
-                    find_contrast(request.contrast, count, names)
+                if not callable(request.classes):
+                    choose_classes(_without_labels(request.classes), torch.zeros(count), names)
+                find_contrast(request.contrast, count, names)
             except ClassNotFound as error:
                 # How many classes there are shows only when the network has answered.
                 if isinstance(error.name, str):

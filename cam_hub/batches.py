@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from cam_hub.batch_explainer import BatchExplainer
-from cam_hub.classes import ClassChoice
+from cam_hub.classes import ClassChoice, ContrastChoice
 from cam_hub.errors import CamHubError
 from cam_hub.introspection.selection import LayerChoice
 from cam_hub.methods import METHODS
@@ -72,7 +72,7 @@ def explain_many(
     method: str = "smoothgradcampp",
     target_layers: LayerChoice = None,
     classes: ClassChoice = None,
-    contrast: int | str | None = None,
+    contrast: ContrastChoice = None,
     sign: str = "for",
     target: str = "logit",
     output: OutputChoice = None,
@@ -161,7 +161,7 @@ def explain_many(
     chosen = METHODS[method].signed(request.sign)
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
     check_count("threads", threads)
-    model = model_of(model_or_id)
+    model = model_of(model_or_id, request.output)
     pictures = open_samples(images, clips=len(model.input_size) == 4)
     explainer = BatchExplainer.checked(model, chosen, request)
     return _outcomes(explainer, pictures, threads, progress)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from cam_hub.ranking import best_of, label_of
 __all__ = [
     "ClassChoice",
     "Contrast",
+    "ContrastChoice",
     "Expected",
     "LabelledClass",
     "Settled",
@@ -31,20 +33,31 @@ __all__ = [
     "with_expected",
 ]
 
+_WEIGHTED = re.compile(r"\s*(\d+(?:\.\d+)?)\s*\*(.+)", re.DOTALL)
 _TOP = re.compile(r"top\s*\(?\s*(\d+)\s*\)?\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A class that others are held against.
+    """A class that others are contrasted with.
 
     Attributes:
         class_index: Its index among the model's classes.
         label: Its label, or ``"class <index>"`` where the model has none.
+        weight: What its score is multiplied by before it is taken off.
     """
 
     class_index: int
     label: str
+    weight: float = 1.0
+
+
+Weights = tuple[tuple[int, float], ...]
+"""Class indices with the weights of their scores."""
+
+ContrastChoice = int | str | Sequence[Any] | None
+"""What classes are contrasted with: a class by index or label; several in a list, which share the
+weight 1; or ``(class, weight)`` pairs."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +66,12 @@ class Settled:
 
     Attributes:
         classes: Class indices, in the order in which they were asked for.
-        contrast: Index of the class whose score is taken off each of theirs; None for none.
+        contrast: Indices of the classes whose scores are taken off each of theirs, with their
+            weights; None for none.
     """
 
     classes: tuple[int, ...]
-    contrast: int | None = None
+    contrast: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -96,11 +110,12 @@ class LabelledClass:
 
 
 ClassChoice = (
-    int | str | Top | Expected | LabelledClass
+    int | str | Top | Expected | LabelledClass | Callable[[Any], Any]
     | Iterable[int | str | Top | Expected | LabelledClass] | None
 )  # fmt: skip
-"""How classes may be named: by index, label, several of these, ``top(count)``, ``expected`` (the
-label of each of many images); None predicts."""
+"""How classes may be named: by index, label, ``top(count)``, ``expected`` (the label of each of
+many images), several of these; None predicts. A function of what the network returns gives a score
+of its own in their place."""
 
 
 def top(count: int) -> Top:
@@ -124,8 +139,8 @@ def choose_classes(
 
     Args:
         choice: An index; a label, in full or one of its comma-separated names, whatever its
-            case; ``top(count)`` or the text ``"top(count)"``; several indices and labels; or
-            None for the predicted class. A text of digits that is no label is an index.
+            case; ``top(count)`` or the text ``"top(count)"``; several of these; or None for the
+            predicted class. A text of digits that is no label is an index.
         ranking: ``(K,)``, higher is better.
         names: K labels, or None.
         eligible: ``(K,)`` bool, which classes may be chosen without being named; None for all.
@@ -156,8 +171,11 @@ def choose_classes(
         )
     found: list[int] = []
     for item in wanted:
-        if isinstance(item, Top):
-            found += best_of(ranking, eligible, item.count)
+        best = item if isinstance(item, Top) else None
+        if isinstance(item, str) and not _matches(item, names):
+            best = parse_top(item)
+        if best is not None:
+            found += best_of(ranking, eligible, best.count)
         else:
             found.append(_index(item, count, names))
     return list(dict.fromkeys(found))
@@ -165,7 +183,7 @@ def choose_classes(
 
 def settle(
     choice: ClassChoice,
-    contrast: int | str | None,
+    contrast: ContrastChoice,
     ranking: Tensor,
     names: Sequence[str] | None,
     eligible: Tensor | None = None,
@@ -174,7 +192,7 @@ def settle(
 
     Args:
         choice: As for ``choose_classes``, and so are the others.
-        contrast: An index or a label, or None.
+        contrast: As for ``find_contrast``.
         ranking: How the classes stand.
         names: Their labels, or None.
         eligible: Which may be chosen without being named.
@@ -184,32 +202,85 @@ def settle(
         InvalidArgument: As ``choose_classes``, and if a class would be held against itself.
     """
     classes = tuple(choose_classes(choice, ranking, names, eligible))
-    if contrast is None:
-        return Settled(classes)
-    other = find_contrast(contrast, ranking.numel(), names)
-    if other in classes:
-        raise InvalidArgument(
-            "contrast",
-            contrast,
-            f"another class than the explained one ({label_of(other, names)}): the score of a "
-            "class less itself is zero",
-        )
-    return Settled(classes, other)
+    others = find_contrast(contrast, ranking.numel(), names)
+    for other, _ in others or ():
+        if other in classes:
+            raise InvalidArgument(
+                "contrast",
+                contrast,
+                f"another class than the explained one ({label_of(other, names)}): the score of a "
+                "class less itself is zero",
+            )
+    return Settled(classes, others)
 
 
-def find_contrast(contrast: int | str, count: int, names: Sequence[str] | None) -> int:
-    """The index of the class that others are held against.
+def find_contrast(
+    contrast: ContrastChoice, count: int, names: Sequence[str] | None
+) -> Weights | None:
+    """The classes that others are contrasted with, and their weights.
 
     Args:
-        contrast: An index or a label.
+        contrast: A class; several, which share the weight 1; pairs of a class and its weight; the
+            same as a text with semicolons between them, and ``0.5*`` before a class for its
+            weight; or None. A class that is named twice has the sum of its weights.
         count: How many classes there are.
         names: Their labels, or None.
 
     Raises:
         ClassNotFound: If there is no such class.
-        InvalidArgument: If it is neither an index nor a label.
+        InvalidArgument: If it is something else, or a weight is not above 0.
     """
-    return _index(contrast, count, names, "contrast")
+    if contrast is None:
+        return None
+    entries = _entries(contrast, names)
+    weights: dict[int, float] = {}
+    for item, weight in entries:
+        index = _index(item, count, names, "contrast")
+        share = 1 / len(entries) if weight is None else weight
+        weights[index] = weights.get(index, 0.0) + share
+    return tuple(weights.items())
+
+
+def _entries(contrast: Any, names: Sequence[str] | None) -> list[tuple[object, float | None]]:
+    """Classes as they were named, with the weights that were given."""
+    if isinstance(contrast, str):
+        if _matches(contrast, names):
+            return [(contrast, None)]
+        parts = [part for part in contrast.split(";") if part.strip()]
+        return [_weighted_text(part, names) for part in parts] or [(contrast, None)]
+    if as_index(contrast) is not None or not isinstance(contrast, Iterable):
+        return [(contrast, None)]
+    found: list[tuple[object, float | None]] = []
+    for item in contrast:
+        if isinstance(item, (tuple, list)):
+            if len(item) != 2:
+                raise InvalidArgument("contrast", item, "a pair (class, weight)")
+            found.append((item[0], _weight(item[1], item)))
+        elif isinstance(item, str):
+            found.append(_weighted_text(item, names))
+        else:
+            found.append((item, None))
+    if not found:
+        raise InvalidArgument("contrast", contrast, "at least one class, or None")
+    return found
+
+
+def _weighted_text(text: str, names: Sequence[str] | None) -> tuple[str, float | None]:
+    """A class, and the weight that is written before it: ``0.5*tabby``."""
+    given = _WEIGHTED.match(text)
+    if given is None or _matches(text, names):
+        return text.strip(), None
+    return given[2].strip(), _weight(float(given[1]), text)
+
+
+def _weight(value: object, given: object) -> float:
+    try:
+        weight = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not (math.isfinite(weight) and weight > 0):
+        raise InvalidArgument("contrast", given, "a finite weight above 0 for each class")
+    return weight
 
 
 def with_expected(choice: ClassChoice, label: LabelledClass | None) -> ClassChoice:

@@ -192,6 +192,7 @@ def _explain(options: argparse.Namespace) -> int:
     from cam_hub.engine import explain  # noqa: PLC0415
     from cam_hub.folders import MANIFEST, check_place  # noqa: PLC0415
     from cam_hub.image_files import local_path  # noqa: PLC0415
+    from cam_hub.ranking import said_of  # noqa: PLC0415
 
     path = local_path(options.photo)
     if path.is_dir() or (glob.has_magic(options.photo) and not path.exists()):
@@ -201,7 +202,7 @@ def _explain(options: argparse.Namespace) -> int:
     check_place(Path(options.out), MANIFEST)
     result = explain(_model(options), options.photo, region=options.region, **_choices(options))
     for found in result.predictions:
-        sys.stdout.write(f"{found.probability:7.2%}  {found.class_index:5d}  {found.label}\n")
+        sys.stdout.write(f"{said_of(found):>7}  {found.class_index:5d}  {found.label}\n")
     sys.stdout.write(f"explained: {result.target}\n")
     sys.stdout.write(f"saved to {result.save(options.out)}\n")
     if options.push:
@@ -219,6 +220,7 @@ def _explain_folder(options: argparse.Namespace) -> int:
     """
     from cam_hub.batches import explain_many  # noqa: PLC0415
     from cam_hub.classes import expected, parse_top  # noqa: PLC0415
+    from cam_hub.ranking import said_of  # noqa: PLC0415
 
     for name in ("region", "push"):
         if (given := getattr(options, name)) is not None:
@@ -238,7 +240,7 @@ def _explain_folder(options: argparse.Namespace) -> int:
             sys.stderr.write(f"{name}: error ({error.code}): {error}\n")
             code = 1
         else:
-            best = [f"{found.probability:.2%} {found.label}" for found in result.predictions[:1]]
+            best = [f"{said_of(found)} {found.label}" for found in result.predictions[:1]]
             sys.stdout.write(": ".join([name, *best]) + "\n")
     return code
 

@@ -42,7 +42,7 @@ def compose(
             (index, name): cam.reshape(job.layers[name].frames, -1, cam.shape[1])
             for (index, name), cam in cams.items()
         }
-    shown, chosen = _predictions(passed, names)
+    shown, chosen = _predictions(passed, names, model.class_names)
     against = passed.settled.contrast
     labels = {index: label_of(index, names) for index in passed.settled.classes}
     layer_names = list(job.layers)
@@ -60,7 +60,10 @@ def compose(
             else {"class_index": index, "label": labels[index]}
             for index in passed.settled.classes
         ],
-        contrast=None if against is None else (against, label_of(against, names)),
+        contrast=[
+            {"class_index": other, "label": label_of(other, names), "weight": weight}
+            for other, weight in against or ()
+        ],
         target=passed.target,
         options=job.options,
         predictions=shown,
@@ -83,23 +86,19 @@ def compose(
 
 
 def _predictions(
-    passed: Pass, names: Sequence[str] | None
+    passed: Pass, names: Sequence[str] | None, own: Sequence[str] | None
 ) -> tuple[tuple[Prediction, ...], dict[int, Prediction]]:
-    """The most probable classes, and what is said of the explained ones by index.
+    """The predictions, and what the model says of the explained classes by index.
 
     Classes of which the model said nothing are in neither.
     """
     standings = passed.standings
-    probable, probabilities = standings.probable, standings.probabilities
-    if probabilities is None:
-        return (), {}
-
-    def told(index: int, probability: float) -> Prediction:
-        return Prediction(index, label_of(index, names), probability)
-
     chosen = {
-        index: told(index, probable[index] if index in probable else float(probabilities[index]))
+        index: standings.prediction(index, names)
         for index in passed.settled.classes
-        if index in probable or standings.said[index]
+        if standings.tells(index)
     }
-    return tuple(told(*each) for each in probable.items()), chosen
+    if standings.predicted is not None:
+        standings = standings.predicted
+        names = standings.labels or own
+    return tuple(standings.prediction(index, names) for index in standings.shown), chosen

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from cam_hub.classes import ClassChoice
+from cam_hub.classes import ClassChoice, ContrastChoice
 from cam_hub.errors import InvalidArgument
 from cam_hub.explaining import explain_prepared
 from cam_hub.introspection.selection import LayerChoice, resolve_layers
@@ -30,7 +30,7 @@ def explain(
     method: str = "smoothgradcampp",
     target_layers: LayerChoice = None,
     classes: ClassChoice = None,
-    contrast: int | str | None = None,
+    contrast: ContrastChoice = None,
     sign: str = "for",
     target: str = "logit",
     output: OutputChoice = None,
@@ -135,7 +135,7 @@ def explain(
         progress=progress,
     )
     chosen = METHODS[method].signed(request.sign)
-    model = model_of(model_or_id)
+    model = model_of(model_or_id, request.output)
     return explain_prepared(model, prepare(model, image, background), [chosen], request)[
         chosen.name
     ]
@@ -148,7 +148,7 @@ def explain_methods(
     *,
     target_layers: LayerChoice = None,
     classes: ClassChoice = None,
-    contrast: int | str | None = None,
+    contrast: ContrastChoice = None,
     sign: str = "for",
     target: str = "logit",
     output: OutputChoice = None,
@@ -218,7 +218,7 @@ def explain_methods(
     chosen = list({method.name: method for method in found}.values())
     if not chosen:
         raise InvalidArgument("methods", methods, "at least one method")
-    model = model_of(model_or_id)
+    model = model_of(model_or_id, request.output)
     return explain_prepared(model, prepare(model, image, background), chosen, request)
 
 

@@ -34,7 +34,7 @@ def explain_prepared(
         CamHubError: As ``explain``.
     """
     job = make_job(model, prepared, methods, request)
-    passed = RECENT.run(job, reuse=request.reuse)
+    passed = RECENT.run(job, reuse=request.reuses)
     found = {}
     for method in methods:
         composed = compose(model, prepared, method, job, passed)
@@ -42,6 +42,11 @@ def explain_prepared(
             composed = explain_otherwise(model, prepared, composed, method, request)
         found[method.name] = composed
     return found
+
+
+_SIDES = {"for": "for", "against": "against", "both": "for or against"}
+
+_SATURATED = ", or target='logit': where a probability is all but 0 or 1, it has no gradient"
 
 
 def is_blank(found: Explanation) -> bool:
@@ -69,10 +74,12 @@ def explain_otherwise(
         NoMap: If there is none, or the layers were the caller's choice.
     """
     layers = list(blank.layers)
-    if model.task.saturating and blank.described["precision"] != "float64":
-        settled = replace(request, target_layers=layers, classes=list(blank.classes))
+    saturating = model.task.saturating or request.target == "probability"
+    if saturating and blank.described["precision"] != "float64":
+        classes = request.classes if callable(request.classes) else list(blank.classes)
+        settled = replace(request, target_layers=layers, classes=classes)
         job = make_job(model, prepared, [method], settled, double=True)
-        passed = RECENT.run(job, reuse=request.reuse)
+        passed = RECENT.run(job, reuse=request.reuses)
         finer = compose(model, prepared, method, job, passed)
         if not is_blank(finer):
             return finer
@@ -85,7 +92,8 @@ def explain_otherwise(
     raise NoMap(
         "blank: nothing at "
         + (f"layer {layers[0]!r}" if len(layers) == 1 else "any of the layers")
-        + " spoke for the class; try another layer or class",
+        + f" spoke {_SIDES[request.sign]} the class; try another layer or class"
+        + (_SATURATED if request.target == "probability" else ""),
     )
 
 
@@ -99,7 +107,7 @@ def _last_that_speaks(
     """The explanation at the last of some layers that speaks for the first class, if one does."""
     job = make_job(model, prepared, [method], replace(request, target_layers=list(layers)))
     try:
-        passed = RECENT.run(job, reuse=request.reuse)
+        passed = RECENT.run(job, reuse=request.reuses)
     except NoMap:
         return None
     index = passed.settled.classes[0]

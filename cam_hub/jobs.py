@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cam_hub.classes import settle
+from cam_hub.errors import InvalidArgument
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.introspection.selection import resolve_layers
 from cam_hub.memory_format import suited_format
@@ -17,6 +20,8 @@ from cam_hub.precision import in_double
 from cam_hub.preparation import Prepared, ask
 from cam_hub.request import Request
 from cam_hub.sources.base import LoadedModel
+from cam_hub.tasks.base import Target, Task
+from cam_hub.tasks.custom import Custom, Probabilities
 
 __all__ = ["make_job", "precise_enough"]
 
@@ -43,17 +48,27 @@ def make_job(
         CamHubError: If there are no such layers, or the task has no use for what was given.
     """
     model.task.check_contrast(request.contrast)
+    model.task.check_target(request.target)
     question = ask(model, prepared, request.region, request.reference)
     layers = resolve_layers(model, request.target_layers, prepared.size)
     working, tensor = precise_enough(model, prepared.tensor, layers, double=double)
+    classes = request.classes
+    if callable(classes):
+        working = replace(working, task=_custom(working.task, classes, request))
+        classes = None
+
+    def aim() -> Target:
+        target = question.aim(working, tensor)
+        return Probabilities(target) if request.target == "probability" else target
+
     return Job(
         model=working,
         image=tensor,
         layers={layer.name: layer for layer in layers},
-        aim=lambda: question.aim(working, tensor),
-        question=question.key,
+        aim=aim,
+        question=(question.key, request.target),
         settle=lambda found, labels: settle(
-            request.classes,
+            classes,
             request.contrast,
             found.ranking,
             labels or model.class_names,
@@ -66,6 +81,22 @@ def make_job(
         progress=request.progress,
         options=request.recorded,
     )
+
+
+def _custom(task: Task, function: Callable[[Any], Any], request: Request) -> Custom:
+    """The task of a caller's own function.
+
+    Raises:
+        InvalidArgument: If it is combined with what makes sense for classes only.
+    """
+    for name, value, default in (
+        ("contrast", request.contrast, None),
+        ("target", request.target, "logit"),
+    ):
+        if value != default:
+            expected = f"{default!r} along with a function as classes=, which can do the same"
+            raise InvalidArgument(name, value, expected)
+    return Custom(task, function, chosen=request.output is not None or task.wanted is not None)
 
 
 def precise_enough(

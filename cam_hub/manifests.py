@@ -24,7 +24,7 @@ def make_manifest(
     parameters: Mapping[str, Any],
     layers: Sequence[str],
     classes: Sequence[Mapping[str, Any]],
-    contrast: tuple[int, str] | None,
+    contrast: Sequence[Mapping[str, Any]],
     target: Mapping[str, Any],
     options: Mapping[str, Any],
     predictions: Sequence[Prediction],
@@ -44,7 +44,8 @@ def make_manifest(
         layers: Names of the target layers.
         classes: The explained classes: ``class_index``, ``label`` and, where there is one,
             ``probability``.
-        contrast: Index and label of the class whose score was taken off theirs, if there was one.
+        contrast: The classes whose scores were taken off theirs: ``class_index``, ``label`` and
+            ``weight``.
         target: What was differentiated, as ``Target.describe`` tells it.
         options: Of the request, as ``options.recorded`` gives them.
         predictions: The most probable classes.
@@ -71,9 +72,7 @@ def make_manifest(
         "layers": list(layers),
         **({"layer_notes": dict(layer_notes)} if layer_notes else {}),
         "classes": [dict(entry) for entry in classes],
-        "contrast": None
-        if contrast is None
-        else {"class_index": contrast[0], "label": contrast[1]},
+        "contrast": _contrast(contrast),
         "target": dict(target),
         "options": dict(options),
         "predictions": [vars(found) for found in predictions],
@@ -95,6 +94,13 @@ def make_manifest(
         **({"batch_size": batch_size} if batch_size is not None else {}),
         "versions": dict(_versions()),
     }
+
+
+def _contrast(entries: Sequence[Mapping[str, Any]]) -> Any:
+    """None, one class, or a list of classes with weights."""
+    if len(entries) == 1 and entries[0]["weight"] == 1:
+        return {name: entries[0][name] for name in ("class_index", "label")}
+    return [dict(entry) for entry in entries] or None
 
 
 def _shape(grid: tuple[int, ...]) -> dict[str, Any]:

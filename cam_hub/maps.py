@@ -128,16 +128,24 @@ class Maps:
     def target(self) -> str:
         """What was explained, in words: which score, of which part, compared with what."""
         text = str(self.described["target"]["text"])
-        against = self.contrast
-        text = text if against is None else f"{text}, less that of {against.label}"
+        against = " and ".join(
+            each.label if each.weight == 1 else f"{each.weight:g} × {each.label}"
+            for each in self.contrasts
+        )
+        text = f"{text}, less that of {against}" if against else text
         sides = {"for": "", "against": ": what lowers it", "both": ": what raises and lowers it"}
         return text + sides[self.sign]
 
     @property
     def contrast(self) -> Contrast | None:
-        """The class that the explained ones were held against, if there was one."""
-        found = self.described.get("contrast")  # older manifests have none
-        return None if found is None else Contrast(found["class_index"], found["label"])
+        """The class that the explained ones were contrasted with; of several the weightiest."""
+        return max(self.contrasts, key=lambda each: each.weight, default=None)
+
+    @property
+    def contrasts(self) -> tuple[Contrast, ...]:
+        """All classes that the explained ones were contrasted with, and their weights."""
+        found = self.described.get("contrast") or ()  # older manifests have none
+        return tuple(Contrast(**each) for each in ([found] if isinstance(found, dict) else found))
 
     @property
     def seen(self) -> NDArray[np.bool_]:

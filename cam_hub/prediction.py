@@ -11,10 +11,9 @@ from cam_hub.errors import ModelRefused
 from cam_hub.guard import quiet
 from cam_hub.options import OutputChoice, check_options
 from cam_hub.preparation import prepare
-from cam_hub.ranking import Prediction, predictions
+from cam_hub.ranking import Prediction
 from cam_hub.request import check_count, model_of
 from cam_hub.sources.base import LoadedModel
-from cam_hub.tasks.base import Standings
 from cam_hub.tasks.region import read_region
 
 __all__ = ["Predicted", "predict"]
@@ -30,12 +29,15 @@ class Predicted:
         photo_size: Columns and rows of the picture.
         input_size: Channels, (frames,) rows and columns of what the model saw.
         seen: The part of the picture that it saw: left, top, right and bottom in its pixels.
+        target: The score behind the predictions in words, with the output of the network if it has
+            several.
     """
 
     predictions: tuple[Prediction, ...]
     photo_size: tuple[int, int]
     input_size: tuple[int, ...]
     seen: tuple[float, float, float, float]
+    target: str = ""
 
 
 def predict(
@@ -61,21 +63,23 @@ def predict(
         NoMap: If a detector finds nothing in the picture.
     """
     check_count("top", top)
-    check_options({"output": output})
-    model = model_of(model_or_id)
+    chosen = check_options({"output": output})["output"]
+    model = model_of(model_or_id, chosen)
     prepared = prepare(model, image)
     task = model.task
     place = read_region(None, prepared.placement) if task.takes_region else None
     target = task.target(region=place)
     with quiet(model.module), torch.no_grad():
-        output = model.run(prepared.tensor)
-        _check(model, target.scores(output))
-    standings = target.standings(output)
+        found = model.run(prepared.tensor)
+        _check(model, target.scores(found))
+    standings = target.standings(found)
+    names = target.labels or model.class_names
     return Predicted(
-        predictions=_best(standings, target.labels or model.class_names, top),
+        predictions=tuple(standings.prediction(index, names) for index in standings.best(top)),
         photo_size=prepared.placement.photo_size,
         input_size=prepared.size,
         seen=prepared.placement.seen_box,
+        target=str(target.describe()["text"]),
     )
 
 
@@ -84,13 +88,3 @@ def _check(model: LoadedModel, scores: Tensor) -> None:
         raise ModelRefused(
             model.id, "its scores for this picture are not finite (NaN or infinity)."
         )
-
-
-def _best(
-    standings: Standings, names: tuple[str, ...] | None, count: int
-) -> tuple[Prediction, ...]:
-    """The most probable classes, without those of which the model said nothing."""
-    if standings.probabilities is None:
-        return ()
-    ranking, probabilities = standings.ranking, standings.probabilities
-    return tuple(predictions(ranking, probabilities, names, standings.said, count))

@@ -8,59 +8,42 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-__all__ = ["Prediction", "best_of", "label_of", "most_probable", "predictions"]
+__all__ = ["Prediction", "best_of", "label_of", "said_of"]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class with the probability that the model gives it.
+    """A class, or an output, with what the model says of it.
 
     Attributes:
         class_index: Its index among the model's classes.
         label: Its label, or ``"class <index>"`` where the model has none.
-        probability: In [0, 1].
+        probability: In [0, 1]; None where the answer is no probability, as in a regression.
+        score: The raw score: the logit, or the value of a regression; None where there is none
+            beside the probability.
     """
 
     class_index: int
     label: str
-    probability: float
+    probability: float | None = None
+    score: float | None = None
 
-
-def predictions(
-    ranking: Tensor,
-    probabilities: Tensor,
-    names: Sequence[str] | None,
-    said: Tensor | None = None,
-    count: int | None = None,
-) -> list[Prediction]:
-    """The most probable classes, or all of them.
-
-    Args:
-        ranking: ``(K,)``, higher comes first. (Probabilities may round to the same number.)
-        probabilities: ``(K,)`` in [0, 1].
-        names: K labels, or None.
-        said: ``(K,)`` bool, which classes may be among them; None for all.
-        count: How many at most; None for all.
-
-    Returns:
-        Predictions, the best first; equal ones by index.
-    """
-    best = most_probable(ranking, probabilities, said, count)
-    return [Prediction(index, label_of(index, names), each) for index, each in best.items()]
-
-
-def most_probable(
-    ranking: Tensor, probabilities: Tensor, said: Tensor | None, count: int | None
-) -> dict[int, float]:
-    """Class indices, the best first, with their probabilities; arguments as for ``predictions``."""
-    best = best_of(ranking, said, count)
-    found = probabilities.detach().cpu().double().numpy()[best]
-    return dict(zip(best, found.tolist(), strict=True))
+    @property
+    def value(self) -> float | None:
+        """Another name for the score, as regressions call it."""
+        return self.score
 
 
 def label_of(index: int, names: Sequence[str] | None) -> str:
     """The label of a class, or ``"class <index>"`` where there is none."""
     return names[index] if names is not None and index < len(names) else f"class {index}"
+
+
+def said_of(found: Prediction) -> str:
+    """What a model says of a class, in a few characters: the probability, else the score."""
+    if found.probability is not None:
+        return f"{found.probability:.2%}"
+    return "" if found.score is None else f"{found.score:.4g}"
 
 
 def best_of(ranking: Tensor, allowed: Tensor | None, count: int | None) -> list[int]:

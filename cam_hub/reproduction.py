@@ -63,14 +63,18 @@ def reproduce(
             raise InvalidArgument("model", None, "the model itself: it has no pretrained weights")
         model = store.get(recorded["id"])
     parameters = manifest["parameters"]
-    contrast = manifest.get("contrast")  # older manifests have none
+    contrast = manifest.get("contrast") or None  # older manifests have none
+    if isinstance(contrast, Mapping):
+        contrast = contrast["class_index"]
+    elif contrast is not None:
+        contrast = [(each["class_index"], each["weight"]) for each in contrast]
     again = explain(
         model,
         image,
         method=manifest["method"],
         target_layers=list(manifest["layers"]),
         classes=[entry["class_index"] for entry in manifest["classes"]],
-        contrast=contrast["class_index"] if contrast is not None else None,
+        contrast=contrast,
         region=target.get("region"),
         reference=reference,
         autocast=manifest.get("autocast"),

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from cam_hub import store
-from cam_hub.classes import ClassChoice
+from cam_hub.classes import ClassChoice, ContrastChoice
 from cam_hub.errors import InvalidArgument
 from cam_hub.introspection.selection import LayerChoice, plain_choice
 from cam_hub.methods import Sign
+from cam_hub.model_outputs import with_output
 from cam_hub.options import OPTIONS, OutputChoice, check_options, recorded
 from cam_hub.passes import Noise, Progress
 from cam_hub.precision import autocast_type
@@ -48,7 +49,7 @@ class Request:
 
     target_layers: LayerChoice
     classes: ClassChoice
-    contrast: int | str | None
+    contrast: ContrastChoice
     region: RegionChoice
     reference: object
     noise: Noise
@@ -62,6 +63,11 @@ class Request:
     call: int | None = None
 
     @property
+    def reuses(self) -> bool:
+        """Whether recent passes are used: not with a caller's functions, whose results may vary."""
+        return self.reuse and not callable(self.output) and not callable(self.classes)
+
+    @property
     def recorded(self) -> dict[str, Any]:
         """The options of ``cam_hub.options``, as the manifest records them."""
         return recorded(vars(self))
@@ -72,7 +78,7 @@ class Request:
         *,
         target_layers: LayerChoice = None,
         classes: ClassChoice = None,
-        contrast: int | str | None = None,
+        contrast: ContrastChoice = None,
         region: RegionChoice = None,
         reference: object = None,
         num_samples: int = 4,
@@ -93,7 +99,7 @@ class Request:
             InvalidArgument: If one of them can never work.
         """
         _check_samples(num_samples, std, seed)
-        for name, value in (("target", target), ("output", output), ("call", call)):
+        for name, value in (("call", call),):
             if value != OPTIONS[name].default:
                 raise InvalidArgument(name, value, f"{OPTIONS[name].default!r} for now")
         check_count("batch_size", batch_size)
@@ -112,18 +118,22 @@ class Request:
         )
 
 
-def model_of(model_or_id: LoadedModel | str) -> LoadedModel:
+def model_of(model_or_id: LoadedModel | str, output: OutputChoice = None) -> LoadedModel:
     """The model that is meant; one that is named by its ID stays in memory for the next call.
 
+    Args:
+        model_or_id: A model, or the ID of one.
+        output: Which output of the network is explained; None for the main one.
+
     Raises:
-        InvalidArgument: If it is a bare module.
+        InvalidArgument: If it is a bare module, or has no such output.
         ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
     """
     if isinstance(model_or_id, LoadedModel):
-        return model_or_id
+        return with_output(model_or_id, output)
     if isinstance(model_or_id, nn.Module):
         raise InvalidArgument("model", type(model_or_id).__name__, "wrap_model(module) or an ID")
-    return store.get(model_or_id)
+    return with_output(store.get(model_or_id), output)
 
 
 def check_count(argument: str, value: int) -> None:

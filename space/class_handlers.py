@@ -95,7 +95,7 @@ def _predicted(kept: Kept | None, model_id: str, labels: Labels | None) -> tuple
             if labels is not None and found.class_index < len(labels)
             else naming(found.label, found.class_index),
             found.label,
-            percent(found.probability),
+            percent(found),
         )
         for found in kept.predictions
     )

@@ -17,7 +17,14 @@ from cam_hub.colormaps import fitting
 from cam_hub.comparison.cells import Cell, Cost, Row
 from cam_hub.comparison.result import Comparison
 from cam_hub.comparison.scales import SCALES, Scale, ends_of
-from cam_hub.comparison.sheets import cost_in_words, is_signed, percent, short_label, title_of
+from cam_hub.comparison.sheets import (
+    cost_in_words,
+    is_signed,
+    percent,
+    percent_or_score,
+    short_label,
+    title_of,
+)
 from cam_hub.methods import METHODS
 from cam_hub.rendering import colorize
 
@@ -102,7 +109,7 @@ def _facts(row: Row) -> Iterator[str]:
         yield "<strong>random weights: its maps mean nothing</strong>"
     if row.predictions:
         best = row.predictions[0]
-        yield f"sees {html.escape(short_label(best.label))} {_percent(best.probability)}"
+        yield f"sees {html.escape(short_label(best.label))} {html.escape(percent_or_score(best))}"
     if row.forward_seconds is not None:
         yield f"one pass {row.forward_seconds:.3f} s"
     if (cost := _common_cost(row)) is not None:

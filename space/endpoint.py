@@ -38,7 +38,8 @@ class PredictionRow(TypedDict):
 
     class_index: int
     label: str
-    probability: float
+    probability: float | None
+    score: float | None
 
 
 Answer = tuple[gr.FileData, list[PredictionRow], list[gr.FileData], dict[str, Any], gr.FileData]
@@ -197,7 +198,10 @@ def prediction_rows(predictions: Iterable[Prediction]) -> list[PredictionRow]:
     """Predicted classes as programs get them."""
     return [
         PredictionRow(
-            class_index=found.class_index, label=found.label, probability=found.probability
+            class_index=found.class_index,
+            label=found.label,
+            probability=found.probability,
+            score=found.score,
         )
         for found in predictions
     ]

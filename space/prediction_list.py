@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import gradio as gr
 
-from cam_hub.ranking import Prediction
+from cam_hub.ranking import Prediction, said_of
 
 __all__ = ["build_prediction_list", "percent", "prediction_list_html"]
 
@@ -39,19 +39,27 @@ def prediction_list_html(predictions: Sequence[Prediction], explained: Collectio
     return f"<h3>Predictions</h3><p>Choose one to see what spoke for it.</p><ol>{rows}</ol>"
 
 
-def percent(probability: float) -> str:
-    """A probability in three digits at most."""
+def percent(found: Prediction) -> str:
+    """A probability in three digits at most; the score of what has none."""
+    probability = found.probability
+    if probability is None:
+        return said_of(found)
     return f"{probability:.1%}" if probability >= 0.0005 else "< 0.1%"
 
 
 def _row(found: Prediction, is_here: bool) -> str:
-    label, said = html.escape(found.label), html.escape(percent(found.probability))
+    label, said = html.escape(found.label), html.escape(percent(found))
+    bar = (
+        ""
+        if found.probability is None
+        else f'<span class="bar" aria-hidden="true"><i style="width: {found.probability:.2%}"></i>'
+        "</span>"
+    )
     note = "<small>its map is here</small>" if is_here else ""
     return (
         f'<li><button type="button" data-index="{found.class_index}">'
         f'<span class="label">{label}</span><span class="part">{said}</span>'
-        f'<span class="bar" aria-hidden="true"><i style="width: {found.probability:.2%}"></i>'
-        f"</span>{note}</button></li>"
+        f"{bar}{note}</button></li>"
     )
 
 

@@ -40,7 +40,7 @@ LEVELS = [
     {"model_id", "preprocessing", "regions", "tasks", "clips", "folders", "samples"},
     {"rendering", "clip_preprocessing", "maps"},
     {"sources", "figures", "animations"},
-    {"precision", "search", "loading"},
+    {"model_outputs", "precision", "search", "loading"},
     {"introspection", "results", "manifests"},
     {"store", "passes", "preparation", "sharing", "memory_format"},
     {"composing", "request", "readahead"},

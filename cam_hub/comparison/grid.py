@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from cam_hub.classes import ClassChoice
+from cam_hub.classes import ClassChoice, ContrastChoice
 from cam_hub.comparison.cells import Row
 from cam_hub.comparison.columns import Columns, read_columns
 from cam_hub.comparison.result import Comparison
@@ -38,7 +38,7 @@ def compare(
     methods: str | Iterable[str] = "smoothgradcampp",
     target_layers: str | Iterable[str] | None = None,
     classes: ClassChoice = None,
-    contrast: int | str | None = None,
+    contrast: ContrastChoice = None,
     sign: str = "for",
     target: str = "logit",
     output: OutputChoice = None,
@@ -122,7 +122,7 @@ def ask(
     num_samples: int,
     std: float,
     seed: int,
-    contrast: int | str | None = None,
+    contrast: ContrastChoice = None,
     options: Mapping[str, Any] | None = None,
     region: RegionChoice = None,
     reference: object = None,

@@ -14,6 +14,7 @@ from cam_hub.comparison.work import Done, Question, Teller, Worker, answers, for
 from cam_hub.errors import CamHubError, ClassNotFound, NoMap, TooMuch
 from cam_hub.introspection.layers import list_layers, suggest_layers
 from cam_hub.introspection.selection import resolve_layers
+from cam_hub.model_outputs import with_output
 from cam_hub.preparation import prepare
 from cam_hub.sources.base import LoadedModel
 
@@ -40,6 +41,7 @@ def make_row(model: LoadedModel, question: Question, tell: Teller, started: floa
         CamHubError: If nothing can be had from this model at all.
     """
     tell(_FOUND / 2, "finding layers")
+    model = with_output(model, question.options.get("output"))
     prepared = prepare(model, question.picture_for(model))
     list_layers(model, input_size=prepared.size)
     names = _names_of(model, question, prepared.size)

@@ -13,6 +13,7 @@ from cam_hub.comparison.cells import Cell, Cost, Row
 from cam_hub.comparison.scales import SCALES, Scale, ends_of
 from cam_hub.figures import colorbar, montage, note, stack
 from cam_hub.maps import Map
+from cam_hub.ranking import Prediction, said_of
 from cam_hub.results import Explanation
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "is_signed",
     "overlay_of",
     "percent",
+    "percent_or_score",
     "reduced",
     "sheet",
     "short_label",
@@ -155,6 +157,13 @@ def percent(probability: float) -> str:
     return f"{probability:.0%}" if probability >= 0.01 else "< 1%"
 
 
+def percent_or_score(found: Prediction) -> str:
+    """The probability of a prediction in words; its score if it has none."""
+    if found.probability is None:
+        return said_of(found)
+    return percent(found.probability)
+
+
 def short_label(label: str) -> str:
     """The first of a label's comma-separated names."""
     return label.split(",", maxsplit=1)[0].strip() or label
@@ -164,7 +173,7 @@ def _of_row(row: Row) -> list[str]:
     lines = [row.model + (" (random weights)" if row.has_random_weights else "")]
     if row.predictions:
         best = row.predictions[0]
-        lines.append(f"sees {short_label(best.label)} {percent(best.probability)}")
+        lines.append(f"sees {short_label(best.label)} {percent_or_score(best)}".rstrip())
     if row.forward_seconds is not None:
         lines.append(f"1 pass = {row.forward_seconds:.3f} s")
     return _padded(lines)

@@ -31,12 +31,17 @@ def key_of(model: LoadedModel, size: tuple[int, ...]) -> str | None:
         model: The model.
         size: Of the input, without the batch.
     """
+    head = model.task.head
+    if head is not None and callable(head.choice):  # whose code may change unseen
+        return None
     weights = _weights(model) if model.pretrained is None else ""
     extra = {
         "source": model.source,
         "pretrained": str(model.pretrained),
         "revision": str(model.revision),
         "weights": weights,
+        "task": model.task.name,
+        "head": "" if head is None else head.name,
     }
     key = fingerprint(model.module, size, dtype=model.dtype, extra=extra)
     model.facts.setdefault("keys", {})[size] = key

@@ -9,6 +9,7 @@ from cam_hub.errors import InvalidArgument, NoMap
 from cam_hub.introspection import answers
 from cam_hub.introspection.examination import examine
 from cam_hub.introspection.layer_info import LayerInfo
+from cam_hub.model_outputs import with_output
 from cam_hub.sources.base import LoadedModel
 
 __all__ = ["SUGGESTIONS", "LayerInfo", "list_layers", "suggest_layers"]
@@ -47,6 +48,7 @@ def list_layers(
     Raises:
         ModelRefused: If the model cannot run on an input of this size.
     """
+    model = with_output(model)
     with model.lock:
         size = tuple(input_size or model.input_size)
         known: dict[tuple[int, ...], list[LayerInfo]]

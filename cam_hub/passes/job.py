@@ -90,7 +90,7 @@ class Job:
             CamHubError: If there are no such classes, or one of them cannot be explained.
         """
         found = self.settle(standings, target.labels)
-        others = () if found.contrast is None else (found.contrast,)
+        others = () if found.contrast is None else tuple(index for index, _ in found.contrast)
         target.check((*found.classes, *others))
         return found
 

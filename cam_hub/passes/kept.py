@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cam_hub.classes import Weights
 from cam_hub.methods import Evidence, Method
 from cam_hub.passes.gathering import Allowance, Gathering, Map, make_map
 from cam_hub.passes.job import Job, Pass
@@ -15,10 +16,10 @@ from cam_hub.tasks.base import Standings, Target
 
 __all__ = ["Kept"]
 
-_Place = tuple[int, int | None, str]
+_Place = tuple[int, Weights | None, str]
 """What the clean image's evidence is of: class index, that of the contrast, and layer."""
 
-_Key = tuple[str, int, int | None, str]
+_Key = tuple[str, int, Weights | None, str]
 """What a map is of: method, class index, that of the contrast, and layer."""
 
 
@@ -118,7 +119,7 @@ class Kept:
         }
         return Pass(standings, settled, self.labels, told, wanted)
 
-    def _plan(self, job: Job, index: int, against: int | None) -> _Plan | None:
+    def _plan(self, job: Job, index: int, against: Weights | None) -> _Plan | None:
         """How to make the maps of one class that are missing; None if open traces do not allow it.
 
         Methods that need noise and methods that do not may be missing at different layers.
@@ -141,7 +142,9 @@ class Kept:
         traces = self._covering({name for _, name in missing}, samples) if missing else []
         return None if traces is None else _Plan(methods, samples, traces, at_hand)
 
-    def _follow(self, job: Job, index: int, against: int | None, plan: _Plan, room: int) -> None:
+    def _follow(
+        self, job: Job, index: int, against: Weights | None, plan: _Plan, room: int
+    ) -> None:
         with self.lock:
             shared = {name: each.activation for (*_, name), each in self.evidence.items()}
         allowance = Allowance(room - self.evidence_bytes, shared)
@@ -170,5 +173,5 @@ class Kept:
         return traces if sum(trace.samples for trace in traces) == samples else None
 
 
-def _keyed(maps: Mapping[tuple[str, int, str], Map], against: int | None) -> dict[_Key, Map]:
+def _keyed(maps: Mapping[tuple[str, int, str], Map], against: Weights | None) -> dict[_Key, Map]:
     return {(method, index, against, name): cam for (method, index, name), cam in maps.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cam_hub.classes import Settled
+from cam_hub.classes import Settled, Weights
 from cam_hub.errors import NoMap, OutOfMemory
 from cam_hub.guard import mixes_batch, quiet
 from cam_hub.introspection.layer_info import LayerInfo
@@ -162,7 +162,7 @@ class _Run:
 def go_back(
     trace: Trace,
     index: int,
-    contrast: int | None,
+    contrast: Weights | None,
     gathering: Gathering,
     *,
     noisy: bool = True,
@@ -173,7 +173,7 @@ def go_back(
     Args:
         trace: The trace.
         index: Of the class.
-        contrast: Of the class whose score is taken off; None for none.
+        contrast: The classes whose scores are taken off, with weights; None for none.
         gathering: Takes in what comes by.
         noisy: Whether its noisy copies are wanted.
         keep_graph: Whether the way back will be taken again.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cam_hub.classes import Weights
 from cam_hub.errors import ModelRefused, NoMap
 from cam_hub.guard import quiet
 from cam_hub.introspection.layer_info import LayerInfo
@@ -128,7 +129,7 @@ class Trace(Trail):
     def back(
         self,
         index: int,
-        contrast: int | None,
+        contrast: Weights | None,
         visit: Callable[[str, Tensor], None],
         *,
         noisy: bool = True,
@@ -138,7 +139,7 @@ class Trace(Trail):
 
         Args:
             index: Of the class.
-            contrast: Of the class whose score is taken off; None for none.
+            contrast: The classes whose scores are taken off, with weights; None for none.
             visit: As for ``follow``.
             noisy: Whether the noisy copies are wanted, too; else the clean image is shown alone.
             keep_graph: Whether the way back will be taken again.
@@ -165,16 +166,19 @@ class Trace(Trail):
         return self._bytes
 
 
-def score_of(scores: Tensor, index: int, contrast: int | None) -> Tensor:
-    """The sum over images of a class's score, or of how far it is above another's.
+def score_of(scores: Tensor, index: int, contrast: Weights | None) -> Tensor:
+    """The sum over images of a class's score, or of how far it is above those of others.
 
     Args:
         scores: ``(N, K)``.
         index: Of the class.
-        contrast: Of the other class, or None.
+        contrast: The other classes with their weights, or None.
     """
     score = scores[:, index].sum()
-    return score if contrast is None else score - scores[:, contrast].sum()
+    for other, weight in contrast or ():
+        taken_off = scores[:, other].sum()
+        score = score - (taken_off if weight == 1 else weight * taken_off)
+    return score
 
 
 def pass_through(

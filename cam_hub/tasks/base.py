@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from cam_hub.classes import ContrastChoice
 from cam_hub.errors import InvalidArgument
-from cam_hub.ranking import most_probable
+from cam_hub.options import OutputChoice
+from cam_hub.ranking import Prediction, best_of, label_of
+from cam_hub.tasks.heads import Head
 from cam_hub.tasks.outputs import main_output, unexpected
+from cam_hub.tasks.reading import read_outputs
 from cam_hub.tasks.region import Region
 
 __all__ = [
@@ -25,7 +29,10 @@ __all__ = [
 ]
 
 _SHOWN = 5
-"""Predictions that an explanation tells."""
+"""Predictions that an explanation holds."""
+
+_VALUES = 100
+"""Values of a regression that an explanation holds."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +60,25 @@ class Standings:
         probabilities: ``(K,)`` in [0, 1], or None where the answer is no probability.
         eligible: ``(K,)`` bool: classes that may be chosen without being named. The others stay
             out of ``top(count)``, and out of the predictions too if their probability is 0.
+        scores: ``(K,)`` raw scores that predictions hold, or None.
+        predicted: Where something else than the classes was scored: how the classes stand.
+        labels: Of ``predicted``: names of the classes, where the model's own do not apply.
     """
 
     ranking: Tensor
     probabilities: Tensor | None
     eligible: Tensor
+    scores: Tensor | None = None
+    predicted: Standings | None = None
+    labels: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, scores: Tensor, probabilities: Tensor | None) -> Standings:
-        """Standings in which every class may be chosen, by its score."""
-        return cls(scores, probabilities, torch.ones(scores.shape, dtype=torch.bool))
+    def of(
+        cls, ranking: Tensor, probabilities: Tensor | None, scores: Tensor | None = None
+    ) -> Standings:
+        """Standings in which every class may be chosen."""
+        eligible = torch.ones(ranking.shape, dtype=torch.bool)
+        return cls(ranking, probabilities, eligible, scores)
 
     @cached_property
     def said(self) -> Tensor:
@@ -72,14 +88,35 @@ class Standings:
         return self.eligible | (self.probabilities > 0)
 
     @cached_property
-    def probable(self) -> Mapping[int, float]:
-        """The most probable classes of which it said anything, the best first; at most five.
+    def shown(self) -> tuple[int, ...]:
+        """The classes of the predictions of an explanation, looked for once."""
+        return self.best(_SHOWN)
 
-        Looked for once, as every explanation of a picture tells them.
+    def best(self, count: int) -> tuple[int, ...]:
+        """The most probable classes; of values, which have no order, the first ones.
+
+        Args:
+            count: How many at most; of values always up to a hundred.
         """
         if self.probabilities is None:
-            return {}
-        return most_probable(self.ranking, self.probabilities, self.said, _SHOWN)
+            return () if self.scores is None else tuple(range(min(len(self.scores), _VALUES)))
+        return tuple(best_of(self.ranking, self.said, count))
+
+    def tells(self, index: int) -> bool:
+        """Whether the model said anything about a class."""
+        nothing = self.probabilities is None and self.scores is None
+        return not nothing and bool(self.said[index])
+
+    def prediction(self, index: int, names: Sequence[str] | None) -> Prediction:
+        """What the model says of a class.
+
+        Args:
+            index: Of the class.
+            names: The labels of all classes, or None.
+        """
+        probability = None if self.probabilities is None else float(self.probabilities[index])
+        score = None if self.scores is None else float(self.scores[index])
+        return Prediction(index, label_of(index, names), probability, score)
 
 
 class Target(ABC):
@@ -104,6 +141,15 @@ class Target(ABC):
             NoMap: If nothing in the output can be explained.
         """
 
+    def probabilities(self, output: Any) -> Tensor:
+        """``(N, K)`` probabilities, differentiable, in the place of ``scores``.
+
+        Raises:
+            InvalidArgument: If the task has none.
+        """
+        del output
+        raise InvalidArgument("target", "probability", "'logit': there are no probabilities")
+
     @abstractmethod
     def standings(self, output: Any) -> Standings:
         """How the classes stand in the first image of the first output; after ``scores``."""
@@ -124,6 +170,7 @@ class Target(ABC):
         """For the manifest: ``task``, ``text`` (the target in words) and its data; JSON types."""
 
 
+@dataclass(frozen=True)
 class Task(ABC):
     """A kind of answer. To add one: a module with a child, and its line in ``registry.TASKS``.
 
@@ -136,6 +183,11 @@ class Task(ABC):
         takes_region: Whether a part of the photo can be asked about.
         takes_reference: Whether another picture can be compared with.
         has_classes: Whether its scores are those of classes, which can be held against each other.
+        has_probabilities: Whether a score has a probability that can be explained in its place.
+        wanted: The output that the model was wrapped with, as a caller names it; None for the
+            main one.
+        head: The output of the network that is explained, once that is settled, if it returns
+            several.
     """
 
     name: ClassVar[str]
@@ -145,6 +197,9 @@ class Task(ABC):
     takes_region: ClassVar[bool] = False
     takes_reference: ClassVar[bool] = False
     has_classes: ClassVar[bool] = True
+    has_probabilities: ClassVar[bool] = False
+    wanted: OutputChoice = field(default=None, kw_only=True)
+    head: Head | None = field(default=None, kw_only=True)
 
     @classmethod
     @abstractmethod
@@ -160,8 +215,47 @@ class Task(ABC):
         """
 
     def run(self, module: nn.Module, batch: Tensor) -> Any:
-        """Calls the network on preprocessed images, ``(N, channels, rows, cols)``."""
+        """Calls the network on preprocessed images, ``(N, channels, rows, cols)``.
+
+        Returns:
+            What a ``Target`` makes scores of: the output that is explained.
+        """
+        return self.run_whole(module, batch)[1]
+
+    def run_whole(self, module: nn.Module, batch: Tensor) -> tuple[Any, Any]:
+        """Everything that the network returns, and of it what ``run`` returns."""
+        raw = self.call(module, batch)
+        return raw, raw if self.head is None else self.head.read(raw)
+
+    def call(self, module: nn.Module, batch: Tensor) -> Any:
+        """Everything that the network returns."""
         return module(batch)
+
+    def read_from(
+        self,
+        module: nn.Module,
+        inputs: Iterator[Tensor],
+        *,
+        choice: OutputChoice = None,
+        labels: int | None = None,
+    ) -> Task:
+        """The task for this network, after a look at what it returns.
+
+        Args:
+            module: The network.
+            inputs: A few inputs, from ``reading.probes``.
+            choice: The output that the caller has chosen; None for the main one.
+            labels: How many class labels there are, or None.
+
+        Raises:
+            InvalidArgument: If there is no such output.
+            Exception: Whatever the network raises on the first input.
+        """
+        del labels
+        if choice is None:
+            return self
+        found = read_outputs(module, inputs, self.call, choice=choice, scores=False)
+        return replace(self, head=found.head)
 
     def split(self, output: Any, counts: Sequence[int]) -> list[Any]:
         """Takes the answer for a batch apart.
@@ -195,7 +289,23 @@ class Task(ABC):
             InvalidArgument: If the task cannot use an argument.
         """
 
-    def check_contrast(self, contrast: int | str | None) -> None:
+    def check_target(self, target: str) -> None:
+        """Makes sure that there is such a score.
+
+        Args:
+            target: ``"logit"`` or ``"probability"``.
+
+        Raises:
+            InvalidArgument: If probabilities are asked for, and there are none.
+        """
+        if target == "probability" and not self.has_probabilities:
+            raise InvalidArgument(
+                "target",
+                target,
+                f"'logit', since the score of a {self.name} model has no other probability",
+            )
+
+    def check_contrast(self, contrast: ContrastChoice) -> None:
         """Makes sure that there is something that classes can be held against.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import box_area, box_iou
 
 from cam_hub.errors import InvalidArgument, NoMap
+from cam_hub.options import OutputChoice
 from cam_hub.tasks.base import Reference, Standings, Target, Task, only_single_label
 from cam_hub.tasks.lenience import run_leniently
 from cam_hub.tasks.outputs import are_detections, unexpected
@@ -64,7 +65,31 @@ class Detection(Task):
         only_single_label(cls.name, multi_label)
         return cls(len(class_names) if class_names else None)
 
-    def run(self, module: nn.Module, batch: Tensor) -> Any:
+    def run_whole(self, module: nn.Module, batch: Tensor) -> tuple[Any, Any]:
+        """The boxes, and the same with the threshold."""
+        found = self.call(module, batch)
+        return (found.images if isinstance(found, Detected) else found), found
+
+    def read_from(
+        self,
+        module: nn.Module,
+        inputs: Iterator[Tensor],
+        *,
+        choice: OutputChoice = None,
+        labels: int | None = None,
+    ) -> Detection:
+        """The task itself.
+
+        Raises:
+            InvalidArgument: If an output was chosen.
+        """
+        del module, inputs, labels
+        if choice is not None:
+            expected = "None, since a detection model returns boxes with classes and scores"
+            raise InvalidArgument("output", choice, expected)
+        return self
+
+    def call(self, module: nn.Module, batch: Tensor) -> Any:
         """Calls the network with a list of images, and has it keep boxes of any score.
 
         Copies follow a box below the threshold, too, and a class score has a gradient however low

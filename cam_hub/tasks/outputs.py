@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
@@ -23,8 +24,9 @@ def main_output(output: Any) -> Tensor | None:
     """The tensor that an answer is about.
 
     Args:
-        output: A tensor; or a mapping, of which ``"logits"`` or ``"out"`` is taken, else its first
-            tensor; or a tuple or list (distilled and auxiliary heads), of which the first counts.
+        output: A tensor; or a mapping or dataclass, of which ``"logits"`` or ``"out"`` is taken,
+            else its first tensor; or a tuple or list (distilled and auxiliary heads), of which the
+            first counts.
 
     Returns:
         None if there is no tensor, or one answer per image (detections).
@@ -35,6 +37,8 @@ def main_output(output: Any) -> Tensor | None:
         for key in _MAIN_KEYS:
             if key in output:
                 return main_tensor(output[key])
+    if is_dataclass(output) and not isinstance(output, type):
+        return main_output({field.name: getattr(output, field.name) for field in fields(output)})
     return main_tensor(output)
 
 

@@ -9,6 +9,7 @@ from cam_hub.errors import InvalidArgument
 from cam_hub.tasks.base import Task
 from cam_hub.tasks.classification import Classification
 from cam_hub.tasks.detection import Detection
+from cam_hub.tasks.regression import Regression
 from cam_hub.tasks.segmentation import Segmentation
 from cam_hub.tasks.similarity import Similarity
 
@@ -17,6 +18,7 @@ __all__ = ["TASKS", "make_task"]
 TASKS: MappingProxyType[str, type[Task]] = MappingProxyType(
     {
         Classification.name: Classification,
+        Regression.name: Regression,
         Similarity.name: Similarity,
         Segmentation.name: Segmentation,
         Detection.name: Detection,

@@ -37,6 +37,7 @@ class Segmentation(Task):
     name: ClassVar[str] = "segmentation"
     dense: ClassVar[bool] = True
     takes_region: ClassVar[bool] = True
+    has_probabilities: ClassVar[bool] = True
     background: int | None = None
 
     @classmethod
@@ -70,15 +71,21 @@ class _RegionScores(Target):
         logits = self._logits(output)
         return torch.einsum("nkhw,hw->nk", logits, self._weights(logits))
 
+    def probabilities(self, output: Any) -> Tensor:
+        """``(N, K)``: the mean over the region of each pixel's probability."""
+        logits = self._logits(output)
+        each = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
+        return torch.einsum("nkhw,hw->nk", each, self._weights(each))
+
     def standings(self, output: Any) -> Standings:
         """By the mean over the region of each pixel's probability."""
         logits = self._logits(output)[:1].detach().float()
-        each = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
-        found = torch.einsum("nkhw,hw->nk", each, self._weights(each))[0].cpu().double()
+        found = self.probabilities(logits)[0].cpu().double()
+        scores = torch.einsum("nkhw,hw->nk", logits, self._weights(logits))[0].cpu().double()
         eligible = torch.ones(found.shape, dtype=torch.bool)
         if self._background is not None and len(found) > 1:
             eligible[self._background] = False
-        return Standings(found, found.clamp(0, 1), eligible)
+        return Standings(found, found.clamp(0, 1), eligible, scores)
 
     def describe(self) -> dict[str, Any]:
         """The region, as given."""

@@ -1,0 +1,115 @@
+"""The output of a model that is explained, and how it is to be read: found once per model."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from cam_hub.errors import InvalidArgument, ModelRefused
+from cam_hub.options import OutputChoice
+from cam_hub.sources.base import LoadedModel
+from cam_hub.tasks.base import Task
+from cam_hub.tasks.classification import Classification
+from cam_hub.tasks.reading import probes
+
+__all__ = ["with_output"]
+
+_FACT, _SETTLED = "outputs", "settled_output"
+"""Facts of a model: the models with an output settled, by choice; and the choice of such a one."""
+
+_NOT = object()
+
+_MOST = 8
+"""Outputs of one model that are kept; a function that is written anew for each call is another."""
+
+_LOG = logging.getLogger("cam_hub")
+
+
+def with_output(model: LoadedModel, output: OutputChoice = None) -> LoadedModel:
+    """The model with the output that is explained, and how it is read, settled in its task.
+
+    A wrapped module is run on a few inputs for that, once. Models of the other sources return the
+    scores that their configurations declare.
+
+    Args:
+        model: The model; it stays as it is.
+        output: The output that the caller has chosen; None for the one that the model was wrapped
+            with, else for the main one.
+
+    Raises:
+        InvalidArgument: If there is no such output.
+        ModelRefused: If an output was chosen and the network cannot be run.
+    """
+    chosen = output if output is not None else model.task.wanted
+    if (chosen is None and model.source != "module") or model.facts.get(_SETTLED, _NOT) == chosen:
+        return model
+    with model.lock:
+        known: dict[Any, LoadedModel] = model.facts.setdefault(_FACT, {})
+        if chosen not in known:
+            found = _settled(model, chosen)
+            if found is None:
+                return model
+            while len(known) >= _MOST:
+                del known[next(iter(known))]
+            known[chosen] = found
+        return known[chosen]
+
+
+def _settled(model: LoadedModel, chosen: OutputChoice) -> LoadedModel | None:
+    """The model after a look at what its network returns; None if it cannot be run."""
+    names = model.class_names
+    own = model.task.names if isinstance(model.task, Classification) else None
+    if own is not None:
+        names = own.labels
+    try:
+        task = model.task.read_from(
+            model.module,
+            probes(model.input_size, torch.empty(0, dtype=model.dtype, device=model.device)),
+            choice=chosen,
+            labels=None if names is None or (own and own.declared) else len(names),
+        )
+    except InvalidArgument:
+        raise
+    except Exception as error:  # whatever a network raises
+        if chosen is None:
+            return None  # whoever runs it next reports that
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelRefused(model.id, f"its forward pass failed: {first}") from error
+    notes = _notes(model.id, task, chosen=chosen is not None)
+    return replace(
+        model,
+        task=task,
+        notes=(*model.notes, *notes),
+        facts={_SETTLED: chosen},
+        lock=threading.RLock(),
+    )
+
+
+def _notes(model_id: str, task: Task, *, chosen: bool) -> list[str]:
+    """What users should be told; a value that cannot be a logit is a warning, too."""
+    notes = []
+    if task.head is not None and not chosen and len(task.head.others) > 1:
+        others = ", ".join(task.head.others)
+        notes.append(
+            f"the network returns several outputs ({others}); {task.head.name!r} is explained, "
+            "and output= selects another"
+        )
+    if isinstance(task, Classification) and task.inner is not None:
+        what = "log-probabilities" if task.inner == "log_softmax" else "probabilities"
+        notes.append(f"the network returns {what}, which are taken as they are")
+    if isinstance(task, Classification) and task.value is not None:
+        low, high = task.value
+        notes.append(
+            f"its single output lies between {low:.4g} and {high:.4g} for a few inputs, so it "
+            "cannot be a logit, and no probability is stated; if it is a value, say so: "
+            "task='regression'"
+        )
+        warnings.warn(f"{model_id}: {notes[-1]}", stacklevel=2)
+    for note in notes:
+        _LOG.info("%s: %s", model_id, note)
+    return notes
