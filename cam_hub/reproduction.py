@@ -23,6 +23,7 @@ def reproduce(
     model: LoadedModel | None = None,
     reference: object = None,
     output: Callable[[Any], Any] | None = None,
+    classes: Callable[[Any], Any] | None = None,
 ) -> Explanation:
     """Makes an explanation again from its manifest.
 
@@ -42,6 +43,7 @@ def reproduce(
             loaded by its ID, in the revision that the manifest names.
         reference: The same reference picture, if there was one.
         output: The same function, if ``output`` was a function.
+        classes: The same function, if ``classes`` was a function.
 
     Raises:
         ImageRefused: If one of them is not the same picture.
@@ -57,6 +59,10 @@ def reproduce(
     if (target.get("reference") is None) != (reference is None):
         expected = "None, since there was none" if reference is not None else "the reference"
         raise InvalidArgument("reference", type(reference).__name__, expected)
+    function = target.get("function")
+    if (function is None) != (classes is None):
+        expected = f"the function {function!r}" if function is not None else "None: there was none"
+        raise InvalidArgument("classes", classes, expected)
     recorded = manifest["model"]
     if model is None:
         if not recorded["pretrained"]:
@@ -73,7 +79,7 @@ def reproduce(
         image,
         method=manifest["method"],
         target_layers=list(manifest["layers"]),
-        classes=[entry["class_index"] for entry in manifest["classes"]],
+        classes=classes or [entry["class_index"] for entry in manifest["classes"]],
         contrast=contrast,
         region=target.get("region"),
         reference=reference,

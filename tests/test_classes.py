@@ -9,7 +9,8 @@ import torch
 
 from cam_hub.classes import choose_classes, top
 from cam_hub.errors import ClassNotFound, InvalidArgument
-from cam_hub.ranking import Prediction, label_of, predictions
+from cam_hub.ranking import Prediction, label_of
+from cam_hub.tasks.base import Standings
 
 NAMES = ["tench, Tinca tinca", "crane", "lion, king of beasts", "crane", "7"]
 SCORES = torch.tensor([0.0, math.log(2), math.log(5), 0.0, math.log(1)])
@@ -18,6 +19,11 @@ SCORES = torch.tensor([0.0, math.log(2), math.log(5), 0.0, math.log(1)])
 
 def choose(choice):
     return choose_classes(choice, SCORES, NAMES)
+
+
+def predictions(scores, probabilities, names):
+    standings = Standings.of(scores, probabilities)
+    return [standings.prediction(index, names) for index in standings.shown]
 
 
 def test_probabilities_are_those_worked_out_by_hand():

@@ -98,7 +98,7 @@ def test_the_result_says_what_it_is_held_against_and_comes_out_of_its_manifest_a
     found = explain(linear, image, contrast="honey bee", **asked)
     expected = {"class_index": 1, "label": "bee, honey bee"}
     assert json.loads(json.dumps(found.manifest["contrast"])) == expected
-    assert vars(found.contrast) == expected
+    assert vars(found.contrast) == {**expected, "weight": 1.0}
     assert found.target.endswith(", less that of bee, honey bee")
     assert explain(linear, image, **asked).manifest["contrast"] is None
     again = reproduce(found.manifest, image, model=linear)

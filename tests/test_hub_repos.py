@@ -67,7 +67,8 @@ def test_what_a_repo_declares_gives_the_network_that_timm_makes_of_it(case, hub,
 def test_a_single_class_is_explained_as_it_is_labelled(hub, tmp_path, lion):
     hub.repos[REPO] = pushed(tmp_path, network(num_classes=1), label_names=["is bread"])
     result = cam_hub.explain(load(), lion, method="layercam")
-    assert [prediction.label for prediction in result.predictions] == ["is bread"]
+    assert {prediction.label for prediction in result.predictions} == {"is bread", "not is bread"}
+    assert cam_hub.explain(load(), lion, method="layercam", classes="is bread").classes == (1,)
 
 
 def test_a_repo_is_itself_whatever_its_configuration_calls_it(hub, tmp_path):

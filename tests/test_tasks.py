@@ -36,7 +36,7 @@ def test_every_task_is_made_by_its_name_and_says_it_in_the_manifest(name):
 
 
 def test_an_unknown_task_names_the_known_ones():
-    with pytest.raises(InvalidArgument, match="classification, similarity"):
+    with pytest.raises(InvalidArgument, match="classification, regression, similarity"):
         make_task("telepathy")
 
 
@@ -92,8 +92,9 @@ class TestClassification:
     def test_a_single_score_is_a_logit_of_its_own(self, shape):
         output = torch.full(shape, math.log(3))
         target = aimed(Classification(), output)
-        assert target.scores(output).shape == (2, 1)
-        assert target.standings(output).probabilities.tolist() == pytest.approx([0.75])
+        z = math.log(3)
+        assert target.scores(output).tolist() == [pytest.approx([-z, z])] * 2
+        assert target.standings(output).probabilities.tolist() == pytest.approx([0.25, 0.75])
         assert target.describe()["probabilities"] == "sigmoid"
 
     @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ class TestClassifiers:
         body = timm.create_model("test_resnet", num_classes=1)
         model = cam_hub.wrap_model(nn.Sequential(body, nn.Flatten(0)), input_size=(3, 64, 64))
         result = cam_hub.explain(model, lion, num_samples=2, classes=0)
-        assert len(result.predictions) == 1
+        assert len(result.predictions) == 2
         assert result.target == "class score before sigmoid"
 
     def test_a_distilled_model_answers_with_both_heads(self, lion):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
 from cam_hub.clip_preprocessing import ClipPreprocessing
 from cam_hub.errors import InvalidArgument
 from cam_hub.geometry import sizes
+from cam_hub.options import OutputChoice, check_options
 from cam_hub.preprocessing import Preprocessing
 from cam_hub.sources.base import LoadedModel
 from cam_hub.sources.formats import check_form
@@ -33,6 +35,7 @@ def wrap_model(
     id: str | None = None,
     task: str = "classification",
     multi_label: bool = False,
+    output: OutputChoice = None,
 ) -> LoadedModel:
     """Makes a module of your own explainable, without changing it.
 
@@ -53,12 +56,17 @@ def wrap_model(
         interpolation: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"lanczos"``.
         id: What to call the model in results; by default its class name.
         task: What the module answers, one of ``cam_hub.tasks.registry.TASKS``:
-            ``"classification"``; ``"similarity"`` for features ``(N, D)``, ``(N, L, D)`` or
+            ``"classification"``; ``"regression"`` for values ``(N, K)`` or ``(N,)``;
+            ``"similarity"`` for features ``(N, D)``, ``(N, L, D)`` or
             ``(N, D, rows, cols)``; ``"segmentation"`` for scores ``(N, K, rows, cols)``;
             ``"detection"`` for what torchvision's detectors take and return: a list of images, and
             a list of dictionaries of ``boxes``, ``labels`` and ``scores``.
         multi_label: Of a classifier: any number of classes can be true of one picture, so that
             each score is a logit of its own (sigmoid). A single score always is.
+        output: For a module that returns several tensors (a dictionary, tuple, list or dataclass):
+            the key or the index of the one that is explained unless ``explain(output=…)`` names
+            another, several of these for a nested one, or a function of everything that it
+            returns; None for the main one, which results name.
 
     Raises:
         InvalidArgument: If ``module`` is no module, a number makes no sense, or there is no such
@@ -84,7 +92,10 @@ def wrap_model(
         preprocessing=ClipPreprocessing(preprocessing, frames) if frames else preprocessing,
         class_names=names,
         source="module",
-        task=make_task(task, class_names=names, multi_label=multi_label),
+        task=replace(
+            make_task(task, class_names=names, multi_label=multi_label),
+            wanted=check_options({"output": output})["output"],
+        ),
     )
 
 

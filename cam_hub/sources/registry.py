@@ -12,6 +12,7 @@ import torch
 from cam_hub.errors import HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
 from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.model_id import ModelId, local_model_id, parse_model_id
+from cam_hub.options import OutputChoice, check_options
 from cam_hub.sources.admission import admit
 from cam_hub.sources.base import LoadedModel, Progress, Request, Source, pick_device
 from cam_hub.sources.embedded import EmbeddedSource
@@ -21,6 +22,7 @@ from cam_hub.sources.local import LocalSource
 from cam_hub.sources.nearest import local_hint, suggest
 from cam_hub.sources.timm_source import TimmSource
 from cam_hub.sources.torchvision.source import TorchvisionSource
+from cam_hub.tasks.registry import make_task
 
 __all__ = ["SOURCES", "describe_model", "known_ids", "load_model"]
 
@@ -43,6 +45,8 @@ def load_model(
     revision: str | None = None,
     limits: LoadLimits = UNLIMITED,
     progress: Progress | None = None,
+    task: str | None = None,
+    output: OutputChoice = None,
 ) -> LoadedModel:
     """Loads a model by its ID.
 
@@ -60,6 +64,10 @@ def load_model(
         limits: How much loading may cost.
         progress: Told, again and again while something is fetched, which part of the work is done
             (in [0, 1]) and what is being done.
+        task: What its answer is, one of ``cam_hub.tasks.registry.TASKS``, such as
+            ``"regression"`` for a network that was fine-tuned to return values; None for what its
+            configuration says.
+        output: As for ``wrap_model``.
 
     Returns:
         The model in evaluation mode, with its preprocessing and labels.
@@ -69,12 +77,21 @@ def load_model(
         ModelRefused: If it cannot be explained or must not be loaded.
         HubUnavailable: If it had to be fetched and could not be.
         InvalidArgument: If the device does not exist, two revisions are given, or one of a folder,
-            or the token cannot be one.
+            the token cannot be one, or there is no such task.
     """
     id = _read_id(model_id, revision, limits)
     request = Request(id, pretrained, pick_device(device), token, limits, progress)
+    wanted = check_options({"output": output})["output"]
+    if task is not None:
+        make_task(task)  # refused before anything is loaded
     with _nearest_named(request):
-        return _source_of(request).load(request)
+        found = _source_of(request).load(request)
+    if task is None or task == found.task.name:
+        return found if wanted is None else replace(found, task=replace(found.task, wanted=wanted))
+    # Labels are those of classes: values have none.
+    names = None if task == "regression" else found.class_names
+    made = replace(make_task(task, class_names=names), wanted=wanted)
+    return replace(found, class_names=names, task=made)
 
 
 def describe_model(

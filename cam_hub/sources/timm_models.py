@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from cam_hub.preprocessing import Preprocessing
 from cam_hub.sources.base import LoadedModel, Request, settle
 from cam_hub.tasks.base import Task
 from cam_hub.tasks.classification import Classification
+from cam_hub.tasks.names import Names
 from cam_hub.tasks.similarity import Similarity
 
 __all__ = [
@@ -134,15 +136,19 @@ def as_loaded(
         declared: The repo's own configuration, where there is one.
         notes: What those who use it should be told.
     """
+    task, labels = task_of(module, declared or {}), _class_names(module)
+    if isinstance(task, Classification) and labels and getattr(module, "num_classes", 0) == 1:
+        names = Names(labels, declared=True)
+        task, labels = replace(task, names=names), names.of(1)
     return LoadedModel(
         id=id,
         module=settle(module, request.device),
         preprocessing=Preprocessing.from_timm(resolve_model_data_config(module)),
-        class_names=_class_names(module),
+        class_names=labels,
         source=source,
         revision=revision,
         pretrained=request.pretrained,
-        task=task_of(module, declared or {}),
+        task=task,
         notes=tuple(notes),
     )
 
