@@ -19,10 +19,8 @@ from cam_hub.tasks.reading import probes
 
 __all__ = ["with_output"]
 
-_FACT, _SETTLED = "outputs", "settled_output"
-"""Facts of a model: the models with an output settled, by choice; and the choice of such a one."""
-
-_NOT = object()
+_FACT = "outputs"
+"""The fact of a model that holds it with an output settled, by the choice of the output."""
 
 _MOST = 8
 """Outputs of one model that are kept; a function that is written anew for each call is another."""
@@ -46,7 +44,9 @@ def with_output(model: LoadedModel, output: OutputChoice = None) -> LoadedModel:
         ModelRefused: If an output was chosen and the network cannot be run.
     """
     chosen = output if output is not None else model.task.wanted
-    if (chosen is None and model.source != "module") or model.facts.get(_SETTLED, _NOT) == chosen:
+    if (chosen is None and model.source != "module") or (
+        model.task.settled and chosen == model.task.wanted
+    ):
         return model
     with model.lock:
         known: dict[Any, LoadedModel] = model.facts.setdefault(_FACT, {})
@@ -81,13 +81,14 @@ def _settled(model: LoadedModel, chosen: OutputChoice) -> LoadedModel | None:
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelRefused(model.id, f"its forward pass failed: {first}") from error
     notes = _notes(model.id, task, chosen=chosen is not None)
-    return replace(
+    found = replace(
         model,
-        task=task,
+        task=replace(task, wanted=chosen, settled=True),
         notes=(*model.notes, *notes),
-        facts={_SETTLED: chosen},
-        lock=threading.RLock(),
     )
+    if chosen == model.task.wanted:  # whose facts are the model's own
+        return found
+    return replace(found, facts={}, lock=threading.RLock())
 
 
 def _notes(model_id: str, task: Task, *, chosen: bool) -> list[str]:

@@ -194,7 +194,8 @@ def test_the_endpoint_documents_names_types_defaults_and_meanings(client: Client
     assert parameters["model_id"]["parameter_default"] == cam_hub.DEFAULT_MODEL
     assert {p["label"]: p["python_type"]["type"] for p in endpoint["returns"]} == {
         "overlay": "filepath",
-        "predictions": "list[dict(class_index: int, label: str, probability: float)]",
+        "predictions": "list[dict(class_index: int, label: str, probability: None | float, "
+        "score: None | float)]",
         "maps": "list[filepath]",
         "manifest": "dict(str, Any)",
         "archive": "filepath",

@@ -23,7 +23,11 @@ def test_it_tells_the_classes_and_what_the_model_saw(
     direct = cam_hub.predict(lite0, photo, top=3)
     # Two loadings of a model may lay it out differently in memory: the last digits are its own.
     assert rows == [
-        {**vars(found), "probability": pytest.approx(found.probability, rel=1e-6)}
+        {
+            **vars(found),
+            "probability": pytest.approx(found.probability, rel=1e-6),
+            "score": pytest.approx(found.score, rel=1e-5),
+        }
         for found in direct.predictions
     ]
     assert facts == {

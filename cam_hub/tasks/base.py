@@ -186,8 +186,8 @@ class Task(ABC):
         has_probabilities: Whether a score has a probability that can be explained in its place.
         wanted: The output that the model was wrapped with, as a caller names it; None for the
             main one.
-        head: The output of the network that is explained, once that is settled, if it returns
-            several.
+        head: The output of the network that is explained, if it returns several.
+        settled: Whether a look at what the network returns has settled the output.
     """
 
     name: ClassVar[str]
@@ -200,6 +200,7 @@ class Task(ABC):
     has_probabilities: ClassVar[bool] = False
     wanted: OutputChoice = field(default=None, kw_only=True)
     head: Head | None = field(default=None, kw_only=True)
+    settled: bool = field(default=False, kw_only=True, repr=False)
 
     @classmethod
     @abstractmethod
