@@ -25,6 +25,7 @@ from cam_hub.explaining import explain_otherwise, explain_prepared, is_blank
 from cam_hub.introspection.selection import resolve_layers
 from cam_hub.jobs import make_job
 from cam_hub.methods import Method
+from cam_hub.modes import default_modes
 from cam_hub.passes import Job, Pass, Room, run_together
 from cam_hub.preparation import prepare
 from cam_hub.readahead import Ready, Refused
@@ -84,6 +85,7 @@ class BatchExplainer:
         resolve_layers(model, request.target_layers, model.input_size)
         return cls(model, method, request, Room(request.batch_size))
 
+    @default_modes()
     def explain(
         self, pictures: Sequence[Ready | Refused], done: Done
     ) -> list[Explanation | CamHubError]:

@@ -16,6 +16,7 @@ from cam_hub.classes import ClassChoice, ContrastChoice
 from cam_hub.errors import CamHubError
 from cam_hub.introspection.selection import LayerChoice
 from cam_hub.methods import METHODS
+from cam_hub.modes import default_modes
 from cam_hub.options import OutputChoice
 from cam_hub.passes import Progress
 from cam_hub.readahead import read_ahead
@@ -65,6 +66,7 @@ class Outcome:
         return self.result
 
 
+@default_modes()
 def explain_many(
     model_or_id: LoadedModel | str,
     images: str | os.PathLike[str] | Iterable[object],

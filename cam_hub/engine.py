@@ -12,6 +12,7 @@ from cam_hub.explaining import explain_prepared
 from cam_hub.introspection.selection import LayerChoice, resolve_layers
 from cam_hub.jobs import precise_enough
 from cam_hub.methods import METHODS
+from cam_hub.modes import default_modes
 from cam_hub.options import OutputChoice
 from cam_hub.passes import Progress, forward_activations
 from cam_hub.preparation import prepare
@@ -23,6 +24,7 @@ from cam_hub.tasks.region import RegionChoice
 __all__ = ["activations", "explain", "explain_methods"]
 
 
+@default_modes()
 def explain(
     model_or_id: LoadedModel | str,
     image: object,
@@ -141,6 +143,7 @@ def explain(
     ]
 
 
+@default_modes()
 def explain_methods(
     model_or_id: LoadedModel | str,
     image: object,
@@ -222,6 +225,7 @@ def explain_methods(
     return explain_prepared(model, prepare(model, image, background), chosen, request)
 
 
+@default_modes()
 def activations(
     model: LoadedModel | str, image: object, layers: LayerChoice = None
 ) -> dict[str, Tensor]:

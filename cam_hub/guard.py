@@ -7,6 +7,7 @@ before, also when several threads explain with one model at once.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from operator import attrgetter, methodcaller
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 from cam_hub.eager import eager, has_compiled_functions
 
-__all__ = ["Anatomy", "mixes_batch", "quiet", "walk"]
+__all__ = ["Anatomy", "mixes_batch", "quiet", "unusable", "usable_copy", "walk"]
 
 
 class Anatomy:
@@ -174,6 +176,51 @@ def walk(module: nn.Module) -> list[nn.Module]:
                 seen.add(id(part))
                 found.append(part)
     return found
+
+
+def unusable(module: nn.Module) -> str | None:
+    """The reason why no map can be made with a module's tensors; None if there is none.
+
+    Args:
+        module: The module, with its parameters, buffers, and tensors in plain attributes.
+    """
+    for name, tensor in _tensors_of(module):
+        if tensor.is_meta:
+            return (
+                f"its tensor {name!r} is on the meta device: it has a shape, but no values. Load "
+                "its weights first: module.to_empty(device='cpu'), then load_state_dict."
+            )
+        if tensor.is_inference():
+            return (
+                f"its tensor {name!r} was made under torch.inference_mode(), and autograd cannot "
+                "use it. Build or load the module outside of inference mode; wrap_model also takes "
+                "it as it is, and clones such tensors."
+            )
+    return None
+
+
+def usable_copy(module: nn.Module) -> nn.Module | None:
+    """A copy of a module in which tensors of inference mode are cloned; all others are shared.
+
+    Returns:
+        None if the module cannot be copied.
+    """
+    shared = {id(each): each for _, each in _tensors_of(module) if not each.is_inference()}
+    try:
+        return copy.deepcopy(module, dict[int, Any](shared))
+    except Exception:  # noqa: BLE001 - whatever a module of the user's holds that has no copy
+        return None
+
+
+def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, buffers and tensors in plain attributes, with their names."""
+    for path, child in module.named_modules():
+        for kept in (child._parameters, child._buffers, vars(child)):
+            for name, value in kept.items():
+                several = value if isinstance(value, (list, tuple)) else (value,)
+                for tensor in several:
+                    if isinstance(tensor, Tensor):
+                        yield f"{path}.{name}" if path else name, tensor
 
 
 def _to_switch_off(anatomy: Anatomy) -> _Found:

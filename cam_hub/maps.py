@@ -20,6 +20,7 @@ from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, NoMap,
 from cam_hub.folders import frame_files
 from cam_hub.geometry import Placement
 from cam_hub.methods import METHODS, Sign, check_map, fuse, normalise
+from cam_hub.modes import default_modes
 from cam_hub.pictures import Pictures
 from cam_hub.ranking import Prediction
 from cam_hub.regions import Box
@@ -157,6 +158,7 @@ class Maps:
         """Number of maps in time: 1 for an image, for a clip the most that any layer has."""
         return max(len(_steps_of(cam)) for cam in self.cams.values())
 
+    @default_modes()
     def cam(
         self, class_index: int | None = None, layer: str | None = None, *, step: int | None = None
     ) -> Map:
@@ -318,6 +320,7 @@ class Maps:
         """``(steps, rows, cols)`` in [0, 1], signed in [-1, 1], all steps on one scale."""
         return self._stretched(self._over_time(class_index, layer), scale)
 
+    @default_modes()
     def _stretched(self, cam: Map, scale: Limits | None) -> Map:
         """All of a map between the ends of a scale, or between those of its own."""
         heat: Map
@@ -334,6 +337,7 @@ class Maps:
             heat = np.clip((wide - low) / (high - low), 0.0, 1.0).astype(np.float32)
         return heat
 
+    @default_modes()
     def _over_time(self, class_index: int | None, layer: str | None) -> Map:
         """``(steps, rows, cols)`` of a layer, or of the fusion; checked, not to be written to."""
         index = self._class(class_index)
@@ -344,6 +348,7 @@ class Maps:
         check_map(torch.from_numpy(cam.copy()), name)
         return _steps_of(cam)
 
+    @default_modes()
     def _fusion(self, index: int) -> Map:
         maps = [torch.from_numpy(self.cams[index, name].copy())[None] for name in self.layers]
         fused = fuse(maps, METHODS[self.method].signed(self.sign))[0]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cam_hub.errors import ModelRefused
 from cam_hub.guard import quiet
+from cam_hub.modes import default_modes
 from cam_hub.options import OutputChoice, check_options
 from cam_hub.preparation import prepare
 from cam_hub.ranking import Prediction
@@ -40,6 +41,7 @@ class Predicted:
     target: str = ""
 
 
+@default_modes()
 def predict(
     model_or_id: LoadedModel | str, image: object, *, top: int = 5, output: OutputChoice = None
 ) -> Predicted:

@@ -9,6 +9,7 @@ from cam_hub import store
 from cam_hub.engine import explain
 from cam_hub.errors import ImageRefused, InvalidArgument
 from cam_hub.manifest_schema import check_explanation
+from cam_hub.modes import default_modes
 from cam_hub.options import unrecorded
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
@@ -16,6 +17,7 @@ from cam_hub.sources.base import LoadedModel
 __all__ = ["reproduce"]
 
 
+@default_modes()
 def reproduce(
     manifest: Mapping[str, Any],
     image: object,

@@ -34,6 +34,7 @@ def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor
             number of channels, no pixels, or values that are not finite in float32.
     """
     shape = tuple(tensor.shape)
+    _refuse_meta(tensor)
     axes, kind_of, wanted = (4, "clip", "(C, T, H, W)") if clip else (3, "image", "(C, H, W)")
     if not tensor.is_floating_point():
         kind = str(tensor.dtype).removeprefix("torch.")
@@ -90,6 +91,7 @@ def pixels_of(tensor: Tensor, channels: int, *, clip: bool = False) -> NDArray[A
     known = {1, 3, 4, channels}
     first = bool(shape) and len(shape) > 2 and shape[-3] in known
     last = bool(shape) and shape[-1] in known
+    _refuse_meta(tensor)
     if tensor.is_floating_point():
         marked = isinstance(tensor, TVTensor)
         if clip or len(shape) != 3 or not (marked or (last and not first)):
@@ -107,6 +109,11 @@ def pixels_of(tensor: Tensor, channels: int, *, clip: bool = False) -> NDArray[A
     if plain.ndim > 2 and first:
         plain = plain.movedim(-3, -1)
     return np.asarray(plain.numpy())
+
+
+def _refuse_meta(tensor: Tensor) -> None:
+    if tensor.is_meta:
+        raise ImageRefused("a tensor on the meta device has a shape, but no values")
 
 
 def is_finite(tensor: Tensor) -> bool:

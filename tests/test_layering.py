@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Modules on one line may import only from lines above it (packages: also from within themselves).
 LEVELS = [
     {"_text"},
-    {"_version", "eager", "errors", "marks", "sparse_gradients"},
+    {"_version", "eager", "errors", "marks", "modes", "sparse_gradients"},
     {"image_files", "geometry", "options", "ranking", "resampling"},
     {
         "hub_urls",

@@ -19,6 +19,7 @@ from cam_hub.comparison.rows import empty_cell, make_row
 from cam_hub.comparison.work import Question, Teller, foreseen
 from cam_hub.errors import CamHubError, InvalidArgument, NoMap
 from cam_hub.images import open_image
+from cam_hub.modes import default_modes
 from cam_hub.options import OutputChoice, check_options
 from cam_hub.passes import Progress
 from cam_hub.request import Request, model_of
@@ -31,6 +32,7 @@ Lease = Callable[[str, Progress], AbstractContextManager[LoadedModel]]
 """How a model is had by its ID, for the time of its row."""
 
 
+@default_modes()
 def compare(
     models: LoadedModel | str | Iterable[LoadedModel | str],
     image: object,
@@ -113,6 +115,7 @@ def compare(
     return make_grid(wanted, question, _shared_store, progress)
 
 
+@default_modes()
 def ask(
     image: object,
     *,
@@ -165,6 +168,7 @@ def ask(
     return Question(held, photo, columns, arguments, most)
 
 
+@default_modes()
 def make_grid(
     models: Sequence[LoadedModel | str],
     question: Question,

@@ -10,6 +10,7 @@ from cam_hub.introspection import answers
 from cam_hub.introspection.examination import examine
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.model_outputs import with_output
+from cam_hub.modes import default_modes
 from cam_hub.sources.base import LoadedModel
 
 __all__ = ["SUGGESTIONS", "LayerInfo", "list_layers", "suggest_layers"]
@@ -26,6 +27,7 @@ _CHAINS = ("Sequential", "ModuleList", "ModuleDict")
 """Modules that only put others in a row: what is in them is no part of a block because of that."""
 
 
+@default_modes()
 def list_layers(
     model: LoadedModel, *, input_size: tuple[int, ...] | None = None
 ) -> list[LayerInfo]:
@@ -64,6 +66,7 @@ def list_layers(
     return list(found)
 
 
+@default_modes()
 def suggest_layers(
     model: LoadedModel, how: str = "best", *, input_size: tuple[int, ...] | None = None
 ) -> list[str]:

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from cam_hub.clip_preprocessing import ClipPreprocessing
 from cam_hub.clips import open_clip
 from cam_hub.errors import InvalidArgument, ModelRefused
-from cam_hub.guard import walk
+from cam_hub.guard import unusable, walk
 from cam_hub.images import open_image
 from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.memory import is_out_of_memory
 from cam_hub.model_id import ModelId
+from cam_hub.modes import default_modes
 from cam_hub.preprocessing import Preprocessing
 from cam_hub.shortcuts import shortcuts, worth
 from cam_hub.sources.facts import ModelFacts
@@ -85,6 +86,7 @@ class LoadedModel:
         weights = self.module.parameters()
         return next((p.dtype for p in weights if p.is_floating_point()), torch.float32)
 
+    @default_modes()
     def preprocess(self, image: object) -> Tensor:
         """Turns a photo into what the model takes.
 
@@ -125,6 +127,8 @@ class LoadedModel:
             ModelRefused: If the network raises. That memory does not suffice is told as torch tells
                 it: smaller batches may do.
         """
+        if batch.is_meta and (reason := unusable(self.module)):
+            raise ModelRefused(self.id, reason)
         if "shortcuts" not in self.facts:
             self.facts["shortcuts"] = worth(walk(self.module))
         try:
@@ -133,6 +137,8 @@ class LoadedModel:
         except Exception as error:  # whatever a network raises on an input that it cannot take
             if is_out_of_memory(error):
                 raise
+            if (reason := unusable(self.module)) is not None:
+                raise ModelRefused(self.id, reason) from error
             first = (str(error) or type(error).__name__).splitlines()[0]
             raise ModelRefused(
                 self.id, f"its forward pass failed on an input of {tuple(batch.shape[1:])}: {first}"

@@ -7,9 +7,12 @@ from dataclasses import replace
 
 from torch import nn
 
+from cam_hub._text import clean_line
 from cam_hub.clip_preprocessing import ClipPreprocessing
-from cam_hub.errors import InvalidArgument
+from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.geometry import sizes
+from cam_hub.guard import unusable, usable_copy
+from cam_hub.modes import default_modes
 from cam_hub.options import OutputChoice, check_options
 from cam_hub.preprocessing import Preprocessing
 from cam_hub.sources.base import LoadedModel
@@ -22,6 +25,7 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+@default_modes()
 def wrap_model(
     module: nn.Module,
     *,
@@ -39,7 +43,8 @@ def wrap_model(
 ) -> LoadedModel:
     """Makes a module of your own explainable, without changing it.
 
-    It is put in evaluation mode only while it is explained, and left as it was afterwards.
+    It is put in evaluation mode only while it is explained, and left as it was afterwards. If its
+    weights were made under ``torch.inference_mode()``, a copy of it is explained.
 
     Args:
         module: Takes ``(N, channels, rows, cols)`` and returns what its task asks for: by default
@@ -71,12 +76,14 @@ def wrap_model(
     Raises:
         InvalidArgument: If ``module`` is no module, a number makes no sense, or there is no such
             task.
-        ModelRefused: If it was scripted, traced, frozen or exported.
+        ModelRefused: If it was scripted, traced, frozen or exported, or its weights have no values
+            (the meta device).
     """
     check_form(module, id or type(module).__name__)
     if not isinstance(module, nn.Module):
         raise InvalidArgument("module", module, "a torch.nn.Module")
-    names = tuple(map(str, class_names)) if class_names is not None else None
+    module, notes = _with_usable_tensors(id or type(module).__name__, module)
+    names = tuple(map(clean_line, class_names)) if class_names is not None else None
     frames, size = _frames_and_size(input_size)
     preprocessing = Preprocessing(
         input_size=size,
@@ -87,7 +94,7 @@ def wrap_model(
         interpolation=interpolation,
     )
     return LoadedModel(
-        id=id or type(module).__name__,
+        id=clean_line(id or type(module).__name__),
         module=module,
         preprocessing=ClipPreprocessing(preprocessing, frames) if frames else preprocessing,
         class_names=names,
@@ -96,6 +103,25 @@ def wrap_model(
             make_task(task, class_names=names, multi_label=multi_label),
             wanted=check_options({"output": output})["output"],
         ),
+        notes=notes,
+    )
+
+
+def _with_usable_tensors(id: str, module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """The module, or a copy of it without inference tensors, and what to note about that.
+
+    Raises:
+        ModelRefused: If it holds tensors without values, or cannot be copied.
+    """
+    reason = unusable(module)
+    if reason is None:
+        return module, ()
+    copied = usable_copy(module)
+    if copied is None or (reason := unusable(copied)) is not None:
+        raise ModelRefused(id, reason)
+    return copied, (
+        f"The weights of {id} were made under torch.inference_mode(). A copy is explained; later "
+        "changes of the module itself do not count.",
     )
 
 

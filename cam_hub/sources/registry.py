@@ -12,6 +12,7 @@ import torch
 from cam_hub.errors import HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
 from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.model_id import ModelId, local_model_id, parse_model_id
+from cam_hub.modes import default_modes
 from cam_hub.options import OutputChoice, check_options
 from cam_hub.sources.admission import admit
 from cam_hub.sources.base import LoadedModel, Progress, Request, Source, pick_device
@@ -36,6 +37,7 @@ SOURCES: tuple[Source, ...] = (
 """All sources, in the order in which they are asked."""
 
 
+@default_modes()
 def load_model(
     model_id: str | os.PathLike[str],
     *,
@@ -94,6 +96,7 @@ def load_model(
     return replace(found, class_names=names, task=made)
 
 
+@default_modes()
 def describe_model(
     model_id: str | os.PathLike[str],
     *,
