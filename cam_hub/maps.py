@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Self
@@ -71,6 +71,15 @@ class Maps:
             cam.setflags(write=False)
         object.__setattr__(self, "cams", MappingProxyType(dict(self.cams)))
         object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and deep copies, which take no read-only mappings."""
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**plain, "cams": dict(self.cams), "labels": dict(self.labels)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()
 
     @property
     def photo(self) -> Image.Image:

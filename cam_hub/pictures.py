@@ -43,6 +43,13 @@ class Pictures:
         self._frames: tuple[Image.Image, ...] | None = None
         self.clip = clip
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: painted."""
+        facts = self._recorded
+        recorded = None if facts is None else partial(dict[str, Any], self.facts)
+        plain = {"_paint": None, "_recorded": recorded, "_frames": self.frames, "clip": self.clip}
+        return plain | ({"facts": self.facts} if "facts" in self.__dict__ else {})
+
     @classmethod
     def of(cls, frames: Iterable[Image.Image], *, clip: bool = False) -> Pictures:
         """Pictures that are at hand."""

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -15,7 +16,8 @@ from cam_hub.errors import CamHubError, InvalidArgument, ModelRefused
 from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.loading import Kept, Loading, Wanted
 from cam_hub.model_id import parse_model_id
-from cam_hub.sources.base import LoadedModel, Progress, pick_device
+from cam_hub.sources.base import LoadedModel, Progress, is_as_loaded, pick_device
+from cam_hub.sources.hub.cache import is_commit
 
 __all__ = ["ModelStore", "get"]
 
@@ -126,6 +128,25 @@ class ModelStore:
         ) as model:
             return model
 
+    def find(self, model_id: str, revision: str, device: torch.device) -> LoadedModel | None:
+        """A model that is here, and unchanged since it was loaded; None if there is none.
+
+        Args:
+            model_id: As ``LoadedModel.id``.
+            revision: As ``LoadedModel.revision``.
+            device: Where it must be.
+        """
+        with self._room:
+            kept = [entry.model for entry in self._kept.values()]
+        for model in reversed(kept):
+            if (
+                (model.id, model.revision) == (model_id, revision)
+                and device in (model.device, torch.device(model.device.type))
+                and is_as_loaded(model)
+            ):
+                return model
+        return None
+
     def clear(self) -> None:
         """Forgets all models that nobody is using."""
         with self._room:
@@ -221,6 +242,36 @@ _shared = ModelStore()
 def get(model_id: str, *, device: str | torch.device = "auto") -> LoadedModel:
     """The pretrained model of this ID out of the store that all calls of this process share."""
     return _shared.get(model_id, device=device)
+
+
+def reopen(model_id: str, revision: str, device: str) -> LoadedModel:
+    """A model that another process, or this one, has loaded by its ID.
+
+    Args:
+        model_id: Its ID, as ``LoadedModel.id``.
+        revision: What exactly was loaded, as ``LoadedModel.revision``.
+        device: Where it was; without such a device here it is where ``"auto"`` puts it.
+
+    Raises:
+        CamHubError: As ``load_model``.
+        ModelRefused: If the ID stands for other weights by now.
+    """
+    try:
+        place = pick_device(device)
+    except InvalidArgument:
+        place = pick_device("auto")
+    if (found := _shared.find(model_id, revision, place)) is not None:
+        return found
+    id = parse_model_id(model_id, local=True)
+    exact = id.kind == "torchvision" or (id.kind == "hub" and is_commit(revision))
+    model = _shared.get(f"{id.repo}@{revision}" if exact else model_id, device=place)
+    if model.revision != revision:
+        raise ModelRefused(
+            model_id,
+            f"its weights are {model.revision} here, and {revision} where it was pickled. Load it "
+            "by its ID instead.",
+        )
+    return model if model.id == model_id else replace(model, id=model_id)
 
 
 def _mib(count: int) -> str:

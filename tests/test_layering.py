@@ -55,7 +55,7 @@ LEVELS = [
 
 # The same for what lies in cam_hub/sources.
 SOURCES = [
-    {"facts", "faults", "formats", "building"},
+    {"facts", "faults", "formats", "origin", "building"},
     {"transfer", "base", "repos"},
     {"admission", "timm_models", "module"},
     {"reporting"},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
 from itertools import chain
 from typing import Any, Protocol
 
@@ -23,14 +25,27 @@ from cam_hub.modes import default_modes
 from cam_hub.preprocessing import Preprocessing
 from cam_hub.shortcuts import shortcuts, worth
 from cam_hub.sources.facts import ModelFacts
+from cam_hub.sources.origin import Origin
 from cam_hub.tasks.base import Task
 from cam_hub.tasks.classification import Classification
 from cam_hub.tensors import pixels_of
 
-__all__ = ["LoadedModel", "Progress", "Request", "Source", "pick_device", "settle", "wake"]
+__all__ = [
+    "LoadedModel",
+    "Progress",
+    "Request",
+    "Source",
+    "is_as_loaded",
+    "note_origin",
+    "pick_device",
+    "settle",
+    "wake",
+]
 
 
 Progress = Callable[[float, str], None]
+
+_ORIGIN = "origin"  # its place among the facts
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +80,34 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: a model that is as it was loaded is its ID and revision.
+
+        Any other (a wrapped module, random weights, weights that were changed since) is its module,
+        with what was found out about its layers.
+        """
+        parts = _parts(self)
+        origin: Origin | None = self.facts.get(_ORIGIN)
+        if origin is not None and origin.has(self.module):
+            id, revision = origin.fields["id"], origin.fields["revision"]
+            return _reopened, (id, revision, str(self.device), origin.changed(parts))
+        return _rebuilt, (self.module, parts, {"layers": self.facts.get("layers", {})})
+
+    def __copy__(self) -> LoadedModel:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LoadedModel:
+        """A model with weights of its own."""
+        with self.lock:
+            parts = _parts(self)
+            origin: Origin | None = self.facts.get(_ORIGIN)
+            loaded = origin is not None and origin.has(self.module)
+            copied = LoadedModel(module=copy.deepcopy(self.module, memo), **parts)
+            copied.facts["layers"] = dict(self.facts.get("layers", {}))
+        if loaded:
+            note_origin(copied)
+        return copied
 
     @property
     def input_size(self) -> tuple[int, ...]:
@@ -143,6 +186,37 @@ class LoadedModel:
             raise ModelRefused(
                 self.id, f"its forward pass failed on an input of {tuple(batch.shape[1:])}: {first}"
             ) from error
+
+
+def note_origin(model: LoadedModel) -> None:
+    """Notes that a model is as its source loaded it, so that pickle takes its ID for it.
+
+    Nothing is noted for random weights, which no ID gives again.
+    """
+    if model.pretrained and model.revision is not None:
+        model.facts[_ORIGIN] = Origin(model.module, _parts(model))
+
+
+def is_as_loaded(model: LoadedModel) -> bool:
+    """Whether a model was loaded by its ID, and is unchanged since."""
+    origin: Origin | None = model.facts.get(_ORIGIN)
+    return origin is not None and origin.has(model.module) and not origin.changed(_parts(model))
+
+
+def _parts(model: LoadedModel) -> dict[str, Any]:
+    """All but the module and what belongs to this process."""
+    own = {"module", "facts", "lock"}
+    return {each.name: getattr(model, each.name) for each in fields(model) if each.name not in own}
+
+
+def _rebuilt(module: nn.Module, parts: dict[str, Any], facts: dict[str, Any]) -> LoadedModel:
+    return LoadedModel(module=module, facts=facts, **parts)
+
+
+def _reopened(id: str, revision: str, device: str, changed: dict[str, Any]) -> LoadedModel:
+    # The store is a level above: it is looked up by name, as pickle does with classes.
+    model: LoadedModel = import_module("cam_hub.store").reopen(id, revision, device)
+    return replace(model, **changed) if changed else model
 
 
 @dataclass(frozen=True)

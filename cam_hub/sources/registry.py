@@ -15,7 +15,14 @@ from cam_hub.model_id import ModelId, local_model_id, parse_model_id
 from cam_hub.modes import default_modes
 from cam_hub.options import OutputChoice, check_options
 from cam_hub.sources.admission import admit
-from cam_hub.sources.base import LoadedModel, Progress, Request, Source, pick_device
+from cam_hub.sources.base import (
+    LoadedModel,
+    Progress,
+    Request,
+    Source,
+    note_origin,
+    pick_device,
+)
 from cam_hub.sources.embedded import EmbeddedSource
 from cam_hub.sources.facts import ModelFacts
 from cam_hub.sources.hub.source import HubSource
@@ -88,6 +95,7 @@ def load_model(
         make_task(task)  # refused before anything is loaded
     with _nearest_named(request):
         found = _source_of(request).load(request)
+    note_origin(found)
     if task is None or task == found.task.name:
         return found if wanted is None else replace(found, task=replace(found.task, wanted=wanted))
     # Labels are those of classes: values have none.
