@@ -14,6 +14,7 @@ _MOST = 2**63  # no number of ours is as large
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _TEXT = (str, None)
 _NUMBER = (float, None)
+_PREDICTION = {"class_index": int, "label": str, "probability?": _NUMBER, "score?": _NUMBER}
 
 _EXPLANATION: Schema = {
     "model": {
@@ -30,7 +31,7 @@ _EXPLANATION: Schema = {
     "layers": [str],
     "classes": [{"class_index": int, "label": str}],
     "target": {"text": str},
-    "predictions": [{"class_index": int, "label": str, "probability": _NUMBER}],
+    "predictions": [_PREDICTION],
     "preprocessing": dict,
     "placement": {
         "photo_size": [int],
@@ -52,7 +53,7 @@ COMPARISON: Schema = {
     "rows": [
         {
             "model": str,
-            "predictions": [{"class_index": int, "label": str, "probability": _NUMBER}],
+            "predictions": [_PREDICTION],
             "notes": [str],
             "has_random_weights": bool,
             "loading_seconds": _NUMBER,
@@ -85,9 +86,10 @@ def check_explanation(manifest: Mapping[str, Any]) -> None:
         ValueError: If a part is missing or of another type.
     """
     check_parts(manifest, _EXPLANATION)
-    contrast = manifest.get("contrast")
-    several = contrast if isinstance(contrast, list) else [contrast]
-    check_parts(several, [({"class_index": int, "label": str}, None)], "the manifest.contrast")
+    contrast, other = manifest.get("contrast"), {"class_index": int, "label": str}
+    weighted = isinstance(contrast, list)
+    schema = [{**other, "weight": float}] if weighted else (other, None)
+    check_parts(contrast, schema, "the manifest.contrast")
 
 
 def check_parts(value: object, schema: Schema, where: str = "the manifest") -> None:

@@ -304,7 +304,7 @@ class Explanation(Maps):
             for frame in frames:
                 if frame.size != placement.photo_size:
                     raise ValueError(f"a picture of {frame.size}, not {placement.photo_size}")
-            return cls(
+            result = cls(
                 pictures=Pictures.of(frames, clip=bool(manifest.get("frames"))),
                 placement=placement,
                 predictions=read_predictions(manifest["predictions"]),
@@ -314,6 +314,8 @@ class Explanation(Maps):
                 labels={e["class_index"]: e["label"] for e in manifest["classes"]},
                 described=manifest,
             )
+            _ = result.contrasts, result.target  # read from the manifest on demand
+            return result
         except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
             raise InvalidArgument(
                 "folder", str(files.path), f"a folder that Explanation.save wrote ({error})"
@@ -395,8 +397,11 @@ class Explanation(Maps):
 
 def read_predictions(entries: Any) -> tuple[Prediction, ...]:
     """Predictions out of a manifest that was checked; parts of later versions are left out."""
-    names = [field.name for field in fields(Prediction)]
-    return tuple(Prediction(**{name: entry[name] for name in names}) for entry in entries)
+    known = {field.name for field in fields(Prediction)}
+    return tuple(
+        Prediction(**{name: value for name, value in entry.items() if name in known})
+        for entry in entries
+    )
 
 
 def _read_maps(
