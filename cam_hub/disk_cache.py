@@ -1,8 +1,12 @@
-"""Bounds what downloaded weights take on the disk: the Hub's cache and torch's checkpoints."""
+"""Bounds what downloaded weights take on the disk: the Hub's cache and torch's checkpoints.
+
+Other files may share the bound: an app passes the folders of its uploads and results.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import threading
 import time
@@ -42,7 +46,13 @@ class _Item:
     size: int = 0
 
 
-def trim(limit_bytes: int, *, keep: Collection[str] = (), grace: float = GRACE) -> int:
+def trim(
+    limit_bytes: int,
+    *,
+    keep: Collection[str] = (),
+    grace: float = GRACE,
+    folders: Iterable[Path] = (),
+) -> int:
     """Deletes what was used least recently until the rest fits.
 
     Files in use are those of ``keep``; they are marked as just used. A cache that is damaged, or
@@ -50,11 +60,13 @@ def trim(limit_bytes: int, *, keep: Collection[str] = (), grace: float = GRACE) 
     nothing. If another thread is trimming, nothing is done.
 
     Args:
-        limit_bytes: Bytes that models of the Hub and checkpoints of torchvision may take together.
+        limit_bytes: Bytes that models of the Hub, checkpoints of torchvision and ``folders`` may
+            take together.
         keep: IDs of models (``owner/name[@revision]``, ``torchvision/name[@weights]``,
             bare timm names) of which
             nothing is deleted.
         grace: Seconds for which a file stays after it was written, at least 0.
+        folders: Folders of other files that share the limit; each is deleted as a whole.
 
     Returns:
         Bytes that were freed.
@@ -71,12 +83,12 @@ def trim(limit_bytes: int, *, keep: Collection[str] = (), grace: float = GRACE) 
     try:
         kept = {name.partition("@")[0] for name in keep}
         kept |= {f"timm/{name}" for name in kept if "/" not in name}
-        return _trim(limit_bytes, kept, time.time() - grace)
+        return _trim(limit_bytes, kept, time.time() - grace, list(_folders(folders)))
     finally:
         _busy.release()
 
 
-def _trim(limit: int, keep: Collection[str], newest: float) -> int:
+def _trim(limit: int, keep: Collection[str], newest: float, folders: list[_Item]) -> int:
     cache = _scan()
     repos = [repo for repo in cache.repos if repo.repo_type == "model"] if cache else []
     _mark_as_used(
@@ -90,6 +102,7 @@ def _trim(limit: int, keep: Collection[str], newest: float) -> int:
     _mark_as_used(checkpoints / name for id in keep for name in _checkpoint_names(id))
     files = list(_files(checkpoints.glob("*")))
     files += [piece for repo in repos for piece in _files(_pieces(repo))]
+    files += folders
     total = sum(repo.size_on_disk for repo in repos) + sum(file.size for file in files)
     old = [file for file in files if file.used < newest]
     for repo in repos:
@@ -165,6 +178,13 @@ def _files(paths: Iterable[Path]) -> Iterator[_Item]:
                 yield _Item(max(facts.st_atime, facts.st_mtime), path, facts.st_size)
 
 
+def _folders(paths: Iterable[Path]) -> Iterator[_Item]:
+    for path in paths:
+        with suppress(OSError):
+            sizes = [file.size for file in _files(path.rglob("*"))]
+            yield _Item(path.lstat().st_mtime, path, sum(sizes))
+
+
 def _mark_as_used(paths: Iterable[Path]) -> None:
     """File systems tell late, or never, that a file was read."""
     for path in paths:
@@ -174,7 +194,10 @@ def _mark_as_used(paths: Iterable[Path]) -> None:
 
 def _delete(path: Path, size: int) -> int:
     try:
-        path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     except OSError:  # another process was faster, or it is not ours
         return 0
     return size

@@ -7,6 +7,8 @@ stable word for programs that talk to the app.
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from heapq import nlargest
@@ -16,6 +18,7 @@ from cam_hub._text import clean_text
 __all__ = [
     "CamHubError",
     "ClassNotFound",
+    "DiskUnavailable",
     "HubRefused",
     "HubUnavailable",
     "ImageRefused",
@@ -267,6 +270,51 @@ class HubRefused(CamHubError, PermissionError):
         super().__init__(f"{_short(repo_id)} was not written to: {reason}")
         self.repo_id = repo_id
         self.reason = reason
+
+
+class DiskUnavailable(CamHubError, OSError):
+    """Files cannot be written: the disk is full or read-only, or a limit is reached.
+
+    Attributes:
+        reason: The cause.
+    """
+
+    code = "disk_unavailable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Files could not be written: {reason}.")
+        self.reason = reason
+
+    @classmethod
+    def of(cls, error: BaseException) -> DiskUnavailable | None:
+        """The error of this kind that stands for one of the operating system's.
+
+        Args:
+            error: Any error.
+
+        Returns:
+            None if the error says nothing about the disk.
+        """
+        if isinstance(error, cls):
+            return error
+        if not isinstance(error, OSError) or isinstance(error, CamHubError):
+            return None
+        reason = _DISK_REASONS.get(error.errno or 0)
+        # NumPy counts what was written instead of passing the cause on.
+        if error.errno is None and _SHORT_WRITE.search(str(error)):
+            reason = _DISK_REASONS[errno.ENOSPC]
+        return cls(reason) if reason else None
+
+
+_DISK_REASONS = {
+    errno.ENOSPC: "the disk is full. Make room, or try again later",
+    errno.EDQUOT: "the disk quota is used up. Make room, or try again later",
+    errno.EFBIG: "a limit on the size of files is reached",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "the folder may not be written to (permission denied)",
+    errno.EPERM: "the folder may not be written to (operation not permitted)",
+}
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 
 def nearest_names(name: str, known: Iterable[str], limit: int = 5) -> list[str]:

@@ -10,6 +10,8 @@
 | ``lent_gpu`` | where a GPU is lent call by call (ZeroGPU) |
 | ``explainer`` | request in, explanation out, with the models that stay loaded |
 | ``workspace`` | folders for the files of a request, gone after a while |
+| ``file_budget`` | how much of the disk they take, with uploads |
+| ``uploads`` | files on their way in |
 | ``artifacts`` | an explanation as files: overlays, maps, manifest, archive |
 | ``look`` | how a result is looked at: all that changes without the model |
 | ``screen`` | pictures for the screen, and which values their colours stand for |

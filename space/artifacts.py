@@ -15,6 +15,7 @@ from cam_hub.colormaps import colormap_table
 from cam_hub.errors import InvalidArgument
 from cam_hub.folders import MANIFEST, PHOTO, digest_of, file_stem, manifest_text
 from cam_hub.results import Explanation
+from space.file_budget import mark_as_used
 
 __all__ = ["Artifacts", "reopen"]
 
@@ -26,6 +27,7 @@ def reopen(folder: Path) -> Explanation:
         InvalidArgument: If the folder is gone, since results are kept for a limited time only.
     """
     try:
+        mark_as_used(folder)
         return Explanation.load(folder)
     except InvalidArgument:
         raise InvalidArgument(

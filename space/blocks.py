@@ -11,7 +11,8 @@ import inspect
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -19,9 +20,11 @@ from gradio.block_function import BlockFunction
 from gradio.data_classes import PredictBodyInternal
 from gradio.exceptions import InvalidPathError
 from gradio.queueing import Event, Queue
+from gradio.route_utils import API_PREFIX
 from gradio.routes import App
 from gradio.state_holder import SessionState
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
 from space.agents import teach
@@ -32,6 +35,8 @@ from space.health import HealthLog
 from space.hosts import KnownHosts
 from space.problems import CANCELLED, Problem
 from space.settings import Settings
+from space.uploads import Uploads
+from space.workspace import Workspace
 
 __all__ = ["GuardedBlocks"]
 
@@ -82,12 +87,17 @@ class GuardedBlocks(gr.Blocks):
 
     Args:
         explainer: Answers the requests.
+        workspace: The folders for files.
         settings: The configuration of the app.
         options: Of ``gr.Blocks``.
     """
 
-    def __init__(self, explainer: Explainer, settings: Settings, **options: Any) -> None:
+    def __init__(
+        self, explainer: Explainer, workspace: Workspace, settings: Settings, **options: Any
+    ) -> None:
         self._settings = settings
+        self._budget = workspace.budget
+        self._budget.in_use = self._names_in_use
         super().__init__(**options)
         self.explainer = explainer
         self.health = HealthLog()
@@ -114,6 +124,9 @@ class GuardedBlocks(gr.Blocks):
     def app(self, app: App) -> None:
         self._app = app
         most = self._settings.limits.max_file_bytes
+        uploads = Uploads(self._budget, self._settings, self.upload_file_set.update)
+        # Before Gradio's own route of that address.
+        app.router.routes.insert(0, Route(f"{API_PREFIX}/upload", uploads.receive, methods=["POST"]))
         # Added last, so it is the first of the middleware: before Gradio's own CORS rules.
         app.add_middleware(
             Doors,
@@ -121,7 +134,7 @@ class GuardedBlocks(gr.Blocks):
             sessions=Sessions(self._has_session, self._has_event),
             max_body=MAX_BODY,
             max_message=MAX_BODY + most * 4 // 3,  # Base64 makes a third more of a photo
-            max_upload=2 * most + MAX_BODY,
+            max_upload=self._settings.upload_bytes,
         )
 
     def _has_session(self, session: str) -> bool:
@@ -131,6 +144,12 @@ class GuardedBlocks(gr.Blocks):
         if event in self._queue.event_ids_to_events or self._has_session(event):
             return True
         return any(event in ids for ids in list(self._queue.pending_event_ids_session.values()))
+
+    def _names_in_use(self) -> set[str]:
+        """The names of the folders of all files that queued and running requests refer to."""
+        events = list(self._queue.event_ids_to_events.values())
+        data = [event.data.data for event in events if event.data is not None]
+        return {Path(path).parent.name for path in _paths(data)}
 
     def queue(self, *rest: Any, **named: Any) -> GuardedBlocks:
         """Makes the queue, which refuses what cannot be answered before it is in it."""
@@ -162,6 +181,8 @@ class GuardedBlocks(gr.Blocks):
             refused = ImageRefused("it is not among the uploaded files; upload it again")
             raise Problem.of(refused, as_html=as_html) from error
         except Exception as error:
+            if isinstance(error, OSError):
+                raise Problem.around(error, "an input", as_html=as_html) from error
             _LOG.info("an input was not of its component's kind: %s", type(error).__name__)
             wrong = InvalidArgument("input", "…", "values of the kinds that the API documents")
             raise Problem.of(wrong, as_html=as_html) from error
@@ -190,8 +211,8 @@ class GuardedBlocks(gr.Blocks):
             code = getattr(error, "code", "error")
             raise
         except Exception as error:
-            _LOG.exception("unforeseen error around %s", asked.name)
-            problem = Problem.unforeseen(as_html=asked.api_visibility != "public")
+            as_html = asked.api_visibility != "public"
+            problem = Problem.around(error, str(asked.name), as_html=as_html)
             code = problem.code
             raise problem from error
         finally:
@@ -253,6 +274,17 @@ def _completed(asked: BlockFunction, inputs: list[Any]) -> list[Any]:
     if len(complete) != len(names) or inspect.Parameter.empty in missing:
         raise InvalidArgument("data", f"{len(inputs)} values", f"{len(names)}: {', '.join(names)}")
     return complete
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """The paths of all files in a value."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _paths(item)
+    elif isinstance(value, dict):
+        if isinstance(value.get("path"), str):
+            yield value["path"]
+        yield from _paths(list(value.values()))
 
 
 def _without_links(value: Any) -> Any:

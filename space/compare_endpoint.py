@@ -130,9 +130,10 @@ def make_compare(
             grid = explainer.compare(request, tell, token_of(visitor))
             warn(note for row in grid.rows for note in row.notes)
             tell(0.9, "Writing files")
-            files = write_compare_files(
-                grid, workspace.folder(), request.scale, request.alpha, request.colormap
-            )
+            with workspace.writing() as folder:
+                files = write_compare_files(
+                    grid, folder, request.scale, request.alpha, request.colormap
+                )
             return file_of(files.sheet), grid.table(), file_of(files.archive)
 
     return compare

@@ -94,10 +94,10 @@ class CompareHandlers:
             grid = self.explainer.compare(request, tell, token_of(visitor))
             warn(note for row in grid.rows for note in row.notes)
             tell(0.92, "Drawing")
-            folder = self.workspace.folder()
-            grid.save_data(folder / "whole")
-            screen = grid.reduced(tile_side(grid))
-            screen.save_data(folder / "screen")
+            with self.workspace.writing() as folder:
+                grid.save_data(folder / "whole")
+                screen = grid.reduced(tile_side(grid))
+                screen.save_data(folder / "screen")
             shown = grid_html(screen, request.scale, request.alpha, request.colormap)
             return {
                 self.kept: folder,

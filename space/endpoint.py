@@ -156,20 +156,20 @@ def make_explain(
             result = explained.result
             warn(explained.layers.notes)
             tell(0.9, "Writing files")
-            folder = workspace.folder()
-            result.save_data(folder)
-            files = Artifacts(result, folder, request.alpha, request.colormap)
-            shown = next(filter(result.has_map, result.classes), result.classes[0])
-            overlay = files.overlay(shown)
-            if overlay is None:
-                warn([why_no_picture(result, shown)])
-            return (
-                file_of(overlay or files.photo),
-                prediction_rows(result.predictions),
-                [file_of(path) for path in files.maps()],
-                dict(result.manifest),
-                file_of(files.archive()),
-            )
+            with workspace.writing() as folder:
+                result.save_data(folder)
+                files = Artifacts(result, folder, request.alpha, request.colormap)
+                shown = next(filter(result.has_map, result.classes), result.classes[0])
+                overlay = files.overlay(shown)
+                if overlay is None:
+                    warn([why_no_picture(result, shown)])
+                return (
+                    file_of(overlay or files.photo),
+                    prediction_rows(result.predictions),
+                    [file_of(path) for path in files.maps()],
+                    dict(result.manifest),
+                    file_of(files.archive()),
+                )
 
     return explain
 

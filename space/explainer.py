@@ -25,6 +25,7 @@ from cam_hub.sources.facts import ModelFacts
 from cam_hub.store import ModelStore
 from space import lent_gpu
 from space.compare_request import CompareRequest
+from space.file_budget import FileBudget
 from space.labels import Labels, LabelShelf
 from space.layer_table import LayerTable, make_table
 from space.photos import Photo
@@ -58,10 +59,12 @@ class Explainer:
 
     Args:
         settings: Of the app.
+        files: The uploads and results that share the disk with the weights, if there are any.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, files: FileBudget | None = None) -> None:
         self._settings = settings
+        self._files = files
         self._store = ModelStore(settings.model_bytes)
         # Gradio's own bound counts a cancelled request as gone while its thread still works.
         self._places = threading.BoundedSemaphore(settings.concurrency)
@@ -258,9 +261,16 @@ class Explainer:
                 return
 
     def _trim(self) -> None:
-        """Bounds what downloaded weights take on the disk."""
-        if self._settings.disk_bytes is not None:
+        """Bounds what weights, uploads and results together take on the disk."""
+        if self._settings.disk_bytes is None:
+            return
+        if self._files is None:
             disk_cache.trim(self._settings.disk_bytes, keep=self._store.ids)
+            return
+        # Files that requests use cannot go; there is that much less for everything else.
+        folders = self._files.evictable()
+        bound = max(0, self._settings.disk_bytes - self._files.taken_by_requests(folders))
+        disk_cache.trim(bound, keep=self._store.ids, folders=folders)
 
     def _token(self, visitor: str | None) -> str | bool | None:
         """Whose token goes to the Hub: visitors of a Space do not act in its owner's name."""

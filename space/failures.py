@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from cam_hub.errors import InvalidArgument, TooMuch
+from cam_hub.errors import DiskUnavailable, InvalidArgument, TooMuch
 from space.problems import INTERNAL, INTERNAL_CODE
 
 __all__ = ["BUSY", "FORBIDDEN", "NOT_FOUND", "describe", "handlers", "status_of"]
@@ -63,6 +63,8 @@ def status_of(error: Exception) -> tuple[int, str, str]:
     Gradio's routes check little of what they are sent: a value of the wrong kind fails in the
     middle of them, with one of Python's own errors.
     """
+    if (disk := DiskUnavailable.of(error)) is not None:
+        return 507, disk.code, disk.message
     if isinstance(error, _MISREAD):
         return 400, InvalidArgument.code, "The request cannot be read."
     if isinstance(error, OSError) and error.errno in _NO_FILE:

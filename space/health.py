@@ -17,12 +17,16 @@ from cam_hub.errors import CamHubError
 from cam_hub.model_id import parse_model_id
 from space.settings import Settings
 
-__all__ = ["HealthLog", "OneLine", "listen", "printable", "trail"]
+__all__ = ["HealthLog", "OneLine", "listen", "log_unforeseen", "printable", "trail"]
 
 _LOG = logging.getLogger("cam_hub.app")
 _PACKAGES = ("gradio", "torch", "torchvision", "timm")
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _CALLS = 4
+_MOST_TRACEBACKS = 100
+_seen: set[str] = set()
+"""Errors whose traceback is in the log."""
+
 _EVERY = 60.0
 """Seconds between two lines about memory, at least."""
 
@@ -67,6 +71,22 @@ def printable(text: str, most: int = 120) -> str:
     """A text from outside as a part of one line: no control characters, not too long."""
     shown = text if len(text) <= most else text[: most - 1] + "…"
     return "".join(each if each.isprintable() else "?" for each in shown)
+
+
+def log_unforeseen(logger: logging.Logger, place: str, error: BaseException) -> None:
+    """Logs an error that nobody expected: in full the first time, in one line from then on.
+
+    Args:
+        logger: Where to.
+        place: What was being done.
+        error: The error; it is taken for the same one if it comes from the same calls.
+    """
+    found = trail(error)
+    if found in _seen or len(_seen) >= _MOST_TRACEBACKS:
+        logger.error("unforeseen error around %s: %s", printable(place), found)
+        return
+    _seen.add(found)
+    logger.error("unforeseen error around %s: %s", printable(place), found, exc_info=error)
 
 
 def trail(error: BaseException) -> str:

@@ -132,8 +132,15 @@ OPTIONS = (
     Option("keep-restricted", "switch", False, "whether files of private and gated models that a "
            "visitor's token opened stay on the disk", "load_limits.keep_restricted"),
     Option("model-bytes", "amount", 4 * 2**30, "bytes of weights that stay loaded", "model_bytes"),
-    Option("disk-bytes", "amount", None, "bytes of downloaded weights that stay on the disk",
-           "disk_bytes", on_space=20 * 10**9, optional=True),
+    Option("disk-bytes", "amount", None, "bytes of downloaded weights, uploads and results "
+           "together that stay on the disk; the oldest go first", "disk_bytes",
+           on_space=20 * 10**9, optional=True),
+    Option("file-bytes", "count", 2**31, "bytes of uploads and results that stay on the disk; the "
+           "oldest go first", "file_bytes"),
+    Option("visitor-bytes", "count", 2**29, "bytes of the uploads of one visitor that stay",
+           "visitor_bytes"),
+    Option("upload-bytes", "count", 84 * 2**20, "bytes of one upload, all its files together",
+           "upload_bytes"),
     Option("keep-seconds", "count", 86_400, "how long uploads and results are kept",
            "keep_seconds"),
     Option("cleaning-seconds", "count", 3600, "how often old ones are looked for",

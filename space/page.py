@@ -60,10 +60,11 @@ def create_app(settings: Settings | None = None) -> GuardedBlocks:
         The app, with its queue; launch it with ``launch_options``.
     """
     settings = settings or Settings()
-    explainer = Explainer(settings)
     workspace = Workspace.of(settings)
+    explainer = Explainer(settings, workspace.budget)
     app = GuardedBlocks(
         explainer,
+        workspace,
         settings,
         title="cam_hub",
         analytics_enabled=False,

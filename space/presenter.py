@@ -65,10 +65,10 @@ class Presenter:
 
     def keep(self, result: Explanation, request: Request) -> Kept:
         """Writes a new result where it can be looked at again."""
-        folder = self.workspace.folder()
-        result.save_data(folder)
-        screen = self.screens.put(folder, result)
-        screen.result.photo.save(folder / _SCREEN_PHOTO, quality=90, subsampling=0)
+        with self.workspace.writing() as folder:
+            result.save_data(folder)
+            screen = self.screens.put(folder, result)
+            screen.result.photo.save(folder / _SCREEN_PHOTO, quality=90, subsampling=0)
         return Kept(folder, request, result.predictions, self._photo_for_links(request))
 
     def all(self, kept: Kept, look: Look, address: str) -> Updates:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import gradio as gr
 
-from cam_hub.errors import CamHubError
+from cam_hub.errors import CamHubError, DiskUnavailable
+from space.health import log_unforeseen
 
 __all__ = [
     "CANCELLED",
@@ -37,6 +38,7 @@ _TITLES = {
     "save_failed": "The result could not be stored",
     "hub_unavailable": "The model could not be fetched",
     "hub_refused": "The Hub does not allow this",
+    "disk_unavailable": "The disk cannot be written to",
 }
 
 INTERNAL = (
@@ -89,6 +91,20 @@ class Problem(gr.Error):
         """Any other error, in general words."""
         return cls(INTERNAL_CODE, INTERNAL, _INTERNAL_TITLE, as_html=as_html)
 
+    @classmethod
+    def around(cls, error: Exception, place: str, *, as_html: bool) -> Problem:
+        """An error that is not one of ours: of the disk in true words, any other is logged.
+
+        Args:
+            error: What was raised.
+            place: Where, for the log.
+            as_html: As for ``Problem``.
+        """
+        if (known := DiskUnavailable.of(error)) is not None:
+            return cls.of(known, as_html=as_html)
+        log_unforeseen(_LOG, place, error)
+        return cls.unforeseen(as_html=as_html)
+
 
 def title_of(error: CamHubError) -> str:
     """A headline for an error."""
@@ -113,5 +129,4 @@ def readable(*, as_html: bool) -> Iterator[None]:
     except CamHubError as error:
         raise Problem.of(error, as_html=as_html) from error
     except Exception as error:
-        _LOG.exception("unforeseen error while answering a request")
-        raise Problem.unforeseen(as_html=as_html) from error
+        raise Problem.around(error, "a request", as_html=as_html) from error

@@ -104,8 +104,11 @@ class Settings:
         queue_size: How many may wait.
         sessions: Of how many pages in browsers the last result is remembered.
         model_bytes: Bytes of weights that stay loaded.
-        disk_bytes: Bytes of downloaded weights that stay on the disk, in the caches of the Hub and
-            of torch; None for any number.
+        disk_bytes: Bytes of downloaded weights, uploads and results together that stay on the disk,
+            in the caches of the Hub, of torch and of Gradio; None for any number.
+        file_bytes: Bytes of uploads and results that stay.
+        visitor_bytes: Bytes of the uploads of one visitor that stay.
+        upload_bytes: Bytes of one upload, all its files together.
         cleaning_seconds: How often old files are looked for.
         keep_seconds: How long the files of a request are kept.
         host: The address of the server's socket.
@@ -126,6 +129,9 @@ class Settings:
     sessions: int = 1000
     model_bytes: int = 4 * 2**30
     disk_bytes: int | None = None
+    file_bytes: int = 2**31
+    visitor_bytes: int = 2**29
+    upload_bytes: int = 84 * 2**20
     cleaning_seconds: int = 3600
     keep_seconds: int = 86400
     host: str = "127.0.0.1"

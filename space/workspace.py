@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,12 +20,12 @@ from urllib.parse import quote
 import anyio.to_thread
 from gradio.utils import get_upload_folder
 
+from cam_hub.errors import DiskUnavailable
+from space.file_budget import UPLOAD_FOLDER, FileBudget
 from space.settings import Settings
+from space.uploads import forget_followed
 
 __all__ = ["Workspace", "keeping_clean", "served"]
-
-_CONTENT = re.compile(r"[0-9a-f]{64}\Z")
-"""How Gradio calls the folder of an uploaded file: by the digest of its content."""
 
 
 class Workspace:
@@ -33,16 +37,30 @@ class Workspace:
     Args:
         root: Where the folders are made; inside of Gradio's cache, or Gradio would copy each file.
         keep_seconds: How long a folder is kept after it was last written to.
+        limit: Bytes of all folders together, with those of uploads.
+        visitor_limit: Bytes of the uploads of one visitor.
     """
 
-    def __init__(self, root: Path, keep_seconds: float) -> None:
+    def __init__(
+        self,
+        root: Path,
+        keep_seconds: float,
+        limit: int = 2**31,
+        visitor_limit: int = 2**29,
+    ) -> None:
         self.root = root
         self.keep_seconds = keep_seconds
+        self.budget = FileBudget(root.parent, root, limit, visitor_limit)
 
     @classmethod
     def of(cls, settings: Settings) -> Workspace:
         """The one of an app."""
-        return cls(Path(get_upload_folder()) / "cam_hub", settings.keep_seconds)
+        return cls(
+            Path(get_upload_folder()) / "cam_hub",
+            settings.keep_seconds,
+            settings.file_bytes,
+            settings.visitor_bytes,
+        )
 
     def folder(self) -> Path:
         """A new, empty folder. Old ones are removed on this occasion."""
@@ -50,6 +68,26 @@ class Workspace:
         path = self.root / secrets.token_hex(16)
         path.mkdir(parents=True)
         return path
+
+    @contextmanager
+    def writing(self) -> Iterator[Path]:
+        """A new, empty folder for the files of a block; gone if the block fails.
+
+        Raises:
+            DiskUnavailable: If the disk is full or cannot be written.
+        """
+        self.budget.make_room(0)
+        path = None
+        try:
+            path = self.folder()
+            yield path
+        except BaseException as error:
+            if path is not None:
+                shutil.rmtree(path, ignore_errors=True)
+            if (known := DiskUnavailable.of(error)) is not None:
+                raise known from error
+            raise
+        self.budget.add(path)
 
     def sweep(self) -> None:
         """Removes the folders that are too old, those of uploads beside them as well.
@@ -59,7 +97,7 @@ class Workspace:
         """
         oldest = time.time() - self.keep_seconds
         _remove(self.root, oldest, lambda name: True)
-        _remove(self.root.parent, oldest, lambda name: bool(_CONTENT.match(name)))
+        _remove(self.root.parent, oldest, lambda name: bool(UPLOAD_FOLDER.match(name)))
 
 
 def keeping_clean(settings: Settings) -> Callable[[Any], AbstractAsyncContextManager[None]]:
@@ -73,11 +111,12 @@ def keeping_clean(settings: Settings) -> Callable[[Any], AbstractAsyncContextMan
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
-        task = asyncio.create_task(work())
+        tasks = [asyncio.create_task(work()), asyncio.create_task(forget_followed())]
         try:
             yield
         finally:
-            task.cancel()
+            for task in tasks:
+                task.cancel()
 
     return lifespan
 
