@@ -6,14 +6,23 @@ import argparse
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
+from io import StringIO
+from threading import Event, Thread, Timer
 from typing import TYPE_CHECKING, Any
 
-from cam_hub.errors import CamHubError
 from space.options import add_options, read_options
+from space.startup import (
+    check_address,
+    direct_loopback,
+    open_standard_streams,
+    prepare,
+    reason_of,
+)
 
 if TYPE_CHECKING:
+    from space.blocks import GuardedBlocks
     from space.settings import Settings
 
 _PATIENCE = 4.0
@@ -51,19 +60,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 2 if the app could not start. After a clean end the process ends with 0.
     """
+    open_standard_streams()
     options = _parser().parse_args(arguments)
     space_id = os.environ.get("SPACE_ID") or None
     try:
         values = read_options(vars(options), os.environ, on_space=space_id is not None)
-        # No telemetry; read when Gradio and the Hub's client are imported.
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        # Gradio's own statistics, which nobody sees here, cost more with every request they keep.
-        os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
-        settings = _settings(values, space_id)
-    except CamHubError as error:
-        return _refuse(str(error))
-    return _serve(settings, values["host"], values["port"], browser=not options.no_browser)
+        prepare(os.environ, values["host"], values["port"])
+        if options.port is not None:  # checked again later; this tells within a moment
+            check_address(values["host"], values["port"])
+        with direct_loopback(os.environ):
+            settings = _settings(values, space_id)
+            app, stop = _launch(settings, values["port"], browser=not options.no_browser)
+    except Exception as error:  # noqa: BLE001 (whatever it is, it is told in one line)
+        return _refuse(reason_of(error))
+    return _serve(app, settings, stop)
 
 
 def _settings(values: dict[str, Any], space_id: str | None) -> Settings:
@@ -91,34 +101,46 @@ def _settings(values: dict[str, Any], space_id: str | None) -> Settings:
     )
 
 
-def _serve(settings: Settings, host: str, port: int, *, browser: bool) -> int:
-    from space.health import listen  # noqa: PLC0415
+def _launch(settings: Settings, port: int, *, browser: bool) -> tuple[GuardedBlocks, Event]:
+    """Starts the server.
+
+    Returns:
+        The app, and what is set when it is to end.
+    """
     from space.page import create_app, launch_options  # noqa: PLC0415
 
-    stop = threading.Event()
-    before = {
-        name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGINT, signal.SIGTERM)
-    }
-    app = create_app(settings)
+    stop = Event()
+    names = (signal.SIGINT, signal.SIGTERM)
+    before = {name: signal.signal(name, lambda *_: stop.set()) for name in names}
     try:
-        app.launch(
-            server_name=host,
-            server_port=port,
-            inbrowser=browser and _has_desktop(),
-            prevent_thread_lock=True,
-            quiet=True,
-            **launch_options(settings),
-        )
-    except OSError as error:
+        check_address(settings.host, port)
+        app = create_app(settings)
+        # Gradio prints that it serves agents, with an emoji, however quiet it is to be.
+        with redirect_stdout(StringIO()):
+            app.launch(
+                server_name=settings.host,
+                server_port=port,
+                inbrowser=browser and _has_desktop(),
+                prevent_thread_lock=True,
+                quiet=True,
+                **launch_options(settings),
+            )
+    except BaseException:
         for name, handler in before.items():
             signal.signal(name, handler)
-        return _refuse(f"cannot listen on {host}, port {port}: {error}")
+        raise
+    return app, stop
+
+
+def _serve(app: GuardedBlocks, settings: Settings, stop: Event) -> int:
+    from space.health import listen  # noqa: PLC0415
+
     listen()
     app.health.started(settings)
-    threading.Thread(target=app.warm_up, name="warm up", daemon=True).start()
+    Thread(target=app.warm_up, name="warm up", daemon=True).start()
     _say(f"cam_hub on {settings.device} at {app.local_url} (Ctrl+C ends it)")
     stop.wait()
-    watch = threading.Timer(2 * _PATIENCE, _end)
+    watch = Timer(2 * _PATIENCE, _end)
     watch.daemon = True
     watch.start()
     app.close(verbose=False)
@@ -131,7 +153,8 @@ def _serve(settings: Settings, host: str, port: int, *, browser: bool) -> int:
 def _end() -> None:
     """Ends the process at once: threads that compute cannot be interrupted, and nobody waits."""
     _say("cam_hub has ended")
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stderr.flush()
     os._exit(0)
 
 
@@ -161,13 +184,15 @@ def _has_desktop() -> bool:
 
 
 def _refuse(message: str) -> int:
-    sys.stderr.write(f"app.py: error: {' '.join(message.split())}\n")
+    with suppress(OSError):
+        sys.stderr.write(f"app.py: error: {' '.join(message.split())}\n")
     return 2
 
 
 def _say(message: str) -> None:
-    sys.stdout.write(f"{message}\n")
-    sys.stdout.flush()
+    with suppress(OSError):  # a pipe without a reader, a full disk
+        sys.stdout.write(f"{message}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

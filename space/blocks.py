@@ -126,7 +126,9 @@ class GuardedBlocks(gr.Blocks):
         most = self._settings.limits.max_file_bytes
         uploads = Uploads(self._budget, self._settings, self.upload_file_set.update)
         # Before Gradio's own route of that address.
-        app.router.routes.insert(0, Route(f"{API_PREFIX}/upload", uploads.receive, methods=["POST"]))
+        app.router.routes.insert(
+            0, Route(f"{API_PREFIX}/upload", uploads.receive, methods=["POST"])
+        )
         # Added last, so it is the first of the middleware: before Gradio's own CORS rules.
         app.add_middleware(
             Doors,
