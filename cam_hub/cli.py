@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import glob
+import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cam_hub.errors import CamHubError, InvalidArgument
+from cam_hub.errors import CamHubError, DiskUnavailable, InvalidArgument
 from cam_hub.options import OPTIONS, read_options
 
 if TYPE_CHECKING:
@@ -28,16 +30,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Of the command line; None for the program's own.
 
     Returns:
-        Exit code: 0 if all went well, 1 after an error of ``cam_hub.errors``, whose message is
-        printed; 2 (from argparse) if the command line makes no sense.
+        Exit code: 0 if all went well, 1 after an error of ``cam_hub.errors`` or of the environment
+        (disk, output, packages), whose message is printed; 2 (from argparse) if the command line
+        makes no sense; 130 after Ctrl+C.
     """
+    _accept_any_text()
     options = _parser().parse_args(arguments)
     try:
         run: Callable[[argparse.Namespace], int | None] = options.run
-        return run(options) or 0
+        code = run(options) or 0
+        sys.stdout.flush()
     except CamHubError as error:
-        sys.stderr.write(f"error ({error.code}): {error}\n")
-        return 1
+        return _failed(f"error ({error.code}): {error}")
+    except KeyboardInterrupt:
+        return _failed("interrupted", 130)
+    except BrokenPipeError:  # the reader of the output has seen enough
+        return _abandon_output()
+    except OSError as error:
+        known = DiskUnavailable.of(error)
+        _abandon_output()
+        place = f" ({error.filename})" if error.filename else ""
+        return _failed(
+            f"error ({known.code}): {known}" if known else f"error: {error.strerror}{place}"
+        )
+    except ImportError as error:
+        if error.name is None:
+            raise
+        return _failed(f"error: the package {error.name.partition('.')[0]!r} is missing ({error})")
+    return code
+
+
+def _accept_any_text() -> None:
+    """Has what the encoding of the terminal lacks written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _failed(message: str, code: int = 1) -> int:
+    with suppress(OSError):
+        sys.stderr.write(f"{message}\n")
+    return code
+
+
+def _abandon_output() -> int:
+    """Keeps Python from writing the rest of the output at its end, which would fail again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:

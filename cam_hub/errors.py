@@ -297,6 +297,8 @@ class DiskUnavailable(CamHubError, OSError):
         """
         if isinstance(error, cls):
             return error
+        if isinstance(error, SaveFailed) and error.__cause__ is not None:
+            error = error.__cause__
         if not isinstance(error, OSError) or isinstance(error, CamHubError):
             return None
         reason = _DISK_REASONS.get(error.errno or 0)

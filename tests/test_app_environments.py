@@ -172,3 +172,52 @@ def test_it_starts(tmp_path: Path, case: str):
             process.kill()
             process.wait()
     assert "Traceback" not in errors.read_text("utf-8", errors="replace")
+
+
+# The command line
+
+
+def cam_hub(folder: Path, arguments: str, **variables: str | None) -> tuple[int, str, str]:
+    """Runs ``python -m cam_hub`` in a shell: its exit code, output and errors."""
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m cam_hub {arguments}"],
+        env=environment(folder, **variables), capture_output=True, cwd=folder, timeout=300,
+        check=False,
+    )  # fmt: skip
+    errors = done.stderr.decode()
+    assert "Traceback" not in errors, errors
+    return done.returncode, done.stdout.decode("latin-1"), errors
+
+
+@pytest.mark.slow  # torch is imported
+def test_the_command_line_explains_in_an_odd_environment(tmp_path: Path):
+    photo = ROOT / "space" / "examples" / "cat.jpg"
+    odd = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None}
+    odd |= {"HOME": "/dev/null/home", "MPLBACKEND": "no_such_backend"}
+    code, _, errors = cam_hub(tmp_path, f"explain {photo} --method layercam --out found", **odd)
+    assert code == 0, errors
+    assert (tmp_path / "found" / "manifest.json").exists()
+
+
+@pytest.mark.slow  # torch is imported
+@pytest.mark.parametrize(
+    ("arguments", "variables", "code", "words"),
+    [
+        ("layers --all", {"PYTHONIOENCODING": "ascii"}, 0, ""),
+        ("layers --all | head -1", {}, 0, ""),
+        ("layers > /dev/full", {}, 1, "error (disk_unavailable): Files could not be written"),
+        (
+            "layers nobody/nothing",
+            {"ALL_PROXY": "socks5://127.0.0.1:1", "HF_ENDPOINT": None},
+            1,
+            "the proxy that the environment names cannot be used",
+        ),
+    ],
+)
+def test_the_command_line_says_in_one_line_what_is_wrong(
+    tmp_path: Path, arguments: str, variables: dict[str, str | None], code: int, words: str
+):
+    found, _, errors = cam_hub(tmp_path, arguments, **variables)
+    assert found == code
+    assert words in errors
+    assert errors.count("\n") == bool(words)

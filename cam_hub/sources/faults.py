@@ -23,6 +23,10 @@ from cam_hub.errors import CamHubError, HubUnavailable
 __all__ = ["Sender", "TooSlow", "network_trouble", "plain_faults", "retry_after"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PROXY = (
+    "the proxy that the environment names cannot be used: its URL is malformed, or it is a SOCKS "
+    "proxy and the package socksio is missing. Correct or unset HTTP_PROXY, HTTPS_PROXY, ALL_PROXY."
+)
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -77,6 +81,10 @@ def plain_faults(id: str, sender: Sender) -> Iterator[None]:
         raise HubUnavailable(id, network_trouble(error, sender)) from error
     except OSError as error:
         raise HubUnavailable(id, _disk_trouble(error, sender)) from error
+    except (ImportError, ValueError) as error:  # what the client makes of a proxy's URL
+        if "proxy" not in str(error).lower():
+            raise
+        raise HubUnavailable(id, _PROXY) from error
 
 
 def retry_after(response: httpx2.Response) -> int | None:
