@@ -10,6 +10,7 @@ Importing the package is light: torch and timm are imported when something is fi
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from .sources.module import wrap_model
     from .sources.registry import describe_model, load_model
     from .store import ModelStore
+
+# What is chosen, halved or computed in double precision is reported to this logger; nothing is
+# printed unless the program that uses the package configures logging.
+logging.getLogger("cam_hub").addHandler(logging.NullHandler())
 
 _HOMES = {
     "errors": "errors",

@@ -15,6 +15,7 @@ from cam_hub.batch_explainer import BatchExplainer
 from cam_hub.classes import ClassChoice, ContrastChoice
 from cam_hub.errors import CamHubError
 from cam_hub.introspection.selection import LayerChoice
+from cam_hub.keywords import with_hints
 from cam_hub.methods import METHODS
 from cam_hub.modes import default_modes
 from cam_hub.options import OutputChoice
@@ -66,6 +67,7 @@ class Outcome:
         return self.result
 
 
+@with_hints
 @default_modes()
 def explain_many(
     model_or_id: LoadedModel | str,

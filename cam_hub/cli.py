@@ -1,4 +1,4 @@
-"""``python -m cam_hub``: models, layers, explanations, comparisons from the command line."""
+"""``cam-hub``, ``python -m cam_hub``: models, layers, explanations, comparisons in a terminal."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cam_hub._version import __version__
 from cam_hub.errors import CamHubError, DiskUnavailable, InvalidArgument
 from cam_hub.options import OPTIONS, read_options
 
@@ -83,10 +84,12 @@ def _abandon_output() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    installed = Path(sys.argv[0]).stem == "cam-hub"  # the console script
     parser = argparse.ArgumentParser(
-        prog="python -m cam_hub",
+        prog="cam-hub" if installed else "python -m cam_hub",
         description="Which pixels spoke for which class, for a model by its ID.",
     )
+    parser.add_argument("--version", action="version", version=f"cam_hub {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     layers = commands.add_parser("layers", help="list a model's layers and which one to explain")
     layers.set_defaults(run=_layers)
@@ -117,6 +120,13 @@ def _parser() -> argparse.ArgumentParser:
         "--region", type=_box, metavar="L,T,R,B", help="box in the photo's pixels to ask about"
     )
     explain.add_argument("--reference", metavar="PHOTO", help="picture to compare features with")
+    explain.add_argument("--background", metavar="PHOTO", help="picture to show the maps on")
+    explain.add_argument(
+        "--autocast", metavar="TYPE", help="bfloat16 or float16: computes in it what torch can"
+    )
+    explain.add_argument(
+        "--no-reuse", action="store_false", dest="reuse", help="computes everything anew"
+    )
     compare = commands.add_parser("compare", help="explain a picture by several models, and so on")
     compare.set_defaults(run=_compare)
     compare.add_argument("photo", help="path of the picture")
@@ -143,9 +153,23 @@ def _parser() -> argparse.ArgumentParser:
                 metavar=option.kind.upper(),
                 help=f"{option.help}{choices}; {option.default or 'the main one'} by default",
             )
-        command.add_argument("--samples", type=int, default=4, help="noisy copies (%(default)s)")
+        command.add_argument(
+            "--samples",
+            "--num-samples",
+            type=int,
+            default=4,
+            metavar="COUNT",
+            help="noisy copies (%(default)s)",
+        )
         command.add_argument("--std", type=float, default=0.3, help="their noise (%(default)s)")
         command.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
+        command.add_argument(
+            "--batch-size",
+            type=int,
+            default=8,
+            metavar="COUNT",
+            help="images that pass the network at once, at most (%(default)s)",
+        )
     for command in (layers, explain, compare):
         command.add_argument("--random", action="store_true", help="random weights, no network")
         command.add_argument("--device", default="auto", help="(%(default)s)")
@@ -242,7 +266,14 @@ def _explain(options: argparse.Namespace) -> int:
     if options.expected:
         raise InvalidArgument("--expected", options.photo, "a folder of class folders")
     check_place(Path(options.out), MANIFEST)
-    result = explain(_model(options), options.photo, region=options.region, **_choices(options))
+    result = explain(
+        _model(options),
+        options.photo,
+        region=options.region,
+        background=options.background,
+        reuse=options.reuse,
+        **_choices(options),
+    )
     for found in result.predictions:
         sys.stdout.write(f"{said_of(found):>7}  {found.class_index:5d}  {found.label}\n")
     sys.stdout.write(f"explained: {result.target}\n")
@@ -264,7 +295,7 @@ def _explain_folder(options: argparse.Namespace) -> int:
     from cam_hub.classes import expected, parse_top  # noqa: PLC0415
     from cam_hub.ranking import said_of  # noqa: PLC0415
 
-    for name in ("region", "push"):
+    for name in ("region", "background", "push"):
         if (given := getattr(options, name)) is not None:
             raise InvalidArgument(f"--{name}", given, "a single picture with it, not a folder")
     code = 0
@@ -312,6 +343,7 @@ def _compare(options: argparse.Namespace) -> int:
         num_samples=options.samples,
         std=options.std,
         seed=options.seed,
+        batch_size=options.batch_size,
     )
 
     def lease(model_id: str, progress: Progress) -> AbstractContextManager[LoadedModel]:
@@ -351,4 +383,6 @@ def _choices(options: argparse.Namespace) -> dict[str, Any]:
         "num_samples": options.samples,
         "std": options.std,
         "seed": options.seed,
+        "batch_size": options.batch_size,
+        "autocast": options.autocast,
     }

@@ -11,6 +11,7 @@ from cam_hub.errors import InvalidArgument
 from cam_hub.explaining import explain_prepared
 from cam_hub.introspection.selection import LayerChoice, resolve_layers
 from cam_hub.jobs import precise_enough
+from cam_hub.keywords import with_hints
 from cam_hub.methods import METHODS
 from cam_hub.modes import default_modes
 from cam_hub.options import OutputChoice
@@ -24,6 +25,7 @@ from cam_hub.tasks.region import RegionChoice
 __all__ = ["activations", "explain", "explain_methods"]
 
 
+@with_hints
 @default_modes()
 def explain(
     model_or_id: LoadedModel | str,
@@ -143,6 +145,7 @@ def explain(
     ]
 
 
+@with_hints
 @default_modes()
 def explain_methods(
     model_or_id: LoadedModel | str,
@@ -225,6 +228,7 @@ def explain_methods(
     return explain_prepared(model, prepare(model, image, background), chosen, request)
 
 
+@with_hints
 @default_modes()
 def activations(
     model: LoadedModel | str, image: object, layers: LayerChoice = None

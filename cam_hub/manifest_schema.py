@@ -23,6 +23,7 @@ _EXPLANATION: Schema = {
         "revision": _TEXT,
         "pretrained": (bool, None),
         "input_size": [int],
+        "notes?": [str],
     },
     "image": {"size": [int], "sha256": str},
     "frames?": [str],

@@ -66,6 +66,7 @@ def make_manifest(
             "revision": model.revision,
             "pretrained": model.pretrained,
             "input_size": list(model.input_size),
+            "notes": list(model.notes),
         },
         "method": method,
         "parameters": dict(parameters),

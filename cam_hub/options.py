@@ -64,7 +64,10 @@ class Option:
         """
         if self.kind == "choice":
             if not isinstance(value, str) or value not in self.choices:
-                raise InvalidArgument(self.name, value, f"one of {', '.join(self.choices)}")
+                expected = f"one of {', '.join(self.choices)}"
+                if self.name == "target":  # other libraries call the class so
+                    expected += "; the class to explain is classes="
+                raise InvalidArgument(self.name, value, expected)
             return value
         if value is None:
             return None

@@ -7,6 +7,7 @@ smaller than their rounding errors. Trained networks hardly ever do that.
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from dataclasses import replace
 from itertools import chain
@@ -18,6 +19,8 @@ from cam_hub.errors import InvalidArgument
 from cam_hub.sources.base import LoadedModel
 
 __all__ = ["autocast_type", "double_copy", "double_pair", "in_double"]
+
+_LOG = logging.getLogger("cam_hub")
 
 _FACT = "in_double"
 
@@ -52,7 +55,9 @@ def in_double(model: LoadedModel) -> LoadedModel:
         return model
     with model.lock:
         if _FACT not in model.facts:
-            model.facts[_FACT] = _twin(model)
+            model.facts[_FACT] = twin = _twin(model)
+            if twin is not model:
+                _LOG.info("%s: computed in double precision as well, which takes a copy", model.id)
         found: LoadedModel = model.facts[_FACT]
     return found
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cam_hub.errors import ModelRefused
 from cam_hub.guard import quiet
+from cam_hub.keywords import with_hints
 from cam_hub.modes import default_modes
 from cam_hub.options import OutputChoice, check_options
 from cam_hub.preparation import prepare
@@ -41,6 +42,7 @@ class Predicted:
     target: str = ""
 
 
+@with_hints
 @default_modes()
 def predict(
     model_or_id: LoadedModel | str, image: object, *, top: int = 5, output: OutputChoice = None

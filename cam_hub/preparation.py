@@ -26,6 +26,7 @@ from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Reference, Target
 from cam_hub.tasks.region import Region, RegionChoice, read_region
 from cam_hub.tensors import check_tensor, pixels_of, same
+from cam_hub.transforms import TransformPreprocessing
 
 __all__ = ["Prepared", "Question", "ask", "prepare"]
 
@@ -93,6 +94,9 @@ def prepare(model: LoadedModel, image: object, background: object = None) -> Pre
         tensor = turn(frames[0])
     pictures = Pictures.of(frames, clip=clip)
     placement = turn.place(frames[0].size)
+    if placement is None:  # an unknown transform: only its result can be shown
+        pictures = _painted(turn, tensor)
+        placement = Placement.identity((tensor.shape[-1], tensor.shape[-2]))
     return Prepared(pictures, placement, tensor.to(model.device, model.dtype))
 
 
@@ -241,7 +245,9 @@ def _is_of(image: Tensor, tensor: Tensor, at: tuple[torch.device, torch.dtype]) 
     return same(batch, tensor)
 
 
-def _painted(turn: Preprocessing | ClipPreprocessing, tensor: Tensor) -> Pictures:
+def _painted(
+    turn: Preprocessing | ClipPreprocessing | TransformPreprocessing, tensor: Tensor
+) -> Pictures:
     """What a tensor shows."""
     if isinstance(turn, ClipPreprocessing):
         return Pictures(lambda: turn.denormalise(tensor), clip=True)

@@ -35,7 +35,7 @@ def reproduce(
     kernels, and, of methods without noise, out of a pass in the same company (alone, or along with
     noisy copies, see ``explain``). Elsewhere numbers are rounded differently. Predictions then
     agree to about 1e-6, and maps of the recommended layer to 1e-5 of their maximum. Grad-CAM++ and
-    Smooth Grad-CAM++ divide by sums that may nearly vanish: at inner layers of some networks
+    XGrad-CAM divide by sums that may nearly vanish: at inner layers of some networks
     rounding changes what is seen in their maps.
 
     Args:
@@ -70,6 +70,7 @@ def reproduce(
         if not recorded["pretrained"]:
             raise InvalidArgument("model", None, "the model itself: it has no pretrained weights")
         model = store.get(recorded["id"])
+    _check_preprocessing(model, manifest)
     parameters = manifest["parameters"]
     contrast = manifest.get("contrast") or None  # older manifests have none
     if isinstance(contrast, Mapping):
@@ -95,3 +96,16 @@ def reproduce(
     if again.manifest["target"].get("reference") != target.get("reference"):
         raise ImageRefused("the reference is not the one that the manifest was made with.")
     return again
+
+
+def _check_preprocessing(model: LoadedModel, manifest: Mapping[str, Any]) -> None:
+    """Refuses a model that would turn the picture into another input.
+
+    Raises:
+        InvalidArgument: With what differs.
+    """
+    ours, theirs = model.preprocessing.as_dict(), manifest.get("preprocessing") or {}
+    differing = [name for name in ours if name in theirs and ours[name] != theirs[name]]
+    if differing:
+        recorded = ", ".join(f"{name}={theirs[name]}" for name in differing)
+        raise InvalidArgument("model", model.id, f"a model with the manifest's {recorded}")

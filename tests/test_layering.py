@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [
     {"_text"},
     {"_version", "eager", "errors", "marks", "modes", "sparse_gradients"},
-    {"image_files", "geometry", "options", "ranking", "resampling"},
+    {"image_files", "geometry", "keywords", "options", "ranking", "resampling"},
     {
         "hub_urls",
         "images",
@@ -38,7 +38,7 @@ LEVELS = [
         "manifest_schema",
     },
     {"model_id", "preprocessing", "regions", "tasks", "clips", "folders", "samples"},
-    {"rendering", "clip_preprocessing", "maps"},
+    {"rendering", "clip_preprocessing", "maps", "transforms"},
     {"sources", "figures", "animations"},
     {"model_outputs", "precision", "search", "loading"},
     {"introspection", "results", "manifests"},
@@ -55,10 +55,10 @@ LEVELS = [
 
 # The same for what lies in cam_hub/sources.
 SOURCES = [
-    {"facts", "faults", "formats", "origin", "building"},
+    {"facts", "faults", "formats", "origin", "building", "class_names"},
     {"transfer", "base", "repos"},
-    {"admission", "timm_models", "module"},
-    {"reporting"},
+    {"admission", "timm_models"},
+    {"reporting", "module"},
     {"embedded", "torchvision", "timm_source", "hub", "local"},
     {"nearest"},
     {"registry"},

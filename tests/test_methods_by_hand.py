@@ -108,7 +108,7 @@ def test_smoothgradcampp_puts_moments_where_gradcampp_has_powers() -> None:
 
 def test_smoothgradcampp_is_the_paper_where_activations_and_gradients_are_positive() -> None:
     # ΣA = 3: α = g²/(2 g² + 3 g³) = 1/(2 + 3 g), so 1/5 and 1/8; w = 1/5·1 + 1/8·2 = 9/20.
-    # Grad-CAM++ has the same α, as there is no noise.
+    # Grad-CAM++ has the same α, without noise.
     activation, gradient = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[1.0, 2.0]]])
     moments = Moments.of(gradient[None])
     assert smoothgradcampp_weights(activation, moments).item() == pytest.approx(9 / 20)

@@ -19,6 +19,7 @@ from cam_hub.comparison.rows import empty_cell, make_row
 from cam_hub.comparison.work import Question, Teller, foreseen
 from cam_hub.errors import CamHubError, InvalidArgument, NoMap
 from cam_hub.images import open_image
+from cam_hub.keywords import with_hints
 from cam_hub.modes import default_modes
 from cam_hub.options import OutputChoice, check_options
 from cam_hub.passes import Progress
@@ -32,6 +33,7 @@ Lease = Callable[[str, Progress], AbstractContextManager[LoadedModel]]
 """How a model is had by its ID, for the time of its row."""
 
 
+@with_hints
 @default_modes()
 def compare(
     models: LoadedModel | str | Iterable[LoadedModel | str],

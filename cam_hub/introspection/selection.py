@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from torch import nn
@@ -12,6 +13,8 @@ from cam_hub.recording import modules_by_name
 from cam_hub.sources.base import LoadedModel
 
 __all__ = ["LayerChoice", "layers_before", "plain_choice", "resolve_layers"]
+
+_LOG = logging.getLogger("cam_hub")
 
 _NEAR, _FAR = 8, 16
 """Where another layer than the recommended one is looked for: among so many just before it, and
@@ -85,7 +88,10 @@ def _suggested(model: LoadedModel, how: str, size: tuple[int, ...]) -> list[Laye
     if (how, size) not in known:
         names = set(suggest_layers(model, how, input_size=size))
         layers = list_layers(model, input_size=size)
-        known[how, size] = [layer for layer in layers if layer.name in names]
+        found = known[how, size] = [layer for layer in layers if layer.name in names]
+        if how == "best":
+            for layer in found:
+                _LOG.info("%s: layer %s is chosen: %s", model.id, layer.name, layer.reason)
     return known[how, size]
 
 

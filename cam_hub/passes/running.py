@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -31,6 +32,8 @@ __all__ = [
     "go_back",
     "run",
 ]
+
+_LOG = logging.getLogger("cam_hub")
 
 EVIDENCE = 4
 """Evidence may take this part of what traces may."""
@@ -86,6 +89,7 @@ def run(job: Job, *, keep: int = 0) -> Finished:
             if size == 1:
                 raise OutOfMemory(job.model.id, _too_large(job)) from None
             size //= 2
+            _LOG.warning("%s: out of memory; at most %d images pass at once", job.model.id, size)
         keep = 0
 
 

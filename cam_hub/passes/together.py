@@ -7,6 +7,7 @@ one picture's score does not depend on another, so every row receives the gradie
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from cam_hub.tasks.base import Standings, Target
 from cam_hub.tensors import is_finite
 
 __all__ = ["Room", "run_together"]
+
+_LOG = logging.getLogger("cam_hub")
 
 
 @dataclass
@@ -74,6 +77,11 @@ def run_together(
                 raise
             _leave(chunk)
             room.images = max(1, room.images // 2)
+            _LOG.warning(
+                "%s: out of memory; at most %d images pass at once from here on",
+                jobs[0].model.id,
+                room.images,
+            )
         passed += len(owners)
         if progress is not None:
             progress(min(passed / images, 1.0))

@@ -29,6 +29,7 @@ from cam_hub.sources.origin import Origin
 from cam_hub.tasks.base import Task
 from cam_hub.tasks.classification import Classification
 from cam_hub.tensors import pixels_of
+from cam_hub.transforms import TransformPreprocessing
 
 __all__ = [
     "LoadedModel",
@@ -71,7 +72,7 @@ class LoadedModel:
 
     id: str
     module: nn.Module = field(repr=False)
-    preprocessing: Preprocessing | ClipPreprocessing
+    preprocessing: Preprocessing | ClipPreprocessing | TransformPreprocessing
     class_names: tuple[str, ...] | None = field(repr=False)
     source: str
     revision: str | None = None
@@ -149,7 +150,7 @@ class LoadedModel:
             image = pixels_of(image, self.input_size[0], clip=clip)
         if isinstance(turn, ClipPreprocessing):
             tensor = turn(open_clip(image, turn.frames))
-        elif turn.takes_bands(image):
+        elif isinstance(turn, Preprocessing) and turn.takes_bands(image):
             tensor = turn.bands(image)
         else:
             tensor = turn(open_image(image))

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from cam_hub.errors import HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
+from cam_hub.keywords import with_hints
 from cam_hub.limits import UNLIMITED, LoadLimits
 from cam_hub.model_id import ModelId, local_model_id, parse_model_id
 from cam_hub.modes import default_modes
@@ -44,6 +45,7 @@ SOURCES: tuple[Source, ...] = (
 """All sources, in the order in which they are asked."""
 
 
+@with_hints
 @default_modes()
 def load_model(
     model_id: str | os.PathLike[str],

@@ -29,6 +29,7 @@ __all__ = [
     "hub_id_of",
     "hub_ids",
     "input_size_of",
+    "labels_of",
     "parameters_of",
     "tags_of",
 ]
@@ -136,7 +137,7 @@ def as_loaded(
         declared: The repo's own configuration, where there is one.
         notes: What those who use it should be told.
     """
-    task, labels = task_of(module, declared or {}), _class_names(module)
+    task, labels = task_of(module, declared or {}), labels_of(module)
     if isinstance(task, Classification) and labels and getattr(module, "num_classes", 0) == 1:
         names = Names(labels, declared=True)
         task, labels = replace(task, names=names), names.of(1)
@@ -187,7 +188,8 @@ def _is_embedding(module: nn.Module) -> bool:
     return own is not None and own.num_classes == count <= _WIDENS * features
 
 
-def _class_names(module: nn.Module) -> tuple[str, ...] | None:
+def labels_of(module: nn.Module) -> tuple[str, ...] | None:
+    """The labels of a timm module's classes, as its configuration or ImageNet has them."""
     config = getattr(module, "pretrained_cfg", None) or {}
     return _labels(config, getattr(module, "num_classes", None))
 

@@ -14,8 +14,8 @@ class Names:
     """Labels that a model was wrapped with.
 
     Attributes:
-        labels: One per class. Of a model with one logit one, of class 1, or those of class 0 and
-            class 1.
+        labels: One per class. For a model with one logit: that of class 1, or those of class 0
+            and class 1.
         declared: Whether the module declares them, rather than its user. Declared labels that do
             not fit belong to the scores that the module had before its head was replaced.
     """

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from cam_hub.tasks.base import Reference, Standings, Target, Task, only_single_label
+from cam_hub.tasks.names import Names
 from cam_hub.tasks.outputs import main_output, unexpected
 from cam_hub.tasks.region import Region, as_weights
 
@@ -32,6 +33,7 @@ class Segmentation(Task):
     Attributes:
         background: Index of the class of what belongs to none of the others, or None. It is
             explained only when it is named.
+        names: Labels that are compared with the number of scores, or None.
     """
 
     name: ClassVar[str] = "segmentation"
@@ -39,6 +41,7 @@ class Segmentation(Task):
     takes_region: ClassVar[bool] = True
     has_probabilities: ClassVar[bool] = True
     background: int | None = None
+    names: Names | None = field(default=None, repr=False)
 
     @classmethod
     def make(cls, *, class_names: Sequence[str] | None, multi_label: bool) -> Segmentation:
@@ -49,7 +52,10 @@ class Segmentation(Task):
         """
         only_single_label(cls.name, multi_label)
         names = list(class_names or ())
-        return cls(names.index(BACKGROUND) if BACKGROUND in names else None)
+        return cls(
+            names.index(BACKGROUND) if BACKGROUND in names else None,
+            Names(tuple(names)) if names else None,
+        )
 
     def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:
         """The class scores over a region, by default over all of the output.
@@ -58,11 +64,14 @@ class Segmentation(Task):
             InvalidArgument: If a reference is given.
         """
         self._refuse(reference=reference)
-        return _RegionScores(self.background, region)
+        return _RegionScores(self.background, region, self.names)
 
 
 class _RegionScores(Target):
-    def __init__(self, background: int | None, region: Region | None) -> None:
+    def __init__(
+        self, background: int | None, region: Region | None, names: Names | None = None
+    ) -> None:
+        self._names = names
         self._background = background
         self._region = region
 
@@ -104,6 +113,9 @@ class _RegionScores(Target):
             found = found[:, None]
         if found is None or found.ndim != 4 or 0 in found.shape or not found.is_floating_point():
             raise unexpected("segmentation", output, "class scores (images, classes, rows, cols)")
+        if self._names is not None:
+            labels = self._names.of(found.shape[1])
+            self.labels = labels[-1:] if found.shape[1] == 1 else labels
         return found
 
     def _weights(self, logits: Tensor) -> Tensor:
