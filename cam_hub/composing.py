@@ -37,11 +37,12 @@ def compose(
         for index in passed.settled.classes
         for name in job.layers
     }
-    if prepared.is_clip:  # grids one below the other
-        cams = {
-            (index, name): cam.reshape(job.layers[name].frames, -1, cam.shape[1])
-            for (index, name), cam in cams.items()
-        }
+    cams = {  # of a clip, and of frames in an image's channels: grids one below the other
+        (index, name): cam.reshape(job.layers[name].frames, -1, cam.shape[1])
+        if prepared.is_clip or job.layers[name].frames > 1
+        else cam
+        for (index, name), cam in cams.items()
+    }
     shown, chosen = _predictions(passed, names, model.class_names)
     against = passed.settled.contrast
     labels = {index: label_of(index, names) for index in passed.settled.classes}
@@ -71,7 +72,8 @@ def compose(
         precision=str(job.image.dtype).removeprefix("torch."),
         autocast=None if autocast is None else str(autocast).removeprefix("torch."),
         batch_size=job.size if noise is not None else None,
-        layer_notes={name: layer.note for name, layer in job.layers.items() if layer.note},
+        notes=model.execution.notes,
+        layer_notes={name: layer.notes for name, layer in job.layers.items() if layer.notes},
     )
     return Explanation(
         pictures=prepared.pictures,

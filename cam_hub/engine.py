@@ -12,6 +12,7 @@ from cam_hub.explaining import explain_prepared
 from cam_hub.introspection.selection import LayerChoice, resolve_layers
 from cam_hub.jobs import precise_enough
 from cam_hub.keywords import with_hints
+from cam_hub.memory import reported
 from cam_hub.methods import METHODS
 from cam_hub.modes import default_modes
 from cam_hub.options import OutputChoice
@@ -21,6 +22,11 @@ from cam_hub.request import Request, model_of
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.region import RegionChoice
+
+_TOO_LARGE = (
+    "a forward pass of one image, with the output of each layer, does not fit. Fewer layers or a "
+    "smaller input would need less."
+)
 
 __all__ = ["activations", "explain", "explain_methods"]
 
@@ -252,12 +258,13 @@ def activations(
     model = model_of(model)
     prepared = prepare(model, image)
     found = resolve_layers(model, layers, prepared.size, need_gradient=False)
-    working, tensor = precise_enough(model, prepared.tensor, found)
-    maps = forward_activations(working, tensor, {layer.name: layer for layer in found})
-    if not prepared.is_clip:
-        return maps
+    with reported(model.id, _TOO_LARGE):
+        working, tensor = precise_enough(model, prepared.tensor, found)
+        maps = forward_activations(working, tensor, {layer.name: layer for layer in found})
     steps = {layer.name: layer.frames for layer in found}
     return {
         name: stacked.reshape(len(stacked), steps[name], -1, stacked.shape[-1])
+        if prepared.is_clip or steps[name] > 1
+        else stacked
         for name, stacked in maps.items()
     }

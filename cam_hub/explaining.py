@@ -84,7 +84,7 @@ def explain_otherwise(
         if not is_blank(finer):
             return finer
     alternatives: list[list[str]] = []
-    if request.target_layers is None:
+    if request.target_layers is None and request.call is None:
         alternatives = layers_before(model, layers[0], prepared.size)
     for spare in alternatives:
         if (found := _last_that_speaks(model, prepared, spare, method, request)) is not None:

@@ -109,6 +109,7 @@ class _Found:
     """What was switched off in a model, and how many are relying on it."""
 
     training: list[nn.Module]
+    evaluating: list[nn.Module]
     learning: list[nn.Parameter]
     checkpointing: list[tuple[nn.Module, str]]
     compiled: bool = False
@@ -158,6 +159,8 @@ def quiet(module: nn.Module, anatomy: Anatomy | None = None) -> Iterator[None]:
             found.users -= 1
             if found.users == 0:
                 del _found[module]
+                for child in found.evaluating:
+                    child.training = False  # some networks switch parts to training themselves
                 for child in found.training:
                     child.training = True
                 for weight in found.learning:
@@ -230,7 +233,8 @@ def _to_switch_off(anatomy: Anatomy) -> _Found:
     checkpointing = [
         each for each in anatomy.checkpoint_flags if vars(each[0]).get(each[1]) is True
     ]
-    return _Found(training, list(learning.values()), checkpointing, anatomy.compiled)
+    evaluating = [child for child in anatomy.modules if not child.training]
+    return _Found(training, evaluating, list(learning.values()), checkpointing, anatomy.compiled)
 
 
 def mixes_batch(module: nn.Module, anatomy: Anatomy | None = None) -> bool:

@@ -12,7 +12,8 @@ from torch import Tensor
 from cam_hub.classes import settle
 from cam_hub.errors import InvalidArgument
 from cam_hub.introspection.layer_info import LayerInfo
-from cam_hub.introspection.selection import resolve_layers
+from cam_hub.introspection.selection import at_call, resolve_layers
+from cam_hub.memory import reported
 from cam_hub.memory_format import suited_format
 from cam_hub.methods import Method
 from cam_hub.passes import Job, Setting
@@ -22,6 +23,8 @@ from cam_hub.request import Request
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Target, Task
 from cam_hub.tasks.custom import Custom, Probabilities
+
+_TOO_LARGE = "the model does not fit twice, as it must to be run in double precision."
 
 __all__ = ["make_job", "precise_enough"]
 
@@ -50,8 +53,13 @@ def make_job(
     model.task.check_contrast(request.contrast)
     model.task.check_target(request.target)
     question = ask(model, prepared, request.region, request.reference)
-    layers = resolve_layers(model, request.target_layers, prepared.size)
-    working, tensor = precise_enough(model, prepared.tensor, layers, double=double)
+    layers = [
+        at_call(layer, request.call)
+        for layer in resolve_layers(model, request.target_layers, prepared.size)
+    ]
+    with reported(model.id, _TOO_LARGE):
+        working, tensor = precise_enough(model, prepared.tensor, layers, double=double)
+        setting = _setting(working, tensor, request.autocast)
     classes = request.classes
     if callable(classes):
         working = replace(working, task=_custom(working.task, classes, request))
@@ -66,7 +74,7 @@ def make_job(
         image=tensor,
         layers={layer.name: layer for layer in layers},
         aim=aim,
-        question=(question.key, request.target),
+        question=(question.key, request.target, request.call),
         settle=lambda found, labels: settle(
             classes,
             request.contrast,
@@ -77,7 +85,7 @@ def make_job(
         methods=methods,
         noise=request.noise if any(method.needs_noise for method in methods) else None,
         batch_size=request.batch_size,
-        setting=_setting(working, tensor, request.autocast),
+        setting=setting,
         progress=request.progress,
         options=request.recorded,
     )

@@ -32,6 +32,7 @@ def make_manifest(
     precision: str,
     autocast: str | None = None,
     batch_size: int | None = None,
+    notes: Sequence[str] = (),
     layer_notes: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The manifest of an explanation, but for what it says of the picture.
@@ -54,6 +55,7 @@ def make_manifest(
         precision: Floating-point type of the pass.
         autocast: The type in which autocast computed what it could, or None.
         batch_size: How many images passed the network at once, if there was more than one.
+        notes: What must be known of all maps: how the model had to be run.
         layer_notes: What must be known of the maps of some layers, by layer (``LayerInfo.note``).
 
     Returns:
@@ -71,6 +73,7 @@ def make_manifest(
         "method": method,
         "parameters": dict(parameters),
         "layers": list(layers),
+        **({"notes": list(notes)} if notes else {}),
         **({"layer_notes": dict(layer_notes)} if layer_notes else {}),
         "classes": [dict(entry) for entry in classes],
         "contrast": _contrast(contrast),

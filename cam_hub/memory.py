@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-__all__ = ["free_part", "in_chunks", "is_out_of_memory"]
+from cam_hub.errors import CamHubError, OutOfMemory
+
+__all__ = ["free_part", "group_room", "in_chunks", "is_out_of_memory", "reported"]
 
 _T = TypeVar("_T")
 
@@ -38,7 +41,14 @@ def in_chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
         yield chunk
 
 
-_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+_WORDS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "_status_alloc_failed",
+)
 """What torch's allocators say, in lower case, where they have no class of error for it."""
 
 _ONEDNN = "could not create a primitive"
@@ -47,6 +57,38 @@ _ONEDNN = "could not create a primitive"
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice, on whatever device."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        if _says_out_of_memory(found):
+            return True
+        seen.add(id(found))  # a network may raise an error of its own in its place
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    return False
+
+
+@contextmanager
+def reported(model_id: str, work: str) -> Iterator[None]:
+    """Says under a model's ID that memory did not suffice.
+
+    Args:
+        model_id: The ID.
+        work: What was done, and would need less if done otherwise.
+
+    Raises:
+        OutOfMemory: In place of whatever the device's allocator raises.
+    """
+    try:
+        yield
+    except CamHubError:
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(model_id, work) from None
+
+
+def _says_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     said = str(error).lower() if isinstance(error, RuntimeError) else ""
@@ -55,14 +97,77 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _free(device: torch.device) -> int | None:
     if device.type == "cuda":
-        free: int = torch.cuda.mem_get_info(device)[0]
-        return free
+        return _free_on_gpu(device)
     if device.type != "cpu":
         return None
+    known = [bytes_ for bytes_ in (_available(), group_room()) if bytes_ is not None]
+    return min(known, default=None)
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    """What this process can still have: other processes have a part, and it may have a limit."""
+    free, total = torch.cuda.mem_get_info(device)
+    reserved, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    share = getattr(torch.cuda, "get_per_process_memory_fraction", None)
+    allowed = int(total * (share(device) if share else 1.0))
+    # What torch has reserved and does not use is free for it.
+    return max(0, min(free + reserved - used, allowed - used))
+
+
+def _available() -> int | None:
+    """What the kernel could hand out without swapping; Linux tells."""
     try:
-        # What the kernel could hand out without swapping; Linux tells.
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
         available = next(line for line in lines if line.startswith("MemAvailable:"))
         return int(available.split()[1]) * 1024
     except (OSError, ValueError, StopIteration):
         return None
+
+
+def group_room(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """What the limits of this process's control groups (containers) leave.
+
+    Args:
+        root: Where the groups are mounted.
+        own: Names the groups of this process.
+
+    Returns:
+        Bytes, or None without a limit. Files that the kernel has cached can be given back, so that
+        they do not count as used.
+    """
+    try:
+        lines = own.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    rooms = []
+    for line in lines:
+        _, controllers, path, *_ = [*line.split(":", 2), "", ""]
+        if controllers == "":  # version 2
+            files = root, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            files = (root / "memory", *names)
+        else:
+            continue
+        base, limit, usage, cached = files
+        group = base / path.lstrip("/")
+        # In a container, its own group is mounted as the root.
+        rooms += [
+            _group_room(folder, limit, usage, cached)
+            for folder in dict.fromkeys((group, *group.parents, base))
+            if folder == base or base in folder.parents
+        ]
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def _group_room(folder: Path, limit: str, usage: str, cached: str) -> int | None:
+    try:
+        most = int((folder / limit).read_text("ascii"))
+        used = int((folder / usage).read_text("ascii"))
+        stat = (folder / "memory.stat").read_text("ascii").split()
+    except (OSError, ValueError):  # "max", or no such group here
+        return None
+    counts = dict(zip(stat[::2], stat[1::2], strict=False))
+    return max(0, most - used + int(counts.get(cached, 0)))

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from cam_hub.errors import ModelRefused
 from cam_hub.guard import quiet, walk
 from cam_hub.introspection import answers, cache
-from cam_hub.memory import is_out_of_memory
 from cam_hub.sources.base import LoadedModel
 
 __all__ = ["suited_format"]
@@ -69,10 +68,8 @@ def _measured(model: LoadedModel, image: Tensor) -> str:
     try:
         seconds = _seconds(model, image)
         faster = seconds["channels_last"] < _GAIN * seconds["contiguous"]
-    except (ModelRefused, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise
-        faster = False  # some code takes only contiguous tensors (view)
+    except (ModelRefused, RuntimeError, MemoryError):
+        faster = False  # some code takes only contiguous tensors (view); or memory is short
     if faster and model.source != "module":
         _lay_out(model.module, torch.channels_last)
     found = "channels_last" if faster else "contiguous"

@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
-from cam_hub.errors import InvalidArgument, ModelRefused
+from cam_hub.eager import unwrapped
+from cam_hub.errors import InvalidArgument, ModelRefused, OutOfMemory
+from cam_hub.execution import watch
+from cam_hub.memory import is_out_of_memory
 from cam_hub.options import OutputChoice
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Task
@@ -67,17 +70,20 @@ def _settled(model: LoadedModel, chosen: OutputChoice) -> LoadedModel | None:
     if own is not None:
         names = own.labels
     try:
-        task = model.task.read_from(
-            model.module,
-            probes(model.input_size, torch.empty(0, dtype=model.dtype, device=model.device)),
-            choice=chosen,
-            labels=None if names is None or (own and own.declared) else len(names),
-        )
+        with watch(model.module):  # which leaves random numbers and buffers as they are
+            task = model.task.read_from(
+                unwrapped(model.module),
+                probes(model.input_size, torch.empty(0, dtype=model.dtype, device=model.device)),
+                choice=chosen,
+                labels=None if names is None or (own and own.declared) else len(names),
+            )
     except InvalidArgument:
         raise
     except Exception as error:  # whatever a network raises
         if chosen is None:
             return None  # whoever runs it next reports that
+        if is_out_of_memory(error):
+            raise OutOfMemory(model.id, "a forward pass of one image does not fit.") from error
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelRefused(model.id, f"its forward pass failed: {first}") from error
     notes = _notes(model.id, task, chosen=chosen is not None)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_hub.errors import InvalidArgument
-from cam_hub.sources.base import LoadedModel
+from cam_hub.sources.base import EXECUTION, LoadedModel
 
 __all__ = ["autocast_type", "double_copy", "double_pair", "in_double"]
 
@@ -78,6 +78,11 @@ def double_copy(module: nn.Module) -> nn.Module | None:
     tensors = chain(copied.parameters(), copied.buffers())
     if any(tensor.device.type == "mps" for tensor in tensors):
         copied = copied.cpu()
+    for child in copied.modules():
+        # Tensors that are neither parameters nor buffers do not follow by themselves.
+        for name, value in vars(child).items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                vars(child)[name] = value.detach().double()
     return copied.double()
 
 
@@ -102,4 +107,5 @@ def _twin(model: LoadedModel) -> LoadedModel:
     module = double_copy(model.module)
     if module is None:
         return model
-    return replace(model, module=module, facts={}, lock=threading.RLock())
+    facts = {EXECUTION: model.execution}
+    return replace(model, module=module, facts=facts, lock=threading.RLock())

@@ -10,6 +10,7 @@ from torch import Tensor
 from cam_hub.errors import ModelRefused
 from cam_hub.guard import quiet
 from cam_hub.keywords import with_hints
+from cam_hub.memory import reported
 from cam_hub.modes import default_modes
 from cam_hub.options import OutputChoice, check_options
 from cam_hub.preparation import prepare
@@ -19,6 +20,9 @@ from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.region import read_region
 
 __all__ = ["Predicted", "predict"]
+
+
+_TOO_LARGE = "a forward pass of one image does not fit. A smaller input or device needs less."
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def predict(
     task = model.task
     place = read_region(None, prepared.placement) if task.takes_region else None
     target = task.target(region=place)
-    with quiet(model.module), torch.no_grad():
+    with reported(model.id, _TOO_LARGE), quiet(model.module), torch.no_grad():
         found = model.run(prepared.tensor)
         _check(model, target.scores(found))
     standings = target.standings(found)

@@ -28,6 +28,7 @@ __all__ = [
     "observe",
     "same_values",
     "tap",
+    "unobserved",
     "watch_writes",
 ]
 
@@ -82,6 +83,16 @@ def observe(module: nn.Module, visit: Visit, names: Iterable[str] | None = None)
         _running.reset(token)
 
 
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Passes of this context and thread are not observed, also within an ``observe``."""
+    token = _running.set(None)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
 class Taps:
     """The activations of the target layers of one forward pass, and the way back to them.
 
@@ -91,6 +102,10 @@ class Taps:
         rows: Which images of the batch are recorded; None for all. The way back is that of all of
             them.
         batch_second: The layers whose output has the batch in its second dimension.
+        folded: The layers whose output has parts of the only image (frames) in place of the batch;
+            they are recorded as ``(1, parts, …)``.
+        chosen: Of layers that run several times, which call is recorded, from 0; the last one of
+            the others.
 
     Attributes:
         activations: The last output of each layer that has run, by name, in the order in which
@@ -104,12 +119,17 @@ class Taps:
         overwritten: Container[str] | None = None,
         rows: Sequence[int] | None = None,
         batch_second: Container[str] = (),
+        folded: Container[str] = (),
+        chosen: Mapping[str, int] | None = None,
     ) -> None:
         self.activations: dict[str, Tensor] = {}
         self.calls: dict[str, int] = {}
         self._overwritten = overwritten
         self._rows = rows
         self._batch_second = batch_second
+        self._folded = folded
+        self._chosen = chosen or {}
+        self._passed: dict[str, int] = {}
         self._ears: dict[str, Ear] = {}
         self._versions: dict[str, int] = {}
         self._seed: Tensor | None = None
@@ -120,6 +140,10 @@ class Taps:
         return all(self.activations[name]._version == at for name, at in self._versions.items())
 
     def _visit(self, name: str, output: Any) -> Any:
+        number = self._passed.get(name, 0)
+        self._passed[name] = number + 1
+        if self._chosen.get(name, number) != number:
+            return None
         found = main_tensor(output)
         if found is None or not found.is_floating_point():
             return None
@@ -127,6 +151,8 @@ class Taps:
         if second and found.ndim < 2:
             return None
         found = found.transpose(0, 1) if second else found
+        folded = name in self._folded
+        found = found[None] if folded else found
         if self._rows and max(self._rows) >= len(found):
             return None  # not one row per image
         if self._seed is None:
@@ -151,7 +177,8 @@ class Taps:
         self.activations[name] = kept
         self.calls[name] = self.calls.get(name, 0) + 1
         self._ears[name] = ear
-        return _replace(output, returned, goes_on.transpose(0, 1) if second else goes_on)
+        goes_on = goes_on.transpose(0, 1) if second else goes_on[0] if folded else goes_on
+        return _replace(output, returned, goes_on)
 
     def visit_gradients(
         self, score: Tensor, visit: Callable[[str, Tensor], None], *, keep_graph: bool = True
@@ -225,6 +252,8 @@ def tap(
     overwritten: Container[str] | None = None,
     rows: Sequence[int] | None = None,
     batch_second: Container[str] = (),
+    folded: Container[str] = (),
+    chosen: Mapping[str, int] | None = None,
 ) -> Iterator[Taps]:
     """Records the outputs of some layers so that scores can be differentiated by them.
 
@@ -239,6 +268,8 @@ def tap(
         rows: Which images of the batch are recorded; None for all.
         batch_second: The layers whose output has the batch in its second dimension; what is
             recorded of them has it in the first one.
+        folded: The layers whose output has parts of the only image in place of the batch.
+        chosen: Of layers that run several times, which call is recorded; None for the last ones.
 
     Yields:
         The taps, filled by the forward pass.
@@ -246,7 +277,7 @@ def tap(
     Raises:
         LayerNotFound: If a name is not one of the model's.
     """
-    taps = Taps(overwritten, rows, batch_second)
+    taps = Taps(overwritten, rows, batch_second, folded, chosen)
     with observe(module, taps._visit, names):
         yield taps
 

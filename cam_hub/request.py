@@ -15,7 +15,7 @@ from cam_hub.errors import InvalidArgument
 from cam_hub.introspection.selection import LayerChoice, plain_choice
 from cam_hub.methods import Sign
 from cam_hub.model_outputs import with_output
-from cam_hub.options import OPTIONS, OutputChoice, check_options, recorded
+from cam_hub.options import OutputChoice, check_options, recorded
 from cam_hub.passes import Noise, Progress
 from cam_hub.precision import autocast_type
 from cam_hub.sources.base import LoadedModel
@@ -99,9 +99,6 @@ class Request:
             InvalidArgument: If one of them can never work.
         """
         _check_samples(num_samples, std, seed)
-        for name, value in (("call", call),):
-            if value != OPTIONS[name].default:
-                raise InvalidArgument(name, value, f"{OPTIONS[name].default!r} for now")
         check_count("batch_size", batch_size)
         return cls(
             target_layers=plain_choice(target_layers),

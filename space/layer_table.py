@@ -72,7 +72,7 @@ def make_table(model: LoadedModel) -> LayerTable:
         layers=tuple(list_layers(model)),
         meaning={word: _meaning(model, word) for word in SUGGESTIONS},
         random_weights=model.pretrained is False,
-        notes=model.notes,
+        notes=(*model.notes, *model.execution.notes),
     )
 
 

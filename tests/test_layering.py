@@ -37,7 +37,7 @@ LEVELS = [
         "timeline",
         "manifest_schema",
     },
-    {"model_id", "preprocessing", "regions", "tasks", "clips", "folders", "samples"},
+    {"execution", "model_id", "preprocessing", "regions", "tasks", "clips", "folders", "samples"},
     {"rendering", "clip_preprocessing", "maps", "transforms"},
     {"sources", "figures", "animations"},
     {"model_outputs", "precision", "search", "loading"},

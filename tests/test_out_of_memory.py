@@ -14,7 +14,7 @@ from torch import Tensor
 import cam_hub
 from cam_hub import explain, explain_many
 from cam_hub.errors import OutOfMemory
-from cam_hub.memory import is_out_of_memory
+from cam_hub.memory import group_room, is_out_of_memory
 from cam_hub.passes import RECENT
 from tests.engine_nets import Pooled, Pyramid, apart, picture
 from tests.module_state import state_of
@@ -149,3 +149,101 @@ def test_a_process_whose_memory_runs_out_goes_on():
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr[-2000:]
+
+
+# Before there is any map
+
+
+class Wrapping(Hungry):
+    """Raises an error of its own where memory is short."""
+
+    def forward(self, x: Tensor) -> object:
+        try:
+            return super().forward(x)
+        except RuntimeError as error:
+            raise ValueError("the backbone failed") from error
+
+
+def fresh(kind: type[Hungry], room: int) -> cam_hub.LoadedModel:
+    torch.manual_seed(0)
+    made = cam_hub.wrap_model(kind(), input_size=(3, 32, 32))
+    made.module.room = room
+    return made
+
+
+@pytest.mark.parametrize("kind", [Hungry, Wrapping])
+@pytest.mark.parametrize("room", [5, 3, 2, 1])
+def test_layers_are_found_in_chunks_that_fit(kind, room):
+    found = cam_hub.list_layers(fresh(kind, room))
+    expected = cam_hub.list_layers(fresh(kind, 99))
+    assert [layer.name for layer in found if layer.usable] == [
+        layer.name for layer in expected if layer.usable
+    ]
+    assert [layer.name for layer in found if layer.recommended] == [
+        layer.name for layer in expected if layer.recommended
+    ]
+
+
+@pytest.mark.parametrize("kind", [Hungry, Wrapping])
+@pytest.mark.parametrize("method", ["layercam", "smoothgradcampp"])
+def test_an_explanation_from_the_start_needs_room_for_one_image(kind, method):
+    tight, wide = fresh(kind, 1), fresh(kind, 99)
+    maps = [explain(model, picture(wide), method=method, classes=1) for model in (tight, wide)]
+    assert apart(maps[0].cam(), maps[1].cam()) < 1e-5
+    (outcome,) = explain_many(fresh(kind, 1), [picture(wide)], method=method, classes=1)
+    assert apart(outcome.explanation.cam(), maps[1].cam()) < 1e-5
+
+
+@pytest.mark.parametrize("kind", [Hungry, Wrapping])
+@pytest.mark.parametrize(
+    "work",
+    [
+        cam_hub.list_layers,
+        lambda model: explain(model, picture(model)),
+        lambda model: list(explain_many(model, [picture(model)])),
+        lambda model: cam_hub.activations(model, picture(model)),
+        lambda model: cam_hub.predict(model, picture(model)),
+        lambda model: cam_hub.compare(model, picture(model)),
+    ],
+)
+def test_where_not_even_one_image_fits_every_function_says_so(kind, work):
+    model = fresh(kind, 0)
+    with pytest.raises(OutOfMemory):
+        found = work(model)
+        if isinstance(found, cam_hub.Comparison):
+            raise found.rows[0].cells[0].error
+
+
+def test_activations_and_predictions_of_a_known_network_say_so_too(model):
+    model.module.room = 0
+    for work in (cam_hub.predict, cam_hub.activations):
+        with pytest.raises(OutOfMemory, match="one image"):
+            work(model, picture(model))
+
+
+# What is free
+
+
+def test_a_container_may_leave_less_than_the_machine_has(tmp_path):
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    (root / "a" / "b").mkdir(parents=True)
+    own.write_text("0::/a/b\n")
+    assert group_room(root, own) is None
+    limits = {root / "a": ("3000", "1000", 500), root / "a" / "b": ("max", "900", 400)}
+    for folder, (limit, used, cached) in limits.items():
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
+    assert group_room(root, own) == 3000 - 1000 + 500
+    (root / "a" / "b" / "memory.max").write_text("1000\n")
+    assert group_room(root, own) == 1000 - 900 + 400
+
+
+def test_the_first_version_of_control_groups_is_known_too(tmp_path):
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    (root / "memory").mkdir(parents=True)
+    own.write_text("5:cpu:/x\n4:memory:/docker/abc\n")
+    (root / "memory" / "memory.limit_in_bytes").write_text("2000\n")
+    (root / "memory" / "memory.usage_in_bytes").write_text("1500\n")
+    (root / "memory" / "memory.stat").write_text("total_inactive_file 100\n")
+    assert group_room(root, own) == 600

@@ -61,7 +61,7 @@ def make_row(model: LoadedModel, question: Question, tell: Teller, started: floa
         model=model.id,
         cells=tuple(cells),
         predictions=results[0].predictions if results else (),
-        notes=model.notes,
+        notes=(*model.notes, *model.execution.notes),
         has_random_weights=model.pretrained is False,
         loading_seconds=loading,
         forward_seconds=forward,

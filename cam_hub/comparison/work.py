@@ -14,8 +14,9 @@ from PIL import Image
 from cam_hub.comparison.cells import Cost
 from cam_hub.comparison.columns import Columns
 from cam_hub.engine import explain
-from cam_hub.errors import CamHubError, ModelRefused
+from cam_hub.errors import CamHubError, ModelRefused, OutOfMemory
 from cam_hub.guard import quiet
+from cam_hub.memory import is_out_of_memory
 from cam_hub.passes import Progress
 from cam_hub.preparation import Prepared
 from cam_hub.results import Explanation
@@ -112,6 +113,8 @@ def foreseen(model_id: str, tell: Teller) -> Iterator[None]:
         if tell.stopped:
             raise
         first = (str(error) or type(error).__name__).splitlines()[0]
+        if is_out_of_memory(error):
+            raise OutOfMemory(model_id, f"{first}; a smaller input needs less.") from error
         raise ModelRefused(model_id, f"explaining it failed: {first}") from error
 
 

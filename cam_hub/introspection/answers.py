@@ -82,6 +82,7 @@ def _layer(row: list[Any]) -> LayerInfo:
     if values["grid"] is not None:
         rows, cols = values["grid"]
         values["grid"] = (int(rows), int(cols))
+    values["readable_calls"] = tuple(map(int, values["readable_calls"]))
     layer = LayerInfo(**values)
     if not isinstance(layer.name, str) or not isinstance(layer.reason, str):
         raise TypeError("a layer's name and reason are texts")

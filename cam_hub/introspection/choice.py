@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cam_hub.introspection.chunks import copies_at_once
 from cam_hub.introspection.dependence import Dependences
 from cam_hub.introspection.late import late_layers
-from cam_hub.introspection.probe import Finding
+from cam_hub.introspection.probe import Finding, Run
 from cam_hub.introspection.quarters import CLEAR_HALVES, CLEAR_QUARTERS, quarter_leads
 from cam_hub.introspection.reading import Reading
 from cam_hub.introspection.recommendation import (
@@ -20,7 +20,6 @@ from cam_hub.introspection.recommendation import (
     recommend_instead,
 )
 from cam_hub.precision import double_pair
-from cam_hub.tasks.base import Task
 
 __all__ = ["choose"]
 
@@ -31,10 +30,12 @@ _LEAST = 0.05
 def choose(
     module: nn.Module,
     clean: Tensor,
-    task: Task,
+    run: Run,
     findings: Mapping[str, Finding],
     readings: Mapping[str, Reading],
     reached: Dependences,
+    *,
+    dense: bool = False,
 ) -> Recommendation | None:
     """Picks the deepest layer, or a late one that does not mix the picture's quarters as it does.
 
@@ -43,15 +44,16 @@ def choose(
     Args:
         module: The model.
         clean: The input that it was disturbed from.
-        task: What it does.
+        run: How to run it on a batch.
         findings: From ``disturb``.
         readings: How layers lie on the image.
         reached: The layers that scores depend on, with the graph still open.
+        dense: Whether the model answers for every place.
 
     Returns:
         None if no layer can be explained.
     """
-    best = recommend(list(findings), readings, reached, dense=task.dense)
+    best = recommend(list(findings), readings, reached, dense=dense)
     if best is None or readings[best.name].match.halves >= CLEAR_HALVES:
         return best
     late = late_layers(findings)
@@ -60,14 +62,14 @@ def choose(
         return best
     if findings[best.name].drowned:
         module, clean = double_pair(module, clean) or (module, clean)
-    kept = _apart(module, clean, task, best.name, others, findings, readings)
+    kept = _apart(module, clean, run, best.name, others, findings, readings)
     return recommend_instead(best, kept[0], readings, reached) if kept else best
 
 
 def _apart(
     module: nn.Module,
     clean: Tensor,
-    task: Task,
+    run: Run,
     best: str,
     others: Sequence[str],
     findings: Mapping[str, Finding],
@@ -78,7 +80,7 @@ def _apart(
     layers = {name: (findings[name].shape or (), readings[name].arrangement) for name in names}
     largest = max(prod(finding.shape or ()) for finding in findings.values())
     room = copies_at_once(largest * clean.element_size(), clean.device)
-    rounds = quarter_leads(module, clean, task.run, layers, at_once=room)
+    rounds = quarter_leads(module, clean, run, layers, at_once=room)
     for number, leads in enumerate(rounds, start=1):
         others = [name for name in others if leads[name] > 0]
         if not others or leads[best] >= CLEAR_QUARTERS / number:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cam_hub.guard import quiet
 from cam_hub.introspection.bands import FEW_CELLS, lead
-from cam_hub.introspection.layouts import Arrangement, batch_second, to_maps
+from cam_hub.introspection.layouts import Arrangement, batch_second, frames_folded, to_maps
 from cam_hub.introspection.probe import Run
 from cam_hub.introspection.quarters import areas
 from cam_hub.methods import layercam
@@ -115,6 +115,7 @@ def dependences(
     *,
     highest: int = 1,
     overwritten: Container[str] | None = None,
+    chosen: Mapping[str, int] | None = None,
 ) -> Iterator[Dependences]:
     """Finds out by one forward pass and the way back how scores depend on layers.
 
@@ -131,15 +132,23 @@ def dependences(
         highest: How many of the highest scores something in a layer must speak for.
         overwritten: The layers whose output is written to by what follows; None if that is not
             known.
+        chosen: Of layers that run several times, which call counts; the last one of the others.
 
     Yields:
         The layers that some score depends on, in the order in which they finished.
     """
-    second = batch_second(layers)
+    second, folded = batch_second(layers), frames_folded(layers)
     with quiet(module), ExitStack() as stack:
         try:
             taps = stack.enter_context(
-                tap(module, list(layers), overwritten=overwritten, batch_second=second)
+                tap(
+                    module,
+                    list(layers),
+                    overwritten=overwritten,
+                    batch_second=second,
+                    folded=folded,
+                    chosen=chosen,
+                )
             )
             scores = score(run(module, clean))
             told = taps.intact
@@ -149,7 +158,9 @@ def dependences(
                 raise
         if not told:  # with autograd on, something else is written to than without
             stack.close()
-            taps = stack.enter_context(tap(module, list(layers), batch_second=second))
+            taps = stack.enter_context(
+                tap(module, list(layers), batch_second=second, folded=folded, chosen=chosen)
+            )
             scores = score(run(module, clean))
         yield _judge_all(taps, scores, layers, highest)
 

@@ -4,28 +4,46 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from cam_hub.errors import CamHubError, ModelRefused
-from cam_hub.guard import quiet
+from cam_hub.eager import unwrapped
+from cam_hub.errors import CamHubError, ModelRefused, OutOfMemory
+from cam_hub.execution import Execution
+from cam_hub.guard import mixes_batch, quiet
 from cam_hub.introspection.bands import SELECTIVE
 from cam_hub.introspection.choice import choose
 from cam_hub.introspection.dependence import Dependence, dependences
 from cam_hub.introspection.late import unread_after
 from cam_hub.introspection.layer_info import LayerInfo
-from cam_hub.introspection.probe import Finding, disturb
+from cam_hub.introspection.probe import Finding, disturb, frames_in_batch
 from cam_hub.introspection.reading import Reading, read
 from cam_hub.introspection.recommendation import Recommendation
+from cam_hub.introspection.trial import Changed, Trial
+from cam_hub.memory import is_out_of_memory
 from cam_hub.recording import modules_by_name
+from cam_hub.sources.base import EXECUTION as FACT
 from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Reference, Target
 
 __all__ = ["examine"]
 
+_RESTARTS = 5
+"""Each time another property of how the network is run may be found; the last one is believed."""
+
+_TOO_LARGE = (
+    "one image of {} at a time does not fit into the memory of {} while its layers are looked for. "
+    "A smaller input or another device would need less."
+)
+
 _SEVERAL = 5
 """So many of the highest scores a layer must speak for where they come from different places."""
+
+
+class _NoMemory(Exception):
+    """Memory did not suffice for the experiment as it was done."""
 
 
 def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
@@ -44,31 +62,65 @@ def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
 
     Raises:
         ModelRefused: If the model cannot run on an input of this size.
+        OutOfMemory: If memory does not suffice for one image at a time.
+    """
+    execution = Execution(one_by_one=mixes_batch(model.module))
+    sparing = False
+    for left in reversed(range(_RESTARTS)):
+        way = replace(execution, one_by_one=True) if sparing else execution
+        trial = Trial(model.module, model.task, way, certain=not left)
+        try:
+            lines = _experiment(model, size, trial)
+        except Changed as signal:
+            execution = signal.execution
+        except _NoMemory:
+            if trial.one_by_one:
+                raise OutOfMemory(model.id, _TOO_LARGE.format(size, model.device)) from None
+            sparing = True
+        else:
+            model.facts[FACT] = execution
+            return lines
+    raise AssertionError("the last trial is certain")
+
+
+def _experiment(model: LoadedModel, size: tuple[int, ...], run: Trial) -> list[LayerInfo]:
+    """The experiment, with a network that is run in one way.
+
+    Raises:
+        Changed: If it has to be run in another way.
+        _NoMemory: If memory does not suffice.
+        ModelRefused: As ``examine``.
     """
     clean = _noise(model, size, seed=0)
     try:
-        findings = disturb(model.module, clean, model.task.run)
+        findings = disturb(model.module, clean, run)
+        _check_frames(findings, clean, run)
         readings = read(findings)
         tapped = {name: reading.arrangement for name, reading in readings.items()}
-        score = _target(model, size).scores
+        score = _target(model, size, run).scores
         highest = _SEVERAL if model.task.scattered else 1
         overwritten = {name for name in tapped if findings[name].overwritten}
         with dependences(
             model.module,
             clean,
-            model.task.run,
+            run,
             score,
             tapped,
             highest=highest,
             overwritten=overwritten,
+            chosen={name: findings[name].call for name in tapped if findings[name].calls > 1},
         ) as reached:
             found = dict(reached)
-            best = choose(model.module, clean, model.task, findings, readings, reached)
+            best = choose(
+                model.module, clean, run, findings, readings, reached, dense=model.task.dense
+            )
     except ModelRefused as error:  # tasks do not know the model's ID
         raise ModelRefused(model.id, error.reason) from error
-    except CamHubError:
+    except (CamHubError, Changed):
         raise
     except Exception as error:  # whatever a network raises on an input that it cannot take
+        if is_out_of_memory(error):
+            raise _NoMemory from None
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelRefused(
             model.id,
@@ -78,17 +130,32 @@ def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
     return _lines(model.module, findings, readings, found, best)
 
 
+def _check_frames(findings: Mapping[str, Finding], clean: Tensor, run: Trial) -> None:
+    """Looks for frames in the batch where more layers have them there than lie on the image.
+
+    Raises:
+        Changed: If there are.
+    """
+    if run.folded:
+        return
+    parts = frames_in_batch(clean)
+    shapes = [found.shape or () for found in findings.values() if not found.batched]
+    folded = sum(len(shape) > 2 and shape[0] in parts for shape in shapes)
+    if folded > sum(found.spatial for found in findings.values()):
+        raise Changed(replace(run.execution, one_by_one=True, folded=True))
+
+
 def _noise(model: LoadedModel, size: tuple[int, ...], *, seed: int) -> Tensor:
     noise = torch.randn((1, *size), generator=torch.Generator().manual_seed(seed))
     return noise.to(model.device, model.dtype)
 
 
-def _target(model: LoadedModel, size: tuple[int, ...]) -> Target:
+def _target(model: LoadedModel, size: tuple[int, ...], run: Trial) -> Target:
     """What an explanation of the clean input would differentiate."""
     if not model.task.takes_reference:
         return model.task.target()
-    with quiet(model.module), torch.no_grad():
-        baseline = model.task.run(model.module, _noise(model, size, seed=1))
+    with quiet(model.module), torch.no_grad(), run.execution.around(model.module):
+        baseline = model.task.run(unwrapped(model.module), _noise(model, size, seed=1))
     return model.task.target(reference=Reference(baseline=baseline))
 
 
@@ -129,6 +196,9 @@ def _lines(
                 frames=arrangement.frames if arrangement else 1,
                 faint=arrangement is not None and finding.drowned,
                 overwritten=finding.overwritten,
+                calls=finding.calls,
+                call=finding.call,
+                readable_calls=finding.readable,
                 note=note,
             )
         )
@@ -183,7 +253,13 @@ def _reason(finding: Finding, reading: Reading | None, *, usable: bool) -> str:
             f"is read on a {grid} by its shape, as the layers before it (with these weights every "
             "place in it answers to the whole image), and class scores depend on it"
         )
-    return seen + (f"; the last of its {finding.calls} calls counts" if finding.calls > 1 else "")
+    if finding.calls == 1:
+        return seen
+    if finding.call == finding.calls - 1 and len(finding.readable) < 2:
+        return f"{seen}; the last of its {finding.calls} calls counts"
+    return f"{seen}; call {finding.call} of its {finding.calls} calls (from 0) counts" + (
+        "; call= selects another" if len(finding.readable) > 1 else ""
+    )
 
 
 def _why_not(finding: Finding) -> str:

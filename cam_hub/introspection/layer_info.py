@@ -31,6 +31,10 @@ class LayerInfo:
             networks with random weights), so that its maps are computed in double precision.
         overwritten: Whether what follows writes to its output (in-place layers, ``+=``), so that
             whoever keeps that must keep a copy.
+        calls: How often it runs in one pass.
+        call: Which of these calls is explained, from 0.
+        readable_calls: Of a layer with weights that runs several times (a backbone shared by two
+            views): the calls whose output follows the image.
         note: What must be known of every map of this layer, in plain words (it is not deep, since
             later layers could not be read); empty if there is nothing. Manifests and the page
             state it.
@@ -52,6 +56,19 @@ class LayerInfo:
     faint: bool = False
     overwritten: bool = False
     note: str = ""
+    calls: int = 1
+    call: int = 0
+    readable_calls: tuple[int, ...] = ()
+
+    @property
+    def notes(self) -> str:
+        """All that must be known of every map of this layer; empty if there is nothing."""
+        if not self.readable_calls:
+            return self.note
+        others = [str(number) for number in self.readable_calls if number != self.call]
+        instead = f"; call={' or '.join(others)} selects another" if others else ""
+        which = f"it runs {self.calls} times in one pass, and call {self.call} is shown{instead}"
+        return f"{self.note}; {which}" if self.note else which
 
     @property
     def arrangement(self) -> Arrangement | None:

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cam_hub.errors import InvalidArgument, NoMap
+from cam_hub.execution import PLAIN
 from cam_hub.introspection import answers
 from cam_hub.introspection.examination import examine
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.model_outputs import with_output
 from cam_hub.modes import default_modes
-from cam_hub.sources.base import LoadedModel
+from cam_hub.sources.base import EXECUTION, LoadedModel
 
 __all__ = ["SUGGESTIONS", "LayerInfo", "list_layers", "suggest_layers"]
 
@@ -60,7 +61,10 @@ def list_layers(
             found = answers.recall(key, model)
             if found is None:
                 found = examine(model, size)
-                answers.remember(key, found)
+                if model.execution.is_plain:  # which is all that is known of those on disk
+                    answers.remember(key, found)
+            else:
+                model.facts.setdefault(EXECUTION, PLAIN)
             known[size] = found
         found = known[size]
     return list(found)

@@ -7,7 +7,7 @@ then tries it on every output, and maps of such layers come out by themselves.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -245,24 +245,83 @@ class _NCL:
         return places.reshape(*places.shape[:2], *_stacked(arrangement))
 
 
+class _FoldedCHW:
+    """Frames folded into the batch, channels first; seen as ``(N, frames, C, rows, cols)``."""
+
+    name = "(NT)CHW"
+    channel_axis = 2
+    grid_axes: tuple[int, ...] = (3, 4)
+    batch_axis = 0
+
+    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
+        if len(shape) == 5:
+            yield Arrangement(self.name, (shape[3], shape[4]), shape[2], frames=shape[1])
+
+    def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
+        return tensor.transpose(1, 2).flatten(2, 3)
+
+
+class _FoldedHWC:
+    """Frames folded into the batch, channels last; seen as ``(N, frames, rows, cols, C)``."""
+
+    name = "(NT)HWC"
+    channel_axis = 4
+    grid_axes: tuple[int, ...] = (2, 3)
+    batch_axis = 0
+
+    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
+        if len(shape) == 5:
+            yield Arrangement(self.name, (shape[2], shape[3]), shape[4], frames=shape[1])
+
+    def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
+        return tensor.permute(0, 4, 1, 2, 3).flatten(2, 3)
+
+
+class _FoldedLC:
+    """Frames folded into the batch, each a sequence; seen as ``(N, frames, tokens, C)``."""
+
+    name = "(NT)LC"
+    channel_axis = 3
+    grid_axes: tuple[int, ...] = ()
+    batch_axis = 0
+
+    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
+        if len(shape) == 4:
+            for grid, prefix, suffix, _ in _grids(shape[2], replace(frame, frames=1)):
+                yield Arrangement(self.name, grid, shape[3], prefix, suffix, shape[1])
+
+    def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
+        stop = tensor.shape[2] - arrangement.suffix_tokens
+        places = tensor[:, :, arrangement.prefix_tokens : stop]
+        return places.permute(0, 3, 1, 2).reshape(len(tensor), -1, *_stacked(arrangement))
+
+
+FOLDED: dict[str, Layout] = {
+    layout.name: layout for layout in (_FoldedCHW(), _FoldedHWC(), _FoldedLC())
+}
+"""Layouts of networks that fold frames into the batch, and are run on one clip at a time."""
+
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout for layout in (_NCHW(), _NHWC(), _NCTHW(), _NTHWC(), _NLC(), _LNC(), _NCL())
-}
+} | FOLDED
 """All layouts by name. Where two readings follow the image alike, the earlier one is taken."""
 
 
-def arrangements(shape: tuple[int, ...], frame: Frame, batch_axis: int = 0) -> list[Arrangement]:
+def arrangements(
+    shape: tuple[int, ...], frame: Frame, batch_axis: int = 0, *, folded: bool = False
+) -> list[Arrangement]:
     """All ways, over all layouts, in which a tensor of this shape could lie on the image.
 
     Args:
         shape: The tensor's, with its batch first.
         frame: The input's shape.
         batch_axis: Where the batch is in what the layer returns.
+        folded: Whether frames are folded into the batch, and the second axis holds them.
     """
     return [
         arrangement
         for layout in LAYOUTS.values()
-        if layout.batch_axis == batch_axis
+        if layout.batch_axis == batch_axis and (layout.name in FOLDED) == folded
         for arrangement in layout.arrangements(shape, frame)
         if frame.allows(arrangement)
     ]
@@ -300,6 +359,11 @@ def splits(
 def batch_second(layers: Mapping[str, Arrangement | None]) -> set[str]:
     """The layers, of those given by how they lie on the image, that return the batch second."""
     return {name for name, found in layers.items() if found is not None and found.batch_axis == 1}
+
+
+def frames_folded(layers: Mapping[str, Arrangement | None]) -> set[str]:
+    """The layers, of those given by how they lie on the image, that fold frames into the batch."""
+    return {name for name, found in layers.items() if found is not None and found.layout in FOLDED}
 
 
 def batch_first(tensor: Tensor, arrangement: Arrangement) -> Tensor:

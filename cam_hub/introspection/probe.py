@@ -30,11 +30,12 @@ from cam_hub.introspection.layouts import (
     splits,
     to_maps,
 )
-from cam_hub.memory import in_chunks
+from cam_hub.introspection.trial import run_observed
+from cam_hub.memory import is_out_of_memory
 from cam_hub.precision import double_pair
 from cam_hub.recording import main_tensor, observe, same_values, watch_writes
 
-__all__ = ["Finding", "Run", "disturb"]
+__all__ = ["Finding", "Run", "disturb", "frames_in_batch"]
 
 Run = Callable[[nn.Module, Tensor], Any]
 """How a model is run on a batch."""
@@ -46,6 +47,9 @@ _CHANNELS, _FEW_CHANNELS, _SMALL = 64, 32, 256
 """So many channels tell how much a place has changed; fewer on grids of more cells than a small
 one has."""
 
+
+_MAX_CALLS = 8
+"""Of a layer that runs more often than this in one pass, only the last call is looked at."""
 
 _FEW, _FIRST = 8, 4
 """Where more tokens than a few have no place, the first layers tell which these are."""
@@ -66,6 +70,8 @@ class Finding:
             second one, as two batches of different sizes show.
         finite: Whether it holds no NaN or infinity.
         calls: How often the layer ran in one pass; the last output counts.
+        call: Which of these calls it is about, from 0.
+        readable: The calls whose output follows the image, where all were looked at.
         overwritten: Whether what follows writes to the output (in-place layers, ``+=``).
     """
 
@@ -77,6 +83,8 @@ class Finding:
     finite: bool = True
     calls: int = 1
     overwritten: bool = False
+    call: int = 0
+    readable: tuple[int, ...] = ()
 
     @property
     def arrangement(self) -> Arrangement | None:
@@ -118,19 +126,27 @@ def disturb(
     *_, rows, cols = clean.shape
     frame = Frame(rows, cols, clean.shape[2] if clean.ndim == 5 else 1)
     with quiet(module), torch.no_grad():
-        seen = _shapes(module, clean, run, frame)
+        parts = frames_in_batch(clean) if getattr(run, "folded", False) else ()
+        seen, earlier = _shapes(module, clean, run, frame, parts)
         largest = max((output.size for output in seen.values()), default=0)
         room = copies_at_once(largest, clean.device, budget)
         # All at once, one axis', or fewer if need be.
-        chunk = max(size for size in (2 * BANDS, BANDS, BANDS // 2, 1) if size <= room)
-        for copies in in_chunks(_disturbed(clean, seed), chunk):
-            _run_chunk(module, torch.cat([clean, *copies]), run, seen)
+        fitting = [size for size in (2 * BANDS, BANDS, BANDS // 2, 1) if size <= room]
+        copies = list(_disturbed(clean, seed))
+        _run_all(module, clean, copies, run, _Outputs(seen, earlier), fitting)
     findings = _findings(seen, frame, _recurrent(module))
+    _choose_calls(findings, earlier, frame)
     unclear = any(found.drowned and not found.spatial for found in findings.values())
     finer = double_pair(module, clean) if unclear else None
     if finer is None:
         return findings
-    finest = disturb(*finer, run, budget=budget, seed=seed)
+    try:
+        finest = disturb(*finer, run, budget=budget, seed=seed)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        # Its code insists on single precision: there is nothing finer to be had.
+        return {name: replace(found, drowned=False) for name, found in findings.items()}
     return {
         name: replace(found, drowned=findings[name].drowned)
         for name, found in finest.items()
@@ -149,6 +165,7 @@ class _Output:
     calls: int = 0
     batch_axis: int = 0
     layouts: tuple[str, ...] = ()
+    folded: bool = False
     responses: list[_Responses] = field(default_factory=list)
     latest: _Responses | None = None
     rounding: float = 0.0
@@ -199,7 +216,34 @@ class _Output:
             self.finite,
             self.calls,
             self.overwritten,
+            max(0, self.calls - 1),
         )
+
+
+class _Outputs:
+    """The outputs of all layers, of some layers those of several calls."""
+
+    def __init__(self, seen: Mapping[str, _Output], earlier: Mapping[str, list[_Output]]) -> None:
+        self._seen, self._earlier = seen, earlier
+
+    @property
+    def readable(self) -> list[str]:
+        """The layers of which an output may lie on the image."""
+        return [
+            name
+            for name, last in self._seen.items()
+            if last.layouts or any(each.layouts for each in self._earlier.get(name, ()))
+        ]
+
+    def __iter__(self) -> Iterator[_Output]:
+        yield from self._seen.values()
+        for outputs in self._earlier.values():
+            yield from outputs
+
+    def at(self, name: str, call: int) -> _Output:
+        """The output of one call; where only the last one is looked at, that."""
+        outputs = self._earlier.get(name, ())
+        return outputs[call] if call < len(outputs) else self._seen[name]
 
 
 class _Responses:
@@ -254,12 +298,13 @@ def _findings(
     alike: dict[tuple[object, ...], list[str]] = {}
     for name, output in seen.items():
         if output.responses:
-            alike.setdefault((output.shape, output.batch_axis, output.layouts), []).append(name)
+            key = output.shape, output.batch_axis, output.layouts, output.folded
+            alike.setdefault(key, []).append(name)
     found: dict[str, Readings] = {name: [] for name in seen}
     sequences = []
     for names in alike.values():
         outputs = [seen[name] for name in names]
-        if any(LAYOUTS[layout].grid_axes for layout in outputs[0].layouts):
+        if outputs[0].folded or any(LAYOUTS[name].grid_axes for name in outputs[0].layouts):
             found |= zip(names, _explicit(outputs, frame), strict=True)
         else:
             sequences.append(names)
@@ -289,7 +334,8 @@ def _after_first(seen: Mapping[str, _Output], recurrent: Collection[str]) -> set
 def _explicit(outputs: Sequence[_Output], frame: Frame) -> list[Readings]:
     """The readings of outputs of one shape in which rows and columns are axes of their own."""
     found: list[Readings] = [[] for _ in outputs]
-    for reading in arrangements((1, *(outputs[0].shape or ())), frame):
+    folded = outputs[0].folded
+    for reading in arrangements((1, *(outputs[0].shape or ())), frame, folded=folded):
         if reading.cells > 1:
             _add(found, _answers(outputs, reading.layout), [reading])
     return found
@@ -393,14 +439,40 @@ def _answers(outputs: Sequence[_Output], layout: str) -> Tensor:
     )
 
 
-def _shapes(module: nn.Module, clean: Tensor, run: Run, frame: Frame) -> dict[str, _Output]:
-    """Runs the clean input alone: what comes out of each layer, and how it could be read."""
+def frames_in_batch(clean: Tensor) -> tuple[int, ...]:
+    """How many frames of one input a network may fold into the batch.
+
+    They are the frames of a clip, or pictures one behind the other in an image's channels.
+    """
+    most = clean.shape[2] if clean.ndim == 5 else clean.shape[1]
+    return tuple(count for count in range(2, most + 1) if most % count == 0)
+
+
+def _shapes(
+    module: nn.Module, clean: Tensor, run: Run, frame: Frame, parts: Collection[int]
+) -> tuple[dict[str, _Output], dict[str, list[_Output]]]:
+    """Runs the clean input alone: what comes out of each layer, and how it could be read.
+
+    Args:
+        module: The model.
+        clean: The input.
+        run: How to run the model.
+        frame: The input's shape.
+        parts: How many frames an output may have in place of the batch.
+
+    Returns:
+        Last outputs; and, of layers with parameters that run several times, the earlier ones.
+    """
+    earlier: dict[str, list[_Output]] = {}
     seen: dict[str, _Output] = {}
     written: dict[str, Callable[[], bool]] = {}
 
     def visit(name: str, output: Any) -> None:
         tensor = main_tensor(output)
-        calls = seen.pop(name).calls if name in seen else 0
+        calls = 0
+        if name in seen:
+            calls = seen[name].calls
+            earlier.setdefault(name, []).append(seen.pop(name))
         written.pop(name, None)
         if tensor is None:
             seen[name] = _Output(calls=calls + 1)
@@ -410,15 +482,17 @@ def _shapes(module: nn.Module, clean: Tensor, run: Run, frame: Frame) -> dict[st
         second = tensor.ndim == 3 and tensor.shape[0] > 1 and tensor.shape[1] == 1
         batched, axis = second or tensor.shape[:1] == (1,), int(second)
         shape = tuple(tensor.shape)
+        folded = not batched and tensor.ndim > 2 and shape[0] in parts
         if batched:
             shape = shape[:axis] + shape[axis + 1 :]
         size = tensor.numel() * tensor.element_size()
         layouts: tuple[str, ...] = ()
-        if batched and tensor.is_floating_point():
-            layouts = _layouts((1, *shape), frame, axis)
+        if (batched or folded) and tensor.is_floating_point():
+            layouts = _layouts((1, *shape), frame, axis, folded=folded)
         greatest = _greatest(tensor)
         finite = isfinite(greatest)
-        seen[name] = _Output(shape, size, batched, finite, calls + 1, axis, layouts)
+        seen[name] = _Output(shape, size, batched or folded, finite, calls + 1, axis, layouts)
+        seen[name].folded = folded
         if tensor.is_floating_point():
             seen[name].rounding = torch.finfo(tensor.dtype).eps * greatest
         if layouts:
@@ -428,16 +502,57 @@ def _shapes(module: nn.Module, clean: Tensor, run: Run, frame: Frame) -> dict[st
         run(module, clean)
     for name, is_written in written.items():
         seen[name].overwritten = is_written()
-    return seen
+    shared = _shared(module, seen)
+    return seen, {name: found for name, found in earlier.items() if name in shared}
 
 
-def _layouts(shape: tuple[int, ...], frame: Frame, batch_axis: int) -> tuple[str, ...]:
+def _shared(module: nn.Module, seen: Mapping[str, _Output]) -> set[str]:
+    """The layers that run several times with weights, and all in them: a backbone for two views.
+
+    A ReLU that is used in several places is none of them.
+    """
+    parts = dict(module.named_modules())
+    roots = {
+        name
+        for name, output in seen.items()
+        if 1 < output.calls <= _MAX_CALLS and next(parts[name].parameters(), None) is not None
+    }
+    within = {
+        name
+        for name in seen
+        if any(name[:place] in roots for place, sign in enumerate(name) if sign == ".")
+    }
+    return {name for name in roots | within if 1 < seen[name].calls <= _MAX_CALLS}
+
+
+def _choose_calls(
+    findings: dict[str, Finding], earlier: Mapping[str, list[_Output]], frame: Frame
+) -> None:
+    """Of layers that run several times, the last call that follows the image counts."""
+    for name, outputs in earlier.items():
+        last = findings[name]
+        numbered = {str(number): output for number, output in enumerate(outputs)}
+        found = [*_findings(numbered, frame, ()).values(), last]
+        readable = tuple(number for number, each in enumerate(found) if each.spatial)
+        call = readable[-1] if readable else last.calls - 1
+        findings[name] = replace(
+            found[call],
+            calls=last.calls,
+            call=call,
+            readable=readable,
+            overwritten=last.overwritten or call < last.calls - 1,
+        )
+
+
+def _layouts(
+    shape: tuple[int, ...], frame: Frame, batch_axis: int, *, folded: bool = False
+) -> tuple[str, ...]:
     """The layouts that an output may have, by its shape with the batch first."""
     if sum(side > 1 for side in shape[1:]) < 2:
         return ()  # one number per channel
-    if len(shape) == 3 and min(shape[1:]) > 1:
+    if not folded and len(shape) == 3 and min(shape[1:]) > 1:
         return ("LNC",) if batch_axis else ("NLC", "NCL")
-    found = arrangements(shape, frame, batch_axis)
+    found = arrangements(shape, frame, batch_axis, folded=folded)
     return tuple(dict.fromkeys(reading.layout for reading in found if reading.cells > 1))
 
 
@@ -451,13 +566,38 @@ def _greatest(tensor: Tensor) -> float:
     return max(abs(float(least)), abs(float(most)))
 
 
-def _run_chunk(module: nn.Module, batch: Tensor, run: Run, seen: dict[str, _Output]) -> None:
+def _run_all(
+    module: nn.Module,
+    clean: Tensor,
+    copies: list[Tensor],
+    run: Run,
+    outputs: _Outputs,
+    chunks: Sequence[int],
+) -> None:
+    """Runs all disturbed copies, in chunks of the first size that fits into memory."""
+    done = 0
+    for place, size in enumerate(chunks):
+        try:
+            while done < len(copies):
+                some = copies[done : done + size]
+                _run_chunk(module, torch.cat([clean, *some]), run, outputs)
+                done += len(some)
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or place + 1 == len(chunks):
+                raise
+        for output in outputs:
+            output.latest = None
+
+
+def _run_chunk(module: nn.Module, batch: Tensor, run: Run, outputs: _Outputs) -> None:
     """Runs the clean input with some disturbed copies and takes in what the layers answer."""
     previous: tuple[Tensor, Callable[[], bool], _Responses] | None = None
 
     def visit(name: str, output: Any) -> None:
         nonlocal previous
-        tensor, found = main_tensor(output), seen[name]
+        tensor, found = main_tensor(output), outputs.at(name, calls.get(name, 0))
+        calls[name] = calls.get(name, 0) + 1
         if tensor is None or not found.takes(tensor, len(batch)):
             found.latest = None
             return
@@ -469,11 +609,11 @@ def _run_chunk(module: nn.Module, batch: Tensor, run: Run, seen: dict[str, _Outp
             found.latest = _Responses(tensor, found.layouts)
             previous = tensor, watch_writes(tensor), found.latest
 
-    readable = [name for name, output in seen.items() if output.layouts]
-    with observe(module, visit, readable):
-        run(module, batch)
-    for name in readable:
-        seen[name].keep()
+    calls: dict[str, int] = {}
+    readable = [output for output in outputs if output.layouts]
+    run_observed(module, batch, run, visit, outputs.readable)
+    for output in readable:
+        output.keep()
 
 
 def _disturbed(clean: Tensor, seed: int) -> Iterator[Tensor]:

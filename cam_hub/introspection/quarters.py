@@ -21,8 +21,9 @@ from cam_hub.guard import quiet
 from cam_hub.introspection.bands import lead
 from cam_hub.introspection.layouts import LAYOUTS, Arrangement, batch_first, to_maps
 from cam_hub.introspection.probe import Run
+from cam_hub.introspection.trial import run_observed
 from cam_hub.memory import in_chunks
-from cam_hub.recording import main_tensor, observe
+from cam_hub.recording import main_tensor
 
 __all__ = ["CLEAR_HALVES", "CLEAR_QUARTERS", "ROUNDS", "areas", "quarter_leads"]
 
@@ -112,8 +113,7 @@ def _steps(
             images = torch.split(tensor, 1)
             found[name] = [_change(*pair, arrangement) for pair in pairwise(images)]
 
-    with observe(module, visit, layers):
-        run(module, batch)
+    run_observed(module, batch, run, visit, layers)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 
 from torch import nn
 
@@ -12,7 +13,7 @@ from cam_hub.introspection.layers import SUGGESTIONS, LayerInfo, list_layers, su
 from cam_hub.recording import modules_by_name
 from cam_hub.sources.base import LoadedModel
 
-__all__ = ["LayerChoice", "layers_before", "plain_choice", "resolve_layers"]
+__all__ = ["LayerChoice", "at_call", "layers_before", "plain_choice", "resolve_layers"]
 
 _LOG = logging.getLogger("cam_hub")
 
@@ -93,6 +94,35 @@ def _suggested(model: LoadedModel, how: str, size: tuple[int, ...]) -> list[Laye
             for layer in found:
                 _LOG.info("%s: layer %s is chosen: %s", model.id, layer.name, layer.reason)
     return known[how, size]
+
+
+def at_call(layer: LayerInfo, call: int | None) -> LayerInfo:
+    """A layer at one of its calls.
+
+    Args:
+        layer: The layer.
+        call: From 0, or from the end if negative; None for the one that it stands for.
+
+    Raises:
+        InvalidArgument: If there is no such call, or its output does not follow the image.
+    """
+    if call is None:
+        return layer
+    number = call + layer.calls if call < 0 else call
+    if not 0 <= number < layer.calls:
+        times = "once" if layer.calls == 1 else f"{layer.calls} times"
+        expected = f"None or 0 to {layer.calls - 1}, as layer {layer.name!r} runs {times} in a pass"
+        raise InvalidArgument("call", call, expected)
+    if layer.readable_calls and number not in layer.readable_calls:
+        allowed = " or ".join(map(str, layer.readable_calls))
+        raise InvalidArgument(
+            "call",
+            call,
+            f"{allowed}: at that call, layer {layer.name!r} does not follow the image (it is "
+            "mirrored, or mixed)",
+        )
+    # What follows this call may write to its output, whatever follows the other one.
+    return layer if number == layer.call else replace(layer, call=number, overwritten=True)
 
 
 def layers_before(

@@ -13,7 +13,7 @@ from cam_hub.classes import Settled, Weights
 from cam_hub.errors import NoMap, OutOfMemory
 from cam_hub.guard import mixes_batch, quiet
 from cam_hub.introspection.layer_info import LayerInfo
-from cam_hub.introspection.layouts import batch_second, to_maps
+from cam_hub.introspection.layouts import batch_second, frames_folded, to_maps
 from cam_hub.memory import in_chunks, is_out_of_memory
 from cam_hub.methods import Evidence
 from cam_hub.passes.gathering import Allowance, Gathering
@@ -30,6 +30,7 @@ __all__ = [
     "Finished",
     "forward_activations",
     "go_back",
+    "must_pass_alone",
     "run",
 ]
 
@@ -73,7 +74,7 @@ def run(job: Job, *, keep: int = 0) -> Finished:
         OutOfMemory: If memory does not suffice for one image at a time.
     """
     size = job.size
-    if size > 1 and mixes_batch(job.model.module, anatomy(job.model)):
+    if size > 1 and must_pass_alone(job.model):
         size = 1
     copying = False
     while True:
@@ -91,6 +92,11 @@ def run(job: Job, *, keep: int = 0) -> Finished:
             size //= 2
             _LOG.warning("%s: out of memory; at most %d images pass at once", job.model.id, size)
         keep = 0
+
+
+def must_pass_alone(model: LoadedModel) -> bool:
+    """Whether images pass the network one at a time."""
+    return model.execution.one_by_one or mixes_batch(model.module, anatomy(model))
 
 
 class _Run:
@@ -211,8 +217,14 @@ def forward_activations(
         ModelRefused: If the model raises on this input.
         NoMap: If a layer did not run.
     """
-    second = batch_second({name: layer.arrangement for name, layer in layers.items()})
-    taken = tap(model.module, list(layers), batch_second=second)
+    lies = {name: layer.arrangement for name, layer in layers.items()}
+    taken = tap(
+        model.module,
+        list(layers),
+        batch_second=batch_second(lies),
+        folded=frames_folded(lies),
+        chosen={name: layer.call for name, layer in layers.items() if layer.calls > 1},
+    )
     with quiet(model.module), torch.no_grad(), taken as taps:
         model.run(image)
     found = {}

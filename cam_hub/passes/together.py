@@ -18,12 +18,13 @@ from torch import Tensor
 
 from cam_hub.classes import Settled
 from cam_hub.errors import CamHubError, ModelRefused, NoMap
-from cam_hub.guard import mixes_batch, quiet
+from cam_hub.guard import quiet
 from cam_hub.memory import is_out_of_memory
 from cam_hub.passes.gathering import Gathering
 from cam_hub.passes.identity import anatomy
 from cam_hub.passes.job import Job, Pass
 from cam_hub.passes.rows import Row, rows_of, stacked
+from cam_hub.passes.running import must_pass_alone
 from cam_hub.passes.trace import Trail, pass_through, score_of
 from cam_hub.tasks.base import Standings, Target
 from cam_hub.tensors import is_finite
@@ -60,7 +61,7 @@ def run_together(
         Per picture what came back, or an error that is about this picture; None if it could not
         be passed along with the others, and must be passed alone.
     """
-    if mixes_batch(jobs[0].model.module, anatomy(jobs[0].model)):
+    if must_pass_alone(jobs[0].model):
         room = Room(1)
     shares = [_Share(job) for job in jobs]
     images = len(jobs) * (1 + jobs[0].samples)

@@ -15,7 +15,7 @@ from cam_hub.classes import Weights
 from cam_hub.errors import ModelRefused, NoMap
 from cam_hub.guard import quiet
 from cam_hub.introspection.layer_info import LayerInfo
-from cam_hub.introspection.layouts import batch_second, to_maps
+from cam_hub.introspection.layouts import batch_second, frames_folded, to_maps
 from cam_hub.memory import is_out_of_memory
 from cam_hub.passes.identity import anatomy
 from cam_hub.passes.saved import saved
@@ -212,16 +212,20 @@ def pass_through(
     overwritten = {name for name, layer in layers.items() if layer.overwritten}
     lies = {name: layer.arrangement for name, layer in layers.items()}
     tokens = any(each and (each.prefix_tokens or each.suffix_tokens) for each in lies.values())
-    second = batch_second(lies)
+    second, folded = batch_second(lies), frames_folded(lies)
+    chosen = {name: layer.call for name, layer in layers.items() if layer.calls > 1}
 
     def run(*, safely: bool) -> tuple[Taps, Any]:
         known = None if safely else overwritten
+        which = None if copying or model.execution.one_by_one else rows
         taken = tap(
             model.module,
             list(layers),
             overwritten=known,
-            rows=None if copying else rows,
+            rows=which,
             batch_second=second,
+            folded=folded,
+            chosen=chosen,
         )
         with taken as taps, setting.around(batch.device):
             return taps, model.run(batch, tokens=tokens)

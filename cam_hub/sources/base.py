@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from cam_hub.clip_preprocessing import ClipPreprocessing
 from cam_hub.clips import open_clip
+from cam_hub.eager import unwrapped
 from cam_hub.errors import InvalidArgument, ModelRefused
+from cam_hub.execution import PLAIN, Execution, watch
 from cam_hub.guard import unusable, walk
 from cam_hub.images import open_image
 from cam_hub.limits import UNLIMITED, LoadLimits
@@ -32,6 +34,7 @@ from cam_hub.tensors import pixels_of
 from cam_hub.transforms import TransformPreprocessing
 
 __all__ = [
+    "EXECUTION",
     "LoadedModel",
     "Progress",
     "Request",
@@ -43,6 +46,9 @@ __all__ = [
     "wake",
 ]
 
+
+EXECUTION = "execution"
+"""The fact about a model that says how it has to be run."""
 
 Progress = Callable[[float, str], None]
 
@@ -93,7 +99,7 @@ class LoadedModel:
         if origin is not None and origin.has(self.module):
             id, revision = origin.fields["id"], origin.fields["revision"]
             return _reopened, (id, revision, str(self.device), origin.changed(parts))
-        return _rebuilt, (self.module, parts, {"layers": self.facts.get("layers", {})})
+        return _rebuilt, (self.module, parts, self._lasting)
 
     def __copy__(self) -> LoadedModel:
         return replace(self)
@@ -105,7 +111,7 @@ class LoadedModel:
             origin: Origin | None = self.facts.get(_ORIGIN)
             loaded = origin is not None and origin.has(self.module)
             copied = LoadedModel(module=copy.deepcopy(self.module, memo), **parts)
-            copied.facts["layers"] = dict(self.facts.get("layers", {}))
+            copied.facts.update(self._lasting)
         if loaded:
             note_origin(copied)
         return copied
@@ -129,6 +135,32 @@ class LoadedModel:
         """The weights' floating-point type, float32 where there are no weights."""
         weights = self.module.parameters()
         return next((p.dtype for p in weights if p.is_floating_point()), torch.float32)
+
+    @property
+    def _lasting(self) -> dict[str, Any]:
+        """The facts that hold for a copy, too."""
+        found: dict[str, Any] = {"layers": dict(self.facts.get("layers", {}))}
+        if EXECUTION in self.facts:
+            found[EXECUTION] = self.execution
+        return found
+
+    @property
+    def execution(self) -> Execution:
+        """How the network has to be run, as far as that was found out."""
+        found: Execution = self.facts.get(EXECUTION, PLAIN)
+        return found
+
+    def _try(self, batch: Tensor) -> Any:
+        """Runs a network of which nothing is known yet; None if it must be run again, with care."""
+        with watch(self.module) as seen:
+            output = self.task.run(unwrapped(self.module), batch)
+        if not (seen.drawn or seen.written):
+            return output
+        drawn = seen.drawn
+        self.facts[EXECUTION] = Execution(
+            draws=drawn, varies=drawn, one_by_one=drawn, written=seen.written
+        )
+        return None
 
     @default_modes()
     def preprocess(self, image: object) -> Tensor:
@@ -177,10 +209,15 @@ class LoadedModel:
             self.facts["shortcuts"] = worth(walk(self.module))
         try:
             with shortcuts(self.facts["shortcuts"], batch.device, tokens=tokens):
-                return self.task.run(self.module, batch)
+                if EXECUTION not in self.facts and (output := self._try(batch)) is not None:
+                    return output
+                with self.execution.around(self.module):
+                    return self.task.run(unwrapped(self.module), batch)
         except Exception as error:  # whatever a network raises on an input that it cannot take
             if is_out_of_memory(error):
-                raise
+                if isinstance(error, (RuntimeError, MemoryError)):
+                    raise
+                raise MemoryError(str(error)) from error
             if (reason := unusable(self.module)) is not None:
                 raise ModelRefused(self.id, reason) from error
             first = (str(error) or type(error).__name__).splitlines()[0]
