@@ -113,17 +113,22 @@ class _Tensor:
         self._at: dict[str, Any] = owner._buffers if name in owner._buffers else vars(owner)
         self._name = name
         self._own: Any = self._at[name]
+        self._lent: Tensor | None = None
+        self._version = 0
 
     def lend(self) -> None:
         """Puts a copy in its place."""
         if isinstance(self._own, Tensor):
-            self._at[self._name] = self._own.detach().clone()
+            self._lent = self._at[self._name] = self._own.detach().clone()
+            self._version = self._lent._version
 
     @property
     def is_written(self) -> bool:
-        """Whether the copy was written to, or replaced, and its values are others now."""
-        # Its count of writes does not tell: batch normalisation writes without being counted.
+        """Whether the copy was written to, or replaced by one of other values."""
         now, own = self._at.get(self._name), self._own
+        if now is self._lent and now is not None and now._version != self._version:
+            return True  # with the same values this time, as observers of a range do
+        # The count alone does not tell: batch normalisation writes without being counted.
         if not isinstance(now, Tensor) or now.shape != own.shape or now.dtype != own.dtype:
             return True
         return not torch.equal(now.detach(), own.detach())

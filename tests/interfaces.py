@@ -31,6 +31,7 @@ from torch import nn
 import cam_hub
 from cam_hub.cli import main
 from cam_hub.errors import CamHubError
+from cam_hub.options import OPTIONS
 from cam_hub.results import Explanation
 from tests.browser import Browser
 from tests.space_app import encoded
@@ -50,6 +51,28 @@ class Shy(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         size = self.size(self.embed(x).square() + 0.1)
         return self.last(size - 0.2).mean((2, 3)) + size.mean((2, 3))
+
+
+class Shared(nn.Module):
+    """Two views of the image, through one backbone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.backbone = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU())
+            self.fc = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        views = [self.backbone(view).mean((2, 3)) for view in (x, x.square())]
+        return self.fc(torch.cat(views, dim=1))
+
+
+class Dropping(Shared):
+    """Drops cells by chance, in evaluation mode, too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.dropout(x, 0.3, training=True))
 
 
 def add_network(name: str, build: Callable[[], nn.Module], side: int = 32) -> str:
@@ -153,6 +176,14 @@ class Places:
     folder: Path
 
 
+def _texts(case: Case) -> dict[str, Any]:
+    """The arguments, with options as the endpoints and the page have them: as texts."""
+    return {
+        name: OPTIONS[name].text(value) if name in OPTIONS else value
+        for name, value in case.asked.items()
+    }
+
+
 def _python(case: Case, places: Places) -> Answer:
     del places
     model = cam_hub.load_model(case.model, pretrained=False, device="cpu")
@@ -208,7 +239,7 @@ def _endpoint(case: Case, places: Places) -> Answer:
     case.photo.save(photo)
     try:
         *_, paths, manifest, _ = places.client.predict(
-            handle_file(photo), model_id=case.model, api_name="/explain", **case.asked
+            handle_file(photo), model_id=case.model, api_name="/explain", **_texts(case)
         )
     except AppError as error:
         return Answer(error=_code(str(error)))
@@ -220,7 +251,7 @@ def _mcp(case: Case, places: Places) -> Answer:
     from mcp.client.streamable_http import streamable_http_client
 
     photo = base64.b64encode(encoded(case.photo, "PNG")).decode()
-    values = {"image": f"data:image/png;base64,{photo}", "model_id": case.model, **case.asked}
+    values = {"image": f"data:image/png;base64,{photo}", "model_id": case.model, **_texts(case)}
 
     async def session() -> Any:
         async with (
@@ -239,7 +270,10 @@ def _mcp(case: Case, places: Places) -> Answer:
 
 def _page(case: Case, places: Places) -> Answer:
     browser = Browser(places.url)
-    values = {"method": "smoothgradcampp", **case.asked, "model_id": case.model}
+    fields = {
+        f"option_{name}" if name in OPTIONS else name: value for name, value in _texts(case).items()
+    }
+    values = {"method": "smoothgradcampp", **fields, "model_id": case.model}
     done, shown = browser.explain(browser.upload(encoded(case.photo, "PNG")), **values)
     if not done:
         return Answer(error=_code(str(shown)))

@@ -165,6 +165,27 @@ def test_what_has_no_layers_of_its_own_is_refused_with_what_to_pass_instead(form
         cam_hub.wrap_model(form(), input_size=SIZE)  # type: ignore[arg-type]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("static", [False, True])
+def test_quantised_networks_are_refused_with_what_to_pass_instead(static):
+    quantization = pytest.importorskip("torch.ao.quantization")
+    engine = torch.backends.quantized.engine
+    if not static:
+        module = quantization.quantize_dynamic(plain(), {nn.Linear})
+    else:
+        torch.backends.quantized.engine = "onednn"
+        module = nn.Sequential(quantization.QuantStub(), plain(), quantization.DeQuantStub()).eval()
+        module.qconfig = quantization.get_default_qconfig("onednn")
+        module = quantization.prepare(module)
+        module(image()[None])
+        module = quantization.convert(module)
+    try:
+        with pytest.raises(ModelRefused, match="pass the floating-point module"):
+            explained(module)
+    finally:
+        torch.backends.quantized.engine = engine
+
+
 def test_a_graph_that_calls_modules_is_explained():
     found = explained(torch.fx.symbolic_trace(plain()))
     assert np.allclose(found.cam(), explained(plain()).cam(), atol=1e-6)

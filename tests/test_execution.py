@@ -96,6 +96,19 @@ class Averaging(Net):
         return self.head(found * self.average)
 
 
+class Observing(Net):
+    """Keeps the range of what it has seen, which one image may leave as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("greatest", torch.full((), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.body(x)
+        self.greatest.copy_(torch.maximum(self.greatest, found.detach().max()))
+        return self.head(found / self.greatest)
+
+
 class Training(Net):
     """Its batch normalisation is in training mode whatever the network is."""
 
@@ -140,7 +153,7 @@ class Mixing(Net):
 
 
 VARYING = [Dropout, Depth, Augmented, OwnNumbers, Counting]
-WRITING = [Averaging, Training]
+WRITING = [Averaging, Observing, Training]
 ALONE = [Flattening, Fixed, Mixing]
 
 

@@ -15,10 +15,22 @@ import numpy as np
 import pytest
 from gradio_client import Client
 
-from tests.interfaces import INTERFACES, Case, Places, Shy, add_network, grey, striped
+from tests.interfaces import (
+    INTERFACES,
+    Case,
+    Dropping,
+    Places,
+    Shared,
+    Shy,
+    add_network,
+    grey,
+    striped,
+)
 from tests.space_app import SETTINGS, serve
 
 SHY = add_network("cam_hub_test_shy", Shy)
+SHARED = add_network("cam_hub_test_shared", Shared)
+DROPPING = add_network("cam_hub_test_dropping", Dropping)
 QUIET = {"method": "layercam", "std": 0.0}
 
 CASES = [
@@ -55,6 +67,11 @@ CASES = [
         ("last",),
         manifest={"classes": [2, 0]},
     ),
+    # Calls of a shared layer; a network that varies.
+    Case("first call", SHARED, striped(), {**QUIET, "call": 0}, ("backbone",)),
+    Case("last call", SHARED, striped(), {**QUIET, "call": -1}, ("backbone",)),
+    Case("no such call", SHARED, striped(), {**QUIET, "call": 2}, error="invalid_argument"),
+    Case("dropout", DROPPING, striped(), {"method": "smoothgradcampp"}, ("backbone",)),
     Case("no such class", SHY, grey(), {**QUIET, "classes": ["9"]}, error="class_not_found"),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from cam_hub.errors import InvalidArgument, NoMap
+from cam_hub.errors import InvalidArgument, ModelRefused, NoMap
 from cam_hub.execution import PLAIN
 from cam_hub.introspection import answers
 from cam_hub.introspection.examination import examine
@@ -13,6 +13,7 @@ from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.model_outputs import with_output
 from cam_hub.modes import default_modes
 from cam_hub.sources.base import EXECUTION, LoadedModel
+from cam_hub.sources.formats import quantized_parts
 
 __all__ = ["SUGGESTIONS", "LayerInfo", "list_layers", "suggest_layers"]
 
@@ -90,6 +91,7 @@ def suggest_layers(
     Raises:
         InvalidArgument: If ``how`` is none of these words.
         NoMap: If the model has no such layer.
+        ModelRefused: If it has none since it is quantised.
     """
     if how not in SUGGESTIONS:
         raise InvalidArgument("how", how, f"one of {', '.join(SUGGESTIONS)}")
@@ -103,6 +105,13 @@ def suggest_layers(
         names = [layer.name for layer in usable if layer.is_conv]
     else:
         names = [layer.name for layer in usable]
+    if not names and not usable and (parts := quantized_parts(model.module)):
+        raise ModelRefused(
+            model.id,
+            f"none of its layers has a gradient: {len(parts)} of them are quantised ({parts[0]!r} "
+            "and so on), and compute in whole numbers; pass the floating-point module that was "
+            "quantised.",
+        )
     if not names:
         raise NoMap(f"the model {model.id!r} has none that fits {how!r}: {_lack(layers)}")
     return names

@@ -560,6 +560,8 @@ def _greatest(tensor: Tensor) -> float:
     """The greatest absolute value; not finite if any value is not."""
     if tensor.numel() == 0:
         return 0.0
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
     if tensor.is_complex() or tensor.dtype == torch.bool:
         tensor = tensor.abs().float()
     least, most = torch.aminmax(tensor)

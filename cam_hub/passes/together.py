@@ -61,6 +61,8 @@ def run_together(
         Per picture what came back, or an error that is about this picture; None if it could not
         be passed along with the others, and must be passed alone.
     """
+    if not jobs:
+        return []
     if must_pass_alone(jobs[0].model):
         room = Room(1)
     shares = [_Share(job) for job in jobs]
