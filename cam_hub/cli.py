@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         makes no sense; 130 after Ctrl+C.
     """
     _accept_any_text()
+    os.environ["MPLBACKEND"] = "agg"  # no window is opened; matplotlib fails at an unknown name
     options = _parser().parse_args(arguments)
     try:
         run: Callable[[argparse.Namespace], int | None] = options.run

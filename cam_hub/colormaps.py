@@ -5,11 +5,10 @@ Any name that matplotlib knows works; ``COLORMAPS`` is what a menu should offer.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -103,7 +102,8 @@ def colormap_table(name: str) -> npt.NDArray[np.uint8]:
 @lru_cache(maxsize=64)
 def _table(name: str) -> npt.NDArray[np.uint8]:
     # Imported here because it takes longer than everything else in this module together.
-    colormaps = _matplotlib_colormaps()
+    from matplotlib import colormaps  # noqa: PLC0415
+
     if name not in colormaps:
         # The curated names come first: of two names equally near, the better map is offered.
         nearest = nearest_names(name, [*COLORMAPS, *colormaps]) or list(COLORMAPS)
@@ -112,21 +112,3 @@ def _table(name: str) -> npt.NDArray[np.uint8]:
     table = np.rint(colours[:, :3] * 255.0).astype(np.uint8)
     table.setflags(write=False)  # one array serves every caller
     return table
-
-
-def _matplotlib_colormaps() -> Any:
-    """Matplotlib's colour maps, also where the environment names a backend that it does not have.
-
-    Matplotlib reads that variable when it is imported; no backend draws anything here.
-    """
-    try:
-        from matplotlib import colormaps  # noqa: PLC0415
-    except ValueError:
-        given = os.environ.pop("MPLBACKEND", None)
-        if given is None:
-            raise
-        try:
-            from matplotlib import colormaps  # noqa: PLC0415
-        finally:
-            os.environ["MPLBACKEND"] = given
-    return colormaps
