@@ -71,6 +71,7 @@ class FileBudget:
     _known: dict[Path, _Folder] = field(default_factory=dict)
     _visitors: dict[Path, str] = field(default_factory=dict)
     _reserved: int = 0
+    _announced: dict[str, int] = field(default_factory=dict)
     _look_again: float = 0.0
 
     def make_room(self, size: int, visitor: str = "") -> None:
@@ -87,8 +88,14 @@ class FileBudget:
             self._look()
             kept = set(self.in_use())
             if visitor:
+                announced = self._announced.get(visitor, 0)
+                if announced + size > self.visitor_limit:
+                    raise DiskUnavailable(
+                        f"a visitor may upload at most {self.visitor_limit:,} bytes at a time, and "
+                        "other uploads from this address are still arriving"
+                    )
                 own = [each for path, each in self._known.items() if self._of(path) == visitor]
-                self._shrink(own, self.visitor_limit - size, kept, newest=time.time())
+                self._shrink(own, self.visitor_limit - announced - size, kept, time.time())
             self._shrink(
                 list(self._known.values()),
                 self.limit - self._reserved - size,
@@ -102,11 +109,17 @@ class FileBudget:
                     "those in use leave no room. Try again in a minute"
                 )
             self._reserved += size
+            if visitor:
+                self._announced[visitor] = self._announced.get(visitor, 0) + size
 
-    def release(self, size: int) -> None:
-        """Gives back what ``make_room`` has reserved."""
+    def release(self, size: int, visitor: str = "") -> None:
+        """Gives back what ``make_room`` has reserved; arguments as there."""
         with self._lock:
             self._reserved -= size
+            if visitor:
+                left = self._announced.pop(visitor, 0) - size
+                if left > 0:
+                    self._announced[visitor] = left
 
     def add(self, folder: Path, visitor: str = "") -> None:
         """Counts a folder that was just written."""

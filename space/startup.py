@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_CONNECTIONS = 65_536
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _NUMBERS = (
     "GRADIO_ANALYTICS_CACHE_FREQUENCY",
@@ -72,6 +73,7 @@ def prepare(environ: MutableMapping[str, str], host: str, port: int) -> None:
     environ["GRADIO_SERVER_NAME"] = "127.0.0.1"
     environ["MPLBACKEND"] = "agg"  # pictures are drawn into files, never into a window
     _exempt_loopback(environ, host)
+    _allow_many_connections()
     folder = _files_folder(environ)
     environ["GRADIO_TEMP_DIR"] = str(folder)
     _secure_temporary_folder(environ, folder)
@@ -145,6 +147,18 @@ def _exempt_loopback(environ: MutableMapping[str, str], host: str) -> None:
     bare = host.strip("[]")
     names += [name for name in (*_LOOPBACK, bare) if name not in names]
     environ["NO_PROXY"] = environ["no_proxy"] = ",".join(names)
+
+
+def _allow_many_connections() -> None:
+    """Raises the number of open files to what this user may have: each connection is one."""
+    if sys.platform == "win32":
+        return
+    import resource  # noqa: PLC0415 - not on Windows
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, _CONNECTIONS)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _files_folder(environ: MutableMapping[str, str]) -> Path:

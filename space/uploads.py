@@ -10,6 +10,7 @@ import asyncio
 import re
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ __all__ = ["MAX_FILES", "Uploads", "forget_followed", "visitor_of"]
 MAX_FILES = 10
 """Files of one upload; a request of the app has two photos at most."""
 
-_AT_ONCE = 32
-"""Uploads that arrive at the same time."""
+_AT_ONCE = 256
+_AT_ONCE_OF_ONE = 64
+"""Uploads that arrive at the same time, of all visitors and of one."""
 
 _MAX_BYTES_OF_NAME = 200
 
@@ -56,7 +58,7 @@ class Uploads:
         self._budget = budget
         self._settings = settings
         self._note = note
-        self._arriving = 0
+        self._arriving: Counter[str] = Counter()
 
     async def receive(self, request: Request) -> JSONResponse:
         """Receives the files of a request.
@@ -69,24 +71,26 @@ class Uploads:
             raise HTTPException(400, "An upload is sent as multipart/form-data.")
         if len(request.query_params.get("upload_id", "")) > _MAX_ID:
             raise HTTPException(422, f"upload_id has at most {_MAX_ID} characters.")
-        if self._arriving >= _AT_ONCE:
-            raise HTTPException(503, "Too many uploads arrive at the moment. Try again.")
         # A length that is not declared may turn out to be the greatest that is allowed.
         size = int(request.headers.get("content-length") or self._settings.upload_bytes)
         visitor = visitor_of(request, behind_proxy=self._settings.space_id is not None)
-        self._arriving += 1
+        if self._arriving.total() >= _AT_ONCE or self._arriving[visitor] >= _AT_ONCE_OF_ONE:
+            raise HTTPException(503, "Too many uploads arrive at the moment. Try again.")
+        self._arriving[visitor] += 1
         try:
             await anyio.to_thread.run_sync(self._budget.make_room, size, visitor)
             try:
                 paths = await self._received(request, visitor)
             finally:
-                self._budget.release(size)
+                self._budget.release(size, visitor)
         except OSError as error:
             if (known := DiskUnavailable.of(error)) is None:
                 raise
             raise known from error
         finally:
-            self._arriving -= 1
+            self._arriving[visitor] -= 1
+            if not self._arriving[visitor]:
+                del self._arriving[visitor]
         self._note(paths)
         return JSONResponse(paths)
 

@@ -93,6 +93,15 @@ def test_a_visitor_who_uploads_too_much_loses_uploads_of_their_own(budget: FileB
     assert second.exists()
 
 
+def test_uploads_that_are_still_arriving_take_no_more_than_one_visitors_share(budget: FileBudget):
+    budget.make_room(40 * KB, "slow")
+    with pytest.raises(DiskUnavailable, match="still arriving"):
+        budget.make_room(20 * KB, "slow")
+    budget.make_room(20 * KB, "other")
+    budget.release(40 * KB, "slow")
+    budget.make_room(20 * KB, "slow")
+
+
 def test_many_tiny_files_count_as_well(budget: FileBudget):
     folders = [upload(budget, digit, 1, 900 + n) for n, digit in enumerate("0123456789abcdef")]
     budget.make_room(0)
