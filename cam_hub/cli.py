@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from cam_hub._text import clean_line, clean_text
 from cam_hub._version import __version__
 from cam_hub.errors import CamHubError, DiskUnavailable, InvalidArgument
 from cam_hub.options import OPTIONS, read_options
@@ -71,7 +72,7 @@ def _accept_any_text() -> None:
 
 def _failed(message: str, code: int = 1) -> int:
     with suppress(OSError):
-        sys.stderr.write(f"{message}\n")
+        _write(f"{message}\n", sys.stderr)
     return code
 
 
@@ -215,15 +216,21 @@ def _layers(options: argparse.Namespace) -> None:
         if layer.usable or options.all
     ]
     _print_table(rows)
-    sys.stdout.write(f"recommended (*): {suggest_layers(model)[0]}\n")
+    _write(f"recommended (*): {suggest_layers(model)[0]}\n")
+
+
+def _write(text: str, stream: TextIO | None = None) -> None:
+    """Writes text of any origin."""
+    (stream or sys.stdout).write(clean_text(text))
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
     """Prints rows with their columns in line."""
+    rows = [tuple(map(clean_line, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+        _write("  ".join(cells).rstrip() + "\n")
 
 
 def _search(options: argparse.Namespace) -> None:
@@ -231,7 +238,7 @@ def _search(options: argparse.Namespace) -> None:
 
     found = find_models(" ".join(options.words), limit=options.limit)
     if found.trouble:
-        sys.stderr.write(f"without the Hub: {found.trouble}\n")
+        _write(f"without the Hub: {found.trouble}\n", sys.stderr)
     rows = [("model", "downloads", "parameters", "size", "licence", "access")]
     _print_table([*rows, *map(_hit, found.hits)])
 
@@ -276,13 +283,13 @@ def _explain(options: argparse.Namespace) -> int:
         **_choices(options),
     )
     for found in result.predictions:
-        sys.stdout.write(f"{said_of(found):>7}  {found.class_index:5d}  {found.label}\n")
-    sys.stdout.write(f"explained: {result.target}\n")
-    sys.stdout.write(f"saved to {result.save(options.out)}\n")
+        _write(f"{said_of(found):>7}  {found.class_index:5d}  {found.label}\n")
+    _write(f"explained: {result.target}\n")
+    _write(f"saved to {result.save(options.out)}\n")
     if options.push:
         from cam_hub.sharing import save_to_hub  # noqa: PLC0415
 
-        sys.stdout.write(f"pushed to {save_to_hub(result, options.push)}\n")
+        _write(f"pushed to {save_to_hub(result, options.push)}\n")
     return 0
 
 
@@ -311,11 +318,11 @@ def _explain_folder(options: argparse.Namespace) -> int:
             result = outcome.explanation
             result.save(Path(options.out) / name)
         except CamHubError as error:
-            sys.stderr.write(f"{name}: error ({error.code}): {error}\n")
+            _write(f"{name}: error ({error.code}): {error}\n", sys.stderr)
             code = 1
         else:
             best = [f"{said_of(found)} {found.label}" for found in result.predictions[:1]]
-            sys.stdout.write(": ".join([name, *best]) + "\n")
+            _write(": ".join([name, *best]) + "\n")
     return code
 
 
@@ -362,11 +369,11 @@ def _compare(options: argparse.Namespace) -> int:
         for title, cell in zip(grid.titles, row.cells, strict=True):
             if cell.error is not None:
                 where = f"{row.model}, {title}"
-                sys.stderr.write(f"{where}: error ({cell.error.code}): {cell.reason}\n")
+                _write(f"{where}: error ({cell.error.code}): {cell.reason}\n", sys.stderr)
             cost = cost_in_words(cell.cost) if cell.cost else "-"
             rows.append((row.model, title, cell.layer or "-", cell.label or "-", cost))
     _print_table(rows)
-    sys.stdout.write(f"saved to {grid.save(options.out, scale)}\n")
+    _write(f"saved to {grid.save(options.out, scale)}\n")
     return int(any(cell.error for cell in grid.cells))
 
 

@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Repo
 from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import build_hf_headers
 
+from cam_hub._text import clean_line
 from cam_hub._version import __version__
 from cam_hub.errors import HubUnavailable, InvalidArgument, ModelRefused
 from cam_hub.sources.facts import FileFacts, ModelFacts
@@ -180,12 +181,12 @@ def _as_facts(id: str, info: ModelInfo) -> ModelFacts:
         source="hub",
         revision=info.sha,
         parameters=info.safetensors.total if info.safetensors else None,
-        licence=str(licence) if licence else None,
+        licence=clean_line(licence, 60) if licence else None,
         gated=bool(info.gated),
         private=bool(info.private),
         disabled=bool(info.disabled),
-        library=info.library_name,
-        tags=tuple(info.tags or ()),
+        library=clean_line(info.library_name, 60) if info.library_name else None,
+        tags=tuple(clean_line(tag, 200) for tag in info.tags or ()),
         downloads=info.downloads,
         files=tuple(
             FileFacts(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cam_hub._text import clean_line
 from cam_hub.errors import ModelNotFound
 from cam_hub.model_id import ModelId
 
@@ -99,9 +100,9 @@ def _licence(row: Mapping[str, Any]) -> str | None:
     card, tags = row.get("cardData"), row.get("tags")
     named = card.get("license") if isinstance(card, Mapping) else None
     if isinstance(named, str) and named:
-        return named[:60]
+        return clean_line(named, 60)
     marked = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
-    return next((tag[8:68] for tag in marked if tag.startswith("license:")), None)
+    return next((clean_line(tag[8:], 60) for tag in marked if tag.startswith("license:")), None)
 
 
 def _number(value: object) -> int | None:
