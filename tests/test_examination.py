@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import cam_hub
 from cam_hub.errors import ModelRefused, NoMap
 from cam_hub.introspection.probe import disturb
+from cam_hub.model_outputs import with_output
 
 SIZE = (3, 64, 96)
 GRID = (8, 12)
@@ -279,8 +280,8 @@ def test_layers_that_return_their_input_cost_next_to_nothing():
 def test_it_takes_eleven_forward_passes_and_nothing_stays_on_the_model():
     module = Pooled(nn.Conv2d(12, 12, 1)).train()
     images = []
+    model = with_output(cam_hub.wrap_model(module, input_size=SIZE))
     handle = module.register_forward_pre_hook(lambda _, args: images.append(len(args[0])))
-    model = cam_hub.wrap_model(module, input_size=SIZE)
     cam_hub.list_layers(model)
     cam_hub.suggest_layers(model, "stages")
     handle.remove()

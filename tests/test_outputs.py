@@ -14,6 +14,7 @@ from torch import nn
 
 import cam_hub
 from cam_hub.errors import InvalidArgument, NoMap
+from cam_hub.model_outputs import with_output
 
 SIZE = (3, 32, 32)
 IMAGE = torch.randn(SIZE, generator=torch.Generator().manual_seed(3))
@@ -473,3 +474,49 @@ def test_the_predicted_and_an_expected_class_together_without_repetition():
     assert both.classes == (best, other)
     same = cam_hub.explain(model, IMAGE, classes=["top(1)", names[best]], **QUICK)
     assert same.classes == (best,)
+
+
+class TestSegmentation:
+    """A network that answers for every pixel, with probabilities of its own."""
+
+    class Pixels(nn.Module):
+        def __init__(self, end):
+            super().__init__()
+            torch.manual_seed(0)
+            self.body = nn.Sequential(
+                nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 1, 1)
+            )
+            self.head, self.end = nn.Conv2d(16, 4, 1), end
+
+        def forward(self, x):
+            return self.end(10 * self.head(self.body(x).relu()))
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            lambda z: z.softmax(1),
+            lambda z: z.sigmoid(),
+            lambda z: nn.functional.interpolate(z.softmax(1), scale_factor=2, mode="bilinear"),
+            lambda z: {"size": torch.ones(1), "masks": z.softmax(1)},
+        ],
+        ids=["softmax", "sigmoid", "softmax, then upsampled", "in a dict"],
+    )
+    def test_the_probabilities_are_the_networks_own(self, end):
+        model = cam_hub.wrap_model(self.Pixels(end), input_size=SIZE, task="segmentation")
+        raw = truth(model)
+        raw = raw["masks"] if isinstance(raw, dict) else raw
+        expected = raw.mean((2, 3))[0]
+        for each in cam_hub.explain(model, IMAGE, **QUICK).predictions:
+            assert each.probability == pytest.approx(float(expected[each.class_index]), abs=1e-5)
+
+
+def test_a_network_is_looked_at_once_by_four_passes_and_loaded_models_by_none(lite0):
+    model = wrapped(lambda z: z)
+    images = []
+    handle = model.module.register_forward_pre_hook(lambda _, args: images.append(len(args[0])))
+    first = with_output(model)
+    assert images == [1] * 4
+    assert with_output(model) is first is with_output(first)
+    assert len(images) == 4
+    handle.remove()
+    assert with_output(lite0) is lite0

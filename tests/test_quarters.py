@@ -17,6 +17,7 @@ from cam_hub.introspection.layouts import Arrangement
 from cam_hub.introspection.probe import Finding, disturb
 from cam_hub.introspection.quarters import ROUNDS, _least_lead, quarter_leads
 from cam_hub.introspection.reading import read
+from cam_hub.model_outputs import with_output
 from tests.test_examination import Do
 
 SIZE = (3, 64, 64)
@@ -61,8 +62,9 @@ class Chain(nn.Module):
 def examined(module: nn.Module) -> tuple[cam_hub.LayerInfo, int]:
     """The recommended layer, and how many images went through the network to find it."""
     images: list[int] = []
+    model = with_output(cam_hub.wrap_model(module, input_size=SIZE))
     handle = module.register_forward_pre_hook(lambda _, args: images.append(len(args[0])))
-    layers = cam_hub.list_layers(cam_hub.wrap_model(module, input_size=SIZE))
+    layers = cam_hub.list_layers(model)
     handle.remove()
     assert not any(child._forward_hooks for child in module.modules())
     return next(layer for layer in layers if layer.recommended), sum(images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from cam_hub.options import OutputChoice
 from cam_hub.ranking import Prediction, best_of, label_of
 from cam_hub.tasks.heads import Head
 from cam_hub.tasks.outputs import main_output, unexpected
-from cam_hub.tasks.reading import read_outputs
+from cam_hub.tasks.reading import Inner, InputsOfProbabilities, read_outputs, scores_of
 from cam_hub.tasks.region import Region
 
 __all__ = [
@@ -188,6 +189,9 @@ class Task(ABC):
             main one.
         head: The output of the network that is explained, if it returns several.
         settled: Whether a look at what the network returns has settled the output.
+        inner: What the network applies to its scores before it returns them (softmax or sigmoid);
+            None for nothing.
+        captured: Whether the scores before that can be had in a pass.
     """
 
     name: ClassVar[str]
@@ -201,6 +205,8 @@ class Task(ABC):
     wanted: OutputChoice = field(default=None, kw_only=True)
     head: Head | None = field(default=None, kw_only=True)
     settled: bool = field(default=False, kw_only=True, repr=False)
+    inner: Inner | None = field(default=None, kw_only=True)
+    captured: bool = field(default=False, kw_only=True)
 
     @classmethod
     @abstractmethod
@@ -224,9 +230,19 @@ class Task(ABC):
         return self.run_whole(module, batch)[1]
 
     def run_whole(self, module: nn.Module, batch: Tensor) -> tuple[Any, Any]:
-        """Everything that the network returns, and of it what ``run`` returns."""
-        raw = self.call(module, batch)
-        return raw, raw if self.head is None else self.head.read(raw)
+        """Everything that the network returns, and of it what ``run`` returns.
+
+        Where the network applies softmax or sigmoid itself, the latter are its scores before that;
+        if these cannot be had, the logarithms of the probabilities (softmax) or their logits.
+        """
+        with InputsOfProbabilities() if self.captured else nullcontext() as seen:
+            raw = self.call(module, batch)
+        found = raw if self.head is None else self.head.read(raw)
+        probabilities = main_output(found) if self.inner is not None else None
+        if probabilities is None or self.inner is None:
+            return raw, found
+        before = None if seen is None else seen.before(probabilities, self.inner)
+        return raw, scores_of(probabilities, self.inner) if before is None else before
 
     def call(self, module: nn.Module, batch: Tensor) -> Any:
         """Everything that the network returns."""
@@ -255,7 +271,7 @@ class Task(ABC):
         del labels
         if choice is None:
             return self
-        found = read_outputs(module, inputs, self.call, choice=choice, scores=False)
+        found = read_outputs(module, inputs, self.call, choice=choice, kind="any")
         return replace(self, head=found.head)
 
     def split(self, output: Any, counts: Sequence[int]) -> list[Any]:

@@ -13,7 +13,7 @@ from cam_hub.options import OutputChoice
 from cam_hub.tasks.base import Reference, Standings, Target, Task
 from cam_hub.tasks.names import Names
 from cam_hub.tasks.outputs import main_output, unexpected
-from cam_hub.tasks.reading import Inner, InputsOfProbabilities, read_outputs
+from cam_hub.tasks.reading import read_outputs, text_of_scores
 from cam_hub.tasks.region import Region
 
 __all__ = ["Classification"]
@@ -33,8 +33,6 @@ class Classification(Task):
             its opposite, has the negated score.
         names: Labels that are compared with the number of scores; None for none, and where that
             has been done.
-        inner: What the network applies to its scores before it returns them.
-        captured: Whether the scores before that can be had in a pass.
         value: Least and greatest value of a single output that cannot be a logit, by its values
             for a few inputs; None for any other.
     """
@@ -43,8 +41,6 @@ class Classification(Task):
     has_probabilities: ClassVar[bool] = True
     multi_label: bool = False
     names: Names | None = field(default=None, repr=False)
-    inner: Inner | None = field(default=None, kw_only=True)
-    captured: bool = field(default=False, kw_only=True)
     value: tuple[float, float] | None = field(default=None, kw_only=True)
 
     @classmethod
@@ -70,21 +66,6 @@ class Classification(Task):
             multi_label=self.multi_label or found.many_labels,
             value=found.value,
         )
-
-    def run_whole(self, module: nn.Module, batch: Tensor) -> tuple[Any, Any]:
-        """Everything that the network returns, and the scores."""
-        if self.inner is None:
-            return super().run_whole(module, batch)
-        if not self.captured:
-            raw, found = super().run_whole(module, batch)
-            return raw, _scores_of(main_output(found), self.inner)
-        with InputsOfProbabilities() as seen:
-            raw, found = super().run_whole(module, batch)
-        probabilities = main_output(found)
-        if probabilities is None:
-            return raw, found
-        before = seen.before(probabilities, self.inner)
-        return raw, before if before is not None else _scores_of(probabilities, self.inner)
 
     def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:
         """The class scores.
@@ -140,13 +121,7 @@ class _ClassScores(Target):
         task, after = self._task, "sigmoid" if self._sigmoid else "softmax"
         text = f"class score before {after}"
         if task.inner is not None:
-            own = "sigmoid" if task.inner == "sigmoid" else "softmax"
-            if task.captured:
-                text = f"class score (logit) before the network's own {own}"
-            elif own == "softmax":
-                text = "log-probability, as the network returns probabilities"
-            else:
-                text = "logit of the probability that the network returns"
+            text = text_of_scores(task.inner, captured=task.captured)
         described: dict[str, Any] = {"task": "classification", "probabilities": after}
         if task.inner is not None:
             described["inner"] = task.inner
@@ -159,15 +134,3 @@ class _ClassScores(Target):
             text += f", of the output {task.head.name!r}"
             described |= task.head.describe()
         return {**described, "text": text}
-
-
-def _scores_of(probabilities: Tensor | None, inner: Inner) -> Tensor | None:
-    """Scores with these probabilities: their logarithms, or their logits."""
-    if probabilities is None or inner == "log_softmax":
-        return probabilities
-    least = torch.finfo(probabilities.dtype).tiny
-    if inner == "softmax":
-        return probabilities.clamp_min(least).log()
-    most = 1 - torch.finfo(probabilities.dtype).eps / 2
-    inside = probabilities.clamp(least, most)
-    return inside.log() - (-inside).log1p()

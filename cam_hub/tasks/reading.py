@@ -21,7 +21,15 @@ from cam_hub.guard import quiet
 from cam_hub.options import OutputChoice
 from cam_hub.tasks.heads import Head, Path, named_outputs
 
-__all__ = ["Inner", "InputsOfProbabilities", "Reading", "probes", "read_outputs"]
+__all__ = [
+    "Inner",
+    "InputsOfProbabilities",
+    "Reading",
+    "probes",
+    "read_outputs",
+    "scores_of",
+    "text_of_scores",
+]
 
 Inner = Literal["softmax", "log_softmax", "sigmoid"]
 """What a network applies to its scores before it returns them."""
@@ -114,6 +122,33 @@ _APPLIED: dict[str, Inner] = {
 }
 
 
+def scores_of(probabilities: Tensor, inner: Inner) -> Tensor:
+    """Scores with these probabilities: their logarithms, or their logits."""
+    if inner == "log_softmax":
+        return probabilities
+    least = torch.finfo(probabilities.dtype).tiny
+    if inner == "softmax":
+        return probabilities.clamp_min(least).log()
+    most = 1 - torch.finfo(probabilities.dtype).eps / 2
+    inside = probabilities.clamp(least, most)
+    return inside.log() - (-inside).log1p()
+
+
+def text_of_scores(inner: Inner, *, captured: bool) -> str:
+    """What is explained of a network that returns probabilities, in words.
+
+    Args:
+        inner: What the network applies.
+        captured: Whether the scores before that are explained.
+    """
+    own = "sigmoid" if inner == "sigmoid" else "softmax"
+    if captured:
+        return f"class score (logit) before the network's own {own}"
+    if own == "softmax":
+        return "log-probability, as the network returns probabilities"
+    return "logit of the probability that the network returns"
+
+
 def probes(size: Sequence[int], like: Tensor) -> Iterator[Tensor]:
     """A few inputs, ``(1, *size)``: noise, a plain picture, and noise of a high contrast.
 
@@ -132,9 +167,8 @@ def read_outputs(
     run: Callable[[nn.Module, Tensor], Any],
     *,
     choice: OutputChoice = None,
-    axes: Sequence[int] = (1, 2),
     labels: int | None = None,
-    scores: bool = True,
+    kind: Kind = "classes",
 ) -> Reading:
     """Runs a network on a few inputs, and finds out how to read what it returns.
 
@@ -143,10 +177,9 @@ def read_outputs(
         inputs: The first one must work, the others may fail.
         run: Calls the network; returns everything that it returns.
         choice: The output that a caller has chosen, or None.
-        axes: How many axes an output of the task has.
         labels: How many class labels there are; None if that is not known.
-        scores: Whether outputs are class scores, on which a softmax or sigmoid may have been
-            applied.
+        kind: What the task's outputs are: scores of classes, of classes at every pixel, values, or
+            anything.
 
     Raises:
         InvalidArgument: If there is no such output as the chosen one.
@@ -169,35 +202,40 @@ def read_outputs(
         head: Head | None = Head.of(choice, raws[0])
         many = False
     else:
-        path, many = _main(raws, axes, labels, several=scores)
+        path, many = _main(raws, labels, kind)
         others = tuple("/".join(map(str, each)) for each in named_outputs(raws[0]))
         head = Head(path, others) if path else None
-    if not scores:
+    if kind not in ("classes", "pixels"):
         return Reading(head)
-    return _judged(head, raws, seen, many_labels=many)
+    return _judged(head, raws, seen, kind, many_labels=many)
 
 
 def _judged(
-    head: Head | None, raws: Sequence[Any], seen: InputsOfProbabilities, *, many_labels: bool
+    head: Head | None,
+    raws: Sequence[Any],
+    seen: InputsOfProbabilities,
+    kind: Kind,
+    *,
+    many_labels: bool,
 ) -> Reading:
     """What was applied to the scores of an output."""
     found = [raw if head is None else head.read(raw) for raw in raws]
-    if not isinstance(found[0], Tensor) or not _is_scores(found[0]):
+    if not isinstance(found[0], Tensor) or not _FITS[kind](found[0]):
         return Reading(head, many_labels=many_labels)
     alike = (t for t in found if isinstance(t, Tensor) and t.shape == found[0].shape)
-    values = torch.cat([each.detach().cpu().double().reshape(1, -1) for each in alike])
+    values = torch.cat([_rows(each) for each in alike])
     values = values[values.isfinite().all(dim=1)]
     if not len(values):
         return Reading(head, many_labels=many_labels)
     inner = _applied(found[0], values)
     if inner is None:
-        usual = values[:3, 0] if values.shape[1] == 1 else None
+        usual = values[:3, 0] if values.shape[1] == 1 and kind == "classes" else None
         return Reading(head, many_labels=many_labels, value=_value(usual))
     before = seen.before(found[0], inner)
     captured = False
     if before is not None:
-        again = _apply(inner, before.detach().double().reshape(1, -1))
-        captured = torch.allclose(again.cpu(), values[:1], atol=_tolerance(found[0]))
+        again = _apply(inner, _rows(before))
+        captured = torch.allclose(again, _rows(found[0]), atol=_tolerance(found[0]))
     return Reading(head, inner, captured, inner == "sigmoid" and values.shape[1] > 1)
 
 
@@ -238,27 +276,50 @@ def _tolerance(tensor: Tensor) -> float:
     return 1e-3 if torch.finfo(tensor.dtype).eps < 1e-4 else 2e-2
 
 
+def _rows(tensor: Tensor) -> Tensor:
+    """``(P, K)`` scores of an output for one image: one row, or one per pixel; at most some 500."""
+    flat = tensor.detach().double().cpu()
+    if flat.ndim == 3 and min(flat.shape[1:]) > 1:
+        flat = flat[:, None]
+    if flat.ndim == 4 and flat.shape[2] * flat.shape[3] > 1:
+        pixels = flat.flatten(2)[0].T
+        return pixels[:: -(-len(pixels) // 500)]
+    return flat.reshape(1, -1)
+
+
 def _is_scores(tensor: Tensor) -> bool:
     """Whether a tensor is one row of scores: ``(1,)``, or ``(1, K)`` with axes of length 1."""
     plain = tensor.is_floating_point() and tensor.ndim >= 1 and tensor.numel() > 0
     return plain and len(tensor) == 1 and all(length == 1 for length in tensor.shape[2:])
 
 
-def _main(
-    raws: Sequence[Any], axes: Sequence[int], labels: int | None, *, several: bool
-) -> tuple[Path, bool]:
+def _is_pixels(tensor: Tensor) -> bool:
+    """Whether a tensor is a map of scores: ``(1, K, rows, cols)`` or ``(1, rows, cols)``."""
+    return tensor.is_floating_point() and tensor.ndim in (3, 4) and len(tensor) == 1
+
+
+def _is_values(tensor: Tensor) -> bool:
+    plain = tensor.is_floating_point() and tensor.ndim in (1, 2) and tensor.numel() > 0
+    return plain and len(tensor) == 1
+
+
+Kind = Literal["classes", "pixels", "values", "any"]
+"""What an output holds."""
+
+_FITS: dict[Kind, Callable[[Tensor], bool]] = {
+    "classes": _is_scores,
+    "pixels": _is_pixels,
+    "values": _is_values,
+    "any": lambda tensor: True,
+}
+
+
+def _main(raws: Sequence[Any], labels: int | None, kind: Kind) -> tuple[Path, bool]:
     """The path of the main output, empty if there is no choice; and whether it has many labels."""
     outputs = named_outputs(raws[0])
     if () in outputs:
         return (), False
-    fitting = {
-        path: tensor
-        for path, tensor in outputs.items()
-        if tensor.is_floating_point()
-        and len(tensor.shape[:1]) == 1
-        and tensor.shape[0] == 1
-        and (_is_scores(tensor) if several else tensor.ndim in axes)
-    }
+    fitting = {path: tensor for path, tensor in outputs.items() if _FITS[kind](tensor)}
     if len(fitting) < 2 and len(outputs) < 2:
         return next(iter(outputs), ()), False
     if not fitting:
@@ -270,7 +331,7 @@ def _main(
     if labels is not None:
         widths = {1, 2} if labels == 2 else {labels}
         paths = [path for path in paths if _width(fitting[path]) in widths] or paths
-    if several:
+    if kind == "classes":
         paths = [path for path in paths if _width(fitting[path]) > 1] or paths
     twins = {path: _twin_of(raws, path, fitting) for path in paths}
     paths = [path for path in paths if twins[path] is None] or paths
@@ -323,8 +384,7 @@ def _is_applied(raws: Sequence[Any], before: Path, after: Path, inner: Inner) ->
         outputs = named_outputs(raw)
         if before not in outputs or after not in outputs:
             return False
-        scores = outputs[before].detach().double().reshape(1, -1)
-        expected = outputs[after].detach().double().reshape(1, -1)
+        scores, expected = _rows(outputs[before]), _rows(outputs[after])
         if scores.shape != expected.shape or scores.shape[1] < 1:
             return False
         if inner != "sigmoid" and scores.shape[1] < 2:

@@ -57,9 +57,7 @@ class Regression(Task):
         labels: int | None = None,
     ) -> Regression:
         """The task for this network: its main output."""
-        found = read_outputs(
-            module, inputs, self.call, choice=choice, labels=labels, scores=False, axes=(1, 2)
-        )
+        found = read_outputs(module, inputs, self.call, choice=choice, labels=labels, kind="values")
         return replace(self, head=found.head)
 
     def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from cam_hub.options import OutputChoice
 from cam_hub.tasks.base import Reference, Standings, Target, Task, only_single_label
 from cam_hub.tasks.names import Names
 from cam_hub.tasks.outputs import main_output, unexpected
+from cam_hub.tasks.reading import read_outputs, text_of_scores
 from cam_hub.tasks.region import Region, as_weights
 
 __all__ = ["BACKGROUND", "Segmentation"]
@@ -34,6 +36,7 @@ class Segmentation(Task):
         background: Index of the class of what belongs to none of the others, or None. It is
             explained only when it is named.
         names: Labels that are compared with the number of scores, or None.
+        multi_label: Whether each score of a pixel has a sigmoid of its own, as the network shows.
     """
 
     name: ClassVar[str] = "segmentation"
@@ -42,6 +45,7 @@ class Segmentation(Task):
     has_probabilities: ClassVar[bool] = True
     background: int | None = None
     names: Names | None = field(default=None, repr=False)
+    multi_label: bool = field(default=False, kw_only=True)
 
     @classmethod
     def make(cls, *, class_names: Sequence[str] | None, multi_label: bool) -> Segmentation:
@@ -57,6 +61,25 @@ class Segmentation(Task):
             Names(tuple(names)) if names else None,
         )
 
+    def read_from(
+        self,
+        module: nn.Module,
+        inputs: Iterator[Tensor],
+        *,
+        choice: OutputChoice = None,
+        labels: int | None = None,
+    ) -> Segmentation:
+        """The task for this network: its main output, and whether that holds probabilities."""
+        found = read_outputs(module, inputs, self.call, choice=choice, labels=labels, kind="pixels")
+        many = found.many_labels or found.inner == "sigmoid"
+        return replace(
+            self,
+            head=found.head,
+            inner=found.inner,
+            captured=found.captured,
+            multi_label=self.multi_label or many,
+        )
+
     def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:
         """The class scores over a region, by default over all of the output.
 
@@ -64,15 +87,14 @@ class Segmentation(Task):
             InvalidArgument: If a reference is given.
         """
         self._refuse(reference=reference)
-        return _RegionScores(self.background, region, self.names)
+        return _RegionScores(self, region)
 
 
 class _RegionScores(Target):
-    def __init__(
-        self, background: int | None, region: Region | None, names: Names | None = None
-    ) -> None:
-        self._names = names
-        self._background = background
+    def __init__(self, task: Segmentation, region: Region | None) -> None:
+        self._task = task
+        self._names = task.names
+        self._background = task.background
         self._region = region
 
     def scores(self, output: Any) -> Tensor:
@@ -83,7 +105,8 @@ class _RegionScores(Target):
     def probabilities(self, output: Any) -> Tensor:
         """``(N, K)``: the mean over the region of each pixel's probability."""
         logits = self._logits(output)
-        each = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
+        alone = logits.shape[1] == 1 or self._task.multi_label
+        each = logits.sigmoid() if alone else logits.softmax(dim=1)
         return torch.einsum("nkhw,hw->nk", each, self._weights(each))
 
     def standings(self, output: Any) -> Standings:
@@ -100,11 +123,20 @@ class _RegionScores(Target):
         """The region, as given."""
         region = self._region.describe() if self._region is not None else None
         where = "all pixels" if region is None else f"the pixels of a {next(iter(region))}"
+        task = self._task
+        score = "class score before softmax"
+        if task.inner is not None:
+            score = text_of_scores(task.inner, captured=task.captured)
+        text = f"mean {score} over {where}"
+        if task.head is not None:
+            text += f", of the output {task.head.name!r}"
         return {
             "task": "segmentation",
-            "text": f"mean class score before softmax over {where}",
+            "text": text,
             "probabilities": "mean over the pixels",
             "region": region,
+            **({"inner": task.inner} if task.inner is not None else {}),
+            **(task.head.describe() if task.head is not None else {}),
         }
 
     def _logits(self, output: Any) -> Tensor:
