@@ -1,8 +1,11 @@
 """Pictures with words: a montage of captioned tiles, and a colour bar.
 
-Text is drawn in the typeface that Pillow carries, so that it looks the same on every machine. It
-knows little more than ASCII: accents are dropped, signs such as × are spelt in ASCII, and letters
-of other scripts appear as empty boxes. Nothing in a caption can make drawing fail.
+Text is drawn in DejaVu Sans, which comes with matplotlib: Latin, Greek and Cyrillic letters, ×,
+arrows. Scripts that are written from right to left need a layout engine that not every machine has,
+and count as missing. Where matplotlib is not installed, Pillow's own typeface is used, which has
+little more than ASCII. A character that is missing is spelt in ASCII if possible, an emoji is left
+out, and any other one becomes "?"; for labels of classes see :func:`label_text`. Nothing in a
+caption can make drawing fail.
 """
 
 from __future__ import annotations
@@ -10,6 +13,9 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,18 +23,21 @@ from PIL import Image, ImageDraw, ImageFont
 from cam_hub.errors import InvalidArgument
 from cam_hub.rendering import checked_photo, colorize
 
-__all__ = ["colorbar", "montage", "note", "stack"]
+__all__ = ["colorbar", "label_text", "montage", "note", "stack"]
 
 _PAPER = (255, 255, 255)
 _INK = (32, 32, 36)
 _VOID = (232, 232, 236)
 _ELLIPSIS = "…"
 _TALLEST = 2  # a tile is at most so many times as high as wide: slivers would be endless
+_MAX_CODES = 3  # code points that stand for a label
 _SHEET_ASPECT = 1.5  # width to height that an automatic number of columns aims at
 
-_SPELT = str.maketrans(
+# Where the typeface lacks them.
+_SPELT = (
     {"–": "-", "—": "-", "−": "-", "×": "x", "≥": ">=", "≤": "<=", "→": "->", "ß": "ss"}
     | {"æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
+    | {"…": "..."}
 )
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -70,8 +79,8 @@ def montage(
     columns = min(columns, len(tiles))
 
     margin = max(4, tile_width // 20)
-    font = ImageFont.load_default(max(10, tile_width / 17))
-    title_font = ImageFont.load_default(max(12, tile_width / 12))
+    font = _font(max(10, tile_width / 17))
+    title_font = _font(max(12, tile_width / 12))
     captions = [[text] if isinstance(text, str) else list(text) for text, _ in tiles]
     line_height = round(_line_height(font) * 1.3)
     caption_height = line_height * max(1, *map(len, captions))
@@ -125,7 +134,7 @@ def colorbar(
     """
     _check_whole("width", width, at_least=16)
     _check_whole("height", height, at_least=16)
-    font = ImageFont.load_default(height * 0.4)
+    font = _font(height * 0.4)
     bar_height = height - min(_line_height(font), height // 2)
     bar = Image.new("RGB", (width, height), _PAPER)
     heat = np.broadcast_to(np.linspace(0.0, 1.0, width, dtype=np.float32), (bar_height, width))
@@ -153,7 +162,7 @@ def note(text: str, size: tuple[int, int]) -> Image.Image:
     width, height = size
     _check_whole("size", width, at_least=16)
     _check_whole("size", height, at_least=16)
-    font = ImageFont.load_default(max(10, width / 19))
+    font = _font(max(10, width / 19))
     margin, line_height = max(4, width // 20), round(_line_height(font) * 1.3)
     room = max(1, (height - 2 * margin) // line_height)
     image = Image.new("RGB", size, _VOID)
@@ -214,7 +223,7 @@ def _pleasant_columns(count: int, tile_height: int, tile_width: int) -> int:
 
 def _fitted(text: str, font: _Font, width: float) -> str:
     """Text on one line that is no wider than ``width`` pixels, its middle left out if need be."""
-    text = " ".join("".join(map(_drawable, text.translate(_SPELT))).split())
+    text = _written(text)
     # Nothing that fits has many more characters than pixels; a megabyte of text is not measured.
     room = int(width)
     if len(text) <= room and font.getlength(text) <= width:
@@ -229,25 +238,97 @@ def _fitted(text: str, font: _Font, width: float) -> str:
     return _shortened(text, low)
 
 
+def _written(text: str) -> str:
+    """Text on one line in characters that the typeface has."""
+    composed = unicodedata.normalize("NFC", text)
+    return " ".join("".join(_drawable(char) or "" for char in composed).split())
+
+
 def _shortened(text: str, kept: int) -> str:
     """The first and last characters of a text, ``kept`` in all, around an ellipsis."""
     tail = kept // 2
     return text[: kept - tail].rstrip() + _ELLIPSIS + text[len(text) - tail :].lstrip()
 
 
-def _drawable(char: str) -> str:
-    """A character as the typeface has it: itself, its ASCII form, a space, "?" or nothing."""
-    if char.isascii() and char.isprintable():
-        return char
+def label_text(label: str, class_index: int | None, *, codes: bool = True) -> str:
+    """A label as it can be drawn.
+
+    If the typeface lacks a character of it, this is the index of the class, followed by the code
+    points of the missing characters (at most three), so that labels of two models at one index do
+    not look the same: ``"class 285 (U+864E U+6591)"``.
+
+    Args:
+        label: The label.
+        class_index: Index of its class; None keeps the label.
+        codes: Whether code points follow the index.
+    """
+    composed = unicodedata.normalize("NFC", label)
+    lacking = [char for char in composed if _drawable(char, None) is None]
+    if class_index is None or not lacking:
+        return label
+    if not codes:
+        return f"class {class_index}"
+    listed = " ".join(f"U+{ord(char):04X}" for char in lacking[:_MAX_CODES])
+    return f"class {class_index} ({listed}{_ELLIPSIS if lacking[_MAX_CODES:] else ''})"
+
+
+def _drawable(char: str, missing: str | None = "?") -> str | None:
+    """A character as the typeface has it: itself, its ASCII form, or a space.
+
+    Args:
+        char: The character.
+        missing: Stands for one that the typeface lacks; None for None, also for emoji and for
+            marks, which are left out otherwise.
+    """
     if char.isspace():
         return " "
     category = unicodedata.category(char)
     if category in {"Mn", "Me", "Cf"}:  # marks on the letter before, invisible joiners
-        return ""
+        return None if missing is None else ""
     if category.startswith("C"):  # control codes, lone halves of surrogates
-        return "?"
-    ascii_form = "".join(part for part in unicodedata.normalize("NFKD", char) if part.isascii())
-    return ascii_form or char
+        return missing
+    if _is_covered(char):
+        return char
+    if char in _SPELT:
+        return _SPELT[char]
+    parts = unicodedata.normalize("NFKD", char)
+    letters = [part for part in parts if unicodedata.category(part) != "Mn"]
+    if letters and all(part.isascii() and part.isprintable() for part in letters):
+        return "".join(letters)
+    is_emoji = category in {"So", "Sk"}
+    return "" if is_emoji and missing is not None else missing
+
+
+@lru_cache(maxsize=4096)
+def _is_covered(char: str) -> bool:
+    """Whether the typeface has a character."""
+    if char.isascii():
+        return char.isprintable()
+    if _typeface() is None or unicodedata.bidirectional(char) in {"R", "AL", "AN"}:
+        return False
+    font = _font(24)
+    # What the typeface lacks is drawn as its box for missing characters.
+    drawn, box = (font.getmask(each) for each in (char, "\U0010ffff"))
+    return (drawn.size, bytes(drawn)) != (box.size, bytes(box))
+
+
+@cache
+def _typeface() -> Path | None:
+    """The file of DejaVu Sans; None without matplotlib, which is not imported for it."""
+    spec = find_spec("matplotlib")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.is_file():
+            return path
+    return None
+
+
+def _font(size: float) -> _Font:
+    path = _typeface()
+    if path is None:
+        return ImageFont.load_default(size)
+    # DejaVu is wide. The basic layout is there on every machine.
+    return ImageFont.truetype(path, 0.9 * size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _line_height(font: _Font) -> int:

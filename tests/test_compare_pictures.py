@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw
+from torch import nn
 
 import cam_hub
 from cam_hub import Comparison, compare
@@ -109,6 +111,40 @@ def compare_columns(grid: Comparison, count: int) -> Comparison:
     """The first columns of a grid."""
     rows = tuple(type(row)(**{**vars(row), "cells": row.cells[:count]}) for row in grid.rows)
     return Comparison(grid.photo, grid.kind, grid.titles[:count], rows)
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("кот", "пёс"), ("кот", "пёс")),
+        (("γάτα", "σκύλος"), ("γάτα", "σκύλος")),
+        (("虎斑", "狮子"), ("class 0 (U+864E U+6591)", "class 1 (U+72EE U+5B50)")),
+        (("虎", "cat 🐈"), ("class 0 (U+864E)", "class 1 (U+1F408)")),
+        (("tabby, 虎斑", "虎, lion"), ("tabby", "class 1 (U+864E)")),
+    ],
+)
+def test_captions_hold_letters_or_the_index_of_the_class(names, shown, monkeypatch):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1),
+        nn.Linear(8, 2),
+    )  # fmt: skip
+    model = cam_hub.wrap_model(net, input_size=(3, 32, 32), class_names=names)
+    photo = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
+    grid = compare(model, photo, methods="layercam", classes=[0, 1])
+    written: list[str] = []
+    draw = ImageDraw.ImageDraw.text
+
+    def noted(self, place, text, *rest, **options):
+        written.append(text)
+        return draw(self, place, text, *rest, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    grid.figure(tile_width=400)
+    assert {*shown} <= {*written}
+    alone = [label.partition(" (U+")[0] for label in shown]
+    for label in alone:
+        assert any(f"16×16, {label}" in text for text in written)
 
 
 class TestFilm:

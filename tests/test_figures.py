@@ -8,7 +8,7 @@ from PIL import Image
 
 from cam_hub.colormaps import colormap_table
 from cam_hub.errors import InvalidArgument
-from cam_hub.figures import colorbar, montage, note, stack
+from cam_hub.figures import _is_covered, _typeface, colorbar, label_text, montage, note, stack
 from cam_hub.regions import Box
 from tests.plain_images import pixels, plain
 
@@ -120,18 +120,69 @@ def test_no_caption_and_no_title_can_make_a_montage_fail(caption):
     assert sheet.size == usual.size
 
 
+def caption(text: str) -> Image.Image:
+    return montage([(text, plain("red"))])
+
+
 @pytest.mark.parametrize(
-    ("caption", "same"),
+    ("text", "same"),
     [
-        ("Müller", "Muller"),
         ("e\u0301", "é"),
-        ("28×28", "28x28"),
         ("a\n b", "a b"),
-        ("straße", "strasse"),
+        ("cat 🐈", "cat"),
+        ("Ｃａｔ", "Cat"),
+        ("虎", "狮"),
+        ("虎", "?"),
     ],
 )
-def test_letters_the_typeface_lacks_are_spelt_with_those_it_has(caption, same):
-    assert montage([(caption, plain("red"))]) == montage([(same, plain("red"))])
+def test_what_the_typeface_lacks_is_spelt_in_ascii_or_left_out(text, same):
+    assert caption(text) == caption(same)
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("кот", "пёс"), ("γάτα", "σκύλος"), ("Müller", "Muller"), ("28×28", "28x28"), ("→", "←"),
+        ("straße", "strasse"), ("≥ ½", "≤ ½"), ("łódź", "lodz"), ("Ω", "?"), ("Ж", "?"),
+    ],
+)  # fmt: skip
+def test_latin_greek_and_cyrillic_letters_and_arrows_are_drawn(text, other):
+    assert caption(text) != caption(other)
+    assert label_text(text, 285) == text
+
+
+@pytest.mark.parametrize(
+    ("label", "codes"),
+    [
+        ("虎斑", "U+864E U+6591"), ("قطة", "U+0642 U+0637 U+0629"),
+        ("חתול", "U+05D7 U+05EA U+05D5…"),
+        ("बाघ", "U+092C U+093E U+0918"), ("고양", "U+ACE0 U+C591"), ("🐈", "U+1F408"),
+        ("cat 🐈", "U+1F408"), ("とら cat", "U+3068 U+3089"), ("a\udcff", "U+DCFF"),
+        ("\u200dcat", "U+200D"),
+    ],
+)  # fmt: skip
+def test_a_label_that_no_typeface_covers_is_the_index_of_its_class(label, codes):
+    assert label_text(label, 285) == f"class 285 ({codes})"
+    assert label_text(label, 285, codes=False) == "class 285"
+    assert label_text(label, None) == label
+
+
+def test_the_typeface_is_that_of_matplotlib():
+    import matplotlib.font_manager as fonts
+
+    assert str(_typeface()) == fonts.findfont("DejaVu Sans")
+
+
+def test_without_matplotlib_letters_are_spelt_in_ascii(monkeypatch):
+    monkeypatch.setattr("cam_hub.figures._typeface", lambda: None)
+    _is_covered.cache_clear()
+    try:
+        for text, same in (("Müller", "Muller"), ("28×28", "28x28"), ("straße", "strasse")):
+            assert caption(text) == caption(same)
+            assert label_text(text, 285) == text
+        assert label_text("кот", 285) == "class 285 (U+043A U+043E U+0442)"
+    finally:
+        _is_covered.cache_clear()
 
 
 def test_a_montage_leaves_its_tiles_as_they_were(photos):

@@ -11,7 +11,7 @@ from cam_hub import rendering
 from cam_hub.colormaps import fitting
 from cam_hub.comparison.cells import Cell, Cost, Row
 from cam_hub.comparison.scales import SCALES, Scale, ends_of
-from cam_hub.figures import colorbar, montage, note, stack
+from cam_hub.figures import colorbar, label_text, montage, note, stack
 from cam_hub.maps import Map
 from cam_hub.ranking import Prediction, said_of
 from cam_hub.results import Explanation
@@ -169,11 +169,18 @@ def short_label(label: str) -> str:
     return label.split(",", maxsplit=1)[0].strip() or label
 
 
+def _drawn(label: str, class_index: int | None) -> str:
+    """A label's first name, or the index where letters of it cannot be drawn."""
+    return label_text(short_label(label), class_index)
+
+
 def _of_row(row: Row) -> list[str]:
     lines = [row.model + (" (random weights)" if row.has_random_weights else "")]
     if row.predictions:
         best = row.predictions[0]
-        lines.append(f"sees {short_label(best.label)} {percent_or_score(best)}".rstrip())
+        lines.append(
+            f"sees {_drawn(best.label, best.class_index)} {percent_or_score(best)}".rstrip()
+        )
     if row.forward_seconds is not None:
         lines.append(f"1 pass = {row.forward_seconds:.3f} s")
     return _padded(lines)
@@ -186,7 +193,8 @@ def _of_cell(title: str, cell: Cell) -> list[str]:
     what = [cell.layer, where]
     if cell.label is not None:
         probability = "" if cell.probability is None else f" {percent(cell.probability)}"
-        what.append(f"{short_label(cell.label)}{probability}")
+        label = label_text(short_label(cell.label), cell.class_index, codes=False)
+        what.append(f"{label}{probability}")
     lines.append(", ".join(part for part in what if part and part != lines[0]))
     lines.append(cost_in_words(cell.cost) if cell.cost is not None else "")
     return _padded(lines)
@@ -197,8 +205,8 @@ def title_of(title: str, cell: Cell) -> str:
     if title.startswith("layer ") and cell.layer is not None:
         return cell.layer
     if (title.isdecimal() or title.startswith("class ")) and cell.label is not None:
-        return short_label(cell.label)
-    return title
+        return _drawn(cell.label, cell.class_index)
+    return label_text(title, cell.class_index)
 
 
 def _padded(lines: Sequence[str]) -> list[str]:
