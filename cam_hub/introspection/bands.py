@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,6 +21,8 @@ __all__ = [
     "match_bands",
     "sizes",
 ]
+
+Array = npt.NDArray[Any]
 
 BANDS = 4
 """Bands per axis of the input."""
@@ -121,31 +125,38 @@ def match_all(responses: Tensor, *, lines: bool = True) -> list[Match]:
         responses: ``(N, 2 * BANDS, 2, rows, cols)``.
         lines: Whether a grid of a few rows or columns may lie along its other axis alone.
     """
-    # In this order: MPS has no double precision.
-    parts = responses.cpu().double().movedim(2, 1)  # (N, 2, 2 * BANDS, rows, cols)
-    finite = torch.isfinite(parts).flatten(1).all(dim=1)
-    axes = (parts[:, :, :BANDS].mean(dim=4), parts[:, :, BANDS:].mean(dim=3))
+    # In this order: MPS has no double precision. Arrays, since they are small: an operation on a
+    # tensor takes several times as long before it begins.
+    array = responses.detach().cpu().double().numpy()
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return _match_arrays(np.moveaxis(array, 2, 1), lines=lines)
+
+
+def _match_arrays(parts: Array, *, lines: bool) -> list[Match]:
+    """As ``match_all``, of ``(N, 2, 2 * BANDS, rows, cols)``."""
+    finite = np.isfinite(parts.reshape(len(parts), -1).sum(axis=1))
+    axes = (parts[:, :, :BANDS].mean(axis=4), parts[:, :, BANDS:].mean(axis=3))
     correlation, slope = _both_axes(axes)
     spatial = (correlation >= SPATIAL) & (slope >= CLEAR)
     halves = _halves(axes)
-    rows, cols = responses.shape[3:]
+    rows, cols = parts.shape[3:]
     if lines and min(rows, cols) <= FEW_CELLS and rows != cols:
         # There may be no order across; then what lies along the line counts.
         long = axes[0] if rows > cols else axes[1]
         line = _is_line(parts, upright=rows > cols) & ~spatial
         along, steep = _one_axis(long)
-        correlation, slope = along.where(line, correlation), steep.where(line, slope)
-        halves = _halves((long,)).where(line, halves)
+        correlation, slope = np.where(line, along, correlation), np.where(line, steep, slope)
+        halves = np.where(line, _halves((long,)), halves)
         spatial = (correlation >= SPATIAL) & (slope >= CLEAR)
     # Of the change as it is and without what all places share, whichever follows more clearly.
-    rank = torch.where(spatial, slope, correlation)
+    rank = np.where(spatial, slope, correlation)
     second = (spatial[:, 1] & ~spatial[:, 0]) | (
         (spatial[:, 1] == spatial[:, 0]) & (rank[:, 1] > rank[:, 0])
     )
-    best = (torch.arange(len(parts)), second.long())
-    selectivity = _selectivity(parts).amax(dim=1)
-    halves = halves.amin(dim=1).where(spatial[best], 0.0)
-    few = min(responses.shape[3:]) <= FEW_CELLS
+    best = (np.arange(len(parts)), second.astype(int))
+    selectivity = _selectivity(parts).max(axis=1)
+    halves = np.where(spatial[best], halves.min(axis=1), 0.0)
+    few = min(rows, cols) <= FEW_CELLS
     found = []
     for is_finite, *numbers in zip(
         finite.tolist(),
@@ -170,17 +181,17 @@ def lead(own: float, other: float) -> float:
     return (own - other) / greater if greater > 0 else 0.0
 
 
-def _both_axes(axes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _both_axes(axes: tuple[Array, Array]) -> tuple[Array, Array]:
     """The lesser of the two axes' correlations and slopes, of two times ``(…, BANDS, cells)``."""
     found = [_one_axis(axis) for axis in axes if axis.shape[-1] > 1]
     if len(found) == 2:
         (first, second), (slope, other) = zip(*found, strict=True)
-        return torch.minimum(first, second), torch.minimum(slope, other)
-    nothing = torch.zeros(axes[0].shape[:-2], dtype=axes[0].dtype)
+        return np.minimum(first, second), np.minimum(slope, other)
+    nothing = np.zeros(axes[0].shape[:-2])
     return nothing, nothing
 
 
-def _one_axis(change: Tensor) -> tuple[Tensor, Tensor]:
+def _one_axis(change: Array) -> tuple[Array, Array]:
     """How well ``(…, BANDS, cells)`` follow the bands: correlations and slopes.
 
     Deep cells see far beyond their own place, so a band moves all of them a little. But the mean
@@ -188,23 +199,23 @@ def _one_axis(change: Tensor) -> tuple[Tensor, Tensor]:
     """
     bands, cells = change.shape[-2:]
     # Bands may disturb more or less: each counts alike.
-    share = change / change.mean(dim=-1, keepdim=True)
-    total = share.sum(dim=-2)
-    answered = (change.sum(dim=-1) > 0).all(dim=-1) & (total > 0).all(dim=-1)
-    centre = (_places(bands)[:, None] * share).sum(dim=-2) / total
+    share = change / change.mean(axis=-1, keepdims=True)
+    total = share.sum(axis=-2)
+    answered = (change.sum(axis=-1) > 0).all(axis=-1) & (total > 0).all(axis=-1)
+    centre = (_places(bands)[:, None] * share).sum(axis=-2) / total
     place = _places(cells)
     place = place - place.mean()
-    centre = centre - centre.mean(dim=-1, keepdim=True)
-    along = (centre * place).sum(dim=-1)
-    slope = along / place.square().sum()
-    spread = centre.norm(dim=-1) * place.norm()
+    centre = centre - centre.mean(axis=-1, keepdims=True)
+    along = (centre * place).sum(axis=-1)
+    slope = along / np.square(place).sum()
+    spread = np.sqrt(np.square(centre).sum(axis=-1) * np.square(place).sum())
     if cells <= FEW_CELLS:
         answered &= slope >= CLEARER
-    correlation = (along / spread).where(answered & (spread > 0), 0.0)
-    return correlation, slope.where(answered, 0.0)
+    correlation = np.where(answered & (spread > 0), along / spread, 0.0)
+    return correlation, np.where(answered, slope, 0.0)
 
 
-def _is_line(change: Tensor, *, upright: bool) -> Tensor:
+def _is_line(change: Array, *, upright: bool) -> Array:
     """Whether cells, ``(…, 2, 2 * BANDS, rows, cols)``, differ along one axis but not across it.
 
     Each cell of a line sees all of the image across it, and so answers to what is disturbed across
@@ -213,48 +224,52 @@ def _is_line(change: Tensor, *, upright: bool) -> Tensor:
     across, along = _preference(change[..., BANDS:, :, :]), _preference(change[..., :BANDS, :, :])
     if not upright:
         across, along = along, across
-    return (across < _ACROSS * along).any(dim=-1, keepdim=True)
+    line: Array = (across < _ACROSS * along).max(axis=-1, keepdims=True)
+    return line
 
 
-def _selectivity(change: Tensor) -> Tensor:
+def _selectivity(change: Array) -> Array:
     """The greater of the two axes' selectivities, of ``(…, 2 * BANDS, rows, cols)``."""
-    bands = (change[..., :BANDS, :, :], change[..., BANDS:, :, :])
-    return torch.maximum(*map(_preference, bands))
+    found: Array = np.maximum(
+        _preference(change[..., :BANDS, :, :]), _preference(change[..., BANDS:, :, :])
+    )
+    return found
 
 
-def _preference(change: Tensor) -> Tensor:
-    band = change.mean(dim=(-2, -1), keepdim=True)
+def _preference(change: Array) -> Array:
+    band = change.mean(axis=(-2, -1), keepdims=True)
     share = change / band
-    cell = share.mean(dim=-3)
-    deviation = (share - cell.unsqueeze(-3)).square().mean(dim=-3).sqrt() / cell
+    cell = share.mean(axis=-3)
+    deviation = share.std(axis=-3) / cell
     answering = cell > 0
-    mean = deviation.where(answering, 0.0).sum(dim=(-2, -1)) / answering.sum(dim=(-2, -1))
-    return mean.where((band > 0).flatten(-3).all(dim=-1), 0.0)
+    mean = np.where(answering, deviation, 0.0).sum(axis=(-2, -1)) / answering.sum(axis=(-2, -1))
+    return np.where((band > 0).all(axis=(-3, -2, -1)), mean, 0.0)
 
 
-def _halves(axes: tuple[Tensor, ...]) -> Tensor:
+def _halves(axes: tuple[Array, ...]) -> Array:
     """The least lead of a half over the opposite one, of axes of ``(…, BANDS, cells)``."""
     leads = [lead for axis in axes if axis.shape[-1] > 1 for lead in _leads(axis)]
     if not leads:
-        return torch.zeros(axes[0].shape[:-2], dtype=axes[0].dtype)
-    return torch.stack(leads).amin(dim=0)
+        return np.zeros(axes[0].shape[:-2])
+    found: Array = np.minimum.reduce(leads)
+    return found
 
 
-def _leads(change: Tensor) -> tuple[Tensor, Tensor]:
+def _leads(change: Array) -> tuple[Array, Array]:
     """Those of ``(…, BANDS, cells)``; the middle one of an odd number of cells is in no half."""
     half, middle = change.shape[-1] // 2, BANDS // 2
-    first, last = change[..., :half].mean(dim=-1), change[..., -half:].mean(dim=-1)
+    first, last = change[..., :half].mean(axis=-1), change[..., -half:].mean(axis=-1)
     return (
-        _lead(first[..., :middle].sum(dim=-1), last[..., :middle].sum(dim=-1)),
-        _lead(last[..., middle:].sum(dim=-1), first[..., middle:].sum(dim=-1)),
+        _lead(first[..., :middle].sum(axis=-1), last[..., :middle].sum(axis=-1)),
+        _lead(last[..., middle:].sum(axis=-1), first[..., middle:].sum(axis=-1)),
     )
 
 
-def _lead(own: Tensor, other: Tensor) -> Tensor:
-    greater = torch.maximum(own, other)
-    return ((own - other) / greater).where(greater > 0, 0.0)
+def _lead(own: Array, other: Array) -> Array:
+    greater = np.maximum(own, other)
+    return np.where(greater > 0, (own - other) / greater, 0.0)
 
 
-def _places(count: int) -> Tensor:
+def _places(count: int) -> Array:
     """Centres of ``count`` equal parts of [0, 1]."""
-    return (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return (np.arange(count) + 0.5) / count

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import compress, pairwise
 from math import isfinite
-from operator import itemgetter
+from operator import itemgetter, not_
 from typing import Any
 
 import torch
@@ -301,13 +301,18 @@ def _findings(
             key = output.shape, output.batch_axis, output.layouts, output.folded
             alike.setdefault(key, []).append(name)
     found: dict[str, Readings] = {name: [] for name in seen}
-    sequences = []
-    for names in alike.values():
-        outputs = [seen[name] for name in names]
-        if outputs[0].folded or any(LAYOUTS[name].grid_axes for name in outputs[0].layouts):
-            found |= zip(names, _explicit(outputs, frame), strict=True)
-        else:
-            sequences.append(names)
+    groups = [[seen[name] for name in names] for names in alike.values()]
+    explicit = [
+        group[0].folded or any(LAYOUTS[layout].grid_axes for layout in group[0].layouts)
+        for group in groups
+    ]
+    sequences = list(compress(alike.values(), map(not_, explicit)))
+    for names, readings in zip(
+        compress(alike.values(), explicit),
+        _explicit(list(compress(groups, explicit)), frame),
+        strict=True,
+    ):
+        found |= zip(names, readings, strict=True)
     best = [max(readings, key=lambda pair: pair[1].rank) for readings in found.values() if readings]
     known = {reading for reading, match in best if match.spatial}
     remembering = _after_first(seen, recurrent)
@@ -331,13 +336,24 @@ def _after_first(seen: Mapping[str, _Output], recurrent: Collection[str]) -> set
     return set(order[first:])
 
 
-def _explicit(outputs: Sequence[_Output], frame: Frame) -> list[Readings]:
-    """The readings of outputs of one shape in which rows and columns are axes of their own."""
-    found: list[Readings] = [[] for _ in outputs]
-    folded = outputs[0].folded
-    for reading in arrangements((1, *(outputs[0].shape or ())), frame, folded=folded):
-        if reading.cells > 1:
-            _add(found, _answers(outputs, reading.layout), [reading])
+def _explicit(groups: Sequence[Sequence[_Output]], frame: Frame) -> list[list[Readings]]:
+    """The readings of outputs with rows and columns of their own, which are of one shape a group.
+
+    All that are looked at on a grid of one size are matched at once.
+    """
+    found: list[list[Readings]] = [[[] for _ in group] for group in groups]
+    by_size: dict[tuple[int, ...], list[tuple[list[Readings], Arrangement, Tensor]]] = {}
+    for group, own in zip(groups, found, strict=True):
+        shape, folded = (1, *(group[0].shape or ())), group[0].folded
+        for reading in arrangements(shape, frame, folded=folded):
+            if reading.cells > 1:
+                maps = _maps(_answers(group, reading.layout), [reading])
+                by_size.setdefault(maps.shape[3:], []).append((own, reading, maps))
+    for parts in by_size.values():
+        matches = iter(match_all(torch.cat([maps for _, _, maps in parts])))
+        for own, reading, _ in parts:
+            for readings, match in zip(own, matches, strict=False):
+                readings.append((reading, match))
     return found
 
 
@@ -423,13 +439,16 @@ def _match(
         One list per output, with one match per reading.
     """
     count = len(answers)
-    maps = torch.stack([to_maps(answers.flatten(0, 2), reading) for reading in readings])
-    # Over steps of time the mean is taken.
-    maps = maps.reshape(
-        len(readings) * count, 2 * BANDS, 2, readings[0].frames, -1, maps.shape[-1]
-    ).mean(dim=3)
-    matches = match_all(maps, lines=lines)
+    matches = match_all(_maps(answers, readings), lines=lines)
     return [matches[place::count] for place in range(count)]
+
+
+def _maps(answers: Tensor, readings: Sequence[Arrangement]) -> Tensor:
+    """``(readings * outputs, 2 * BANDS, 2, rows, cols)``; over steps of time the mean is taken."""
+    maps = torch.stack([to_maps(answers.flatten(0, 2), reading) for reading in readings])
+    return maps.reshape(
+        len(readings) * len(answers), 2 * BANDS, 2, readings[0].frames, -1, maps.shape[-1]
+    ).mean(dim=3)
 
 
 def _answers(outputs: Sequence[_Output], layout: str) -> Tensor:
