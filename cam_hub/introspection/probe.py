@@ -136,7 +136,10 @@ def disturb(
         _run_all(module, clean, copies, run, _Outputs(seen, earlier), fitting)
     findings = _findings(seen, frame, _recurrent(module))
     _choose_calls(findings, earlier, frame)
-    unclear = any(found.drowned and not found.spatial for found in findings.values())
+    # What does not change at all depends on no input (position embeddings), or is lost for good.
+    unclear = any(
+        found.drowned and found.moved and not found.spatial for found in findings.values()
+    )
     finer = double_pair(module, clean) if unclear else None
     if finer is None:
         return findings
