@@ -136,11 +136,7 @@ def disturb(
         _run_all(module, clean, copies, run, _Outputs(seen, earlier), fitting)
     findings = _findings(seen, frame, _recurrent(module))
     _choose_calls(findings, earlier, frame)
-    # What does not change at all depends on no input (position embeddings), or is lost for good.
-    unclear = any(
-        found.drowned and found.moved and not found.spatial for found in findings.values()
-    )
-    finer = double_pair(module, clean) if unclear else None
+    finer = double_pair(module, clean) if _unclear(list(findings.values())) else None
     if finer is None:
         return findings
     try:
@@ -155,6 +151,19 @@ def disturb(
         for name, found in finest.items()
         if name in findings
     }
+
+
+def _unclear(findings: Sequence[Finding]) -> bool:
+    """Whether rounding errors leave in doubt where an output lies.
+
+    What does not change at all while later layers do depends on no input (position embeddings).
+    """
+    moving = [place for place, found in enumerate(findings) if found.readings and found.moved]
+    last = moving[-1] if moving else -1
+    return any(
+        found.drowned and not found.spatial and (found.moved or place > last)
+        for place, found in enumerate(findings)
+    )
 
 
 @dataclass
