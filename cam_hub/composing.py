@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cam_hub.introspection.extent import on_input
 from cam_hub.manifests import make_manifest
 from cam_hub.methods import Method
 from cam_hub.passes import Job, Pass
@@ -42,6 +43,9 @@ def compose(
         if prepared.is_clip or job.layers[name].frames > 1
         else cam
         for (index, name), cam in cams.items()
+    }
+    cams = {
+        (index, name): on_input(cam, job.layers[name].extent) for (index, name), cam in cams.items()
     }
     shown, chosen = _predictions(passed, names, model.class_names)
     against = passed.settled.contrast

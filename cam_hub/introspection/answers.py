@@ -83,6 +83,7 @@ def _layer(row: list[Any]) -> LayerInfo:
         rows, cols = values["grid"]
         values["grid"] = (int(rows), int(cols))
     values["readable_calls"] = tuple(map(int, values["readable_calls"]))
+    values["extent"] = tuple(map(float, values["extent"]))
     layer = LayerInfo(**values)
     if not isinstance(layer.name, str) or not isinstance(layer.reason, str):
         raise TypeError("a layer's name and reason are texts")

@@ -34,6 +34,9 @@ mostly have a correlation above 0.95 and a slope above 0.2)."""
 SELECTIVE = 0.25
 """Least selectivity of cells from which it can be told where they lie, or that they lie nowhere."""
 
+_LEAST = 2
+"""At least so many bands must change a layer to show where its cells lie."""
+
 _ACROSS = 0.5
 """Cells in a line differ in what they prefer across the line by less than this part of how much
 they differ along it."""
@@ -118,33 +121,34 @@ def match_bands(responses: Tensor) -> Match:
     return match
 
 
-def match_all(responses: Tensor, *, lines: bool = True) -> list[Match]:
+def match_all(responses: Tensor, *, lines: bool = True, borders: bool = False) -> list[Match]:
     """As ``match_bands``, for many changes on grids of one size at once.
 
     Args:
         responses: ``(N, 2 * BANDS, 2, rows, cols)``.
         lines: Whether a grid of a few rows or columns may lie along its other axis alone.
+        borders: Whether rows and columns may be a border of zeros, which respond to nothing.
     """
     # In this order: MPS has no double precision. Arrays, since they are small: an operation on a
     # tensor takes several times as long before it begins.
     array = responses.detach().cpu().double().numpy()
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return _match_arrays(np.moveaxis(array, 2, 1), lines=lines)
+        return _match_arrays(np.moveaxis(array, 2, 1), lines=lines, borders=borders)
 
 
-def _match_arrays(parts: Array, *, lines: bool) -> list[Match]:
+def _match_arrays(parts: Array, *, lines: bool, borders: bool) -> list[Match]:
     """As ``match_all``, of ``(N, 2, 2 * BANDS, rows, cols)``."""
     finite = np.isfinite(parts.reshape(len(parts), -1).sum(axis=1))
     axes = (parts[:, :, :BANDS].mean(axis=4), parts[:, :, BANDS:].mean(axis=3))
-    correlation, slope = _both_axes(axes)
+    correlation, slope = _both_axes(axes, borders=borders)
     spatial = (correlation >= SPATIAL) & (slope >= CLEAR)
     halves = _halves(axes)
     rows, cols = parts.shape[3:]
     if lines and min(rows, cols) <= FEW_CELLS and rows != cols:
-        # There may be no order across; then what lies along the line counts.
+        # The order across may be impossible to measure; then the long axis counts.
         long = axes[0] if rows > cols else axes[1]
         line = _is_line(parts, upright=rows > cols) & ~spatial
-        along, steep = _one_axis(long)
+        along, steep = _one_axis(long, borders=borders)
         correlation, slope = np.where(line, along, correlation), np.where(line, steep, slope)
         halves = np.where(line, _halves((long,)), halves)
         spatial = (correlation >= SPATIAL) & (slope >= CLEAR)
@@ -181,9 +185,9 @@ def lead(own: float, other: float) -> float:
     return (own - other) / greater if greater > 0 else 0.0
 
 
-def _both_axes(axes: tuple[Array, Array]) -> tuple[Array, Array]:
+def _both_axes(axes: tuple[Array, Array], *, borders: bool) -> tuple[Array, Array]:
     """The lesser of the two axes' correlations and slopes, of two times ``(…, BANDS, cells)``."""
-    found = [_one_axis(axis) for axis in axes if axis.shape[-1] > 1]
+    found = [_one_axis(axis, borders=borders) for axis in axes if axis.shape[-1] > 1]
     if len(found) == 2:
         (first, second), (slope, other) = zip(*found, strict=True)
         return np.minimum(first, second), np.minimum(slope, other)
@@ -191,7 +195,7 @@ def _both_axes(axes: tuple[Array, Array]) -> tuple[Array, Array]:
     return nothing, nothing
 
 
-def _one_axis(change: Array) -> tuple[Array, Array]:
+def _one_axis(change: Array, *, borders: bool) -> tuple[Array, Array]:
     """How well ``(…, BANDS, cells)`` follow the bands: correlations and slopes.
 
     Deep cells see far beyond their own place, so a band moves all of them a little. But the mean
@@ -199,16 +203,22 @@ def _one_axis(change: Array) -> tuple[Array, Array]:
     """
     bands, cells = change.shape[-2:]
     # Bands may disturb more or less: each counts alike.
-    share = change / change.mean(axis=-1, keepdims=True)
+    mean = change.mean(axis=-1, keepdims=True)
+    # What the network crops off changes nothing: then the other bands count.
+    share = np.where(mean > 0, change / mean, 0.0)
     total = share.sum(axis=-2)
-    answered = (change.sum(axis=-1) > 0).all(axis=-1) & (total > 0).all(axis=-1)
-    centre = (_places(bands)[:, None] * share).sum(axis=-2) / total
-    place = _places(cells)
-    place = place - place.mean()
-    centre = centre - centre.mean(axis=-1, keepdims=True)
+    seen = total > 0
+    count = seen.sum(axis=-1, keepdims=True)
+    answered = ((mean > 0).sum(axis=(-2, -1)) >= _LEAST) & (2 * count[..., 0] >= max(3, cells))
+    if not borders:
+        answered &= seen.all(axis=-1)
+    centre = np.where(seen, (_places(bands)[:, None] * share).sum(axis=-2) / total, 0.0)
+    place = _places(cells) * seen
+    place = (place - place.sum(axis=-1, keepdims=True) / count) * seen
+    centre = (centre - centre.sum(axis=-1, keepdims=True) / count) * seen
     along = (centre * place).sum(axis=-1)
-    slope = along / np.square(place).sum()
-    spread = np.sqrt(np.square(centre).sum(axis=-1) * np.square(place).sum())
+    slope = along / np.square(place).sum(axis=-1)
+    spread = np.sqrt(np.square(centre).sum(axis=-1) * np.square(place).sum(axis=-1))
     if cells <= FEW_CELLS:
         answered &= slope >= CLEARER
     correlation = np.where(answered & (spread > 0), along / spread, 0.0)
@@ -218,8 +228,8 @@ def _one_axis(change: Array) -> tuple[Array, Array]:
 def _is_line(change: Array, *, upright: bool) -> Array:
     """Whether cells, ``(…, 2, 2 * BANDS, rows, cols)``, differ along one axis but not across it.
 
-    Each cell of a line sees all of the image across it, and so answers to what is disturbed across
-    as all others do. Cells that do not are a grid of several rows, unrolled, or in another order.
+    Each cell of a line sees the image's whole width across it, and so responds to disturbances
+    across it like every other cell. Cells that do not are an unrolled grid, or in another order.
     """
     across, along = _preference(change[..., BANDS:, :, :]), _preference(change[..., :BANDS, :, :])
     if not upright:
@@ -238,12 +248,12 @@ def _selectivity(change: Array) -> Array:
 
 def _preference(change: Array) -> Array:
     band = change.mean(axis=(-2, -1), keepdims=True)
-    share = change / band
+    share = np.where(band > 0, change / band, 0.0)
     cell = share.mean(axis=-3)
     deviation = share.std(axis=-3) / cell
     answering = cell > 0
     mean = np.where(answering, deviation, 0.0).sum(axis=(-2, -1)) / answering.sum(axis=(-2, -1))
-    return np.where((band > 0).all(axis=(-3, -2, -1)), mean, 0.0)
+    return np.where((band > 0).sum(axis=(-3, -2, -1)) >= _LEAST, mean, 0.0)
 
 
 def _halves(axes: tuple[Array, ...]) -> Array:

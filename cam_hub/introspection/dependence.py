@@ -67,14 +67,14 @@ class Dependences(dict[str, Dependence]):
     def quarter_leads(self, name: str) -> dict[str, float]:
         """Whether the cells of a layer depend on those at the same place of earlier ones.
 
-        Where cells answer to all of the image alike, disturbing it says nothing of where they
-        lie. But a token that passes on what it was itself depends most on itself, which a
-        frequency, a latent or a token in another order does not.
+        Disturbing the image does not show where cells lie that respond to all of it alike. But a
+        token with a residual connection depends most on itself; a frequency, a latent or a token
+        in another order does not.
 
         Returns:
-            Of the layers that it depends on, by how much two opposite quarters depend more on their
-            own quarter of that layer than on any other, ``(own - other) / max(own, other)`` in
-            [-1, 1]: the lesser of both.
+            A lead for each layer that it depends on: by how much two opposite quarters depend more
+            on their own quarter of that layer than on any other, ``(own - other) / max(own,
+            other)`` in [-1, 1], the lesser of both.
         """
         grid = self._layers[name].grid
         # Next to a long axis, one of two or three cells is not asked: kernels cover all of it.

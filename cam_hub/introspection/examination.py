@@ -16,6 +16,7 @@ from cam_hub.guard import mixes_batch, quiet
 from cam_hub.introspection.bands import SELECTIVE
 from cam_hub.introspection.choice import choose
 from cam_hub.introspection.dependence import Dependence, dependences
+from cam_hub.introspection.extent import FULL
 from cam_hub.introspection.late import unread_after
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.introspection.probe import Finding, disturb, frames_in_batch
@@ -176,7 +177,9 @@ def _lines(
         usable = name in reached
         recommended = best is not None and name == best.name
         reason = _reason(finding, reading, usable=usable)
-        note = _note(name, findings, readings) if recommended else ""
+        placement = _placement(finding) if usable else ""
+        shallow = _note(name, findings, readings) if recommended else ""
+        note = "; ".join(filter(None, (shallow, placement)))
         if best is not None and recommended:
             reason = _why_this(reason, best, readings)
         lines.append(
@@ -199,6 +202,7 @@ def _lines(
                 calls=finding.calls,
                 call=finding.call,
                 readable_calls=finding.readable,
+                extent=finding.extent if arrangement and finding.extent else FULL,
                 note=note,
             )
         )
@@ -209,6 +213,22 @@ def _lines(
         if name not in findings and id(child) not in seen
     ]
     return lines
+
+
+def _placement(finding: Finding) -> str:
+    """What to say of a layer whose grid does not cover the input, or may not."""
+    if finding.extent is None:
+        return (
+            "its grid may not cover the whole input: the network crops or pads on the way, and how "
+            "much could not be measured, so places in its map may be shifted"
+        )
+    if finding.extent == FULL:
+        return ""
+    top, left, bottom, right = (f"{100 * end:.0f}" for end in finding.extent)
+    return (
+        f"its grid covers rows {top} to {bottom} % and columns {left} to {right} % of the input, "
+        "since the network crops or pads on the way; its map is placed there"
+    )
 
 
 def _note(name: str, findings: Mapping[str, Finding], readings: Mapping[str, Reading]) -> str:

@@ -35,6 +35,9 @@ class LayerInfo:
         call: Which of these calls is explained, from 0.
         readable_calls: Of a layer with weights that runs several times (a backbone shared by two
             views): the calls whose output follows the image.
+        extent: The top, left, bottom and right of the part of the input that the grid covers, as
+            parts of its height and width: not (0, 0, 1, 1) where the network crops or pads on the
+            way. Maps are placed there.
         note: What must be known of every map of this layer, in plain words (it is not deep, since
             later layers could not be read); empty if there is nothing. Manifests and the page
             state it.
@@ -55,6 +58,7 @@ class LayerInfo:
     frames: int = 1
     faint: bool = False
     overwritten: bool = False
+    extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     note: str = ""
     calls: int = 1
     call: int = 0

@@ -29,8 +29,8 @@ MIN_EXTRA_TOKENS, MAX_EXTRA_TOKENS = 8, 32
 but at least and at most with these."""
 
 OUT_OF_SHAPE = 3.0
-"""Greatest factor between the input's aspect and that of a grid that nothing but its length tells
-of. Rows and columns that are axes of their own may have any: strides may differ by axis."""
+"""The greatest factor between the input's aspect and that of a grid inferred from a sequence's
+length. Rows and columns that are axes of their own may have any: strides may differ by axis."""
 
 MAX_PROMPTS = 128
 """So many tokens without a place are looked for where the grid is known from another output."""
@@ -92,10 +92,10 @@ class Frame:
         return self.rows / self.cols
 
     def allows(self, arrangement: Arrangement) -> bool:
-        """Whether the grid is no finer than the input, and has its shape as far as is needed.
+        """Whether the grid is at most as fine as the input, and has its shape if that is needed.
 
-        Where only the length of a sequence tells of a grid, one of a very different shape is none,
-        however well its few cells happen to answer.
+        A grid inferred from the length of a sequence must have about the input's aspect, however
+        well its few cells happen to respond.
         """
         rows, cols = arrangement.grid
         if rows > self.rows or cols > self.cols:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from cam_hub.guard import quiet
 from cam_hub.introspection.bands import BANDS, FINEST, NONE, Match, match_all, sizes
 from cam_hub.introspection.chunks import copies_at_once
+from cam_hub.introspection.extent import FULL, Extent, fit_extent, follows
 from cam_hub.introspection.layouts import (
     LAYOUTS,
     Arrangement,
@@ -52,7 +53,7 @@ _MAX_CALLS = 8
 """Of a layer that runs more often than this in one pass, only the last call is looked at."""
 
 _FEW, _FIRST = 8, 4
-"""Where more tokens than a few have no place, the first layers tell which these are."""
+"""If more tokens than a few lie outside the grid, the first layers determine which these are."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Finding:
         call: Which of these calls it is about, from 0.
         readable: The calls whose output follows the image, where all were looked at.
         overwritten: Whether what follows writes to the output (in-place layers, ``+=``).
+        extent: The part of the input that the grid covers, as measured or as that of earlier
+            layers; None if it cannot be told.
     """
 
     shape: tuple[int, ...] | None
@@ -85,6 +88,7 @@ class Finding:
     overwritten: bool = False
     call: int = 0
     readable: tuple[int, ...] = ()
+    extent: Extent | None = FULL
 
     @property
     def arrangement(self) -> Arrangement | None:
@@ -305,7 +309,7 @@ def _findings(
 ) -> dict[str, Finding]:
     """Judges all outputs; those of one shape, which have the same readings, at once.
 
-    Outputs with rows and columns of their own come first: their grids tell how sequences may lie.
+    Outputs with rows and columns of their own come first: sequences are searched for their grids.
     """
     alike: dict[tuple[object, ...], list[str]] = {}
     for name, output in seen.items():
@@ -334,7 +338,49 @@ def _findings(
         allowed = [reading for reading in known if lines or min(reading.grid) > 1]
         outputs = [seen[name] for name in names]
         found |= zip(names, _sequential(outputs, frame, allowed, lines=lines), strict=True)
-    return {name: output.finding(found[name]) for name, output in seen.items()}
+    findings = {name: output.finding(found[name]) for name, output in seen.items()}
+    return _placed(findings, seen)
+
+
+def _placed(findings: Mapping[str, Finding], seen: Mapping[str, _Output]) -> dict[str, Finding]:
+    """Adds the part of the input that each grid covers.
+
+    The layer that responds most clearly stands for all of its grid. Where none is clear, as in deep
+    layers, the grid covers what a finer one does that it is a stride coarser than.
+    """
+    clearest: dict[tuple[int, int], str] = {}
+    for name, finding in findings.items():
+        if finding.spatial and finding.arrangement is not None:
+            grid = finding.arrangement.grid
+            other = clearest.setdefault(grid, name)
+            if finding.match.selectivity > findings[other].match.selectivity:
+                clearest[grid] = name
+    fits: dict[tuple[int, int], Extent | None] = {}
+    known: dict[int, list[tuple[int, float, float]]] = {0: [], 1: []}
+    for grid in sorted(clearest, key=lambda grid: -grid[0] * grid[1]):
+        name = clearest[grid]
+        reading = findings[name].arrangement
+        if reading is None:
+            continue
+        maps = to_maps(_answers([seen[name]], reading.layout).flatten(0, 2), reading)
+        maps = maps.reshape(2 * BANDS, 2, reading.frames, -1, maps.shape[-1])[:, 0].mean(dim=1)
+        ends = []
+        for axis, fit in enumerate(fit_extent(maps)):
+            start, stop, clear = fit
+            if not clear:
+                finer = next((old for old in known[axis] if follows(grid[axis], old[0])), None)
+                if finer is None and known[axis]:
+                    break
+                _, start, stop = finer or (0, 0.0, 1.0)
+            known[axis].insert(0, (grid[axis], start, stop))
+            ends.append((start, stop))
+        fits[grid] = (ends[0][0], ends[1][0], ends[0][1], ends[1][1]) if len(ends) == 2 else None
+    return {
+        name: replace(finding, extent=fits.get(finding.arrangement.grid, FULL))
+        if finding.arrangement is not None
+        else finding
+        for name, finding in findings.items()
+    }
 
 
 def _recurrent(module: nn.Module) -> set[str]:
@@ -362,7 +408,7 @@ def _explicit(groups: Sequence[Sequence[_Output]], frame: Frame) -> list[list[Re
                 maps = _maps(_answers(group, reading.layout), [reading])
                 by_size.setdefault(maps.shape[3:], []).append((own, reading, maps))
     for parts in by_size.values():
-        matches = iter(match_all(torch.cat([maps for _, _, maps in parts])))
+        matches = iter(match_all(torch.cat([maps for _, _, maps in parts]), borders=True))
         for own, reading, _ in parts:
             for readings, match in zip(own, matches, strict=False):
                 readings.append((reading, match))
@@ -451,7 +497,8 @@ def _match(
         One list per output, with one match per reading.
     """
     count = len(answers)
-    matches = match_all(_maps(answers, readings), lines=lines)
+    # Tokens that respond to nothing are no border, but class tokens and prompts.
+    matches = match_all(_maps(answers, readings), lines=lines, borders=readings[0].explicit)
     return [matches[place::count] for place in range(count)]
 
 

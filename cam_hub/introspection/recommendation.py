@@ -26,8 +26,8 @@ _DEEP = 0.9
 layers."""
 
 _OWN = 0.1
-"""Least lead of their own quarters of an earlier layer over the others', of what is read by its
-shape, to be explained."""
+"""The least lead of a layer's own quarters over the others, in an earlier layer, from which a
+layer that is read by its shape is recommended."""
 
 _LINKS = 8
 """From so many layers a way back to a measured one is looked for."""

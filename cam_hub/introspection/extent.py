@@ -1,0 +1,161 @@
+"""Which part of the input the grid of a layer covers, where the network pads or crops on the way.
+
+A grid mostly covers the input: its first row lies at the top, its last one at the bottom. Where the
+network cuts off a border, it covers less; where it adds one, more. A correlation of places is the
+same in each case. So a cell is modelled as a window of some width, whose centre runs along with the
+cell's place, and the windows' offset and scale are fitted to how the cells answer to the bands.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cam_hub.introspection.bands import BANDS
+
+__all__ = ["FULL", "Extent", "Fit", "fit_extent", "follows", "on_input"]
+
+Extent = tuple[float, float, float, float]
+"""The top, left, bottom and right of what a grid covers, as parts of the input's height and width:
+below 0 and above 1 in a border that the network adds."""
+
+FULL: Extent = (0.0, 0.0, 1.0, 1.0)
+
+_WIDTHS = (0.03, 0.06, 0.12, 0.2, 0.3, 0.45, 0.7, 1.0)
+"""The widths of windows that are tried, as parts of the input."""
+
+_CENTRES, _LENGTHS = (0.2, 0.8, 49), (0.35, 1.8, 59)
+"""The first, the last and the number of the places of a grid's centre and of its lengths."""
+
+_POOR, _BETTER = 0.004, 0.3
+"""Another extent than the whole input must have at most this part of the whole input's mean squared
+error, which must be at least this."""
+
+_FAR, _CELLS = 0.1, 0.75
+"""An end that is off by less than this part of the input, or of a cell, is where it should be."""
+
+_TIE = 1e-4
+"""Errors that differ by less are equal."""
+
+_NARROW = 0.75
+"""Cells are narrow enough to show where they lie if the greatest share of a band is at least this,
+on average."""
+
+
+class Fit(NamedTuple):
+    """What the bands show along one axis.
+
+    Attributes:
+        start: Where the grid starts, as a part of the input.
+        stop: Where it ends.
+        clear: Whether the cells are narrow enough to tell.
+    """
+
+    start: float
+    stop: float
+    clear: bool
+
+
+def fit_extent(responses: Tensor) -> tuple[Fit, Fit]:
+    """Fits the part of the input that a grid covers.
+
+    Args:
+        responses: ``(2 * BANDS, rows, cols)``: how much each cell changes by each disturbance,
+            first of the copies with horizontal bands disturbed, then of those with vertical ones.
+
+    Returns:
+        One fit for the rows and one for the columns.
+    """
+    responses = responses.cpu().double()
+    return (
+        _fit_axis(responses[:BANDS].square().mean(dim=2)),
+        _fit_axis(responses[BANDS:].square().mean(dim=1)),
+    )
+
+
+def follows(side: int, finer: int) -> bool:
+    """Whether a grid's side is a finer one's divided by a stride, but for a border of a kernel."""
+    return any(abs(finer / stride - side) <= 1 + 1 / stride for stride in range(1, finer + 1))
+
+
+def _fit_axis(energy: Tensor) -> Fit:
+    """The fit of ``(BANDS, cells)``; noise adds up by squares, so windows add up the energy."""
+    cells = energy.shape[1]
+    total = energy.sum(dim=0)
+    seen = total > 1e-6 * total.max()  # a border of zeros shows nothing
+    if cells < 4 or int(seen.sum()) < 4:
+        return Fit(0.0, 1.0, clear=False)
+    share = (energy / total.clamp_min(1e-30))[:, seen]
+    place = ((torch.arange(cells, dtype=torch.float64) + 0.5) / cells)[seen] - 0.5
+    if float(share.amax(dim=0).mean()) < _NARROW:
+        return Fit(0.0, 1.0, clear=False)
+    whole = float(_errors(share, place, torch.tensor([[0.5, 1.0]])).min())
+    if whole < _POOR:
+        return Fit(0.0, 1.0, clear=True)
+    centres, lengths = (
+        torch.linspace(first, last, int(count), dtype=torch.float64)
+        for first, last, count in (_CENTRES, _LENGTHS)
+    )
+    tried = torch.cartesian_prod(centres, lengths)
+    errors = _errors(share, place, tried)
+    least = errors.min()
+    if float(least) > _BETTER * whole:
+        return Fit(0.0, 1.0, clear=False)
+    # Few cells are fitted by several extents alike.
+    centre, length = tried[errors <= 1.1 * least + _TIE].mean(dim=0).tolist()
+    start, stop = centre - length / 2, centre + length / 2
+    off = max(abs(start), abs(stop - 1))
+    if off < max(_FAR, _CELLS * length / cells):
+        return Fit(0.0, 1.0, clear=True)
+    return Fit(start, stop, clear=True)
+
+
+def _errors(share: Tensor, place: Tensor, tried: Tensor) -> Tensor:
+    """The mean squared errors of extents ``(N, 2)``, centre and length, of the best width each."""
+    middle = (tried[:, :1] + tried[:, 1:] * place).clamp(0, 1)  # a border reflects what is near it
+    edges = torch.arange(BANDS, dtype=torch.float64)[:, None, None] / BANDS
+    found = []
+    for width in _WIDTHS:
+        low, high = (middle - width / 2).clamp_min(0), (middle + width / 2).clamp_max(1)
+        # (BANDS, N, cells): how much of each window lies in each band.
+        window = torch.minimum(high, edges + 1 / BANDS) - torch.maximum(low, edges)
+        window = window.clamp_min(0) / (high - low).clamp_min(1e-9)
+        # Cells may answer to everything a little, too.
+        gap, rest = share[:, None] - window, 1 / BANDS - window
+        even = ((gap * rest).sum(dim=(0, 2)) / rest.square().sum(dim=(0, 2))).clamp(0, 0.5)
+        error = (gap - even[None, :, None] * rest).square().sum(dim=0).mean(dim=1)
+        found.append(error)
+    return torch.stack(found).amin(dim=0)
+
+
+def on_input(cam: NDArray[np.float32], extent: Extent) -> NDArray[np.float32]:
+    """Lays a map onto the whole input, in cells of about the same size.
+
+    Args:
+        cam: ``(…, rows, cols)``.
+        extent: The part of the input that it covers.
+
+    Returns:
+        A map of as many rows and columns as the whole input has room for: 0 where the network does
+        not look, and without the border that it adds.
+    """
+    top, left, bottom, right = extent
+    return _along(_along(cam, -2, top, bottom), -1, left, right)
+
+
+def _along(cam: NDArray[np.float32], axis: int, start: float, stop: float) -> NDArray[np.float32]:
+    if (start, stop) == (0.0, 1.0):
+        return cam
+    cells = cam.shape[axis]
+    wanted = max(1, round(cells / (stop - start)))
+    at = ((np.arange(wanted) + 0.5) / wanted - start) / (stop - start) * cells - 0.5
+    covered = (at > -0.5) & (at < cells - 0.5)
+    # Between the centres of two cells their values are mixed.
+    mixture = np.maximum(0, 1 - np.abs(np.clip(at, 0, cells - 1)[:, None] - np.arange(cells)))
+    mixture *= covered[:, None]
+    moved = np.tensordot(mixture.astype(cam.dtype), cam, axes=(1, axis))
+    return np.ascontiguousarray(np.moveaxis(moved, 0, axis))
