@@ -376,6 +376,14 @@ def test_a_layer_that_is_the_deepest_only_since_later_ones_could_not_be_read_say
     assert html.escape(best.note) in summary(found, found.classes[0], None)
 
 
+def test_what_is_as_long_as_the_tokens_but_lies_nowhere_counts_as_unread():
+    best = next(
+        layer for layer in cam_hub.list_layers(opened(NETS["latents 64"])) if layer.recommended
+    )
+    assert best.name == "tokens"
+    assert "not deep" in best.note
+
+
 def test_a_deep_layer_has_no_note():
     model = opened(NETS["separate kvq"])
     assert not any(layer.note for layer in cam_hub.list_layers(model))

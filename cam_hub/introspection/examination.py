@@ -233,10 +233,19 @@ def _placement(finding: Finding) -> str:
 
 def _note(name: str, findings: Mapping[str, Finding], readings: Mapping[str, Reading]) -> str:
     """What to say of the recommended layer if most of the network behind it could not be read."""
-    unread, after = unread_after(name, findings, readings)
+    measured = {other for other, reading in readings.items() if reading.measured}
+    if name not in measured:
+        return ""
+    unread, after = unread_after(name, findings, measured)
     if not unread:
         return ""
-    common, _ = Counter(_why_not(findings[other]) for other in unread).most_common(1)[0]
+    reasons = (
+        "every place in it answers to the whole image"
+        if other in readings
+        else _why_not(findings[other])
+        for other in unread
+    )
+    common, _ = Counter(reasons).most_common(1)[0]
     return (
         f"it is not deep: {len(unread)} of the {after} layers that run between it and pooling "
         f"could not be read (most often: {common}), so its map shows what an earlier part of the "
