@@ -35,8 +35,9 @@ _POOR, _BETTER = 0.004, 0.3
 """Another extent than the whole input must have at most this part of the whole input's mean squared
 error, which must be at least this."""
 
-_FAR, _CELLS = 0.1, 0.75
-"""An end that is off by less than this part of the input, or of a cell, is where it should be."""
+_FAR, _CELLS = 0.1, 1.0
+"""An end that is off by less than this part of the input, or of a cell, is where it should be:
+strides alone shift centres by up to half a cell, and the fit is not exact."""
 
 _TIE = 1e-4
 """Errors that differ by less are equal."""
