@@ -16,9 +16,9 @@ from torch import Tensor
 
 from cam_hub.clip_preprocessing import ClipPreprocessing
 from cam_hub.clips import open_clip
-from cam_hub.errors import ImageRefused, InvalidArgument
+from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused
 from cam_hub.geometry import Placement
-from cam_hub.guard import quiet
+from cam_hub.guard import quiet, unusable
 from cam_hub.images import open_image
 from cam_hub.pictures import Pictures
 from cam_hub.preprocessing import Preprocessing
@@ -70,12 +70,15 @@ def prepare(model: LoadedModel, image: object, background: object = None) -> Pre
     Raises:
         ImageRefused: If the image cannot be read, or does not fit the model; or the background
             cannot be read, or has other proportions.
+        ModelRefused: If the model has lost its values.
         InvalidArgument: If there is a background for a clip.
     """
     if isinstance(image, Prepared):
         return image
     if background is not None:
         return _over(prepare(model, image), background)
+    if model.device.type == "meta":
+        raise ModelRefused(model.id, unusable(model.module) or "it is on the meta device")
     turn = model.preprocessing
     clip = isinstance(turn, ClipPreprocessing)
     channels = model.input_size[0]

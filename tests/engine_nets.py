@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import cam_hub
 from cam_hub import LoadedModel, Method
 from cam_hub.introspection.layers import list_layers
-from cam_hub.introspection.layouts import batch_first, to_maps
+from cam_hub.introspection.layouts import FOLDED, batch_first, to_maps
 from cam_hub.passes import Noise
 from cam_hub.preparation import ask, prepare
 from cam_hub.recording import main_tensor
@@ -155,7 +155,12 @@ def plainly(
         finally:
             handle.remove()
         (gradient,) = torch.autograd.grad(score, kept[-1])
-        parts = (batch_first(part.detach(), arrangement) for part in (kept[-1], gradient))
+        # One clip passes, so that frames in the place of the batch are its own.
+        folded = arrangement.layout in FOLDED
+        parts = (
+            part.detach()[None] if folded else batch_first(part.detach(), arrangement)
+            for part in (kept[-1], gradient)
+        )
         return tuple(to_maps(part, arrangement) for part in parts)
 
     with torch.enable_grad():

@@ -32,6 +32,9 @@ TURNS: dict[str, tuple[Turn, Turn]] = {
 }
 """From channels first into each layout, and back."""
 
+FOLDED = {"(NT)CHW": "NCHW", "(NT)HWC": "NHWC", "(NT)LC": "NLC"}
+"""The layouts of clips whose frames pass as images, and how each image lies in them."""
+
 
 class Turned(nn.Module):
     def __init__(self, turn: Turn) -> None:
@@ -48,11 +51,13 @@ class Trunk(nn.Module):
     def __init__(self, layout: str, head: nn.Module) -> None:
         super().__init__()
         torch.manual_seed(3)
-        conv = nn.Conv3d if is_of_clips(layout) else nn.Conv2d
-        stride = (1, 4, 4) if is_of_clips(layout) else 4
-        into, back = TURNS[layout]
+        self.folded = layout in FOLDED
+        solid = is_of_clips(layout) and not self.folded
+        conv = nn.Conv3d if solid else nn.Conv2d
+        stride = (1, 4, 4) if solid else 4
+        into, back = TURNS[FOLDED.get(layout, layout)]
         self.stem = conv(3, CHANNELS, stride, stride)
-        self.norm = nn.BatchNorm3d(CHANNELS) if is_of_clips(layout) else nn.BatchNorm2d(CHANNELS)
+        self.norm = nn.BatchNorm3d(CHANNELS) if solid else nn.BatchNorm2d(CHANNELS)
         self.act = nn.ReLU(inplace=True)
         self.laid, self.back = Turned(into), Turned(back)
         self.conv = conv(CHANNELS, CHANNELS, 3, padding=1)
@@ -61,8 +66,11 @@ class Trunk(nn.Module):
             nn.init.normal_(weight)
 
     def forward(self, x: Tensor) -> object:
+        if self.folded:
+            x = x.transpose(1, 2).flatten(0, 1)
         x = self.back(self.laid(self.act(self.norm(self.stem(x)))))
-        return self.head(x + torch.tanh(self.conv(x)))
+        x = x + torch.tanh(self.conv(x))
+        return self.head(x.unflatten(0, (-1, FRAMES)).transpose(1, 2) if self.folded else x)
 
 
 def is_of_clips(layout: str) -> bool:
