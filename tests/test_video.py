@@ -108,7 +108,7 @@ def test_the_heat_lies_on_the_frames_that_were_given(model):
 def test_a_step_is_drawn_on_the_frame_in_its_middle_and_the_fusion_on_that_of_the_clip(model):
     clip = [Image.new("RGB", (SIDE, SIDE), (10 * index,) * 3) for index in range(1, FRAMES + 1)]
     result = cam_hub.explain(
-        model, clip, method="layercam", target_layers=["cells", "coarse"], classes=0
+        model, clip, method="layercam", target_layers=["cells", "coarse"], classes=1
     )
     assert [frame.getpixel((0, 0))[0] for frame in result.frames] == list(range(10, 90, 10))
     bare = [result.overlay(layer="cells", step=step, alpha=0) for step in range(STEPS)]
@@ -145,7 +145,7 @@ def test_a_preprocessed_clip_gives_the_same_map(model, spot):
     assert tensor.shape == (1, 3, FRAMES, SIDE, SIDE)
     for given in (tensor, tensor[0]):
         result = cam_hub.explain(model, given, method="layercam", target_layers="cells")
-        np.testing.assert_array_equal(result.cams[0, "cells"], spot.cams[0, "cells"])
+        np.testing.assert_array_equal(result.cams[1, "cells"], spot.cams[1, "cells"])
         assert [f.tobytes() for f in result.frames] == [f.tobytes() for f in spot.frames]
 
 
@@ -170,7 +170,7 @@ def test_a_longer_clip_is_sampled_and_a_shorter_one_repeated(model):
 def test_noise_on_a_clip_is_seeded(model):
     def made(seed):
         clip = clip_with_spot([4, 5])
-        return cam_hub.explain(model, clip, target_layers="cells", seed=seed).cams[0, "cells"]
+        return cam_hub.explain(model, clip, target_layers="cells", seed=seed).cams[1, "cells"]
 
     assert made(1).tobytes() == made(1).tobytes()
     assert made(1).tobytes() != made(2).tobytes()
@@ -183,13 +183,13 @@ def test_what_is_saved_is_loaded_and_made_again(model, spot, tmp_path):
     folder = spot.save(tmp_path / "out")
     names = {path.name for path in folder.iterdir()}
     assert {f"frame-{index:03d}.png" for index in range(FRAMES)} <= names
-    assert {"overlay-0.png", "animation-0.gif", "photo.png", "manifest.json"} <= names
+    assert {"overlay-1.png", "animation-1.gif", "photo.png", "manifest.json"} <= names
     loaded = cam_hub.Explanation.load(folder)
     assert loaded.steps == spot.steps
-    np.testing.assert_array_equal(loaded.cams[0, "cells"], spot.cams[0, "cells"])
+    np.testing.assert_array_equal(loaded.cams[1, "cells"], spot.cams[1, "cells"])
     assert [f.tobytes() for f in loaded.frames] == [f.tobytes() for f in spot.frames]
     again = cam_hub.reproduce(loaded.manifest, list(loaded.frames), model=model)
-    assert again.cams[0, "cells"].tobytes() == spot.cams[0, "cells"].tobytes()
+    assert again.cams[1, "cells"].tobytes() == spot.cams[1, "cells"].tobytes()
     with pytest.raises(ImageRefused, match="not the picture"):
         cam_hub.reproduce(loaded.manifest, list(loaded.frames)[::-1], model=model)
 
