@@ -281,10 +281,9 @@ class Preprocessing:
             )
         if bad := values.size - int(np.isfinite(values).sum()):
             raise ImageRefused(f"{bad} of the array's {values.size} values are NaN or infinite")
-        white = 1
-        if values.dtype.kind != "f":
-            small = values.dtype == np.uint16 and int(values.max()) > 4095
-            white = 65535 if small else 4095 if values.dtype == np.uint16 else 255
+        white = 255 if values.dtype == np.uint8 else 1
+        if values.dtype == np.uint16:
+            white = 4095 if int(values.max()) <= 4095 else 65535
         scaled = values.astype(np.float32) / np.float32(white)
         fill = self.mean if self.crop_mode == "border" else (0.0,) * channels
         cut = [
