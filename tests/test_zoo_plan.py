@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from torch import nn
 
 from bench.zoo import cli, plan
 from bench.zoo.costs import Costs
 from bench.zoo.ledger import Ledger, source_digest
 from bench.zoo.plan import Candidate
+from tests.interfaces import add_network
 from tests.zoo_rows import candidate, row
 
 
@@ -18,13 +20,22 @@ def test_every_model_of_both_libraries_is_planned_with_its_module_file():
     import torchvision
 
     models = {each.id: each for each in plan.every_model()}
-    assert len(models) == len(timm.list_models()) + len(torchvision.models.list_models())
+    own = [n for n in timm.list_models() if timm.model_entrypoint(n).__module__.startswith("timm.")]
+    assert len(models) == len(own) + len(torchvision.models.list_models())
     assert models["levit_128s"].family == "levit"
     assert models["torchvision/resnet18"].family == "resnet"
     assert models["torchvision/ssd300_vgg16"].family == "detection.ssd"
     assert {each.family for each in models.values() if each.source == "timm"} <= set(
         timm.list_modules()
     )
+
+
+def test_what_others_registered_with_timm_is_not_planned():
+    import timm
+
+    name = add_network("cam_hub_test_planned", nn.Identity)
+    assert timm.is_model(name)
+    assert name not in {each.id for each in plan.every_model()}
 
 
 def test_only_quantised_models_and_optical_flow_may_be_refused():
