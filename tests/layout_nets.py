@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from timm.models.levit import Levit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -524,6 +525,21 @@ class Slots(nn.Module):
             update = share.transpose(1, 2) @ values
             slots = self.slot_gru(update.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
         return self.head(slots.mean(1))
+
+
+def pyramid(after: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
+    """timm's LeViT, narrow: twice, tokens of every second row and column ask all others.
+
+    No residual connection leads past that. With random weights all who ask get nearly the same
+    answer, so that every place of the last stages answers to the whole image.
+
+    Args:
+        after: What happens to the tokens that asked last.
+    """
+    net = Levit(embed_dim=(32, 48, 64), key_dim=8, depth=(1, 1, 1), num_heads=2, num_classes=5)
+    if after is not None:
+        net.stages[2].downsample = nn.Sequential(net.stages[2].downsample, Do(after))
+    return net
 
 
 class Merged(nn.Module):

@@ -38,6 +38,7 @@ from tests.layout_nets import (
     awake,
     keep_strongest,
     pooled,
+    pyramid,
     strided,
     tokens_first,
     tome,
@@ -217,6 +218,14 @@ NETS: dict[str, Case] = {
         (3, 64, 64),
         ("norm", "fc_norm"),
         (8, 8),
+    ),
+    # Tokens that a stride inside the network has made fewer.
+    "every second token": Case(pyramid, (3, 224, 224), ("stages",), (4, 4)),
+    "every second token, in another order": Case(
+        lambda: pyramid(lambda x: x[:, [5 * n % 16 for n in range(16)]]),
+        (3, 224, 224),
+        ("stages.0", "stages.1", "stages.2.downsample.0"),
+        never=("stages.2.blocks", "stages.2.downsample.1"),
     ),
     # Dense answers.
     "one mask": Case(OneMask, (3, 64, 64), ("decoder",), task="segmentation"),

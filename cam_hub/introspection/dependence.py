@@ -64,17 +64,22 @@ class Dependences(dict[str, Dependence]):
             self._feeding[name] = self._find_feeding(name)
         return self._feeding[name]
 
-    def quarter_leads(self, name: str) -> dict[str, float]:
+    def quarter_leads(self, name: str, *, every: bool = False) -> dict[str, float]:
         """Whether the cells of a layer depend on those at the same place of earlier ones.
 
         Disturbing the image does not show where cells lie that respond to all of it alike. But a
         token with a residual connection depends most on itself; a frequency, a latent or a token
         in another order does not.
 
+        Args:
+            name: The layer.
+            every: Whether every quarter is asked, not only two opposite ones: of latents, these
+                depend most on their own by chance in one case of sixteen.
+
         Returns:
-            A lead for each layer that it depends on: by how much two opposite quarters depend more
-            on their own quarter of that layer than on any other, ``(own - other) / max(own,
-            other)`` in [-1, 1], the lesser of both.
+            A lead for each layer that it depends on: by how much the quarters depend more on their
+            own quarter of that layer than on any other, ``(own - other) / max(own, other)`` in
+            [-1, 1], the least of them.
         """
         grid = self._layers[name].grid
         # Next to a long axis, one of two or three cells is not asked: kernels cover all of it.
@@ -88,10 +93,12 @@ class Dependences(dict[str, Dependence]):
                 own = _own_lead(gradient, self._layers[other], halved, quarter)
                 leads.setdefault(other, []).append(own)
 
-        for quarter in (0, -1):
-            area = areas(*grid, halved)[quarter]
+        quarters = areas(*grid, halved)
+        asked = range(len(quarters)) if every else (0, -1)
+        for quarter in asked:
+            area = quarters[quarter]
             self._taps.visit_gradients(_mixture(maps[..., area[0], area[1]]), visit)
-        return {other: min(found) for other, found in leads.items() if len(found) == 2}
+        return {other: min(found) for other, found in leads.items() if len(found) == len(asked)}
 
     def _find_feeding(self, name: str) -> set[str]:
         found: set[str] = set()

@@ -21,7 +21,7 @@ from cam_hub.introspection.late import unread_after
 from cam_hub.introspection.layer_info import LayerInfo
 from cam_hub.introspection.probe import Finding, disturb, frames_in_batch
 from cam_hub.introspection.reading import Reading, read
-from cam_hub.introspection.recommendation import Recommendation
+from cam_hub.introspection.recommendation import Recommendation, confirmed
 from cam_hub.introspection.trial import Changed, Trial
 from cam_hub.memory import is_out_of_memory
 from cam_hub.recording import modules_by_name
@@ -111,7 +111,8 @@ def _experiment(model: LoadedModel, size: tuple[int, ...], run: Trial) -> list[L
             overwritten=overwritten,
             chosen={name: findings[name].call for name in tapped if findings[name].calls > 1},
         ) as reached:
-            found = dict(reached)
+            readings = confirmed(readings, reached)
+            found = {name: counts for name, counts in reached.items() if name in readings}
             best = choose(
                 model.module, clean, run, findings, readings, reached, dense=model.task.dense
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cam_hub.introspection.bands import SELECTIVE, Match
 from cam_hub.introspection.layouts import Arrangement
@@ -28,11 +28,14 @@ class Reading:
         measured: True if the experiment shows it. False if its cells answer to all disturbances
             alike, and it is read as the measured outputs of the same network are: networks with
             random weights may tell all places of everything.
+        doubtful: Whether it is read as a sequence a stride coarser than a measured one. Latents
+            may be of such a length by chance: ``recommendation.confirmed`` settles it.
     """
 
     arrangement: Arrangement
     match: Match
     measured: bool
+    doubtful: bool = False
 
 
 def read(findings: Mapping[str, Finding]) -> dict[str, Reading]:
@@ -71,25 +74,33 @@ def _by_shape(finding: Finding, measured: list[Arrangement]) -> Reading | None:
     if not fitting:
         return None
     # Of several, the one that differs least from what was measured; then the finest.
-    _, reading, match = min(fitting, key=lambda choice: (choice[0], -choice[1].cells))
-    return Reading(reading, match, measured=False)
+    stride, reading, match = min(fitting, key=lambda choice: (choice[0], -choice[1].cells))
+    doubtful = stride > 1 and not reading.explicit
+    return Reading(reading, match, measured=False, doubtful=doubtful)
 
 
 def _stride(reading: Arrangement, measured: list[Arrangement]) -> int:
     """By how much it is coarser than a measured grid; 0 if than none.
 
-    A sequence must have the length, the grid and the extra tokens of a measured one: hidden units,
-    latents and merged tokens are as long as they like.
+    A sequence must have the extra tokens of a measured one, and its grid or one that is a stride
+    coarser: hidden units, latents and merged tokens are as long as they like.
     """
-    if not reading.explicit:
-        layouts = {
-            replace(known, layout="", channels=0) for known in measured if not known.explicit
-        }
-        return int(replace(reading, layout="", channels=0) in layouts)
-    alike = [known for known in measured if known.explicit and known.layout == reading.layout]
+    sequences = [known for known in measured if not known.explicit]
+    if reading.explicit:
+        alike = [known for known in measured if known.explicit and known.layout == reading.layout]
+        before = alike or sequences
+    else:
+        before = [known for known in sequences if _extra(known) == _extra(reading)]
     for stride in _STRIDES:
-        for known in alike or [known for known in measured if not known.explicit]:
+        for known in before:
             coarser = tuple(-(-side // stride) for side in known.grid)
-            if coarser == reading.grid and reading.frames <= known.frames:
+            # Time is never coarser in a sequence of the same grid: that is another sequence.
+            exact = stride == 1 and not reading.explicit
+            fits = reading.frames == known.frames if exact else reading.frames <= known.frames
+            if coarser == reading.grid and fits:
                 return stride
     return 0
+
+
+def _extra(reading: Arrangement) -> tuple[int, int]:
+    return reading.prefix_tokens, reading.suffix_tokens

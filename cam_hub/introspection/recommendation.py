@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import NamedTuple
 
 from cam_hub.introspection.dependence import Dependence, Dependences
 from cam_hub.introspection.reading import Reading
 
-__all__ = ["Recommendation", "alternatives", "recommend", "recommend_instead"]
+__all__ = ["Recommendation", "alternatives", "confirmed", "recommend", "recommend_instead"]
 
 _WHOLE = 0.9
 """Scores depend on an output as a whole if this part of its channels, and of its cells, counts."""
@@ -49,6 +50,40 @@ class Recommendation(NamedTuple):
     name: str
     branches: tuple[str, ...]
     instead_of: str | None = None
+
+
+def confirmed(readings: Mapping[str, Reading], reached: Dependences) -> dict[str, Reading]:
+    """Drops the doubtful readings whose places do not depend on their own in measured layers.
+
+    Those of one grid stand or fall together, with the last of them: residual connections lead from
+    there through all of them, while keys and values beside them lead nowhere.
+
+    Args:
+        readings: How layers lie on the image.
+        reached: The layers that scores depend on, with the graph still open.
+
+    Returns:
+        The readings that are left, in the same order.
+    """
+    last: dict[object, str] = {}
+    for name, reading in readings.items():
+        if reading.doubtful and name in reached:
+            last[_tokens(reading)] = name
+    kept = {
+        grid
+        for grid, name in last.items()
+        if _supported(name, readings, reached, every_quarter=True)
+    }
+    return {
+        name: reading
+        for name, reading in readings.items()
+        if not reading.doubtful or _tokens(reading) in kept
+    }
+
+
+def _tokens(reading: Reading) -> object:
+    """What doubtful readings of one kind share."""
+    return replace(reading.arrangement, layout="", channels=0)
 
 
 def recommend(
@@ -156,7 +191,13 @@ def _deepest(
     return measured[-1] if near or not _supported(found[-1], readings, reached) else found[-1]
 
 
-def _supported(name: str, readings: Mapping[str, Reading], reached: Dependences) -> bool:
+def _supported(
+    name: str,
+    readings: Mapping[str, Reading],
+    reached: Dependences,
+    *,
+    every_quarter: bool = False,
+) -> bool:
     """Whether a layer that is read by its shape lies on the image as measured ones before it do.
 
     It need not depend on a measured one directly: each may lie as another one before it does.
@@ -165,7 +206,7 @@ def _supported(name: str, readings: Mapping[str, Reading], reached: Dependences)
     for _ in range(_LINKS):
         if not waiting:
             return False
-        leads = reached.quarter_leads(waiting.pop())
+        leads = reached.quarter_leads(waiting.pop(), every=every_quarter)
         alike = [other for other in readings if leads.get(other, 0.0) >= _OWN]
         if any(readings[other].measured for other in alike):
             return True
