@@ -20,6 +20,10 @@ def _free_port() -> int:
 HUB_PORT = _free_port()
 """Where tests may serve a hub of their own; nothing listens there otherwise."""
 
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the workers share the cores
+    _WORKERS = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+
 # Before anything imports huggingface_hub or torch: no test sees the user's caches or the network.
 _CACHE = tempfile.mkdtemp(prefix="cam-hub-tests-")
 os.environ["HF_HOME"] = str(Path(_CACHE) / "hf")

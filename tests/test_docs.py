@@ -97,7 +97,7 @@ def test_ci_runs_the_readmes_own_test_command():
     readme = (ROOT / "README.md").read_text("utf-8")
     commands = [line for line in readme.splitlines() if line.startswith("python3 -m venv ")]
     assert len(commands) == 2
-    assert commands[1].endswith("-m pytest")
+    assert commands[1].endswith("-m pytest -n auto")
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     assert "README.md" in script
     assert 'eval "$tests"' in script

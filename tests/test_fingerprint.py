@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -156,7 +157,7 @@ def test_a_setting_counts_that_shows_in_no_shape_and_no_repr():
         (functools.partial(functional.pad, pad=1), functools.partial(functional.pad, pad=2)),
         (small(), small(stride=2)), ([small()], [small(stride=2)]),
     ],
-    ids=str,
+    ids=lambda value: re.sub(r" at 0x\w+", "", str(value)),
 )  # fmt: skip
 def test_any_plain_attribute_counts(one, other):
     keys = []

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from cam_hub.errors import CamHubError, NoMap
 from cam_hub.maps import Map
 from cam_hub.ranking import Prediction
 from cam_hub.results import Explanation
 
-__all__ = ["Cell", "Cost", "Row"]
+__all__ = ["Cell", "Cost", "Kind", "Row"]
+
+Kind = Literal["methods", "layers", "classes"]
+"""What the columns of a comparison are."""
 
 
 @dataclass(frozen=True)

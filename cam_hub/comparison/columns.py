@@ -5,16 +5,15 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from cam_hub.classes import ClassChoice, Top, parse_top
+from cam_hub.comparison.cells import Kind
 from cam_hub.errors import InvalidArgument
 from cam_hub.introspection.layers import SUGGESTIONS
 from cam_hub.methods import METHODS
 
-__all__ = ["Class", "Columns", "Kind", "read_columns"]
-
-Kind = Literal["methods", "layers", "classes"]
+__all__ = ["Class", "Columns", "read_columns"]
 
 Class = int | str
 """A class by its index or its label."""

@@ -9,8 +9,7 @@ from typing import Any, TypedDict, get_args
 
 from PIL import Image
 
-from cam_hub.comparison.cells import Cell, Cost, Row
-from cam_hub.comparison.columns import Kind
+from cam_hub.comparison.cells import Cell, Cost, Kind, Row
 from cam_hub.errors import CamHubError, InvalidArgument
 from cam_hub.folders import (
     MANIFEST,

@@ -11,8 +11,7 @@ from PIL import Image
 
 from cam_hub import animations
 from cam_hub.comparison import files, sheets
-from cam_hub.comparison.cells import Cell, Row
-from cam_hub.comparison.columns import Kind
+from cam_hub.comparison.cells import Cell, Kind, Row
 from cam_hub.comparison.scales import Scale, check_scale, heat_of
 from cam_hub.errors import CamHubError, InvalidArgument
 from cam_hub.folders import Writer, save_picture
