@@ -15,8 +15,7 @@ from space.kept import Kept
 from space.labels import Labels, naming
 from space.prediction_list import percent
 from space.request import read_model_id
-from space.search_handlers import SEARCHING
-from space.settings import Settings
+from space.settings import SEARCHING, Settings
 from space.visitor import token_of
 
 __all__ = ["connect_classes"]

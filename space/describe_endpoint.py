@@ -11,10 +11,9 @@ from gradio.events import api
 from cam_hub.sources.facts import ModelFacts
 from space.endpoint import document
 from space.explainer import Explainer
-from space.facts_handlers import DESCRIBING
 from space.problems import readable
 from space.request import read_model_id
-from space.settings import Settings
+from space.settings import DESCRIBING, Settings
 from space.visitor import token_of
 
 __all__ = ["FactsRow", "add_describe_endpoint", "make_describe"]

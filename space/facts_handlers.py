@@ -15,13 +15,10 @@ from space.explainer import Explainer
 from space.facts_view import ASKING, NO_FACTS, facts_html, trouble_html
 from space.problems import readable, title_of
 from space.request import read_model_id
-from space.settings import Settings
+from space.settings import DESCRIBING, Settings
 from space.visitor import token_of
 
-__all__ = ["DESCRIBING", "connect_facts"]
-
-DESCRIBING: dict[str, Any] = {"concurrency_id": "facts", "concurrency_limit": 4}
-"""Questions about models wait for each other only, never for models."""
+__all__ = ["connect_facts"]
 
 
 def connect_facts(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
 
 import httpcore2
@@ -12,9 +11,10 @@ import httpx2
 
 from cam_hub._version import __version__
 from cam_hub.errors import ImageRefused
-from space.public_network import Deadline, NotPublic, PublicBackend, Resolver, look_up
+from space.public_network import Deadline, NotPublic, PublicBackend, look_up
+from space.settings import PhotoRules
 
-__all__ = ["PhotoRules", "check_url", "fetch_photo", "is_url", "url_name"]
+__all__ = ["check_url", "fetch_photo", "is_url", "url_name"]
 
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -24,33 +24,6 @@ _HEADERS = (
     (b"Accept", b"image/*"),
     (b"Accept-Encoding", b"identity"),  # what is unpacked could grow beyond the limit
 )
-
-
-@dataclass(frozen=True)
-class PhotoRules:
-    """What may be fetched.
-
-    Attributes:
-        allowed: Whether any are fetched.
-        max_bytes: Bytes of the photo.
-        connect_seconds: For each connection.
-        read_seconds: Between two parts of an answer.
-        total_seconds: For all of it, redirects included.
-        redirects: How many are followed.
-        resolve: Looks hosts up.
-        loopback: Whether this machine is allowed, too, at any port; for tests.
-        trust: Which certificates are trusted; None for those that the system trusts.
-    """
-
-    allowed: bool = True
-    max_bytes: int = 40 * 2**20
-    connect_seconds: float = 5.0
-    read_seconds: float = 5.0
-    total_seconds: float = 15.0
-    redirects: int = 5
-    resolve: Resolver = field(default=look_up, repr=False)
-    loopback: bool = False
-    trust: ssl.SSLContext | None = field(default=None, repr=False)
 
 
 def is_url(text: str) -> bool:
@@ -123,7 +96,9 @@ def fetch_photo(
         ImageRefused: If the URL is refused, its host or one that it leads to is not public, or no
             photo of the allowed size arrives in time.
     """
-    backend = PublicBackend(Deadline.after(rules.total_seconds), rules.resolve, rules.loopback)
+    backend = PublicBackend(
+        Deadline.after(rules.total_seconds), rules.resolve or look_up, rules.loopback
+    )
     parts = check_url(url, rules)
     for _ in range(rules.redirects + 1):
         found = _get(parts, rules, backend, tell)

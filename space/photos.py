@@ -11,7 +11,8 @@ from PIL import Image
 
 from cam_hub.errors import ImageRefused
 from cam_hub.images import open_image
-from space.photo_urls import PhotoRules, check_url, fetch_photo, is_url, url_name
+from space.photo_urls import check_url, fetch_photo, is_url, url_name
+from space.settings import PhotoRules
 
 __all__ = ["Photo", "read_photo"]
 

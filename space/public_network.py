@@ -12,7 +12,7 @@ import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as LookupTimeout
 from contextlib import suppress
@@ -21,12 +21,11 @@ from typing import Any
 
 import httpcore2
 
-__all__ = ["Deadline", "NotPublic", "PublicBackend", "Resolver", "is_public", "look_up"]
+from space.settings import Resolver
+
+__all__ = ["Deadline", "NotPublic", "PublicBackend", "is_public", "look_up"]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-Resolver = Callable[[str, int], Sequence[str]]
-"""Gives the addresses of a host for a port; raises OSError if there are none."""
 
 _UNICAST = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")

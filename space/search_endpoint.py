@@ -10,7 +10,8 @@ from gradio.events import api
 from cam_hub.search import ModelHit, find_models
 from space.endpoint import document
 from space.problems import readable
-from space.search_handlers import SEARCHING, searching_as
+from space.settings import SEARCHING
+from space.visitor import searching_as
 
 __all__ = ["HitRow", "add_search_endpoint", "search"]
 

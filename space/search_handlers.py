@@ -10,12 +10,10 @@ from cam_hub.errors import CamHubError
 from cam_hub.search import find_models
 from space.controls import Controls
 from space.model_field import Proposals, proposal_of
-from space.visitor import token_of
+from space.settings import SEARCHING
+from space.visitor import searching_as
 
-__all__ = ["SEARCHING", "connect_search", "searching_as"]
-
-SEARCHING: dict[str, Any] = {"concurrency_id": "search", "concurrency_limit": 4}
-"""Searches wait for each other only, never for models."""
+__all__ = ["connect_search"]
 
 _MOST = 20
 
@@ -39,11 +37,6 @@ def connect_search(controls: Controls) -> None:
         api_visibility="private",
         **SEARCHING,
     )
-
-
-def searching_as(visitor: gr.OAuthToken | None) -> str | bool:
-    """The visitor's token, or nobody's: what this machine may read is not for all to find."""
-    return token_of(visitor) or False
 
 
 def _proposals(query: Any, visitor: gr.OAuthToken | None) -> Proposals:

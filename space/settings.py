@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import ssl
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,27 @@ from cam_hub.limits import LoadLimits
 from cam_hub.model_id import ModelId, parse_model_id
 from cam_hub.sources.embedded import DEFAULT_MODEL
 from space.options import OPTIONS
-from space.photo_urls import PhotoRules
 
-__all__ = ["DISK_BYTES_OF_A_SPACE", "FREE_SPACE", "Limits", "Settings", "example_photos"]
+__all__ = [
+    "DESCRIBING",
+    "DISK_BYTES_OF_A_SPACE",
+    "FREE_SPACE",
+    "SEARCHING",
+    "Limits",
+    "PhotoRules",
+    "Resolver",
+    "Settings",
+    "example_photos",
+]
+
+Resolver = Callable[[str, int], Sequence[str]]
+"""Takes a host and a port; returns the host's addresses, or raises OSError if there are none."""
+
+SEARCHING: dict[str, Any] = {"concurrency_id": "search", "concurrency_limit": 4}
+"""Searches wait for each other only, never for models."""
+
+DESCRIBING: dict[str, Any] = {"concurrency_id": "facts", "concurrency_limit": 4}
+"""Questions about models wait for each other only, never for models."""
 
 SUGGESTED_MODELS = (
     "timm/resnet50.a1_in1k",
@@ -41,6 +60,33 @@ FREE_SPACE = LoadLimits(
 slow cores. The largest ViTs in common use (632 million parameters, 2.5 GB) fit."""
 DISK_BYTES_OF_A_SPACE = 20 * 10**9
 """Bytes of downloaded weights on a Space, whose disk has 50 GB at least, the app's own included."""
+
+
+@dataclass(frozen=True)
+class PhotoRules:
+    """What may be fetched.
+
+    Attributes:
+        allowed: Whether any are fetched.
+        max_bytes: Bytes of the photo.
+        connect_seconds: For each connection.
+        read_seconds: Between two parts of an answer.
+        total_seconds: For all of it, redirects included.
+        redirects: How many are followed.
+        resolve: Looks hosts up; None for the system's resolver.
+        loopback: Whether this machine is allowed, too, at any port; for tests.
+        trust: Which certificates are trusted; None for those that the system trusts.
+    """
+
+    allowed: bool = True
+    max_bytes: int = 40 * 2**20
+    connect_seconds: float = 5.0
+    read_seconds: float = 5.0
+    total_seconds: float = 15.0
+    redirects: int = 5
+    resolve: Resolver | None = field(default=None, repr=False)
+    loopback: bool = False
+    trust: ssl.SSLContext | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from gradio.context import LocalContext
 from space.explainer import Progress
 from space.problems import CANCELLED, Problem
 
-__all__ = ["teller", "token_of", "warn"]
+__all__ = ["searching_as", "teller", "token_of", "warn"]
 
 
 def token_of(given: gr.OAuthToken | None) -> str | None:
@@ -22,6 +22,11 @@ def token_of(given: gr.OAuthToken | None) -> str | None:
     private Space, and whoever sends them has not allowed the app to act in their name.
     """
     return given.token if given is not None else None
+
+
+def searching_as(visitor: gr.OAuthToken | None) -> str | bool:
+    """The visitor's token, or nobody's: what this machine may read is not for all to find."""
+    return token_of(visitor) or False
 
 
 def teller(progress: gr.Progress) -> Progress:

@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cam_hub.errors import ImageRefused
-from space.photo_urls import PhotoRules, check_url, fetch_photo, is_url, url_name
+from space.photo_urls import check_url, fetch_photo, is_url, url_name
 from space.public_network import is_public, look_up
+from space.settings import PhotoRules
 from tests.photo_server import PhotoServer, serve_photos
 
 PHOTO = b"\xff\xd8 the bytes of a photo"
