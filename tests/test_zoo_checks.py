@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 import cam_hub
 from bench.zoo.check import check_loaded, check_model, smooth_image
 from bench.zoo.plan import Candidate
-from bench.zoo.row import CHECKS
+from bench.zoo.row import CHECKS, Row
 from bench.zoo.watch import counted, state_of
 from tests.zoo_nets import SMALL, Mirrored, Net
 
@@ -39,6 +40,23 @@ def test_a_sound_network_holds_every_check():
 def test_real_architectures_hold_every_check(name):
     row = check_model(Candidate("timm", name, ""))
     assert row.status == "passed", row.reasons
+
+
+def test_the_same_layer_keeps_its_checks_of_place_and_depth_and_another_layer_does_not(monkeypatch):
+    first = check(Net())
+    first.digest = "before"
+
+    def again(recorded: Row) -> Row:
+        candidate = Candidate("ours", "Net", "ours", recorded=asdict(recorded))
+        return check_loaded(candidate, lambda: cam_hub.wrap_model(Net(), input_size=SMALL))
+
+    monkeypatch.setattr("bench.zoo.check.lies_on_image", None)  # cannot be called
+    kept = again(first)
+    assert (kept.status, kept.checks, kept.margin) == ("passed", first.checks, first.margin)
+    assert kept.checked_by == "before"
+    other = again(replace(first, grid=[4, 6]))
+    assert other.checked_by == ""
+    assert not other.checks["on_image"]
 
 
 def test_an_unknown_model_is_refused_with_the_reason():

@@ -98,6 +98,9 @@ def check_loaded(candidate: Candidate, load: Callable[[], LoadedModel]) -> Row:
     except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
         row.reasons.append(_in_words(error))
     else:
+        recorded = Row(**candidate.recorded) if candidate.recorded else None
+        if recorded is not None and recorded.choice == row.choice:
+            row.adopt(recorded)
         _judge(model, layer, row)
         asked = [name for name in CHECKS if name not in row.not_asked]
         row.status = "passed" if all(row.checks.get(name) for name in asked) else "failed"
@@ -146,11 +149,12 @@ def _judge(model: LoadedModel, layer: LayerInfo, row: Row) -> None:
     before = state_of(model.module)
     for method in _METHODS:
         _attempt(row, method, lambda method=method: _map_faults(model, method))  # type: ignore[misc]
-    _attempt(row, "on_image", lambda: _place_faults(model, layer.name, row))
-    if model.task.name in _HEADS_AT_PLACES:
-        row.not_asked.append("deep")
-    else:
-        _attempt(row, "deep", lambda: _depth_faults(model, layer.name, row))
+    if not row.checked_by:
+        _attempt(row, "on_image", lambda: _place_faults(model, layer.name, row))
+        if model.task.name in _HEADS_AT_PLACES:
+            row.not_asked.append("deep")
+        else:
+            _attempt(row, "deep", lambda: _depth_faults(model, layer.name, row))
     _note(row, "nothing_left", before.differences(state_of(model.module)))
     _attempt(row, "nothing_left", lambda: _faults_when_training(model))
 

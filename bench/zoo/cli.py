@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupted = False
     try:
         waiting = plan.reduced([each for each in chosen if each.id in todo], options.reduce_above)
+        if options.recorded:
+            waiting = plan.with_records(waiting, Ledger(options.recorded))
         _sweep(waiting, len(chosen), ledger, digest, options)
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on from here")
@@ -105,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     files = parser.add_argument_group("files")
     files.add_argument("--out", type=Path, default=LEDGER, help="the ledger")
+    files.add_argument(
+        "--recorded",
+        type=Path,
+        metavar="LEDGER",
+        help="do not check a layer for its place and depth again if this ledger found it good",
+    )
     files.add_argument("--costs", type=Path, default=COSTS, help="sizes that were counted")
     files.add_argument("--report", type=Path, help="write the report here")
     files.add_argument(

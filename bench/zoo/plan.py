@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from bench.zoo.costs import Costs
+from bench.zoo.ledger import Ledger
 
-__all__ = ["Candidate", "counted", "every_model", "in_order", "reduced", "smallest_of_each_family"]
+__all__ = [
+    "Candidate",
+    "counted",
+    "every_model",
+    "in_order",
+    "reduced",
+    "smallest_of_each_family",
+    "with_records",
+]
 
 _WITHOUT_CLASS_OR_GRADIENT = ("quantization.", "optical_flow.")
 """Module files of torchvision whose models have no gradient, or no class: there is nothing to
@@ -26,6 +36,7 @@ class Candidate:
         refusal_expected: Whether there is nothing to explain in it.
         macs: Multiplications with addition of one pass, where they were counted.
         reduced: Whether it is to be checked with a smaller input than its own, if it takes one.
+        recorded: The fields of a row whose layer was checked before, if any.
     """
 
     source: str
@@ -35,6 +46,7 @@ class Candidate:
     refusal_expected: bool = False
     macs: int | None = None
     reduced: bool = False
+    recorded: Mapping[str, Any] | None = field(default=None, hash=False)
 
     @property
     def id(self) -> str:
@@ -106,6 +118,16 @@ def reduced(models: Iterable[Candidate], most: float | None) -> list[Candidate]:
         replace(each, reduced=most is not None and each.macs is not None and each.macs > most)
         for each in models
     ]
+
+
+def with_records(models: Iterable[Candidate], ledger: Ledger) -> list[Candidate]:
+    """The models, each with its row in a ledger if it passed there."""
+    found = []
+    for each in models:
+        row = ledger.get(each.id)
+        good = row is not None and row.status == "passed"
+        found.append(replace(each, recorded=asdict(row)) if row and good else each)
+    return found
 
 
 def _size(model: Candidate) -> tuple[bool, int, str]:

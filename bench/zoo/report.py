@@ -38,6 +38,9 @@ To run it, in as many sittings as it takes (what is done is not done again):
 ```sh
 python -m bench.zoo --jobs 2 --report docs/zoo.md
 ```
+
+With `--recorded LEDGER`, a model whose layer, layout and grid are those of a row that passed keeps
+that row's checks of place and depth, which depend on nothing else; everything else is done anew.
 """
 
 

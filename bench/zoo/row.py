@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-__all__ = ["CHECKS", "Row"]
+__all__ = ["CHECKS", "ON_LAYER", "Row"]
 
 CHECKS = {
     "smoothgradcampp": "SmoothGradCAM++ gives a map that is finite and not flat",
@@ -16,6 +16,10 @@ CHECKS = {
     "nothing_left": "nothing is left on the model",
 }
 """What every model is checked for, in this order."""
+
+
+ON_LAYER = ("on_image", "deep")
+"""The checks whose outcome depends on the network and the layer alone."""
 
 
 @dataclass
@@ -52,6 +56,8 @@ class Row:
         leaves: Leaf modules executed before pooling.
         leaves_after: How many of them were executed after the layer.
         block_leaves: How many of them belong to the block that contains the layer.
+        checked_by: The digest of the code that checked the layer's place and depth, where that was
+            not done again since the layer is the same.
         seconds: The whole check.
         digest: Of the code that was checked and of the checker.
         versions: Of the packages that matter.
@@ -82,6 +88,7 @@ class Row:
     leaves: int | None = None
     leaves_after: int | None = None
     block_leaves: int | None = None
+    checked_by: str = ""
     seconds: float | None = None
     digest: str = ""
     versions: dict[str, str] = field(default_factory=dict)
@@ -91,9 +98,28 @@ class Row:
         """Whether this is what must come out: all checks held, or a refusal that is right."""
         return self.status == "passed" or (self.status == "refused" and self.refusal_expected)
 
+    @property
+    def choice(self) -> list[Any]:
+        """The recommended layer with its place: what checks of place and depth depend on."""
+        grid = list(self.grid or [])
+        size = list(self.input_size or [])
+        return [self.layer, self.layout, grid, self.prefix_tokens, self.suffix_tokens, size]
+
+    def adopt(self, recorded: Row) -> None:
+        """Takes over the checks of place and depth from a row with the same ``choice``."""
+        for name in ON_LAYER:
+            if name in recorded.checks:
+                self.checks[name] = recorded.checks[name]
+        self.not_asked = list(recorded.not_asked)
+        self.margin, self.leaves = recorded.margin, recorded.leaves
+        self.leaves_after, self.block_leaves = recorded.leaves_after, recorded.block_leaves
+        self.checked_by = recorded.checked_by or recorded.digest
+
     def as_json(self) -> str:
         """The row as one line; what was not reached is left out."""
-        kept = {key: value for key, value in asdict(self).items() if value not in (None, [], {})}
+        kept = {
+            key: value for key, value in asdict(self).items() if value not in (None, [], {}, "")
+        }
         return json.dumps(kept, ensure_ascii=False, allow_nan=False)
 
     @classmethod
