@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from cam_hub._text import clean_line, clean_text
 from cam_hub._version import __version__
 from cam_hub.errors import CamHubError, DiskUnavailable, InvalidArgument
-from cam_hub.options import OPTIONS, read_options
+from cam_hub.options import Interface, Option, options_for, read_options
 
 if TYPE_CHECKING:
     from cam_hub.introspection.layers import LayerInfo
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from cam_hub.sources.base import LoadedModel, Progress
 
 __all__ = ["main"]
+
+_EXPLAIN: Final[Interface] = "explain"
+_COMPARE: Final[Interface] = "compare"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,15 +122,18 @@ def _parser() -> argparse.ArgumentParser:
         help="also the class that each picture's folder names, for a folder of class folders",
     )
     explain.add_argument(
-        "--region", type=_box, metavar="L,T,R,B", help="box in the photo's pixels to ask about"
+        "--alpha", type=float, default=0.5, help="opacity of the heatmap, 0 to 1 (%(default)s)"
     )
-    explain.add_argument("--reference", metavar="PHOTO", help="picture to compare features with")
-    explain.add_argument("--background", metavar="PHOTO", help="picture to show the maps on")
+    explain.add_argument("--colormap", default="jet", help="colour map (%(default)s)")
     explain.add_argument(
-        "--autocast", metavar="TYPE", help="bfloat16 or float16: computes in it what torch can"
+        "--scale",
+        default="own",
+        metavar="SCALE",
+        help="scale of the colours: own, each map's own; common, one for all maps, of a folder "
+        "for all pictures; or LOW,HIGH in the units of the map (%(default)s)",
     )
     explain.add_argument(
-        "--no-reuse", action="store_false", dest="reuse", help="computes everything anew"
+        "--colorbar", action="store_true", help="draws the colours and their values below"
     )
     compare = commands.add_parser("compare", help="explain a picture by several models, and so on")
     compare.set_defaults(run=_compare)
@@ -146,15 +152,20 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--model", metavar="ID", help="or a folder: ./PATH (default: the embedded model)"
         )
-    for command in (explain, compare):
-        command.add_argument("--contrast", metavar="CLASS", help="class to hold them against")
-        for option in OPTIONS.values():
-            choices = f" ({', '.join(option.choices)})" if option.choices else ""
-            command.add_argument(
-                f"--{option.name}",
-                metavar=option.kind.upper(),
-                help=f"{option.help}{choices}; {option.default or 'the main one'} by default",
-            )
+    for command, interface in ((explain, _EXPLAIN), (compare, _COMPARE)):
+        command.add_argument(
+            "--contrast",
+            metavar="CLASS",
+            help="class to hold them against; several as 'tabby; 0.5*lynx'",
+        )
+        command.add_argument(
+            "--region", type=_box, metavar="L,T,R,B", help="box in the photo's pixels to ask about"
+        )
+        command.add_argument(
+            "--reference", metavar="PHOTO", help="picture to compare features with"
+        )
+        for option in options_for(interface).values():
+            _add_option(command, option)
         command.add_argument(
             "--samples",
             "--num-samples",
@@ -165,17 +176,29 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--std", type=float, default=0.3, help="their noise (%(default)s)")
         command.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
-        command.add_argument(
-            "--batch-size",
-            type=int,
-            default=8,
-            metavar="COUNT",
-            help="images that pass the network at once, at most (%(default)s)",
-        )
     for command in (layers, explain, compare):
         command.add_argument("--random", action="store_true", help="random weights, no network")
         command.add_argument("--device", default="auto", help="(%(default)s)")
     return parser
+
+
+def _add_option(command: argparse.ArgumentParser, option: Option) -> None:
+    """Adds the flag of an option; its value is read by ``read_options``."""
+    if option.kind == "switch":
+        command.add_argument(
+            option.flag,
+            dest=option.name,
+            action="store_const",
+            const=str(not option.default),
+            help=f"{option.help}; {'yes' if option.default else 'no'} by default",
+        )
+        return
+    choices = f" ({', '.join(option.choices)})" if option.choices else ""
+    command.add_argument(
+        option.flag,
+        metavar={"image": "PHOTO", "whole": "NUMBER"}.get(option.kind, option.kind.upper()),
+        help=f"{option.help}{choices}; {option.default_text} by default",
+    )
 
 
 def _box(text: str) -> tuple[float, ...]:
@@ -263,14 +286,21 @@ def _grid(layer: LayerInfo) -> str:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from cam_hub.colormaps import colormap_table  # noqa: PLC0415
     from cam_hub.engine import explain  # noqa: PLC0415
     from cam_hub.folders import MANIFEST, check_place  # noqa: PLC0415
     from cam_hub.image_files import local_path  # noqa: PLC0415
+    from cam_hub.maps import read_scale  # noqa: PLC0415
     from cam_hub.ranking import said_of  # noqa: PLC0415
+    from cam_hub.regions import checked_fraction  # noqa: PLC0415
 
+    checked_fraction("alpha", options.alpha, zero=True)
+    colormap_table(options.colormap)
+    look = {name: getattr(options, name) for name in ("alpha", "colormap", "colorbar")}
+    look["scale"] = read_scale(options.scale)
     path = local_path(options.photo)
     if path.is_dir() or (glob.has_magic(options.photo) and not path.exists()):
-        return _explain_folder(options)
+        return _explain_folder(options, look)
     if options.expected:
         raise InvalidArgument("--expected", options.photo, "a folder of class folders")
     check_place(Path(options.out), MANIFEST)
@@ -278,14 +308,12 @@ def _explain(options: argparse.Namespace) -> int:
         _model(options),
         options.photo,
         region=options.region,
-        background=options.background,
-        reuse=options.reuse,
-        **_choices(options),
+        **_choices(options, _EXPLAIN),
     )
     for found in result.predictions:
         _write(f"{said_of(found):>7}  {found.class_index:5d}  {found.label}\n")
     _write(f"explained: {result.target}\n")
-    _write(f"saved to {result.save(options.out)}\n")
+    _write(f"saved to {result.save(options.out, **look)}\n")
     if options.push:
         from cam_hub.sharing import save_to_hub  # noqa: PLC0415
 
@@ -293,21 +321,29 @@ def _explain(options: argparse.Namespace) -> int:
     return 0
 
 
-def _explain_folder(options: argparse.Namespace) -> int:
+def _explain_folder(options: argparse.Namespace, look: dict[str, Any]) -> int:
     """Saves the explanation of each picture of a folder under the picture's path in it.
+
+    For a common scale, overlays are drawn again when all values are known.
 
     Returns:
         1 if a picture had an error; it is printed, and the others go on.
     """
     from cam_hub.batches import explain_many  # noqa: PLC0415
     from cam_hub.classes import expected, parse_top  # noqa: PLC0415
+    from cam_hub.maps import shared_scale  # noqa: PLC0415
     from cam_hub.ranking import said_of  # noqa: PLC0415
+    from cam_hub.results import Explanation  # noqa: PLC0415
 
-    for name in ("region", "background", "push"):
-        if (given := getattr(options, name)) is not None:
+    one = set(options_for(_EXPLAIN)) - set(options_for("many"))
+    for name in ("region", "push", *sorted(one)):
+        if (given := getattr(options, name)) is not None and name != "reuse":
             raise InvalidArgument(f"--{name}", given, "a single picture with it, not a folder")
     code = 0
-    choices = _choices(options)
+    common = look["scale"] == "common"
+    scales: dict[str, tuple[float, float]] = {}
+    saved: list[Path] = []
+    choices = _choices(options, "many")
     if options.expected:
         given = choices["classes"]
         given = [] if given is None else given if isinstance(given, list) else [given]
@@ -316,13 +352,20 @@ def _explain_folder(options: argparse.Namespace) -> int:
         name = str(outcome.key)
         try:
             result = outcome.explanation
-            result.save(Path(options.out) / name)
+            saved.append(result.save(Path(options.out) / name, **look))
+            for layer in result.layers if common else ():
+                with suppress(InvalidArgument):  # a blank map has no values to show
+                    low, high = shared_scale([result], layer)
+                    known = scales.get(layer, (low, high))
+                    scales[layer] = min(low, known[0]), max(high, known[1])
         except CamHubError as error:
             _write(f"{name}: error ({error.code}): {error}\n", sys.stderr)
             code = 1
         else:
             best = [f"{said_of(found)} {found.label}" for found in result.predictions[:1]]
             _write(": ".join([name, *best]) + "\n")
+    for folder in saved if common else ():
+        Explanation.load(folder).save(folder, **{**look, "scale": scales})
     return code
 
 
@@ -347,11 +390,12 @@ def _compare(options: argparse.Namespace) -> int:
         target_layers=layers[0] if layers and len(layers) == 1 else layers,
         classes=classes[0] if classes and len(classes) == 1 else classes,
         contrast=options.contrast,
-        options=read_options(vars(options)),
+        region=options.region,
+        reference=options.reference,
+        options=read_options(vars(options), _COMPARE),
         num_samples=options.samples,
         std=options.std,
         seed=options.seed,
-        batch_size=options.batch_size,
     )
 
     def lease(model_id: str, progress: Progress) -> AbstractContextManager[LoadedModel]:
@@ -377,7 +421,7 @@ def _compare(options: argparse.Namespace) -> int:
     return int(any(cell.error for cell in grid.cells))
 
 
-def _choices(options: argparse.Namespace) -> dict[str, Any]:
+def _choices(options: argparse.Namespace, interface: Interface) -> dict[str, Any]:
     """What the command line says of how to explain."""
     layers, classes = options.layer, options.classes
     return {
@@ -386,11 +430,9 @@ def _choices(options: argparse.Namespace) -> dict[str, Any]:
         "target_layers": layers[0] if layers and len(layers) == 1 else layers,
         "classes": classes[0] if classes and len(classes) == 1 else classes,
         "contrast": options.contrast,
-        **read_options(vars(options)),
+        **read_options(vars(options), interface),
         "reference": options.reference,
         "num_samples": options.samples,
         "std": options.std,
         "seed": options.seed,
-        "batch_size": options.batch_size,
-        "autocast": options.autocast,
     }

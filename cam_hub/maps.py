@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -26,12 +27,24 @@ from cam_hub.ranking import Prediction
 from cam_hub.regions import Box
 from cam_hub.timeline import evenly
 
-__all__ = ["Limits", "Map", "Maps", "checked_limits", "shared_scale"]
+__all__ = [
+    "Limits",
+    "Map",
+    "Maps",
+    "ScaleChoice",
+    "checked_limits",
+    "read_scale",
+    "shared_scale",
+]
 
 Map = NDArray[np.float32]
 
 Limits = tuple[float, float]
 """The values of a map, in its own units, at the cold and the hot end of a scale."""
+
+ScaleChoice = Limits | str | None
+"""The scale of a map's colours: its two ends; ``"own"`` or None for the map's own least and
+greatest value; ``"common"`` for one scale for all maps of the picture."""
 
 _HELD = 4 << 20
 """Bytes of a heatmap that may be held: those of a megapixel."""
@@ -222,7 +235,7 @@ class Maps:
         layer: str | None = None,
         *,
         step: int | None = None,
-        scale: Limits | None = None,
+        scale: ScaleChoice = None,
     ) -> Map:
         """The map at the original photo's size and place.
 
@@ -231,8 +244,8 @@ class Maps:
             layer: One of ``layers``; None for the fusion.
             step: A step of time; None for the fusion.
             scale: The values ``(low, high)`` of the map that become 0 and 1, as ``shared_scale``
-                finds them for several pictures; values beyond are clipped. None for the map's
-                own.
+                finds them for several pictures; values beyond are clipped. ``"common"`` for
+                ``common_limits``; None or ``"own"`` for the map's own.
 
         Returns:
             Float32 ``(H, W)`` in [0, 1]: the map, stretched from its least to its greatest value
@@ -266,6 +279,20 @@ class Maps:
             largest = float(np.abs(cam).max())
             return -largest, largest
         return float(cam.min()), float(cam.max())
+
+    def common_limits(self, layer: str | None = None) -> Limits:
+        """The ends of one scale for all maps of this explanation: its classes and layers.
+
+        Args:
+            layer: Any of the layers; None for the fusion, which of several layers is in [0, 1].
+
+        Returns:
+            ``(0, greatest value)``; of signed maps ``(-m, m)`` with their largest magnitude m.
+        """
+        fused = layer is None and len(self.layers) > 1
+        finite = (cam for cam in self.cams.values() if np.isfinite(cam).all())
+        largest = 1.0 if fused else max((float(np.abs(cam).max()) for cam in finite), default=0.0)
+        return (-largest if self.signed else 0.0), largest
 
     def mask(
         self,
@@ -305,23 +332,31 @@ class Maps:
         class_index: int | None,
         layer: str | None,
         step: int | None,
-        scale: Limits | None = None,
+        scale: ScaleChoice = None,
     ) -> Map:
         """``heatmap``, not to be written to: the last one is held for other colours."""
         held: tuple[object, Map] | None = self.__dict__.get("_held")
-        scale = None if scale is None else checked_limits(scale)
-        key = class_index, layer, step, type(step), scale  # True is no step
+        ends = self._ends(layer, scale)
+        key = class_index, layer, step, type(step), ends  # True is no step
         if held is not None and held[0] == key:
             return held[1]
         if step is None:
-            heat = self.placement.warp(self._stretched(self.cam(class_index, layer), scale))
+            heat = self.placement.warp(self._stretched(self.cam(class_index, layer), ends))
         else:
-            over_time = self._heat_over_time(class_index, layer, scale)
+            over_time = self._heat_over_time(class_index, layer, ends)
             heat = self.placement.warp(over_time[self._step(step, len(over_time))])
         if heat.nbytes <= _HELD:
             heat.setflags(write=False)
             self.__dict__["_held"] = key, heat
         return heat
+
+    def _ends(self, layer: str | None, scale: ScaleChoice) -> Limits | None:
+        """The ends of a scale for one map; None for the map's own."""
+        if scale is None or (isinstance(scale, str) and scale == "own"):
+            return None
+        if isinstance(scale, str) and scale == "common":
+            return self.common_limits(layer)
+        return checked_limits(scale)
 
     def _heat_over_time(
         self, class_index: int | None, layer: str | None, scale: Limits | None = None
@@ -428,16 +463,32 @@ def shared_scale(results: Iterable[Any], layer: str | None = None) -> Limits:
             what,
             "one model, method and sign at the same layers, whose values can be compared",
         )
-    peaks = [
-        float(np.abs(each._over_time(index, layer)).max())
-        for each in maps
-        for index in each.classes
-        if any(each.cams[index, name].any() for name in ([layer] if layer else each.layers))
-    ]
-    peaks = [peak for peak in peaks if math.isfinite(peak) and peak > 0]
+    peaks = []
+    for each in maps:
+        for index in each.classes:
+            with suppress(NoMap):  # a blank map among others has no values to show
+                peaks.append(float(np.abs(each._over_time(index, layer)).max()))
     if not peaks:
         raise InvalidArgument("results", f"{len(found)} without a map", "at least one map")
     return -max(peaks) if maps[0].signed else 0.0, max(peaks)
+
+
+def read_scale(text: object) -> ScaleChoice:
+    """A scale as the command line and the endpoints have it.
+
+    Args:
+        text: ``own``, ``common`` or two numbers with a comma or white space between them; also
+            two numbers in a list. Nothing for ``own``.
+
+    Raises:
+        InvalidArgument: If it is something else.
+    """
+    if text is None or text == "":
+        return "own"
+    if not isinstance(text, str):
+        return checked_limits(text)
+    word = text.strip().lower()
+    return word if word in ("own", "common") else checked_limits(word.replace(",", " ").split())
 
 
 def checked_limits(scale: object) -> Limits:
@@ -451,6 +502,9 @@ def checked_limits(scale: object) -> Limits:
     except (TypeError, ValueError):
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        expected = "two finite numbers (low, high) with low < high, in the units of the map"
+        expected = (
+            "'own', 'common' or two finite numbers (low, high) with low < high, in the units of "
+            "the map"
+        )
         raise InvalidArgument("scale", scale, expected)
     return low, high

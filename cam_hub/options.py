@@ -17,10 +17,12 @@ from cam_hub.errors import InvalidArgument
 
 __all__ = [
     "OPTIONS",
+    "Interface",
     "Option",
     "OutputChoice",
     "check_options",
     "name_of",
+    "options_for",
     "read_options",
     "recorded",
     "unrecorded",
@@ -31,30 +33,53 @@ OutputChoice = str | int | tuple[str | int, ...] | Callable[[Any], Any] | None
 function of everything that the network returns; None for the main one."""
 
 
+Interface = Literal["explain", "many", "compare", "predict", "page"]
+"""Where an option is available: ``explain`` and ``explain_methods``, ``explain_many``, ``compare``,
+``predict``, each with its command and its endpoint; and the page with its links."""
+
+_ALL: Final = frozenset[Interface](("explain", "many", "compare", "page"))
+
+
 @dataclass(frozen=True)
 class Option:
     """One option.
 
     Attributes:
         name: Of the argument, in every interface.
-        kind: ``"choice"`` for one of ``choices``, ``"whole"`` for a whole number or none,
-            ``"output"`` for an ``OutputChoice``.
+        kind: ``"choice"`` for one of ``choices`` (or none, where None is the default), ``"whole"``
+            for a whole number or none, ``"count"`` for a whole number of at least 1, ``"switch"``
+            for true or false, ``"image"`` for an image or none, ``"output"`` for an
+            ``OutputChoice``.
         default: Its value if nothing is given.
         help: What it does: for the command line, the endpoints and their documentation.
         title: Its name on the page.
         choices: What a choice can be, with the words for it on the page.
-        compares: Whether a comparison takes it, too.
-        predicts: Whether ``predict`` takes it, too.
+        interfaces: Where it is available.
+        recorded: Whether it stands among the options of the manifest. Others stand elsewhere in
+            the manifest, or have no influence on the maps.
     """
 
     name: str
-    kind: Literal["choice", "whole", "output"]
+    kind: Literal["choice", "whole", "count", "switch", "image", "output"]
     default: Any
     help: str
     title: str
     choices: Mapping[str, str] = field(default_factory=dict)
-    compares: bool = True
-    predicts: bool = False
+    interfaces: frozenset[Interface] = _ALL
+    recorded: bool = True
+
+    @property
+    def flag(self) -> str:
+        """On the command line: of a switch that is on by default, the one that turns it off."""
+        negated = "no-" if self.kind == "switch" and self.default else ""
+        return f"--{negated}{self.name.replace('_', '-')}"
+
+    @property
+    def default_text(self) -> str:
+        """The default in words."""
+        if self.default is not None:
+            return str(self.default)
+        return {"output": "the main one", "whole": "the last one"}.get(self.kind, "none")
 
     def check(self, value: Any) -> Any:
         """The value of a Python argument.
@@ -62,23 +87,35 @@ class Option:
         Raises:
             InvalidArgument: If it can never work.
         """
+        if value is None and self.default is None:
+            return None
+        if self.kind == "image":
+            return value
+        if self.kind == "switch":
+            if not isinstance(value, bool):
+                raise InvalidArgument(self.name, value, "True or False")
+            return value
         if self.kind == "choice":
             if not isinstance(value, str) or value not in self.choices:
-                expected = f"one of {', '.join(self.choices)}"
+                none = "None or " if self.default is None else ""
+                expected = f"{none}one of {', '.join(self.choices)}"
                 if self.name == "target":  # other libraries call the class so
                     expected += "; the class to explain is classes="
                 raise InvalidArgument(self.name, value, expected)
             return value
-        if value is None:
-            return None
-        if self.kind == "whole":
-            try:
-                if isinstance(value, bool):
-                    raise TypeError
-                return operator.index(value)
-            except TypeError:
-                raise InvalidArgument(self.name, value, "None or a whole number") from None
-        return _check_output(self.name, value)
+        if self.kind == "output":
+            return _check_output(self.name, value)
+        counts = self.kind == "count"
+        expected = "a count of at least 1" if counts else "None or a whole number"
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            number = operator.index(value)
+        except TypeError:
+            raise InvalidArgument(self.name, value, expected) from None
+        if counts and number < 1:
+            raise InvalidArgument(self.name, value, expected)
+        return number
 
     def read(self, text: Any) -> Any:
         """The value of a text, as the command line, the endpoints and links have it.
@@ -91,14 +128,21 @@ class Option:
         """
         if text is None or (isinstance(text, str) and not text.strip()):
             return self.default
+        if self.kind == "switch":
+            found = _SWITCH.get(str(text).strip().lower())
+            if found is None:
+                raise InvalidArgument(self.name, text, "true or false")
+            return found
         if not isinstance(text, (str, int, float)) or isinstance(text, bool):
             raise InvalidArgument(self.name, text, "a text")
         given = str(text).strip()
-        if self.kind == "whole":
+        if self.kind in ("whole", "count"):
             try:
-                return int(float(given)) if float(given).is_integer() else int(given)
+                whole = int(float(given)) if float(given).is_integer() else int(given)
             except (ValueError, OverflowError):
-                raise InvalidArgument(self.name, text, "a whole number, or nothing") from None
+                nothing = "a whole number, or nothing" if self.kind == "whole" else "a whole number"
+                raise InvalidArgument(self.name, text, nothing) from None
+            return self.check(whole)
         return self.check(given)
 
     def text(self, value: Any) -> str:
@@ -132,9 +176,10 @@ OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
                 "output",
                 "output",
                 None,
-                "of a network with several outputs: the key or index of the one to explain",
+                "of a network with several outputs: the key or index of the one to explain; of "
+                "nested ones with slashes, as heads/1",
                 "Output",
-                predicts=True,
+                interfaces=_ALL | {"predict"},
             ),
             Option(
                 "call",
@@ -143,10 +188,61 @@ OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
                 "of a layer that runs several times: which of its calls, from 0",
                 "Call",
             ),
+            Option(
+                "background",
+                "image",
+                None,
+                "a picture of the same proportions to draw maps on in place of the image",
+                "Background",
+                interfaces=frozenset({"explain"}),
+                recorded=False,
+            ),
+            Option(
+                "batch_size",
+                "count",
+                8,
+                "maximum number of images in one pass, noisy copies included; reduced "
+                "automatically if memory runs out",
+                "Batch size",
+                interfaces=_ALL - {"page"},
+                recorded=False,
+            ),
+            Option(
+                "autocast",
+                "choice",
+                None,
+                "lower precision for what torch can compute in it: faster and smaller on hardware "
+                "made for it",
+                "Autocast",
+                MappingProxyType({"bfloat16": "bfloat16", "float16": "float16"}),
+                interfaces=_ALL - {"page"},
+                recorded=False,
+            ),
+            Option(
+                "reuse",
+                "switch",
+                True,
+                "whether results of recent passes over the same image are used",
+                "Reuse",
+                interfaces=frozenset({"explain"}),
+                recorded=False,
+            ),
         )
     }
 )
 """All options by name, in the order in which they are offered."""
+
+_SWITCH = {"1": True, "true": True, "yes": True, "on": True}
+_SWITCH |= {"0": False, "false": False, "no": False, "off": False}
+
+
+def options_for(interface: Interface) -> dict[str, Option]:
+    """The options that are available in an interface, by name.
+
+    Args:
+        interface: One of ``Interface``.
+    """
+    return {name: option for name, option in OPTIONS.items() if interface in option.interfaces}
 
 
 def check_options(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,27 +257,32 @@ def check_options(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: OPTIONS[name].check(value) for name, value in values.items()}
 
 
-def read_options(texts: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of all options; the defaults of those that are missing or empty.
+def read_options(texts: Mapping[str, Any], interface: Interface = "explain") -> dict[str, Any]:
+    """The values of the options of an interface; the defaults of those that are missing or empty.
 
     Args:
         texts: By name, as ``Option.read`` takes them.
+        interface: One of ``Interface``.
 
     Raises:
         InvalidArgument: If one of them can mean nothing.
     """
-    return {name: option.read(texts.get(name)) for name, option in OPTIONS.items()}
+    return {name: option.read(texts.get(name)) for name, option in options_for(interface).items()}
 
 
 def recorded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """All options as the manifest records them: JSON types only.
+    """The options of the manifest, as it records them: JSON types only.
 
     A function is recorded by its name, which cannot be run again: ``reproduce`` takes it anew.
 
     Args:
         values: Options by name, and anything else; a missing one has its default.
     """
-    return {name: _plain(values.get(name, option.default)) for name, option in OPTIONS.items()}
+    return {
+        name: _plain(values.get(name, option.default))
+        for name, option in OPTIONS.items()
+        if option.recorded
+    }
 
 
 def unrecorded(found: Mapping[str, Any], functions: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,7 +296,9 @@ def unrecorded(found: Mapping[str, Any], functions: Mapping[str, Any]) -> dict[s
     Raises:
         InvalidArgument: If a function was recorded and none is given, or the other way round.
     """
-    values = {name: found.get(name, option.default) for name, option in OPTIONS.items()}
+    values = {
+        name: found.get(name, option.default) for name, option in OPTIONS.items() if option.recorded
+    }
     for name, function in functions.items():
         if isinstance(values[name], Mapping) == (function is None):
             used = values[name]["function"] if isinstance(values[name], Mapping) else None

@@ -37,6 +37,7 @@ class Predicted:
         seen: The part of the picture that it saw: left, top, right and bottom in its pixels.
         target: The score behind the predictions in words, with the output of the network if it has
             several.
+        output: The name of the output that was read, of a network that returns several; else None.
     """
 
     predictions: tuple[Prediction, ...]
@@ -44,6 +45,7 @@ class Predicted:
     input_size: tuple[int, ...]
     seen: tuple[float, float, float, float]
     target: str = ""
+    output: str | None = None
 
 
 @with_hints
@@ -82,12 +84,14 @@ def predict(
         _check(model, target.scores(found))
     standings = target.standings(found)
     names = target.labels or model.class_names
+    described = target.describe()
     return Predicted(
         predictions=tuple(standings.prediction(index, names) for index in standings.best(top)),
         photo_size=prepared.placement.photo_size,
         input_size=prepared.size,
         seen=prepared.placement.seen_box,
-        target=str(target.describe()["text"]),
+        target=str(described["text"]),
+        output=described.get("output"),
     )
 
 

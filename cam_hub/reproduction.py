@@ -24,6 +24,7 @@ def reproduce(
     *,
     model: LoadedModel | None = None,
     reference: object = None,
+    background: object = None,
     output: Callable[[Any], Any] | None = None,
     classes: Callable[[Any], Any] | None = None,
 ) -> Explanation:
@@ -44,6 +45,7 @@ def reproduce(
         model: The model, if it was a wrapped module or had random weights; otherwise it is
             loaded by its ID, in the revision that the manifest names.
         reference: The same reference picture, if there was one.
+        background: A picture to draw maps on, as for ``explain``.
         output: The same function, if ``output`` was a function.
         classes: The same function, if ``classes`` was a function.
 
@@ -86,6 +88,7 @@ def reproduce(
         contrast=contrast,
         region=target.get("region"),
         reference=reference,
+        background=background,
         autocast=manifest.get("autocast"),
         batch_size=manifest.get("batch_size", 8),
         **unrecorded(manifest.get("options", {}), {"output": output}),

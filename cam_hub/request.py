@@ -99,7 +99,18 @@ class Request:
             InvalidArgument: If one of them can never work.
         """
         _check_samples(num_samples, std, seed)
-        check_count("batch_size", batch_size)
+        options = check_options(
+            {
+                "sign": sign,
+                "target": target,
+                "output": output,
+                "call": call,
+                "batch_size": batch_size,
+                "autocast": autocast,
+                "reuse": reuse,
+            }
+        )
+        options["autocast"] = autocast_type(options["autocast"])
         return cls(
             target_layers=plain_choice(target_layers),
             classes=classes,
@@ -107,11 +118,8 @@ class Request:
             region=region,
             reference=reference,
             noise=Noise(num_samples, float(std), seed),
-            batch_size=batch_size,
-            autocast=autocast_type(autocast),
-            reuse=reuse,
             progress=progress,
-            **check_options({"sign": sign, "target": target, "output": output, "call": call}),
+            **options,
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from cam_hub import animations, figures, rendering
-from cam_hub.colormaps import fitting
+from cam_hub.colormaps import colormap_table, fitting
 from cam_hub.errors import InvalidArgument
 from cam_hub.folders import (
     MANIFEST,
@@ -29,10 +29,11 @@ from cam_hub.folders import (
 from cam_hub.geometry import Placement
 from cam_hub.images import MAX_PIXELS
 from cam_hub.manifest_schema import check_explanation
-from cam_hub.maps import Limits, Map, Maps, checked_limits
+from cam_hub.maps import Limits, Map, Maps, ScaleChoice, checked_limits
 from cam_hub.methods import Sign
 from cam_hub.pictures import Pictures
 from cam_hub.ranking import Prediction
+from cam_hub.regions import checked_fraction
 from cam_hub.timeline import evenly
 
 __all__ = ["Explanation"]
@@ -61,7 +62,7 @@ class Explanation(Maps):
         step: int | None = None,
         alpha: float = 0.5,
         colormap: str = "jet",
-        scale: Limits | None = None,
+        scale: ScaleChoice = None,
         colorbar: bool = False,
     ) -> Image.Image:
         """The photo with the heatmap over it, at the photo's size.
@@ -74,7 +75,8 @@ class Explanation(Maps):
             colormap: Name of a colour map of matplotlib's. A signed map takes diverging ones;
                 ``"coolwarm"`` stands in for any other.
             scale: The values ``(low, high)`` of the map at the two ends of the colours, as
-                ``shared_scale`` finds them for several pictures; None for the map's own.
+                ``shared_scale`` finds them for several pictures; ``"common"`` for one scale for
+                all maps of this picture; None or ``"own"`` for the map's own.
             colorbar: Whether the colours and the values at their ends stand below the photo,
                 which makes the image higher.
 
@@ -103,7 +105,7 @@ class Explanation(Maps):
         *,
         step: int | None = None,
         colormap: str = "jet",
-        scale: Limits | None = None,
+        scale: ScaleChoice = None,
         width: int = 320,
     ) -> Image.Image:
         """The colours of ``overlay`` from cold to hot, with the map's values at both ends.
@@ -120,9 +122,8 @@ class Explanation(Maps):
             InvalidArgument: As ``overlay``.
             NoMap: As ``overlay``.
         """
-        if scale is None:
-            scale = self.limits(class_index, layer, step=step)
-        low, high = checked_limits(scale)
+        ends = self._ends(layer, scale) or self.limits(class_index, layer, step=step)
+        low, high = checked_limits(ends)
         if self.signed:
             high = max(abs(low), abs(high))
             low = -high
@@ -238,7 +239,15 @@ class Explanation(Maps):
             tiles.append(("fusion", self.overlay(index, alpha=alpha, colormap=colormap)))
         return figures.montage(tiles)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        alpha: float = 0.5,
+        colormap: str = "jet",
+        scale: ScaleChoice | Mapping[str, Limits] = None,
+        colorbar: bool = False,
+    ) -> Path:
         """Writes pictures, maps and manifest into a folder.
 
         ``overlay-<class>[-<layer>].png`` are the overlays, ``cam-<class>-<layer>.npy`` the
@@ -251,19 +260,27 @@ class Explanation(Maps):
 
         Args:
             folder: Where to.
+            alpha: As for ``overlay``.
+            colormap: As for ``overlay``.
+            scale: As for ``overlay``; or the ends of a scale by layer, as for many pictures. The
+                fusion of several layers is then between 0 and 1.
+            colorbar: As for ``overlay``.
 
         Returns:
             The folder.
 
         Raises:
-            InvalidArgument: If it is a file, or a file that is not provably ours has the name of a
-                new one. Nothing is written then.
+            InvalidArgument: As ``overlay``; if it is a file, or a file that is not provably ours
+                has the name of a new one. Nothing is written then.
             SaveFailed: If the system refuses, as with a full disk. The earlier result is as before.
         """
         folder = Path(folder)
-        save_folder(
-            folder, MANIFEST, self.saved_manifest, {**self.data_files(), **self._drawn_files()}
-        )
+        if scale is not None and not isinstance(scale, Mapping):
+            self._ends(None, scale)  # refused before anything is written
+        checked_fraction("alpha", alpha, zero=True)
+        colormap_table(colormap)
+        drawn = self._drawn_files(alpha, colormap, scale, colorbar)
+        save_folder(folder, MANIFEST, self.saved_manifest, {**self.data_files(), **drawn})
         return folder
 
     def save_data(self, folder: str | Path) -> Path:
@@ -347,23 +364,51 @@ class Explanation(Maps):
                 files[name] = partial(save_picture, frame)
         return files
 
-    def _drawn_files(self) -> dict[str, Writer]:
+    def _drawn_files(
+        self,
+        alpha: float,
+        colormap: str,
+        scale: ScaleChoice | Mapping[str, Limits],
+        colorbar: bool,
+    ) -> dict[str, Writer]:
         files: dict[str, Writer] = {}
+        fused = len(self.layers) > 1
         for index in self.classes:
             names: list[str | None] = [None, *self.layers] if len(self.layers) > 1 else [None]
             for position, name in enumerate(names):
                 stem = f"overlay-{index}" + (f"-{file_stem(position - 1, name)}" if name else "")
-                if self.has_map(index, name):
-                    files[f"{stem}.png"] = partial(self._draw, index, name)
+                if not self.has_map(index, name):
+                    continue
+                if not isinstance(scale, Mapping):
+                    ends: ScaleChoice = scale
+                else:
+                    named = self.layers[0] if name is None and not fused else name
+                    ends = self.common_limits(None) if named is None else scale.get(named)
+                files[f"{stem}.png"] = partial(
+                    self._draw, index, name, alpha, colormap, ends, colorbar
+                )
             if self.steps > 1 and self.has_map(index):
-                files[f"animation-{index}.gif"] = partial(self._play, index)
+                files[f"animation-{index}.gif"] = partial(self._play, index, alpha, colormap)
         return files
 
-    def _draw(self, index: int, layer: str | None, path: Path) -> None:
-        self.overlay(index, layer).save(path, "PNG")
+    def _draw(
+        self,
+        index: int,
+        layer: str | None,
+        alpha: float,
+        colormap: str,
+        scale: ScaleChoice,
+        colorbar: bool,
+        path: Path,
+    ) -> None:
+        picture = self.overlay(
+            index, layer, alpha=alpha, colormap=colormap, scale=scale, colorbar=colorbar
+        )
+        picture.save(path, "PNG")
 
-    def _play(self, index: int, path: Path) -> None:
-        animations.write_animation(self.animation(index), path)
+    def _play(self, index: int, alpha: float, colormap: str, path: Path) -> None:
+        pictures = self.animation(index, alpha=alpha, colormap=colormap)
+        animations.write_animation(pictures, path)
 
     def _montage_over_time(self, index: int, alpha: float, colormap: str) -> Image.Image:
         steps = evenly(self.steps, min(self.steps, _SHOWN_STEPS))

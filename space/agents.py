@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,8 +34,28 @@ def can_serve_agents() -> bool:
 
 
 def teach(server: GradioMCPServer) -> None:
-    """Has a server of Gradio's answer as said above."""
+    """Changes how a server of Gradio's answers, as above, and lets it accept optional pictures."""
     server.postprocess_output_data = partial(_content, server.types)  # type: ignore[method-assign]
+    read = server.convert_strings_to_filedata
+    server.convert_strings_to_filedata = partial(_read_files, read)  # type: ignore[method-assign]
+
+
+def _read_files(
+    read: Callable[[Any, list[list[str | int]]], Any],
+    values: Mapping[str, Any],
+    places: Sequence[Sequence[str | int]],
+) -> Any:
+    """Arguments with files in place of URLs and data URLs.
+
+    Gradio looks for an optional file where its schema has it, below ``oneOf``.
+
+    Args:
+        read: Gradio's own function.
+        values: The arguments.
+        places: Where files are in the schema.
+    """
+    names = [place[0] for place in places if len(place) == 1 or place[1] in ("anyOf", "oneOf")]
+    return read(values, [[name] for name in names if values.get(str(name)) != ""])
 
 
 def _content(types: Any, data: Sequence[Any], root_url: str) -> list[Any]:

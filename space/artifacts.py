@@ -14,6 +14,7 @@ from PIL import Image
 from cam_hub.colormaps import colormap_table
 from cam_hub.errors import InvalidArgument
 from cam_hub.folders import MANIFEST, PHOTO, digest_of, file_stem, manifest_text
+from cam_hub.maps import ScaleChoice
 from cam_hub.results import Explanation
 from space.file_budget import mark_as_used
 
@@ -43,18 +44,35 @@ class Artifacts:
         folder: Where ``Explanation.save_data`` wrote it.
         alpha: Opacity of the overlays, in [0, 1].
         colormap: Their colour map.
+        scale: Scale of the colours, as ``Explanation.overlay`` takes it.
+        colorbar: Whether the colours and their values stand below the overlays.
 
     Raises:
         InvalidArgument: If there is no such colour map.
     """
 
-    def __init__(self, result: Explanation, folder: Path, alpha: float, colormap: str) -> None:
+    def __init__(
+        self,
+        result: Explanation,
+        folder: Path,
+        alpha: float,
+        colormap: str,
+        scale: ScaleChoice = "own",
+        *,
+        colorbar: bool = False,
+    ) -> None:
         colormap_table(colormap)  # its name becomes part of a path
         self.result = result
         self._folder = folder
         self._alpha = alpha
         self._colormap = colormap
-        self._look = folder / f"{colormap}-{alpha:.4f}"
+        self._scale = scale
+        self._colorbar = colorbar
+        name = f"{colormap}-{alpha:.4f}"
+        if scale not in (None, "own") or colorbar:
+            ends = scale if isinstance(scale, str) else ",".join(map(repr, scale or ()))
+            name += f"-{ends}{'-bar' if colorbar else ''}"
+        self._look = folder / name
 
     def overlay(self, class_index: int, layer: str | None = None) -> Path | None:
         """The overlay as a PNG at the photo's size, or None where the map is blank or flat.
@@ -71,7 +89,12 @@ class Artifacts:
         path = self._look / f"{stem}.png"
         if not path.exists():
             picture = self.result.overlay(
-                class_index, layer, alpha=self._alpha, colormap=self._colormap
+                class_index,
+                layer,
+                alpha=self._alpha,
+                colormap=self._colormap,
+                scale=self._scale,
+                colorbar=self._colorbar,
             )
             _save_png(picture, path)
         return path

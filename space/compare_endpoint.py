@@ -9,7 +9,7 @@ from gradio.events import api
 
 from cam_hub.comparison.files import CellFacts
 from cam_hub.comparison.scales import SCALES
-from cam_hub.options import OPTIONS
+from cam_hub.options import options_for
 from space.compare_files import write_compare_files
 from space.compare_request import read_compare_request
 from space.endpoint import document, file_of
@@ -23,7 +23,9 @@ __all__ = ["add_compare_endpoint", "make_compare"]
 
 Answer = tuple[gr.FileData, list[CellFacts], gr.FileData]
 
-_NAMED: list[str] = []  # the default that the documentation shows; nothing ever writes to it
+# The defaults that the documentation shows; nothing ever writes to them.
+_NAMED: list[str] = []
+_ANYWHERE: list[float] = []
 
 _INPUTS = {
     "image": "the photo, as handle_file(path or URL): JPEG, PNG, WebP, GIF (its first frame) …",
@@ -41,8 +43,12 @@ _INPUTS = {
     "scale": "; ".join(f"{name}: {words}" for name, words in SCALES.items()),
     "alpha": "opacity of the heatmap over the photo, from 0 to 1",
     "colormap": "name of a colour map of matplotlib's",
-    "contrast": "one class that the others are held against; empty: none",
-    **{name: option.help for name, option in OPTIONS.items() if option.compares},
+    "contrast": "one class: why the others rather than this, or several as 'tabby; 0.5*lynx'; "
+    "empty: none",
+    "region": "for segmentation and detection: left, top, right, bottom in the photo's pixels; "
+    "empty: all of it",
+    "reference": "for models without classes: a photo to compare with; none: the photo itself",
+    **{name: option.help for name, option in options_for("compare").items()},
 }
 
 _OUTPUTS = {
@@ -72,10 +78,14 @@ def make_compare(
         alpha: float = 0.5,
         colormap: str = "jet",
         contrast: str = "",
+        region: list[float] = _ANYWHERE,
+        reference: gr.FileData | None = None,
         sign: str = "for",
         target: str = "logit",
         output: str = "",
         call: str = "",
+        batch_size: int = 8,
+        autocast: str = "",
         visitor: gr.OAuthToken | None = None,
     ) -> Answer:
         """Puts maps of one photo beside each other: models by methods, layers or classes.
@@ -96,7 +106,12 @@ def make_compare(
             scale: What the colours of the maps have in common: shares, values or own.
             alpha: Opacity of the heatmap, from 0 to 1.
             colormap: Name of a colour map of matplotlib's.
-            contrast: One class that the others are held against; empty for none.
+            contrast: One class: why the others rather than this; or several as tabby; 0.5*lynx;
+                empty for none.
+            region: The part of the photo that segmentation and detection models are asked about:
+                left, top, right, bottom in its pixels; empty for all of it.
+            reference: A photo that the features of models without classes are compared with;
+                none for the photo itself.
             sign: for: what speaks for the classes; against: what speaks against them; both: the
                 first less the second, in two hues.
             target: What is explained: logit, or probability.
@@ -104,6 +119,8 @@ def make_compare(
                 empty for the main one.
             call: Of a layer that runs several times: which of its calls, from 0; empty for the
                 last.
+            batch_size: Maximum number of images in one pass, noisy copies included.
+            autocast: bfloat16 or float16 for lower precision; empty for the model's own.
             visitor: Access token, for private and gated models; Gradio hands it over.
 
         Returns:
@@ -123,7 +140,16 @@ def make_compare(
                 alpha=alpha,
                 colormap=colormap,
                 contrast=contrast,
-                options={"sign": sign, "target": target, "output": output, "call": call},
+                region=region,
+                reference=reference,
+                options={
+                    "sign": sign,
+                    "target": target,
+                    "output": output,
+                    "call": call,
+                    "batch_size": batch_size,
+                    "autocast": autocast,
+                },
                 limits=settings.limits,
             )
             tell = teller(gr.Progress())

@@ -31,7 +31,8 @@ def connect_compare(
         explainer: Has the models.
         workspace: Has the folders of answers.
         settings: Of the app.
-        controls: The form, whose photo, method, classes, options and noise are taken.
+        controls: The form, whose photo, method, classes, contrast, region, reference, options and
+            noise are taken.
         panel: The tab.
         address: The form's field for a photo's URL, if it has one.
     """
@@ -64,6 +65,9 @@ def connect_compare(
             *look,
             controls.method,
             controls.classes,
+            controls.contrast,
+            controls.region,
+            controls.reference,
             controls.num_samples,
             controls.std,
             controls.seed,

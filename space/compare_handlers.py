@@ -17,6 +17,7 @@ from space.compare_request import read_compare_request
 from space.compare_views import NO_GRID, grid_html, tile_side
 from space.controls import ANY_LAYERS
 from space.explainer import Explainer
+from space.photo_field import photo_of
 from space.problems import readable
 from space.settings import Settings
 from space.visitor import teller, token_of, warn
@@ -61,6 +62,9 @@ class CompareHandlers:
         colormap: Any,
         main_method: Any,
         main_classes: Any,
+        contrast: Any,
+        region: Any,
+        reference: Any,
         num_samples: Any,
         std: Any,
         seed: Any,
@@ -76,7 +80,7 @@ class CompareHandlers:
             named = names if layers == ANY_LAYERS else layers
             own = classes or main_classes or ["top(3)"]
             request = read_compare_request(
-                image=address.strip() if isinstance(address, str) and address.strip() else photo,
+                image=photo_of(photo, address),
                 models=models,
                 methods=methods if kind == "methods" else main_method,
                 target_layers=named if kind == "layers" else None,
@@ -87,6 +91,9 @@ class CompareHandlers:
                 scale=scale,
                 alpha=alpha,
                 colormap=colormap,
+                contrast=contrast,
+                region=region,
+                reference=reference,
                 options={"sign": sign, "target": target, "output": output, "call": call},
                 limits=self.settings.limits,
             )

@@ -48,7 +48,7 @@ def build_compare_tab(settings: Settings) -> ComparePanel:
         max_choices=limits.max_models,
         label="Models",
         info=f"The rows, at most {limits.max_models}: choose IDs, or type any other and press"
-        " Enter. Photo and noise are those of the form.",
+        " Enter. Everything else is as in the form.",
         elem_id="compare_models",
     )
     kind = gr.Radio(_KINDS, value="methods", label="Columns", elem_id="compare_kind")

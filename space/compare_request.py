@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from cam_hub.classes import ClassChoice
 from cam_hub.comparison.columns import read_columns
 from cam_hub.comparison.scales import Scale, check_scale
 from cam_hub.errors import InvalidArgument, ModelNotFound, TooMuch
 from cam_hub.introspection.layers import SUGGESTIONS
-from cam_hub.options import read_options
+from cam_hub.options import Interface, read_options
 from cam_hub.sources.embedded import DEFAULT_MODEL
 from space.photos import Photo
-from space.request import read_model_id, read_request, read_texts
+from space.request import Box, read_model_id, read_request, read_texts
 from space.settings import Limits
 
 __all__ = ["CompareRequest", "read_compare_request"]
+
+_COMPARE: Final[Interface] = "compare"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class CompareRequest:
         alpha: Opacity of the overlays, in [0, 1].
         colormap: Their colour map.
         contrast: The class that the others are held against; empty for none.
-        options: All options of ``cam_hub.options``.
+        region: The part of the photo that is asked about; None for all of it.
+        reference: What features are compared with; None for the photo itself.
+        options: Those of ``cam_hub.options`` that a comparison takes.
     """
 
     photo: Photo
@@ -52,7 +56,9 @@ class CompareRequest:
     alpha: float
     colormap: str
     contrast: str = ""
-    options: Mapping[str, Any] = field(default_factory=lambda: read_options({}))
+    region: Box | None = None
+    reference: Photo | None = None
+    options: Mapping[str, Any] = field(default_factory=lambda: read_options({}, _COMPARE))
 
     @property
     def layer_choice(self) -> str | tuple[str, ...] | None:
@@ -79,6 +85,8 @@ def read_compare_request(
     alpha: object,
     colormap: object,
     contrast: object = "",
+    region: object = None,
+    reference: object = None,
     options: Mapping[str, object] | None = None,
     limits: Limits,
 ) -> CompareRequest:
@@ -99,6 +107,8 @@ def read_compare_request(
         alpha: A number in [0, 1].
         colormap: Name of a colour map.
         contrast: A text, or None: one class, or none.
+        region: As for ``read_request``.
+        reference: As for ``read_request``.
         options: Texts by the names of ``cam_hub.options``.
         limits: How much may be asked for.
 
@@ -125,7 +135,10 @@ def read_compare_request(
         alpha=alpha,
         colormap=colormap,
         contrast=contrast,
+        region=region,
+        reference=reference,
         options=options or {},
+        interface=_COMPARE,
         limits=limits,
     )
     words = [name for name in common.target_layers if name in SUGGESTIONS]
@@ -156,6 +169,8 @@ def read_compare_request(
         alpha=common.alpha,
         colormap=common.colormap,
         contrast=common.contrast,
+        region=common.region,
+        reference=common.reference,
         options=common.options,
     )
 

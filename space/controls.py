@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from cam_hub.methods import METHODS
-from cam_hub.options import OPTIONS
+from cam_hub.options import options_for
 from space.class_field import build_class_field
 from space.examples import Example
 from space.facts_view import FACTS_CSS, NO_FACTS
@@ -159,9 +159,9 @@ def _build_special(settings: Settings) -> tuple[gr.Textbox, gr.Image]:
 
 
 def _build_options(settings: Settings) -> dict[str, gr.Radio | gr.Textbox]:
-    """One component per entry of ``cam_hub.options``, in its order."""
+    """One component per entry of ``cam_hub.options`` that the page has, in its order."""
     found: dict[str, gr.Radio | gr.Textbox] = {}
-    for name, option in OPTIONS.items():
+    for name, option in options_for("page").items():
         info = option.help[:1].upper() + option.help[1:] + "."
         if option.choices:
             found[name] = gr.Radio(

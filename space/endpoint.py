@@ -12,7 +12,7 @@ from gradio.context import Context
 from gradio.events import api
 
 from cam_hub.errors import NoMap
-from cam_hub.options import OPTIONS
+from cam_hub.options import options_for
 from cam_hub.ranking import Prediction
 from cam_hub.results import Explanation
 from space.artifacts import Artifacts
@@ -59,11 +59,15 @@ _INPUTS = {
     "seed": "of the noise; the same seed gives the same maps",
     "alpha": "opacity of the heatmap over the photo, from 0 to 1",
     "colormap": "name of a colour map of matplotlib's",
-    "contrast": "one class, as an index or label: why the classes rather than this; empty: none",
+    "contrast": "one class, as an index or label, or several as 'tabby; 0.5*lynx': why the classes "
+    "rather than this; empty: none",
     "region": "for segmentation and detection: left, top, right, bottom in the photo's pixels; "
     "empty: all of it",
     "reference": "for models without classes: a photo to compare with; none: the photo itself",
-    **{name: option.help for name, option in OPTIONS.items()},
+    **{name: option.help for name, option in options_for("explain").items()},
+    "scale": "of the colours: own, each map's own; common, one for all maps; or low, high in the "
+    "units of the map",
+    "colorbar": "whether the colours and the values at their ends stand below the overlays",
 }
 
 _OUTPUTS = {
@@ -99,6 +103,12 @@ def make_explain(
         target: str = "logit",
         output: str = "",
         call: str = "",
+        background: gr.FileData | None = None,
+        batch_size: int = 8,
+        autocast: str = "",
+        reuse: bool = True,
+        scale: str = "own",
+        colorbar: bool = False,
         visitor: gr.OAuthToken | None = None,
     ) -> Answer:
         """Shows which pixels of a photo spoke for which class of an image model.
@@ -115,7 +125,8 @@ def make_explain(
             seed: Seed of the noise.
             alpha: Opacity of the heatmap, from 0 to 1.
             colormap: Name of a colour map of matplotlib's, such as jet or viridis.
-            contrast: One class: why the others rather than this one; empty for none.
+            contrast: One class: why the others rather than this one; or several as
+                tabby; 0.5*lynx; empty for none.
             region: The part of the photo that a segmentation or detection model is asked about:
                 left, top, right, bottom in its pixels; empty for all of it.
             reference: A photo that the features of a model without classes are compared with;
@@ -127,6 +138,13 @@ def make_explain(
                 empty for the main one.
             call: Of a layer that runs several times: which of its calls, from 0; empty for the
                 last.
+            background: A photo of the same proportions to draw maps on; none for the photo itself.
+            batch_size: Maximum number of images in one pass, noisy copies included.
+            autocast: bfloat16 or float16 for lower precision; empty for the model's own.
+            reuse: Whether results of recent passes over the same photo are used.
+            scale: Scale of the colours: own, each map's own; common, one for all maps; or low,
+                high in the units of the map.
+            colorbar: Whether the colours and the values at their ends stand below the overlays.
             visitor: Access token, for private and gated models; Gradio hands it over.
 
         Returns:
@@ -147,7 +165,18 @@ def make_explain(
                 contrast=contrast,
                 region=region,
                 reference=reference,
-                options={"sign": sign, "target": target, "output": output, "call": call},
+                background=background,
+                scale=scale,
+                colorbar=colorbar,
+                options={
+                    "sign": sign,
+                    "target": target,
+                    "output": output,
+                    "call": call,
+                    "batch_size": batch_size,
+                    "autocast": autocast,
+                    "reuse": reuse,
+                },
                 limits=settings.limits,
             )
             # Gradio finds out by itself which request this is the progress of.
@@ -158,7 +187,14 @@ def make_explain(
             tell(0.9, "Writing files")
             with workspace.writing() as folder:
                 result.save_data(folder)
-                files = Artifacts(result, folder, request.alpha, request.colormap)
+                files = Artifacts(
+                    result,
+                    folder,
+                    request.alpha,
+                    request.colormap,
+                    request.scale,
+                    colorbar=request.colorbar,
+                )
                 shown = next(filter(result.has_map, result.classes), result.classes[0])
                 overlay = files.overlay(shown)
                 if overlay is None:

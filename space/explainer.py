@@ -90,6 +90,7 @@ class Explainer:
         """
         photo = self.open(request.photo, progress)
         reference = self.open(request.reference, progress) if request.reference else None
+        background = self.open(request.background, progress) if request.background else None
         progress(0.05, f"Loading {request.model_id}")
         # Told unscaled: the part of the bytes that stands beside it is this one.
         with self._model(request.model_id, progress, visitor) as model:
@@ -106,6 +107,7 @@ class Explainer:
                 "contrast": request.contrast or None,
                 "region": request.region,
                 "reference": reference,
+                "background": background,
                 **request.options,
             }
             if self._settings.lent_gpu:
@@ -130,6 +132,7 @@ class Explainer:
             CamHubError: As ``cam_hub.compare``; also if the photo is beyond the limits. If there is
                 no map at all, the first cell's reason.
         """
+        reference = self.open(request.reference, progress) if request.reference else None
         question = ask(
             self.open(request.photo, progress),
             methods=request.methods,
@@ -139,6 +142,8 @@ class Explainer:
             std=request.std,
             seed=request.seed,
             contrast=request.contrast or None,
+            region=request.region,
+            reference=reference,
             options=request.options,
             most=self._settings.limits.max_cells // len(request.models),
         )

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from cam_hub.errors import InvalidArgument
-from cam_hub.options import OPTIONS
+from cam_hub.options import options_for
 from space.look import Look, read_look
 
 __all__ = ["View", "is_link", "query_of", "read_query"]
@@ -48,6 +48,8 @@ class View:
     look: Look = field(default_factory=Look)
     options: Mapping[str, Any] = field(default_factory=dict)
 
+
+_OPTIONS = options_for("page")
 
 _TEXTS = {
     "model": "model_id",
@@ -91,7 +93,7 @@ def query_of(view: View) -> str:
     for key, (name, _) in _NUMBERS.items():
         if getattr(view, name) != getattr(plain, name):
             pairs.append((key, getattr(view, name)))
-    for key, option in OPTIONS.items():
+    for key, option in _OPTIONS.items():
         if text := option.text(view.options.get(key, option.default)):
             pairs.append((key, text))
     for key, (name, _) in _LOOKS.items():
@@ -119,7 +121,7 @@ def read_query(pairs: Sequence[tuple[str, str]], default_model: str) -> View:
         if key in _LISTS:
             lists.setdefault(_LISTS[key], []).append(text)
             continue
-        if key in seen and key in {*_TEXTS, *_NUMBERS, *_LOOKS, *OPTIONS}:
+        if key in seen and key in {*_TEXTS, *_NUMBERS, *_LOOKS, *_OPTIONS}:
             raise InvalidArgument(key, text, "one value in a link, and there are two")
         seen.add(key)
         if key in _TEXTS:
@@ -127,8 +129,8 @@ def read_query(pairs: Sequence[tuple[str, str]], default_model: str) -> View:
         elif key in _NUMBERS:
             name, kind = _NUMBERS[key]
             single[name] = _typed(key, text, kind)
-        elif key in OPTIONS:
-            options[key] = OPTIONS[key].read(text)
+        elif key in _OPTIONS:
+            options[key] = _OPTIONS[key].read(text)
         elif key in _LOOKS:
             name, kind = _LOOKS[key]
             look[name] = _typed(key, text, kind)

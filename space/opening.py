@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from cam_hub.methods import METHODS
-from cam_hub.options import OPTIONS
+from cam_hub.options import options_for
 from space import views
 from space.controls import ANY_LAYERS, LAYER_WORDS, Controls
 from space.examples import example_named
@@ -98,7 +98,7 @@ class Opening:
                 controls.options[name]: option.text(view.options[name])
                 if name in view.options
                 else option.default or ""
-                for name, option in OPTIONS.items()
+                for name, option in options_for("page").items()
             },
             panel.view: view.look.view,
             panel.alpha: view.look.alpha,

@@ -8,7 +8,7 @@ from typing import TypedDict
 import gradio as gr
 from gradio.events import api
 
-from cam_hub.options import OPTIONS
+from cam_hub.options import options_for
 from cam_hub.prediction import Predicted
 from space.endpoint import PredictionRow, document, prediction_rows
 from space.explainer import Explainer
@@ -22,11 +22,13 @@ __all__ = ["SeenRow", "add_predict_endpoint", "make_predict"]
 
 
 class SeenRow(TypedDict):
-    """What the model saw: sizes, and the part of the photo that it looked at."""
+    """What the model saw, and which of its scores and outputs the predictions are of."""
 
     photo_size: list[int]
     input_size: list[int]
     seen: list[float]
+    target: str
+    output: str | None
 
 
 Answer = tuple[list[PredictionRow], SeenRow]
@@ -35,14 +37,15 @@ _INPUTS = {
     "image": "the photo, as handle_file(path or URL): JPEG, PNG, WebP, GIF (its first frame) …",
     "model_id": "'owner/name[@revision]' on the Hub, 'torchvision/name[@weights]' or a timm name",
     "top": "how many classes at most, at least 1",
-    **{name: option.help for name, option in OPTIONS.items() if option.predicts},
+    **{name: option.help for name, option in options_for("predict").items()},
 }
 
 _OUTPUTS = {
     "predictions": "the most probable classes, the first the most probable; none of a model that "
     "has no classes",
     "facts": "photo_size: columns, rows; input_size: channels, rows, columns of what the model "
-    "saw; seen: left, top, right, bottom of that on the photo, in its pixels",
+    "saw; seen: left, top, right, bottom of that on the photo, in its pixels; target: the score in "
+    "words; output: the name of the output that was read, of a network with several; else null",
 }
 
 
@@ -77,7 +80,7 @@ def make_predict(explainer: Explainer, settings: Settings) -> Callable[..., Answ
                 read_whole("top", top, limits.max_top),
                 teller(gr.Progress()),
                 token_of(visitor),
-                read_limited_options({"output": output}, limits.max_text)["output"],
+                read_limited_options({"output": output}, limits.max_text, "predict")["output"],
             )
             return prediction_rows(found.predictions), _seen(found)
 
@@ -97,5 +100,9 @@ def add_predict_endpoint(explainer: Explainer, settings: Settings) -> None:
 
 def _seen(found: Predicted) -> SeenRow:
     return SeenRow(
-        photo_size=list(found.photo_size), input_size=list(found.input_size), seen=list(found.seen)
+        photo_size=list(found.photo_size),
+        input_size=list(found.input_size),
+        seen=list(found.seen),
+        target=found.target,
+        output=found.output,
     )

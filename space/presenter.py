@@ -115,7 +115,7 @@ class Presenter:
         """
         result = reopen(kept.folder)
         index, layer = look.at(result)
-        artifacts = Artifacts(result, kept.folder, look.alpha, look.colormap)
+        artifacts = Artifacts(result, kept.folder, look.alpha, look.colormap, look.scale)
         if kind == "manifest":
             return artifacts.manifest
         if kind == "archive":
@@ -131,7 +131,7 @@ class Presenter:
     def _take_away(self, kept: Kept, screen: Screen, look: Look, address: str) -> dict[str, object]:
         result = screen.result
         index, layer = look.at(result)
-        request = replace(kept.request, alpha=look.alpha, colormap=look.colormap)
+        request = replace(kept.request, alpha=look.alpha, colormap=look.colormap, scale=look.scale)
         view = View(
             model_id=request.model_id,
             method=request.method,

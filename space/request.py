@@ -11,9 +11,10 @@ from typing import Any
 from cam_hub.classes import ClassChoice, parse_top
 from cam_hub.colormaps import colormap_table
 from cam_hub.errors import InvalidArgument, ModelRefused, TooMuch
+from cam_hub.maps import ScaleChoice, read_scale
 from cam_hub.methods import METHODS
 from cam_hub.model_id import parse_model_id
-from cam_hub.options import OPTIONS, read_options
+from cam_hub.options import OPTIONS, Interface, Option, options_for, read_options
 from space.photos import Photo, read_photo
 from space.settings import Limits
 
@@ -31,6 +32,10 @@ __all__ = [
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in the photo's pixels."""
+
+_SWITCH = Option("colorbar", "switch", False, "", "")
+
+_BATCH: int = OPTIONS["batch_size"].default
 
 _NONE: Mapping[str, object] = MappingProxyType({})
 
@@ -55,7 +60,11 @@ class Request:
         region: The part of the photo that is asked about; None for all of it.
         reference: What the features of a model without classes are compared with; None for the
             photo itself.
-        options: All options of ``cam_hub.options``, as ``cam_hub.explain`` takes them.
+        background: The picture that maps are drawn on; None for the photo.
+        scale: Scale of the colours, as ``Explanation.overlay`` takes it.
+        colorbar: Whether the colours and their values stand below the overlays.
+        options: Those of ``cam_hub.options`` other than pictures, as ``cam_hub.explain`` takes
+            them.
     """
 
     photo: Photo
@@ -71,7 +80,10 @@ class Request:
     contrast: str = ""
     region: Box | None = None
     reference: Photo | None = None
-    options: Mapping[str, Any] = field(default_factory=lambda: read_options({}))
+    background: Photo | None = None
+    scale: ScaleChoice = "own"
+    colorbar: bool = False
+    options: Mapping[str, Any] = field(default_factory=lambda: read_limited_options({}, 0))
 
     @property
     def class_choice(self) -> ClassChoice:
@@ -96,7 +108,11 @@ def read_request(
     contrast: object = "",
     region: object = None,
     reference: object = None,
+    background: object = None,
+    scale: object = "own",
+    colorbar: object = False,
     options: Mapping[str, object] = _NONE,
+    interface: Interface = "explain",
     limits: Limits,
 ) -> Request:
     """Checks everything that can be judged without a model.
@@ -115,7 +131,11 @@ def read_request(
         contrast: A text, a number, or None: one class, or none.
         region: As for ``read_box``.
         reference: As for ``read_photo``; None or nothing for none.
+        background: As for ``read_photo``; None or nothing for none.
+        scale: As for ``read_scale``.
+        colorbar: True or false.
         options: Texts by the names of ``cam_hub.options``; empty or missing for the default.
+        interface: Whose options these are.
         limits: How much may be asked for.
 
     Returns:
@@ -159,25 +179,47 @@ def read_request(
         contrast=contrasts[0] if contrasts else "",
         region=read_box("region", region, limits.max_text),
         reference=read_photo(reference, limits.photo_rules) if reference else None,
-        options=read_limited_options(options, limits.max_text),
+        background=read_photo(background, limits.photo_rules) if background else None,
+        scale=_scale(scale, limits.max_text),
+        colorbar=_SWITCH.read(colorbar),
+        options=_limited(options, interface, limits),
     )
 
 
-def read_limited_options(texts: Mapping[str, object], longest: int) -> dict[str, Any]:
-    """Checks the options of ``cam_hub.options``.
+def _limited(texts: Mapping[str, object], interface: Interface, limits: Limits) -> dict[str, Any]:
+    """The options of a request; as many images pass the network at once as there may be copies."""
+    values = read_limited_options(texts, limits.max_text, interface)
+    if (size := values.get("batch_size", 1)) > max(limits.max_samples, _BATCH):
+        raise TooMuch("batch_size", size, f"1 to {max(limits.max_samples, _BATCH)}")
+    return values
+
+
+def _scale(value: object, longest: int) -> ScaleChoice:
+    if isinstance(value, str) and len(value) > longest:
+        raise TooMuch("scale", value[:longest], f"at most {longest} characters")
+    return read_scale(value)
+
+
+def read_limited_options(
+    texts: Mapping[str, object], longest: int, interface: Interface = "explain"
+) -> dict[str, Any]:
+    """Checks the options of ``cam_hub.options``, but for pictures.
 
     Args:
         texts: By name; empty or missing for the default.
+        interface: Whose options these are.
         longest: How many characters each may have.
 
     Raises:
         InvalidArgument: If one can mean nothing.
         TooMuch: If one is longer.
     """
-    for name in OPTIONS:
+    known = options_for(interface)
+    for name in known:
         if len(str(texts.get(name) or "")) > longest:
             raise TooMuch(name, str(texts[name])[:longest], f"at most {longest} characters")
-    return read_options(texts)
+    found = read_options(texts, interface)
+    return {name: value for name, value in found.items() if known[name].kind != "image"}
 
 
 def read_model_id(model_id: object, limits: Limits) -> str:

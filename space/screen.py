@@ -122,25 +122,12 @@ class Screen:
         return result.placement.warp(cam, interpolation="nearest" if nearest else "bilinear")
 
     def _measured(self, index: int, layer: str | None, scale: str) -> Span:
-        cam = self.result.cam(index, layer)
-        if self.result.signed:
-            largest = 1.0 if layer is None else self._highest
-            largest = float(np.abs(cam).max()) if scale == "own" else largest
-            return Span(-largest, largest)
-        if scale == "own":
-            return Span(float(cam.min()), float(cam.max()))
-        # A fusion needed its maps on one scale already: it runs from 0 to 1.
-        return Span(0.0, 1.0 if layer is None else self._highest)
+        own = self.result.limits(index, layer)  # raises if the map is blank
+        return Span(*(own if scale == "own" else self.result.common_limits(layer)))
 
     @cached_property
     def _small(self) -> Explanation:
         return reduced(self.result, _THUMB_SIDE)
-
-    @cached_property
-    def _highest(self) -> float:
-        """The largest magnitude in all maps that are finite."""
-        finite = (cam for cam in self.result.cams.values() if np.isfinite(cam).all())
-        return max(float(np.abs(cam).max()) for cam in finite)
 
 
 class Screens:

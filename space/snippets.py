@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cam_hub.maps import ScaleChoice
 from cam_hub.options import OPTIONS
 from space.photos import Photo
 from space.request import Request
@@ -32,8 +33,10 @@ def python_code(
     named = request.target_layers
     which = "" if class_index is None else f"{class_index}, "
     which += "" if layer is None else f"layer={layer!r}, "
-    photos = [request.photo, *([request.reference] if request.reference else [])]
-    fetching = any(photo.url is not None for photo in photos)
+    scaled = "" if request.scale in (None, "own") else f", scale={request.scale!r}"
+    scaled += ", colorbar=True" if request.colorbar else ""
+    photos = [request.photo, request.reference, request.background]
+    fetching = any(photo is not None and photo.url is not None for photo in photos)
     call = _call(
         "result = cam_hub.explain",
         [request.model_id, _opened(request.photo)],
@@ -45,6 +48,7 @@ def python_code(
             "contrast": request.contrast or None,
             "region": request.region,
             "reference": _opened(request.reference) if request.reference else None,
+            "background": _opened(request.background) if request.background else None,
             "num_samples": request.num_samples,
             "std": request.std,
             "seed": request.seed,
@@ -54,7 +58,7 @@ def python_code(
     return (
         f"{'from urllib.request import urlopen' + chr(10) * 2 if fetching else ''}"
         f"import cam_hub\n\n{call}\n"
-        f"result.overlay({which}alpha={request.alpha!r}, colormap={request.colormap!r})"
+        f"result.overlay({which}alpha={request.alpha!r}, colormap={request.colormap!r}{scaled})"
         '.save("overlay.png")\n'
     )
 
@@ -81,11 +85,14 @@ def client_code(request: Request, address: str) -> str:
             "contrast": request.contrast or None,
             "region": list(request.region) if request.region else None,
             "reference": _sent(request.reference) if request.reference else None,
+            "background": _sent(request.background) if request.background else None,
             "num_samples": request.num_samples,
             "std": request.std,
             "seed": request.seed,
             "alpha": request.alpha,
             "colormap": request.colormap,
+            "scale": None if request.scale == "own" else _scale_text(request.scale),
+            "colorbar": request.colorbar or None,
             **{name: str(value) for name, value in _changed(request.options).items()},
             "api_name": "/explain",
         },
@@ -110,6 +117,11 @@ def _opened(photo: Photo) -> str:
 def _sent(photo: Photo) -> str:
     """A photo as ``gradio_client`` takes it."""
     return _Code(f"handle_file({(photo.url or photo.name)!r})")
+
+
+def _scale_text(scale: ScaleChoice) -> str:
+    """A scale as the endpoint takes it."""
+    return ", ".join(map(repr, scale)) if isinstance(scale, tuple) else str(scale or "own")
 
 
 def _changed(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,24 @@ from torch import nn
 import cam_hub
 from cam_hub.cli import main
 from cam_hub.errors import CamHubError
-from cam_hub.options import OPTIONS
+from cam_hub.options import OPTIONS, Interface
 from cam_hub.results import Explanation
 from tests.browser import Browser
 from tests.space_app import encoded
 
-__all__ = ["INTERFACES", "Answer", "Case", "Places", "Shy", "add_network", "grey", "striped"]
+__all__ = [
+    "INTERFACES",
+    "Answer",
+    "Case",
+    "Heads",
+    "Places",
+    "Shy",
+    "Single",
+    "add_network",
+    "grey",
+    "offers",
+    "striped",
+]
 
 
 class Shy(nn.Module):
@@ -73,6 +85,21 @@ class Dropping(Shared):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(nn.functional.dropout(x, 0.3, training=True))
+
+
+class Heads(Shared):
+    """Nested outputs: an age, and two kinds of a species in a list."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        scores = super().forward(x)
+        return {"age": scores[:, :2], "species": [scores, scores.flip(1) * 2]}
+
+
+class Single(Shared):
+    """One logit."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -super().forward(x)[:, :1]
 
 
 def add_network(name: str, build: Callable[[], nn.Module], side: int = 32) -> str:
@@ -126,6 +153,7 @@ class Case:
         layers: The layers of the answer; empty where there is an error.
         error: Code of the error, or None.
         manifest: What else the manifest must hold, by key.
+        look: How the overlay is drawn: arguments of ``overlay``.
     """
 
     name: str
@@ -135,6 +163,7 @@ class Case:
     layers: tuple[str, ...] = ()
     error: str | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    look: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,19 +175,23 @@ class Answer:
         error: Code of the error.
         maps: In the manifest's order.
         manifest: The manifest.
+        overlay: The overlay of the first class, RGB.
     """
 
     layers: tuple[str, ...] = ()
     error: str | None = None
     maps: list[NDArray[Any]] | None = None
     manifest: Mapping[str, Any] | None = None
+    overlay: NDArray[Any] | None = None
 
     @classmethod
-    def of(cls, result: Explanation) -> Answer:
+    def of(cls, result: Explanation, look: Mapping[str, Any]) -> Answer:
         """That of an explanation."""
         entries = result.manifest["maps"]
         maps = [result.cams[entry["class_index"], entry["layer"]] for entry in entries]
-        return cls(result.layers, None, maps, result.manifest)
+        shown = next(filter(result.has_map, result.classes), None)  # flat maps are not drawn
+        overlay = None if shown is None else np.asarray(result.overlay(shown, **look))
+        return cls(result.layers, None, maps, result.manifest, overlay)
 
 
 @dataclass(frozen=True)
@@ -177,9 +210,12 @@ class Places:
 
 
 def _texts(case: Case) -> dict[str, Any]:
-    """The arguments, with options as the endpoints and the page have them: as texts."""
+    """The arguments, with options mostly as texts, as the endpoints and the page have them."""
+    typed = ("image", "count", "switch")
     return {
-        name: OPTIONS[name].text(value) if name in OPTIONS else value
+        name: OPTIONS[name].text(value)
+        if name in OPTIONS and OPTIONS[name].kind not in typed
+        else value
         for name, value in case.asked.items()
     }
 
@@ -188,7 +224,7 @@ def _python(case: Case, places: Places) -> Answer:
     del places
     model = cam_hub.load_model(case.model, pretrained=False, device="cpu")
     try:
-        return Answer.of(cam_hub.explain(model, case.photo, **case.asked))
+        return Answer.of(cam_hub.explain(model, case.photo, **case.asked), case.look)
     except CamHubError as error:
         return Answer(error=error.code)
 
@@ -202,7 +238,7 @@ def _python_methods(case: Case, places: Places) -> Answer:
         (found,) = cam_hub.explain_methods(model, case.photo, [method], **asked).values()
     except CamHubError as error:
         return Answer(error=error.code)
-    return Answer.of(found)
+    return Answer.of(found, case.look)
 
 
 def _python_many(case: Case, places: Places) -> Answer:
@@ -210,7 +246,7 @@ def _python_many(case: Case, places: Places) -> Answer:
     model = cam_hub.load_model(case.model, pretrained=False, device="cpu")
     try:
         (outcome,) = cam_hub.explain_many(model, [case.photo], **case.asked)
-        return Answer.of(outcome.explanation)
+        return Answer.of(outcome.explanation, case.look)
     except CamHubError as error:
         return Answer(error=error.code)
 
@@ -223,35 +259,71 @@ def _command_line(case: Case, places: Places) -> Answer:
     photo, out = places.folder / "photo.png", places.folder / "out"
     case.photo.save(photo)
     words = ["explain", str(photo), "--out", str(out), "--model", case.model, "--random"]
-    for name, value in case.asked.items():
-        for item in value if isinstance(value, (list, tuple)) else [value]:
+    for name, value in {**case.asked, **case.look}.items():
+        if isinstance(value, bool):
+            words.append(OPTIONS[name].flag if name in OPTIONS else f"--{name}")
+            continue
+        if isinstance(value, Image.Image):
+            value.save(places.folder / f"{name}.png")
+            given: Any = [places.folder / f"{name}.png"]
+        elif name in ("region", "scale") and not isinstance(value, str):
+            given = [",".join(map(str, value))]
+        else:
+            given = value if isinstance(value, (list, tuple)) else [value]
+        for item in given:
             words += [f"--{_FLAGS.get(name, name).replace('_', '-')}", str(item)]
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         code = main([*words, "--device", "cpu"])
     if code:
         return Answer(error=re.findall(r"error \((\w+)\)", said.getvalue())[-1])
-    return Answer.of(Explanation.load(out))
+    loaded = Explanation.load(out)
+    answer = Answer.of(loaded, case.look)
+    shown = next(filter(loaded.has_map, loaded.classes), None)
+    if shown is None:
+        return answer
+    return replace(answer, overlay=np.asarray(Image.open(out / f"overlay-{shown}.png")))
 
 
 def _endpoint(case: Case, places: Places) -> Answer:
     photo = places.folder / "photo.png"
     case.photo.save(photo)
     try:
-        *_, paths, manifest, _ = places.client.predict(
-            handle_file(photo), model_id=case.model, api_name="/explain", **_texts(case)
+        overlay, _, paths, manifest, _ = places.client.predict(
+            handle_file(photo), model_id=case.model, api_name="/explain", **_sent(case, places)
         )
     except AppError as error:
         return Answer(error=_code(str(error)))
-    return Answer(tuple(manifest["layers"]), None, [np.load(path) for path in paths], manifest)
+    maps, drawn = [np.load(path) for path in paths], np.asarray(Image.open(overlay))
+    return Answer(tuple(manifest["layers"]), None, maps, manifest, drawn)
+
+
+def _sent(case: Case, places: Places) -> dict[str, Any]:
+    """Arguments as gradio_client takes them."""
+    values = {**_texts(case), **case.look}
+    for name, value in values.items():
+        if isinstance(value, Image.Image):
+            value.save(places.folder / f"{name}.png")
+            values[name] = handle_file(places.folder / f"{name}.png")
+    if not isinstance(scale := values.get("scale", ""), str):
+        values["scale"] = ", ".join(map(str, scale))
+    return values
+
+
+def _as_data(value: Image.Image) -> str:
+    return "data:image/png;base64," + base64.b64encode(encoded(value, "PNG")).decode()
 
 
 def _mcp(case: Case, places: Places) -> Answer:
     from mcp import ClientSession
     from mcp.client.streamable_http import streamable_http_client
 
-    photo = base64.b64encode(encoded(case.photo, "PNG")).decode()
-    values = {"image": f"data:image/png;base64,{photo}", "model_id": case.model, **_texts(case)}
+    values = {"image": case.photo, "model_id": case.model, **_texts(case), **case.look}
+    for name, value in values.items():
+        if isinstance(value, Image.Image):
+            values[name] = _as_data(value)
+    if not isinstance(scale := values.get("scale", ""), str):
+        values["scale"] = ", ".join(map(str, scale))
 
     async def session() -> Any:
         async with (
@@ -296,3 +368,15 @@ INTERFACES: dict[str, Callable[[Case, Places], Answer]] = {
     "mcp": _mcp,
     "page": _page,
 }
+
+_OFFERS: dict[str, Interface] = {"explain_many": "many", "page": "page"}
+
+
+def offers(interface: str, case: Case) -> bool:
+    """Whether an interface has all that a case asks with."""
+    name = _OFFERS.get(interface, "explain")
+    lacks = {"explain_many": {"region"}}.get(interface, set())
+    return not any(
+        asked in lacks or (asked in OPTIONS and name not in OPTIONS[asked].interfaces)
+        for asked in case.asked
+    )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import cam_hub
 from cam_hub.cli import main
+from cam_hub.folders import file_stem
 
 
 @pytest.fixture
@@ -82,6 +85,34 @@ def test_class_folders_are_searched_and_their_class_is_explained(lion, tmp_path,
 def test_what_is_for_a_single_picture_is_refused_with_a_folder(option, tmp_path, capsys):
     assert main(["explain", str(tmp_path), *option]) == 1
     assert "single picture" in capsys.readouterr().err
+
+
+def test_pictures_of_a_folder_share_one_scale(lion, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    lion.save(photos / "a.png")
+    lion.point(lambda value: value // 3).save(photos / "b.png")
+    options = ["--method", "layercam", "--class", "lion", "--layer", "bn2", "--layer", "blocks.4"]
+    look = ["--scale", "common", "--colorbar", "--colormap", "viridis", "--alpha", "1"]
+    assert main(["explain", str(photos), *options, *look, "--out", str(out)]) == 0
+    results = [cam_hub.Explanation.load(out / name) for name in ("a.png", "b.png")]
+    plain = {"alpha": 1.0, "colormap": "viridis", "colorbar": True}
+    for position, layer in enumerate((None, "bn2", "blocks.4")):
+        scale = (0.0, 1.0) if layer is None else cam_hub.shared_scale(results, layer)
+        for name, result in zip(("a.png", "b.png"), results, strict=True):
+            stem = (
+                "overlay-291" if layer is None else f"overlay-291-{file_stem(position - 1, layer)}"
+            )
+            (file,) = (out / name).glob(f"{stem}.png")
+            expected = result.overlay(layer=layer, scale=scale, **plain)
+            assert np.array_equal(np.asarray(Image.open(file)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("look", [["--scale", "log"], ["--scale", "1,0"], ["--alpha", "2"],
+                                  ["--colormap", "no such"]])  # fmt: skip
+def test_a_look_that_does_not_work_is_refused_before_anything_is_computed(look, tmp_path, capsys):
+    assert main(["explain", "nowhere.png", *look, "--out", str(tmp_path / "out")]) == 1
+    assert look[0][2:] in capsys.readouterr().err
 
 
 def test_a_comparison_is_saved_and_what_is_missing_is_told(photo, tmp_path, capsys):

@@ -319,3 +319,32 @@ class TestLabels:
 
     def test_without_labels_a_text_of_digits_is_an_index(self):
         assert own_class(" 12 ", None) == 12
+
+
+def test_what_was_predicted_stands_beside_what_is_true(random, lion):
+    grid = compare(random, lion, methods="layercam", classes=[cam_hub.top(2), 7, "top(1)"])
+    assert grid.kind == "classes"
+    assert grid.titles == ("predicted 1", "predicted 2", "7", "predicted")
+    best = [found.class_index for found in cam_hub.predict(random, lion, top=2).predictions]
+    assert [cell.class_index for cell in grid.cells] == [*best, 7, best[0]]
+    alone = explain(random, lion, method="layercam", classes=[best[0], 7])
+    assert same(grid.cells[0], alone)
+    assert same(grid.cells[2], alone)
+
+
+def test_a_class_that_a_model_lacks_leaves_the_predicted_one_its_map(random, lion):
+    grid = compare(random, lion, methods="layercam", classes=[cam_hub.top(1), 5000])
+    predicted, lacking = grid.cells
+    assert predicted.error is None
+    assert isinstance(lacking.error, ClassNotFound)
+    with pytest.raises(InvalidArgument, match=r"top\(count\)"):
+        compare(random, lion, classes=[cam_hub.top(1), 1.5])
+
+
+def test_a_function_of_the_output_is_one_score_for_all_methods(random, lion):
+    def margin(output):
+        return output[:, 3] - output[:, 4]
+
+    grid = compare(random, lion, methods=["layercam", "gradcam"], classes=margin)
+    assert {cell.label for cell in grid.cells} == {"margin"}
+    assert same(grid.cells[0], explain(random, lion, method="layercam", classes=margin))

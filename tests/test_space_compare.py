@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from PIL import Image
 
 import cam_hub
 from cam_hub import Comparison
+from cam_hub.options import options_for
 from space.compare_files import write_compare_files
+from space.compare_views import grid_html, tile_side
 from tests.browser import Browser
 from tests.space_app import SETTINGS, encoded
 
@@ -86,6 +89,10 @@ def test_a_bad_model_in_the_middle_leaves_the_others_their_maps(
         ({"target_layers": [f"l{n}" for n in range(33)], "models": ["a", "b"]}, "too_much"),
         ({"target_layers": ["all"], "methods": ["gradcam"]}, "too_much"),
         ({"classes": ["no such thing"]}, "class_not_found"),
+        ({"contrast": "no such thing"}, "class_not_found"),
+        ({"region": [0, 0, 9, 9]}, "invalid_argument"),
+        ({"autocast": "int8"}, "invalid_argument"),
+        ({"batch_size": 65}, "too_much"),
     ],
 )
 def test_what_cannot_be_answered_gets_a_sentence_with_its_code(
@@ -172,6 +179,34 @@ def test_columns_are_what_was_chosen_and_the_form_fills_in_the_rest(
     assert shown["compare_grid"].count("<figure>") == count
     if kind == "methods":
         assert "for cheetah" in shown["compare_grid"]
+
+
+def test_the_form_says_what_is_explained_as_it_does_for_one_picture(
+    browser: Browser, lion: Image.Image, lite0: cam_hub.LoadedModel
+):
+    photo = browser.upload(encoded(lion, "PNG"))
+    event = browser.event("compare_run", "click", "compare_grid")
+    inputs = {name for name, id in browser.ids.items() if id in event["inputs"]}
+    form = {"photo", "photo_url", "method", "classes", "contrast", "region", "reference",
+            "num_samples", "std", "seed"}  # fmt: skip
+    assert form | {f"option_{name}" for name in options_for("page")} <= inputs
+    asked = {"contrast": ["cheetah"], "option_sign": "both", "option_target": "probability"}
+    done, shown = press(browser, photo, compare_methods=["gradcam"], **asked)
+    assert done
+    meant = cam_hub.compare(
+        lite0, lion, methods="gradcam", contrast="cheetah", sign="both", target="probability"
+    )
+    side = tile_side(meant)
+    expected = grid_html(meant.reduced(side), "shares", 0.5, "jet")
+    assert re.findall('data:image[^"]*', shown["compare_grid"]) == re.findall(
+        'data:image[^"]*', expected
+    )
+    done, refused = press(browser, photo, contrast=["no such thing"])
+    assert not done
+    assert "no such thing" in refused["error"]
+    done, refused = press(browser, photo, region="0, 0, 9, 9")
+    assert not done
+    assert "region" in refused["error"]
 
 
 def test_another_look_is_drawn_without_the_model(browser: Browser, lion: Image.Image):

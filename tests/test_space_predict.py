@@ -34,6 +34,8 @@ def test_it_tells_the_classes_and_what_the_model_saw(
         "photo_size": [256, 256],
         "input_size": [3, 224, 224],
         "seen": [16, 16, 240, 240],
+        "target": direct.target,
+        "output": None,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +27,14 @@ class Columns:
         kind: Which of them the columns are; ``"methods"`` where each has one value.
         methods: Canonical names.
         layers: A word that stands for layers, names, or None for the recommended one.
-        classes: Indices and labels, ``Top`` for a model's own best, or None for its predicted one.
+        classes: Indices, labels and ``Top`` for a model's own best; ``Top`` alone; None for its
+            predicted one; or a function of what the network returns.
     """
 
     kind: Kind
     methods: tuple[str, ...]
     layers: str | tuple[str, ...] | None
-    classes: Top | tuple[Class, ...] | None
+    classes: Top | tuple[Class | Top, ...] | Callable[[Any], Any] | None
 
     @property
     def count(self) -> int | None:
@@ -42,7 +43,27 @@ class Columns:
             return len(self.methods)
         if self.kind == "layers":
             return len(self.layers) if isinstance(self.layers, tuple) else None
-        return self.classes.count if isinstance(self.classes, Top) else len(self.classes or ())
+        return len(self.class_columns)
+
+    @property
+    def class_columns(self) -> tuple[tuple[Class | Top, int], ...]:
+        """One entry per class: what was named, and for ``Top`` the rank, from 0."""
+        if self.classes is None or callable(self.classes):
+            return ()
+        named = (self.classes,) if isinstance(self.classes, Top) else self.classes
+        return tuple(
+            (item, rank)
+            for item in named
+            for rank in range(item.count if isinstance(item, Top) else 1)
+        )
+
+    def class_name(self, place: int) -> str | None:
+        """The class of a column as it was named; None for one that depends on the model."""
+        columns = self.class_columns
+        if not columns:
+            return None
+        item, _ = columns[place if self.kind == "classes" else 0]
+        return None if isinstance(item, Top) else str(item)
 
     def titles(self, count: int) -> tuple[str, ...]:
         """What stands above the columns, of which there turned out to be ``count``."""
@@ -51,7 +72,14 @@ class Columns:
         if self.kind == "layers" and isinstance(self.layers, tuple):
             return self.layers
         if self.kind == "classes" and isinstance(self.classes, tuple):
-            return tuple(str(wanted) for wanted in self.classes)
+            return tuple(
+                str(item)
+                if not isinstance(item, Top)
+                else "predicted"
+                if item.count == 1
+                else f"predicted {rank + 1}"
+                for item, rank in self.class_columns
+            )
         word = "layer" if self.kind == "layers" else "class"
         return tuple(f"{word} {number}" for number in range(1, count + 1))
 
@@ -62,7 +90,8 @@ def read_columns(methods: str | Iterable[str], layers: Any, classes: ClassChoice
     Args:
         methods: A method's name, or several.
         layers: A layer's name, several, a word of ``suggest_layers``, or None.
-        classes: A class index, a label, several, ``top(count)``, or None.
+        classes: A class index, a label, ``top(count)``, several of these, a function of what the
+            network returns, or None.
 
     Returns:
         The columns, without repetitions.
@@ -78,8 +107,7 @@ def read_columns(methods: str | Iterable[str], layers: Any, classes: ClassChoice
         "methods": len(names) > 1,
         "layers": layer_choice not in (None, "best")
         and (isinstance(layer_choice, str) or len(layer_choice or ()) > 1),
-        "classes": class_choice is not None
-        and (class_choice.count if isinstance(class_choice, Top) else len(class_choice)) > 1,
+        "classes": len(Columns("classes", names, None, class_choice).class_columns) > 1,
     }
     kinds = [kind for kind, many in several.items() if many]
     if len(kinds) > 1:
@@ -109,27 +137,33 @@ def _layers(layers: Any) -> str | tuple[str, ...] | None:
     return tuple(dict.fromkeys(wanted))
 
 
-def _classes(classes: Any) -> Top | tuple[Class, ...] | None:
+def _classes(classes: Any) -> Top | tuple[Class | Top, ...] | Callable[[Any], Any] | None:
     if classes is None or isinstance(classes, Top):
         return classes
+    if callable(classes):
+        chosen: Callable[[Any], Any] = classes
+        return chosen
     if isinstance(classes, str):
         return parse_top(classes) or (classes,)
     try:
         return (operator.index(classes),)
     except TypeError:
         wanted = _listed("classes", classes)
-    return tuple(dict.fromkeys(map(_class, wanted)))
+    found = tuple(dict.fromkeys(map(_class, wanted)))
+    return found[0] if len(found) == 1 and isinstance(found[0], Top) else found
 
 
-def _class(item: Any) -> Class:
+def _class(item: Any) -> Class | Top:
     if isinstance(item, str):
+        return parse_top(item) or item
+    if isinstance(item, Top):
         return item
     try:
         if isinstance(item, bool):
             raise TypeError
         return operator.index(item)
     except TypeError:
-        raise InvalidArgument("classes", item, "class indices or labels") from None
+        raise InvalidArgument("classes", item, "class indices, labels or top(count)") from None
 
 
 def _listed(argument: str, value: Any) -> list[Any]:

@@ -53,6 +53,7 @@ def compare(
     std: float = 0.3,
     seed: int = 0,
     batch_size: int = 8,
+    autocast: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Explains one picture by several models, methods, layers or classes, for looking at together.
@@ -72,10 +73,11 @@ def compare(
         target_layers: A layer's name, several, or None for each model's recommended layer. A word
             of ``suggest_layers`` (``"stages"``, ``"convs"``, ``"all"``) stands for the layers that
             each model has of that kind, first to last; the columns are their numbers.
-        classes: A class index, a label, several of these, ``top(count)`` for each model's own most
-            probable ones, or None for each model's own predicted class. A label is looked for in
-            each model's label set, also by each of its comma-separated names; an index means what
-            it means in each model.
+        classes: A class index, a label, ``top(count)`` for each model's own most probable ones,
+            several of these (``[top(1), "tabby"]`` for what was predicted beside what is true), a
+            function of what the network returns, or None for each model's own predicted class. A
+            label is looked for in each model's label set, also by each of its comma-separated
+            names; an index means what it means in each model.
         contrast: As for ``explain``; the error of a model whose explained class it is.
         sign: As for ``explain``.
         target: As for ``explain``.
@@ -87,6 +89,7 @@ def compare(
         std: As for ``explain``.
         seed: As for ``explain``; all models get the same noise, if their inputs are of one size.
         batch_size: As for ``explain``.
+        autocast: As for ``explain``.
         progress: Called with the part that is done and a few words; what it raises stops the work.
 
     Returns:
@@ -106,13 +109,19 @@ def compare(
         target_layers=target_layers,
         classes=classes,
         contrast=contrast,
-        options={"sign": sign, "target": target, "output": output, "call": call},
+        options={
+            "sign": sign,
+            "target": target,
+            "output": output,
+            "call": call,
+            "batch_size": batch_size,
+            "autocast": autocast,
+        },
         region=region,
         reference=reference,
         num_samples=num_samples,
         std=std,
         seed=seed,
-        batch_size=batch_size,
     )
     return make_grid(wanted, question, _shared_store, progress)
 
@@ -131,7 +140,6 @@ def ask(
     options: Mapping[str, Any] | None = None,
     region: RegionChoice = None,
     reference: object = None,
-    batch_size: int = 8,
     most: int | None = None,
 ) -> Question:
     """Checks everything that can be judged without a model.
@@ -148,14 +156,13 @@ def ask(
         options: Those of ``cam_hub.options``; missing ones have their defaults.
         region: Part of the photo.
         reference: Picture to compare with.
-        batch_size: Images at once.
         most: Most layers that a word may stand for; None for any number.
 
     Raises:
         InvalidArgument, MethodNotFound, ImageRefused: As ``compare``.
     """
     columns = read_columns(methods, target_layers, classes)
-    Request.checked(num_samples=num_samples, std=std, seed=seed, batch_size=batch_size)
+    Request.checked(num_samples=num_samples, std=std, seed=seed)
     arguments = {
         **check_options(options or {}),
         "contrast": contrast,
@@ -164,7 +171,6 @@ def ask(
         "num_samples": num_samples,
         "std": std,
         "seed": seed,
-        "batch_size": batch_size,
     }
     held, photo = _opened(image)
     return Question(held, photo, columns, arguments, most)

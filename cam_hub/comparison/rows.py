@@ -8,7 +8,7 @@ from typing import Any
 
 from cam_hub.classes import Top
 from cam_hub.comparison.cells import Cell, Row
-from cam_hub.comparison.columns import Columns
+from cam_hub.comparison.columns import Class, Columns
 from cam_hub.comparison.labels import own_class
 from cam_hub.comparison.work import Done, Question, Teller, Worker, answers, forward_seconds
 from cam_hub.errors import CamHubError, ClassNotFound, NoMap, TooMuch
@@ -70,13 +70,11 @@ def make_row(model: LoadedModel, question: Question, tell: Teller, started: floa
 
 def empty_cell(columns: Columns, place: int, error: CamHubError) -> Cell:
     """A place of the grid without a map, as far as it is known without the model."""
-    layer = label = None
+    layer = None
     if isinstance(columns.layers, tuple):
         layer = columns.layers[place if columns.kind == "layers" else 0]
-    if isinstance(columns.classes, tuple):
-        label = str(columns.classes[place if columns.kind == "classes" else 0])
     method = columns.methods[place if columns.kind == "methods" else 0]
-    return Cell(method, layer, label=label, error=error)
+    return Cell(method, layer, label=columns.class_name(place), error=error)
 
 
 def _names_of(model: LoadedModel, question: Question, size: tuple[int, ...]) -> tuple[str, ...]:
@@ -137,40 +135,62 @@ def _by_layers(
 
 def _by_classes(worker: Worker, columns: Columns) -> list[Cell]:
     method, layers = columns.methods[0], columns.layers
-    if isinstance(columns.classes, Top):
-        done = worker.explain(method, layers, columns.classes, columns.classes.count)
-        ranked = [_cell(done, done.result.layers[0], index) for index in done.result.classes]
-        few = NoMap(f"of this picture the model tells no more classes than {len(ranked)}")
-        missing = columns.classes.count - len(ranked)
-        return ranked + [empty_cell(columns, 0, few) for _ in range(missing)]
-    own: list[Any] = []
-    for wanted in columns.classes or ():
-        try:
-            own.append(own_class(wanted, worker.model.class_names))
-        except ClassNotFound as error:
-            own.append(error)
-    known = list(dict.fromkeys(item for item in own if not isinstance(item, CamHubError)))
+    named: dict[Class, Class | ClassNotFound] = {}
+    for item, _ in columns.class_columns:
+        if not isinstance(item, Top):
+            try:
+                named[item] = own_class(item, worker.model.class_names)
+            except ClassNotFound as error:
+                named[item] = error
+    known = [item for item in named.values() if not isinstance(item, CamHubError)]
+    count = max([item.count for item, _ in columns.class_columns if isinstance(item, Top)] or [0])
+    # The model's own best classes take a pass of their own: in a result that contains named
+    # classes as well, the two kinds cannot be distinguished.
+    best = answers(
+        [Top(count)] if count else [],
+        lambda tops: worker.explain(method, layers, tops[0], count),
+        worker.tell,
+    )
+    if count and not named and isinstance(failed := best[Top(count)], CamHubError):
+        raise failed
     found = answers(
-        known, lambda some: worker.explain(method, layers, some, len(some)), worker.tell
+        list(dict.fromkeys(known)),
+        lambda some: worker.explain(method, layers, some, len(some)),
+        worker.tell,
     )
     cells = []
-    for place, item in enumerate(own):
-        done_or_not = item if isinstance(item, CamHubError) else found[item]
-        if isinstance(done_or_not, Done):
-            result = done_or_not.result
+    for place, (item, rank) in enumerate(columns.class_columns):
+        if isinstance(item, Top):
+            cells.append(_ranked(best[Top(count)], rank, columns, place))
+            continue
+        own = named[item]
+        done = own if isinstance(own, CamHubError) else found[own]
+        if isinstance(done, Done):
             # A text that is left is the name of the only score of a model without classes.
-            index = item if isinstance(item, int) else result.classes[0]
-            cells.append(_cell(done_or_not, result.layers[0], index))
+            index = own if isinstance(own, int) else done.result.classes[0]
+            cells.append(_cell(done, done.result.layers[0], index))
         else:
-            cells.append(empty_cell(columns, place, done_or_not))
+            cells.append(empty_cell(columns, place, done))
     return cells
+
+
+def _ranked(done: Done | CamHubError, rank: int, columns: Columns, place: int) -> Cell:
+    """The cell of one of a model's own best classes."""
+    if not isinstance(done, Done):
+        return empty_cell(columns, place, done)
+    classes = done.result.classes
+    if rank < len(classes):
+        return _cell(done, done.result.layers[0], classes[rank])
+    few = NoMap(f"the model has only {len(classes)} classes for this picture")
+    return empty_cell(columns, place, few)
 
 
 def _classes_of(model: LoadedModel, columns: Columns) -> Any:
     """The one class that all columns are about, as ``explain`` takes it."""
     if not isinstance(columns.classes, tuple):
         return columns.classes
-    return [own_class(columns.classes[0], model.class_names)]
+    ((named, _),) = columns.class_columns
+    return [named if isinstance(named, Top) else own_class(named, model.class_names)]
 
 
 def _cell(done: Done, layer: str, index: int) -> Cell:

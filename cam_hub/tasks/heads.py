@@ -55,6 +55,9 @@ class Head:
                 _ARGUMENT, choice, f"None, since the network returns one tensor, of shape {shape}"
             )
         path: Any = choice if isinstance(choice, tuple) else (choice,)
+        known = {text_of(inner): inner for inner in named_outputs(raw)}
+        if isinstance(choice, str) and choice in known:  # as results name it: heads/1
+            path = known[choice]
         exact = tuple(_steps(raw, path, choice, others))
         found = cls(exact, others).read(raw)
         if not isinstance(found, Tensor):
