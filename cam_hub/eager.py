@@ -49,7 +49,7 @@ def has_compiled_functions(modules: Sequence[nn.Module]) -> bool:
     """
     return any(
         "_orig_mod" in child._modules
-        or any(map(_is_compiled, vars(child).values()))
+        or any(_is_compiled(each) for each in vars(child).values() if type(each) in _FUNCTIONS)
         or _has_compiled_method(type(child))
         for child in modules
     )
@@ -156,5 +156,8 @@ def _has_compiled_method(kind: type) -> bool:
     return _methods[kind]
 
 
+_FUNCTIONS = frozenset((FunctionType, MethodType))  # which have no subclasses
+
+
 def _is_compiled(value: object) -> bool:
-    return isinstance(value, (FunctionType, MethodType)) and hasattr(value, _ORIGINAL)
+    return type(value) in _FUNCTIONS and hasattr(value, _ORIGINAL)

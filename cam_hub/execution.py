@@ -105,6 +105,8 @@ PLAIN = Execution()
 
 _LOCK = threading.RLock()
 
+_GENERATORS = (torch.Generator, random.Random, np.random.Generator)
+
 
 class _Tensor:
     """A tensor of a module, which a copy takes the place of for a while; or a number."""
@@ -149,14 +151,24 @@ class _Numbers:
     @property
     def is_moved(self) -> bool:
         """Whether numbers were drawn since."""
-        now = self.read()
-        if isinstance(now, Tensor):
-            return not torch.equal(now, self.state)
-        return repr(now) != repr(self.state)
+        return not _same(self.read(), self.state)
 
     def restore(self) -> None:
         """Puts it back to where it stood."""
         self.write(self.state)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two states of a source of random numbers are the same."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, tuple) and any(isinstance(part, np.ndarray) for part in one):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
 
 
 def random_numbers(module: nn.Module) -> list[_Numbers]:
@@ -178,20 +190,19 @@ def random_numbers(module: nn.Module) -> list[_Numbers]:
             )
             for device in range(torch.cuda.device_count())
         ]
-    for child in walk(module):
-        for value in vars(child).values():
-            if isinstance(value, torch.Generator):
-                found.append(source(value.get_state, value.set_state))
-            elif isinstance(value, random.Random):
-                found.append(source(value.getstate, value.setstate))
-            elif isinstance(value, np.random.Generator):
-                bits = value.bit_generator
-                found.append(
-                    source(
-                        lambda bits=bits: bits.state,  # type: ignore[misc]
-                        lambda state, bits=bits: setattr(bits, "state", state),  # type: ignore[misc]
-                    )
+    for value in _generators(module):
+        if isinstance(value, torch.Generator):
+            found.append(source(value.get_state, value.set_state))
+        elif isinstance(value, random.Random):
+            found.append(source(value.getstate, value.setstate))
+        else:
+            bits = value.bit_generator
+            found.append(
+                source(
+                    lambda bits=bits: bits.state,  # type: ignore[misc]
+                    lambda state, bits=bits: setattr(bits, "state", state),  # type: ignore[misc]
                 )
+            )
     return found
 
 
@@ -271,15 +282,22 @@ def _tensors_of(module: nn.Module) -> list[str]:
 
 
 def _seed_own(module: nn.Module, seed: int) -> None:
-    for child in walk(module):
-        for value in vars(child).values():
-            if isinstance(value, torch.Generator):
-                value.manual_seed(seed)
-            elif isinstance(value, random.Random):
-                value.seed(seed)
-            elif isinstance(value, np.random.Generator):
-                bits = value.bit_generator
-                bits.state = type(bits)(seed).state
+    for value in _generators(module):
+        if isinstance(value, torch.Generator):
+            value.manual_seed(seed)
+        elif isinstance(value, random.Random):
+            value.seed(seed)
+        else:
+            bits = value.bit_generator
+            bits.state = type(bits)(seed).state
+
+
+def _generators(module: nn.Module) -> list[Any]:
+    """The sources of random numbers that a network keeps itself."""
+    values = [value for child in walk(module) for value in vars(child).values()]
+    # Networks have thousands of attributes of some twenty types, and torch answers slowly.
+    kinds = {kind for kind in set(map(type, values)) if issubclass(kind, _GENERATORS)}
+    return [value for value in values if type(value) in kinds] if kinds else []
 
 
 def _cuda_runs() -> bool:

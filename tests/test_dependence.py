@@ -140,3 +140,29 @@ def test_a_layer_feeds_those_that_come_before_it(net, noise):
     with dependences(net, noise, run, as_it_is, layers, overwritten={"stem", "body"}) as reached:
         assert reached.feeding("body") == {"stem", "act"}
         assert reached.feeding("stem") == set()
+
+
+def test_what_the_graph_shows_of_dependence_is_what_gradients_show(noise):
+    """A residual sum in which one branch is multiplied by zero: the graph alone cannot tell."""
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.left = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+            self.right, self.last = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+            self.head = nn.Linear(4, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            left, right = self.left(x), self.right(x)
+            x = self.last(left + 0 * right) + right
+            return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    net = Branches().eval()
+    with dependences(net, noise, run, as_it_is, layers_of(net, noise)) as reached:
+        taps = reached._taps
+        assert taps.upstream(taps.activations["last"]) == {"stem", "left", "right", "last"}
+        assert taps.upstream(taps.activations["last"], stop="left") == {"stem", "right", "last"}
+        assert reached.feeding("last") == {"stem", "left"}
+        assert reached.feeding("right") == {"stem"}

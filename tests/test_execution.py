@@ -259,6 +259,39 @@ def test_tensors_are_restored_after_a_failure_too():
     assert module.seen.item() == 0
 
 
+class Drawing(nn.Module):
+    """Keeps sources of random numbers of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_torch, self.of_python = torch.Generator(), random.Random(0)
+        self.of_numpy = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda net: torch.rand(1),
+        lambda net: random.random(),
+        lambda net: np.random.rand(),
+        lambda net: np.random.standard_normal(),
+        lambda net: torch.rand(1, generator=net.of_torch),
+        lambda net: net.of_python.random(),
+        lambda net: net.of_numpy.random(),
+    ],
+    ids=["torch", "python", "numpy", "numpy, normal", "own, torch", "own, python", "own, numpy"],
+)
+def test_every_source_of_random_numbers_is_watched_and_put_back(draw):
+    net = Drawing()
+    with watch(net) as seen:
+        pass
+    assert not seen.drawn
+    with watch(net) as seen:
+        first = draw(net)
+    assert seen.drawn
+    assert draw(net) == first
+
+
 def test_the_users_own_tensors_stay_the_same_objects():
     model = wrapped(Averaging)
     average, seen = model.module.average, model.module.seen

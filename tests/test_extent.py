@@ -106,16 +106,28 @@ def test_windows_that_run_from_one_end_to_the_other_cover_the_input():
     for band in range(4):
         bands[band, 2 * band : 2 * band + 2] = 1
         bands[4 + band, :, 2 * band : 2 * band + 2] = 1
-    assert fit_extent(bands) == ((0, 1, True), (0, 1, True))
+    assert fit_extent(bands, (8, 8)) == ((0, 1, True), (0, 1, True))
     # Four rows that see one band and four that see the next cover the middle half.
     bands[:4] = 0
     bands[1, :4], bands[2, 4:] = 1, 1
-    rows, _ = fit_extent(bands)
+    rows, _ = fit_extent(bands, (8, 8))
     assert rows == pytest.approx((0.25, 0.75, True), abs=0.03)
 
 
+@pytest.mark.parametrize("cells", [28, 14], ids=["all", "every second one"])
+def test_a_shift_by_half_a_cell_as_strides_cause_it_is_the_whole_input(cells):
+    # Row n of 28 sees what lies around n / 28, where its middle would be at (n + 1/2) / 28.
+    middle = torch.arange(28)[28 // cells - 1 :: 28 // cells] / 28
+    edges = torch.arange(4)[:, None] / 4
+    seen = (middle + 0.05).clamp(max=1).minimum(edges + 0.25) - (middle - 0.05).maximum(edges)
+    bands = torch.ones(8, cells, 8)
+    bands[:4] = seen.clamp_min(0).sqrt()[:, :, None]
+    rows, _ = fit_extent(bands, (28, 8))
+    assert rows == (0, 1, True)
+
+
 def test_cells_that_answer_to_all_bands_show_nothing():
-    assert not any(fit.clear for fit in fit_extent(torch.ones(8, 8, 8)))
+    assert not any(fit.clear for fit in fit_extent(torch.ones(8, 8, 8), (8, 8)))
 
 
 @pytest.mark.parametrize(

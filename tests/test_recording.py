@@ -194,6 +194,21 @@ def test_a_module_in_two_places_answers_to_both_names():
     assert set(modules_by_name(module)) == {"a", "b"}
 
 
+def test_modules_have_the_names_and_the_order_that_torch_gives_them():
+    shared = nn.Sequential(nn.ReLU(), nn.Conv2d(1, 1, 1))
+    module = nn.Sequential(shared, nn.ModuleDict({"again": shared, "none": nn.Identity()}))
+    module[1].register_module("left_out", None)
+    named = module.named_modules(remove_duplicate=False)
+    assert list(modules_by_name(module).items()) == [(name, part) for name, part in named if name]
+
+
+def test_a_module_that_contains_itself_ends_with_an_error():
+    module = nn.Sequential(nn.ReLU())
+    module.register_module("itself", module)
+    with pytest.raises(RecursionError, match="contain themselves"):
+        modules_by_name(module)
+
+
 def test_an_unknown_layer_names_the_nearest_and_leaves_no_hook():
     module = Doubling()
     with pytest.raises(LayerNotFound) as caught, tap(module, ["affine", "afine"]):

@@ -19,6 +19,7 @@ __all__ = [
     "lead",
     "match_all",
     "match_bands",
+    "sampled",
     "sizes",
 ]
 
@@ -46,6 +47,12 @@ FEW_CELLS, CLEARER = 3, 0.1
 
 FINEST = 16
 """Of finer grids about so many rows and columns are looked at: it is enough, and saves time."""
+
+
+def sampled(side: int) -> slice:
+    """Which of so many rows or columns are looked at."""
+    step = -(-side // FINEST)
+    return slice(step // 2, None, step)
 
 
 class Match(NamedTuple):

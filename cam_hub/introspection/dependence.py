@@ -52,9 +52,10 @@ class Dependence:
 class Dependences(dict[str, Dependence]):
     """Dependences by layer, with the graph that they were found in while it is still there."""
 
-    def __init__(self, taps: Taps, layers: Mapping[str, Arrangement]) -> None:
+    def __init__(self, taps: Taps, scores: Tensor, layers: Mapping[str, Arrangement]) -> None:
         super().__init__()
         self._taps = taps
+        self._scores = scores
         self._layers = layers
         self._feeding: dict[str, set[str]] = {}
 
@@ -101,6 +102,10 @@ class Dependences(dict[str, Dependence]):
         return {other: min(found) for other, found in leads.items() if len(found) == len(asked)}
 
     def _find_feeding(self, name: str) -> set[str]:
+        before = self._taps.upstream(self._taps.activations[name]) & self.keys() - {name}
+        if before.isdisjoint(self._taps.upstream(self._scores, stop=name)):
+            # All that scores depend on in them passes through this layer: no pass is needed.
+            return before
         found: set[str] = set()
 
         def visit(other: str, gradient: Tensor) -> None:
@@ -175,7 +180,7 @@ def dependences(
 def _judge_all(
     taps: Taps, scores: Tensor, layers: Mapping[str, Arrangement], highest: int
 ) -> Dependences:
-    found = Dependences(taps, layers)
+    found = Dependences(taps, scores, layers)
     if not scores.requires_grad or not taps.activations:
         return found
     counted: dict[str, tuple[float, float]] = {}

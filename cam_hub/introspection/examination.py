@@ -67,20 +67,22 @@ def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
     """
     execution = Execution(one_by_one=mixes_batch(model.module))
     sparing = False
-    for left in reversed(range(_RESTARTS)):
-        way = replace(execution, one_by_one=True) if sparing else execution
-        trial = Trial(model.module, model.task, way, certain=not left)
-        try:
-            lines = _experiment(model, size, trial)
-        except Changed as signal:
-            execution = signal.execution
-        except _NoMemory:
-            if trial.one_by_one:
-                raise OutOfMemory(model.id, _TOO_LARGE.format(size, model.device)) from None
-            sparing = True
-        else:
-            model.facts[FACT] = execution
-            return lines
+    # Once for all passes: each looks through all modules for what to switch off.
+    with quiet(model.module):
+        for left in reversed(range(_RESTARTS)):
+            way = replace(execution, one_by_one=True) if sparing else execution
+            trial = Trial(model.module, model.task, way, certain=not left)
+            try:
+                lines = _experiment(model, size, trial)
+            except Changed as signal:
+                execution = signal.execution
+            except _NoMemory:
+                if trial.one_by_one:
+                    raise OutOfMemory(model.id, _TOO_LARGE.format(size, model.device)) from None
+                sparing = True
+            else:
+                model.facts[FACT] = execution
+                return lines
     raise AssertionError("the last trial is certain")
 
 

@@ -8,6 +8,8 @@ cell's place, and the windows' offset and scale are fitted to how the cells answ
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cam_hub.introspection.bands import BANDS
+from cam_hub.introspection.bands import BANDS, sampled
 
 __all__ = ["FULL", "Extent", "Fit", "fit_extent", "follows", "on_input"]
 
@@ -31,9 +33,19 @@ _WIDTHS = (0.03, 0.06, 0.12, 0.2, 0.3, 0.45, 0.7, 1.0)
 _CENTRES, _LENGTHS = (0.2, 0.8, 49), (0.35, 1.8, 59)
 """The first, the last and the number of the places of a grid's centre and of its lengths."""
 
+_EXTENTS = tuple(
+    product(
+        *(
+            [first + (last - first) * step / (count - 1) for step in range(count)]
+            for first, last, count in (_CENTRES, _LENGTHS)
+        )
+    )
+)
+"""Centres and lengths of all extents that are tried."""
+
 _POOR, _BETTER = 0.004, 0.3
 """Another extent than the whole input must have at most this part of the whole input's mean squared
-error, which must be at least this."""
+error, which must be at least this, also if the whole is shifted by up to half a cell."""
 
 _FAR, _CELLS = 0.1, 1.0
 """An end that is off by less than this part of the input, or of a cell, is where it should be:
@@ -61,20 +73,21 @@ class Fit(NamedTuple):
     clear: bool
 
 
-def fit_extent(responses: Tensor) -> tuple[Fit, Fit]:
+def fit_extent(responses: Tensor, grid: tuple[int, int]) -> tuple[Fit, Fit]:
     """Fits the part of the input that a grid covers.
 
     Args:
         responses: ``(2 * BANDS, rows, cols)``: how much each cell changes by each disturbance,
             first of the copies with horizontal bands disturbed, then of those with vertical ones.
+        grid: Rows and columns of the grid, of which these may be ``sampled`` ones.
 
     Returns:
         One fit for the rows and one for the columns.
     """
     responses = responses.cpu().double()
     return (
-        _fit_axis(responses[:BANDS].square().mean(dim=2)),
-        _fit_axis(responses[BANDS:].square().mean(dim=1)),
+        _fit_axis(responses[:BANDS].square().mean(dim=2), grid[0]),
+        _fit_axis(responses[BANDS:].square().mean(dim=1), grid[1]),
     )
 
 
@@ -83,54 +96,79 @@ def follows(side: int, finer: int) -> bool:
     return any(abs(finer / stride - side) <= 1 + 1 / stride for stride in range(1, finer + 1))
 
 
-def _fit_axis(energy: Tensor) -> Fit:
+def _fit_axis(energy: Tensor, side: int) -> Fit:
     """The fit of ``(BANDS, cells)``; noise adds up by squares, so windows add up the energy."""
     cells = energy.shape[1]
     total = energy.sum(dim=0)
     seen = total > 1e-6 * total.max()  # a border of zeros shows nothing
     if cells < 4 or int(seen.sum()) < 4:
         return Fit(0.0, 1.0, clear=False)
-    share = (energy / total.clamp_min(1e-30))[:, seen]
-    place = ((torch.arange(cells, dtype=torch.float64) + 0.5) / cells)[seen] - 0.5
+    share = (energy / total.clamp_min(1e-30))[:, seen].float()
     if float(share.amax(dim=0).mean()) < _NARROW:
         return Fit(0.0, 1.0, clear=False)
-    whole = float(_errors(share, place, torch.tensor([[0.5, 1.0]])).min())
-    if whole < _POOR:
+    looked_at = range(side) if cells == side else range(side)[sampled(side)]
+    places = tuple((looked_at[cell] + 0.5) / side for cell in seen.nonzero().flatten().tolist())
+    shifted = _errors(share, _windows(places, _shifted(side)))
+    if float(shifted.min()) < _POOR:
         return Fit(0.0, 1.0, clear=True)
-    centres, lengths = (
-        torch.linspace(first, last, int(count), dtype=torch.float64)
-        for first, last, count in (_CENTRES, _LENGTHS)
-    )
-    tried = torch.cartesian_prod(centres, lengths)
-    errors = _errors(share, place, tried)
+    whole = float(shifted[len(shifted) // 2])
+    errors = _errors(share, _windows(places, _EXTENTS))
     least = errors.min()
     if float(least) > _BETTER * whole:
         return Fit(0.0, 1.0, clear=False)
     # Few cells are fitted by several extents alike.
-    centre, length = tried[errors <= 1.1 * least + _TIE].mean(dim=0).tolist()
+    near = errors <= 1.1 * least + _TIE
+    centre, length = torch.tensor(_EXTENTS)[near].mean(dim=0).tolist()
     start, stop = centre - length / 2, centre + length / 2
     off = max(abs(start), abs(stop - 1))
-    if off < max(_FAR, _CELLS * length / cells):
+    if off < max(_FAR, _CELLS * length / side):
         return Fit(0.0, 1.0, clear=True)
     return Fit(start, stop, clear=True)
 
 
-def _errors(share: Tensor, place: Tensor, tried: Tensor) -> Tensor:
-    """The mean squared errors of extents ``(N, 2)``, centre and length, of the best width each."""
+def _errors(share: Tensor, windows: Tensor) -> Tensor:
+    """The mean squared errors of extents, of the best width each.
+
+    In every cell the bands' shares add up to 1, and so do those of a window, so that the error
+    follows from three sums of products.
+    """
+    cells = share.shape[1]
+    size = windows.square().sum(dim=-1)
+    both = windows @ share.flatten()
+    # Cells may answer to everything a little, too.
+    rest = size - cells / BANDS
+    even = ((size - both) / rest.clamp_min(1e-9)).clamp(0, 0.5)
+    gap = share.square().sum() - 2 * both + size
+    return ((gap - even * (2 * (size - both) - even * rest)) / cells).amin(dim=0)
+
+
+@lru_cache(maxsize=4)
+def _windows(places: tuple[float, ...], extents: tuple[tuple[float, float], ...]) -> Tensor:
+    """How much of each cell's window lies in each band, by width and extent.
+
+    Args:
+        places: Of the cells' centres on the grid, in [0, 1].
+        extents: Centres and lengths.
+
+    Returns:
+        ``(widths, extents, BANDS * cells)``.
+    """
+    tried, place = torch.tensor(extents), torch.tensor(places) - 0.5
     middle = (tried[:, :1] + tried[:, 1:] * place).clamp(0, 1)  # a border reflects what is near it
-    edges = torch.arange(BANDS, dtype=torch.float64)[:, None, None] / BANDS
+    edges = torch.arange(BANDS)[None, :, None] / BANDS
     found = []
     for width in _WIDTHS:
         low, high = (middle - width / 2).clamp_min(0), (middle + width / 2).clamp_max(1)
-        # (BANDS, N, cells): how much of each window lies in each band.
-        window = torch.minimum(high, edges + 1 / BANDS) - torch.maximum(low, edges)
-        window = window.clamp_min(0) / (high - low).clamp_min(1e-9)
-        # Cells may answer to everything a little, too.
-        gap, rest = share[:, None] - window, 1 / BANDS - window
-        even = ((gap * rest).sum(dim=(0, 2)) / rest.square().sum(dim=(0, 2))).clamp(0, 0.5)
-        error = (gap - even[None, :, None] * rest).square().sum(dim=0).mean(dim=1)
-        found.append(error)
-    return torch.stack(found).amin(dim=0)
+        inside = (high[:, None] - edges).clamp(0, 1 / BANDS)
+        inside -= (low[:, None] - edges).clamp(0, 1 / BANDS)
+        found.append((inside / (high - low)[:, None]).flatten(1))
+    return torch.stack(found)
+
+
+@lru_cache(maxsize=16)
+def _shifted(side: int) -> tuple[tuple[float, float], ...]:
+    """The whole input, in the middle of those that lie up to half a cell beside it."""
+    return tuple((0.5 + eighth / 8 / side, 1.0) for eighth in range(-4, 5))
 
 
 def on_input(cam: NDArray[np.float32], extent: Extent) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_hub.guard import quiet
-from cam_hub.introspection.bands import BANDS, FINEST, NONE, Match, match_all, sizes
+from cam_hub.introspection.bands import BANDS, NONE, Match, match_all, sampled, sizes
 from cam_hub.introspection.chunks import copies_at_once
 from cam_hub.introspection.extent import FULL, Extent, fit_extent, follows
 from cam_hub.introspection.layouts import (
@@ -292,8 +292,7 @@ def _sample(output: Tensor, name: str) -> Tensor:
     layout = LAYOUTS[name]
     index = [slice(None)] * output.ndim
     for axis in layout.grid_axes:
-        step = -(-output.shape[axis] // FINEST)
-        index[axis] = slice(step // 2, None, step)
+        index[axis] = sampled(output.shape[axis])
     channels = output.shape[layout.channel_axis]
     cells = output[0].numel() // max(1, channels)
     most = _CHANNELS if cells <= _SMALL else _FEW_CHANNELS
@@ -365,7 +364,7 @@ def _placed(findings: Mapping[str, Finding], seen: Mapping[str, _Output]) -> dic
         maps = to_maps(_answers([seen[name]], reading.layout).flatten(0, 2), reading)
         maps = maps.reshape(2 * BANDS, 2, reading.frames, -1, maps.shape[-1])[:, 0].mean(dim=1)
         ends = []
-        for axis, fit in enumerate(fit_extent(maps)):
+        for axis, fit in enumerate(fit_extent(maps, grid)):
             start, stop, clear = fit
             if not clear:
                 finer = next((old for old in known[axis] if follows(grid[axis], old[0])), None)
@@ -375,12 +374,12 @@ def _placed(findings: Mapping[str, Finding], seen: Mapping[str, _Output]) -> dic
             known[axis].insert(0, (grid[axis], start, stop))
             ends.append((start, stop))
         fits[grid] = (ends[0][0], ends[1][0], ends[0][1], ends[1][1]) if len(ends) == 2 else None
-    return {
-        name: replace(finding, extent=fits.get(finding.arrangement.grid, FULL))
-        if finding.arrangement is not None
-        else finding
-        for name, finding in findings.items()
-    }
+    found = dict(findings)
+    for name, finding in findings.items():
+        reading = finding.arrangement
+        if reading is not None and (extent := fits.get(reading.grid, FULL)) != finding.extent:
+            found[name] = replace(finding, extent=extent)
+    return found
 
 
 def _recurrent(module: nn.Module) -> set[str]:

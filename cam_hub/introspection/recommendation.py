@@ -26,9 +26,10 @@ _DEEP = 0.9
 """What was measured goes before what is read by its shape, if it lies behind this part of the
 layers."""
 
-_OWN = 0.1
+_OWN, _OWN_OF_ALL = 0.1, 0.25
 """The least lead of a layer's own quarters over the others, in an earlier layer, from which a
-layer that is read by its shape is recommended."""
+layer that is read by its shape is recommended; and that of every quarter, from which a doubtful
+reading holds."""
 
 _LINKS = 8
 """From so many layers a way back to a measured one is looked for."""
@@ -203,11 +204,12 @@ def _supported(
     It need not depend on a measured one directly: each may lie as another one before it does.
     """
     waiting, seen = [name], {name}
+    least = _OWN_OF_ALL if every_quarter else _OWN
     for _ in range(_LINKS):
         if not waiting:
             return False
         leads = reached.quarter_leads(waiting.pop(), every=every_quarter)
-        alike = [other for other in readings if leads.get(other, 0.0) >= _OWN]
+        alike = [other for other in readings if leads.get(other, 0.0) >= least]
         if any(readings[other].measured for other in alike):
             return True
         # The earliest one leads furthest back.
