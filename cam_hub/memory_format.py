@@ -30,6 +30,9 @@ _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channe
 _CONVOLUTIONS = 4
 """A network with fewer (a patch embedding before a transformer) has nothing to gain."""
 
+_SUSPENDED = "memory_format_suspended"
+"""The fact of a model whose weights are contiguous only while algorithms are deterministic."""
+
 _ROUNDS = 3
 _GAIN = 1.05
 """Channels-last is taken where one image needs at most this part of the time: batches gain more,
@@ -40,7 +43,8 @@ def suited_format(model: LoadedModel, image: Tensor) -> torch.memory_format:
     """The memory format in which a model is run on inputs of this size, on this device.
 
     Found out once by a few passes, and kept: with the model, and on disk where the model's layers
-    are kept, too. Under ``torch.use_deterministic_algorithms(True)`` always contiguous.
+    are kept, too. Under ``torch.use_deterministic_algorithms(True)`` always contiguous; what was
+    found out before holds again afterwards.
 
     Args:
         model: The model.
@@ -50,11 +54,14 @@ def suited_format(model: LoadedModel, image: Tensor) -> torch.memory_format:
         return torch.contiguous_format
     with model.lock:
         known: dict[object, str] = model.facts.setdefault("memory_formats", {})
+        laid_out = "channels_last" in known.values() and model.source != "module"
         if torch.are_deterministic_algorithms_enabled():
-            if "channels_last" in known.values() and model.source != "module":
+            if laid_out and not model.facts.get(_SUSPENDED):
                 _lay_out(model.module, torch.contiguous_format)
-            known.clear()
+                model.facts[_SUSPENDED] = True
             return torch.contiguous_format
+        if laid_out and model.facts.pop(_SUSPENDED, False):
+            _lay_out(model.module, torch.channels_last)
         place = tuple(image.shape[1:]), image.dtype, image.device
         if place not in known:
             known[place] = _recalled(model, image) or _measured(model, image)

@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 
 from cam_hub.clip_preprocessing import ClipPreprocessing
-from cam_hub.clips import open_clip
 from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused
 from cam_hub.geometry import Placement
 from cam_hub.guard import quiet, unusable
@@ -81,26 +80,21 @@ def prepare(model: LoadedModel, image: object, background: object = None) -> Pre
         raise ModelRefused(model.id, unusable(model.module) or "it is on the meta device")
     turn = model.preprocessing
     clip = isinstance(turn, ClipPreprocessing)
-    channels = model.input_size[0]
     if isinstance(image, Tensor):
-        pixels = pixels_of(image, channels, clip=clip)
+        pixels = pixels_of(image, model.input_size[0], clip=clip)
         if pixels is None:
             return _prepare_tensor(model, image)
         image = pixels
-    if isinstance(turn, Preprocessing) and turn.takes_bands(image):
-        return _prepare_bands(model, turn, image)
-    if isinstance(turn, ClipPreprocessing):
-        frames = open_clip(image, turn.frames)
-        tensor = turn(frames)
+    opened = model.open(image)
+    if opened.bands is not None:
+        pictures, (height, width, _) = _grey(opened.bands), opened.bands.shape
     else:
-        frames = [open_image(image)]
-        tensor = turn(frames[0])
-    pictures = Pictures.of(frames, clip=clip)
-    placement = turn.place(frames[0].size)
+        pictures, (width, height) = Pictures.of(opened.frames, clip=clip), opened.frames[0].size
+    placement = turn.place((width, height))
     if placement is None:  # an unknown transform: only its result can be shown
-        pictures = _painted(turn, tensor)
-        placement = Placement.identity((tensor.shape[-1], tensor.shape[-2]))
-    return Prepared(pictures, placement, tensor.to(model.device, model.dtype))
+        pictures = _painted(turn, opened.tensor)
+        placement = Placement.identity((opened.tensor.shape[-1], opened.tensor.shape[-2]))
+    return Prepared(pictures, placement, opened.tensor.to(model.device, model.dtype))
 
 
 def _prepare_tensor(model: LoadedModel, image: Tensor) -> Prepared:
@@ -122,8 +116,8 @@ def _prepare_tensor(model: LoadedModel, image: Tensor) -> Prepared:
     return prepared
 
 
-def _prepare_bands(model: LoadedModel, turn: Preprocessing, bands: NDArray[Any]) -> Prepared:
-    tensor = turn.bands(bands)
+def _grey(bands: NDArray[Any]) -> Pictures:
+    """The mean of many channels as a grey picture."""
     height, width, count = bands.shape
 
     def facts() -> dict[str, Any]:
@@ -131,8 +125,7 @@ def _prepare_bands(model: LoadedModel, turn: Preprocessing, bands: NDArray[Any])
         return {"size": [width, height], "bands": count, "sha256": digest}
 
     grey = _stretched(bands.astype(np.float64).mean(axis=2))
-    pictures = Pictures(lambda: [grey], facts=facts)
-    return Prepared(pictures, turn.place((width, height)), tensor.to(model.device, model.dtype))
+    return Pictures(lambda: [grey], facts=facts)
 
 
 def _stretched(values: NDArray[np.float64]) -> Image.Image:

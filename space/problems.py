@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import gradio as gr
 
-from cam_hub.errors import CamHubError, DiskUnavailable
+from cam_hub.errors import CamHubError, DiskUnavailable, SaveFailed
 from space.health import log_unforeseen
 
 __all__ = [
@@ -83,7 +83,13 @@ class Problem(gr.Error):
 
     @classmethod
     def of(cls, error: CamHubError, *, as_html: bool) -> Problem:
-        """An error that was raised on purpose, in its own words."""
+        """An error that was raised on purpose, in its own words, without folders of the server."""
+        if isinstance(error, SaveFailed):
+            known = DiskUnavailable.of(error)
+            cause = error.__cause__ if isinstance(error.__cause__, OSError) else None
+            reason = (cause and cause.strerror) or "the system refuses to write it"
+            message = known.message if known else f"The result could not be stored: {reason}."
+            return cls(error.code, message, title_of(error), as_html=as_html)
         return cls(error.code, error.message, title_of(error), as_html=as_html)
 
     @classmethod

@@ -111,3 +111,8 @@ def test_a_background_of_other_proportions_or_for_a_clip_is_refused():
 def test_many_images_may_have_many_channels():
     found = list(cam_hub.explain_many(net(5), [bands(5), bands(5)[::-1]], method="layercam"))
     assert [outcome.error for outcome in found] == [None, None]
+
+
+def test_preprocessing_refuses_a_tensor_that_is_preprocessed_already():
+    with pytest.raises(ImageRefused, match="preprocessed already"):
+        net(3).preprocess(torch.randn(3, 32, 32))

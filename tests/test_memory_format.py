@@ -116,3 +116,8 @@ def test_nothing_is_timed_where_deterministic_algorithms_are_wanted():
     finally:
         torch.use_deterministic_algorithms(False)
     assert (passes, strides(model.module)) == ([], plain)
+    laid_out = [weight for weight in model.module.parameters() if weight.ndim == 4]
+    for _ in range(2):  # afterwards as before, without another measurement
+        assert suited_format(model, picture()) == torch.channels_last
+        assert all(w.is_contiguous(memory_format=torch.channels_last) for w in laid_out)
+    assert passes == []

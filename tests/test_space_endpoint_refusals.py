@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -14,6 +16,8 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from cam_hub.folders import save_folder
+from space.problems import Problem, readable
 from tests.browser import Browser
 from tests.space_app import SETTINGS, encoded, explain
 
@@ -132,3 +136,25 @@ def test_files_of_the_server_cannot_be_named_as_photos(
 def test_files_of_the_server_are_not_served(url: str):
     for path in (__file__, Path(__file__).parent.parent / "app.py"):
         assert httpx.get(f"{url}gradio_api/file={path}").status_code in (403, 404)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOTDIR, "Not a directory"),
+        (errno.EACCES, "permission denied"),
+        (errno.ENOSPC, "full"),
+    ],
+)
+def test_a_result_that_cannot_be_stored_names_no_folder_of_the_server(
+    tmp_path: Path, number: int, words: str
+):
+    def refuse(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with pytest.raises(Problem) as caught, readable(as_html=False):
+        save_folder(tmp_path / "result", "manifest.json", {}, {"photo.png": refuse})
+    assert caught.value.code == "save_failed"
+    assert words in caught.value.message
+    assert str(tmp_path) not in caught.value.message
+    assert "result" not in caught.value.message.removeprefix("The result")

@@ -11,12 +11,14 @@ from itertools import chain
 from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from cam_hub.clip_preprocessing import ClipPreprocessing
 from cam_hub.clips import open_clip
 from cam_hub.eager import unwrapped
-from cam_hub.errors import InvalidArgument, ModelRefused
+from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused
 from cam_hub.execution import PLAIN, Execution, watch
 from cam_hub.guard import unusable, walk
 from cam_hub.images import open_image
@@ -36,6 +38,7 @@ from cam_hub.transforms import TransformPreprocessing
 __all__ = [
     "EXECUTION",
     "LoadedModel",
+    "OpenedImage",
     "Progress",
     "Request",
     "Source",
@@ -53,6 +56,22 @@ EXECUTION = "execution"
 Progress = Callable[[float, str], None]
 
 _ORIGIN = "origin"  # its place among the facts
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedImage:
+    """An image, or a clip, as a model takes it.
+
+    Attributes:
+        frames: The image, or the frames of the clip; empty for ``bands``.
+        bands: ``(H, W, C)`` for an image of other than three channels, else None.
+        tensor: The model's input, ``(1, channels, rows, cols)``, for a clip ``(1, channels, frames,
+            rows, cols)``: float32, on the CPU.
+    """
+
+    frames: tuple[Image.Image, ...]
+    bands: NDArray[Any] | None
+    tensor: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,17 +195,39 @@ class LoadedModel:
         Raises:
             ImageRefused: If it is no image, or no clip.
         """
+        return self.open(image).tensor.to(self.device, self.dtype)
+
+    def open(self, image: object) -> OpenedImage:
+        """Opens an image, or a clip, and preprocesses it.
+
+        Args:
+            image: As for ``preprocess``.
+
+        Raises:
+            ImageRefused: As ``preprocess``.
+        """
         turn = self.preprocessing
         clip = isinstance(turn, ClipPreprocessing)
         if isinstance(image, Tensor):
-            image = pixels_of(image, self.input_size[0], clip=clip)
+            pixels = pixels_of(image, self.input_size[0], clip=clip)
+            if pixels is None:
+                raise ImageRefused(
+                    f"a tensor of {image.dtype} and shape {tuple(image.shape)} is preprocessed "
+                    "already: give it to the network as it is, or pass the pixels as uint8"
+                )
+            image = pixels
+        bands = None
+        frames: tuple[Image.Image, ...] = ()
         if isinstance(turn, ClipPreprocessing):
-            tensor = turn(open_clip(image, turn.frames))
+            frames = tuple(open_clip(image, turn.frames))
+            tensor = turn(frames)
         elif isinstance(turn, Preprocessing) and turn.takes_bands(image):
-            tensor = turn.bands(image)
+            bands = image
+            tensor = turn.bands(bands)
         else:
-            tensor = turn(open_image(image))
-        return tensor.to(self.device, self.dtype)
+            frames = (open_image(image),)
+            tensor = turn(frames[0])
+        return OpenedImage(frames, bands, tensor)
 
     def run(self, batch: Tensor, *, tokens: bool = False) -> Any:
         """Calls the network as its task does, and takes the shortcuts that there are.
