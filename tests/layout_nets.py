@@ -166,6 +166,79 @@ class AudioCNN(nn.Module):
         return self.fc(x.mean(2).amax(2))
 
 
+class OverTime(nn.Module):
+    """Rows become channels: a convolution over columns alone, as over the time of a spectrogram."""
+
+    def __init__(self, rows: int = 16, front: nn.Module | None = None) -> None:
+        super().__init__()
+        self.front = front or nn.Identity()
+        self.back = nn.Sequential(
+            nn.Conv1d(rows, 32, 3, 2, 1), nn.ReLU(), nn.Conv1d(32, 32, 3, 2, 1), nn.ReLU()
+        )
+        self.fc = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.back(self.front(x).flatten(1, 2)).mean(-1))
+
+
+def over_time_of_maps() -> nn.Module:
+    """The same behind convolutions over both axes."""
+    front = nn.Sequential(
+        nn.Conv2d(1, 8, 3, (2, 1), 1), nn.ReLU(), nn.MaxPool2d((2, 1)), nn.Conv2d(8, 8, 1)
+    )
+    return OverTime(8 * 16, front)
+
+
+class WhisperEncoder(nn.Module):
+    """Mel bands as channels, tokens over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv1d(64, 48, 3, 1, 1), nn.GELU(), nn.Conv1d(48, 48, 3, 2, 1), nn.GELU()
+        )
+        self.blocks = nn.Sequential(*(Separate.Block(48, 4, "qkv") for _ in range(2)))
+        self.norm, self.fc = nn.LayerNorm(48), nn.Linear(48, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.norm(self.blocks(self.conv(x[:, 0]).transpose(1, 2))).mean(1))
+
+
+class DecisionLevel(nn.Module):
+    """PANN: columns pooled away, each row decides, and rows are weighed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index, pool in enumerate([(2, 2), (2, 2), (1, 4)]):
+            layers += [nn.Conv2d(16 if index else 1, 16, 3, 1, 1), nn.ReLU(), nn.AvgPool2d(pool)]
+        self.blocks, self.fc = nn.Sequential(*layers), nn.Linear(16, 16)
+        self.weigh, self.decide = nn.Conv1d(16, 5, 1), nn.Conv1d(16, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(self.blocks(x).mean(3).transpose(1, 2)).relu().transpose(1, 2)
+        return (self.weigh(x).softmax(-1) * self.decide(x)).sum(2)
+
+
+class Spectrogram(nn.Module):
+    """A transformer that swaps rows and columns first, with two class tokens (AST)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(1, 48, 16, 10)
+        self.cls, self.pos = (
+            nn.Parameter(torch.randn(1, 2, 48)),
+            nn.Parameter(torch.zeros(1, 74, 48)),
+        )
+        self.blocks = nn.Sequential(*(Separate.Block(48, 4, "qkv") for _ in range(3)))
+        self.norm, self.head = nn.LayerNorm(48), nn.Linear(48, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x.transpose(2, 3)).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.pos
+        return self.head(self.norm(self.blocks(x))[:, :2].mean(1))
+
+
 # Transformers.
 
 
@@ -590,6 +663,24 @@ def keep_strongest(count: int) -> Callable[[Tensor], Tensor]:
         return x.gather(1, order.expand(-1, -1, x.shape[-1]))
 
     return prune
+
+
+class TokenLearner(nn.Module):
+    """Few tokens, each a mean over places with weights of its own, then a transformer."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU()
+        )
+        self.weigh = nn.Conv2d(16, count, 1)
+        self.late = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        weights = self.weigh(x).flatten(2).softmax(-1)
+        return self.head(self.late(weights @ x.flatten(2).transpose(1, 2)).mean(1))
 
 
 class AttentionLast(nn.Module):

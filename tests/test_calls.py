@@ -190,6 +190,23 @@ class Segments(nn.Module):
         return self.fc(found).unflatten(0, (len(x), -1)).mean(dim=1)
 
 
+class Attending(Recurrent):
+    """Features of frames through a transformer over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)
+        self.rnn, self.fc = (
+            nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
+            nn.Linear(16, 5),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        images, frames = x.shape[0], x.shape[2]
+        found = self.cnn(x.transpose(1, 2).flatten(0, 1)).mean((2, 3))
+        return self.fc(self.rnn(found.unflatten(0, (images, frames))).mean(1))
+
+
 class Last(nn.Module):
     """Frames in the batch, channels last."""
 
@@ -206,6 +223,7 @@ class Last(nn.Module):
 FRAMES = {
     Recurrent: (3, 8, 32, 32),
     TimeFirst: (3, 8, 32, 32),
+    Attending: (3, 8, 32, 32),
     Segments: (12, 32, 32),
 }
 
@@ -237,6 +255,51 @@ def test_such_explanations_are_drawn_saved_and_read_again(kind, tmp_path: Path):
     assert np.array_equal(again.cam(step=1), found.cam(step=1))
     assert found.overlay(step=1).size == (32, 32)
     assert cam_hub.activations(model, x, ["cnn"])["cnn"].shape == (16, found.steps, 8, 8)
+
+
+class Loop(nn.Module):
+    """Frames one after the other through a network of images and a cell that remembers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cnn, self.cell, self.fc = body(), nn.LSTMCell(16, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for frame in x.unbind(2):
+            state = self.cell(self.cnn(frame).mean((2, 3)), state)
+        assert state is not None
+        return self.fc(state[0])
+
+
+@pytest.mark.parametrize("call", [0, 3, None])
+def test_of_frames_that_pass_one_after_the_other_each_call_has_a_map(call):
+    model, x = wrapped(Loop, (3, 4, 32, 32)), image(3, 4, 32, 32)
+    found = cam_hub.explain(model, x, method="gradcam", classes=2, call=call)
+    number = 3 if call is None else call
+    activation = outputs(model.module, model.module.cnn, x, 2)[number]
+    assert found.layers == ("cnn",)
+    assert np.allclose(found.cam(), by_hand(activation)[0], atol=1e-6)
+    assert f"call {number} is shown" in found.manifest["layer_notes"]["cnn"]
+
+
+def test_time_may_be_folded_into_channels():
+    class Folding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.early, self.late = nn.Conv3d(3, 8, 3, (1, 2, 2), 1), nn.Conv2d(32, 16, 3, 2, 1)
+            self.fc = nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.late(self.early(x).relu().flatten(1, 2)).relu().mean((2, 3)))
+
+    model, x = wrapped(Folding, (3, 4, 32, 32)), image(3, 4, 32, 32)
+    found = cam_hub.explain(model, x, method="gradcam", classes=2)
+    (activation,) = outputs(model.module, model.module.late, x, 2)
+    assert found.layers == ("late",)
+    assert np.allclose(found.cam(), by_hand(activation)[0], atol=1e-6)
 
 
 def test_channels_may_come_last_in_the_frames():

@@ -248,7 +248,8 @@ def test_a_layer_that_writes_to_its_input_is_not_taken_for_one_that_returns_it()
         found = disturb(module.eval(), torch.randn(1, *SIZE), lambda net, batch: net(batch))
     assert found["embed"].match == found["after.0"].match
     assert found["after.0"].spatial
-    assert not found["after.1"].spatial
+    assert not found["after.0"].arrangement.turn
+    assert found["after.1"].arrangement.turn == "V"
     assert found["after"].match == found["after.1"].match
 
 

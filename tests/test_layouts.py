@@ -20,6 +20,7 @@ from tests.layout_nets import (
     AudioCNN,
     BatchSecond,
     CLIPTower,
+    DecisionLevel,
     DeepPrompted,
     EEGNet,
     FNet,
@@ -29,14 +30,19 @@ from tests.layout_nets import (
     Latents,
     Merged,
     OneMask,
+    OverTime,
     Prompted,
     Separate,
     ShallowConvNet,
     Slots,
+    Spectrogram,
+    TokenLearner,
     UNet,
+    WhisperEncoder,
     adapted,
     awake,
     keep_strongest,
+    over_time_of_maps,
     pooled,
     pyramid,
     strided,
@@ -113,6 +119,14 @@ NETS: dict[str, Case] = {
     "CRNN, short": Case(CRNN, (1, 32, 64), ("cnn",), (1, 16)),
     "audio": Case(AudioCNN, (1, 64, 256), ("features",), (1, 64)),
     "audio, many frames": Case(AudioCNN, (1, 128, 100), ("features",), (2, 25)),
+    # One axis folded away.
+    "rows as channels": Case(OverTime, (1, 16, 128), ("back",), (1, 32)),
+    "rows as channels, later": Case(over_time_of_maps, (1, 64, 128), ("back",), (1, 32)),
+    "a signal": Case(lambda: OverTime(1), (1, 1, 256), ("back",), (1, 64)),
+    "Whisper's encoder": Case(WhisperEncoder, (1, 64, 120), ("norm",), (1, 60)),
+    "decisions per row": Case(DecisionLevel, (1, 96, 64), ("decide", "fc"), (24, 1)),
+    # Turned on the way.
+    "spectrogram, transposed": Case(Spectrogram, (1, 128, 66), ("blocks.2.norm1",), (12, 6)),
     # Batch in dimension 1.
     "encoder": Case(BatchSecond, (3, 64, 64), ("blocks",), (8, 8)),
     "encoder, mean": Case(lambda: BatchSecond(token=False), (3, 64, 64), EMBEDDED, (8, 8)),
@@ -294,6 +308,12 @@ NETS: dict[str, Case] = {
     "sorted, none pruned": Case(
         lambda: Merged(keep_strongest(64)), (3, 64, 64), ("early",), (8, 8)
     ),
+    "learnt tokens 16": Case(
+        lambda: TokenLearner(16), (3, 64, 64), ("weigh", "features"), (16, 16), never=("late",)
+    ),
+    "learnt tokens 256": Case(
+        lambda: TokenLearner(256), (3, 64, 64), ("weigh", "features"), (16, 16)
+    ),
     "attention matrix": Case(
         AttentionLast, (3, 64, 64), ("norm", "patch", "qk"), (8, 8), never=("matrix",)
     ),
@@ -344,6 +364,51 @@ def test_with_the_batch_second_a_transformer_has_the_maps_of_its_twin_with_the_b
         assert cam_hub.activations(model, images[0], [name])[name].shape == (48, 8, 8)
     for one, other in zip(*found, strict=True):
         assert np.allclose(one, other, atol=1e-4)
+
+
+class Turned(nn.Module):
+    """Bright where the picture is; the network turns it before a layer or between two."""
+
+    def __init__(self, turn: Callable[[torch.Tensor], torch.Tensor], *, between: bool) -> None:
+        super().__init__()
+        self.turn, self.between = turn, between
+        self.one, self.two = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 2, 2)
+        for layer in (self.one, self.two):
+            nn.init.uniform_(layer.weight, 0, 0.1)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.one(x if self.between else self.turn(x))
+        return self.two(self.turn(x) if self.between else x).mean((2, 3))
+
+
+@pytest.mark.parametrize("between", [False, True])
+@pytest.mark.parametrize(
+    ("turn", "words"),
+    [
+        (lambda x: x.transpose(2, 3), "transposed"),
+        (lambda x: x.flip(3), "mirrored"),
+        (lambda x: x.flip(2), "upside down"),
+        (lambda x: x.rot90(1, (2, 3)), "rotated by 90°"),
+        (lambda x: x.rot90(-1, (2, 3)), "rotated by 90°"),
+        (lambda x: x.rot90(2, (2, 3)), "rotated by 180°"),
+        (lambda x: x.rot90(2, (2, 3)).transpose(2, 3), "transposed and rotated by 180°"),
+    ],
+)
+def test_a_map_of_an_image_that_the_network_has_turned_is_turned_back(turn, words, between):
+    model = opened(Case(lambda: Turned(turn, between=between), (3, 48, 80), ()))
+    best = next(layer for layer in cam_hub.list_layers(model) if layer.recommended)
+    assert (best.name, best.grid) == ("two", (6, 10))
+    assert words in best.reason
+    image = torch.zeros(3, 48, 80)
+    image[:, 8:16, 56:64] = 1  # the cell in row 1 and column 7
+    for found in (
+        cam_hub.explain(model, image, classes=0, method="gradcam"),
+        next(iter(cam_hub.explain_many(model, [image], classes=0))).explanation,
+    ):
+        assert np.unravel_index(found.cam().argmax(), (6, 10)) == (1, 7)
+    activation = cam_hub.activations(model, image, ["two"])["two"]
+    assert np.unravel_index(int(activation.abs().sum(0).argmax()), (6, 10)) == (1, 7)
 
 
 def test_what_a_recurrent_layer_has_read_along_a_line_is_no_line_itself():

@@ -19,6 +19,7 @@ from cam_hub.introspection.dependence import Dependence, dependences
 from cam_hub.introspection.extent import FULL
 from cam_hub.introspection.late import unread_after
 from cam_hub.introspection.layer_info import LayerInfo
+from cam_hub.introspection.layouts import TURNS
 from cam_hub.introspection.probe import Finding, disturb, frames_in_batch
 from cam_hub.introspection.reading import Reading, read
 from cam_hub.introspection.recommendation import Recommendation, confirmed
@@ -30,6 +31,9 @@ from cam_hub.sources.base import LoadedModel
 from cam_hub.tasks.base import Reference, Target
 
 __all__ = ["examine"]
+
+_SURE = 16
+"""So many cells of a sequence hardly ever follow the image by chance."""
 
 _RESTARTS = 5
 """Each time another property of how the network is run may be found; the last one is believed."""
@@ -145,8 +149,14 @@ def _check_frames(findings: Mapping[str, Finding], clean: Tensor, run: Trial) ->
     parts = frames_in_batch(clean)
     shapes = [found.shape or () for found in findings.values() if not found.batched]
     folded = sum(len(shape) > 2 and shape[0] in parts for shape in shapes)
-    if folded > sum(found.spatial for found in findings.values()):
+    if folded > sum(map(_lies_surely, findings.values())):
         raise Changed(replace(run.execution, one_by_one=True, folded=True))
+
+
+def _lies_surely(finding: Finding) -> bool:
+    """Whether an output lies on the image, and not a few tokens (or hidden units) by chance."""
+    found = finding.arrangement if finding.spatial else None
+    return found is not None and (found.explicit or found.frames * found.cells >= _SURE)
 
 
 def _noise(model: LoadedModel, size: tuple[int, ...], *, seed: int) -> Tensor:
@@ -205,6 +215,7 @@ def _lines(
                 calls=finding.calls,
                 call=finding.call,
                 readable_calls=finding.readable,
+                turn=arrangement.turn if arrangement else "",
                 extent=finding.extent if arrangement and finding.extent else FULL,
                 note=note,
             )
@@ -275,6 +286,8 @@ def _reason(finding: Finding, reading: Reading | None, *, usable: bool) -> str:
     grid = f"{rows}×{cols} grid"
     if reading.arrangement.frames > 1:
         grid += f" at each of {reading.arrangement.frames} steps of time"
+    if reading.arrangement.turn:
+        grid += f", {TURNS[reading.arrangement.turn]} by the network"
     if reading.measured:
         seen = (
             f"follows the image on a {grid} (correlation {reading.match.correlation:.2f}), and "

@@ -35,6 +35,9 @@ class LayerInfo:
         call: Which of these calls is explained, from 0.
         readable_calls: Of a layer with weights that runs several times (a backbone shared by two
             views): the calls whose output follows the image.
+        turn: How the network has turned the image before this layer (``"T"`` transposed, ``"H"``
+            mirrored, ``"V"`` upside down, or several of these); empty if it is upright. Grid and
+            maps are those of the image, turned back.
         extent: The top, left, bottom and right of the part of the input that the grid covers, as
             parts of its height and width: not (0, 0, 1, 1) where the network crops or pads on the
             way. Maps are placed there.
@@ -63,6 +66,7 @@ class LayerInfo:
     calls: int = 1
     call: int = 0
     readable_calls: tuple[int, ...] = ()
+    turn: str = ""
 
     @property
     def notes(self) -> str:
@@ -86,4 +90,5 @@ class LayerInfo:
             self.prefix_tokens,
             self.suffix_tokens,
             self.frames,
+            self.turn,
         )

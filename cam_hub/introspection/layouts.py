@@ -14,23 +14,42 @@ from torch import Tensor
 
 __all__ = [
     "LAYOUTS",
+    "TURNS",
     "Arrangement",
     "Frame",
     "Layout",
     "arrangements",
     "batch_first",
     "batch_second",
+    "single_lines",
     "splits",
     "to_maps",
+    "turn_back",
 ]
 
 MIN_EXTRA_TOKENS, MAX_EXTRA_TOKENS = 8, 32
 """A sequence is tried with up to a fifth of its tokens without a place (class token, registers…),
 but at least and at most with these."""
 
+LINE = 6
+"""So many cells a sequence must have to be read as a single row or column of them: the order of
+fewer agrees with the image's by chance."""
+
 OUT_OF_SHAPE = 3.0
 """The greatest factor between the input's aspect and that of a grid inferred from a sequence's
 length. Rows and columns that are axes of their own may have any: strides may differ by axis."""
+
+TURNS = {
+    "T": "transposed (rows and columns swapped)",
+    "H": "mirrored",
+    "V": "upside down",
+    "VH": "rotated by 180°",
+    "TV": "rotated by 90°",
+    "TH": "rotated by 90°",
+    "TVH": "transposed and rotated by 180°",
+}
+"""How a network may turn the image before a layer sees it, in words. To turn maps back, rows and
+columns are swapped first (T), then rows are reversed (V) and columns (H)."""
 
 MAX_PROMPTS = 128
 """So many tokens without a place are looked for where the grid is known from another output."""
@@ -47,6 +66,8 @@ class Arrangement:
         prefix_tokens: How many tokens before the grid's belong to no place.
         suffix_tokens: How many tokens after the grid's belong to no place.
         frames: How many steps of time there are, each with a grid of its own; 1 for an image.
+        turn: How the network has turned the image before, one of ``TURNS``; empty if it is upright.
+            Maps are turned back, so rows and columns are the image's.
     """
 
     layout: str
@@ -55,6 +76,7 @@ class Arrangement:
     prefix_tokens: int = 0
     suffix_tokens: int = 0
     frames: int = 1
+    turn: str = ""
 
     @property
     def cells(self) -> int:
@@ -70,6 +92,10 @@ class Arrangement:
     def batch_axis(self) -> int:
         """Which axis of what the layer returns is the batch."""
         return LAYOUTS[self.layout].batch_axis
+
+    def turned(self, turn: str) -> Arrangement:
+        """The same, of a tensor that holds the image turned."""
+        return replace(self, grid=self.grid[::-1] if "T" in turn else self.grid, turn=turn)
 
 
 @dataclass(frozen=True)
@@ -145,7 +171,7 @@ class _NCHW:
     batch_axis = 0
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
-        if len(shape) == 4 and frame.frames == 1:
+        if len(shape) == 4:
             yield Arrangement(self.name, (shape[2], shape[3]), shape[1])
 
     def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
@@ -161,7 +187,7 @@ class _NHWC:
     batch_axis = 0
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
-        if len(shape) == 4 and frame.frames == 1:
+        if len(shape) == 4:
             yield Arrangement(self.name, (shape[1], shape[2]), shape[3])
 
     def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
@@ -327,6 +353,19 @@ def arrangements(
     ]
 
 
+def single_lines(shape: tuple[int, ...], layout: str) -> list[Arrangement]:
+    """A sequence as a single row and as a single column, where the other axis was folded away.
+
+    Args:
+        shape: The tensor's, with its batch first.
+        layout: That of a sequence.
+    """
+    axis = LAYOUTS[layout].channel_axis
+    length, channels = shape[3 - axis], shape[axis]
+    grids = ((1, length), (length, 1)) if length >= LINE else ()
+    return [Arrangement(layout, grid, channels) for grid in grids]
+
+
 def splits(
     shape: tuple[int, ...], layout: str, known: Collection[Arrangement]
 ) -> list[Arrangement]:
@@ -344,11 +383,11 @@ def splits(
     """
     axis = LAYOUTS[layout].channel_axis
     length, channels = shape[3 - axis], shape[axis]
-    grids = sorted({(found.frames, found.grid) for found in known})
+    grids = sorted({(found.frames, found.grid, found.turn) for found in known})
     return sorted(
         (
-            Arrangement(layout, grid, channels, extra - suffix, suffix, frames)
-            for frames, grid in grids
+            Arrangement(layout, grid, channels, extra - suffix, suffix, frames, turn)
+            for frames, grid, turn in grids
             if 0 <= (extra := length - frames * grid[0] * grid[1]) <= MAX_PROMPTS
             for suffix in range(extra + 1)
         ),
@@ -382,7 +421,18 @@ def to_maps(tensor: Tensor, arrangement: Arrangement) -> Tensor:
         ``(N, channels, rows, cols)``; of a clip ``(N, channels, frames * rows, cols)``, the grids
         of its steps of time one below the other.
     """
-    return LAYOUTS[arrangement.layout].to_maps(tensor, arrangement)
+    layout = LAYOUTS[arrangement.layout]
+    if not arrangement.turn:
+        return layout.to_maps(tensor, arrangement)
+    maps = layout.to_maps(tensor, replace(arrangement.turned(arrangement.turn), turn=""))
+    steps = maps.reshape(*maps.shape[:2], arrangement.frames, -1, maps.shape[-1])
+    return turn_back(steps, arrangement.turn).flatten(2, 3)
+
+
+def turn_back(maps: Tensor, turn: str) -> Tensor:
+    """Maps of a turned image, ``(…, rows, cols)``, as those of the image."""
+    maps = maps.transpose(-1, -2) if "T" in turn else maps
+    return maps.flip([axis for sign, axis in (("V", -2), ("H", -1)) if sign in turn])
 
 
 def _stacked(arrangement: Arrangement) -> tuple[int, int]:

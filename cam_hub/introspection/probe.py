@@ -9,7 +9,7 @@ them under no reading is not spatial.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress, pairwise
 from math import isfinite
@@ -20,16 +20,29 @@ import torch
 from torch import Tensor, nn
 
 from cam_hub.guard import quiet
-from cam_hub.introspection.bands import BANDS, NONE, Match, match_all, sampled, sizes
+from cam_hub.introspection.bands import (
+    BANDS,
+    FEW_CELLS,
+    NONE,
+    SELECTIVE,
+    Match,
+    match_all,
+    sampled,
+    sizes,
+)
 from cam_hub.introspection.chunks import copies_at_once
 from cam_hub.introspection.extent import FULL, Extent, fit_extent, follows
 from cam_hub.introspection.layouts import (
     LAYOUTS,
+    TURNS,
     Arrangement,
     Frame,
     arrangements,
+    frames_folded,
+    single_lines,
     splits,
     to_maps,
+    turn_back,
 )
 from cam_hub.introspection.trial import run_observed
 from cam_hub.memory import is_out_of_memory
@@ -51,6 +64,10 @@ one has."""
 
 _MAX_CALLS = 8
 """Of a layer that runs more often than this in one pass, only the last call is looked at."""
+
+_SPARE = 2
+"""Where other outputs show the grids of a network, so many tokens without a place may be left over
+of a grid that no other output has. Of some number of hidden units a part always makes a grid."""
 
 _FEW, _FIRST = 8, 4
 """If more tokens than a few lie outside the grid, the first layers determine which these are."""
@@ -138,7 +155,7 @@ def disturb(
         fitting = [size for size in (2 * BANDS, BANDS, BANDS // 2, 1) if size <= room]
         copies = list(_disturbed(clean, seed))
         _run_all(module, clean, copies, run, _Outputs(seen, earlier), fitting)
-    findings = _findings(seen, frame, _recurrent(module))
+    findings = _findings(seen, frame, _recurrent(module), turned=seen.keys() - earlier.keys())
     _choose_calls(findings, earlier, frame)
     finer = double_pair(module, clean) if _unclear(list(findings.values())) else None
     if finer is None:
@@ -304,11 +321,21 @@ Readings = list[tuple[Arrangement, Match]]
 
 
 def _findings(
-    seen: Mapping[str, _Output], frame: Frame, recurrent: Collection[str]
+    seen: Mapping[str, _Output],
+    frame: Frame,
+    recurrent: Collection[str],
+    *,
+    turned: Container[str] = (),
 ) -> dict[str, Finding]:
     """Judges all outputs; those of one shape, which have the same readings, at once.
 
     Outputs with rows and columns of their own come first: sequences are searched for their grids.
+
+    Args:
+        seen: What was gathered about each output.
+        frame: The input's shape.
+        recurrent: The recurrent layers.
+        turned: The outputs that may hold the image turned.
     """
     alike: dict[tuple[object, ...], list[str]] = {}
     for name, output in seen.items():
@@ -337,8 +364,48 @@ def _findings(
         allowed = [reading for reading in known if lines or min(reading.grid) > 1]
         outputs = [seen[name] for name in names]
         found |= zip(names, _sequential(outputs, frame, allowed, lines=lines), strict=True)
+    _add_turned(found, seen, turned)
     findings = {name: output.finding(found[name]) for name, output in seen.items()}
     return _placed(findings, seen)
+
+
+def _add_turned(
+    found: dict[str, Readings],
+    seen: Mapping[str, _Output],
+    allowed: Container[str],
+) -> None:
+    """Tries outputs behind the last one that holds the image upright in all other positions.
+
+    A network may turn the image on the way: spectrograms are transposed, scans lie upside down.
+    """
+    names = list(found)
+    upright = [place for place, name in enumerate(names) if _follows([found[name]])]
+    rest = names[upright[-1] + 1 if upright else 0 :]
+    rest = [name for name in rest if name in allowed and found[name] and not seen[name].folded]
+    known: set[Arrangement] = set()
+    for name in rest:
+        readings = [
+            (reading.turned(turn), _turned_match(seen[name], reading, turn))
+            for reading, match in found[name]
+            if reading.explicit and reading.frames == 1
+            if match.selectivity >= SELECTIVE and min(reading.grid) > FEW_CELLS
+            for turn in TURNS
+        ]
+        found[name] += [pair for pair in readings if pair[1].spatial]
+        known |= {reading for reading, match in readings if match.spatial}
+    for name in rest:
+        output = seen[name]
+        if known and not any(reading.explicit for reading, _ in found[name]):
+            shape = (1, *(output.shape or ()))
+            for _, tried in _by_extra(shape, output.layouts, known):
+                _add([found[name]], _answers([output], tried[0].layout), tried)
+
+
+def _turned_match(output: _Output, reading: Arrangement, turn: str) -> Match:
+    """How well an output follows the bands if the network has turned the image."""
+    maps = _maps(_answers([output], reading.layout), [reading])
+    [match] = match_all(turn_back(maps, turn), borders=True)
+    return match
 
 
 def _placed(findings: Mapping[str, Finding], seen: Mapping[str, _Output]) -> dict[str, Finding]:
@@ -439,12 +506,25 @@ def _sequential(
             readings = _best(own[:_FIRST], tried)
         if readings:
             _add(found, own, readings)
-    if not _follows(found):
+    if not _follows(found) and not _apart_in_time(known, frame):
         for reading in arrangements(shape, frame, axis):
-            single = min(reading.grid) == 1
+            single, extra = min(reading.grid) == 1, reading.prefix_tokens + reading.suffix_tokens
+            if known and extra > _SPARE:
+                continue
             if reading.cells > 1 and (lines or not single):
                 _add(found, answers[reading.layout], [reading], lines=single)
+    if not _follows(found) and lines and frame.frames == 1:
+        for layout, own in answers.items():
+            for reading in single_lines(shape, layout):
+                if max(reading.grid) <= max(frame.rows, frame.cols):
+                    _add(found, own, [reading])
     return found
+
+
+def _apart_in_time(known: Collection[Arrangement], frame: Frame) -> bool:
+    """Whether each frame passes on its own, so that a sequence may be one of frames."""
+    folded = frames_folded({str(place): found for place, found in enumerate(known)})
+    return bool(folded) or (frame.frames > 1 and {found.frames for found in known} == {1})
 
 
 def _add(
