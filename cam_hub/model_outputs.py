@@ -34,8 +34,9 @@ _LOG = logging.getLogger("cam_hub")
 def with_output(model: LoadedModel, output: OutputChoice = None) -> LoadedModel:
     """The model with the output that is explained, and how it is read, settled in its task.
 
-    A wrapped module is run on a few inputs for that, once. Models of the other sources return the
-    scores that their configurations declare.
+    A wrapped module is run on a few inputs for that, once, and so is a network of other packages
+    that is registered with timm. Networks of timm and torchvision themselves return the scores that
+    their configurations declare.
 
     Args:
         model: The model; it stays as it is.
@@ -47,7 +48,7 @@ def with_output(model: LoadedModel, output: OutputChoice = None) -> LoadedModel:
         ModelRefused: If an output was chosen and the network cannot be run.
     """
     chosen = output if output is not None else model.task.wanted
-    if (chosen is None and model.source != "module") or (
+    if (chosen is None and _is_declared(model)) or (
         model.task.settled and chosen == model.task.wanted
     ):
         return model
@@ -61,6 +62,12 @@ def with_output(model: LoadedModel, output: OutputChoice = None) -> LoadedModel:
                 del known[next(iter(known))]
             known[chosen] = found
         return known[chosen]
+
+
+def _is_declared(model: LoadedModel) -> bool:
+    """Whether the network's configuration describes what it returns."""
+    package = type(model.module).__module__.partition(".")[0]
+    return model.source != "module" and package in ("timm", "torchvision")
 
 
 def _settled(model: LoadedModel, chosen: OutputChoice) -> LoadedModel | None:

@@ -42,6 +42,7 @@ __all__ = [
     "Case",
     "Heads",
     "Places",
+    "Probable",
     "Shy",
     "Single",
     "add_network",
@@ -93,6 +94,13 @@ class Heads(Shared):
     def forward(self, x: torch.Tensor) -> Any:
         scores = super().forward(x)
         return {"age": scores[:, :2], "species": [scores, scores.flip(1) * 2]}
+
+
+class Probable(Shared):
+    """Probabilities in place of scores."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).softmax(1)
 
 
 class Single(Shared):

@@ -13,15 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gradio_client import Client
+from gradio_client import Client, handle_file
 from PIL import Image
 
+import cam_hub
 from tests.interfaces import (
     INTERFACES,
     Case,
     Dropping,
     Heads,
     Places,
+    Probable,
     Shared,
     Shy,
     Single,
@@ -36,6 +38,7 @@ SHY = add_network("cam_hub_test_shy", Shy)
 SHARED = add_network("cam_hub_test_shared", Shared)
 DROPPING = add_network("cam_hub_test_dropping", Dropping)
 HEADS = add_network("cam_hub_test_heads", Heads)
+PROBABLE = add_network("cam_hub_test_probable", Probable)
 SINGLE = add_network("cam_hub_test_single", Single)
 QUIET = {"method": "layercam", "std": 0.0}
 
@@ -125,6 +128,15 @@ CASES = [
         ("backbone",),
         manifest={"output": "species/0"},
     ),
+    Case("main output", HEADS, striped(), QUIET, ("backbone",), manifest={"output": "age"}),
+    Case(
+        "probabilities are not turned into probabilities again",
+        PROBABLE,
+        striped(),
+        {"classes": ["1"]},
+        ("backbone",),
+        manifest={"inner": "softmax"},
+    ),
     Case("no such output", HEADS, striped(), {"output": "weight"}, error="invalid_argument"),
     Case("one logit's other side", SINGLE, striped(), {**QUIET, "classes": ["0"]}, ("backbone",)),
     # How it is computed and drawn.
@@ -196,8 +208,7 @@ def test_every_interface_gives_the_same_answer(
     if found.manifest is not None:
         assert found.manifest == reference.manifest
         for key, value in case.manifest.items():
-            told = found.manifest["target" if key == "output" else key]
-            told = told["output"] if key == "output" else told
+            told = {**found.manifest, **found.manifest["target"]}[key]
             if key == "classes":
                 told = [entry["class_index"] for entry in told]
             assert told == value
@@ -206,3 +217,20 @@ def test_every_interface_gives_the_same_answer(
     if found.maps is not None and reference.maps is not None:
         for one, other in zip(found.maps, reference.maps, strict=True):
             assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("output", "name"), [("", "age"), ("species", "species/0"), ("species/1", "species/1")]
+)
+def test_predictions_name_the_output_that_was_read(
+    client: Client, tmp_path: Path, output: str, name: str
+):
+    striped().save(tmp_path / "photo.png")
+    rows, facts = client.predict(
+        handle_file(tmp_path / "photo.png"), model_id=HEADS, output=output, api_name="/predict"
+    )
+    model = cam_hub.load_model(HEADS, pretrained=False, device="cpu")
+    found = cam_hub.predict(model, striped(), output=output or None)
+    assert facts["output"] == found.output == name
+    assert name in facts["target"]
+    assert [row["class_index"] for row in rows] == [each.class_index for each in found.predictions]
