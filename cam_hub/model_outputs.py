@@ -114,7 +114,7 @@ def _notes(model_id: str, task: Task, *, chosen: bool) -> list[str]:
             "and output= selects another"
         )
     if isinstance(task, Classification) and task.inner is not None:
-        what = "log-probabilities" if task.inner == "log_softmax" else "probabilities"
+        what = "log-probabilities" if task.inner.startswith("log_") else "probabilities"
         notes.append(f"the network returns {what}, which are taken as they are")
     if isinstance(task, Classification) and task.value is not None:
         low, high = task.value

@@ -94,6 +94,20 @@ class TestProbabilitiesInside:
         found = cam_hub.explain(model, IMAGE, **QUICK)
         assert found.predictions[0].probability == pytest.approx(float(truth(model).exp().max()))
 
+    @pytest.mark.parametrize("widths", [(4,), (1,)])
+    def test_a_log_sigmoid_is_the_logarithm_of_the_networks_own_probabilities(self, widths):
+        model = wrapped(nn.LogSigmoid(), widths, 10.0)
+        found = cam_hub.explain(model, IMAGE, **QUICK)
+        bare = cam_hub.explain(wrapped(lambda z: z.sigmoid(), widths, 10.0), IMAGE, **QUICK)
+        assert [each.label for each in found.predictions] == [
+            each.label for each in bare.predictions
+        ]
+        for one, other in zip(found.predictions, bare.predictions, strict=True):
+            assert one.probability == pytest.approx(other.probability, abs=1e-6)
+            assert one.score == pytest.approx(other.score, abs=1e-5)
+        np.testing.assert_allclose(found.cam(), bare.cam(), rtol=1e-5)
+        assert found.manifest["target"]["inner"] == "log_sigmoid"
+
     @pytest.mark.parametrize(
         ("end", "widths"),
         [
@@ -315,6 +329,40 @@ class TestHeads:
         np.testing.assert_array_equal(again.cam(), found.cam())
 
 
+SQUEEZED = {
+    "scores": (lambda z: z, (5,), {}),
+    "probabilities": (lambda z: z.softmax(1), (5,), {}),
+    "one logit": (lambda z: z, (1,), {}),
+    "one probability": (lambda z: z.sigmoid(), (1,), {}),
+    "heads": (lambda a, g: {"age": a, "gender": g}, (1, 3), {}),
+    "values": (lambda z: z, (3,), {"task": "regression"}),
+    "one value": (lambda z: z, (1,), {"task": "regression"}),
+    "features": (lambda z: z, (6,), {"task": "similarity"}),
+}
+
+
+def squeezed(found):
+    if isinstance(found, dict):
+        return {key: squeezed(value) for key, value in found.items()}
+    return found.squeeze()
+
+
+@pytest.mark.parametrize("kind", SQUEEZED)
+def test_the_dimension_of_the_batch_may_be_missing_for_a_single_image(kind):
+    end, widths, options = SQUEEZED[kind]
+    expected = cam_hub.explain(wrapped(end, widths, 3.0, **options), IMAGE, **QUICK)
+    model = wrapped(lambda *z: squeezed(end(*z)), widths, 3.0, **options)
+    found = cam_hub.explain(model, IMAGE, **QUICK)
+    assert found.predictions == expected.predictions
+    np.testing.assert_allclose(found.cam(), expected.cam(), rtol=1e-5)
+    images = [IMAGE, IMAGE.flip(1)]
+    together = [each.explanation for each in cam_hub.explain_many(model, images, **QUICK)]
+    for image, one in zip(images, together, strict=True):
+        alone = cam_hub.explain(model, image, reuse=False, **QUICK)
+        assert one.classes == alone.classes
+        np.testing.assert_allclose(one.cam(), alone.cam(), rtol=1e-4)
+
+
 def test_a_single_tensor_has_no_output_to_choose():
     with pytest.raises(InvalidArgument, match="one tensor"):
         cam_hub.explain(wrapped(lambda z: z), IMAGE, output=0, **QUICK)
@@ -498,14 +546,15 @@ class TestSegmentation:
             lambda z: z.sigmoid(),
             lambda z: nn.functional.interpolate(z.softmax(1), scale_factor=2, mode="bilinear"),
             lambda z: {"size": torch.ones(1), "masks": z.softmax(1)},
+            lambda z: z.softmax(1).squeeze(),
         ],
-        ids=["softmax", "sigmoid", "softmax, then upsampled", "in a dict"],
+        ids=["softmax", "sigmoid", "softmax, then upsampled", "in a dict", "squeezed"],
     )
     def test_the_probabilities_are_the_networks_own(self, end):
         model = cam_hub.wrap_model(self.Pixels(end), input_size=SIZE, task="segmentation")
         raw = truth(model)
         raw = raw["masks"] if isinstance(raw, dict) else raw
-        expected = raw.mean((2, 3))[0]
+        expected = raw.mean((-2, -1)).flatten()
         for each in cam_hub.explain(model, IMAGE, **QUICK).predictions:
             assert each.probability == pytest.approx(float(expected[each.class_index]), abs=1e-5)
 

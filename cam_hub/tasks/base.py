@@ -17,8 +17,14 @@ from cam_hub.errors import InvalidArgument
 from cam_hub.options import OutputChoice
 from cam_hub.ranking import Prediction, best_of, label_of
 from cam_hub.tasks.heads import Head
-from cam_hub.tasks.outputs import main_output, unexpected
-from cam_hub.tasks.reading import Inner, InputsOfProbabilities, read_outputs, scores_of
+from cam_hub.tasks.outputs import main_output, unexpected, with_batch
+from cam_hub.tasks.reading import (
+    WITHOUT_BATCH,
+    Inner,
+    InputsOfProbabilities,
+    read_outputs,
+    scores_of,
+)
 from cam_hub.tasks.region import Region
 
 __all__ = [
@@ -178,6 +184,8 @@ class Task(ABC):
     Attributes:
         name: Its name in the registry.
         dense: Whether the model answers for every place of the picture.
+        without_batch: How many dimensions its answer for one image has if the network removes the
+            batch's.
         scattered: Whether its scores come from different parts of the network (pyramid levels).
         saturating: Whether its scores are probabilities, which have no gradient where all but
             nothing is missing to 1.
@@ -196,6 +204,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     dense: ClassVar[bool] = False
+    without_batch: ClassVar[tuple[int, ...]] = WITHOUT_BATCH["classes"]
     scattered: ClassVar[bool] = False
     saturating: ClassVar[bool] = False
     takes_region: ClassVar[bool] = False
@@ -238,6 +247,7 @@ class Task(ABC):
         with InputsOfProbabilities() if self.captured else nullcontext() as seen:
             raw = self.call(module, batch)
         found = raw if self.head is None else self.head.read(raw)
+        found = with_batch(found, len(batch), self.without_batch)
         probabilities = main_output(found) if self.inner is not None else None
         if probabilities is None or self.inner is None:
             return raw, found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from cam_hub.errors import ModelRefused
 from cam_hub.recording import main_tensor
 
-__all__ = ["are_detections", "main_output", "unexpected"]
+__all__ = ["are_detections", "main_output", "unexpected", "with_batch"]
 
 _MAIN_KEYS = ("logits", "out")
 """Names under which networks that return a mapping keep their main tensor, by convention."""
@@ -42,6 +42,19 @@ def main_output(output: Any) -> Tensor | None:
     return main_tensor(output)
 
 
+def with_batch(output: Any, images: int, without: Container[int]) -> Any:
+    """An answer with the dimension of the batch, which ``squeeze()`` removes for a single image.
+
+    Args:
+        output: What a network returned, or one of its outputs.
+        images: How many images were in the batch.
+        without: How many dimensions an answer for one image has without the batch.
+    """
+    if not isinstance(output, Tensor) or images != 1 or output.ndim not in without:
+        return output
+    return output if output.ndim > 0 and len(output) == 1 else output[None]
+
+
 def are_detections(output: Any) -> bool:
     """Whether an answer is a list with one mapping per image: boxes, labels and scores."""
     return (
@@ -68,7 +81,8 @@ def unexpected(task: str, output: Any, expected: str) -> ModelRefused:
 
 def _seen(output: Any) -> str:
     if isinstance(output, Tensor):
-        return f"a tensor of shape {tuple(output.shape)}"
+        kind = "" if output.is_floating_point() else f" and type {output.dtype}"
+        return f"a tensor of shape {tuple(output.shape)}{kind}"
     found = main_output(output)
     kind = type(output).__name__
     if found is None:

@@ -8,6 +8,7 @@ what.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,17 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from cam_hub.guard import quiet
 from cam_hub.options import OutputChoice
 from cam_hub.tasks.heads import Head, Path, named_outputs
+from cam_hub.tasks.outputs import with_batch
 
 __all__ = [
+    "SIGMOIDS",
+    "WITHOUT_BATCH",
     "Inner",
     "InputsOfProbabilities",
     "Reading",
@@ -31,8 +36,17 @@ __all__ = [
     "text_of_scores",
 ]
 
-Inner = Literal["softmax", "log_softmax", "sigmoid"]
+Inner = Literal["softmax", "log_softmax", "sigmoid", "log_sigmoid"]
 """What a network applies to its scores before it returns them."""
+
+SIGMOIDS = ("sigmoid", "log_sigmoid")
+"""Those that are applied to each score alone."""
+
+_INNERS: tuple[Inner, ...] = ("softmax", "sigmoid", "log_softmax", "log_sigmoid")
+
+WITHOUT_BATCH: dict[str, tuple[int, ...]] = {"classes": (0, 1), "values": (0, 1), "pixels": (2, 3)}
+"""How many dimensions an answer for one image has, by what it holds, if the network removes that of
+the batch."""
 
 _MAIN_KEYS = ("logits", "out")
 """Names under which networks keep their main tensor, by convention."""
@@ -119,6 +133,8 @@ _APPLIED: dict[str, Inner] = {
     "log_softmax": "log_softmax",
     "sigmoid": "sigmoid",
     "expit": "sigmoid",
+    "log_sigmoid": "log_sigmoid",
+    "logsigmoid": "log_sigmoid",
 }
 
 
@@ -129,6 +145,8 @@ def scores_of(probabilities: Tensor, inner: Inner) -> Tensor:
     least = torch.finfo(probabilities.dtype).tiny
     if inner == "softmax":
         return probabilities.clamp_min(least).log()
+    if inner == "log_sigmoid":
+        return probabilities - (-probabilities.exp()).log1p().clamp_min(math.log(least))
     most = 1 - torch.finfo(probabilities.dtype).eps / 2
     inside = probabilities.clamp(least, most)
     return inside.log() - (-inside).log1p()
@@ -141,7 +159,7 @@ def text_of_scores(inner: Inner, *, captured: bool) -> str:
         inner: What the network applies.
         captured: Whether the scores before that are explained.
     """
-    own = "sigmoid" if inner == "sigmoid" else "softmax"
+    own = "sigmoid" if inner in SIGMOIDS else "softmax"
     if captured:
         return f"class score (logit) before the network's own {own}"
     if own == "softmax":
@@ -219,7 +237,7 @@ def _judged(
     many_labels: bool,
 ) -> Reading:
     """What was applied to the scores of an output."""
-    found = [raw if head is None else head.read(raw) for raw in raws]
+    found = [_with_batch(raw if head is None else head.read(raw), kind) for raw in raws]
     if not isinstance(found[0], Tensor) or not _FITS[kind](found[0]):
         return Reading(head, many_labels=many_labels)
     alike = (t for t in found if isinstance(t, Tensor) and t.shape == found[0].shape)
@@ -236,7 +254,7 @@ def _judged(
     if before is not None:
         again = _apply(inner, _rows(before))
         captured = torch.allclose(again, _rows(found[0]), atol=_tolerance(found[0]))
-    return Reading(head, inner, captured, inner == "sigmoid" and values.shape[1] > 1)
+    return Reading(head, inner, captured, inner in SIGMOIDS and values.shape[1] > 1)
 
 
 def _value(found: Tensor | None) -> tuple[float, float] | None:
@@ -256,6 +274,8 @@ def _applied(first: Tensor, values: Tensor) -> Inner | None:
             return "softmax"
         if bool((values <= near).all() and (values.logsumexp(dim=1).abs() <= near).all()):
             return "log_softmax"
+    if last == "LogSigmoid":
+        return "log_sigmoid"
     if not bool(((values >= -near) & (values <= 1 + near)).all()):
         return None
     if last in ("Sigmoid", "Hardsigmoid"):
@@ -267,8 +287,8 @@ def _applied(first: Tensor, values: Tensor) -> Inner | None:
 
 
 def _apply(inner: Inner, scores: Tensor) -> Tensor:
-    if inner == "sigmoid":
-        return scores.sigmoid()
+    if inner in SIGMOIDS:
+        return scores.sigmoid() if inner == "sigmoid" else functional.logsigmoid(scores)
     return scores.softmax(dim=1) if inner == "softmax" else scores.log_softmax(dim=1)
 
 
@@ -285,6 +305,11 @@ def _rows(tensor: Tensor) -> Tensor:
         pixels = flat.flatten(2)[0].T
         return pixels[:: -(-len(pixels) // 500)]
     return flat.reshape(1, -1)
+
+
+def _with_batch(output: Any, kind: Kind) -> Any:
+    """An output for one image with the dimension of the batch."""
+    return with_batch(output, 1, WITHOUT_BATCH.get(kind, ()))
 
 
 def _is_scores(tensor: Tensor) -> bool:
@@ -320,13 +345,16 @@ def _main(raws: Sequence[Any], labels: int | None, kind: Kind) -> tuple[Path, bo
     if () in outputs:
         return (), False
     fitting = {path: tensor for path, tensor in outputs.items() if _FITS[kind](tensor)}
+    if not fitting:
+        single = {path: _with_batch(tensor, kind) for path, tensor in outputs.items()}
+        fitting = {path: tensor for path, tensor in single.items() if _FITS[kind](tensor)}
     if len(fitting) < 2 and len(outputs) < 2:
         return next(iter(outputs), ()), False
     if not fitting:
         return (), False
     for key in _MAIN_KEYS:
         if (key,) in fitting:
-            return (key,), _twin(raws, (key,), fitting) == "sigmoid"
+            return (key,), _twin(raws, (key,), fitting) in SIGMOIDS
     paths = list(fitting)
     if labels is not None:
         widths = {1, 2} if labels == 2 else {labels}
@@ -351,7 +379,7 @@ def _main(raws: Sequence[Any], labels: int | None, kind: Kind) -> tuple[Path, bo
         main = by_depth[0] if deepest >= _DEEPER * second else paths[0]
     else:
         main = by_depth[0]
-    return main, _twin(raws, main, fitting) == "sigmoid"
+    return main, _twin(raws, main, fitting) in SIGMOIDS
 
 
 def _width(tensor: Tensor) -> int:
@@ -362,7 +390,7 @@ def _twin_of(raws: Sequence[Any], path: Path, fitting: Mapping[Path, Tensor]) ->
     """What was applied to another output to get this one, if so."""
     for other in fitting:
         if other != path and fitting[other].shape == fitting[path].shape:
-            for inner in ("softmax", "sigmoid", "log_softmax"):
+            for inner in _INNERS:
                 if _is_applied(raws, other, path, inner):
                     return inner
     return None
@@ -372,7 +400,7 @@ def _twin(raws: Sequence[Any], path: Path, fitting: Mapping[Path, Tensor]) -> In
     """What was applied to this output to get another one, if so."""
     for other in fitting:
         if other != path and fitting[other].shape == fitting[path].shape:
-            for inner in ("softmax", "sigmoid", "log_softmax"):
+            for inner in _INNERS:
                 if _is_applied(raws, path, other, inner):
                     return inner
     return None
@@ -387,7 +415,7 @@ def _is_applied(raws: Sequence[Any], before: Path, after: Path, inner: Inner) ->
         scores, expected = _rows(outputs[before]), _rows(outputs[after])
         if scores.shape != expected.shape or scores.shape[1] < 1:
             return False
-        if inner != "sigmoid" and scores.shape[1] < 2:
+        if inner not in SIGMOIDS and scores.shape[1] < 2:
             return False
         if not torch.allclose(_apply(inner, scores), expected, atol=_tolerance(outputs[after])):
             return False

@@ -13,7 +13,7 @@ from cam_hub.options import OutputChoice
 from cam_hub.tasks.base import Reference, Standings, Target, Task, only_single_label
 from cam_hub.tasks.names import Names
 from cam_hub.tasks.outputs import main_output, unexpected
-from cam_hub.tasks.reading import read_outputs, text_of_scores
+from cam_hub.tasks.reading import SIGMOIDS, WITHOUT_BATCH, read_outputs, text_of_scores
 from cam_hub.tasks.region import Region, as_weights
 
 __all__ = ["BACKGROUND", "Segmentation"]
@@ -41,6 +41,7 @@ class Segmentation(Task):
 
     name: ClassVar[str] = "segmentation"
     dense: ClassVar[bool] = True
+    without_batch: ClassVar[tuple[int, ...]] = WITHOUT_BATCH["pixels"]
     takes_region: ClassVar[bool] = True
     has_probabilities: ClassVar[bool] = True
     background: int | None = None
@@ -71,7 +72,7 @@ class Segmentation(Task):
     ) -> Segmentation:
         """The task for this network: its main output, and whether that holds probabilities."""
         found = read_outputs(module, inputs, self.call, choice=choice, labels=labels, kind="pixels")
-        many = found.many_labels or found.inner == "sigmoid"
+        many = found.many_labels or found.inner in SIGMOIDS
         return replace(
             self,
             head=found.head,
