@@ -1,39 +1,69 @@
 """Stability of SmoothGradCAM++ maps: between seeds, and under invisible noise on the input.
 
-    python -m bench.stability                     # prints the table of docs/methods.md
+    python -m bench.stability                     # prints the tables of docs/methods.md
     python -m bench.stability --model timm/… photo.jpg …
 
 Stages, blocks (modules that contain others) and all layers of a model are explained on photos, with
 two seeds of the noise, and once more with the normalised input disturbed by a thousandth of a
-standard deviation. The figures are correlations (Pearson) of two maps of one layer. The formula of
-torchcam 0.5, whose denominator sums activations and cubes with their signs, is measured as well.
+standard deviation. The figures are correlations (Pearson) of two maps of one layer, for fixed
+numbers of noisy copies and for the number that ``explain`` chooses when a layer is asked for alone
+(``sampling="adaptive"``). The formula of torchcam 0.5, whose denominator sums activations and cubes
+with their signs, is measured as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import cam_hub
+from cam_hub.explaining import MOST_SAMPLES, WANTED, more_samples
 from cam_hub.methods import METHODS, Evidence, Method
 from cam_hub.methods.arithmetic import as_float, grid_sum, weighted_map
 
 SIGNED = "smoothgradcamppsigned"
-METHOD_NAMES = ("smoothgradcampp", SIGNED)
+OURS = "smoothgradcampp"
 INVISIBLE = 1e-3
+LEAST = 0.97
+FIRST = 4
+KINDS = ("seed", "input")
+NUMBERS = (FIRST, 8, 16, MOST_SAMPLES)
 
 _EXAMPLES = Path(__file__).parents[1] / "space" / "examples"
 _PHOTOS = ("cat.jpg", "coffee.jpg")
 
 
+class Found(NamedTuple):
+    """One map, and how far another seed's map can be expected to agree with it."""
+
+    cam: np.ndarray
+    agreement: float
+
+
+Maps = dict[tuple[str, int, str], Found]
+"""By method, number of noisy copies and layer."""
+
+
+class Pair(NamedTuple):
+    """Two maps of one layer of one photo."""
+
+    way: str
+    kind: str
+    layer: str
+    correlation: float
+    copies: int
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures and prints a table in Markdown; returns the program's exit code."""
+    """Measures and prints tables in Markdown; returns the program's exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("photos", nargs="*", type=Path, help="(two of the app's examples)")
     parser.add_argument("--model", default=cam_hub.DEFAULT_MODEL, help="(%(default)s)")
@@ -42,64 +72,95 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = cam_hub.load_model(options.model, device="cpu")
     register_signed()
     photos = options.photos or [_EXAMPLES / name for name in _PHOTOS]
-    usable = [layer for layer in cam_hub.list_layers(model) if layer.usable]
+    usable = [layer.name for layer in cam_hub.list_layers(model) if layer.usable]
     groups = {
         "stages": cam_hub.suggest_layers(model, "stages"),
-        "blocks": [x.name for x in usable if [*model.module.get_submodule(x.name).children()]],
-        "all": [layer.name for layer in usable],
+        "blocks": [name for name in usable if [*model.module.get_submodule(name).children()]],
+        "all": usable,
     }
-    print("| layers | method | maps | two seeds: median | least | input noise: median | least |")
+    pairs = [pair for photo in photos for pair in stabilities(model, photo, usable)]
+    ways = list(dict.fromkeys(pair.way for pair in pairs))
+    print("| layers | copies | maps | two seeds: median | least | < 0.97 | input noise: least |")
     print("|---|---|---|---|---|---|---|")
     for group, layers in groups.items():
-        table = stabilities(model, photos, layers)
-        for method in METHOD_NAMES:
-            found = [table[method, kind] for kind in KINDS]
-            figures = [f"{measure(each):.3f}" for each in found for measure in (np.median, min)]
-            print(f"| {group} | {method} | {len(found[0])} | {' | '.join(figures)} |", flush=True)
+        for way in ways:
+            seed, disturbed = (
+                np.array([p.correlation for p in pairs
+                          if (p.way, p.kind) == (way, kind) and p.layer in layers])
+                for kind in KINDS
+            )  # fmt: skip
+            print(
+                f"| {group} | {way} | {len(seed)} | {np.median(seed):.3f} | {seed.min():.3f} "
+                f"| {(seed < LEAST).mean():.1%} | {disturbed.min():.3f} |"
+            )
+    print("\n| layers | maps out of " + " | ".join(map(str, NUMBERS)) + " copies | mean |")
+    print("|---|" + "---|" * (len(NUMBERS) + 1))
+    for group, layers in groups.items():
+        counts = Counter(p.copies for p in pairs if p.way == "adaptive" and p.layer in layers)
+        total = counts.total()
+        mean = sum(number * count for number, count in counts.items()) / total
+        shares = " | ".join(f"{counts[number] / total:.0%}" for number in NUMBERS)
+        print(f"| {group} | {shares} | {mean:.1f} |")
+    print("\nLeast steady between seeds, out of the number that is chosen:")
+    chosen = [p for p in pairs if (p.way, p.kind) == ("adaptive", "seed")]
+    for pair in sorted(chosen, key=lambda p: p.correlation)[:20]:
+        print(f"{pair.correlation:.3f} {pair.layer} ({pair.copies} copies)")
     return 0
 
 
-KINDS = ("seed", "input")
-
-
-def stabilities(
-    model: cam_hub.LoadedModel, photos: Sequence[object], layers: Sequence[str]
-) -> dict[tuple[str, str], list[float]]:
-    """Correlations over layers and photos, by method and kind of disturbance."""
-    found: dict[tuple[str, str], list[float]] = {(m, k): [] for m in METHOD_NAMES for k in KINDS}
-    for photo in photos:
-        tensor = model.preprocess(photo)[0]
-        noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
-        maps = {
-            "clean": _maps(model, tensor, layers, 0),
-            "seed": _maps(model, tensor, layers, 1),
-            "input": _maps(model, tensor + INVISIBLE * noise, layers, 0),
-        }
-        for method in METHOD_NAMES:
-            for kind in KINDS:
-                for layer in layers:
-                    pair = maps["clean"][method, layer], maps[kind][method, layer]
-                    # A layer at which nothing supports the class has no map, with any noise.
-                    if all(cam.any() for cam in pair):
-                        found[method, kind].append(_correlation(*pair))
+def stabilities(model: cam_hub.LoadedModel, photo: object, layers: Sequence[str]) -> list[Pair]:
+    """Pairs of maps of one photo: of the fixed numbers, the chosen one, and torchcam's formula."""
+    tensor = model.preprocess(photo)[0]
+    noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
+    clean = _maps(model, tensor, layers, 0)
+    others = {
+        "seed": _maps(model, tensor, layers, 1),
+        "input": _maps(model, tensor + INVISIBLE * noise, layers, 0),
+    }
+    found = []
+    for kind, maps in others.items():
+        for layer in layers:
+            one, other = _chosen(clean, layer), _chosen(maps, layer)
+            ways = {
+                "torchcam's formula": ((SIGNED, FIRST), (SIGNED, FIRST)),
+                **{str(number): ((OURS, number), (OURS, number)) for number in NUMBERS},
+                "adaptive": ((OURS, one), (OURS, other)),
+            }
+            for way, (first, second) in ways.items():
+                pair = clean[*first, layer].cam, maps[*second, layer].cam
+                # A layer at which nothing supports the class has no map, with any noise.
+                if all(cam.any() for cam in pair):
+                    correlation = float(np.corrcoef(pair[0].ravel(), pair[1].ravel())[0, 1])
+                    found.append(Pair(way, kind, layer, correlation, max(first[1], second[1])))
     return found
 
 
-def _maps(
-    model: cam_hub.LoadedModel, tensor: Tensor, layers: Sequence[str], seed: int
-) -> dict[tuple[str, str], np.ndarray]:
-    results = cam_hub.explain_methods(
-        model, tensor, METHOD_NAMES, target_layers=layers, seed=seed, reuse=False
-    )
-    return {
-        (name, layer): result.cams[result.classes[0], layer]
-        for name, result in results.items()
-        for layer in layers
-    }
+def _chosen(maps: Maps, layer: str) -> int:
+    """The number of copies that ``explain`` takes for a layer."""
+    number = FIRST
+    while number < MOST_SAMPLES and maps[OURS, number, layer].agreement < WANTED:
+        number = more_samples(number, maps[OURS, number, layer].agreement)
+    return number
 
 
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+def _maps(model: cam_hub.LoadedModel, tensor: Tensor, layers: Sequence[str], seed: int) -> Maps:
+    found = {}
+    for number in NUMBERS:
+        results = cam_hub.explain_methods(
+            model,
+            tensor,
+            (OURS, SIGNED) if number == FIRST else OURS,
+            target_layers=layers,
+            num_samples=number,
+            sampling="fixed",
+            seed=seed,
+            reuse=False,
+        )
+        for name, result in results.items():
+            for layer in layers:
+                agreement = result.manifest["agreement"][layer]
+                found[name, number, layer] = Found(result.cams[result.classes[0], layer], agreement)
+    return found
 
 
 def register_signed() -> None:

@@ -21,7 +21,7 @@ from cam_hub.classes import (
 )
 from cam_hub.composing import compose
 from cam_hub.errors import CamHubError, ClassNotFound
-from cam_hub.explaining import explain_otherwise, explain_prepared, is_blank
+from cam_hub.explaining import explain_otherwise, explain_prepared, is_blank, steadied
 from cam_hub.introspection.selection import resolve_layers
 from cam_hub.jobs import make_job
 from cam_hub.methods import Method
@@ -163,10 +163,11 @@ class BatchExplainer:
         asked = replace(request, progress=lambda *_: tick())
         try:
             if passed is not None:
-                found = compose(self.model, picture.prepared, self.method, job, passed)
-                if not is_blank(found):
-                    return found
-                return explain_otherwise(self.model, picture.prepared, found, self.method, asked)
+                prepared = picture.prepared
+                found = compose(self.model, prepared, self.method, job, passed)
+                if is_blank(found):
+                    found = explain_otherwise(self.model, prepared, found, self.method, asked)
+                return steadied(self.model, prepared, found, self.method, asked)
             # Alone it may be passed with more care.
             alone = explain_prepared(self.model, picture.prepared, [self.method], asked)
             return alone[self.method.name]

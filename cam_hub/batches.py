@@ -81,6 +81,7 @@ def explain_many(
     target: str = "logit",
     output: OutputChoice = None,
     call: int | None = None,
+    sampling: str = "fixed",
     reference: object = None,
     num_samples: int = 4,
     std: float = 0.3,
@@ -122,6 +123,7 @@ def explain_many(
         target: As for ``explain``.
         output: As for ``explain``.
         call: As for ``explain``.
+        sampling: As for ``explain``.
         reference: As for ``explain``, for all pictures.
         num_samples: As for ``explain``.
         std: As for ``explain``.
@@ -154,6 +156,7 @@ def explain_many(
         target=target,
         output=output,
         call=call,
+        sampling=sampling,
         reference=reference,
         num_samples=num_samples,
         std=std,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cam_hub.introspection.extent import on_input
 from cam_hub.manifests import make_manifest
@@ -13,7 +13,10 @@ from cam_hub.ranking import Prediction, label_of
 from cam_hub.results import Explanation
 from cam_hub.sources.base import LoadedModel
 
-__all__ = ["compose"]
+__all__ = ["STEADY", "compose"]
+
+STEADY = 0.97
+"""A map of which another seed's would correlate less is noted to depend on the noise."""
 
 
 def compose(
@@ -50,6 +53,7 @@ def compose(
     shown, chosen = _predictions(passed, names, model.class_names)
     against = passed.settled.contrast
     labels = {index: label_of(index, names) for index in passed.settled.classes}
+    agreement = _agreement(method, job, passed)
     layer_names = list(job.layers)
     autocast = job.setting.autocast
     noise = job.noise if method.needs_noise else None
@@ -77,7 +81,8 @@ def compose(
         autocast=None if autocast is None else str(autocast).removeprefix("torch."),
         batch_size=job.size if noise is not None else None,
         notes=model.execution.notes,
-        layer_notes={name: layer.notes for name, layer in job.layers.items() if layer.notes},
+        layer_notes=_layer_notes(job, agreement),
+        agreement=agreement,
     )
     return Explanation(
         pictures=prepared.pictures,
@@ -89,6 +94,36 @@ def compose(
         labels=labels,
         described=described,
     )
+
+
+def _agreement(method: Method, job: Job, passed: Pass) -> dict[str, float]:
+    """By layer, how far another seed's map can be expected to agree: the least of all classes.
+
+    Three digits, so that rounding does not show.
+    """
+    found = {
+        name: [
+            passed.agreements[key]
+            for index in passed.settled.classes
+            if (key := (method.key, index, name)) in passed.agreements
+        ]
+        for name in job.layers
+    }
+    return {name: round(min(each), 3) for name, each in found.items() if each}
+
+
+def _layer_notes(job: Job, agreement: Mapping[str, float]) -> dict[str, str]:
+    """What must be known of the maps of each layer, where there is anything."""
+    notes = {name: [layer.notes] if layer.notes else [] for name, layer in job.layers.items()}
+    for name, correlation in agreement.items():
+        if correlation < STEADY:
+            notes[name].append(
+                f"its map depends on the noise: going by how far its {job.samples} noisy copies "
+                f"differ, the map of another seed would correlate with it at {correlation:.2f}; "
+                "more samples make it steadier, and the end of its block, or a later layer, may be "
+                "steadier"
+            )
+    return {name: "; ".join(each) for name, each in notes.items() if each}
 
 
 def _predictions(

@@ -45,6 +45,7 @@ def explain(
     target: str = "logit",
     output: OutputChoice = None,
     call: int | None = None,
+    sampling: str = "fixed",
     region: RegionChoice = None,
     reference: object = None,
     background: object = None,
@@ -89,6 +90,11 @@ def explain(
             function of everything that the network returns; None for the main one.
         call: Of a layer that runs several times in one pass: which of its calls, from 0; None for
             the last.
+        sampling: ``"fixed"`` has SmoothGradCAM++ take ``num_samples`` noisy copies; ``"adaptive"``
+            takes more (at most 32) where these differ so far that another seed would give another
+            map at one of the layers, for one of the classes. The manifest has the number that was
+            taken, and the correlation that another seed's map can be expected to have
+            (``agreement``); its ``layer_notes`` state where it is low.
         region: Of a segmentation or detection model: the part of the photo that is asked about,
             a box ``(left, top, right, bottom)`` in its pixels or a boolean mask ``(H, W)``; None
             for all of it.
@@ -96,7 +102,7 @@ def explain(
             given like ``image``; None for the picture itself.
         background: A picture of the same proportions to draw maps on in place of the image, as
             for images of many channels, which are otherwise shown in grey; given like ``image``.
-        num_samples: How many noisy copies SmoothGradCAM++ averages over.
+        num_samples: How many noisy copies SmoothGradCAM++ averages over, before any are added.
         std: Standard deviation of their noise, in units of the normalised input.
         seed: Of their noise; the same call gives the same map.
         batch_size: Most images that pass the network at once; fewer where memory does not suffice.
@@ -134,6 +140,7 @@ def explain(
         target=target,
         output=output,
         call=call,
+        sampling=sampling,
         region=region,
         reference=reference,
         num_samples=num_samples,
@@ -165,6 +172,7 @@ def explain_methods(
     target: str = "logit",
     output: OutputChoice = None,
     call: int | None = None,
+    sampling: str = "fixed",
     region: RegionChoice = None,
     reference: object = None,
     background: object = None,
@@ -189,6 +197,7 @@ def explain_methods(
         target: Their logit, or their probability.
         output: The output of the network.
         call: The call of the layer.
+        sampling: Whether noisy copies are added where they disagree.
         region: A part of the photo.
         reference: A picture to compare with.
         background: A picture to draw maps on.
@@ -215,6 +224,7 @@ def explain_methods(
         target=target,
         output=output,
         call=call,
+        sampling=sampling,
         region=region,
         reference=reference,
         num_samples=num_samples,

@@ -44,6 +44,7 @@ _EXPLANATION: Schema = {
     "versions": dict,
     "options?": {"sign?": str},
     "layer_notes?": dict,
+    "agreement?": dict,
 }
 """The manifest of an explanation. Parts whose names end in ``?`` may be missing."""
 

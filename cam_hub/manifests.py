@@ -34,6 +34,7 @@ def make_manifest(
     batch_size: int | None = None,
     notes: Sequence[str] = (),
     layer_notes: Mapping[str, str] | None = None,
+    agreement: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The manifest of an explanation, but for what it says of the picture.
 
@@ -57,6 +58,8 @@ def make_manifest(
         batch_size: How many images passed the network at once, if there was more than one.
         notes: What must be known of all maps: how the model had to be run.
         layer_notes: What must be known of the maps of some layers, by layer (``LayerInfo.note``).
+        agreement: Of maps that noise went into, by layer: how far another seed's map can be
+            expected to correlate, the least of the classes.
 
     Returns:
         JSON types only.
@@ -75,6 +78,7 @@ def make_manifest(
         "layers": list(layers),
         **({"notes": list(notes)} if notes else {}),
         **({"layer_notes": dict(layer_notes)} if layer_notes else {}),
+        **({"agreement": dict(agreement)} if agreement else {}),
         "classes": [dict(entry) for entry in classes],
         "contrast": _contrast(contrast),
         "target": dict(target),

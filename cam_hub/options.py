@@ -227,6 +227,16 @@ OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
                 interfaces=frozenset({"explain"}),
                 recorded=False,
             ),
+            Option(
+                "sampling",
+                "choice",
+                "fixed",
+                "whether SmoothGradCAM++ takes exactly as many noisy copies as asked for, or more "
+                "(32 at most) where another seed would give another map",
+                "Noisy copies",
+                MappingProxyType({"fixed": "the number, exactly", "adaptive": "more if need be"}),
+                recorded=False,
+            ),
         )
     }
 )

@@ -92,6 +92,7 @@ def reproduce(
         autocast=manifest.get("autocast"),
         batch_size=manifest.get("batch_size", 8),
         **unrecorded(manifest.get("options", {}), {"output": output}),
+        sampling="fixed",  # the number that was taken is among the parameters
         **parameters,
     )
     if again.manifest["image"] != dict(manifest["image"]):

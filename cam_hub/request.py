@@ -45,6 +45,7 @@ class Request:
         target: Which score of a class is explained: ``"logit"`` or ``"probability"``.
         output: Which output of the network is explained; None for the main one.
         call: Which call of a layer that runs several times; None for its last.
+        sampling: Whether noisy copies are added where they disagree: ``"adaptive"``, ``"fixed"``.
     """
 
     target_layers: LayerChoice
@@ -61,6 +62,7 @@ class Request:
     target: str = "logit"
     output: OutputChoice = None
     call: int | None = None
+    sampling: str = "fixed"
 
     @property
     def reuses(self) -> bool:
@@ -92,6 +94,7 @@ class Request:
         target: str = "logit",
         output: OutputChoice = None,
         call: int | None = None,
+        sampling: str = "fixed",
     ) -> Request:
         """Checks the numbers whatever the method, so that a wrong one never passes unseen.
 
@@ -105,6 +108,7 @@ class Request:
                 "target": target,
                 "output": output,
                 "call": call,
+                "sampling": sampling,
                 "batch_size": batch_size,
                 "autocast": autocast,
                 "reuse": reuse,

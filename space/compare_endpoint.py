@@ -86,6 +86,7 @@ def make_compare(
         call: str = "",
         batch_size: int = 8,
         autocast: str = "",
+        sampling: str = "fixed",
         visitor: gr.OAuthToken | None = None,
     ) -> Answer:
         """Puts maps of one photo beside each other: models by methods, layers or classes.
@@ -121,6 +122,8 @@ def make_compare(
                 last.
             batch_size: Maximum number of images in one pass, noisy copies included.
             autocast: bfloat16 or float16 for lower precision; empty for the model's own.
+            sampling: fixed: smoothgradcampp takes exactly num_samples noisy copies; adaptive: more,
+                32 at most, where another seed would give another map.
             visitor: Access token, for private and gated models; Gradio hands it over.
 
         Returns:
@@ -149,6 +152,7 @@ def make_compare(
                     "call": call,
                     "batch_size": batch_size,
                     "autocast": autocast,
+                    "sampling": sampling,
                 },
                 limits=settings.limits,
             )

@@ -72,6 +72,7 @@ class CompareHandlers:
         target: Any,
         output: Any,
         call: Any,
+        sampling: Any,
         visitor: gr.OAuthToken | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio wants it)
     ) -> Updates:
@@ -94,7 +95,13 @@ class CompareHandlers:
                 contrast=contrast,
                 region=region,
                 reference=reference,
-                options={"sign": sign, "target": target, "output": output, "call": call},
+                options={
+                    "sign": sign,
+                    "target": target,
+                    "output": output,
+                    "call": call,
+                    "sampling": sampling,
+                },
                 limits=self.settings.limits,
             )
             tell = teller(progress)

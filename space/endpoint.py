@@ -109,6 +109,7 @@ def make_explain(
         reuse: bool = True,
         scale: str = "own",
         colorbar: bool = False,
+        sampling: str = "fixed",
         visitor: gr.OAuthToken | None = None,
     ) -> Answer:
         """Shows which pixels of a photo spoke for which class of an image model.
@@ -145,6 +146,8 @@ def make_explain(
             scale: Scale of the colours: own, each map's own; common, one for all maps; or low,
                 high in the units of the map.
             colorbar: Whether the colours and the values at their ends stand below the overlays.
+            sampling: fixed: smoothgradcampp takes exactly num_samples noisy copies; adaptive: more,
+                32 at most, where another seed would give another map.
             visitor: Access token, for private and gated models; Gradio hands it over.
 
         Returns:
@@ -176,6 +179,7 @@ def make_explain(
                     "batch_size": batch_size,
                     "autocast": autocast,
                     "reuse": reuse,
+                    "sampling": sampling,
                 },
                 limits=settings.limits,
             )

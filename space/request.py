@@ -11,6 +11,7 @@ from typing import Any
 from cam_hub.classes import ClassChoice, parse_top
 from cam_hub.colormaps import colormap_table
 from cam_hub.errors import InvalidArgument, ModelRefused, TooMuch
+from cam_hub.explaining import MOST_SAMPLES
 from cam_hub.maps import ScaleChoice, read_scale
 from cam_hub.methods import METHODS
 from cam_hub.model_id import parse_model_id
@@ -165,6 +166,9 @@ def read_request(
     if not isinstance(colormap, str):
         raise InvalidArgument("colormap", colormap, "the name of a colour map, such as 'jet'")
     colormap_table(colormap)
+    chosen = _limited(options, interface, limits)
+    if limits.max_samples < MOST_SAMPLES:
+        chosen["sampling"] = "fixed"
     return Request(
         photo=photo,
         model_id=model,
@@ -182,7 +186,7 @@ def read_request(
         background=read_photo(background, limits.photo_rules) if background else None,
         scale=_scale(scale, limits.max_text),
         colorbar=_SWITCH.read(colorbar),
-        options=_limited(options, interface, limits),
+        options=chosen,
     )
 
 

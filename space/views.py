@@ -80,6 +80,8 @@ def summary(result: Explanation, class_index: int, layer: str | None, against: s
     than = f" rather than {html.escape(_short(against))}" if against else ""
     model = html.escape(str(result.manifest["model"]["id"]))
     title = html.escape(METHODS[result.method].title)
+    copies = result.manifest["parameters"].get("num_samples")
+    taken = f", out of {copies} noisy copies" if isinstance(copies, int) else ""
     where = (
         f"the fusion of {len(result.layers)} layers"
         if layer is None
@@ -87,7 +89,7 @@ def summary(result: Explanation, class_index: int, layer: str | None, against: s
     )
     return (
         f"<h2>What spoke {_SIDES[result.sign]} <strong>{label}</strong>{than}</h2>"
-        f"<p>in <code>{model}</code>: {title} at {where}</p>"
+        f"<p>in <code>{model}</code>: {title} at {where}{taken}</p>"
         f"{_notes(result, layer)}"
     )
 

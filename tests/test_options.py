@@ -54,7 +54,8 @@ def test_endpoints_take_every_option_of_theirs_with_its_default(client, path, in
 @pytest.mark.parametrize("command", ["explain", "compare"])
 def test_the_command_line_takes_every_option(command):
     texts = {"sign": "both", "target": "probability", "output": "gender", "call": "1",
-             "background": "sea.png", "batch_size": "3", "autocast": "float16"}  # fmt: skip
+             "background": "sea.png", "batch_size": "3", "autocast": "float16",
+             "sampling": "adaptive"}  # fmt: skip
     values = {**texts, "call": 1, "batch_size": 3, "reuse": False}
     options = options_for(command)
     flags = [
@@ -81,7 +82,8 @@ def test_a_link_carries_the_options_that_differ_from_their_defaults():
     ("name", "value"),
     [("sign", "+"), ("sign", None), ("target", "loss"), ("call", "first"), ("call", True),
      ("output", 1.5), ("output", ""), ("output", ()), ("batch_size", 0), ("batch_size", None),
-     ("batch_size", 2.0), ("autocast", "int8"), ("reuse", "no"), ("reuse", None)],
+     ("batch_size", 2.0), ("autocast", "int8"), ("reuse", "no"), ("reuse", None),
+     ("sampling", "more"), ("sampling", None)],
 )  # fmt: skip
 def test_values_that_can_never_work_are_refused_by_name(name, value):
     with pytest.raises(InvalidArgument, match=name):
@@ -89,7 +91,12 @@ def test_values_that_can_never_work_are_refused_by_name(name, value):
 
 
 def test_the_manifest_gives_back_what_it_recorded():
-    values = {"sign": "both", "target": "logit", "output": ("heads", 1), "call": None}
+    values = {
+        "sign": "both",
+        "target": "logit",
+        "output": ("heads", 1),
+        "call": None,
+    }
     noted = recorded({**values, "method": "gradcam"})
     assert noted == {**values, "output": ["heads", 1]}
     assert check_options(unrecorded(noted, {"output": None})) == values

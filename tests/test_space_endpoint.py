@@ -188,6 +188,7 @@ def test_the_endpoint_documents_names_types_defaults_and_meanings(client: Client
         "target": "str",
         "output": "str",
         "call": "str",
+        "sampling": "str",
     }
     without = [name for name, p in parameters.items() if not p["parameter_has_default"]]
     assert without == ["image"]

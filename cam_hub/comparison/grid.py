@@ -47,6 +47,7 @@ def compare(
     target: str = "logit",
     output: OutputChoice = None,
     call: int | None = None,
+    sampling: str = "fixed",
     region: RegionChoice = None,
     reference: object = None,
     num_samples: int = 4,
@@ -83,6 +84,7 @@ def compare(
         target: As for ``explain``.
         output: As for ``explain``.
         call: As for ``explain``.
+        sampling: As for ``explain``.
         region: As for ``explain``.
         reference: As for ``explain``.
         num_samples: As for ``explain``.
@@ -116,6 +118,7 @@ def compare(
             "call": call,
             "batch_size": batch_size,
             "autocast": autocast,
+            "sampling": sampling,
         },
         region=region,
         reference=reference,

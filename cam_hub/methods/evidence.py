@@ -1,13 +1,18 @@
 """What a pass through a model leaves behind for the methods: activations and gradients."""
 
 from dataclasses import dataclass
+from typing import ClassVar, Final
 
+import torch
 from torch import Tensor
 
 from cam_hub.errors import InvalidArgument
 from cam_hub.methods.arithmetic import as_float
 
-__all__ = ["Evidence", "MomentSum", "Moments"]
+__all__ = ["GROUPS", "Evidence", "MomentSum", "Moments"]
+
+GROUPS: Final = 4
+"""Noisy samples form so many groups, whose moments are kept apart."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -58,16 +63,20 @@ class Moments:
 class MomentSum:
     """Collects moments chunk by chunk, so that any number of samples costs the same memory.
 
-    Samples are added one at a time, in order. Hence the result depends on the samples alone: how
-    they were split into chunks, which follows from the memory at hand, does not change a bit.
+    Samples are added one at a time, in order, to one of four groups in turn. Hence the result
+    depends on the samples alone: how they were split into chunks, which follows from the memory at
+    hand, does not change a bit.
 
     Attributes:
         count: How many samples have been added.
+        BYTES: What it takes at most per number of a gradient, in float32.
     """
+
+    BYTES: ClassVar = GROUPS * 3 * 4
 
     def __init__(self) -> None:
         self.count = 0
-        self._sums: tuple[Tensor, Tensor, Tensor] | None = None
+        self._groups: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, gradients: Tensor) -> None:
         """Add the gradients of some noisy copies.
@@ -81,16 +90,16 @@ class MomentSum:
         if gradients.ndim < 4:
             expected = "the shape (samples, batch, channels, *grid)"
             raise InvalidArgument("gradients", tuple(gradients.shape), expected)
-        if self._sums is not None and gradients.shape[1:] != self._sums[0].shape:
-            expected = f"samples of the shape added before, {tuple(self._sums[0].shape)}"
+        if self._groups and gradients.shape[1:] != self._groups[0][0].shape:
+            expected = f"samples of the shape added before, {tuple(self._groups[0][0].shape)}"
             raise InvalidArgument("gradients", tuple(gradients.shape), expected)
         for sample in gradients:
             gradient = as_float(sample)
             square = gradient * gradient
-            if self._sums is None:
-                self._sums = gradient.clone(), square, square * gradient
+            if len(self._groups) < GROUPS:
+                self._groups.append((gradient.clone(), square, square * gradient))
             else:
-                first, second, third = self._sums
+                first, second, third = self._groups[self.count % GROUPS]
                 first.add_(gradient)
                 second.add_(square)
                 third.addcmul_(square, gradient)
@@ -105,10 +114,34 @@ class MomentSum:
         Raises:
             InvalidArgument: No sample has been added.
         """
-        if self._sums is None:
+        if not self._groups:
             raise InvalidArgument("gradients", self.count, "at least one noisy sample")
-        first, second, third = self._sums
+        first, second, third = (sum(each[1:], each[0]) for each in zip(*self._groups, strict=True))
         return Moments(first / self.count, second / self.count, third / self.count)
+
+    def without_each(self) -> Moments | None:
+        """The moments without each of the groups: how far they differ shows what the noise does.
+
+        Every fourth sample, from the first on, is of the first group, and so on. Of fewer than four
+        samples, each is a group.
+
+        Returns:
+            For B samples of a batch and G groups ``(G * B, C, *grid)``, at least float32: the whole
+            batch without the first group, then without the second …; None of fewer than two
+            samples.
+        """
+        groups = len(self._groups)
+        if groups < 2:
+            return None
+        counts = [self.count - len(range(place, self.count, GROUPS)) for place in range(groups)]
+        found = []
+        for sums in zip(*self._groups, strict=True):
+            total = sum(sums[1:], sums[0])
+            found.append(
+                torch.cat([(total - own) / count for own, count in zip(sums, counts, strict=True)])
+            )
+        first, second, third = found
+        return Moments(first, second.clamp_(min=0), third)  # differences may round below 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)

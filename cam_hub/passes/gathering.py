@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cam_hub.errors import NoMap
-from cam_hub.methods import Evidence, Method, MomentSum
+from cam_hub.methods import Evidence, Method, Moments, MomentSum
+from cam_hub.methods.agreement import agreement
 
 __all__ = ["Allowance", "Gathering", "Map", "make_map"]
 
@@ -55,6 +56,8 @@ class Gathering:
 
     Attributes:
         maps: By method and layer.
+        agreements: Of methods that need noise, by method and layer: how far another
+            seed's map can be expected to agree, see ``methods.agreement``. A single copy has none.
         evidence: Of the clean image, by layer, as far as it was allowed to be kept.
     """
 
@@ -62,6 +65,7 @@ class Gathering:
         self, methods: Sequence[Method], samples: int, allowance: Allowance | None = None
     ) -> None:
         self.maps: dict[tuple[str, str], Map] = {}
+        self.agreements: dict[tuple[str, str], float] = {}
         self.evidence: dict[str, Evidence] = {}
         self._allowance = allowance or Allowance()
         self._methods = methods
@@ -94,12 +98,24 @@ class Gathering:
             total = self._sums.setdefault(name, MomentSum())
             total.add(noisy[:, None])
         if name in self._clean and name in self._sums and self._sums[name].count == self._samples:
-            self._make(name, Evidence(*self._clean.pop(name), self._sums.pop(name).mean()))
+            total, pair = self._sums.pop(name), self._clean.pop(name)
+            self._make(name, Evidence(*pair, total.mean()))
+            if (without := total.without_each()) is not None:
+                self._compare(name, pair, without)
 
     def _make(self, name: str, evidence: Evidence, *, noise: bool = True) -> None:
         for method in self._methods:
             if method.needs_noise == noise:
                 self.maps[method.key, name] = make_map(method, evidence, name)
+
+    def _compare(self, name: str, clean: tuple[Tensor, Tensor], without: Moments) -> None:
+        groups = len(without.first)
+        activation, gradient = (each.expand(groups, *each.shape[1:]) for each in clean)
+        evidence = Evidence(activation, gradient, without)
+        for method in self._methods:
+            if method.needs_noise:
+                with torch.no_grad():
+                    self.agreements[method.key, name] = agreement(method.compute(evidence))
 
 
 def make_map(method: Method, evidence: Evidence, name: str) -> Map:

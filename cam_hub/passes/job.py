@@ -111,6 +111,8 @@ class Pass:
         target: What was differentiated, for the manifest.
         maps: By method, class index and layer; ``(rows, cols)``, of a clip the grids of its steps
             one below the other.
+        agreements: Likewise, of methods that need noise: how far another seed's map can be
+            expected to agree.
     """
 
     standings: Standings
@@ -118,3 +120,4 @@ class Pass:
     labels: tuple[str, ...] | None
     target: Mapping[str, Any]
     maps: Mapping[tuple[str, int, str], Map]
+    agreements: Mapping[tuple[str, int, str], float] = field(default_factory=dict)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
+from typing import TypeVar
 
 from cam_hub.classes import Weights
 from cam_hub.methods import Evidence, Method
@@ -15,6 +17,8 @@ from cam_hub.passes.trace import Trace
 from cam_hub.tasks.base import Standings, Target
 
 __all__ = ["Kept"]
+
+T = TypeVar("T")
 
 _Place = tuple[int, Weights | None, str]
 """What the clean image's evidence is of: class index, that of the contrast, and layer."""
@@ -49,6 +53,7 @@ class Kept:
         standings: How the classes stood in its clean image.
         labels: Of the scores.
         maps: All that were made.
+        agreements: Of those that need noise.
         traces: Of all images, in their order, or of the first ones.
         evidence: Of the clean image.
         lock: Held while anything here is looked at or changed.
@@ -59,6 +64,7 @@ class Kept:
     standings: Standings
     labels: tuple[str, ...] | None
     maps: dict[_Key, Map] = field(default_factory=dict)
+    agreements: dict[_Key, float] = field(default_factory=dict)
     traces: list[Trace] = field(default_factory=list)
     evidence: dict[_Place, Evidence] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -87,6 +93,7 @@ class Kept:
             self.target, self.standings = finished.target, found.standings
             against = found.settled.contrast
             self.maps.update(_keyed(found.maps, against))
+            self.agreements.update(_keyed(found.agreements, against))
             for (index, name), evidence in finished.evidence.items():
                 self.evidence[index, against, name] = evidence
             if finished.traces:
@@ -111,13 +118,16 @@ class Kept:
             job.tell((step + 1) / (len(classes) + 1), step, classes)
             if plan is not None:
                 self._follow(job, index, against, plan, room)
-        wanted = {
-            (method.key, index, name): self.maps[method.key, index, against, name]
-            for method in job.methods
-            for index in classes
-            for name in job.layers
+        wanted = list(product((method.key for method in job.methods), classes, job.layers))
+        maps = {
+            (key, index, name): self.maps[key, index, against, name] for key, index, name in wanted
         }
-        return Pass(standings, settled, self.labels, told, wanted)
+        agreements = {
+            (key, index, name): self.agreements[key, index, against, name]
+            for key, index, name in wanted
+            if (key, index, against, name) in self.agreements
+        }
+        return Pass(standings, settled, self.labels, told, maps, agreements)
 
     def _plan(self, job: Job, index: int, against: Weights | None) -> _Plan | None:
         """How to make the maps of one class that are missing; None if open traces do not allow it.
@@ -154,8 +164,13 @@ class Kept:
         found = {(method, index, name): cam for (method, name), cam in gathering.maps.items()}
         for method, name, evidence in plan.at_hand:
             found[method.key, index, name] = make_map(method, evidence, name)
+        agreements = {
+            (method, index, name): agreement
+            for (method, name), agreement in gathering.agreements.items()
+        }
         with self.lock:
             self.maps.update(_keyed(found, against))
+            self.agreements.update(_keyed(agreements, against))
             for name, evidence in gathering.evidence.items():
                 self.evidence[index, against, name] = evidence
 
@@ -173,5 +188,5 @@ class Kept:
         return traces if sum(trace.samples for trace in traces) == samples else None
 
 
-def _keyed(maps: Mapping[tuple[str, int, str], Map], against: Weights | None) -> dict[_Key, Map]:
-    return {(method, index, against, name): cam for (method, index, name), cam in maps.items()}
+def _keyed(found: Mapping[tuple[str, int, str], T], against: Weights | None) -> dict[_Key, T]:
+    return {(method, index, against, name): each for (method, index, name), each in found.items()}

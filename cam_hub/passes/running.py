@@ -138,7 +138,12 @@ class _Run:
             for index, gathering in zip(self._settled.classes, self._gatherings, strict=True)
             for (method, name), cam in gathering.maps.items()
         }
-        done = Pass(standings, self._settled, target.labels, target.describe(), maps)
+        agreements = {
+            (method, index, name): agreement
+            for index, gathering in zip(self._settled.classes, self._gatherings, strict=True)
+            for (method, name), agreement in gathering.agreements.items()
+        }
+        done = Pass(standings, self._settled, target.labels, target.describe(), maps, agreements)
         traces = self._traces
         if len(traces) < total:
             traces = traces[:1]

@@ -155,8 +155,13 @@ class _Share:
             for index, gathering in zip(self.settled.classes, self.gatherings, strict=True)
             for (method, name), cam in gathering.maps.items()
         }
+        agreements = {
+            (method, index, name): agreement
+            for index, gathering in zip(self.settled.classes, self.gatherings, strict=True)
+            for (method, name), agreement in gathering.agreements.items()
+        }
         told = self.target.describe()
-        return Pass(self.standings, self.settled, self.target.labels, told, maps)
+        return Pass(self.standings, self.settled, self.target.labels, told, maps, agreements)
 
 
 def _leave(shares: Sequence[_Share]) -> None:
