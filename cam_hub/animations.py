@@ -55,7 +55,7 @@ def overlays(
     if isinstance(max_side, bool) or not isinstance(max_side, int) or max_side < 16:
         raise InvalidArgument("max_side", max_side, "a whole number of at least 16")
     width, height = placement.photo_size
-    shrink = min(1.0, max_side / max(width, height))
+    shrink = min(max_side, longest := max(width, height)) / longest
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
     place = placement.resized(size)
     seen = place.seen_mask()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from cam_hub.batch_explainer import BatchExplainer
-from cam_hub.classes import ClassChoice, ContrastChoice
+from cam_hub.classes import ClassChoice, ContrastChoice, is_iterable
 from cam_hub.errors import CamHubError
 from cam_hub.introspection.selection import LayerChoice
 from cam_hub.keywords import with_hints
@@ -220,5 +220,5 @@ def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def _held(choice: Any) -> Any:
     """What names layers or classes, in a form that can be looked at more than once."""
-    once = isinstance(choice, Iterable) and not isinstance(choice, (str, Sequence, Tensor))
+    once = is_iterable(choice) and not isinstance(choice, (str, Sequence, Tensor))
     return list(choice) if once else choice

@@ -7,7 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
@@ -26,6 +26,7 @@ __all__ = [
     "choose_classes",
     "expected",
     "find_contrast",
+    "is_iterable",
     "names_expected",
     "parse_top",
     "settle",
@@ -161,7 +162,7 @@ def choose_classes(
     if isinstance(choice, Top):
         return best_of(ranking, eligible, choice.count)
     wanted: list[object]
-    if isinstance(choice, Iterable) and not isinstance(choice, str) and as_index(choice) is None:
+    if not isinstance(choice, str) and as_index(choice) is None and is_iterable(choice):
         wanted = list(choice)
     else:
         wanted = [choice]
@@ -248,7 +249,7 @@ def _entries(contrast: Any, names: Sequence[str] | None) -> list[tuple[object, f
             return [(contrast, None)]
         parts = [part for part in contrast.split(";") if part.strip()]
         return [_weighted_text(part, names) for part in parts] or [(contrast, None)]
-    if as_index(contrast) is not None or not isinstance(contrast, Iterable):
+    if as_index(contrast) is not None or not is_iterable(contrast):
         return [(contrast, None)]
     found: list[tuple[object, float | None]] = []
     for item in contrast:
@@ -276,7 +277,7 @@ def _weighted_text(text: str, names: Sequence[str] | None) -> tuple[str, float |
 def _weight(value: object, given: object) -> float:
     try:
         weight = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         weight = math.nan
     if not (math.isfinite(weight) and weight > 0):
         raise InvalidArgument("contrast", given, "a finite weight above 0 for each class")
@@ -385,6 +386,11 @@ def as_index(item: object) -> int | None:
         return operator.index(item)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):
         return None
+
+
+def is_iterable(value: object) -> TypeGuard[Iterable[Any]]:
+    """Whether a value has items; arrays and tensors without dimensions do not."""
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
 
 
 def _matches(label: str, names: Sequence[str] | None) -> list[int]:

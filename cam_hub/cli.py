@@ -288,7 +288,7 @@ def _grid(layer: LayerInfo) -> str:
 def _explain(options: argparse.Namespace) -> int:
     from cam_hub.colormaps import colormap_table  # noqa: PLC0415
     from cam_hub.engine import explain  # noqa: PLC0415
-    from cam_hub.folders import MANIFEST, check_place  # noqa: PLC0415
+    from cam_hub.folders import MANIFEST, check_place, folder_path  # noqa: PLC0415
     from cam_hub.image_files import local_path  # noqa: PLC0415
     from cam_hub.maps import read_scale  # noqa: PLC0415
     from cam_hub.ranking import said_of  # noqa: PLC0415
@@ -303,7 +303,7 @@ def _explain(options: argparse.Namespace) -> int:
         return _explain_folder(options, look)
     if options.expected:
         raise InvalidArgument("--expected", options.photo, "a folder of class folders")
-    check_place(Path(options.out), MANIFEST)
+    check_place(folder_path(options.out, "--out"), MANIFEST)
     result = explain(
         _model(options),
         options.photo,
@@ -379,11 +379,12 @@ def _compare(options: argparse.Namespace) -> int:
     from cam_hub.comparison.grid import ask, make_grid  # noqa: PLC0415
     from cam_hub.comparison.scales import check_scale  # noqa: PLC0415
     from cam_hub.comparison.sheets import cost_in_words  # noqa: PLC0415
+    from cam_hub.folders import folder_path  # noqa: PLC0415
     from cam_hub.sources.embedded import DEFAULT_MODEL  # noqa: PLC0415
     from cam_hub.sources.registry import load_model  # noqa: PLC0415
 
     scale, layers, classes = check_scale(options.scale), options.layers, options.classes
-    check_folder(Path(options.out))
+    check_folder(folder_path(options.out, "--out"))
     question = ask(
         options.photo,
         methods=options.methods,

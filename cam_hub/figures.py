@@ -23,7 +23,12 @@ from PIL import Image, ImageDraw, ImageFont
 from cam_hub.errors import InvalidArgument
 from cam_hub.rendering import checked_photo, colorize
 
-__all__ = ["colorbar", "label_text", "montage", "note", "stack"]
+__all__ = ["MAX_TILE_WIDTH", "colorbar", "label_text", "montage", "note", "stack"]
+
+MAX_TILE_WIDTH = 8192
+"""Pixels of a tile of a montage."""
+
+_MAX_SIDE = 1 << 16
 
 _PAPER = (255, 255, 255)
 _INK = (32, 32, 36)
@@ -60,7 +65,7 @@ def montage(
         tiles: Caption, in one line or several, and RGB image of each tile, in reading order.
         columns: How many tiles side by side; by default as many as make the sheet about one and a
             half times as wide as high.
-        tile_width: Pixels, at least 16.
+        tile_width: Pixels, 16 to 8,192.
         title: Written above all tiles, if given.
 
     Returns:
@@ -71,11 +76,12 @@ def montage(
     """
     if not tiles:
         raise InvalidArgument("tiles", tiles, "at least one (caption, image)")
-    _check_whole("tile_width", tile_width, at_least=16)
+    _check_pixels("tile_width", tile_width, MAX_TILE_WIDTH)
     pictures = [_scaled(checked_photo(image, "tiles"), tile_width) for _, image in tiles]
     if columns is None:
         columns = _pleasant_columns(len(tiles), max(image.height for image in pictures), tile_width)
-    _check_whole("columns", columns, at_least=1)
+    if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
+        raise InvalidArgument("columns", columns, "a whole number of at least 1")
     columns = min(columns, len(tiles))
 
     margin = max(4, tile_width // 20)
@@ -121,8 +127,8 @@ def colorbar(
 
     Args:
         colormap: A name that ``colormap_table`` knows.
-        width: Pixels of the whole picture, at least 16.
-        height: Pixels of the whole picture, labels included, at least 16.
+        width: Pixels of the whole picture, 16 to 65,536.
+        height: Pixels of the whole picture, labels included, 16 to 65,536.
         low_label: Written under the cold end.
         high_label: Written under the hot end. A label longer than half the bar loses its middle.
 
@@ -132,8 +138,8 @@ def colorbar(
     Raises:
         InvalidArgument: The colour map is unknown, or a number is too small.
     """
-    _check_whole("width", width, at_least=16)
-    _check_whole("height", height, at_least=16)
+    _check_pixels("width", width)
+    _check_pixels("height", height)
     font = _font(height * 0.4)
     bar_height = height - min(_line_height(font), height // 2)
     bar = Image.new("RGB", (width, height), _PAPER)
@@ -160,8 +166,8 @@ def note(text: str, size: tuple[int, int]) -> Image.Image:
         InvalidArgument: A number is too small.
     """
     width, height = size
-    _check_whole("size", width, at_least=16)
-    _check_whole("size", height, at_least=16)
+    _check_pixels("size", width)
+    _check_pixels("size", height)
     font = _font(max(10, width / 19))
     margin, line_height = max(4, width // 20), round(_line_height(font) * 1.3)
     room = max(1, (height - 2 * margin) // line_height)
@@ -336,6 +342,7 @@ def _line_height(font: _Font) -> int:
     return math.ceil(font.getbbox("Åg")[3])
 
 
-def _check_whole(argument: str, value: object, *, at_least: int) -> None:
-    if not isinstance(value, int) or value < at_least:
-        raise InvalidArgument(argument, value, f"a whole number of at least {at_least}")
+def _check_pixels(argument: str, value: object, most: int = _MAX_SIDE) -> None:
+    """Raises ``InvalidArgument`` if a picture or a tile cannot have so many pixels."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 16 <= value <= most:
+        raise InvalidArgument(argument, value, f"a whole number from 16 to {most:,}")

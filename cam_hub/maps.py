@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cam_hub import regions
-from cam_hub.classes import Contrast
+from cam_hub.classes import Contrast, as_index
 from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, NoMap, nearest_names
 from cam_hub.folders import frame_files
 from cam_hub.geometry import Placement
@@ -336,14 +336,18 @@ class Maps:
     ) -> Map:
         """``heatmap``, not to be written to: the last one is held for other colours."""
         held: tuple[object, Map] | None = self.__dict__.get("_held")
+        index = self._class(class_index)
+        layer = None if layer is None else self._layer(layer)
+        if step is not None:
+            self._step(step, self.steps)
         ends = self._ends(layer, scale)
-        key = class_index, layer, step, type(step), ends  # True is no step
+        key = index, layer, step, ends
         if held is not None and held[0] == key:
             return held[1]
         if step is None:
-            heat = self.placement.warp(self._stretched(self.cam(class_index, layer), ends))
+            heat = self.placement.warp(self._stretched(self.cam(index, layer), ends))
         else:
-            over_time = self._heat_over_time(class_index, layer, ends)
+            over_time = self._heat_over_time(index, layer, ends)
             heat = self.placement.warp(over_time[self._step(step, len(over_time))])
         if heat.nbytes <= _HELD:
             heat.setflags(write=False)
@@ -411,17 +415,18 @@ class Maps:
     def _class(self, class_index: int | None) -> int:
         if class_index is None:
             return self.classes[0]
-        if class_index not in self.labels:
+        index = as_index(class_index)
+        if index is None or index not in self.labels:
             explained = ", ".join(f"{i} ({self.labels[i]})" for i in self.classes)
             raise ClassNotFound(class_index, hint=f"Explained were: {explained}.")
-        return int(class_index)
+        return index
 
     def _layer(self, layer: str | None) -> str:
         name = self.layers[0] if layer is None else layer
-        if name not in self.layers:
+        if not isinstance(name, str) or name not in self.layers:
             raise LayerNotFound(
                 name,
-                nearest_names(str(name), self.layers),
+                nearest_names(name, self.layers) if isinstance(name, str) else (),
                 f"Explained were: {', '.join(self.layers)}.",
             )
         return name

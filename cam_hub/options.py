@@ -310,9 +310,12 @@ def unrecorded(found: Mapping[str, Any], functions: Mapping[str, Any]) -> dict[s
         name: found.get(name, option.default) for name, option in OPTIONS.items() if option.recorded
     }
     for name, function in functions.items():
-        if isinstance(values[name], Mapping) == (function is None):
-            used = values[name]["function"] if isinstance(values[name], Mapping) else None
-            expected = f"the function {used!r} that was used" if used else "None: there was none"
+        recorded_one = isinstance(values[name], Mapping)
+        if recorded_one == (function is None):
+            used = values[name].get("function", "") if recorded_one else None
+            expected = "None: there was none"
+            if recorded_one:
+                expected = f"the function {used!r} that was used"
             raise InvalidArgument(name, function, expected)
         if function is not None:
             values[name] = function

@@ -107,9 +107,9 @@ class Preprocessing:
             raise InvalidArgument("std", std, "positive numbers")
         if max(self.resize_size) > _MAX_RESIZE:
             raise InvalidArgument("resize_size", resize_size, f"sides up to {_MAX_RESIZE}")
-        if crop_mode not in CROP_MODES:
+        if not isinstance(crop_mode, str) or crop_mode not in CROP_MODES:
             raise InvalidArgument("crop_mode", crop_mode, f"one of {CROP_MODES}")
-        if interpolation not in INTERPOLATIONS:
+        if not isinstance(interpolation, str) or interpolation not in INTERPOLATIONS:
             raise InvalidArgument("interpolation", interpolation, f"one of {INTERPOLATIONS}")
         if not antialias and interpolation not in PLAIN_INTERPOLATIONS:
             expected = f"one of {PLAIN_INTERPOLATIONS} where antialias is False"

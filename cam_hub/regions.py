@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
@@ -147,7 +148,10 @@ def checked_fraction(argument: str, value: object, *, zero: bool) -> float:
         InvalidArgument: It is no number, NaN, or out of range.
     """
     if isinstance(value, Real):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
         if 0.0 < number <= 1.0 or (zero and number == 0.0):
             return number
     raise InvalidArgument(argument, value, f"a number in {'[' if zero else '('}0, 1]")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,8 +163,7 @@ def _check_samples(num_samples: object, std: object, seed: object) -> None:
     if (
         isinstance(std, bool)
         or not isinstance(std, (int, float))
-        or not math.isfinite(std)
-        or std < 0
+        or not 0 <= std <= sys.float_info.max
     ):
         raise InvalidArgument("std", std, "a finite number, at least 0")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:

@@ -21,7 +21,9 @@ from cam_hub.folders import (
     ResultFolder,
     Writer,
     file_stem,
+    folder_path,
     frame_files,
+    read_folder,
     save_array,
     save_folder,
     save_picture,
@@ -127,6 +129,8 @@ class Explanation(Maps):
         if self.signed:
             high = max(abs(low), abs(high))
             low = -high
+        if isinstance(width, bool) or not isinstance(width, int):
+            raise InvalidArgument("width", width, "a whole number of at least 16")
         height = max(16, min(width // 8, 40))
         name = fitting(colormap, signed=self.signed)
         return figures.colorbar(name, max(width, 16), height, f"{low:.3g}", f"{high:.3g}")
@@ -212,10 +216,11 @@ class Explanation(Maps):
             NoMap: As ``animation``.
             SaveFailed: If the system refuses, as with a full disk. An earlier file is as before.
         """
+        place = folder_path(path, "path")
         pictures = self.animation(
             class_index, layer, alpha=alpha, colormap=colormap, max_side=max_side
         )
-        return animations.save_animation(pictures, Path(path), frame_ms)
+        return animations.save_animation(pictures, place, frame_ms)
 
     def montage(
         self, class_index: int | None = None, *, alpha: float = 0.5, colormap: str = "jet"
@@ -274,7 +279,7 @@ class Explanation(Maps):
                 has the name of a new one. Nothing is written then.
             SaveFailed: If the system refuses, as with a full disk. The earlier result is as before.
         """
-        folder = Path(folder)
+        folder = folder_path(folder)
         if scale is not None and not isinstance(scale, Mapping):
             self._ends(None, scale)  # refused before anything is written
         checked_fraction("alpha", alpha, zero=True)
@@ -285,7 +290,7 @@ class Explanation(Maps):
 
     def save_data(self, folder: str | Path) -> Path:
         """Writes what ``load`` needs, and draws nothing; otherwise as ``save``."""
-        folder = Path(folder)
+        folder = folder_path(folder)
         save_folder(folder, MANIFEST, self.saved_manifest, self.data_files())
         return folder
 
@@ -302,8 +307,10 @@ class Explanation(Maps):
         Raises:
             InvalidArgument: If the folder holds no complete explanation.
         """
-        files = ResultFolder(Path(folder))
-        return cls.read(files, files if pictures is None else ResultFolder(Path(pictures)))
+        other = None if pictures is None else ResultFolder(folder_path(pictures, "pictures"))
+        return read_folder(
+            folder_path(folder), MANIFEST, lambda files: cls.read(files, other or files)
+        )
 
     @classmethod
     def read(cls, files: ResultFolder, pictures: ResultFolder) -> Explanation:

@@ -117,7 +117,11 @@ def image_files(source: str | os.PathLike[str]) -> Sequence[Sample]:
     """
     folder = local_path(os.fsdecode(source))
     endings = file_endings()
-    if folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError as error:  # a name too long
+        raise InvalidArgument("images", str(source), _WANTED) from error
+    if is_folder:
         root = folder
         found = [path for path in _walk(folder) if path.suffix.lower() in endings]
     elif glob.has_magic(str(folder)):

@@ -16,7 +16,7 @@ from space.labels import Labels, naming
 from space.prediction_list import percent
 from space.request import read_model_id
 from space.settings import SEARCHING, Settings
-from space.visitor import token_of
+from space.visitor import event_value, token_of
 
 __all__ = ["connect_classes"]
 
@@ -54,7 +54,7 @@ class _Proposer:
         visitor: gr.OAuthToken | None,
     ) -> Any:
         """Proposes classes for what was typed."""
-        query = getattr(typed, "query", None)
+        query = event_value(typed, "query")
         found = self.proposals(query, kept, model_id, token_of(visitor))
         return gr.update(proposals=found.as_prop())
 

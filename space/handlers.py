@@ -22,7 +22,7 @@ from space.problems import readable
 from space.request import read_request
 from space.results_panel import FAILED, NOTHING_YET, STOPPED, ResultsPanel
 from space.settings import Settings
-from space.visitor import teller, token_of, warn
+from space.visitor import event_value, teller, token_of, warn
 
 __all__ = ["Handlers", "address_of"]
 
@@ -120,7 +120,7 @@ class Handlers:
     def choose_example(self, chosen: gr.EventData) -> Updates:
         """Takes an example for the photo."""
         with readable(as_html=True):
-            name = getattr(chosen, "name", None)
+            name = event_value(chosen, "name")
             example = example_named(self.presenter.examples, str(name))
             return {
                 self.controls.photo: str(example.served()),

@@ -15,7 +15,7 @@ from space.layers_panel import LAYERS_TAB, LayersPanel
 from space.problems import readable
 from space.request import read_model_id, read_texts
 from space.settings import Settings
-from space.visitor import teller, token_of, warn
+from space.visitor import event_value, teller, token_of, warn
 
 __all__ = ["LayerHandlers"]
 
@@ -85,7 +85,7 @@ class LayerHandlers:
     def pick(self, ticked: gr.EventData) -> Updates:
         """Takes the layers whose rows are ticked."""
         with readable(as_html=True):
-            names = self._layers(getattr(ticked, "chosen", None))
+            names = self._layers(event_value(ticked, "chosen"))
             return {
                 self.controls.layer_choice: ANY_LAYERS,
                 self.controls.target_layers: gr.update(value=names, visible=True),
@@ -95,7 +95,8 @@ class LayerHandlers:
         """Takes away layers that another model has; words mean something for every model."""
         updates: Updates = {self.panel.table: layer_views.NO_TABLE}
         offered = gr.update(choices=views.layer_choices())
-        if not isinstance(target_layers, list) or not set(target_layers) <= set(SUGGESTIONS):
+        chosen = target_layers if isinstance(target_layers, list) else [None]
+        if not all(isinstance(name, str) and name in SUGGESTIONS for name in chosen):
             offered = gr.update(choices=views.layer_choices(), value=["best"], visible=False)
             updates[self.controls.layer_choice] = "best"
         return {**updates, self.controls.target_layers: offered}

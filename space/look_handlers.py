@@ -19,6 +19,7 @@ from space.problems import readable
 from space.results_panel import ResultsPanel
 from space.settings import Settings
 from space.take_away import FILE_KINDS
+from space.visitor import event_value
 from space.workspace import served
 
 __all__ = ["LookHandlers", "press"]
@@ -89,7 +90,7 @@ class LookHandlers:
     ) -> Updates:
         """Shows one of the maps large."""
         del shown_layer
-        layer = getattr(picked, "layer", None)
+        layer = event_value(picked, "layer")
         shown = self.redraw(kept, shown_class, layer, view, alpha, colormap, threshold, scale, http)
         return {self.panel.shown_layer: layer or "", **shown}
 
@@ -108,7 +109,7 @@ class LookHandlers:
     ) -> Updates:
         """Shows the class of a prediction: at once if it was explained, else by a new request."""
         del shown_class
-        index = getattr(picked, "chosen", None)
+        index = event_value(picked, "chosen")
         if kept is None:
             return self._nothing()
         with readable(as_html=True):
@@ -143,9 +144,9 @@ class LookHandlers:
         picked: gr.EventData,
     ) -> Updates:
         """Makes a file of what is shown."""
-        kind = getattr(picked, "kind", None)
+        kind = event_value(picked, "kind")
         with readable(as_html=True):
-            if kind not in FILE_KINDS:
+            if not isinstance(kind, str) or kind not in FILE_KINDS:
                 raise InvalidArgument("kind", kind, f"one of {', '.join(FILE_KINDS)}")
             if kept is None:
                 raise InvalidArgument("result", None, "one: explain a photo first")

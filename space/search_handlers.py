@@ -11,7 +11,7 @@ from cam_hub.search import find_models
 from space.controls import Controls
 from space.model_field import Proposals, proposal_of
 from space.settings import SEARCHING
-from space.visitor import searching_as
+from space.visitor import event_value, searching_as
 
 __all__ = ["connect_search"]
 
@@ -24,7 +24,7 @@ def connect_search(controls: Controls) -> None:
 
     def propose(typed: gr.EventData, visitor: gr.OAuthToken | None) -> dict[Any, Any]:
         """Proposes models for what was typed."""
-        query = getattr(typed, "query", None)
+        query = event_value(typed, "query")
         return {field: gr.update(proposals=_proposals(query, visitor).as_prop())}
 
     field.input(

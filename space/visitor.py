@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import gradio as gr
 from gradio.context import LocalContext
@@ -11,7 +12,16 @@ from gradio.context import LocalContext
 from space.explainer import Progress
 from space.problems import CANCELLED, Problem
 
-__all__ = ["searching_as", "teller", "token_of", "warn"]
+__all__ = ["event_value", "searching_as", "teller", "token_of", "warn"]
+
+
+def event_value(event: gr.EventData, name: str) -> Any:
+    """A value that came with an event; None where a stranger's request has none.
+
+    Gradio's own attributes fail unless the data of the event are an object.
+    """
+    data = event._data
+    return data.get(name) if isinstance(data, Mapping) else None
 
 
 def token_of(given: gr.OAuthToken | None) -> str | None:

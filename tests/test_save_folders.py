@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 import cam_hub
-from cam_hub import Comparison, Explanation, compare, explain, wrap_model
+from cam_hub import Comparison, Explanation, compare, explain, folders, wrap_model
 from cam_hub.cli import main
 from cam_hub.errors import CamHubError, InvalidArgument, SaveFailed
 from cam_hub.folders import digest_of, manifest_text
@@ -413,6 +413,97 @@ class TestInterrupted:
         found = Explanation.load(tmp_path / "out")
         assert same(found, big) or same(found, small)
         assert not list((tmp_path / "out").glob(".cam_hub*"))
+
+
+class TestReadingWhileOthersSave:
+    """What is loaded is one result in full, at whatever step of a save the reading begins."""
+
+    def test_a_save_between_manifest_and_maps_is_noticed(
+        self, model, photo, big, tmp_path, monkeypatch
+    ):
+        other = explain(
+            model, photo.rotate(180), method="gradcam", classes=[0, 1, 2], target_layers=["0", "2"]
+        )
+        folder = big.save_data(tmp_path / "out")
+        # The same names and shapes: without a second look the maps would be mixed.
+        real = folders.ResultFolder.manifest
+        read: list[str] = []
+
+        def interrupted(self, name):
+            found = real(self, name)
+            read.append(name)
+            if len(read) == 1:
+                other.save_data(folder)
+            return found
+
+        monkeypatch.setattr(folders.ResultFolder, "manifest", interrupted)
+        assert same(Explanation.load(folder), other)
+        assert len(read) == 2
+
+    def test_a_reader_beside_a_writer_sees_whole_results(self, big, small, tmp_path):
+        folder = big.save_data(tmp_path / "out")
+        done = threading.Event()
+
+        def write() -> None:
+            for turn in range(12):
+                (small, big)[turn % 2].save_data(folder)
+            done.set()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        while not done.is_set():
+            found = Explanation.load(folder)
+            assert same(found, big) or same(found, small)
+        writer.join()
+
+    def test_a_folder_that_does_not_change_is_read_once(self, big, tmp_path, monkeypatch):
+        folder = big.save_data(tmp_path / "out")
+        (folder / "cam-0-00-0.npy").unlink()
+        read: list[str] = []
+        real = folders.ResultFolder.manifest
+        monkeypatch.setattr(
+            folders.ResultFolder,
+            "manifest",
+            lambda self, name: read.append(name) or real(self, name),
+        )
+        with pytest.raises(InvalidArgument, match=r"cam-0-00-0\.npy' is missing"):
+            Explanation.load(folder)
+        assert len(read) == 1
+
+
+class TestPaths:
+    """Folders are named as pictures are: ``~``, ``file:`` addresses, text, bytes, paths."""
+
+    def test_a_tilde_is_the_home_and_no_folder_of_that_name_is_made(
+        self, small, grid, tmp_path, monkeypatch
+    ):
+        home, here = tmp_path / "home", tmp_path / "here"
+        home.mkdir(), here.mkdir()
+        monkeypatch.setenv("HOME", str(home))
+        monkeypatch.chdir(here)
+        assert small.save_data("~/one") == home / "one"
+        assert grid.save_data("~/two") == home / "two"
+        assert small.save_animation("~/three.gif") == home / "three.gif"
+        assert same(Explanation.load("~/one"), small)
+        assert Comparison.load("~/two").table() == grid.table()
+        assert list(here.iterdir()) == []
+
+    def test_addresses_and_bytes_name_folders_too(self, small, tmp_path):
+        small.save_data((tmp_path / "a b").as_uri())
+        assert same(Explanation.load(os.fsencode(tmp_path / "a b")), small)
+
+    @pytest.mark.parametrize(
+        "place", [None, 5, object(), ["out"], "a\0b", "\ud800", "file://elsewhere/x"], ids=repr
+    )
+    def test_what_is_no_path_is_refused_everywhere(self, small, grid, place, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for use in (
+            small.save, small.save_data, small.save_animation, Explanation.load,
+            grid.save, grid.save_data, grid.save_animation, Comparison.load,
+        ):  # fmt: skip
+            with pytest.raises(InvalidArgument):
+                use(place)
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestSystemErrors:

@@ -248,6 +248,31 @@ def test_functions_by_their_index(app: RunningApp, http: httpx.Client):
     tally.check()
 
 
+@pytest.mark.parametrize("odd", [None, [1], "x", {}, {"kind": [], "chosen": {}, "layer": [1]}])
+def test_events_without_their_data(app: RunningApp, http: httpx.Client, odd: object):
+    """Each event that comes from something on the page, with its fields but odd data of its own."""
+    config = http.get(f"{app.url}/config").json()
+    values = {part["id"]: (part["props"] or {}).get("value") for part in config["components"]}
+    tally = Tally(app)
+    called = 0
+    for event in config["dependencies"]:
+        if not event["backend_fn"] or event["api_visibility"] != "private":
+            continue
+        if {"answer", "open"} & {event["api_name"], event["api_name"].rpartition("_")[0]}:
+            continue  # these explain a photo
+        session = f"odd{event['id']}"
+        data = [values[index] for index in event["inputs"]]
+        body = {"data": data, "fn_index": event["id"], "session_hash": session, "event_data": odd}
+        tally.send(http, "POST", f"{app.api}/queue/join", json=body)
+        address = f"{app.api}/queue/data?session_hash={session}"
+        with http.stream("GET", address) as answer:
+            text = next(part for part in answer.iter_lines() if "process_completed" in part)
+        assert "internal" not in text.lower(), (event["api_name"], text)
+        called += 1
+    assert called > 20
+    tally.check()
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from cam_hub.classes import ClassChoice, Top, parse_top
+from cam_hub.classes import ClassChoice, Top, is_iterable, parse_top
 from cam_hub.comparison.cells import Kind
 from cam_hub.errors import InvalidArgument
 from cam_hub.introspection.layers import SUGGESTIONS
 from cam_hub.methods import METHODS
 
 __all__ = ["Class", "Columns", "read_columns"]
+
+_MAX_COLUMNS = 1000
 
 Class = int | str
 """A class by its index or its label."""
@@ -138,18 +140,20 @@ def _layers(layers: Any) -> str | tuple[str, ...] | None:
 
 
 def _classes(classes: Any) -> Top | tuple[Class | Top, ...] | Callable[[Any], Any] | None:
-    if classes is None or isinstance(classes, Top):
-        return classes
+    if classes is None:
+        return None
+    if isinstance(classes, (str, Top)):
+        classes = [classes]
     if callable(classes):
         chosen: Callable[[Any], Any] = classes
         return chosen
-    if isinstance(classes, str):
-        return parse_top(classes) or (classes,)
     try:
         return (operator.index(classes),)
     except TypeError:
         wanted = _listed("classes", classes)
     found = tuple(dict.fromkeys(map(_class, wanted)))
+    if sum(item.count if isinstance(item, Top) else 1 for item in found) > _MAX_COLUMNS:
+        raise InvalidArgument("classes", classes, f"at most {_MAX_COLUMNS:,} columns")
     return found[0] if len(found) == 1 and isinstance(found[0], Top) else found
 
 
@@ -167,7 +171,7 @@ def _class(item: Any) -> Class | Top:
 
 
 def _listed(argument: str, value: Any) -> list[Any]:
-    found = list(value) if isinstance(value, Iterable) else []
+    found = list(value) if is_iterable(value) else []
     if not found:
         raise InvalidArgument(argument, value, "a name, or several")
     return found

@@ -100,14 +100,15 @@ def save(
     save_folder(folder, TABLE, facts, {**files, **drawn})
 
 
-def load(folder: Path) -> tuple[Image.Image | None, Kind, tuple[str, ...], tuple[Row, ...]]:
+def load(
+    stored: ResultFolder,
+) -> tuple[Image.Image | None, Kind, tuple[str, ...], tuple[Row, ...]]:
     """Photo, kind, titles and rows that ``save`` wrote; also of a stranger.
 
     Raises:
         InvalidArgument: If the folder holds no complete comparison.
     """
     try:
-        stored = ResultFolder(folder)
         data = stored.manifest(TABLE)
         check_parts(data, COMPARISON)
         if data["kind"] not in get_args(Kind):
@@ -127,7 +128,7 @@ def load(folder: Path) -> tuple[Image.Image | None, Kind, tuple[str, ...], tuple
             raise ValueError("it has no rows or no columns")
     except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise InvalidArgument(
-            "folder", str(folder), f"a folder that Comparison.save wrote ({error})"
+            "folder", str(stored.path), f"a folder that Comparison.save wrote ({error})"
         ) from error
     return photo, data["kind"], titles, rows
 

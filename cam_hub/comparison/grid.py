@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from cam_hub.classes import ClassChoice, ContrastChoice
+from cam_hub.classes import ClassChoice, ContrastChoice, is_iterable
 from cam_hub.comparison.cells import Row
 from cam_hub.comparison.columns import Columns, read_columns
 from cam_hub.comparison.result import Comparison
@@ -257,7 +257,7 @@ def _shared_store(model_id: str, progress: Progress) -> Iterator[LoadedModel]:
 
 def _models(models: Any) -> list[LoadedModel | str]:
     single = isinstance(models, (str, os.PathLike, LoadedModel, nn.Module))
-    several = [models] if single or not isinstance(models, Iterable) else list(models)
+    several = [models] if single or not is_iterable(models) else list(models)
     if not several:
         raise InvalidArgument("models", several, "at least one model")
     for model in several:

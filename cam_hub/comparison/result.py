@@ -14,7 +14,8 @@ from cam_hub.comparison import files, sheets
 from cam_hub.comparison.cells import Cell, Kind, Row
 from cam_hub.comparison.scales import Scale, check_scale, heat_of
 from cam_hub.errors import CamHubError, InvalidArgument
-from cam_hub.folders import Writer, save_picture
+from cam_hub.figures import MAX_TILE_WIDTH
+from cam_hub.folders import Writer, folder_path, read_folder, save_picture
 from cam_hub.maps import Map
 from cam_hub.results import Explanation
 
@@ -117,13 +118,12 @@ class Comparison:
             scale: As for ``pictures``.
             alpha: As for ``pictures``.
             colormap: As for ``pictures``.
-            tile_width: Pixels of one picture, at least 64.
+            tile_width: Pixels of one picture, 64 to 8,192.
 
         Raises:
             InvalidArgument: If a value does not work.
         """
-        if isinstance(tile_width, bool) or not isinstance(tile_width, int) or tile_width < 64:
-            raise InvalidArgument("tile_width", tile_width, "a whole number of at least 64")
+        _check_width(tile_width)
         # Twice the width, as portraits are up to twice as high as wide.
         small = self.reduced(2 * tile_width)
         pictures = small.pictures(scale, alpha=alpha, colormap=colormap, max_side=2 * tile_width)
@@ -147,7 +147,7 @@ class Comparison:
             row: Number of the row.
             alpha: As for ``pictures``.
             colormap: As for ``pictures``.
-            tile_width: Pixels of the picture, at least 64.
+            tile_width: Pixels of the picture, 64 to 8,192.
 
         Returns:
             RGB images of one size. Where there is no map, the bare photo, and the reason as its
@@ -156,6 +156,7 @@ class Comparison:
         Raises:
             InvalidArgument: If a value does not work, or no cell of the row has a map.
         """
+        _check_width(tile_width)
         if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < len(self.rows):
             raise InvalidArgument("row", row, f"0 to {len(self.rows) - 1}")
         one = replace(self, rows=(self.rows[row],))
@@ -198,8 +199,9 @@ class Comparison:
                 another file.
             SaveFailed: If the system refuses, as with a full disk. An earlier file is as before.
         """
+        place = folder_path(path, "path")
         frames = self.animation(scale, row, alpha=alpha, colormap=colormap, tile_width=tile_width)
-        return animations.save_animation(frames, Path(path), frame_ms)
+        return animations.save_animation(frames, place, frame_ms)
 
     def table(self) -> list[files.CellFacts]:
         """One entry per cell, row by row: names, numbers, and the reason where there is no map."""
@@ -252,6 +254,7 @@ class Comparison:
                 work. Nothing is written then.
             SaveFailed: If the system refuses, as with a full disk. The earlier result is as before.
         """
+        place = folder_path(folder)
         sheet = self.figure(scale, alpha=alpha, colormap=colormap)
         drawn: dict[str, Writer] = {files.SHEET: partial(save_picture, sheet)}
         for number, row in enumerate(self.rows):
@@ -259,13 +262,11 @@ class Comparison:
                 name = f"strip-{files.folder_name(number, row.model)}.webp"
                 frames = partial(self.animation, scale, number, alpha=alpha, colormap=colormap)
                 drawn[name] = partial(_play, frames)
-        self._save(Path(folder), drawn)
-        return Path(folder)
+        return self._save(place, drawn)
 
     def save_data(self, folder: str | Path) -> Path:
         """Writes what ``load`` needs, and draws nothing; otherwise as ``save``."""
-        self._save(Path(folder), {})
-        return Path(folder)
+        return self._save(folder_path(folder), {})
 
     @classmethod
     def load(cls, folder: str | Path) -> Comparison:
@@ -274,7 +275,7 @@ class Comparison:
         Raises:
             InvalidArgument: If the folder holds no complete comparison.
         """
-        photo, kind, titles, rows = files.load(Path(folder))
+        photo, kind, titles, rows = read_folder(folder_path(folder), files.TABLE, files.load)
         return cls(photo, kind, titles, rows)
 
     def explanations(self) -> Sequence[Explanation]:
@@ -282,8 +283,9 @@ class Comparison:
         found = {id(cell.explanation): cell.explanation for cell in self.cells}
         return [explanation for explanation in found.values() if explanation is not None]
 
-    def _save(self, folder: Path, drawn: Mapping[str, Writer]) -> None:
+    def _save(self, folder: Path, drawn: Mapping[str, Writer]) -> Path:
         files.save(self.photo, self.kind, self.titles, self.rows, folder, drawn)
+        return folder
 
     def __repr__(self) -> str:
         maps = sum(cell.explanation is not None for cell in self.cells)
@@ -296,3 +298,10 @@ class Comparison:
 
 def _play(frames: Callable[[], list[Image.Image]], path: Path) -> None:
     animations.write_animation(frames(), path, 600)
+
+
+def _check_width(tile_width: object) -> None:
+    """Raises ``InvalidArgument`` if tiles cannot have this width."""
+    whole = isinstance(tile_width, int) and not isinstance(tile_width, bool)
+    if not whole or not 64 <= tile_width <= MAX_TILE_WIDTH:  # type: ignore[operator]
+        raise InvalidArgument("tile_width", tile_width, f"64 to {MAX_TILE_WIDTH:,} pixels")

@@ -45,7 +45,7 @@ def check_scale(scale: object) -> Scale:
     Raises:
         InvalidArgument: If there is none.
     """
-    if scale not in SCALES:
+    if not isinstance(scale, str) or scale not in SCALES:
         raise InvalidArgument("scale", scale, f"one of {', '.join(SCALES)}")
     return scale
 

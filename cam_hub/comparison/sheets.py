@@ -219,8 +219,8 @@ def _photo_of(row: Row) -> Image.Image | None:
 
 
 def _shrunk(picture: Image.Image, max_side: int) -> Image.Image:
-    scale = max_side / max(picture.size)
-    if scale >= 1:
+    if max_side >= max(picture.size):
         return picture
+    scale = max_side / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
     return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from cam_hub.errors import InvalidArgument, ModelRefused, NoMap
 from cam_hub.execution import PLAIN
+from cam_hub.geometry import sizes
 from cam_hub.introspection import answers
 from cam_hub.introspection.examination import examine
 from cam_hub.introspection.layer_info import LayerInfo
@@ -50,11 +51,19 @@ def list_layers(
         after its parts); those that do not run come last.
 
     Raises:
+        InvalidArgument: If ``model`` is not a loaded or wrapped model, or ``input_size`` is not a
+            size.
         ModelRefused: If the model cannot run on an input of this size.
     """
+    given: object = model
+    if not isinstance(given, LoadedModel):
+        expected = "a model from load_model or wrap_model"
+        raise InvalidArgument("model", type(model).__name__, expected)
     model = with_output(model)
+    size = model.input_size
+    if input_size is not None:
+        size = sizes("input_size", input_size, len(model.input_size))
     with model.lock:
-        size = tuple(input_size or model.input_size)
         known: dict[tuple[int, ...], list[LayerInfo]]
         known = model.facts.setdefault("layers", {})
         if size not in known:
@@ -93,7 +102,7 @@ def suggest_layers(
         NoMap: If the model has no such layer.
         ModelRefused: If it has none since it is quantised.
     """
-    if how not in SUGGESTIONS:
+    if not isinstance(how, str) or how not in SUGGESTIONS:
         raise InvalidArgument("how", how, f"one of {', '.join(SUGGESTIONS)}")
     layers = list_layers(model, input_size=input_size)
     usable = [layer for layer in layers if layer.usable]

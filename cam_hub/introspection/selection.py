@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from cam_hub.classes import is_iterable
 from cam_hub.errors import InvalidArgument, LayerNotFound, NoMap, nearest_names
 from cam_hub.introspection.layers import SUGGESTIONS, LayerInfo, list_layers, suggest_layers
 from cam_hub.recording import modules_by_name
@@ -32,7 +33,7 @@ def plain_choice(choice: LayerChoice) -> LayerChoice:
     Every interface passes the caller's words on as they are, so that all of them treat
     ``"best"``, ``["best"]`` and None alike.
     """
-    once = isinstance(choice, Iterable) and not isinstance(choice, (str, nn.Module))
+    once = is_iterable(choice) and not isinstance(choice, (str, nn.Module))
     plain = list(choice) if once else choice  # type: ignore[arg-type]
     return None if plain in ("best", ["best"]) else plain
 
@@ -139,7 +140,7 @@ def layers_before(
 
 
 def _listed(choice: Iterable[str | nn.Module]) -> list[str | nn.Module]:
-    if not isinstance(choice, Iterable):
+    if not is_iterable(choice):
         raise InvalidArgument("target_layers", choice, "layer names")
     return list(choice)
 

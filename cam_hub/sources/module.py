@@ -115,6 +115,8 @@ def wrap_model(
         ModelRefused: If it was scripted, traced, frozen or exported, or its weights have no values
             (the meta device).
     """
+    if id is not None and not isinstance(id, str):
+        raise InvalidArgument("id", id, "a text")
     check_form(module, id or type(module).__name__)
     if not isinstance(module, nn.Module):
         raise InvalidArgument("module", module, "a torch.nn.Module")

@@ -40,6 +40,6 @@ def make_task(
     Raises:
         InvalidArgument: If there is no such task, or ``multi_label`` makes no sense for it.
     """
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise InvalidArgument("task", name, f"one of {', '.join(TASKS)}")
     return TASKS[name].make(class_names=class_names, multi_label=multi_label)
