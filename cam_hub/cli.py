@@ -331,6 +331,7 @@ def _explain_folder(options: argparse.Namespace, look: dict[str, Any]) -> int:
     """
     from cam_hub.batches import explain_many  # noqa: PLC0415
     from cam_hub.classes import expected, parse_top  # noqa: PLC0415
+    from cam_hub.folders import folder_path  # noqa: PLC0415
     from cam_hub.maps import shared_scale  # noqa: PLC0415
     from cam_hub.ranking import said_of  # noqa: PLC0415
     from cam_hub.results import Explanation  # noqa: PLC0415
@@ -339,6 +340,9 @@ def _explain_folder(options: argparse.Namespace, look: dict[str, Any]) -> int:
     for name in ("region", "push", *sorted(one)):
         if (given := getattr(options, name)) is not None and name != "reuse":
             raise InvalidArgument(f"--{name}", given, "a single picture with it, not a folder")
+    out = folder_path(options.out, "--out")
+    if os.path.lexists(out) and not out.is_dir():
+        raise InvalidArgument("--out", options.out, "a folder, and this is a file")
     code = 0
     common = look["scale"] == "common"
     scales: dict[str, tuple[float, float]] = {}
@@ -349,10 +353,10 @@ def _explain_folder(options: argparse.Namespace, look: dict[str, Any]) -> int:
         given = [] if given is None else given if isinstance(given, list) else [given]
         choices["classes"] = [*(parse_top(text) or text for text in given), expected]
     for outcome in explain_many(_model(options), options.photo, **choices):
-        name = str(outcome.key)
+        name = clean_line(outcome.key)
         try:
             result = outcome.explanation
-            saved.append(result.save(Path(options.out) / name, **look))
+            saved.append(result.save(out / str(outcome.key), **look))
             for layer in result.layers if common else ():
                 with suppress(InvalidArgument):  # a blank map has no values to show
                     low, high = shared_scale([result], layer)

@@ -39,6 +39,7 @@ from cam_hub.images import open_image
 __all__ = [
     "MANIFEST",
     "PHOTO",
+    "TABLE",
     "ResultFolder",
     "Writer",
     "check_name",
@@ -52,10 +53,12 @@ __all__ = [
     "save_array",
     "save_folder",
     "save_picture",
+    "saved_files",
     "write_manifest",
 ]
 
 MANIFEST = "manifest.json"
+TABLE = "comparison.json"
 PHOTO = "photo.png"
 
 Writer = Callable[[Path], object]
@@ -592,6 +595,11 @@ def _listing(folder: Path, manifest: str) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     return dict(files)
+
+
+def saved_files(folder: Path) -> frozenset[str]:
+    """The names of the files in a folder that a saved result lists as its own; perhaps none."""
+    return frozenset(name for manifest in (MANIFEST, TABLE) for name in _listing(folder, manifest))
 
 
 def _stale(path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from cam_hub.classes import LabelledClass, as_index
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
+from cam_hub.folders import saved_files
 from cam_hub.image_files import file_endings, local_path, told
 
 __all__ = ["Sample", "image_files", "open_samples"]
@@ -108,9 +110,10 @@ def open_samples(images: Any, *, clips: bool = False) -> Iterable[Sample]:
 def image_files(source: str | os.PathLike[str]) -> Sequence[Sample]:
     """The image files of a folder and the folders in it, or of a glob, as samples.
 
-    Files are recognised by the endings of their names and sorted by path; hidden ones are left
-    out. Keys are paths relative to the folder, with ``/`` between their parts. The label of a file
-    is the name of the folder on the first level that it lies in.
+    Files are recognised by the endings of their names and sorted by path. Hidden ones are left
+    out, and so are files of results that were saved in the folder. Keys are paths relative to the
+    folder, with ``/`` between their parts. The label of a file is the name of the folder on the
+    first level that it lies in.
 
     Raises:
         InvalidArgument: If there is no such folder, or no image in it.
@@ -147,7 +150,10 @@ def image_files(source: str | os.PathLike[str]) -> Sequence[Sample]:
 
 
 def _walk(folder: Path) -> list[Path]:
-    """All visible files below a folder, sorted; folders behind links are entered once."""
+    """All visible files below a folder, sorted, without those of results saved there.
+
+    Folders behind links are entered once.
+    """
     found, entered = [], set()
     for here, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -156,7 +162,10 @@ def _walk(folder: Path) -> list[Path]:
             continue
         entered.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(here, name) for name in files if not name.startswith(".")]
+        own = saved_files(Path(here))
+        found += [
+            Path(here, name) for name in files if not name.startswith(".") and name not in own
+        ]
     return sorted(path for path in found if path.is_file())
 
 
@@ -351,9 +360,19 @@ def _count(images: Any) -> int | None:
 
 
 def _class_names(source: Any) -> Sequence[str] | None:
-    """The labels of a data set's class indices, if it has some."""
-    source = getattr(source, "dataset", source) if hasattr(source, "batch_size") else source
+    """The labels of a data set's class indices, if it has some.
+
+    Those of the data set inside a loader or a subset, and of data sets in a row that all have the
+    same.
+    """
     names = getattr(source, "classes", None)
+    parts = getattr(source, "datasets", None)
+    if names is None and isinstance(parts, (list, tuple)) and parts:
+        first, *others = map(_class_names, parts)
+        return first if all(other == first for other in others) else None
+    inner = getattr(source, "dataset", None)
+    if names is None and inner is not None and inner is not source:
+        return _class_names(inner)
     features = getattr(source, "features", None)
     if names is None and isinstance(features, Mapping):
         columns = [getattr(features.get(name), "names", None) for name in _LABEL_COLUMNS]
@@ -365,6 +384,9 @@ def _class_names(source: Any) -> Sequence[str] | None:
 
 def _paths(source: Any) -> Sequence[str] | None:
     """The files of a data set that lists them as torchvision's do, relative to its folder."""
+    if isinstance(source, Subset) and (whole := _paths(source.dataset)) is not None:
+        with suppress(IndexError, TypeError):
+            return [whole[index] for index in source.indices]
     listed = getattr(source, "samples", None)
     root = getattr(source, "root", None)
     if not isinstance(listed, list) or not isinstance(root, (str, os.PathLike)):

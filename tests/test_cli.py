@@ -67,6 +67,30 @@ def test_each_picture_of_a_folder_is_saved_under_its_name(lion, tmp_path, capsys
     assert cam_hub.Explanation.load(out / "a.png").classes == (291,)
 
 
+def test_results_among_the_pictures_are_not_explained_themselves(lion, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    lion.save(photos / "a\nb.png")
+    options = ["--method", "layercam", "--out", str(photos / "out")]
+    for _ in range(2):
+        assert main(["explain", str(photos), *options]) == 0
+        assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["a b.png"]
+    lion.save(photos / "out" / "a\nb.png" / "mine.png")
+    assert main(["explain", str(photos), *options]) == 0
+    assert capsys.readouterr().out.count("\n") == 2  # a picture of one's own among them is
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_before_anything_is_computed(
+    lion, tmp_path, capsys
+):
+    (tmp_path / "out").write_text("mine")
+    lion.save(tmp_path / "a.png")
+    arguments = ["--model", "no/such", "--out", str(tmp_path / "out")]
+    for place in (tmp_path, tmp_path / "a.png"):
+        assert main(["explain", str(place), *arguments]) == 1
+        assert "a folder, and this is a file" in capsys.readouterr().err
+
+
 def test_class_folders_are_searched_and_their_class_is_explained(lion, tmp_path, capsys):
     for name in ("n02129165", "n02130308"):  # lion and cheetah, by their WordNet IDs
         (tmp_path / "in" / name).mkdir(parents=True)

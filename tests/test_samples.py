@@ -11,7 +11,14 @@ import torch
 import torchvision
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+)
 
 import cam_hub
 from cam_hub import expected, explain_many, top
@@ -112,6 +119,24 @@ class TestDataSets:
         data = torchvision.datasets.ImageFolder(folder)
         found = [("cat/a.png", "cat"), ("cat/more/b.JPG", "cat"), ("dog/a.png", "dog")]
         assert keys_and_labels(data) == found
+
+    def test_parts_of_a_data_set_keep_its_labels_and_files(self, folder):
+        """An index among the folders must not be taken for one among the model's classes."""
+        (folder / "dog" / ".hidden.png").unlink()
+        data = torchvision.datasets.ImageFolder(folder)
+        part = Subset(data, [2, 0])
+        assert keys_and_labels(part) == [("dog/a.png", "dog"), ("cat/a.png", "cat")]
+        assert keys_and_labels(Subset(part, [1])) == [("cat/a.png", "cat")]
+        assert [label for _, label in keys_and_labels(ConcatDataset([data, part]))] == [
+            "cat", "cat", "dog", "dog", "cat",
+        ]  # fmt: skip
+        tensor = torchvision.transforms.ToTensor()
+        loader = DataLoader(
+            Subset(torchvision.datasets.ImageFolder(folder, tensor), [2, 0]), batch_size=2
+        )
+        assert [label for _, label in keys_and_labels(loader)] == ["dog", "cat"]
+        other = TensorDataset(tensors(1), torch.tensor([1]))
+        assert [label for _, label in keys_and_labels(ConcatDataset([data, other]))][-1] == 1
 
     def test_an_item_that_cannot_be_read_does_not_end_the_others(self):
         one, bad, three = explain_many(net(), Rows(), method="layercam")

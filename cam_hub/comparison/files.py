@@ -14,6 +14,7 @@ from cam_hub.errors import CamHubError, InvalidArgument
 from cam_hub.folders import (
     MANIFEST,
     PHOTO,
+    TABLE,
     ResultFolder,
     Writer,
     check_place,
@@ -27,7 +28,6 @@ from cam_hub.results import Explanation, read_predictions
 
 __all__ = ["SHEET", "TABLE", "CellFacts", "check_folder", "folder_name", "load", "save", "table"]
 
-TABLE = "comparison.json"
 SHEET = "sheet.png"
 
 
