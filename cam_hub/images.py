@@ -81,6 +81,8 @@ def open_image(source: object, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
     shape = array.shape
+    if not array.dtype.isnative:  # TIFF readers give the byte order of the file
+        array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype.kind != "f" and array.dtype not in (np.uint8, np.uint16, np.bool_):
         raise ImageRefused(
             f"an array of {array.dtype} is not read; scale it to 0-255 and cast it with "

@@ -33,8 +33,8 @@ def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor
         ImageRefused: Whole numbers (not preprocessed), another shape, several images, the wrong
             number of channels, no pixels, or values that are not finite in float32.
     """
+    _refuse_other_kinds(tensor)
     shape = tuple(tensor.shape)
-    _refuse_meta(tensor)
     axes, kind_of, wanted = (4, "clip", "(C, T, H, W)") if clip else (3, "image", "(C, H, W)")
     if not tensor.is_floating_point():
         kind = str(tensor.dtype).removeprefix("torch.")
@@ -86,12 +86,15 @@ def pixels_of(tensor: Tensor, channels: int, *, clip: bool = False) -> NDArray[A
 
     Returns:
         An array ``(H, W, C)``, ``(H, W)`` or ``(T, H, W, C)``; None for a preprocessed tensor.
+
+    Raises:
+        ImageRefused: If the tensor is sparse, nested, or on the meta device.
     """
+    _refuse_other_kinds(tensor)
     shape = tuple(tensor.shape)
     known = {1, 3, 4, channels}
     first = bool(shape) and len(shape) > 2 and shape[-3] in known
     last = bool(shape) and shape[-1] in known
-    _refuse_meta(tensor)
     if tensor.is_floating_point():
         marked = isinstance(tensor, TVTensor)
         if clip or len(shape) != 3 or not (marked or (last and not first)):
@@ -111,9 +114,14 @@ def pixels_of(tensor: Tensor, channels: int, *, clip: bool = False) -> NDArray[A
     return np.asarray(plain.numpy())
 
 
-def _refuse_meta(tensor: Tensor) -> None:
+def _refuse_other_kinds(tensor: Tensor) -> None:
+    """Refuses a tensor whose values cannot be read one by one."""
     if tensor.is_meta:
         raise ImageRefused("a tensor on the meta device has a shape, but no values")
+    if tensor.is_nested:
+        raise ImageRefused("a nested tensor holds several images; give one, or all to explain_many")
+    if tensor.layout != torch.strided:
+        raise ImageRefused(f"a tensor of layout {tensor.layout} is not read; call .to_dense()")
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -340,6 +340,21 @@ def test_a_picture_without_values_is_refused():
             cam_hub.explain(model, torch.ones(3, 32, 32, device="meta", dtype=kind))
 
 
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.ones(3, 32, 32).to_sparse(), "to_dense"),
+        (torch.nested.nested_tensor([torch.ones(3, 4), torch.ones(3, 5)]), "several images"),
+    ],
+    ids=["sparse", "nested"],
+)
+def test_a_picture_of_another_kind_of_tensor_is_refused(tensor, words):
+    model = wrapped(Pyramid(Pooled(5)))
+    for kind in (tensor, tensor.to(torch.uint8)):
+        with pytest.raises(ImageRefused, match=words):
+            cam_hub.explain(model, kind)
+
+
 def test_a_picture_of_inference_mode_is_explained():
     model = wrapped(Pyramid(Pooled(5)))
     plain = model.preprocess(PICTURE)

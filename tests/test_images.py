@@ -224,7 +224,9 @@ def test_16_bit_grey_in_memory_is_scaled_whatever_its_byte_order(mode):
 )
 def test_16_bits_that_hold_fewer_are_scaled_by_the_least_full_scale_that_fits(highest, grey):
     values = np.array([[0, highest]], np.uint16)
-    for source in (values, Image.fromarray(values), encoded(Image.fromarray(values), "TIFF")):
+    swapped = values.astype(">u2" if values.dtype == np.dtype("<u2") else "<u2")
+    file = encoded(Image.fromarray(values), "TIFF")
+    for source in (values, swapped, Image.fromarray(values), file):
         assert array_of(source)[0, :, 0].tolist() == [0, grey]
 
 
