@@ -1,6 +1,7 @@
 """What it costs to find a model's layers, in forward passes of one image.
 
     python -m bench.discovery                      # prints the tables of docs/discovery.md
+    python -m bench.discovery --sample 40 --max-macs 12e9     # drawn from the whole zoo
     python -m bench.discovery --models resnet50 vit_base_patch16_224
 
 Every network is built with random weights and examined as ``list_layers`` does it the first time,
@@ -20,7 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from random import Random
+from statistics import median, quantiles
 from typing import Any
 from unittest import mock
 
@@ -102,13 +104,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints a table in Markdown; returns the program's exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--models", nargs="+", help="IDs (default: the smallest of each family)")
+    parser.add_argument("--sample", type=int, help="this many, drawn from all architectures")
     parser.add_argument("--max-macs", type=float, default=1e9, help="of a pass (%(default)g)")
     parser.add_argument("--repeats", type=int, default=1, help="discoveries each (%(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, timm {timm.__version__}, one thread\n\n{_HEADER}")
     ratios: list[float] = []
-    for name in options.models or _smallest(options.max_macs):
+    models = options.models or _chosen(options.max_macs, options.sample)
+    for name in models:
         try:
             found = [measure(name) for _ in range(options.repeats)]
         except CamHubError as error:
@@ -117,8 +121,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cost = sorted(found, key=lambda each: each.ratio)[len(found) // 2]
         ratios.append(cost.ratio)
         print(cost.row(name), flush=True)
-    if ratios:
-        print(f"\n{len(ratios)} networks: median {median(ratios):.1f}, worst {max(ratios):.1f}")
+    if len(ratios) > 1:
+        lower, middle, upper = quantiles(ratios, n=4, method="inclusive")
+        print(
+            f"\n{len(ratios)} networks: median {middle:.1f}, "
+            f"quartiles {lower:.1f} and {upper:.1f}, worst {max(ratios):.1f}"
+        )
     return 0
 
 
@@ -184,14 +192,19 @@ def _watched(model: LoadedModel) -> Iterator[tuple[_Clock, _Clock, _Clock, list[
         yield inside, visits, naming, images
 
 
-def _smallest(max_macs: float) -> list[str]:
+def _chosen(max_macs: float, sample: int | None) -> list[str]:
+    """The smallest of each family or, if a number is given, so many of all that have layers."""
     costs = Costs(Path(COSTS))
-    chosen = []
-    for each in smallest_of_each_family(counted(every_model(), costs)):
-        macs = costs.macs(each.source, each.name)
-        if not each.refusal_expected and macs is not None and macs <= max_macs:
-            chosen.append(each.id)
-    return chosen
+    every = [each for each in counted(every_model(), costs) if not each.refusal_expected]
+    cheap = [
+        each
+        for each in (smallest_of_each_family(every) if sample is None else every)
+        if (macs := costs.macs(each.source, each.name)) is not None and macs <= max_macs
+    ]
+    if sample is not None:
+        print(f"{len(cheap)} of {len(every)} networks take at most {max_macs / 1e9:g} GMAC\n")
+        cheap = Random(0).sample(cheap, min(sample, len(cheap)))
+    return [each.id for each in cheap]
 
 
 if __name__ == "__main__":

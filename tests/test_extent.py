@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -92,6 +93,33 @@ def test_a_map_lies_where_the_network_looks_or_it_is_said_that_it_may_not(title)
 def test_most_of_these_networks_are_placed():
     placed = [recommended(net)[1].extent != FULL for net, _ in CHANGED.values()]
     assert sum(placed) >= len(placed) - 1
+
+
+@pytest.mark.parametrize(
+    ("border", "expected"),
+    [
+        ((20, 20, 20, 20), (-0.09, -0.09, 1.09, 1.09)),
+        ((-20, -20, -20, -20), (0.09, 0.09, 0.91, 0.91)),
+        ((20, 0, 0, 0), (0, -0.09, 1, 1)),
+        ((0, 0, 0, 0), FULL),
+    ],
+    ids=["padded by 9 %", "cropped by 9 %", "one side", "as it is"],
+)
+def test_the_deepest_layer_of_a_strided_network_lies_where_its_finer_ones_show(border, expected):
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = timm.create_model("resnet18", num_classes=5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(functional.pad(x, border))
+
+    model = cam_hub.wrap_model(Padded().eval(), input_size=(3, 224, 224))
+    layer = next(layer for layer in cam_hub.list_layers(model) if layer.recommended)
+    assert layer.name == "net.layer4"
+    assert layer.extent == pytest.approx(expected, abs=0.03)
+    assert bool(layer.note) == (expected != FULL)
 
 
 @pytest.mark.parametrize("patch", [4, 8, 16])

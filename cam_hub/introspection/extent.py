@@ -8,6 +8,7 @@ cell's place, and the windows' offset and scale are fitted to how the cells answ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
@@ -19,13 +20,18 @@ from torch import Tensor
 
 from cam_hub.introspection.bands import BANDS, sampled
 
-__all__ = ["FULL", "Extent", "Fit", "fit_extent", "follows", "on_input"]
+__all__ = ["FULL", "WHOLE", "Extent", "Fit", "fit_extent", "follows", "on_input"]
 
 Extent = tuple[float, float, float, float]
 """The top, left, bottom and right of what a grid covers, as parts of the input's height and width:
 below 0 and above 1 in a border that the network adds."""
 
 FULL: Extent = (0.0, 0.0, 1.0, 1.0)
+
+Ends = tuple[float, float]
+"""Where a grid starts and ends along one axis, as parts of the input."""
+
+WHOLE: Ends = (0.0, 1.0)
 
 _WIDTHS = (0.03, 0.06, 0.12, 0.2, 0.3, 0.45, 0.7, 1.0)
 """The widths of windows that are tried, as parts of the input."""
@@ -45,11 +51,13 @@ _EXTENTS = tuple(
 
 _POOR, _BETTER = 0.004, 0.3
 """Another extent than the whole input must have at most this part of the whole input's mean squared
-error, which must be at least this, also if the whole is shifted by up to half a cell."""
+error, also if that is shifted by up to half a cell, as strides do; and this must be at least so
+much."""
 
-_FAR, _CELLS = 0.1, 1.0
-"""An end that is off by less than this part of the input, or of a cell, is where it should be:
-strides alone shift centres by up to half a cell, and the fit is not exact."""
+_FAR, _CELLS, _CELLS_OF_FINER = 0.06, 1.0, 1.5
+"""An end that is off by less than this part of the input, or than so many cells, is where it should
+be: strides alone shift centres by up to half a cell, and the fit is not exact. A coarser grid must
+differ by more from what a finer one shows, which is measured more exactly."""
 
 _TIE = 1e-4
 """Errors that differ by less are equal."""
@@ -73,21 +81,25 @@ class Fit(NamedTuple):
     clear: bool
 
 
-def fit_extent(responses: Tensor, grid: tuple[int, int]) -> tuple[Fit, Fit]:
+def fit_extent(
+    responses: Tensor, grid: tuple[int, int], finer: Sequence[Ends | None] = (None, None)
+) -> tuple[Fit, Fit]:
     """Fits the part of the input that a grid covers.
 
     Args:
         responses: ``(2 * BANDS, rows, cols)``: how much each cell changes by each disturbance,
             first of the copies with horizontal bands disturbed, then of those with vertical ones.
         grid: Rows and columns of the grid, of which these may be ``sampled`` ones.
+        finer: What a finer grid covers that it is a stride coarser than, along each axis: it is
+            measured more exactly. None if there is no such grid.
 
     Returns:
         One fit for the rows and one for the columns.
     """
     responses = responses.cpu().double()
     return (
-        _fit_axis(responses[:BANDS].square().mean(dim=2), grid[0]),
-        _fit_axis(responses[BANDS:].square().mean(dim=1), grid[1]),
+        _fit_axis(responses[:BANDS].square().mean(dim=2), grid[0], finer[0]),
+        _fit_axis(responses[BANDS:].square().mean(dim=1), grid[1], finer[1]),
     )
 
 
@@ -96,33 +108,36 @@ def follows(side: int, finer: int) -> bool:
     return any(abs(finer / stride - side) <= 1 + 1 / stride for stride in range(1, finer + 1))
 
 
-def _fit_axis(energy: Tensor, side: int) -> Fit:
+def _fit_axis(energy: Tensor, side: int, finer: Ends | None) -> Fit:
     """The fit of ``(BANDS, cells)``; noise adds up by squares, so windows add up the energy."""
-    cells = energy.shape[1]
+    cells, expected = energy.shape[1], finer or WHOLE
     total = energy.sum(dim=0)
     seen = total > 1e-6 * total.max()  # a border of zeros shows nothing
     if cells < 4 or int(seen.sum()) < 4:
-        return Fit(0.0, 1.0, clear=False)
+        return Fit(*expected, clear=False)
     share = (energy / total.clamp_min(1e-30))[:, seen].float()
     if float(share.amax(dim=0).mean()) < _NARROW:
-        return Fit(0.0, 1.0, clear=False)
+        return Fit(*expected, clear=False)
     looked_at = range(side) if cells == side else range(side)[sampled(side)]
     places = tuple((looked_at[cell] + 0.5) / side for cell in seen.nonzero().flatten().tolist())
-    shifted = _errors(share, _windows(places, _shifted(side)))
-    if float(shifted.min()) < _POOR:
-        return Fit(0.0, 1.0, clear=True)
+    poor = 1.0
+    for ends in dict.fromkeys((expected, WHOLE)):
+        shifted = _errors(share, _windows(places, _shifted(ends, side)))
+        poor = min(poor, float(shifted.min()))
+        if poor < _POOR:
+            return Fit(*ends, clear=True)
     whole = float(shifted[len(shifted) // 2])
     errors = _errors(share, _windows(places, _EXTENTS))
-    least = errors.min()
-    if float(least) > _BETTER * whole:
-        return Fit(0.0, 1.0, clear=False)
+    least = float(errors.min())
+    if least > _BETTER * poor:
+        return Fit(*expected, clear=least <= _BETTER * whole)
     # Few cells are fitted by several extents alike.
-    near = errors <= 1.1 * least + _TIE
-    centre, length = torch.tensor(_EXTENTS)[near].mean(dim=0).tolist()
+    near = torch.tensor(_EXTENTS)[errors <= 1.1 * least + _TIE]
+    centre, length = near.mean(dim=0).tolist()
     start, stop = centre - length / 2, centre + length / 2
-    off = max(abs(start), abs(stop - 1))
-    if off < max(_FAR, _CELLS * length / side):
-        return Fit(0.0, 1.0, clear=True)
+    off = max(abs(start - expected[0]), abs(stop - expected[1]))
+    if off < max(_FAR, (_CELLS_OF_FINER if finer else _CELLS) * length / side):
+        return Fit(*expected, clear=True)
     return Fit(start, stop, clear=True)
 
 
@@ -165,10 +180,10 @@ def _windows(places: tuple[float, ...], extents: tuple[tuple[float, float], ...]
     return torch.stack(found)
 
 
-@lru_cache(maxsize=16)
-def _shifted(side: int) -> tuple[tuple[float, float], ...]:
-    """The whole input, in the middle of those that lie up to half a cell beside it."""
-    return tuple((0.5 + eighth / 8 / side, 1.0) for eighth in range(-4, 5))
+def _shifted(ends: Ends, side: int) -> tuple[tuple[float, float], ...]:
+    """An extent, in the middle of those that lie up to half a cell beside it."""
+    centre, length = (ends[0] + ends[1]) / 2, ends[1] - ends[0]
+    return tuple((centre + eighth / 8 * length / side, length) for eighth in range(-4, 5))
 
 
 def on_input(cam: NDArray[np.float32], extent: Extent) -> NDArray[np.float32]:

@@ -31,7 +31,7 @@ from cam_hub.introspection.bands import (
     sizes,
 )
 from cam_hub.introspection.chunks import copies_at_once
-from cam_hub.introspection.extent import FULL, Extent, fit_extent, follows
+from cam_hub.introspection.extent import FULL, Ends, Extent, fit_extent, follows
 from cam_hub.introspection.layouts import (
     LAYOUTS,
     TURNS,
@@ -422,7 +422,7 @@ def _placed(findings: Mapping[str, Finding], seen: Mapping[str, _Output]) -> dic
             if finding.match.selectivity > findings[other].match.selectivity:
                 clearest[grid] = name
     fits: dict[tuple[int, int], Extent | None] = {}
-    known: dict[int, list[tuple[int, float, float]]] = {0: [], 1: []}
+    known: tuple[list[tuple[int, Ends]], list[tuple[int, Ends]]] = ([], [])
     for grid in sorted(clearest, key=lambda grid: -grid[0] * grid[1]):
         name = clearest[grid]
         reading = findings[name].arrangement
@@ -430,15 +430,16 @@ def _placed(findings: Mapping[str, Finding], seen: Mapping[str, _Output]) -> dic
             continue
         maps = to_maps(_answers([seen[name]], reading.layout).flatten(0, 2), reading)
         maps = maps.reshape(2 * BANDS, 2, reading.frames, -1, maps.shape[-1])[:, 0].mean(dim=1)
+        finer = [
+            next((ends for side, ends in known[axis] if follows(grid[axis], side)), None)
+            for axis in (0, 1)
+        ]
+        fit = fit_extent(maps, grid, finer)
         ends = []
-        for axis, fit in enumerate(fit_extent(maps, grid)):
-            start, stop, clear = fit
-            if not clear:
-                finer = next((old for old in known[axis] if follows(grid[axis], old[0])), None)
-                if finer is None and known[axis]:
-                    break
-                _, start, stop = finer or (0, 0.0, 1.0)
-            known[axis].insert(0, (grid[axis], start, stop))
+        for axis, (start, stop, clear) in enumerate(fit):
+            if not clear and finer[axis] is None and known[axis]:
+                break
+            known[axis].insert(0, (grid[axis], (start, stop)))
             ends.append((start, stop))
         fits[grid] = (ends[0][0], ends[1][0], ends[0][1], ends[1][1]) if len(ends) == 2 else None
     found = dict(findings)
