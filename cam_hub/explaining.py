@@ -43,7 +43,7 @@ _AIM = 0.985
 """What more copies are to reach."""
 
 _LARGEST = 512 << 20
-"""Bytes of the sums of all layers and classes, beyond which no more copies are taken."""
+"""No more copies are taken where the sums of all layers and classes would take more bytes."""
 
 
 def explain_prepared(
@@ -154,7 +154,7 @@ def more_samples(samples: int, agreement: float) -> int:
 
 
 def _sums(job: Job, classes: int) -> int:
-    """Bytes of what is summed up while the noisy copies pass, chunk by chunk."""
+    """The bytes of the sums that are held while the noisy copies pass, chunk by chunk."""
     cells = sum(
         (layer.channels or 0) * math.prod(layer.grid or ()) * layer.frames
         for layer in job.layers.values()
