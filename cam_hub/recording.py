@@ -376,7 +376,10 @@ def _replace(output: Any, old: Tensor, new: Tensor) -> Any:
 
 def _select(module: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Module]:
     if names is None:
-        return {name: child for name, child in module.named_modules() if name}
+        # Scripted parts take no hooks.
+        scripted = torch.jit._script.RecursiveScriptModule
+        parts = module.named_modules()
+        return {name: child for name, child in parts if name and not isinstance(child, scripted)}
     known = modules_by_name(module)
     wanted = {}
     for name in names:

@@ -186,6 +186,51 @@ def test_quantised_networks_are_refused_with_what_to_pass_instead(static):
         torch.backends.quantized.engine = engine
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_scripted_part_is_left_out_and_says_what_to_use_instead():
+    net = plain()
+    module = nn.Sequential(net[0], torch.jit.script(net[1]), *net[2:])
+    layers = {
+        layer.name: layer
+        for layer in cam_hub.list_layers(cam_hub.wrap_model(module, input_size=SIZE))
+    }
+    assert layers["0"].recommended
+    assert "TorchScript" in layers["1"].reason
+    named = cam_hub.explain(
+        cam_hub.wrap_model(net, input_size=SIZE),
+        image(),
+        method="gradcam",
+        classes=1,
+        target_layers="0",
+    )
+    assert np.allclose(explained(module).cam(), named.cam(), atol=1e-6)
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    distributed = pytest.importorskip("torch.distributed")
+    start = f"file://{tmp_path}/start"
+    distributed.init_process_group("gloo", init_method=start, rank=0, world_size=1)
+    yield distributed
+    distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_a_network_with_flat_parameters_is_refused_with_what_to_pass_instead(process_group):
+    sharding = pytest.importorskip("torch.distributed.fsdp")
+    module = sharding.FullyShardedDataParallel(plain(), device_id=torch.device("cpu"))
+    with pytest.raises(ModelRefused, match="pass the plain module"):
+        cam_hub.wrap_model(module, input_size=SIZE)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_a_network_that_is_sharded_by_parameter_is_explained(process_group):
+    sharding = pytest.importorskip("torch.distributed.fsdp")
+    mesh = process_group.device_mesh.init_device_mesh("cpu", (1,))
+    found = explained(sharding.fully_shard(plain(), mesh=mesh))
+    assert np.allclose(found.cam(), explained(plain()).cam(), atol=1e-6)
+
+
 def test_a_graph_that_calls_modules_is_explained():
     found = explained(torch.fx.symbolic_trace(plain()))
     assert np.allclose(found.cam(), explained(plain()).cam(), atol=1e-6)

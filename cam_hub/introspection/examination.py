@@ -269,6 +269,10 @@ def _note(name: str, findings: Mapping[str, Finding], readings: Mapping[str, Rea
 
 def _idle(name: str, module: nn.Module) -> LayerInfo:
     reason = "does not run in a forward pass"
+    if isinstance(module, torch.jit._script.RecursiveScriptModule):
+        reason = (
+            "is a TorchScript module, which takes no hooks; use the Python module that was scripted"
+        )
     kind, is_conv = type(module).__name__, _is_conv(module)
     return LayerInfo(name, kind, None, None, None, 0, is_conv, None, False, False, reason)
 

@@ -10,6 +10,9 @@ from cam_hub.errors import ModelRefused
 
 __all__ = ["check_form", "quantized_parts"]
 
+_SHARDED = "FullyShardedDataParallel"
+"""Its weights live in flat parameters; those of its successor ``fully_shard`` need no care."""
+
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
 
 
@@ -35,6 +38,9 @@ def check_form(module: object, id: str) -> None:
     elif isinstance(module, fx.GraphModule) and _is_exported(module):
         kind, lack = "an exported graph", "it is a list of operators without layers"
         instead = "pass the Python module that it was made from"
+    elif isinstance(module, nn.Module) and any(map(_is_sharded, module.modules())):
+        kind, lack = "sharded (FSDP)", "its weights are not whole outside of its own passes"
+        instead = "pass the plain module with the weights of a full state dict"
     else:
         return
     raise ModelRefused(id, f"it is {kind}: {lack}; {instead}.")
@@ -47,6 +53,10 @@ def quantized_parts(module: nn.Module) -> list[str]:
         for name, child in module.named_modules()
         if type(child).__module__.startswith(_QUANTIZED) and name
     ]
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    return type(module).__name__ == _SHARDED
 
 
 def _is_exported(module: fx.GraphModule) -> bool:
