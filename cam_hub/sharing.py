@@ -126,13 +126,18 @@ def _name(result: Explanation, files: Mapping[str, Path]) -> str:
     for name, file in sorted(files.items()):
         digest.update(f"{name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
     index = result.classes[0]
-    label = re.sub(r"[^a-z0-9]+", "-", (result.labels[index] or "").lower()).strip("-")[:40]
-    words = (label.strip("-") or f"class-{index}", result.method, digest.hexdigest()[:12])
+    label, method = map(_words, (result.labels[index] or "", result.method))
+    words = (label or f"class-{index}", method or "map", digest.hexdigest()[:12])
     return "-".join(words)
 
 
-def _check_path(path: str) -> None:
-    parts = path.split("/")
+def _words(text: str) -> str:
+    """A text of unknown origin as a part of a folder's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-")
+
+
+def _check_path(path: object) -> None:
+    parts = path.split("/") if isinstance(path, str) else [""]
     if len(parts) > 8 or not all(_PART.fullmatch(part) and ".." not in part for part in parts):
         raise InvalidArgument(
             "path_in_repo", path, "names of letters, digits, '.', '_' and '-' with '/' between them"

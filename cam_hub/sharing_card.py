@@ -8,6 +8,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
+from cam_hub._text import clean_line
+
 __all__ = ["NEWEST", "put_into_card", "section"]
 
 NEWEST = 50
@@ -97,6 +99,5 @@ def _new_card() -> str:
 
 def _plain(text: object) -> str:
     """A text in Markdown that shows as it is, on one line, whatever is in it."""
-    line = " ".join(str(text).split())
-    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = clean_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SPECIAL.sub(r"\\\1", line)

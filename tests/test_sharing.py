@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,20 @@ def test_another_explanation_gets_a_folder_of_its_own_and_comes_first_in_the_car
     card = hub.uploaded[REPO].files["README.md"].decode()
     assert card.index(folder_of(new)) < card.index(folder_of(old))
     assert card.startswith("---\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["\ud800", "../../x", "\x1b[31m|`<b>`\u202e", "", "/", "日本", "-" * 300]
+)
+def test_a_strangers_names_stay_names(hub, result, tmp_path, text):
+    """Labels and the model's ID may be anything in a manifest that was loaded."""
+    folder = result.save_data(tmp_path / "theirs")
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    manifest["classes"][0]["label"] = manifest["model"]["id"] = text
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    url = cam_hub.save_to_hub(cam_hub.Explanation.load(folder), "ann/maps", token=TOKEN)
+    assert re.fullmatch(r"explanations/[a-z0-9-]+", folder_of(url))
+    assert "\x1b" not in hub.uploaded[REPO].files["README.md"].decode()
 
 
 def test_every_picture_of_the_cards_is_in_the_repo(hub, result):
@@ -203,7 +218,7 @@ def test_what_is_no_repo_id_is_refused_before_anything_is_sent(hub, result, repo
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/etc", "../up", "a//b", "a/..", ".git/x", "a b", "x\0", "a/"]
+    "path", [7, "", "/etc", "../up", "a//b", "a/..", ".git/x", "a b", "x\0", "a/"]
 )
 def test_a_path_that_leads_elsewhere_is_refused_before_anything_is_sent(hub, result, path):
     with pytest.raises(InvalidArgument, match="path_in_repo"):
