@@ -12,8 +12,8 @@ from io import StringIO
 from threading import Event, Thread, Timer
 from typing import TYPE_CHECKING, Any
 
-from space.options import add_options, read_options
-from space.startup import (
+from space.config.options import add_options, read_options
+from space.config.startup import (
     check_address,
     direct_loopback,
     open_standard_streams,
@@ -22,8 +22,8 @@ from space.startup import (
 )
 
 if TYPE_CHECKING:
-    from space.blocks import GuardedBlocks
-    from space.settings import Settings
+    from space.app.blocks import GuardedBlocks
+    from space.config.settings import Settings
 
 _PATIENCE = 4.0
 """Seconds for an end in good order."""
@@ -84,12 +84,12 @@ def _settings(values: dict[str, Any], space_id: str | None) -> Settings:
     """
     # Imported after --help was answered: torch takes seconds. A GPU that is lent call by call
     # wants to be known of before torch is.
-    from space.lent_gpu import is_lent  # noqa: PLC0415
+    from space.service.zerogpu import is_lent  # noqa: PLC0415
 
     lent = is_lent()
-    from cam_hub.sources.base import pick_device  # noqa: PLC0415
-    from space.account import can_sign_in  # noqa: PLC0415
-    from space.settings import Settings  # noqa: PLC0415
+    from cam_hub.models.loaded_model import pick_device  # noqa: PLC0415
+    from space.app.sign_in import can_sign_in  # noqa: PLC0415
+    from space.config.settings import Settings  # noqa: PLC0415
 
     device = "cpu" if lent else str(pick_device(values["device"]))
     return Settings.of(
@@ -107,7 +107,7 @@ def _launch(settings: Settings, port: int, *, browser: bool) -> tuple[GuardedBlo
     Returns:
         The app, and what is set when it is to end.
     """
-    from space.page import create_app, launch_options  # noqa: PLC0415
+    from space.app.create_app import create_app, launch_options  # noqa: PLC0415
 
     stop = Event()
     names = (signal.SIGINT, signal.SIGTERM)
@@ -133,7 +133,7 @@ def _launch(settings: Settings, port: int, *, browser: bool) -> tuple[GuardedBlo
 
 
 def _serve(app: GuardedBlocks, settings: Settings, stop: Event) -> int:
-    from space.health import listen  # noqa: PLC0415
+    from space.service.request_log import listen  # noqa: PLC0415
 
     listen()
     app.health.started(settings)

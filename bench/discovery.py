@@ -33,10 +33,11 @@ from torch import Tensor, nn
 from bench.zoo.cli import COSTS
 from bench.zoo.costs import Costs
 from bench.zoo.plan import counted, every_model, smallest_of_each_family
-from cam_hub import LoadedModel, list_layers, load_model, recording
+from cam_hub import LoadedModel, list_layers, load_model
 from cam_hub.errors import CamHubError
-from cam_hub.guard import quiet
-from cam_hub.introspection import answers
+from cam_hub.hooks import recording
+from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.layers import answers
 
 _PASSES = 5
 """Forward passes of which the median is the unit."""

@@ -14,14 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import cam_hub
-from cam_hub.images import open_image
-from space.artifacts import Artifacts
-from space.labels import Labels
-from space.look import VIEWS, Look
-from space.map_strip import map_strip_html
-from space.screen import Screen
-from space.settings import example_photos
-from space.viewer import viewer_html
+from cam_hub.images.decoding import open_image
+from space.components.map_strip import map_strip_html
+from space.components.preview import Screen
+from space.components.viewer import viewer_html
+from space.config.settings import example_photos
+from space.service.display_options import VIEWS, Look
+from space.service.exports import Artifacts
+from space.service.label_search import Labels
 
 _SIZE = (4000, 3000)
 _TURNS = 15

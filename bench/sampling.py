@@ -22,11 +22,11 @@ from PIL import Image
 from torch import Tensor
 
 import cam_hub
-from cam_hub.jobs import make_job
+from cam_hub.attribution.jobs import make_job
+from cam_hub.attribution.passes import Job, Noise, RecentPasses
+from cam_hub.attribution.preparation import prepare
+from cam_hub.attribution.request import Request
 from cam_hub.methods import METHODS
-from cam_hub.passes import Job, Noise, RecentPasses
-from cam_hub.preparation import prepare
-from cam_hub.request import Request
 
 __all__ = ["WAYS", "main"]
 

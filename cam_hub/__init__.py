@@ -18,28 +18,28 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import errors
-    from .batches import Outcome, explain_many
-    from .classes import Top, expected, top
-    from .comparison.grid import compare
-    from .comparison.result import Comparison
-    from .engine import activations, explain, explain_methods
-    from .introspection.layers import LayerInfo, list_layers, suggest_layers
-    from .limits import LoadLimits
-    from .maps import shared_scale
+    from .attribution.compare import compare
+    from .attribution.explain import activations, explain, explain_methods
+    from .attribution.explain_many import Outcome, explain_many
+    from .attribution.predict import Predicted, predict
+    from .attribution.reproduce import reproduce
+    from .layers.layers import LayerInfo, list_layers, suggest_layers
     from .methods import METHODS, Method
-    from .model_id import ModelId, parse_model_id
-    from .prediction import Predicted, predict
-    from .ranking import Prediction
-    from .reproduction import reproduce
-    from .results import Explanation
-    from .search import ModelHit, search_models
-    from .sharing import save_to_hub
-    from .sources.base import LoadedModel
+    from .models.facts import ModelFacts
+    from .models.limits import LoadLimits
+    from .models.loaded_model import LoadedModel
+    from .models.model_id import ModelId, parse_model_id
+    from .results.comparison import Comparison
+    from .results.explanation import Explanation
+    from .results.maps import shared_scale
+    from .results.upload import save_to_hub
     from .sources.embedded import DEFAULT_MODEL
-    from .sources.facts import ModelFacts
     from .sources.module import wrap_model
     from .sources.registry import describe_model, load_model
-    from .store import ModelStore
+    from .sources.search import ModelHit, search_models
+    from .sources.store import ModelStore
+    from .targets.classes import Top, expected, top
+    from .targets.ranking import Prediction
 
 # What is chosen, halved or computed in double precision is reported to this logger; nothing is
 # printed unless the program that uses the package configures logging.
@@ -47,40 +47,40 @@ logging.getLogger("cam_hub").addHandler(logging.NullHandler())
 
 _HOMES = {
     "errors": "errors",
-    "Outcome": "batches",
-    "explain_many": "batches",
-    "Prediction": "ranking",
-    "Top": "classes",
-    "expected": "classes",
-    "top": "classes",
-    "compare": "comparison.grid",
-    "Comparison": "comparison.result",
-    "activations": "engine",
-    "explain": "engine",
-    "explain_methods": "engine",
-    "reproduce": "reproduction",
-    "LayerInfo": "introspection.layers",
-    "list_layers": "introspection.layers",
-    "suggest_layers": "introspection.layers",
-    "LoadLimits": "limits",
+    "Outcome": "attribution.explain_many",
+    "explain_many": "attribution.explain_many",
+    "Prediction": "targets.ranking",
+    "Top": "targets.classes",
+    "expected": "targets.classes",
+    "top": "targets.classes",
+    "compare": "attribution.compare",
+    "Comparison": "results.comparison",
+    "activations": "attribution.explain",
+    "explain": "attribution.explain",
+    "explain_methods": "attribution.explain",
+    "reproduce": "attribution.reproduce",
+    "LayerInfo": "layers.layers",
+    "list_layers": "layers.layers",
+    "suggest_layers": "layers.layers",
+    "LoadLimits": "models.limits",
     "METHODS": "methods",
-    "shared_scale": "maps",
+    "shared_scale": "results.maps",
     "Method": "methods",
-    "ModelId": "model_id",
-    "parse_model_id": "model_id",
-    "Predicted": "prediction",
-    "predict": "prediction",
-    "Explanation": "results",
-    "save_to_hub": "sharing",
-    "ModelHit": "search",
-    "search_models": "search",
-    "LoadedModel": "sources.base",
+    "ModelId": "models.model_id",
+    "parse_model_id": "models.model_id",
+    "Predicted": "attribution.predict",
+    "predict": "attribution.predict",
+    "Explanation": "results.explanation",
+    "save_to_hub": "results.upload",
+    "ModelHit": "sources.search",
+    "search_models": "sources.search",
+    "LoadedModel": "models.loaded_model",
     "DEFAULT_MODEL": "sources.embedded",
-    "ModelFacts": "sources.facts",
+    "ModelFacts": "models.facts",
     "wrap_model": "sources.module",
     "describe_model": "sources.registry",
     "load_model": "sources.registry",
-    "ModelStore": "store",
+    "ModelStore": "sources.store",
 }
 
 __all__ = [

@@ -18,9 +18,9 @@ from cam_hub.errors import CamHubError, DiskUnavailable, InvalidArgument
 from cam_hub.options import Interface, Option, options_for, read_options
 
 if TYPE_CHECKING:
-    from cam_hub.introspection.layers import LayerInfo
-    from cam_hub.search import ModelHit
-    from cam_hub.sources.base import LoadedModel, Progress
+    from cam_hub.layers.layers import LayerInfo
+    from cam_hub.models.loaded_model import LoadedModel, Progress
+    from cam_hub.sources.search import ModelHit
 
 __all__ = ["main"]
 
@@ -219,7 +219,7 @@ def _model(options: argparse.Namespace) -> LoadedModel:
 
 
 def _layers(options: argparse.Namespace) -> None:
-    from cam_hub.introspection.layers import list_layers, suggest_layers  # noqa: PLC0415
+    from cam_hub.layers.layers import list_layers, suggest_layers  # noqa: PLC0415
 
     model = _model(options)
     rows = [("", "layer", "type", "layout", "grid", "channels", "prefix", "stage", "why")]
@@ -257,7 +257,7 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _search(options: argparse.Namespace) -> None:
-    from cam_hub.search import find_models  # noqa: PLC0415
+    from cam_hub.sources.search import find_models  # noqa: PLC0415
 
     found = find_models(" ".join(options.words), limit=options.limit)
     if found.trouble:
@@ -286,13 +286,13 @@ def _grid(layer: LayerInfo) -> str:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from cam_hub.colormaps import colormap_table  # noqa: PLC0415
-    from cam_hub.engine import explain  # noqa: PLC0415
-    from cam_hub.folders import MANIFEST, check_place, folder_path  # noqa: PLC0415
-    from cam_hub.image_files import local_path  # noqa: PLC0415
-    from cam_hub.maps import read_scale  # noqa: PLC0415
-    from cam_hub.ranking import said_of  # noqa: PLC0415
-    from cam_hub.regions import checked_fraction  # noqa: PLC0415
+    from cam_hub.attribution.explain import explain  # noqa: PLC0415
+    from cam_hub.images.files import local_path  # noqa: PLC0415
+    from cam_hub.results.colormaps import colormap_table  # noqa: PLC0415
+    from cam_hub.results.maps import read_scale  # noqa: PLC0415
+    from cam_hub.results.regions import checked_fraction  # noqa: PLC0415
+    from cam_hub.results.serialization import MANIFEST, check_place, folder_path  # noqa: PLC0415
+    from cam_hub.targets.ranking import said_of  # noqa: PLC0415
 
     checked_fraction("alpha", options.alpha, zero=True)
     colormap_table(options.colormap)
@@ -315,7 +315,7 @@ def _explain(options: argparse.Namespace) -> int:
     _write(f"explained: {result.target}\n")
     _write(f"saved to {result.save(options.out, **look)}\n")
     if options.push:
-        from cam_hub.sharing import save_to_hub  # noqa: PLC0415
+        from cam_hub.results.upload import save_to_hub  # noqa: PLC0415
 
         _write(f"pushed to {save_to_hub(result, options.push)}\n")
     return 0
@@ -329,12 +329,12 @@ def _explain_folder(options: argparse.Namespace, look: dict[str, Any]) -> int:
     Returns:
         1 if a picture had an error; it is printed, and the others go on.
     """
-    from cam_hub.batches import explain_many  # noqa: PLC0415
-    from cam_hub.classes import expected, parse_top  # noqa: PLC0415
-    from cam_hub.folders import folder_path  # noqa: PLC0415
-    from cam_hub.maps import shared_scale  # noqa: PLC0415
-    from cam_hub.ranking import said_of  # noqa: PLC0415
-    from cam_hub.results import Explanation  # noqa: PLC0415
+    from cam_hub.attribution.explain_many import explain_many  # noqa: PLC0415
+    from cam_hub.results.explanation import Explanation  # noqa: PLC0415
+    from cam_hub.results.maps import shared_scale  # noqa: PLC0415
+    from cam_hub.results.serialization import folder_path  # noqa: PLC0415
+    from cam_hub.targets.classes import expected, parse_top  # noqa: PLC0415
+    from cam_hub.targets.ranking import said_of  # noqa: PLC0415
 
     one = set(options_for(_EXPLAIN)) - set(options_for("many"))
     for name in ("region", "push", *sorted(one)):
@@ -379,11 +379,11 @@ def _compare(options: argparse.Namespace) -> int:
     Returns:
         1 if a cell has no map; its reason is printed, and the others are saved.
     """
-    from cam_hub.comparison.files import check_folder  # noqa: PLC0415
-    from cam_hub.comparison.grid import ask, make_grid  # noqa: PLC0415
-    from cam_hub.comparison.scales import check_scale  # noqa: PLC0415
-    from cam_hub.comparison.sheets import cost_in_words  # noqa: PLC0415
-    from cam_hub.folders import folder_path  # noqa: PLC0415
+    from cam_hub.attribution.compare import ask, make_grid  # noqa: PLC0415
+    from cam_hub.results.comparison_files import check_folder  # noqa: PLC0415
+    from cam_hub.results.comparison_sheets import cost_in_words  # noqa: PLC0415
+    from cam_hub.results.scales import check_scale  # noqa: PLC0415
+    from cam_hub.results.serialization import folder_path  # noqa: PLC0415
     from cam_hub.sources.embedded import DEFAULT_MODEL  # noqa: PLC0415
     from cam_hub.sources.registry import load_model  # noqa: PLC0415
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from space.page import create_app, launch_options
-from space.settings import Settings
+from space.app.create_app import create_app, launch_options
+from space.config.settings import Settings
 
 FOLDER = Path(__file__).parent / "images"
 

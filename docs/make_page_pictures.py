@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from space.page import create_app, launch_options
-from space.settings import Settings
+from space.app.create_app import create_app, launch_options
+from space.config.settings import Settings
 
 FOLDER = Path(__file__).parent / "images"
 

@@ -9,7 +9,7 @@ import skimage.data
 from PIL import Image
 
 import cam_hub
-from cam_hub.figures import montage
+from cam_hub.results.montage import montage
 
 FOLDER = Path(__file__).parent / "images"
 

@@ -1,18 +1,40 @@
-"""``python -m space.publish OWNER/NAME``: this repository as a Space on the Hub."""
+"""``python -m space.publish OWNER/NAME``: this repository as a Space on the Hub.
+
+The card of the Space: the front matter that the Hub builds it from, and what people read.
+
+What a Space needs of this repository, and nothing else.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
 
-from cam_hub.errors import CamHubError, HubRefused
-from cam_hub.hub_writer import Change, HubWriter, RepoState
-from space.card import TITLE, check_hardware, make_card
-from space.staging import OWN_FOLDERS, collect, write
+from huggingface_hub import SpaceCardData, SpaceHardware
 
-__all__ = ["main", "publish"]
+from cam_hub.errors import CamHubError, HubRefused, InvalidArgument
+from cam_hub.results.hub_writer import Change, HubWriter, RepoState
+
+__all__ = [
+    "MODELS",
+    "OAUTH_SCOPES",
+    "OWN_FOLDERS",
+    "PYTHON",
+    "ROOT",
+    "TITLE",
+    "check_hardware",
+    "collect",
+    "main",
+    "make_card",
+    "publish",
+    "write",
+]
+
 
 _EXAMPLES = """\
 examples:
@@ -195,3 +217,196 @@ def _say(text: str) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+TITLE = "cam_hub: which pixels spoke for which class"
+
+PYTHON = "3.12"
+"""Every kind of hardware of the Hub offers it, and all dependencies run on it."""
+
+OAUTH_SCOPES = ("read-repos", "gated-repos")
+"""What people who sign in allow: to read their private models, and the gated ones that they may."""
+
+MODELS = (
+    "timm/tf_efficientnet_lite0.in1k",
+    "timm/resnet50.a1_in1k",
+    "timm/convnext_tiny.in12k_ft_in1k",
+    "timm/vit_small_patch16_224.augreg_in21k_ft_in1k",
+    "timm/swin_tiny_patch4_window7_224.ms_in1k",
+    "timm/mobilenetv3_large_100.ra_in1k",
+)
+"""The models on the Hub that the page offers, so that their pages link to the Space."""
+
+_SHORT = "Class activation maps of any timm or torchvision model"
+
+_TEXT = """
+# {title}
+
+Give a model's ID and a photo: the page shows what the model saw, which pixels spoke for it, and
+which of its layers a map can be made from. Any timm model on the Hub works, your own fine-tuned
+ones too, and torchvision's.
+
+Programs ask the same over the API:
+
+```python
+from gradio_client import Client, handle_file
+
+client = Client("{space_id}")
+overlay, *rest = client.predict(handle_file("cat.jpg"), api_name="/explain")
+```
+
+The folder runs anywhere: `pip install -r requirements.txt`, then `python app.py`.
+"""
+
+
+def make_card(
+    space_id: str = "OWNER/NAME", *, title: str = TITLE, hardware: str | None = None
+) -> str:
+    """The Space's ``README.md``.
+
+    Args:
+        space_id: How programs call it.
+        title: Shown above the Space and in lists.
+        hardware: What those who copy the Space are advised to take; None for the free one.
+
+    Raises:
+        InvalidArgument: If the Hub would not take one of them, or has no such Gradio as is
+            installed here.
+    """
+    data = SpaceCardData(
+        title=_line("title", title),
+        emoji="🔥",
+        colorFrom="indigo",
+        colorTo="red",
+        sdk="gradio",
+        sdk_version=_released(version("gradio")),
+        python_version=PYTHON,
+        app_file="app.py",
+        short_description=_SHORT,
+        license="apache-2.0",
+        suggested_hardware=check_hardware(hardware or SpaceHardware.CPU_BASIC.value),
+        hf_oauth=True,
+        hf_oauth_scopes=list(OAUTH_SCOPES),
+        models=list(MODELS),
+        tags=["class-activation-map", "explainability", "grad-cam", "timm", "torchvision"],
+        pinned=False,
+    )
+    return f"---\n{data.to_yaml()}\n---\n{_TEXT.format(title=data.title, space_id=space_id)}"
+
+
+def check_hardware(name: str) -> str:
+    """The name of hardware that the app runs on, as it was given.
+
+    Raises:
+        InvalidArgument: If the Hub has no such hardware.
+    """
+    known = [item.value for item in SpaceHardware]
+    if name not in known:
+        raise InvalidArgument("hardware", name, f"one of {', '.join(known)}")
+    return name
+
+
+def _line(argument: str, text: str) -> str:
+    if not text.strip() or not text.isprintable() or len(text) > 100:
+        raise InvalidArgument(argument, text, "1 to 100 characters on one line")
+    return text.strip()
+
+
+def _released(number: str) -> str:
+    if not re.fullmatch(r"\d+(\.\d+){1,2}", number):
+        raise InvalidArgument("gradio", number, "an installed release of gradio, like 6.31.0")
+    return number
+
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder that this code was started from."""
+
+OWN_FOLDERS = ("cam_hub", "space")
+"""The folders of a Space that hold nothing but what comes from here."""
+
+_FILES = ("app.py", "requirements.txt", "LICENSE")
+_CODE = (".py", ".typed")
+_EXAMPLE_FOLDER = ("space", "examples")
+_EXAMPLE_FILES = (".jpg", ".png", ".md")
+_CARD = "README.md"
+
+
+def collect(card: str, root: Path = ROOT) -> dict[str, bytes]:
+    """The files of the Space.
+
+    Code, examples, requirements, licence and the card; no tests, no caches, nothing hidden, and no
+    link, since that could lead out of the repository.
+
+    Args:
+        card: Its ``README.md``.
+        root: A clone of this repository, or a Space that was made from one.
+
+    Returns:
+        Content by path, sorted by path.
+
+    Raises:
+        InvalidArgument: If something that the Space needs is not in ``root``.
+    """
+    found = {_CARD: card.encode()}
+    for name in _FILES:
+        found[name] = _read(root, name)
+    for folder in OWN_FOLDERS:
+        if not (root / folder / "__init__.py").is_file():
+            raise _incomplete(root, folder)
+        for path in _walk(root / folder):
+            name = path.relative_to(root).as_posix()
+            if _belongs(name):
+                found[name] = path.read_bytes()
+    return dict(sorted(found.items()))
+
+
+def write(files: Mapping[str, bytes], folder: Path) -> None:
+    """Writes the files into a folder that is not there yet, or empty; all of them or none.
+
+    Raises:
+        InvalidArgument: If something is there, or it cannot be written to.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InvalidArgument("folder", str(folder), "a new folder or an empty one")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
+            staging = Path(name) / "files"
+            for path, content in files.items():
+                target = staging / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+            if folder.exists():
+                folder.rmdir()
+            staging.rename(folder)
+    except OSError as error:
+        expected = f"a folder that can be written to ({error.strerror})"
+        raise InvalidArgument("folder", str(folder), expected) from error
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.is_symlink():
+            continue
+        if path.is_dir():
+            yield from _walk(path)
+        elif path.is_file():
+            yield path
+
+
+def _belongs(name: str) -> bool:
+    path = PurePosixPath(name)
+    if path.parts[:2] == _EXAMPLE_FOLDER:
+        return path.suffix in _EXAMPLE_FILES
+    return path.suffix in _CODE
+
+
+def _read(root: Path, name: str) -> bytes:
+    path = root / name
+    if path.is_symlink() or not path.is_file():
+        raise _incomplete(root, name)
+    return path.read_bytes()
+
+
+def _incomplete(root: Path, missing: str) -> InvalidArgument:
+    return InvalidArgument("root", str(root), f"a clone of the repository; {missing!r} is missing")

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 import cam_hub
 from cam_hub import LoadedModel, Method
-from cam_hub.introspection.layers import list_layers
-from cam_hub.introspection.layouts import FOLDED, batch_first, to_maps
-from cam_hub.passes import Noise
-from cam_hub.preparation import ask, prepare
-from cam_hub.recording import main_tensor
+from cam_hub.attribution.passes import Noise
+from cam_hub.attribution.preparation import ask, prepare
+from cam_hub.hooks.recording import main_tensor
+from cam_hub.layers.layers import list_layers
+from cam_hub.layers.layouts import FOLDED, batch_first, to_maps
 
 
 class Pyramid(nn.Module):

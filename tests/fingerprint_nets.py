@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import nn
 
-from cam_hub.introspection.fingerprint import fingerprint
+from cam_hub.layers.fingerprint import fingerprint
 
 __all__ = ["SIZE", "Mine", "forward_of_mine", "key_of", "small", "vit"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cam_hub.images import open_image
+from cam_hub.images.decoding import open_image
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)

@@ -32,7 +32,7 @@ import cam_hub
 from cam_hub.cli import main
 from cam_hub.errors import CamHubError
 from cam_hub.options import OPTIONS, Interface
-from cam_hub.results import Explanation
+from cam_hub.results.explanation import Explanation
 from tests.browser import Browser
 from tests.space_app import encoded
 

@@ -11,8 +11,8 @@ from typing import Any
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from space.page import create_app, launch_options
-from space.settings import Limits, Settings
+from space.app.create_app import create_app, launch_options
+from space.config.settings import Limits, Settings
 
 SETTINGS = Settings(device="cpu", limits=Limits(max_pixels=4_000_000))
 
@@ -21,14 +21,14 @@ SETTINGS = Settings(device="cpu", limits=Limits(max_pixels=4_000_000))
 def serve(settings: Settings = SETTINGS) -> Iterator[str]:
     """Runs the app; gives its address."""
     app = create_app(settings)
-    _, address, _ = app.launch(
-        prevent_thread_lock=True,
-        quiet=True,
-        server_name="127.0.0.1",
-        inbrowser=False,
-        **launch_options(settings),
-    )
-    try:
+    try:  # where launching fails, too, or a server would go on running beside all later tests
+        _, address, _ = app.launch(
+            prevent_thread_lock=True,
+            quiet=True,
+            server_name="127.0.0.1",
+            inbrowser=False,
+            **launch_options(settings),
+        )
         yield address
     finally:
         app.close(verbose=False)

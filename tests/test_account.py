@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from space import account
-from space.settings import Settings
+from space.app import sign_in as account
+from space.config.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 import app
-from space.options import OPTIONS
+from space.config.options import OPTIONS
 from tests.browser import WORDS, Browser
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import cam_hub
 from cam_hub.errors import ImageRefused, ModelRefused
-from cam_hub.guard import walk
-from cam_hub.modes import default_modes
+from cam_hub.hooks.frozen_eval import walk
+from cam_hub.hooks.modes import default_modes
 from tests.engine_nets import Pooled, Pyramid
 from tests.repo_folders import network, push
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import cam_hub
 from cam_hub.errors import InvalidArgument
-from cam_hub.sources.base import LoadedModel
+from cam_hub.models.loaded_model import LoadedModel
 
 
 def body() -> nn.Sequential:

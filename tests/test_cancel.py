@@ -11,7 +11,7 @@ from torch import Tensor
 
 import cam_hub
 from cam_hub import METHODS, explain, explain_many, explain_methods, list_layers
-from cam_hub.passes import RECENT
+from cam_hub.attribution.passes import RECENT
 from tests.engine_nets import Pooled, Pyramid, picture
 from tests.module_state import state_of
 

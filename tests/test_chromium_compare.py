@@ -73,7 +73,7 @@ def test_the_layers_of_a_network_are_played_from_first_to_last(
 
 
 def test_another_scale_redraws_the_grid_without_the_models(visit: Open, monkeypatch: Any):
-    from space.explainer import Explainer
+    from space.service.explainer import Explainer
 
     visitor = opened(visit, DESKTOP)
     compare(visitor)

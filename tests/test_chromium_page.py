@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 import cam_hub
-from cam_hub.results import Explanation
-from space.explainer import Explainer
-from space.settings import example_photos
+from cam_hub.results.explanation import Explanation
+from space.config.settings import example_photos
+from space.service.explainer import Explainer
 from tests.chromium import DARK, DESKTOP, PHONE, Visitor
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]

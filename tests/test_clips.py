@@ -12,13 +12,13 @@ from torchvision import models
 from torchvision.transforms import InterpolationMode, functional
 from torchvision.transforms._presets import VideoClassification
 
-from cam_hub import clips
-from cam_hub.clip_preprocessing import ClipPreprocessing
-from cam_hub.clips import open_clip
 from cam_hub.errors import ImageRefused, InvalidArgument
-from cam_hub.preprocessing import Preprocessing
-from cam_hub.resampling import resize_plainly
-from cam_hub.timeline import evenly, over_frames
+from cam_hub.images import clips
+from cam_hub.images.clip_preprocessing import ClipPreprocessing
+from cam_hub.images.clips import open_clip
+from cam_hub.images.preprocessing import Preprocessing
+from cam_hub.images.resampling import resize_plainly
+from cam_hub.images.timeline import evenly, over_frames
 
 COLOURS = ["red", "lime", "blue", "yellow", "black", "white"]
 """GIF keeps these exactly."""

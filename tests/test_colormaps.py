@@ -9,12 +9,12 @@ import matplotlib
 import numpy as np
 import pytest
 
-from cam_hub.colormaps import COLORMAPS, colormap_names, colormap_table
 from cam_hub.errors import InvalidArgument
+from cam_hub.results.colormaps import COLORMAPS, colormap_names, colormap_table
 
 
 def test_importing_the_package_does_not_import_matplotlib():
-    code = "import cam_hub.figures, sys; assert 'matplotlib' not in sys.modules"
+    code = "import cam_hub.results.montage, sys; assert 'matplotlib' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,10 +11,10 @@ from torch import nn
 
 import cam_hub
 from cam_hub import METHODS, explain, explain_many, explain_methods, reproduce
+from cam_hub.attribution.passes import RECENT
 from cam_hub.cli import main
 from cam_hub.errors import ClassNotFound, InvalidArgument, NoMap
-from cam_hub.passes import RECENT
-from cam_hub.tasks.registry import TASKS
+from cam_hub.targets.registry import TASKS
 from tests.law_nets import inputs, layer_of, of_task
 
 A, B = 1, 2

@@ -9,12 +9,12 @@ import timm
 import torch
 from torch import nn
 
-from cam_hub.guard import quiet
-from cam_hub.introspection.dependence import dependences
-from cam_hub.introspection.layouts import Arrangement
-from cam_hub.introspection.probe import disturb
-from cam_hub.introspection.reading import read
-from cam_hub.recording import tap, watch_writes
+from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.recording import tap, watch_writes
+from cam_hub.layers.dependence import dependences
+from cam_hub.layers.layouts import Arrangement
+from cam_hub.layers.probe import disturb
+from cam_hub.layers.reading import read
 
 
 def run(module: nn.Module, batch: torch.Tensor) -> Any:

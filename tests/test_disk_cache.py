@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import hf_hub_download
 
-from cam_hub.disk_cache import trim
 from cam_hub.errors import InvalidArgument
+from cam_hub.sources.disk_cache import trim
 from tests.conftest import HUB_PORT
 from tests.hub import FakeHub, serve
 

@@ -107,7 +107,7 @@ def test_the_module_map_in_the_docs_is_the_one_that_is_held():
     from tests.test_layering import LEVELS
 
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-    rows = re.findall(r"^\| (\d+) \| `(\w+)/?` \|", text, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", text, re.MULTILINE)
     assert {(int(level), name) for level, name in rows} == {
-        (level, name) for level, names in enumerate(LEVELS) for name in names
+        (level, name) for level, names in enumerate(LEVELS["cam_hub"]) for name in names
     }

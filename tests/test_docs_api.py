@@ -13,8 +13,9 @@ from gradio_client import Client
 
 from cam_hub import errors
 from cam_hub.errors import CamHubError
-from space import failures, problems
-from space.settings import Settings
+from space.app import http_errors as failures
+from space.config.settings import Settings
+from space.service import errors as problems
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "api.md").read_text("utf-8")
 ADDRESS = "http://127.0.0.1:7860"

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import cam_hub
 from cam_hub.errors import ModelRefused
-from cam_hub.guard import quiet
+from cam_hub.hooks.frozen_eval import quiet
 from tests.module_state import state_of
 
 SIZE = (3, 32, 32)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import cam_hub
-from cam_hub.execution import PLAIN, watch
-from cam_hub.sources.base import LoadedModel
+from cam_hub.hooks.execution import PLAIN, watch
+from cam_hub.models.loaded_model import LoadedModel
 
 SIZE = (3, 32, 32)
 

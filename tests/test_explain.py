@@ -110,7 +110,7 @@ def test_noise_depends_on_the_seed_and_the_first_samples_do_not_depend_on_how_ma
         return explain(lite0, lion, target_layers="blocks.2", **numbers).cam()
 
     assert not np.array_equal(cam(seed=0), cam(seed=1))
-    from cam_hub.passes import Noise
+    from cam_hub.attribution.passes import Noise
 
     image = lite0.preprocess(lion)
     few, many = (

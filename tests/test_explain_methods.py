@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cam_hub import METHODS, explain, explain_methods
+from cam_hub.attribution.passes import RECENT
 from cam_hub.errors import InvalidArgument, MethodNotFound
-from cam_hub.passes import RECENT
 
 ROUNDED = {"predictions": None, "classes": None}
 """Probabilities differ in their last digits by what else is in the batch."""

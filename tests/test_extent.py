@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import cam_hub
-from cam_hub.introspection.extent import FULL, fit_extent, follows, on_input
-from space.views import summary
+from cam_hub.layers.extent import FULL, fit_extent, follows, on_input
+from space.components.formatting import summary
 
 Change = Callable[[Tensor], Tensor]
 

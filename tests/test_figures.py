@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cam_hub.colormaps import colormap_table
 from cam_hub.errors import InvalidArgument
-from cam_hub.figures import _is_covered, _typeface, colorbar, label_text, montage, note, stack
-from cam_hub.regions import Box
+from cam_hub.results.colormaps import colormap_table
+from cam_hub.results.montage import (
+    _is_covered,
+    _typeface,
+    colorbar,
+    label_text,
+    montage,
+    note,
+    stack,
+)
+from cam_hub.results.regions import Box
 from tests.plain_images import pixels, plain
 
 # Many pictures on one sheet
@@ -174,7 +182,7 @@ def test_the_typeface_is_that_of_matplotlib():
 
 
 def test_without_matplotlib_letters_are_spelt_in_ascii(monkeypatch):
-    monkeypatch.setattr("cam_hub.figures._typeface", lambda: None)
+    monkeypatch.setattr("cam_hub.results.montage._typeface", lambda: None)
     _is_covered.cache_clear()
     try:
         for text, same in (("Müller", "Muller"), ("28×28", "28x28"), ("straße", "strasse")):

@@ -16,8 +16,8 @@ import torchvision
 from torch import nn
 from torch.nn import functional
 
-from cam_hub.introspection import fingerprint as described
-from cam_hub.recording import observe
+from cam_hub.hooks.recording import observe
+from cam_hub.layers import fingerprint as described
 from tests.fingerprint_nets import SIZE, key_of, small, vit
 
 ROOT = Path(__file__).resolve().parent.parent

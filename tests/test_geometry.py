@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from cam_hub.errors import InvalidArgument
-from cam_hub.geometry import Placement
+from cam_hub.images.geometry import Placement
 
 # A 400 x 200 photo, halved to 200 x 100, of which the middle 80 x 80 is the input:
 # u = x / 2 - 60, v = y / 2 - 10.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cam_hub.guard import Anatomy, mixes_batch, quiet
+from cam_hub.hooks.frozen_eval import Anatomy, mixes_batch, quiet
 
 
 def half_trained() -> nn.Sequential:

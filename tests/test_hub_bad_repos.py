@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 import cam_hub
 from cam_hub.errors import CamHubError, ModelRefused
-from cam_hub.limits import UNLIMITED, LoadLimits
+from cam_hub.models.limits import UNLIMITED, LoadLimits
 from tests.hub import FakeHub
 from tests.hub.bread import REPO
 from tests.hub.files import git_sha1, sha256
@@ -243,7 +243,7 @@ def warm() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.filterwarnings("ignore::cam_hub.sources.repos.checkpoint.PickleWarning")
+@pytest.mark.filterwarnings("ignore::cam_hub.models.repos.checkpoint.PickleWarning")
 def test_what_cannot_be_loaded_is_refused_for_what_it_is(name, hub, hub_cache, tmp_path):
     case = CASES[name]
     hub.repos[REPO] = case.make(tmp_path / "pushed")

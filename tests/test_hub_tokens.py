@@ -11,8 +11,8 @@ import pytest
 
 import cam_hub
 from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
-from cam_hub.limits import LoadLimits
-from cam_hub.store import ModelStore
+from cam_hub.models.limits import LoadLimits
+from cam_hub.sources.store import ModelStore
 from tests.hub import Call, FakeHub
 from tests.hub.bread import REPO
 from tests.hub.cdn import serve_cdn

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from cam_hub.image_files import FORMATS
-from cam_hub.images import open_image
+from cam_hub.images.decoding import open_image
+from cam_hub.images.files import FORMATS
 from tests.image_files import PIXELS, SMOOTH, array_of, encoded, png
 
 # --- the ways in ---

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from cam_hub.errors import ImageRefused, InvalidArgument
-from cam_hub.images import MAX_PIXELS, open_image
+from cam_hub.images.decoding import MAX_PIXELS, open_image
 from tests.image_files import PIXELS, SMOOTH, array_of, encoded, png
 
 # --- paths and addresses ---

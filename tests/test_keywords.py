@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import cam_hub
-from cam_hub.keywords import SYNONYMS, with_hints
+from cam_hub._validation import SYNONYMS, with_hints
 from cam_hub.options import OPTIONS
 
 PUBLIC = (

@@ -11,12 +11,12 @@ import torch
 
 import cam_hub
 from cam_hub import METHODS, explain
-from cam_hub.introspection.layouts import LAYOUTS
-from cam_hub.jobs import make_job
-from cam_hub.passes import RECENT, Noise, RecentPasses, Setting
-from cam_hub.preparation import prepare
-from cam_hub.request import Request
-from cam_hub.tasks.registry import TASKS
+from cam_hub.attribution.jobs import make_job
+from cam_hub.attribution.passes import RECENT, Noise, RecentPasses, Setting
+from cam_hub.attribution.preparation import prepare
+from cam_hub.attribution.request import Request
+from cam_hub.layers.layouts import LAYOUTS
+from cam_hub.targets.registry import TASKS
 from tests.engine_nets import apart, plainly
 from tests.law_nets import FOLDED, inputs, is_of_clips, layer_of, of_layout, of_task
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cam_hub.introspection import cache
+from cam_hub.layers import cache
 
 KEY = "0123456789abcdef" * 4
 OTHER = "f" * 64
@@ -232,7 +232,7 @@ def test_a_disk_that_takes_no_more_leaves_the_earlier_answer_and_no_scraps(root)
     resource = pytest.importorskip("resource")
     cache.write(KEY, ROWS)
     code = (
-        "from cam_hub.introspection import cache\n"
+        "from cam_hub.layers import cache\n"
         f"cache.write({KEY!r}, list(range(1000)))\n"
         f"assert cache.read({KEY!r}) == {ROWS!r}\n"
     )
@@ -309,7 +309,7 @@ def test_an_unfinished_file_goes_once_it_is_old(root):
 
 def test_processes_and_threads_that_write_one_key_at_once_leave_a_whole_answer(root):
     code = (
-        "import sys; from cam_hub.introspection import cache\n"
+        "import sys; from cam_hub.layers import cache\n"
         "for turn in range(150):\n"
         f"    cache.write({KEY!r}, [int(sys.argv[1])] * (1 + 37 * turn))\n"
     )

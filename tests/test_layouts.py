@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import cam_hub
-from space.views import summary
+from space.components.formatting import summary
 from tests.layout_nets import (
     CRNN,
     VIT,

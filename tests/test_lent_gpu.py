@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from space import lent_gpu
+from space.service import zerogpu as lent_gpu
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,11 +43,11 @@ import sys, numpy as np
 from PIL import Image
 import cam_hub
 from cam_hub.errors import ClassNotFound, CamHubError
-from space.explainer import Explainer
-from space.lent_gpu import is_lent
-from space.photos import Photo
-from space.request import Request
-from space.settings import Settings
+from space.service.explainer import Explainer
+from space.service.zerogpu import is_lent
+from space.service.photos import Photo
+from space.service.explain_form import Request
+from space.config.settings import Settings
 from pathlib import Path
 
 assert is_lent()

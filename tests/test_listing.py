@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cam_hub.errors import HubUnavailable
-from cam_hub.search import find_models
 from cam_hub.sources.hub.hits import ModelHit
 from cam_hub.sources.hub.listing import HubListing
+from cam_hub.sources.search import find_models
 from tests.conftest import HUB_PORT
 from tests.hub import FakeHub, serve
 from tests.hub.bakery import bakery

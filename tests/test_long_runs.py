@@ -14,8 +14,8 @@ import torch
 
 import cam_hub
 from cam_hub import METHODS, explain
+from cam_hub.attribution.passes import RECENT
 from cam_hub.errors import CamHubError
-from cam_hub.passes import RECENT
 from tests.law_nets import inputs, of_layout
 from tests.module_state import state_of
 

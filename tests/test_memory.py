@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cam_hub.memory import free_part
+from cam_hub.hooks.memory import free_part
 
 CPU = torch.device("cpu")
 

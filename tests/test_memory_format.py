@@ -10,8 +10,8 @@ from torch import nn
 
 import cam_hub
 from cam_hub import explain, load_model, wrap_model
-from cam_hub.memory_format import suited_format
-from cam_hub.passes import RECENT
+from cam_hub.attribution.memory_format import suited_format
+from cam_hub.attribution.passes import RECENT
 from tests.engine_nets import apart
 
 SIZE = (3, 64, 64)

@@ -6,7 +6,7 @@ import pytest
 
 import cam_hub
 from cam_hub.errors import ModelRefused
-from cam_hub.limits import LoadLimits
+from cam_hub.models.limits import LoadLimits
 from tests.hub.bread import REPO
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from cam_hub import ModelId, load_model, parse_model_id
 from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument, ModelNotFound
-from cam_hub.limits import LoadLimits
-from cam_hub.model_id import local_model_id, path_hint
+from cam_hub.models.limits import LoadLimits
+from cam_hub.models.model_id import local_model_id, path_hint
 
 GOOD = {
     "timm/resnet50.a1_in1k": ModelId("hub", "timm/resnet50.a1_in1k"),

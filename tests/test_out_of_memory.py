@@ -13,9 +13,9 @@ from torch import Tensor
 
 import cam_hub
 from cam_hub import explain, explain_many
+from cam_hub.attribution.passes import RECENT
 from cam_hub.errors import OutOfMemory
-from cam_hub.memory import group_room, is_out_of_memory
-from cam_hub.passes import RECENT
+from cam_hub.hooks.memory import group_room, is_out_of_memory
 from tests.engine_nets import Pooled, Pyramid, apart, picture
 from tests.module_state import state_of
 

@@ -32,7 +32,7 @@ def parsed(lines: list[str]) -> dict[str, Requirement]:
 def archives(tmp_path_factory) -> tuple[Path, Path]:
     """A wheel and an sdist, built by the installed setuptools from a copy of the tree."""
     tree, out = tmp_path_factory.mktemp("tree") / "cam_hub", tmp_path_factory.mktemp("out")
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "images")
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
     shutil.copytree(ROOT, tree, ignore=ignored)
     code = (
         "import sys; from setuptools import build_meta as build; out = sys.argv[1]; "
@@ -78,7 +78,8 @@ def test_the_sdist_contains_the_app_its_tests_and_the_documentation(archives) ->
         names = {name.partition("/")[2] for name in sdist.getnames()}
     expected = [
         "app.py", "requirements.txt", "LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml",
-        "cam_hub/engine.py", "space/page.py", "space/examples/cat.jpg", "tests/conftest.py",
+        "cam_hub/attribution/explain.py", "space/app/create_app.py", "space/examples/cat.jpg",
+        "tests/conftest.py",
         "docs/api.md", "bench/stability.py",
     ]  # fmt: skip
     assert [name for name in expected if name not in names] == []

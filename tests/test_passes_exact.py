@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from cam_hub import METHODS, explain, explain_methods, list_layers
-from cam_hub.classes import Settled
+from cam_hub.attribution.passes import RECENT, Job, Noise, RecentPasses, Setting
+from cam_hub.attribution.preparation import ask, prepare
 from cam_hub.errors import NoMap
-from cam_hub.passes import RECENT, Job, Noise, RecentPasses, Setting
-from cam_hub.preparation import ask, prepare
+from cam_hub.targets.classes import Settled
 from tests.engine_nets import NETS, apart, make_net, picture, plainly, some_layers
 
 EXACT = 1e-5

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 import cam_hub
-from cam_hub.pictures import Pictures
-from cam_hub.preprocessing import Preprocessing
+from cam_hub.images.pictures import Pictures
+from cam_hub.images.preprocessing import Preprocessing
 
 
 def red(side: int = 4) -> Image.Image:

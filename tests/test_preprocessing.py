@@ -16,9 +16,9 @@ from torchvision import models
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification, SemanticSegmentation
 
-from cam_hub import cropping
 from cam_hub.errors import ImageRefused, InvalidArgument
-from cam_hub.preprocessing import CROP_MODES, INTERPOLATIONS, Preprocessing
+from cam_hub.images import cropping
+from cam_hub.images.preprocessing import CROP_MODES, INTERPOLATIONS, Preprocessing
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}

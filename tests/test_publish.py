@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from space.card import make_card
-from space.publish import main
-from space.staging import collect
+from space.publish import collect, main, make_card
 from tests.conftest import HUB_PORT
 from tests.hub import FakeHub, serve
 from tests.hub.shelves import Shelf

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 import cam_hub
-from cam_hub.introspection.bands import match_bands
-from cam_hub.introspection.examination import examine
-from cam_hub.introspection.late import late_layers
-from cam_hub.introspection.layouts import Arrangement
-from cam_hub.introspection.probe import Finding, disturb
-from cam_hub.introspection.quarters import ROUNDS, _least_lead, quarter_leads
-from cam_hub.introspection.reading import read
-from cam_hub.model_outputs import with_output
+from cam_hub.layers.bands import match_bands
+from cam_hub.layers.examination import examine
+from cam_hub.layers.late import late_layers
+from cam_hub.layers.layouts import Arrangement
+from cam_hub.layers.probe import Finding, disturb
+from cam_hub.layers.quarters import ROUNDS, _least_lead, quarter_leads
+from cam_hub.layers.reading import read
+from cam_hub.models.outputs import with_output
 from tests.test_examination import Do
 
 SIZE = (3, 64, 64)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from cam_hub.errors import LayerNotFound, NoMap
-from cam_hub.guard import quiet
-from cam_hub.recording import main_tensor, modules_by_name, observe, tap
+from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.recording import main_tensor, modules_by_name, observe, tap
 
 
 class Doubling(nn.Module):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cam_hub.colormaps import colormap_table
 from cam_hub.errors import InvalidArgument
-from cam_hub.figures import montage
-from cam_hub.regions import Box
-from cam_hub.rendering import colorize, cutout, draw_boxes, overlay
+from cam_hub.results.colormaps import colormap_table
+from cam_hub.results.montage import montage
+from cam_hub.results.overlay import colorize, cutout, draw_boxes, overlay
+from cam_hub.results.regions import Box
 from tests.plain_images import pixels, plain
 
 SHAPES = [(1, 1), (1, 9), (9, 1), (30, 50), (50, 30)]

@@ -14,7 +14,7 @@ import torch
 
 import cam_hub
 from cam_hub import Explanation, explain
-from cam_hub.passes import RECENT
+from cam_hub.attribution.passes import RECENT
 from tests.engine_nets import apart
 
 QUESTIONS: dict[str, dict[str, object]] = {

@@ -22,9 +22,9 @@ from torch.utils.data import (
 
 import cam_hub
 from cam_hub import expected, explain_many, top
-from cam_hub.classes import LabelledClass, choose_classes
+from cam_hub.attribution.samples import open_samples
 from cam_hub.errors import ClassNotFound, ImageRefused, InvalidArgument
-from cam_hub.samples import open_samples
+from cam_hub.targets.classes import LabelledClass, choose_classes
 
 NAMES = ("cat", "dog, puppy", "fox", "owl")
 

@@ -13,12 +13,12 @@ from PIL import Image
 
 import cam_hub
 from cam_hub import Explanation, explain
-from cam_hub.composing import STEADY
-from cam_hub.explaining import MOST_SAMPLES, WANTED, more_samples
+from cam_hub.attribution.composing import STEADY
+from cam_hub.attribution.explaining import MOST_SAMPLES, WANTED, more_samples
+from cam_hub.attribution.passes.gathering import Gathering
 from cam_hub.methods import METHODS, Moments, MomentSum
 from cam_hub.methods.agreement import agreement
-from cam_hub.passes.gathering import Gathering
-from space.views import summary
+from space.components.formatting import summary
 
 UNSTEADY = "blocks.5.0"
 """An end of a block of the embedded model; four copies of the cat do not make its map steady."""

@@ -17,10 +17,11 @@ from PIL import Image
 from torch import nn
 
 import cam_hub
-from cam_hub import Comparison, Explanation, compare, explain, folders, wrap_model
+from cam_hub import Comparison, Explanation, compare, explain, wrap_model
 from cam_hub.cli import main
 from cam_hub.errors import CamHubError, InvalidArgument, SaveFailed
-from cam_hub.folders import digest_of, manifest_text
+from cam_hub.results import serialization as folders
+from cam_hub.results.serialization import digest_of, manifest_text
 
 Save = Callable[[Path], object]
 

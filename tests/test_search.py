@@ -13,8 +13,8 @@ import pytest
 import cam_hub
 from cam_hub.cli import main
 from cam_hub.errors import InvalidArgument, ModelNotFound
-from cam_hub.search import find_models
 from cam_hub.sources.hub.listing import shared_listing
+from cam_hub.sources.search import find_models
 from tests.conftest import HUB_PORT
 from tests.hub import FakeHub, serve
 from tests.hub.bakery import COOKS_TOKEN, bakery

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import cam_hub
-from cam_hub.colormaps import colormap_table, fitting
 from cam_hub.errors import InvalidArgument
 from cam_hub.methods import METHODS, Evidence, Moments
-from cam_hub.rendering import colorize
+from cam_hub.results.colormaps import colormap_table, fitting
+from cam_hub.results.overlay import colorize
 
 IMAGE = torch.randn((3, 32, 32), generator=torch.Generator().manual_seed(3))
 

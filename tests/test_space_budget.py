@@ -15,11 +15,11 @@ import httpx
 import numpy as np
 import pytest
 
-from cam_hub import disk_cache
 from cam_hub.errors import CamHubError, DiskUnavailable
-from space.file_budget import FileBudget
-from space.uploads import MAX_FILES
-from space.workspace import Workspace
+from cam_hub.sources import disk_cache
+from space.service.file_budget import FileBudget
+from space.service.result_files import Workspace
+from space.service.uploads import MAX_FILES
 from tests.space_app import SETTINGS, serve
 from tests.space_process import RunningApp, run_app
 

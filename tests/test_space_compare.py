@@ -16,8 +16,8 @@ from PIL import Image
 import cam_hub
 from cam_hub import Comparison
 from cam_hub.options import options_for
-from space.compare_files import write_compare_files
-from space.compare_views import grid_html, tile_side
+from space.components.comparison import grid_html, tile_side
+from space.service.compare_exports import write_compare_files
 from tests.browser import Browser
 from tests.space_app import SETTINGS, encoded
 

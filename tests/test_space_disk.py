@@ -10,8 +10,8 @@ import pytest
 import timm
 from huggingface_hub import hf_hub_download
 
-from space.explainer import Explainer
-from space.settings import Settings
+from space.config.settings import Settings
+from space.service.explainer import Explainer
 from tests.checkpoints import save
 from tests.conftest import HUB_PORT
 from tests.hub import FakeHub, serve

@@ -15,7 +15,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from space.settings import PhotoRules
+from space.config.settings import PhotoRules
 from tests.browser import Browser
 from tests.photo_server import PhotoServer, serve_photos
 from tests.space_app import SETTINGS, encoded, explain, serve

@@ -15,7 +15,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import cam_hub
-from cam_hub.results import Explanation
+from cam_hub.results.explanation import Explanation
 from tests.space_app import encoded, explain
 
 

@@ -16,8 +16,8 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from cam_hub.folders import save_folder
-from space.problems import Problem, readable
+from cam_hub.results.serialization import save_folder
+from space.service.errors import Problem, readable
 from tests.browser import Browser
 from tests.space_app import SETTINGS, encoded, explain
 

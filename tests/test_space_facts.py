@@ -10,9 +10,9 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 import cam_hub
-from cam_hub.sources.facts import ModelFacts
+from cam_hub.models.facts import ModelFacts
 from cam_hub.sources.hub.listing import shared_listing
-from space.facts_view import facts_html
+from space.components.model_facts import facts_html
 from tests.browser import Browser
 from tests.hub import FakeHub
 from tests.hub.bread import REPO

@@ -9,8 +9,8 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from space.health import HealthLog
-from space.settings import Settings
+from space.config.settings import Settings
+from space.service.request_log import HealthLog
 from tests.space_app import explain
 
 
@@ -51,12 +51,12 @@ def test_what_can_be_no_model_id_is_not_written(log: pytest.LogCaptureFixture, m
 def test_memory_and_counts_are_told_now_and_then(
     log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("space.health._EVERY", 0.0)
+    monkeypatch.setattr("space.service.request_log._EVERY", 0.0)
     health = HealthLog()
     health.answered("/layers", None, 0.1, "ok")
     health.answered("/layers", None, 0.1, "too_much")
     assert log.messages[-1].endswith("requests: ok=1 too_much=1")
     assert " MiB;" in log.messages[-1] or "unknown" in log.messages[-1]
-    monkeypatch.setattr("space.health._EVERY", 60.0)
+    monkeypatch.setattr("space.service.request_log._EVERY", 60.0)
     health.answered("/layers", None, 0.1, "ok")
     assert log.messages[-1].startswith("request: ")

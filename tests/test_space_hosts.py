@@ -11,9 +11,9 @@ import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from space.doors import Doors, Sessions
-from space.hosts import Authority, KnownHosts, read_authority, read_origin
-from space.settings import Settings
+from space.app.hosts import Authority, KnownHosts, read_authority, read_origin
+from space.app.request_guard import Doors, Sessions
+from space.config.settings import Settings
 
 LOCAL = Settings(device="cpu")
 EVERYWHERE = replace(LOCAL, host="0.0.0.0")

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import cam_hub
-from cam_hub.classes import choose_classes
-from space.labels import Labels, LabelShelf
+from cam_hub.targets.classes import choose_classes
+from space.service.label_search import Labels, LabelShelf
 from tests.browser import Browser
 from tests.space_app import encoded
 

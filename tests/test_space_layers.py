@@ -14,12 +14,12 @@ from gradio_client.exceptions import AppError
 from torch import nn
 
 import cam_hub
-from cam_hub.introspection.layers import LayerInfo
-from space.explainer import Explainer
-from space.layer_table import LayerTable, make_table
-from space.layer_views import NO_TABLE, layer_table
-from space.page import create_app
-from space.settings import Settings
+from cam_hub.layers.layers import LayerInfo
+from space.app.create_app import create_app
+from space.components.layer_table import NO_TABLE, layer_table
+from space.config.settings import Settings
+from space.service.explainer import Explainer
+from space.service.layer_table import LayerTable, make_table
 from tests.browser import Browser
 from tests.space_app import SETTINGS
 

@@ -9,9 +9,9 @@ import pytest
 
 import cam_hub
 from cam_hub.errors import ModelNotFound, ModelRefused
-from cam_hub.limits import LoadLimits
-from space.explainer import Explainer
-from space.settings import FREE_SPACE, Settings
+from cam_hub.models.limits import LoadLimits
+from space.config.settings import FREE_SPACE, Settings
+from space.service.explainer import Explainer
 from tests.hub.bread import REPO
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 import cam_hub
 from cam_hub.errors import InvalidArgument
-from space.explainer import Explainer
-from space.links import View, is_link, query_of, read_query
-from space.look import Look
+from space.service.display_options import Look
+from space.service.explainer import Explainer
+from space.service.links import View, is_link, query_of, read_query
 from tests.browser import Browser
 from tests.space_app import SETTINGS, encoded, serve
 

@@ -10,9 +10,9 @@ import pytest
 
 import cam_hub
 from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused
-from space.options import OPTIONS, read_options
-from space.request import read_model_id
-from space.settings import DISK_BYTES_OF_A_SPACE, Settings
+from space.config.options import OPTIONS, read_options
+from space.config.settings import DISK_BYTES_OF_A_SPACE, Settings
+from space.service.explain_form import read_model_id
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import cam_hub
-from space.settings import example_photos
+from space.config.settings import example_photos
 from tests.browser import Browser
 from tests.space_app import encoded
 

@@ -13,7 +13,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from space.page import create_app, launch_options
+from space.app.create_app import create_app, launch_options
 from tests.browser import Browser
 from tests.space_app import SETTINGS, encoded, serve
 

@@ -12,9 +12,9 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from cam_hub.errors import InvalidArgument, TooMuch
-from space.request import box_text, read_box
-from space.settings import Settings
-from space.take_away import take_away_value
+from space.components.downloads import take_away_value
+from space.config.settings import Settings
+from space.service.explain_form import box_text, read_box
 from tests.browser import Browser
 from tests.space_app import explain, serve
 

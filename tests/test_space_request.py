@@ -9,8 +9,8 @@ import pytest
 from gradio.utils import get_upload_folder
 
 from cam_hub.errors import ImageRefused, InvalidArgument, MethodNotFound, TooMuch
-from space.request import Request, read_request
-from space.settings import Limits
+from space.config.settings import Limits
+from space.service.explain_form import Request, read_request
 
 LIMITS = Limits(max_samples=8, max_classes=3, max_layers=2, max_text=50)
 

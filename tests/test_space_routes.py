@@ -13,7 +13,7 @@ import httpx
 import pytest
 from gradio.routes import App
 
-from space.page import create_app
+from space.app.create_app import create_app
 from tests.space_app import SETTINGS
 from tests.space_process import RunningApp, run_app
 

@@ -11,7 +11,7 @@ from gradio_client.exceptions import AppError
 
 import cam_hub
 from cam_hub.sources.hub.listing import shared_listing
-from space.model_field import Proposal, proposal_of
+from space.components.model_field import Proposal, proposal_of
 from tests.browser import Browser
 from tests.conftest import HUB_PORT
 from tests.hub import FakeHub, serve

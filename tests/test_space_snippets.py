@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 import cam_hub
-from cam_hub.results import Explanation
-from space import snippets
-from space.photos import Photo
-from space.request import Request
+from cam_hub.results.explanation import Explanation
+from space.service import snippets
+from space.service.explain_form import Request
+from space.service.photos import Photo
 
 
 @pytest.fixture(scope="module")

@@ -20,14 +20,14 @@ from PIL import Image, ImageChops
 import cam_hub
 from cam_hub import errors
 from cam_hub.errors import CamHubError, ClassNotFound, InvalidArgument
-from cam_hub.introspection.layers import SUGGESTIONS
-from cam_hub.results import Explanation
-from space import views
-from space.artifacts import Artifacts, reopen
-from space.prediction_list import prediction_list_html
-from space.problems import INTERNAL, readable, title_of
-from space.settings import Settings, example_photos
-from space.workspace import Workspace
+from cam_hub.layers.layers import SUGGESTIONS
+from cam_hub.results.explanation import Explanation
+from space.components import formatting as views
+from space.components.prediction_list import prediction_list_html
+from space.config.settings import Settings, example_photos
+from space.service.errors import INTERNAL, readable, title_of
+from space.service.exports import Artifacts, reopen
+from space.service.result_files import Workspace
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from cam_hub.sources.hub.listing import shared_listing
-from space import account
+from space.app import sign_in as account
 from tests.browser import Browser
 from tests.hub import Call, FakeHub
 from tests.hub.bread import REPO, bread_repo

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cam_hub import sparse_gradients
+from cam_hub.hooks import sparse_gradients
 
 TOKENS = 24
 

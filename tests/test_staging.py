@@ -12,9 +12,8 @@ import yaml
 from packaging.requirements import Requirement
 
 from cam_hub.errors import InvalidArgument
-from space.card import MODELS, check_hardware, make_card
-from space.settings import Settings
-from space.staging import ROOT, collect, write
+from space.config.settings import Settings
+from space.publish import MODELS, ROOT, check_hardware, collect, make_card, write
 
 CARD = "---\ntitle: it\n---\n"
 
@@ -45,7 +44,7 @@ class TestFiles:
         files = collect(CARD)
         assert {
             "README.md", "app.py", "requirements.txt", "LICENSE", "cam_hub/py.typed",
-            "cam_hub/sources/hub/source.py", "space/page.py", "space/examples/cat.jpg",
+            "cam_hub/sources/hub/source.py", "space/app/create_app.py", "space/examples/cat.jpg",
             "space/examples/CREDITS.md",
         } <= set(files)  # fmt: skip
         assert files["README.md"].decode() == CARD

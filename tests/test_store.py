@@ -8,9 +8,9 @@ import pytest
 
 import cam_hub
 from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused
-from cam_hub.limits import LoadLimits
-from cam_hub.precision import in_double
-from cam_hub.store import ModelStore
+from cam_hub.models.limits import LoadLimits
+from cam_hub.models.precision import in_double
+from cam_hub.sources.store import ModelStore
 from tests.hub.bread import REPO
 
 ONE, OTHER = "test_efficientnet.r160_in1k", "test_resnet.r160_in1k"

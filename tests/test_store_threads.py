@@ -10,8 +10,8 @@ import pytest
 import timm
 
 from cam_hub.errors import CamHubError, ModelNotFound, ModelRefused
-from cam_hub.limits import LoadLimits
-from cam_hub.store import ModelStore
+from cam_hub.models.limits import LoadLimits
+from cam_hub.sources.store import ModelStore
 from tests.checkpoints import save
 from tests.conftest import HUB_PORT
 from tests.hub import Call, FakeHub, Reply, serve

@@ -11,12 +11,12 @@ from torch import nn
 
 import cam_hub
 from cam_hub.errors import InvalidArgument, ModelRefused, NoMap
-from cam_hub.sources.timm_models import task_of
-from cam_hub.tasks.base import Reference
-from cam_hub.tasks.classification import Classification
-from cam_hub.tasks.outputs import main_output
-from cam_hub.tasks.registry import TASKS, make_task
-from cam_hub.tasks.similarity import Similarity, pooled
+from cam_hub.models.timm_models import task_of
+from cam_hub.targets.base import Reference
+from cam_hub.targets.classification import Classification
+from cam_hub.targets.outputs import main_output
+from cam_hub.targets.registry import TASKS, make_task
+from cam_hub.targets.similarity import Similarity, pooled
 
 
 def aimed(task, output, **given):

@@ -11,10 +11,10 @@ from torch import nn
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from cam_hub.errors import InvalidArgument, ModelRefused, NoMap
-from cam_hub.geometry import Placement
-from cam_hub.tasks.base import Reference
-from cam_hub.tasks.detection import Detected, Detection
-from cam_hub.tasks.region import read_region
+from cam_hub.images.geometry import Placement
+from cam_hub.targets.base import Reference
+from cam_hub.targets.detection import Detected, Detection
+from cam_hub.targets.region import read_region
 
 HALF = Placement((40, 40), (20, 20), (0.5, 0.5), (0.0, 0.0))
 """A photo twice as large as the input."""

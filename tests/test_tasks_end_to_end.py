@@ -14,7 +14,7 @@ from torch import nn
 import cam_hub
 from cam_hub.cli import main
 from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused, NoMap
-from cam_hub.tasks.similarity import Similarity
+from cam_hub.targets.similarity import Similarity
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "crop_pct": 1.0, "crop_mode": "squash"}
 """Preprocessing that leaves pixels in [0, 1]."""

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from cam_hub.errors import InvalidArgument, ModelRefused
-from cam_hub.geometry import Placement
-from cam_hub.tasks.base import Reference
-from cam_hub.tasks.region import as_weights, read_region
-from cam_hub.tasks.segmentation import Segmentation
+from cam_hub.images.geometry import Placement
+from cam_hub.targets.base import Reference
+from cam_hub.targets.region import as_weights, read_region
+from cam_hub.targets.segmentation import Segmentation
 
 SAME = Placement.identity((4, 4))
 """A photo of 4 by 4 that is itself the input."""

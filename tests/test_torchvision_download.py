@@ -22,8 +22,8 @@ from torchvision.transforms._presets import ImageClassification
 
 import cam_hub
 from cam_hub.errors import HubUnavailable, InvalidArgument, ModelRefused
-from cam_hub.model_id import parse_model_id
-from cam_hub.sources.base import Request
+from cam_hub.models.loaded_model import Request
+from cam_hub.models.model_id import parse_model_id
 from cam_hub.sources.torchvision.weights import fetch_weights, weights_file
 from tests.mirror import Mirror, serve
 

@@ -15,7 +15,7 @@ from torch import nn
 import cam_hub
 from cam_hub.cli import main
 from cam_hub.errors import ImageRefused, InvalidArgument, NoMap
-from space.artifacts import Artifacts
+from space.service.exports import Artifacts
 
 FRAMES, SIDE, CELL = 8, 32, 8
 STEPS = 4

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from space.settings import Settings
-from space.workspace import Workspace, keeping_clean
+from space.config.settings import Settings
+from space.service.result_files import Workspace, keeping_clean
 
 
 def aged(folder: Path, seconds: float) -> Path:
@@ -41,7 +41,7 @@ def test_old_folders_go_of_results_and_of_uploads_and_nothing_else(tmp_path: Pat
 def test_it_is_swept_also_when_nobody_asks_for_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("space.workspace.get_upload_folder", lambda: str(tmp_path))
+    monkeypatch.setattr("space.service.result_files.get_upload_folder", lambda: str(tmp_path))
     settings = replace(Settings(device="cpu"), keep_seconds=60, cleaning_seconds=1)
     folder = aged(tmp_path / "cam_hub" / "old", 59.7)
 

@@ -11,7 +11,7 @@ import cam_hub
 from bench.engine.peers import SAMPLES
 from bench.engine.subjects import Subject
 from bench.engine.timing import Contender
-from cam_hub.passes import RECENT
+from cam_hub.attribution.passes import RECENT
 
 __all__ = ["METHODS", "PLAIN", "fresh", "maps", "plain", "warm"]
 

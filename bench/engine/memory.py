@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> None:
     import torch  # noqa: PLC0415 - not in the parent, where only ``measure`` is wanted
 
     from bench.engine import contenders, floor, peers, subjects  # noqa: PLC0415
-    from cam_hub.passes import RECENT  # noqa: PLC0415
+    from cam_hub.attribution.passes import RECENT  # noqa: PLC0415
 
     torch.set_num_threads(1)
     _warm_up()

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchcam.methods import LayerCAM, SmoothGradCAMpp
 
 from bench.engine.subjects import Subject
-from cam_hub.introspection.layouts import to_maps
+from cam_hub.layers.layouts import to_maps
 
 __all__ = ["SAMPLES", "easy_explain_shaped", "grad_cam_layercam", "has_grad_cam", "torchcam_maps"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import cam_hub
-from cam_hub.introspection.layouts import Arrangement
+from cam_hub.layers.layouts import Arrangement
 
 __all__ = ["NAMES", "QUICK", "Subject", "load"]
 

@@ -1,1 +1,1 @@
-"""Where models come from. Each source gives a ``LoadedModel``; ``registry`` chooses among them."""
+"""Where models come from: registry, store, search and download."""

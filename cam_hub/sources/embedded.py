@@ -17,10 +17,10 @@ from timm.models import remap_state_dict
 from torch import nn
 
 from cam_hub.errors import ModelRefused
-from cam_hub.sources import timm_models
-from cam_hub.sources.base import LoadedModel, Request
-from cam_hub.sources.building.skeleton import loaded
-from cam_hub.sources.facts import ModelFacts
+from cam_hub.models import timm_models
+from cam_hub.models.building.skeleton import loaded
+from cam_hub.models.facts import ModelFacts
+from cam_hub.models.loaded_model import LoadedModel, Request
 
 __all__ = ["DEFAULT_MODEL", "EmbeddedSource"]
 

@@ -12,22 +12,22 @@ from timm.data.config import resolve_data_config
 from torch import nn
 
 from cam_hub._text import clean_line
-from cam_hub.clip_preprocessing import ClipPreprocessing
+from cam_hub._validation import with_hints
 from cam_hub.errors import InvalidArgument, ModelRefused
-from cam_hub.geometry import sizes
-from cam_hub.guard import unusable, usable_copy
-from cam_hub.keywords import with_hints
-from cam_hub.modes import default_modes
+from cam_hub.hooks.frozen_eval import unusable, usable_copy
+from cam_hub.hooks.modes import default_modes
+from cam_hub.images.clip_preprocessing import ClipPreprocessing
+from cam_hub.images.geometry import sizes
+from cam_hub.images.preprocessing import Preprocessing
+from cam_hub.images.transforms import TransformPreprocessing, read_transform
+from cam_hub.models.class_names import ClassNames, read_class_names
+from cam_hub.models.formats import check_form
+from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.models.timm_models import labels_of
 from cam_hub.options import OutputChoice, check_options
-from cam_hub.preprocessing import Preprocessing
-from cam_hub.sources.base import LoadedModel
-from cam_hub.sources.class_names import ClassNames, read_class_names
-from cam_hub.sources.formats import check_form
-from cam_hub.sources.timm_models import labels_of
-from cam_hub.tasks.classification import Classification
-from cam_hub.tasks.names import Names
-from cam_hub.tasks.registry import make_task
-from cam_hub.transforms import TransformPreprocessing, read_transform
+from cam_hub.targets.classification import Classification
+from cam_hub.targets.names import Names
+from cam_hub.targets.registry import make_task
 
 __all__ = ["wrap_model"]
 
@@ -95,7 +95,7 @@ def wrap_model(
             input is measured. If they do not lie there upright and unwarped, heatmaps are placed
             on the model's input instead of the photo, and results report this.
         id: What to call the model in results; by default its class name.
-        task: What the module answers, one of ``cam_hub.tasks.registry.TASKS``:
+        task: What the module answers, one of ``cam_hub.targets.registry.TASKS``:
             ``"classification"``; ``"regression"`` for values ``(N, K)`` or ``(N,)``;
             ``"similarity"`` for features ``(N, D)``, ``(N, L, D)`` or
             ``(N, D, rows, cols)``; ``"segmentation"`` for scores ``(N, K, rows, cols)``;

@@ -7,9 +7,9 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from cam_hub.errors import CamHubError, ModelNotFound, nearest_names
-from cam_hub.model_id import path_hint
-from cam_hub.sources import timm_models
-from cam_hub.sources.base import Request
+from cam_hub.models import timm_models
+from cam_hub.models.loaded_model import Request
+from cam_hub.models.model_id import path_hint
 from cam_hub.sources.hub.listing import shared_listing
 
 __all__ = ["local_hint", "suggest"]

@@ -9,14 +9,13 @@ from dataclasses import replace
 
 import torch
 
+from cam_hub._validation import with_hints
 from cam_hub.errors import HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
-from cam_hub.keywords import with_hints
-from cam_hub.limits import UNLIMITED, LoadLimits
-from cam_hub.model_id import ModelId, local_model_id, parse_model_id
-from cam_hub.modes import default_modes
-from cam_hub.options import OutputChoice, check_options
-from cam_hub.sources.admission import admit
-from cam_hub.sources.base import (
+from cam_hub.hooks.modes import default_modes
+from cam_hub.models.admission import admit
+from cam_hub.models.facts import ModelFacts
+from cam_hub.models.limits import UNLIMITED, LoadLimits
+from cam_hub.models.loaded_model import (
     LoadedModel,
     Progress,
     Request,
@@ -24,14 +23,15 @@ from cam_hub.sources.base import (
     note_origin,
     pick_device,
 )
+from cam_hub.models.model_id import ModelId, local_model_id, parse_model_id
+from cam_hub.options import OutputChoice, check_options
 from cam_hub.sources.embedded import EmbeddedSource
-from cam_hub.sources.facts import ModelFacts
 from cam_hub.sources.hub.source import HubSource
 from cam_hub.sources.local import LocalSource
 from cam_hub.sources.nearest import local_hint, suggest
-from cam_hub.sources.timm_source import TimmSource
+from cam_hub.sources.timm import TimmSource
 from cam_hub.sources.torchvision.source import TorchvisionSource
-from cam_hub.tasks.registry import make_task
+from cam_hub.targets.registry import make_task
 
 __all__ = ["SOURCES", "describe_model", "known_ids", "load_model"]
 
@@ -75,7 +75,7 @@ def load_model(
         limits: How much loading may cost.
         progress: Told, again and again while something is fetched, which part of the work is done
             (in [0, 1]) and what is being done.
-        task: What its answer is, one of ``cam_hub.tasks.registry.TASKS``, such as
+        task: What its answer is, one of ``cam_hub.targets.registry.TASKS``, such as
             ``"regression"`` for a network that was fine-tuned to return values; None for what its
             configuration says.
         output: As for ``wrap_model``.

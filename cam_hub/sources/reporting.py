@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cam_hub.sources.admission import readable
-from cam_hub.sources.base import Progress
+from cam_hub.models.admission import readable
+from cam_hub.models.loaded_model import Progress
 
 __all__ = ["Report", "caller_may_stop", "poll_of"]
 

@@ -22,7 +22,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import WeakFileLock
 
 from cam_hub.errors import HubUnavailable
-from cam_hub.sources.faults import Sender, TooSlow, network_trouble
+from cam_hub.models.faults import Sender, TooSlow, network_trouble
 
 __all__ = ["Parcel", "Told", "alone", "receive"]
 
@@ -114,7 +114,7 @@ def receive(parcel: Parcel, target: Path, told: Told) -> None:
     Raises:
         HubUnavailable: If what arrives is not what was promised, or ends too early for good.
         httpx2.HTTPError, OfflineModeIsEnabled, OSError: If nothing arrives, or the disk fails;
-            see :func:`cam_hub.sources.faults.plain_faults`.
+            see :func:`cam_hub.models.faults.plain_faults`.
     """
     partial = _partial(target)
     _persist(parcel, partial, lambda count: told(min(count, parcel.size)))

@@ -20,11 +20,11 @@ from huggingface_hub.utils import build_hf_headers
 from cam_hub._text import clean_line
 from cam_hub._version import __version__
 from cam_hub.errors import HubUnavailable, InvalidArgument, ModelRefused
-from cam_hub.sources.facts import FileFacts, ModelFacts
-from cam_hub.sources.faults import retry_after
+from cam_hub.models.facts import FileFacts, ModelFacts
+from cam_hub.models.faults import retry_after
+from cam_hub.models.repos.foreign import not_a_model
 from cam_hub.sources.hub.cache import is_commit
 from cam_hub.sources.hub.errors import Wanted, plain_errors
-from cam_hub.sources.repos.foreign import not_a_model
 
 __all__ = ["HubClient", "Token", "check_token"]
 

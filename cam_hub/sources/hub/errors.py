@@ -11,7 +11,7 @@ import huggingface_hub.errors as hub
 from huggingface_hub.utils import hf_raise_for_status
 
 from cam_hub.errors import CamHubError, ModelNotFound, ModelRefused
-from cam_hub.sources.faults import Sender, plain_faults
+from cam_hub.models.faults import Sender, plain_faults
 
 __all__ = ["HUB", "Wanted", "plain_errors"]
 

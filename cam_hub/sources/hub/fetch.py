@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cam_hub.errors import HubUnavailable
-from cam_hub.sources.facts import FileFacts
+from cam_hub.models.facts import FileFacts
 from cam_hub.sources.hub.cache import RepoCache
 from cam_hub.sources.hub.errors import HUB
 from cam_hub.sources.transfer import Parcel, Told, alone, receive

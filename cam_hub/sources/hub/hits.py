@@ -8,7 +8,7 @@ from typing import Any
 
 from cam_hub._text import clean_line
 from cam_hub.errors import ModelNotFound
-from cam_hub.model_id import ModelId
+from cam_hub.models.model_id import ModelId
 
 __all__ = ["ModelHit", "read_hit"]
 

@@ -14,18 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cam_hub.errors import HubUnavailable, ModelRefused
-from cam_hub.limits import LoadLimits
-from cam_hub.sources.admission import admit
-from cam_hub.sources.base import Request
-from cam_hub.sources.facts import FileFacts, ModelFacts
+from cam_hub.models.admission import admit
+from cam_hub.models.facts import FileFacts, ModelFacts
+from cam_hub.models.limits import LoadLimits
+from cam_hub.models.loaded_model import Request
+from cam_hub.models.repos.config import CONFIG, CONFIG_BYTES
+from cam_hub.models.repos.foreign import foreign
+from cam_hub.models.repos.weight_files import choose_weights, why_none
 from cam_hub.sources.hub.cache import RepoCache, is_commit
 from cam_hub.sources.hub.client import HubClient
 from cam_hub.sources.hub.errors import plain_errors
 from cam_hub.sources.hub.fetch import fetch
 from cam_hub.sources.reporting import Report, caller_may_stop
-from cam_hub.sources.repos.config import CONFIG, CONFIG_BYTES
-from cam_hub.sources.repos.foreign import foreign
-from cam_hub.sources.repos.weight_files import choose_weights, why_none
 
 __all__ = ["Snapshot", "facts_of", "open_snapshot"]
 

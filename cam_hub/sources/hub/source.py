@@ -8,16 +8,16 @@ from dataclasses import replace
 from timm.data.imagenet_info import infer_imagenet_subset
 
 from cam_hub.errors import CamHubError, ModelNotFound
-from cam_hub.sources import timm_models
-from cam_hub.sources.base import LoadedModel, Request
-from cam_hub.sources.facts import ModelFacts
+from cam_hub.models import timm_models
+from cam_hub.models.facts import ModelFacts
+from cam_hub.models.loaded_model import LoadedModel, Request
+from cam_hub.models.repos.checkpoint import pickle_notes
+from cam_hub.models.repos.config import CONFIG, CONFIG_BYTES, RepoConfig, read_config
+from cam_hub.models.repos.labels import CARD
+from cam_hub.models.repos.network import build
 from cam_hub.sources.hub.cache import RepoCache
 from cam_hub.sources.hub.snapshot import Snapshot, facts_of, open_snapshot
 from cam_hub.sources.reporting import poll_of
-from cam_hub.sources.repos.checkpoint import pickle_notes
-from cam_hub.sources.repos.config import CONFIG, CONFIG_BYTES, RepoConfig, read_config
-from cam_hub.sources.repos.labels import CARD
-from cam_hub.sources.repos.network import build
 
 __all__ = ["HubSource"]
 

@@ -9,9 +9,9 @@ from types import ModuleType
 import torchvision.models as zoo
 from torch import nn
 
-from cam_hub.clip_preprocessing import ClipPreprocessing
-from cam_hub.preprocessing import Preprocessing
-from cam_hub.tasks.lenience import THRESHOLD
+from cam_hub.images.clip_preprocessing import ClipPreprocessing
+from cam_hub.images.preprocessing import Preprocessing
+from cam_hub.targets.lenience import THRESHOLD
 
 __all__ = ["KINDS", "REFUSED", "Kind", "detect_anything"]
 

@@ -11,13 +11,13 @@ import torchvision.models as zoo
 from torch import nn
 
 from cam_hub.errors import ModelNotFound, ModelRefused
-from cam_hub.sources.admission import admit
-from cam_hub.sources.base import LoadedModel, Request, settle, wake
-from cam_hub.sources.building.skeleton import loaded
-from cam_hub.sources.facts import ModelFacts
+from cam_hub.models.admission import admit
+from cam_hub.models.building.skeleton import loaded
+from cam_hub.models.facts import ModelFacts
+from cam_hub.models.loaded_model import LoadedModel, Request, settle, wake
 from cam_hub.sources.torchvision.kinds import KINDS, REFUSED, Kind, detect_anything
 from cam_hub.sources.torchvision.weights import fetch_weights, weights_bytes, weights_file
-from cam_hub.tasks.registry import make_task
+from cam_hub.targets.registry import make_task
 
 __all__ = ["TorchvisionSource"]
 

@@ -12,10 +12,10 @@ import torchvision.models as zoo
 
 from cam_hub._version import __version__
 from cam_hub.errors import InvalidArgument, ModelRefused
-from cam_hub.sources.base import Request
-from cam_hub.sources.faults import Sender, plain_faults
+from cam_hub.models.faults import Sender, plain_faults
+from cam_hub.models.loaded_model import Request
+from cam_hub.models.repos.checkpoint import load_pickle
 from cam_hub.sources.reporting import Report, caller_may_stop, poll_of
-from cam_hub.sources.repos.checkpoint import load_pickle
 from cam_hub.sources.transfer import Parcel, alone, receive
 
 __all__ = ["fetch_weights", "weights_bytes", "weights_file"]

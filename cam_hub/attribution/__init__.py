@@ -1,0 +1,1 @@
+"""Explanations of images: forward, backward, accumulation, pass cache."""

@@ -1,0 +1,280 @@
+"""``explain``, ``explain_methods`` and ``activations``: one picture, any model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from cam_hub._validation import with_hints
+from cam_hub.attribution.explaining import explain_prepared
+from cam_hub.attribution.jobs import precise_enough
+from cam_hub.attribution.passes import Progress, forward_activations
+from cam_hub.attribution.preparation import prepare
+from cam_hub.attribution.request import Request, model_of
+from cam_hub.errors import InvalidArgument
+from cam_hub.hooks.memory import reported
+from cam_hub.hooks.modes import default_modes
+from cam_hub.layers.selection import LayerChoice, resolve_layers
+from cam_hub.methods import METHODS
+from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.options import OutputChoice
+from cam_hub.results.explanation import Explanation
+from cam_hub.targets.classes import ClassChoice, ContrastChoice
+from cam_hub.targets.region import RegionChoice
+
+_TOO_LARGE = (
+    "a forward pass of one image, with the output of each layer, does not fit. Fewer layers or a "
+    "smaller input would need less."
+)
+
+__all__ = ["activations", "explain", "explain_methods"]
+
+
+@with_hints
+@default_modes()
+def explain(
+    model_or_id: LoadedModel | str,
+    image: object,
+    *,
+    method: str = "smoothgradcampp",
+    target_layers: LayerChoice = None,
+    classes: ClassChoice = None,
+    contrast: ContrastChoice = None,
+    sign: str = "for",
+    target: str = "logit",
+    output: OutputChoice = None,
+    call: int | None = None,
+    sampling: str = "fixed",
+    region: RegionChoice = None,
+    reference: object = None,
+    background: object = None,
+    num_samples: int = 4,
+    std: float = 0.3,
+    seed: int = 0,
+    batch_size: int = 8,
+    autocast: str | None = None,
+    reuse: bool = True,
+    progress: Progress | None = None,
+) -> Explanation:
+    """Shows which parts of a picture spoke for which class.
+
+    Args:
+        model_or_id: A loaded or wrapped model, or an ID for ``load_model``; a model loaded by ID
+            stays in memory for the next call.
+        image: A path (``~`` and ``file://`` too), bytes, a PIL image, an array ``(H, W, C)`` of
+            uint8, uint16, or floating point in [0, 1] or [0, 255]; a uint8 tensor ``(C, H, W)`` as
+            torchvision decodes it; or an already preprocessed float tensor ``(C, H, W)`` or
+            ``(1, C, H, W)``. For a model of other than 1 or 3 channels an array ``(H, W, C)`` of
+            its channels; floating-point values are then in the units of its mean and std. For a
+            model of clips: several of these as a list, an animated GIF, WebP or APNG, a uint8
+            array ``(T, H, W, 3)``, a preprocessed float tensor ``(C, T, H, W)`` or
+            ``(1, C, T, H, W)``; or a single picture, which is a clip in which nothing moves.
+        method: A name out of ``METHODS``.
+        target_layers: A layer's name, several of them, a word of ``suggest_layers``, or None for
+            the recommended layer (where that is blank for this picture, the last one before it
+            that is not; ``"best"`` means the same). A single text that is one of the words is that
+            word, even where a layer has the same name; in a list, layer names go first.
+        classes: A class index, a label, several of these, ``top(count)``, or None for the
+            predicted class.
+        contrast: A class index or label that the explained classes are held against: a map then
+            shows what speaks for them rather than for it (the score of each less that of this
+            one). None for the classes' own scores.
+        sign: ``"for"`` shows what speaks for the classes, ``"against"`` what speaks against them
+            (the method's map of the negated score), ``"both"`` the first less the second: a signed
+            map, drawn in two hues.
+        target: ``"logit"`` explains the score before softmax or sigmoid, ``"probability"`` the
+            probability, which also falls as other classes gain.
+        output: Of a network that returns several tensors (a dictionary, tuple or dataclass): the
+            key or the index of the one that is explained, several of these for a nested one, or a
+            function of everything that the network returns; None for the main one.
+        call: Of a layer that runs several times in one pass: which of its calls, from 0; None for
+            the last.
+        sampling: ``"fixed"`` has SmoothGradCAM++ take ``num_samples`` noisy copies; ``"adaptive"``
+            takes more (at most 32) where these differ so far that another seed would give another
+            map at one of the layers, for one of the classes. The manifest has the number that was
+            taken, and the correlation that another seed's map can be expected to have
+            (``agreement``); its ``layer_notes`` state where it is low.
+        region: Of a segmentation or detection model: the part of the photo that is asked about,
+            a box ``(left, top, right, bottom)`` in its pixels or a boolean mask ``(H, W)``; None
+            for all of it.
+        reference: Of a model without a classifier: the picture whose features are compared with,
+            given like ``image``; None for the picture itself.
+        background: A picture of the same proportions to draw maps on in place of the image, as
+            for images of many channels, which are otherwise shown in grey; given like ``image``.
+        num_samples: How many noisy copies SmoothGradCAM++ averages over, before any are added.
+        std: Standard deviation of their noise, in units of the normalised input.
+        seed: Of their noise; the same call gives the same map.
+        batch_size: Most images that pass the network at once; fewer where memory does not suffice.
+        autocast: ``"bfloat16"`` or ``"float16"`` to have torch's autocast compute what it can in
+            that type: faster and smaller on hardware made for it. Maps of the recommended layer
+            stay within about 2 % and 0.5 % of their maximum; on the way back to earlier layers
+            rounding adds up. None for the model's own type.
+        reuse: Whether what recent calls found out about the same picture is used, and this one's
+            is kept. It takes a bounded amount of memory, which ``CAM_HUB_PASSES`` sets. Maps are
+            those of a pass of their own but for rounding, which depends on what passed along: what
+            needs no noise may come out of a call that asked for noise, and a layer out of one that
+            asked for earlier ones, too.
+        progress: Called with the part that is done and a few words; what it raises stops the
+            work.
+
+    Returns:
+        The predictions, and one map per class and layer.
+
+    Raises:
+        ImageRefused: If the image cannot be read, or does not fit the model.
+        LayerNotFound: If the model has no such layer.
+        ClassNotFound: If the model has no such class.
+        MethodNotFound: If there is no such method.
+        InvalidArgument: If a number makes no sense, the model has no use for a region, a reference
+            or a contrast, or a class would be held against itself.
+        ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
+        NoMap: If every map would be blank, or the layer cannot give one.
+        OutOfMemory: If memory does not suffice for one image at a time.
+    """
+    request = Request.checked(
+        target_layers=target_layers,
+        classes=classes,
+        contrast=contrast,
+        sign=sign,
+        target=target,
+        output=output,
+        call=call,
+        sampling=sampling,
+        region=region,
+        reference=reference,
+        num_samples=num_samples,
+        std=std,
+        seed=seed,
+        batch_size=batch_size,
+        autocast=autocast,
+        reuse=reuse,
+        progress=progress,
+    )
+    chosen = METHODS[method].signed(request.sign)
+    model = model_of(model_or_id, request.output)
+    return explain_prepared(model, prepare(model, image, background), [chosen], request)[
+        chosen.name
+    ]
+
+
+@with_hints
+@default_modes()
+def explain_methods(
+    model_or_id: LoadedModel | str,
+    image: object,
+    methods: Iterable[str] = ("smoothgradcampp", "layercam"),
+    *,
+    target_layers: LayerChoice = None,
+    classes: ClassChoice = None,
+    contrast: ContrastChoice = None,
+    sign: str = "for",
+    target: str = "logit",
+    output: OutputChoice = None,
+    call: int | None = None,
+    sampling: str = "fixed",
+    region: RegionChoice = None,
+    reference: object = None,
+    background: object = None,
+    num_samples: int = 4,
+    std: float = 0.3,
+    seed: int = 0,
+    batch_size: int = 8,
+    autocast: str | None = None,
+    reuse: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Explanation]:
+    """Explains one picture by several methods, out of one pass.
+
+    Args:
+        model_or_id: As for ``explain``, and so are the others.
+        image: The picture.
+        methods: Names out of ``METHODS``.
+        target_layers: The layers.
+        classes: The classes.
+        contrast: The class that they are held against.
+        sign: Evidence for them, against them, or both.
+        target: Their logit, or their probability.
+        output: The output of the network.
+        call: The call of the layer.
+        sampling: Whether noisy copies are added where they disagree.
+        region: A part of the photo.
+        reference: A picture to compare with.
+        background: A picture to draw maps on.
+        num_samples: Noisy copies, for the methods that need some.
+        std: Of their noise.
+        seed: Of their noise.
+        batch_size: Most images that pass the network at once.
+        autocast: Type that is computed in.
+        reuse: Whether recent passes are used, and this one kept.
+        progress: Told how far it is.
+
+    Returns:
+        What ``explain`` gives, by the methods' registered names, in the order in which they were
+        named.
+
+    Raises:
+        CamHubError: As ``explain``; of several methods the first that has no map.
+    """
+    request = Request.checked(
+        target_layers=target_layers,
+        classes=classes,
+        contrast=contrast,
+        sign=sign,
+        target=target,
+        output=output,
+        call=call,
+        sampling=sampling,
+        region=region,
+        reference=reference,
+        num_samples=num_samples,
+        std=std,
+        seed=seed,
+        batch_size=batch_size,
+        autocast=autocast,
+        reuse=reuse,
+        progress=progress,
+    )
+    named = [methods] if isinstance(methods, str) else list(methods)
+    found = (METHODS[name].signed(request.sign) for name in named)
+    chosen = list({method.name: method for method in found}.values())
+    if not chosen:
+        raise InvalidArgument("methods", methods, "at least one method")
+    model = model_of(model_or_id, request.output)
+    return explain_prepared(model, prepare(model, image, background), chosen, request)
+
+
+@with_hints
+@default_modes()
+def activations(
+    model: LoadedModel | str, image: object, layers: LayerChoice = None
+) -> dict[str, Tensor]:
+    """What layers put out for a picture, laid out as the image is.
+
+    Args:
+        model: A loaded or wrapped model, or an ID.
+        image: As for ``explain``.
+        layers: As ``target_layers`` of ``explain``.
+
+    Returns:
+        ``(channels, rows, cols)`` per layer name, of a clip ``(channels, steps, rows, cols)``, on
+        the model's device and in its precision (in double precision if a layer is ``faint``).
+
+    Raises:
+        ImageRefused: If the image cannot be read, or does not fit the model.
+        LayerNotFound: If the model has no such layer.
+        NoMap: If a layer is not spatial.
+    """
+    model = model_of(model)
+    prepared = prepare(model, image)
+    found = resolve_layers(model, layers, prepared.size, need_gradient=False)
+    with reported(model.id, _TOO_LARGE):
+        working, tensor = precise_enough(model, prepared.tensor, found)
+        maps = forward_activations(working, tensor, {layer.name: layer for layer in found})
+    steps = {layer.name: layer.frames for layer in found}
+    return {
+        name: stacked.reshape(len(stacked), steps[name], -1, stacked.shape[-1])
+        if prepared.is_clip or steps[name] > 1
+        else stacked
+        for name, stacked in maps.items()
+    }

@@ -1,0 +1,102 @@
+"""``predict``: what a model sees in a picture, in one forward pass and without any map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cam_hub._validation import with_hints
+from cam_hub.attribution.preparation import prepare
+from cam_hub.attribution.request import check_count, model_of
+from cam_hub.errors import ModelRefused
+from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.memory import reported
+from cam_hub.hooks.modes import default_modes
+from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.options import OutputChoice, check_options
+from cam_hub.targets.ranking import Prediction
+from cam_hub.targets.region import read_region
+
+__all__ = ["Predicted", "predict"]
+
+
+_TOO_LARGE = "a forward pass of one image does not fit. A smaller input or device needs less."
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a model sees in a picture.
+
+    Attributes:
+        predictions: The most probable classes, the best first; none of a model that answers with
+            features rather than with probabilities.
+        photo_size: Columns and rows of the picture.
+        input_size: Channels, (frames,) rows and columns of what the model saw.
+        seen: The part of the picture that it saw: left, top, right and bottom in its pixels.
+        target: The score behind the predictions in words, with the output of the network if it has
+            several.
+        output: The name of the output that was read, of a network that returns several; else None.
+    """
+
+    predictions: tuple[Prediction, ...]
+    photo_size: tuple[int, int]
+    input_size: tuple[int, ...]
+    seen: tuple[float, float, float, float]
+    target: str = ""
+    output: str | None = None
+
+
+@with_hints
+@default_modes()
+def predict(
+    model_or_id: LoadedModel | str, image: object, *, top: int = 5, output: OutputChoice = None
+) -> Predicted:
+    """Tells the most probable classes of a picture.
+
+    Args:
+        model_or_id: As for ``explain``.
+        image: As for ``explain``.
+        top: How many classes, at most.
+        output: As for ``explain``.
+
+    Returns:
+        The same predictions as ``explain`` gives with the picture, but for rounding (about 1e-6,
+        since other images pass along there), and what the model saw of it.
+
+    Raises:
+        InvalidArgument: If ``top`` is no count, or a bare module is given.
+        ImageRefused: If the image cannot be read, or does not fit the model.
+        ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
+        ModelRefused: Also if the model raises, or its scores are not finite.
+        NoMap: If a detector finds nothing in the picture.
+    """
+    check_count("top", top)
+    chosen = check_options({"output": output})["output"]
+    model = model_of(model_or_id, chosen)
+    prepared = prepare(model, image)
+    task = model.task
+    place = read_region(None, prepared.placement) if task.takes_region else None
+    target = task.target(region=place)
+    with reported(model.id, _TOO_LARGE), quiet(model.module), torch.no_grad():
+        found = model.run(prepared.tensor)
+        _check(model, target.scores(found))
+    standings = target.standings(found)
+    names = target.labels or model.class_names
+    described = target.describe()
+    return Predicted(
+        predictions=tuple(standings.prediction(index, names) for index in standings.best(top)),
+        photo_size=prepared.placement.photo_size,
+        input_size=prepared.size,
+        seen=prepared.placement.seen_box,
+        target=str(described["text"]),
+        output=described.get("output"),
+    )
+
+
+def _check(model: LoadedModel, scores: Tensor) -> None:
+    if not bool(torch.isfinite(scores[0]).all()):
+        raise ModelRefused(
+            model.id, "its scores for this picture are not finite (NaN or infinity)."
+        )

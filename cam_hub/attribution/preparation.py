@@ -1,0 +1,254 @@
+"""What goes into a pass: the picture or clip as the model's input, and what is asked about it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused
+from cam_hub.hooks.frozen_eval import quiet, unusable
+from cam_hub.images.clip_preprocessing import ClipPreprocessing
+from cam_hub.images.decoding import open_image
+from cam_hub.images.geometry import Placement
+from cam_hub.images.pictures import Pictures
+from cam_hub.images.preprocessing import Preprocessing
+from cam_hub.images.tensors import check_tensor, pixels_of, same
+from cam_hub.images.transforms import TransformPreprocessing
+from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.targets.base import Reference, Target
+from cam_hub.targets.region import Region, RegionChoice, read_region
+
+__all__ = ["Prepared", "Question", "ask", "prepare"]
+
+_BASELINE_SEED = 90210  # none that callers are likely to draw a picture with
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture, or a clip, that is ready for a model.
+
+    Attributes:
+        pictures: What the model sees; of a clip its frames.
+        placement: Where the model's input lies on each of them.
+        tensor: That input, ``(1, channels, rows, cols)``, of a clip ``(1, channels, frames, rows,
+            cols)``, on the model's device.
+    """
+
+    pictures: Pictures
+    placement: Placement
+    tensor: Tensor
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether the model takes clips."""
+        return self.tensor.ndim == 5
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Channels, (frames,) rows and columns of the input."""
+        return tuple(self.tensor.shape[1:])
+
+
+def prepare(model: LoadedModel, image: object, background: object = None) -> Prepared:
+    """Turns a picture, or a clip, into a model's input.
+
+    Args:
+        model: The model.
+        image: As for ``explain``; or what this function has returned, for the same model.
+        background: A picture to show maps on in place of the image, or None.
+
+    Raises:
+        ImageRefused: If the image cannot be read, or does not fit the model; or the background
+            cannot be read, or has other proportions.
+        ModelRefused: If the model has lost its values.
+        InvalidArgument: If there is a background for a clip.
+    """
+    if isinstance(image, Prepared):
+        return image
+    if background is not None:
+        return _over(prepare(model, image), background)
+    if model.device.type == "meta":
+        raise ModelRefused(model.id, unusable(model.module) or "it is on the meta device")
+    turn = model.preprocessing
+    clip = isinstance(turn, ClipPreprocessing)
+    if isinstance(image, Tensor):
+        pixels = pixels_of(image, model.input_size[0], clip=clip)
+        if pixels is None:
+            return _prepare_tensor(model, image)
+        image = pixels
+    opened = model.open(image)
+    if opened.bands is not None:
+        pictures, (height, width, _) = _grey(opened.bands), opened.bands.shape
+    else:
+        pictures, (width, height) = Pictures.of(opened.frames, clip=clip), opened.frames[0].size
+    placement = turn.place((width, height))
+    if placement is None:  # an unknown transform: only its result can be shown
+        pictures = _painted(turn, opened.tensor)
+        placement = Placement.identity((opened.tensor.shape[-1], opened.tensor.shape[-2]))
+    return Prepared(pictures, placement, opened.tensor.to(model.device, model.dtype))
+
+
+def _prepare_tensor(model: LoadedModel, image: Tensor) -> Prepared:
+    """An already preprocessed tensor as a model's input."""
+    turn = model.preprocessing
+    # Asked again about the same input, another class say, it is painted once at most.
+    last: Prepared | None = model.facts.get("last_prepared")
+    at = model.device, model.dtype
+    if last is not None and _is_of(image, last.tensor, at):  # before any copy is made
+        return last
+    given = check_tensor(image, model.input_size[0], clip=isinstance(turn, ClipPreprocessing))
+    tensor = given.to(*at)
+    if last is not None and same(last.tensor, tensor):
+        return last
+    pictures = _painted(turn, given)
+    placement = Placement.identity((given.shape[-1], given.shape[-2]))
+    prepared = Prepared(pictures, placement, tensor)
+    model.facts["last_prepared"] = prepared
+    return prepared
+
+
+def _grey(bands: NDArray[Any]) -> Pictures:
+    """The mean of many channels as a grey picture."""
+    height, width, count = bands.shape
+
+    def facts() -> dict[str, Any]:
+        digest = hashlib.sha256(np.ascontiguousarray(bands).tobytes()).hexdigest()
+        return {"size": [width, height], "bands": count, "sha256": digest}
+
+    grey = _stretched(bands.astype(np.float64).mean(axis=2))
+    return Pictures(lambda: [grey], facts=facts)
+
+
+def _stretched(values: NDArray[np.float64]) -> Image.Image:
+    """Values of any range as a grey picture; the lowest and highest two percent are clipped."""
+    low, high = np.percentile(values, (2, 98))
+    scaled = np.clip((values - low) / ((high - low) or 1.0), 0, 1)
+    return Image.fromarray(np.rint(scaled * 255).astype(np.uint8)).convert("RGB")
+
+
+def _over(prepared: Prepared, background: object) -> Prepared:
+    """The same input, shown on another picture.
+
+    Raises:
+        ImageRefused: If the picture cannot be read, or has another shape than the image.
+        InvalidArgument: If the image is a clip.
+    """
+    if prepared.is_clip:
+        raise InvalidArgument("background", type(background).__name__, "an image, not a clip")
+    picture = open_image(background)
+    width, height = prepared.placement.photo_size
+    fitted = picture.width * height, picture.height * width
+    # Rounding to whole pixels may have changed the proportions by one pixel.
+    if abs(fitted[0] - fitted[1]) > max(width, height, *picture.size):
+        raise ImageRefused(
+            f"the background is {picture.width} x {picture.height} and the image {width} x "
+            f"{height}: their proportions must be the same, so that places correspond"
+        )
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    shown = Pictures(lambda: [picture], facts=lambda: prepared.pictures.facts)
+    return replace(prepared, pictures=shown)
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked about a picture, checked, before anything is computed.
+
+    Attributes:
+        region: The part of the photo, or None.
+        reference: The picture to compare with, or None.
+        key: What tells it from other questions about the same input of the same model; hashable.
+    """
+
+    region: Region | None
+    reference: Prepared | None
+    key: Hashable
+
+    def aim(self, model: LoadedModel, tensor: Tensor) -> Target:
+        """A fresh target of the model's task.
+
+        Where that compares features, the network is asked for those of the reference and of a
+        baseline: seeded Gaussian noise of variance 1, which has about the contrast of a normalised
+        photo, and nothing to see in it. (A picture of one colour would not do: networks without
+        biases may answer it with zeros.)
+
+        Raises:
+            ModelRefused: If the model raises.
+        """
+        if not model.task.takes_reference:
+            return model.task.target(region=self.region)
+        generator = torch.Generator().manual_seed(_BASELINE_SEED)
+        nothing = torch.randn(tensor.shape, generator=generator).to(tensor)
+        other = self.reference
+        with quiet(model.module), torch.no_grad():
+            compared = Reference(
+                output=model.run(other.tensor.to(tensor)) if other is not None else None,
+                baseline=model.run(nothing),
+                facts=other.pictures.facts if other is not None else {},
+            )
+        return model.task.target(region=self.region, reference=compared)
+
+
+def ask(
+    model: LoadedModel, prepared: Prepared, region: RegionChoice, reference: object
+) -> Question:
+    """Checks what is asked about one picture.
+
+    Args:
+        model: The model.
+        prepared: The picture.
+        region: A part of it, or None.
+        reference: Another picture to compare with, as for ``prepare``; or None.
+
+    Raises:
+        InvalidArgument: If the task cannot use what was given.
+        ImageRefused: If the reference cannot be read, or does not fit the model.
+    """
+    task = model.task
+    place = None
+    if task.takes_region:
+        place = read_region(region, prepared.placement)
+    elif region is not None:  # the task says why it has no use for any, whatever it is
+        place = read_region(None, prepared.placement)
+    if task.takes_reference:
+        other = prepare(model, reference) if reference is not None else None
+        digest = _digest_of(other.tensor) if other is not None else None
+        if place is not None:
+            task.target(region=place)
+    else:
+        other, digest = None, None
+        # Refuses what it has no use for.
+        task.target(region=place, reference=Reference() if reference is not None else None)
+    where = None if place is None else (json.dumps(place.describe()), place.placement)
+    return Question(place, other, (where, digest))
+
+
+def _is_of(image: Tensor, tensor: Tensor, at: tuple[torch.device, torch.dtype]) -> bool:
+    """Whether an image is given in the very values of an input that is still where it must be."""
+    if (tensor.device, tensor.dtype) != at:
+        return False
+    batch = image.detach()
+    batch = batch[None] if batch.ndim + 1 == tensor.ndim else batch
+    return same(batch, tensor)
+
+
+def _painted(
+    turn: Preprocessing | ClipPreprocessing | TransformPreprocessing, tensor: Tensor
+) -> Pictures:
+    """What a tensor shows."""
+    if isinstance(turn, ClipPreprocessing):
+        return Pictures(lambda: turn.denormalise(tensor), clip=True)
+    return Pictures(lambda: [turn.denormalise(tensor)])
+
+
+def _digest_of(tensor: Tensor) -> bytes:
+    return hashlib.sha256(tensor.float().cpu().contiguous().numpy().tobytes()).digest()

@@ -1,1 +1,0 @@
-"""Models beside each other on one photo: by methods, layers or classes."""

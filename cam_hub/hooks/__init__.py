@@ -1,0 +1,1 @@
+"""Running a network: hooks, gradients, frozen eval mode, memory, fast paths."""

@@ -1,0 +1,313 @@
+"""How a network has to be run so that its passes can be compared with each other.
+
+Most networks are functions of the image. Some draw random numbers (dropout that stays active),
+write to their buffers (observers, running averages), or take one image at a time. What a network
+does is observed (``introspection/trial.py``); here a forward pass is run accordingly, and leaves
+the network and the caller's random numbers as they were.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cam_hub.hooks.frozen_eval import walk
+
+__all__ = ["PLAIN", "Execution", "Watch", "changed_numbers", "random_numbers", "watch"]
+
+Place = tuple[str, str]
+"""Where a network keeps a tensor: name of the submodule, and of the buffer or attribute."""
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a network has to be run.
+
+    Attributes:
+        draws: Whether it draws random numbers, which are seeded for the time of a pass.
+        varies: Whether its answers depend on them, or differ from pass to pass for other reasons.
+        settled: Whether seeding makes its answers repeatable.
+        one_by_one: Whether images pass one at a time: it takes no batch, or images in one change
+            each other's answers.
+        folded: Whether it folds the frames of a clip into the batch: one clip passes at a time.
+        written: Buffers and tensors that a pass writes to; of a network that varies, numbers, too.
+    """
+
+    draws: bool = False
+    varies: bool = False
+    settled: bool = True
+    one_by_one: bool = False
+    folded: bool = False
+    written: tuple[Place, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing of the kind applies."""
+        return self == PLAIN
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What those who look at a result should know."""
+        found = []
+        if self.varies and self.settled:
+            found.append(
+                "The model's answer changes from pass to pass (dropout or another random step is "
+                "active): its random numbers were seeded, and images passed one at a time."
+            )
+        elif self.varies:
+            found.append(
+                "The model's answer changes from pass to pass, also with seeded random numbers: "
+                "the same call may give another map."
+            )
+        elif self.one_by_one and not self.folded:
+            found.append("The model takes one image at a time, and was run so.")
+        if self.written:
+            names = sorted({".".join(filter(None, place)) for place in self.written})
+            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            found.append(f"A pass writes to the model's own tensors ({shown}); they were restored.")
+        return tuple(found)
+
+    @contextmanager
+    def around(self, module: nn.Module) -> Iterator[None]:
+        """The context of one forward pass of a network, or of a copy of it."""
+        if not (self.draws or self.varies or self.written):
+            yield
+            return
+        # Numbers and tensors are shared by all threads.
+        with _LOCK:
+            tensors = [_Tensor(module.get_submodule(path), name) for path, name in self.written]
+            numbers = random_numbers(module)
+            for tensor in tensors:
+                tensor.lend()
+            try:
+                if self.draws:
+                    _seed(_SEED)  # those of the network's own stand where they stood
+                yield
+            finally:
+                for tensor in tensors:
+                    tensor.restore()
+                for restore in numbers:
+                    restore.restore()
+
+
+PLAIN = Execution()
+"""That of most networks."""
+
+_LOCK = threading.RLock()
+
+_GENERATORS = (torch.Generator, random.Random, np.random.Generator)
+
+
+class _Tensor:
+    """A tensor of a module, which a copy takes the place of for a while; or a number."""
+
+    def __init__(self, owner: nn.Module, name: str) -> None:
+        self._at: dict[str, Any] = owner._buffers if name in owner._buffers else vars(owner)
+        self._name = name
+        self._own: Any = self._at[name]
+        self._lent: Tensor | None = None
+        self._version = 0
+
+    def lend(self) -> None:
+        """Puts a copy in its place."""
+        if isinstance(self._own, Tensor):
+            self._lent = self._at[self._name] = self._own.detach().clone()
+            self._version = self._lent._version
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the copy was written to, or replaced by one of other values."""
+        now, own = self._at.get(self._name), self._own
+        if now is self._lent and now is not None and now._version != self._version:
+            return True  # with the same values this time, as observers of a range do
+        # The count alone does not tell: batch normalisation writes without being counted.
+        if not isinstance(now, Tensor) or now.shape != own.shape or now.dtype != own.dtype:
+            return True
+        return not torch.equal(now.detach(), own.detach())
+
+    def restore(self) -> None:
+        """Puts the tensor back, which nobody has written to."""
+        self._at[self._name] = self._own
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """A source of random numbers: how it stands, and how it stood."""
+
+    read: Callable[[], Any]
+    write: Callable[[Any], object]
+    state: Any
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether numbers were drawn since."""
+        return not _same(self.read(), self.state)
+
+    def restore(self) -> None:
+        """Puts it back to where it stood."""
+        self.write(self.state)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two states of a source of random numbers are the same."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, tuple) and any(isinstance(part, np.ndarray) for part in one):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
+
+
+def random_numbers(module: nn.Module) -> list[_Numbers]:
+    """The sources of random numbers of the process, and those that a network keeps itself."""
+
+    def source(read: Callable[[], Any], write: Callable[[Any], object]) -> _Numbers:
+        return _Numbers(read, write, read())
+
+    found = [
+        source(torch.get_rng_state, torch.set_rng_state),
+        source(random.getstate, random.setstate),
+        source(np.random.get_state, np.random.set_state),
+    ]
+    if _cuda_runs():
+        found += [
+            source(
+                lambda device=device: torch.cuda.get_rng_state(device),  # type: ignore[misc]
+                lambda state, device=device: torch.cuda.set_rng_state(state, device),  # type: ignore[misc]
+            )
+            for device in range(torch.cuda.device_count())
+        ]
+    for value in _generators(module):
+        if isinstance(value, torch.Generator):
+            found.append(source(value.get_state, value.set_state))
+        elif isinstance(value, random.Random):
+            found.append(source(value.getstate, value.setstate))
+        else:
+            bits = value.bit_generator
+            found.append(
+                source(
+                    lambda bits=bits: bits.state,  # type: ignore[misc]
+                    lambda state, bits=bits: setattr(bits, "state", state),  # type: ignore[misc]
+                )
+            )
+    return found
+
+
+class Watch:
+    """What a pass has done to a network and to random numbers; filled by ``watch``.
+
+    Attributes:
+        drawn: Whether random numbers were drawn.
+        written: Tensors that were written to.
+    """
+
+    drawn: bool = False
+    written: tuple[Place, ...] = ()
+
+
+@contextmanager
+def watch(module: nn.Module, *, seed: int | None = None) -> Iterator[Watch]:
+    """Watches one pass of a network; afterwards everything is as before, also after a failure.
+
+    Args:
+        module: The network.
+        seed: Of the random numbers during the pass; None for those that are next.
+    """
+    found = Watch()
+    with _LOCK:
+        tensors = {
+            (path, name): _Tensor(child, name)
+            for path, child in module.named_modules()
+            if not isinstance(child, torch.jit.ScriptModule)
+            for name in _tensors_of(child)
+        }
+        if seed is not None:
+            before = random_numbers(module)
+            _seed(seed)
+            _seed_own(module, seed)
+        else:
+            before = []
+        numbers = random_numbers(module)
+        for tensor in tensors.values():
+            tensor.lend()
+        try:
+            yield found
+            found.drawn = any(each.is_moved for each in numbers)
+            found.written = tuple(place for place, each in tensors.items() if each.is_written)
+        finally:
+            for tensor in tensors.values():
+                tensor.restore()
+            for each in before or numbers:
+                each.restore()
+
+
+def changed_numbers(module: nn.Module, run: Callable[[], object]) -> tuple[Place, ...]:
+    """Plain attributes that are numbers, and others after a pass; they are put back."""
+    before = {
+        (path, name): (child, value)
+        for path, child in module.named_modules()
+        for name, value in vars(child).items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    run()
+    changed = []
+    for (path, name), (child, value) in before.items():
+        if vars(child).get(name) != value:
+            vars(child)[name] = value
+            changed.append((path, name))
+    return tuple(changed)
+
+
+def _tensors_of(module: nn.Module) -> list[str]:
+    """Names of the buffers of one module, and of plain attributes that are tensors."""
+    plain = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+    ]
+    return [name for name, value in module._buffers.items() if value is not None] + plain
+
+
+def _seed_own(module: nn.Module, seed: int) -> None:
+    for value in _generators(module):
+        if isinstance(value, torch.Generator):
+            value.manual_seed(seed)
+        elif isinstance(value, random.Random):
+            value.seed(seed)
+        else:
+            bits = value.bit_generator
+            bits.state = type(bits)(seed).state
+
+
+def _generators(module: nn.Module) -> list[Any]:
+    """The sources of random numbers that a network keeps itself."""
+    values = [value for child in walk(module) for value in vars(child).values()]
+    # Networks have thousands of attributes of some twenty types, and torch answers slowly.
+    kinds = {kind for kind in set(map(type, values)) if issubclass(kind, _GENERATORS)}
+    return [value for value in values if type(value) in kinds] if kinds else []
+
+
+def _cuda_runs() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def _seed(seed: int) -> None:
+    torch.default_generator.manual_seed(seed)
+    if _cuda_runs():
+        for generator in torch.cuda.default_generators:
+            generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)

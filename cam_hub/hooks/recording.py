@@ -1,0 +1,396 @@
+"""The only place that touches hooks: activations come in, gradients go out.
+
+A hook answers only to the pass that put it there: it looks up the recorder of the running
+context and stays silent when that is another one's. So any number of threads may run one model
+at once, each with its own hooks, and none sees another's activations.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cam_hub.errors import LayerNotFound, NoMap, nearest_names
+from cam_hub.hooks.gradient_taps import Ear, Mark
+
+__all__ = [
+    "Taps",
+    "foreign_hooks",
+    "main_tensor",
+    "modules_by_name",
+    "observe",
+    "same_values",
+    "tap",
+    "unobserved",
+    "watch_writes",
+]
+
+Visit = Callable[[str, Any], Any]
+
+_DEEPEST = 500
+"""More modules than that within one another are one that contains itself."""
+
+_running: ContextVar[object] = ContextVar("cam_hub_running_recorder")
+# torch counts hook handles without a lock: two threads could be given the same number.
+_registering = threading.Lock()
+
+
+def modules_by_name(module: nn.Module) -> dict[str, nn.Module]:
+    """Every submodule under each of its names, the root left out."""
+    # In the order of ``named_modules``, in a tenth of the time.
+    found: dict[str, nn.Module] = {}
+    waiting = [("", module)]
+    while waiting:
+        name, child = waiting.pop()
+        if name:
+            found[name] = child
+            if name.count(".") > _DEEPEST:
+                raise RecursionError(f"modules that contain themselves: {name[:80]}…")
+        prefix = f"{name}." if name else ""
+        parts = [(prefix + part, each) for part, each in child._modules.items() if each is not None]
+        waiting += reversed(parts)
+    return found
+
+
+def foreign_hooks(module: nn.Module) -> list[Any]:
+    """The hooks on one module that are not of ours; another thread's pass may be under way."""
+    places = module._forward_hooks, module._forward_pre_hooks
+    return [
+        hook
+        for hooks in places
+        if hooks
+        for hook in list(hooks.values())
+        if getattr(hook, "__module__", None) != __name__
+    ]
+
+
+@contextmanager
+def observe(module: nn.Module, visit: Visit, names: Iterable[str] | None = None) -> Iterator[None]:
+    """Calls ``visit(name, output)`` each time a submodule has returned.
+
+    Args:
+        module: The model whose passes, within this context and thread, are observed.
+        visit: Receives the submodule's name and what it returned. What it returns in its turn
+            replaces the output, unless it is None.
+        names: Which submodules; None for all, each under its first name.
+
+    Raises:
+        LayerNotFound: If a name is not one of the model's.
+    """
+    wanted = _select(module, names)
+    token = _running.set(mark := object())
+    handles = []
+    try:
+        for name, child in wanted.items():
+            hook = _hook(name, visit, mark)
+            with _registering:
+                handles.append(child.register_forward_hook(hook))
+        yield
+    finally:
+        for handle in reversed(handles):
+            handle.remove()
+        _running.reset(token)
+
+
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Passes of this context and thread are not observed, also within an ``observe``."""
+    token = _running.set(None)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+class Taps:
+    """The activations of the target layers of one forward pass, and the way back to them.
+
+    Args:
+        overwritten: The layers whose output is written to by what follows; None if that is not
+            known, so that it must be expected of all.
+        rows: Which images of the batch are recorded; None for all. The way back is that of all of
+            them.
+        batch_second: The layers whose output has the batch in its second dimension.
+        folded: The layers whose output has parts of the only image (frames) in place of the batch;
+            they are recorded as ``(1, parts, …)``.
+        chosen: Of layers that run several times, which call is recorded, from 0; the last one of
+            the others.
+
+    Attributes:
+        activations: The last output of each layer that has run, by name, in the order in which
+            they finished, with the batch in the first dimension, as gradients have it. They are
+            part of the autograd graph and must not be written to.
+        calls: How often each layer has run.
+    """
+
+    def __init__(
+        self,
+        overwritten: Container[str] | None = None,
+        rows: Sequence[int] | None = None,
+        batch_second: Container[str] = (),
+        folded: Container[str] = (),
+        chosen: Mapping[str, int] | None = None,
+    ) -> None:
+        self.activations: dict[str, Tensor] = {}
+        self.calls: dict[str, int] = {}
+        self._overwritten = overwritten
+        self._rows = rows
+        self._batch_second = batch_second
+        self._folded = folded
+        self._chosen = chosen or {}
+        self._passed: dict[str, int] = {}
+        self._ears: dict[str, Ear] = {}
+        self._versions: dict[str, int] = {}
+        self._seed: Tensor | None = None
+
+    @property
+    def intact(self) -> bool:
+        """Whether no recorded activation was written to after it was recorded."""
+        return all(self.activations[name]._version == at for name, at in self._versions.items())
+
+    def _visit(self, name: str, output: Any) -> Any:
+        number = self._passed.get(name, 0)
+        self._passed[name] = number + 1
+        if self._chosen.get(name, number) != number:
+            return None
+        found = main_tensor(output)
+        if found is None or not found.is_floating_point():
+            return None
+        returned, second = found, name in self._batch_second
+        if second and found.ndim < 2:
+            return None
+        found = found.transpose(0, 1) if second else found
+        folded = name in self._folded
+        found = found[None] if folded else found
+        if self._rows and max(self._rows) >= len(found):
+            return None  # not one row per image
+        if self._seed is None:
+            self._seed = found.new_zeros(()).requires_grad_()
+        ear = Ear()
+        passed: Tensor = Mark.apply(self._seed, found, ear)
+        in_danger = self._overwritten is None or name in self._overwritten
+        self.activations.pop(name, None)
+        self._versions.pop(name, None)
+        goes_on = passed
+        if self._rows is not None and len(self._rows) < len(passed):
+            kept = _taken(passed, self._rows)
+            if in_danger and kept._is_view():
+                kept = kept.clone()  # the rest of the batch may go
+        else:
+            kept = passed
+            if in_danger:
+                # In-place layers that follow (ReLU after a batch norm) may write to the copy.
+                goes_on = passed.clone()
+        if not in_danger:
+            self._versions[name] = kept._version
+        self.activations[name] = kept
+        self.calls[name] = self.calls.get(name, 0) + 1
+        self._ears[name] = ear
+        goes_on = goes_on.transpose(0, 1) if second else goes_on[0] if folded else goes_on
+        return _replace(output, returned, goes_on)
+
+    def visit_gradients(
+        self, score: Tensor, visit: Callable[[str, Tensor], None], *, keep_graph: bool = True
+    ) -> None:
+        """Shows the derivative of a score by each recorded activation, and keeps none of them.
+
+        So they need not fit in memory side by side. The way back ends at the first of the layers.
+        One thread at a time may take it.
+
+        Args:
+            score: A scalar computed from the same forward pass.
+            visit: Called with a layer's name and its gradient, of the shape of all of the batch's
+                activations, on the way back; not for layers on which the score does not depend.
+                What it raises stops the way back.
+            keep_graph: Whether another score may be differentiated after this one.
+        """
+        if self._seed is None or not score.requires_grad:
+            return
+        try:
+            for name, ear in self._ears.items():
+                ear.hear = partial(visit, name)
+            torch.autograd.grad(score, self._seed, retain_graph=keep_graph, allow_unused=True)
+        finally:
+            for ear in self._ears.values():
+                ear.hear = None
+
+    def upstream(self, tensor: Tensor, stop: str | None = None) -> set[str]:
+        """The layers from whose recorded output a tensor was computed, by the graph alone.
+
+        Args:
+            tensor: Something computed in the same forward pass, or a recorded activation.
+            stop: A layer that is not passed through, nor named.
+        """
+        last = {id(ear): name for name, ear in self._ears.items()}
+        found: set[str] = set()
+        waiting, seen = [tensor.grad_fn], {tensor.grad_fn}
+        while waiting:
+            node = waiting.pop()
+            if node is None:
+                continue
+            name = last.get(id(getattr(node, "ear", None)))
+            if name is not None and name == stop:
+                continue
+            if name is not None:
+                found.add(name)
+            more = {fed for fed, _ in node.next_functions} - seen
+            seen |= more
+            waiting += more
+        return found
+
+    def gradients(
+        self, score: Tensor, names: Sequence[str], *, keep_graph: bool = False
+    ) -> dict[str, Tensor]:
+        """Derivatives of a score with respect to the recorded activations.
+
+        Args:
+            score: A scalar computed from the same forward pass.
+            names: The layers to differentiate by.
+            keep_graph: Whether another score will be differentiated after this one.
+
+        Returns:
+            One tensor per layer, of its activation's shape; zeros where the score does not
+            depend on the layer.
+
+        Raises:
+            NoMap: If the score depends on none of the layers.
+        """
+        self.check_reached(score, names)
+        found: dict[str, Tensor] = {}
+        self.visit_gradients(score, found.__setitem__, keep_graph=keep_graph)
+        return {
+            name: found[name] if name in found else torch.zeros_like(self.activations[name])
+            for name in names
+        }
+
+    def check_reached(self, score: Tensor, names: Sequence[str]) -> None:
+        """Makes sure that there is a way back at all.
+
+        Raises:
+            NoMap: If the score depends on none of the layers.
+        """
+        if not score.requires_grad:
+            raise NoMap(
+                "the class score does not depend on it, or the model cuts the gradient "
+                "(detach, no_grad, rounding) on the way; take an earlier layer",
+                layer=names[0] if len(names) == 1 else None,
+            )
+
+
+@contextmanager
+def tap(
+    module: nn.Module,
+    names: Sequence[str],
+    *,
+    overwritten: Container[str] | None = None,
+    rows: Sequence[int] | None = None,
+    batch_second: Container[str] = (),
+    folded: Container[str] = (),
+    chosen: Mapping[str, int] | None = None,
+) -> Iterator[Taps]:
+    """Records the outputs of some layers so that scores can be differentiated by them.
+
+    Run the model once within the context, with autograd on and no parameter asking for
+    gradients: then the pass is free of a graph up to the first of the layers.
+
+    Args:
+        module: The model.
+        names: The target layers.
+        overwritten: Those whose output is written to by what follows; None if that is not known.
+            Afterwards ``Taps.intact`` tells whether it was true.
+        rows: Which images of the batch are recorded; None for all.
+        batch_second: The layers whose output has the batch in its second dimension; what is
+            recorded of them has it in the first one.
+        folded: The layers whose output has parts of the only image in place of the batch.
+        chosen: Of layers that run several times, which call is recorded; None for the last ones.
+
+    Yields:
+        The taps, filled by the forward pass.
+
+    Raises:
+        LayerNotFound: If a name is not one of the model's.
+    """
+    taps = Taps(overwritten, rows, batch_second, folded, chosen)
+    with observe(module, taps._visit, names):
+        yield taps
+
+
+def watch_writes(tensor: Tensor) -> Callable[[], bool]:
+    """A question that can be asked later: was this tensor written to since? It is kept till then.
+
+    Of a tensor that keeps no count of writes (made in inference mode) the answer is yes.
+    """
+    if tensor.is_inference():
+        return lambda: True
+    alias, version = tensor.detach(), tensor._version  # an alias shares the count of writes
+    return lambda: alias._version != version
+
+
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same memory, read alike: what one holds the other holds, too."""
+    return (
+        one.data_ptr() == other.data_ptr()
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+        and one.dtype == other.dtype
+    )
+
+
+def main_tensor(output: Any) -> Tensor | None:
+    """The tensor that a layer's output is about: itself, or the first one in its containers."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        output = output.values()
+    elif not isinstance(output, (tuple, list)):
+        return None
+    return next((found for part in output if (found := main_tensor(part)) is not None), None)
+
+
+def _taken(batch: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some rows of a batch: a view where they are its first ones, else a copy."""
+    if list(rows) == list(range(len(rows))):
+        return batch[: len(rows)]
+    return batch[list(rows)]
+
+
+def _replace(output: Any, old: Tensor, new: Tensor) -> Any:
+    """``output`` with one of its tensors exchanged; containers keep their type."""
+    if output is old:
+        return new
+    if isinstance(output, Mapping):
+        changed = {key: _replace(value, old, new) for key, value in output.items()}
+        return changed if type(output) is dict else type(output)(changed)  # type: ignore[call-arg]
+    if isinstance(output, (tuple, list)):
+        parts = [_replace(part, old, new) for part in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    return output
+
+
+def _select(module: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Module]:
+    if names is None:
+        # Scripted parts take no hooks.
+        scripted = torch.jit._script.RecursiveScriptModule
+        parts = module.named_modules()
+        return {name: child for name, child in parts if name and not isinstance(child, scripted)}
+    known = modules_by_name(module)
+    wanted = {}
+    for name in names:
+        if name not in known:
+            raise LayerNotFound(name, nearest_names(str(name), known))
+        wanted[name] = known[name]
+    return wanted
+
+
+def _hook(name: str, visit: Visit, mark: object) -> Callable[..., Any]:
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        return visit(name, output) if _running.get(None) is mark else None
+
+    return hook

@@ -1,0 +1,235 @@
+"""Open any picture safely: the one way in for files, bytes, PIL images and arrays.
+
+What comes out is always the same: an upright RGB picture of 8 bits per channel in memory, free of
+metadata. What cannot become one is refused with its reason.
+
+Colour profiles are dropped unapplied, as in the pipelines that models were trained with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from cam_hub.errors import ImageRefused, InvalidArgument
+from cam_hub.images.files import BOMBS, read_image_file, told
+
+__all__ = ["MAX_PIXELS", "open_image", "to_picture"]
+
+MAX_PIXELS = 178_956_970
+"""Pictures with more pixels are refused; Pillow's own hard limit is the same."""
+
+_WHITES = (255, 4095, 65535)  # of whole numbers in 16 bits
+_BITS_PER_SAMPLE, _MAX_SAMPLE = 258, 281  # tags of TIFF
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def open_image(source: object, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open a picture.
+
+    Args:
+        source: A path, which may begin with ``~`` or ``file://``; the bytes of an image file; a
+            binary file object, which is read from its beginning and left at its position; a row
+            ``{"bytes": …, "path": …}`` of the library ``datasets``; a PIL image, of which the
+            current frame is taken; or an array of shape ``(H, W)`` or ``(H, W, 1 | 3 | 4)``: uint8
+            in [0, 255], bool, uint16, or floating point in [0, 1] or [0, 255].
+        max_pixels: Larger pictures are refused before they are decoded. Pillow's own limit
+            (``PIL.Image.MAX_IMAGE_PIXELS``) holds as well and is left as it is.
+
+    Returns:
+        A new picture in mode "RGB": the first frame, turned as its EXIF orientation says,
+        transparent parts laid on white. 16 bits often hold fewer (12 from cameras and scanners):
+        white is what a TIFF file declares, else the least of 255, 4095 and 65535 that holds all
+        pixels; so for 32-bit integers. For grey pixels in floats it is the least of 1, 255 and
+        65535. Where none holds all, or some are negative, their own range is stretched to
+        [0, 255].
+
+    Raises:
+        ImageRefused: The source is none of these, is missing, empty, damaged, too large, has NaN
+            or infinite pixels, or is in a format that is not read.
+        InvalidArgument: ``max_pixels`` is not a positive whole number.
+    """
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
+        raise InvalidArgument("max_pixels", max_pixels, "a positive whole number")
+    if isinstance(source, Image.Image):
+        return to_picture(source, "the PIL image", max_pixels)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, max_pixels)
+    if isinstance(source, Mapping):
+        if not source or not set(source) <= {"bytes", "path"}:
+            raise ImageRefused(
+                f"{type(source).__name__} is not a kind of picture; it takes "
+                '{"bytes": …, "path": …}, or the value of its column'
+            )
+        source = source["path"] if source.get("bytes") is None else source["bytes"]
+    return read_image_file(source, lambda image, name: to_picture(image, name, max_pixels))
+
+
+def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
+    shape = array.shape
+    if not array.dtype.isnative:  # TIFF readers give the byte order of the file
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.kind != "f" and array.dtype not in (np.uint8, np.uint16, np.bool_):
+        raise ImageRefused(
+            f"an array of {array.dtype} is not read; scale it to 0-255 and cast it with "
+            ".astype('uint8')"
+        )
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
+        hint = ""
+        if len(shape) == 3 and shape[0] in (1, 3, 4):
+            hint = "; it looks channels-first: use .transpose(1, 2, 0)"
+        elif len(shape) == 4:
+            hint = "; give one image at a time"
+        raise ImageRefused(
+            f"an array of shape {shape} is no picture; it takes (H, W), (H, W, 1), (H, W, 3) or "
+            f"(H, W, 4){hint}"
+        )
+    _check_size((shape[1], shape[0]), "the array", max_pixels)
+    pixels = array[..., 0] if shape[2:] == (1,) else array
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * 255
+    elif pixels.dtype == np.uint16:
+        pixels = _of_16_bits(pixels)
+    elif pixels.dtype.kind == "f":
+        pixels = _of_floats(pixels)
+    return to_picture(Image.fromarray(np.ascontiguousarray(pixels)), "the array", max_pixels)
+
+
+def to_picture(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode what is still undecoded; return a new upright RGB picture without metadata.
+
+    Args:
+        image: Any PIL image, at the frame that is wanted.
+        name: What messages call it.
+        max_pixels: As for :func:`open_image`.
+
+    Raises:
+        ImageRefused: It is too large, damaged, or has no RGB equivalent.
+    """
+    _check_size(image.size, name, max_pixels)
+    try:
+        _load(image, name)
+        result = _to_rgb(image, name)
+    except MemoryError as error:
+        raise ImageRefused(f"{name}, {_by(image.size)}, does not fit into memory") from error
+    turn = None
+    with suppress(Exception):  # a broken EXIF block says nothing against the pixels
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    if turn is not None:
+        result = result.transpose(turn)
+    result.info = {}
+    return result
+
+
+def _load(image: Image.Image, name: str) -> None:
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except BOMBS as error:
+        raise ImageRefused(f"{name} is too large: {told(error)}") from error
+    except Exception as error:  # decoders raise whatever their parsers stumble over
+        kind = f"{image.format} " if image.format else ""
+        raise ImageRefused(f"{name} is a damaged or cut off {kind}file: {told(error)}") from error
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """A new RGB picture of the same pixels, by the rules in :func:`open_image`."""
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.uint16)
+        return Image.fromarray(_of_16_bits(grey, _declared_white(image))).convert("RGB")
+    if image.mode in ("I", "F"):
+        return Image.fromarray(_rescaled(np.asarray(image), name)).convert("RGB")
+    try:
+        if not image.has_transparency_data:
+            return image.copy() if image.mode == "RGB" else image.convert("RGB")
+        if image.mode == "La":  # Pillow leads out of premultiplied grey only to LA
+            image = image.convert("LA")
+        clear = image if image.mode == "RGBA" else image.convert("RGBA")
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = f"its {image.mode} pixels cannot be turned into RGB: {told(error)}"
+        raise ImageRefused(f"{name} is not usable, {reason}") from error
+    opaque = Image.new("RGB", image.size, "white")
+    opaque.paste(clear, mask=clear)
+    return opaque
+
+
+def _of_16_bits(values: NDArray[np.uint16], white: int = 0) -> NDArray[np.uint8]:
+    """16-bit pixels to 8 bits, by the rule in :func:`open_image`; 0 for an unknown white."""
+    highest = int(values.max())
+    if white < max(highest, 1):
+        white = next(white for white in _WHITES if highest <= white)
+    scaled = (values.astype(np.uint32) * 255 + white // 2) // white
+    return scaled.astype(np.uint8)
+
+
+def _declared_white(image: Image.Image) -> int:
+    """The largest value that a TIFF file says its pixels can have; 0 for none."""
+    tags = getattr(image, "tag_v2", {})
+    with suppress(Exception):  # tags hold whatever a stranger has written
+        if _MAX_SAMPLE in tags:
+            return int(np.ravel(tags[_MAX_SAMPLE])[0])
+        bits = int(np.ravel(tags[_BITS_PER_SAMPLE])[0])
+        return 2**bits - 1 if bits < 16 else 0
+    return 0
+
+
+def _of_floats(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Floating-point pixels in [0, 1] or [0, 255] to 8 bits."""
+    bad = values.size - int(np.isfinite(values).sum())
+    if bad:
+        raise ImageRefused(f"{bad} of the array's {values.size} values are NaN or infinite")
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 255:
+        raise ImageRefused(
+            f"an array of {values.dtype} holds pixels in [0, 1] or [0, 255], and this one values "
+            f"from {low:.3g} to {high:.3g}; scale it to [0, 1], or if it is already normalised, "
+            "give it as a float tensor (C, H, W)"
+        )
+    white = 1 if high <= 1 else 255
+    return np.rint(values.astype(np.float64) * (255 / white)).astype(np.uint8)
+
+
+def _rescaled(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """32-bit grey to 8 bits, by the rule in :func:`open_image`."""
+    whites = (1, 255, 65535) if values.dtype.kind == "f" else _WHITES
+    bad = values.size - int(np.isfinite(values).sum())
+    if bad:
+        raise ImageRefused(f"{bad} of {name}'s {values.size} pixels are NaN or infinite")
+    low, high = float(values.min()), float(values.max())
+    white = next((white for white in whites if low >= 0 and high <= white), None)
+    if white is not None:
+        low, high = 0.0, float(white)
+    scaled = (values.astype(np.float64) - low) * (255 / ((high - low) or 1.0))
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    pixels = size[0] * size[1]
+    if pixels < 1:
+        raise ImageRefused(f"{name} holds no pixels ({_by(size)})")
+    if pixels > max_pixels:
+        raise ImageRefused(
+            f"{name} is too large: {_by(size)} is {pixels:,} pixels, and the limit is "
+            f"{max_pixels:,}; scale it down first"
+        )
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

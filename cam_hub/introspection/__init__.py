@@ -1,1 +1,0 @@
-"""Asks a model by experiment which of its layers lie on the image, and which to explain."""

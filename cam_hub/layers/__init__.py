@@ -1,0 +1,1 @@
+"""Which layers are spatial, in which layout, and which one to explain."""

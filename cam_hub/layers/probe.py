@@ -1,0 +1,790 @@
+"""The experiment: disturb a part of the input and see which positions of each output move.
+
+The input is cut into horizontal bands and, once more, into vertical ones; each disturbed copy
+differs from the clean input in one band only. Where an output lies on the image, its rows answer
+to the horizontal bands and its columns to the vertical ones. So the reading of an output (which
+axes are rows and columns) that follows the bands best is its layout, and an output that follows
+them under no reading is not spatial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import compress, pairwise
+from math import isfinite
+from operator import itemgetter, not_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cam_hub.hooks.chunks import copies_at_once
+from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.memory import is_out_of_memory
+from cam_hub.hooks.recording import main_tensor, observe, same_values, watch_writes
+from cam_hub.layers.bands import (
+    BANDS,
+    FEW_CELLS,
+    NONE,
+    SELECTIVE,
+    Match,
+    match_all,
+    sampled,
+    sizes,
+)
+from cam_hub.layers.extent import FULL, Ends, Extent, fit_extent, follows
+from cam_hub.layers.layouts import (
+    LAYOUTS,
+    TURNS,
+    Arrangement,
+    Frame,
+    arrangements,
+    frames_folded,
+    single_lines,
+    splits,
+    to_maps,
+    turn_back,
+)
+from cam_hub.layers.trial import run_observed
+from cam_hub.models.precision import double_pair
+
+__all__ = ["Finding", "Run", "disturb", "frames_in_batch"]
+
+Run = Callable[[nn.Module, Tensor], Any]
+"""How a model is run on a batch."""
+
+_ROUNDINGS = 64
+"""A change below this many rounding errors of the output's greatest value is lost in them."""
+
+_CHANNELS, _FEW_CHANNELS, _SMALL = 64, 32, 256
+"""So many channels tell how much a place has changed; fewer on grids of more cells than a small
+one has."""
+
+
+_MAX_CALLS = 8
+"""Of a layer that runs more often than this in one pass, only the last call is looked at."""
+
+_SPARE = 2
+"""Where other outputs show the grids of a network, so many tokens without a place may be left over
+of a grid that no other output has. Of some number of hidden units a part always makes a grid."""
+
+_FEW, _FIRST = 8, 4
+"""If more tokens than a few lie outside the grid, the first layers determine which these are."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the experiment showed of one layer's (last) output.
+
+    Attributes:
+        shape: Shape of the output for one image, or None if it is no tensor.
+        readings: The readings that its shape allows, with how well each follows the bands, the
+            best first.
+        moved: Whether any disturbance changed the output at all.
+        drowned: Whether it changed by hardly more than rounding errors, or not at all, so that
+            where it changed says nothing (deep networks with random weights).
+        batched: Whether one of its dimensions is the batch: the first one or, of a sequence, the
+            second one, as two batches of different sizes show.
+        finite: Whether it holds no NaN or infinity.
+        calls: How often the layer ran in one pass; the last output counts.
+        call: Which of these calls it is about, from 0.
+        readable: The calls whose output follows the image, where all were looked at.
+        overwritten: Whether what follows writes to the output (in-place layers, ``+=``).
+        extent: The part of the input that the grid covers, as measured or as that of earlier
+            layers; None if it cannot be told.
+    """
+
+    shape: tuple[int, ...] | None
+    readings: tuple[tuple[Arrangement, Match], ...] = ()
+    moved: bool = True
+    drowned: bool = False
+    batched: bool = True
+    finite: bool = True
+    calls: int = 1
+    overwritten: bool = False
+    call: int = 0
+    readable: tuple[int, ...] = ()
+    extent: Extent | None = FULL
+
+    @property
+    def arrangement(self) -> Arrangement | None:
+        """The reading that follows the bands best, or None if there is none to try."""
+        return self.readings[0][0] if self.readings else None
+
+    @property
+    def match(self) -> Match:
+        """How well that reading follows them."""
+        return self.readings[0][1] if self.readings else NONE
+
+    @property
+    def spatial(self) -> bool:
+        """Whether the output lies on the image."""
+        return self.match.spatial
+
+
+def disturb(
+    module: nn.Module, clean: Tensor, run: Run, *, budget: int | None = None, seed: int = 0
+) -> dict[str, Finding]:
+    """Runs the experiment on all submodules, without gradients.
+
+    One pass of the clean input tells the shapes; then come the disturbed copies, ``2 * BANDS``
+    of them, at once or in a few chunks if they would not fit, each chunk with the clean input
+    again (so that both see the same arithmetic).
+
+    Args:
+        module: The model.
+        clean: One input, ``(1, channels, rows, cols)``; of a clip ``(1, channels, frames, rows,
+            cols)``.
+        run: How to run the model on a batch of them.
+        budget: Bytes that the activations of one chunk may take, roughly; None for a part of
+            what the device has free.
+        seed: Of the noise.
+
+    Returns:
+        One finding per submodule that ran, in the order in which they finished (last calls).
+    """
+    *_, rows, cols = clean.shape
+    frame = Frame(rows, cols, clean.shape[2] if clean.ndim == 5 else 1)
+    with quiet(module), torch.no_grad():
+        parts = frames_in_batch(clean) if getattr(run, "folded", False) else ()
+        seen, earlier = _shapes(module, clean, run, frame, parts)
+        largest = max((output.size for output in seen.values()), default=0)
+        room = copies_at_once(largest, clean.device, budget)
+        # All at once, one axis', or fewer if need be.
+        fitting = [size for size in (2 * BANDS, BANDS, BANDS // 2, 1) if size <= room]
+        copies = list(_disturbed(clean, seed))
+        _run_all(module, clean, copies, run, _Outputs(seen, earlier), fitting)
+    findings = _findings(seen, frame, _recurrent(module), turned=seen.keys() - earlier.keys())
+    _choose_calls(findings, earlier, frame)
+    finer = double_pair(module, clean) if _unclear(list(findings.values())) else None
+    if finer is None:
+        return findings
+    try:
+        finest = disturb(*finer, run, budget=budget, seed=seed)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        # Its code insists on single precision: there is nothing finer to be had.
+        return {name: replace(found, drowned=False) for name, found in findings.items()}
+    return {
+        name: replace(found, drowned=findings[name].drowned)
+        for name, found in finest.items()
+        if name in findings
+    }
+
+
+def _unclear(findings: Sequence[Finding]) -> bool:
+    """Whether rounding errors leave in doubt where an output lies.
+
+    What does not change at all while later layers do depends on no input (position embeddings).
+    """
+    moving = [place for place, found in enumerate(findings) if found.readings and found.moved]
+    last = moving[-1] if moving else -1
+    return any(
+        found.drowned and not found.spatial and (found.moved or place > last)
+        for place, found in enumerate(findings)
+    )
+
+
+@dataclass
+class _Output:
+    """What is gathered about one layer's last output."""
+
+    shape: tuple[int, ...] | None = None
+    size: int = 0
+    batched: bool = True
+    finite: bool = True
+    calls: int = 0
+    batch_axis: int = 0
+    layouts: tuple[str, ...] = ()
+    folded: bool = False
+    responses: list[_Responses] = field(default_factory=list)
+    latest: _Responses | None = None
+    rounding: float = 0.0
+    overwritten: bool = False
+
+    @property
+    def change(self) -> float:
+        """The greatest change of a value by a disturbance."""
+        return max((found.change for found in self.responses), default=0.0)
+
+    @property
+    def drowned(self) -> bool:
+        """Whether the change is hardly more than rounding errors, or less."""
+        return bool(self.responses) and self.change < _ROUNDINGS * self.rounding
+
+    def takes(self, tensor: Tensor, count: int) -> bool:
+        """Whether the output for a batch of so many images is of the shape that is expected."""
+        shape = list(self.shape or ())
+        shape.insert(self.batch_axis, count)
+        return list(tensor.shape) == shape
+
+    def keep(self) -> None:
+        """Ends a chunk."""
+        if self.latest is None:
+            # It does not grow with the batch, or changes its shape from image to image (proposals
+            # of boxes): it is no map.
+            self.batched &= self.batch_axis == 0
+            self.layouts, self.responses = (), []
+        else:
+            self.responses.append(self.latest)
+            self.latest = None
+
+    def finding(self, readings: Sequence[tuple[Arrangement, Match]]) -> Finding:
+        """Judges what was gathered.
+
+        Args:
+            readings: How it may lie on the image, with how well each reading follows the bands.
+        """
+        # Stable: of equal readings the earlier one stays in front.
+        found = list(readings)
+        found.sort(key=lambda pair: pair[1].rank, reverse=True)
+        return Finding(
+            self.shape,
+            tuple(found),
+            self.change > 0 or not self.responses,
+            self.drowned,
+            self.batched,
+            self.finite,
+            self.calls,
+            self.overwritten,
+            max(0, self.calls - 1),
+        )
+
+
+class _Outputs:
+    """The outputs of all layers, of some layers those of several calls."""
+
+    def __init__(self, seen: Mapping[str, _Output], earlier: Mapping[str, list[_Output]]) -> None:
+        self._seen, self._earlier = seen, earlier
+
+    @property
+    def readable(self) -> list[str]:
+        """The layers of which an output may lie on the image."""
+        return [
+            name
+            for name, last in self._seen.items()
+            if last.layouts or any(each.layouts for each in self._earlier.get(name, ()))
+        ]
+
+    def __iter__(self) -> Iterator[_Output]:
+        yield from self._seen.values()
+        for outputs in self._earlier.values():
+            yield from outputs
+
+    def at(self, name: str, call: int) -> _Output:
+        """The output of one call; where only the last one is looked at, that."""
+        outputs = self._earlier.get(name, ())
+        return outputs[call] if call < len(outputs) else self._seen[name]
+
+
+class _Responses:
+    """How the places of one output answered to the disturbances of one chunk.
+
+    Args:
+        output: What the layer returned, batch first, the clean input's before the others.
+        layouts: Those that it may have.
+    """
+
+    def __init__(self, output: Tensor, layouts: Sequence[str]) -> None:
+        # Sums over channels leave the range of half precision soon.
+        exact = torch.promote_types(output.dtype, torch.float32)
+        self.by_layout: dict[str, Tensor] = {}
+        self._change: Tensor | None = None
+        for layout in layouts:
+            some = _sample(output, layout).to(exact)
+            axis = LAYOUTS[layout].channel_axis
+            self.by_layout[layout], greatest = sizes(some[1:] - some[:1], axis)
+            self._change = greatest if self._change is None else self._change.maximum(greatest)
+
+    @property
+    def change(self) -> float:
+        """The greatest change of a value."""
+        return 0.0 if self._change is None else float(self._change)
+
+
+def _sample(output: Tensor, name: str) -> Tensor:
+    """Evenly spread channels of an output and, of a fine grid, evenly spread rows and columns."""
+    layout = LAYOUTS[name]
+    index = [slice(None)] * output.ndim
+    for axis in layout.grid_axes:
+        index[axis] = sampled(output.shape[axis])
+    channels = output.shape[layout.channel_axis]
+    cells = output[0].numel() // max(1, channels)
+    most = _CHANNELS if cells <= _SMALL else _FEW_CHANNELS
+    index[layout.channel_axis] = slice(None, None, -(-channels // most))
+    return output[tuple(index)]
+
+
+Readings = list[tuple[Arrangement, Match]]
+
+
+def _findings(
+    seen: Mapping[str, _Output],
+    frame: Frame,
+    recurrent: Collection[str],
+    *,
+    turned: Container[str] = (),
+) -> dict[str, Finding]:
+    """Judges all outputs; those of one shape, which have the same readings, at once.
+
+    Outputs with rows and columns of their own come first: sequences are searched for their grids.
+
+    Args:
+        seen: What was gathered about each output.
+        frame: The input's shape.
+        recurrent: The recurrent layers.
+        turned: The outputs that may hold the image turned.
+    """
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for name, output in seen.items():
+        if output.responses:
+            key = output.shape, output.batch_axis, output.layouts, output.folded
+            alike.setdefault(key, []).append(name)
+    found: dict[str, Readings] = {name: [] for name in seen}
+    groups = [[seen[name] for name in names] for names in alike.values()]
+    explicit = [
+        group[0].folded or any(LAYOUTS[layout].grid_axes for layout in group[0].layouts)
+        for group in groups
+    ]
+    sequences = list(compress(alike.values(), map(not_, explicit)))
+    for names, readings in zip(
+        compress(alike.values(), explicit),
+        _explicit(list(compress(groups, explicit)), frame),
+        strict=True,
+    ):
+        found |= zip(names, readings, strict=True)
+    best = [max(readings, key=lambda pair: pair[1].rank) for readings in found.values() if readings]
+    known = {reading for reading, match in best if match.spatial}
+    remembering = _after_first(seen, recurrent)
+    for names in sequences:
+        # What a recurrent layer has read along a line is a memory of it, and lies nowhere.
+        lines = remembering.isdisjoint(names)
+        allowed = [reading for reading in known if lines or min(reading.grid) > 1]
+        outputs = [seen[name] for name in names]
+        found |= zip(names, _sequential(outputs, frame, allowed, lines=lines), strict=True)
+    _add_turned(found, seen, turned)
+    findings = {name: output.finding(found[name]) for name, output in seen.items()}
+    return _placed(findings, seen)
+
+
+def _add_turned(
+    found: dict[str, Readings],
+    seen: Mapping[str, _Output],
+    allowed: Container[str],
+) -> None:
+    """Tries outputs behind the last one that holds the image upright in all other positions.
+
+    A network may turn the image on the way: spectrograms are transposed, scans lie upside down.
+    """
+    names = list(found)
+    upright = [place for place, name in enumerate(names) if _follows([found[name]])]
+    rest = names[upright[-1] + 1 if upright else 0 :]
+    rest = [name for name in rest if name in allowed and found[name] and not seen[name].folded]
+    known: set[Arrangement] = set()
+    for name in rest:
+        readings = [
+            (reading.turned(turn), _turned_match(seen[name], reading, turn))
+            for reading, match in found[name]
+            if reading.explicit and reading.frames == 1
+            if match.selectivity >= SELECTIVE and min(reading.grid) > FEW_CELLS
+            for turn in TURNS
+        ]
+        found[name] += [pair for pair in readings if pair[1].spatial]
+        known |= {reading for reading, match in readings if match.spatial}
+    for name in rest:
+        output = seen[name]
+        if known and not any(reading.explicit for reading, _ in found[name]):
+            shape = (1, *(output.shape or ()))
+            for _, tried in _by_extra(shape, output.layouts, known):
+                _add([found[name]], _answers([output], tried[0].layout), tried)
+
+
+def _turned_match(output: _Output, reading: Arrangement, turn: str) -> Match:
+    """How well an output follows the bands if the network has turned the image."""
+    maps = _maps(_answers([output], reading.layout), [reading])
+    [match] = match_all(turn_back(maps, turn), borders=True)
+    return match
+
+
+def _placed(findings: Mapping[str, Finding], seen: Mapping[str, _Output]) -> dict[str, Finding]:
+    """Adds the part of the input that each grid covers.
+
+    The layer that responds most clearly stands for all of its grid. Where none is clear, as in deep
+    layers, the grid covers what a finer one does that it is a stride coarser than.
+    """
+    clearest: dict[tuple[int, int], str] = {}
+    for name, finding in findings.items():
+        if finding.spatial and finding.arrangement is not None:
+            grid = finding.arrangement.grid
+            other = clearest.setdefault(grid, name)
+            if finding.match.selectivity > findings[other].match.selectivity:
+                clearest[grid] = name
+    fits: dict[tuple[int, int], Extent | None] = {}
+    known: tuple[list[tuple[int, Ends]], list[tuple[int, Ends]]] = ([], [])
+    for grid in sorted(clearest, key=lambda grid: -grid[0] * grid[1]):
+        name = clearest[grid]
+        reading = findings[name].arrangement
+        if reading is None:
+            continue
+        maps = to_maps(_answers([seen[name]], reading.layout).flatten(0, 2), reading)
+        maps = maps.reshape(2 * BANDS, 2, reading.frames, -1, maps.shape[-1])[:, 0].mean(dim=1)
+        finer = [
+            next((ends for side, ends in known[axis] if follows(grid[axis], side)), None)
+            for axis in (0, 1)
+        ]
+        fit = fit_extent(maps, grid, finer)
+        ends = []
+        for axis, (start, stop, clear) in enumerate(fit):
+            if not clear and finer[axis] is None and known[axis]:
+                break
+            known[axis].insert(0, (grid[axis], (start, stop)))
+            ends.append((start, stop))
+        fits[grid] = (ends[0][0], ends[1][0], ends[0][1], ends[1][1]) if len(ends) == 2 else None
+    found = dict(findings)
+    for name, finding in findings.items():
+        reading = finding.arrangement
+        if reading is not None and (extent := fits.get(reading.grid, FULL)) != finding.extent:
+            found[name] = replace(finding, extent=extent)
+    return found
+
+
+def _recurrent(module: nn.Module) -> set[str]:
+    kinds = (nn.RNNBase, nn.RNNCellBase)
+    return {name for name, child in module.named_modules() if isinstance(child, kinds)}
+
+
+def _after_first(seen: Mapping[str, _Output], recurrent: Collection[str]) -> set[str]:
+    order = list(seen)
+    first = next((place for place, name in enumerate(order) if name in recurrent), len(order))
+    return set(order[first:])
+
+
+def _explicit(groups: Sequence[Sequence[_Output]], frame: Frame) -> list[list[Readings]]:
+    """The readings of outputs with rows and columns of their own, which are of one shape a group.
+
+    All that are looked at on a grid of one size are matched at once.
+    """
+    found: list[list[Readings]] = [[[] for _ in group] for group in groups]
+    by_size: dict[tuple[int, ...], list[tuple[list[Readings], Arrangement, Tensor]]] = {}
+    for group, own in zip(groups, found, strict=True):
+        shape, folded = (1, *(group[0].shape or ())), group[0].folded
+        for reading in arrangements(shape, frame, folded=folded):
+            if reading.cells > 1:
+                maps = _maps(_answers(group, reading.layout), [reading])
+                by_size.setdefault(maps.shape[3:], []).append((own, reading, maps))
+    for parts in by_size.values():
+        matches = iter(match_all(torch.cat([maps for _, _, maps in parts]), borders=True))
+        for own, reading, _ in parts:
+            for readings, match in zip(own, matches, strict=False):
+                readings.append((reading, match))
+    return found
+
+
+def _sequential(
+    outputs: Sequence[_Output], frame: Frame, known: Collection[Arrangement], *, lines: bool
+) -> list[Readings]:
+    """The readings of sequences of one shape.
+
+    First the grids that were found elsewhere in the network are looked for, whatever stands before
+    or after them; where there is none, grids of the input's shape.
+
+    Args:
+        outputs: The sequences.
+        frame: The input's shape.
+        known: How other outputs lie on the image.
+        lines: Whether a grid may have a single row or column.
+    """
+    found: list[Readings] = [[] for _ in outputs]
+    shape, axis = (1, *(outputs[0].shape or ())), outputs[0].batch_axis
+    answers = {layout: _answers(outputs, layout) for layout in outputs[0].layouts}
+    for extra, tried in _by_extra(shape, outputs[0].layouts, known):
+        own, readings = answers[tried[0].layout], tried
+        if extra > _FEW:
+            if _follows(found):
+                break
+            readings = _best(own[:_FIRST], tried)
+        if readings:
+            _add(found, own, readings)
+    if not _follows(found) and not _apart_in_time(known, frame):
+        for reading in arrangements(shape, frame, axis):
+            single, extra = min(reading.grid) == 1, reading.prefix_tokens + reading.suffix_tokens
+            if known and extra > _SPARE:
+                continue
+            if reading.cells > 1 and (lines or not single):
+                _add(found, answers[reading.layout], [reading], lines=single)
+    if not _follows(found) and lines and frame.frames == 1:
+        for layout, own in answers.items():
+            for reading in single_lines(shape, layout):
+                if max(reading.grid) <= max(frame.rows, frame.cols):
+                    _add(found, own, [reading])
+    return found
+
+
+def _apart_in_time(known: Collection[Arrangement], frame: Frame) -> bool:
+    """Whether each frame passes on its own, so that a sequence may be one of frames."""
+    folded = frames_folded({str(place): found for place, found in enumerate(known)})
+    return bool(folded) or (frame.frames > 1 and {found.frames for found in known} == {1})
+
+
+def _add(
+    found: list[Readings], answers: Tensor, readings: Sequence[Arrangement], *, lines: bool = True
+) -> None:
+    """Adds to what is found of some outputs how well they follow the bands under some readings."""
+    for own, matches in zip(found, _match(answers, readings, lines=lines), strict=True):
+        own.extend(zip(readings, matches, strict=True))
+
+
+def _follows(found: Sequence[Readings]) -> bool:
+    return any(match.spatial for readings in found for _, match in readings)
+
+
+def _by_extra(
+    shape: tuple[int, ...], layouts: Sequence[str], known: Collection[Arrangement]
+) -> list[tuple[int, list[Arrangement]]]:
+    """The ways to split sequences, one list per layout and grid; few tokens left over first."""
+    lists: dict[tuple[object, ...], list[Arrangement]] = {}
+    for layout in layouts:
+        for reading in splits(shape, layout, known):
+            lists.setdefault((layout, reading.frames, reading.grid), []).append(reading)
+    pairs = [(split[0].prefix_tokens + split[0].suffix_tokens, split) for split in lists.values()]
+    return sorted(pairs, key=itemgetter(0))
+
+
+def _best(answers: Tensor, readings: Sequence[Arrangement]) -> list[Arrangement]:
+    """The reading under which some of the outputs follow the bands best; none if none does."""
+    pairs = [
+        (match, reading)
+        for matches in _match(answers, readings)
+        for reading, match in zip(readings, matches, strict=True)
+    ]
+    match, reading = max(pairs, key=lambda pair: pair[0].rank)
+    return [reading] if match.spatial else []
+
+
+def _match(
+    answers: Tensor, readings: Sequence[Arrangement], *, lines: bool = True
+) -> list[list[Match]]:
+    """How well outputs follow the bands under readings of one layout and grid.
+
+    Args:
+        answers: From ``_answers``.
+        readings: Which may differ in what stands before and after the grid.
+        lines: As for ``match_all``.
+
+    Returns:
+        One list per output, with one match per reading.
+    """
+    count = len(answers)
+    # Tokens that respond to nothing are no border, but class tokens and prompts.
+    matches = match_all(_maps(answers, readings), lines=lines, borders=readings[0].explicit)
+    return [matches[place::count] for place in range(count)]
+
+
+def _maps(answers: Tensor, readings: Sequence[Arrangement]) -> Tensor:
+    """``(readings * outputs, 2 * BANDS, 2, rows, cols)``; over steps of time the mean is taken."""
+    maps = torch.stack([to_maps(answers.flatten(0, 2), reading) for reading in readings])
+    return maps.reshape(
+        len(readings) * len(answers), 2 * BANDS, 2, readings[0].frames, -1, maps.shape[-1]
+    ).mean(dim=3)
+
+
+def _answers(outputs: Sequence[_Output], layout: str) -> Tensor:
+    """The ``sizes`` of outputs of one shape: ``(outputs, 2 * BANDS, 2, …)``."""
+    return torch.stack(
+        [torch.cat([each.by_layout[layout] for each in output.responses]) for output in outputs]
+    )
+
+
+def frames_in_batch(clean: Tensor) -> tuple[int, ...]:
+    """How many frames of one input a network may fold into the batch.
+
+    They are the frames of a clip, or pictures one behind the other in an image's channels.
+    """
+    most = clean.shape[2] if clean.ndim == 5 else clean.shape[1]
+    return tuple(count for count in range(2, most + 1) if most % count == 0)
+
+
+def _shapes(
+    module: nn.Module, clean: Tensor, run: Run, frame: Frame, parts: Collection[int]
+) -> tuple[dict[str, _Output], dict[str, list[_Output]]]:
+    """Runs the clean input alone: what comes out of each layer, and how it could be read.
+
+    Args:
+        module: The model.
+        clean: The input.
+        run: How to run the model.
+        frame: The input's shape.
+        parts: How many frames an output may have in place of the batch.
+
+    Returns:
+        Last outputs; and, of layers with parameters that run several times, the earlier ones.
+    """
+    earlier: dict[str, list[_Output]] = {}
+    seen: dict[str, _Output] = {}
+    written: dict[str, Callable[[], bool]] = {}
+
+    def visit(name: str, output: Any) -> None:
+        tensor = main_tensor(output)
+        calls = 0
+        if name in seen:
+            calls = seen[name].calls
+            earlier.setdefault(name, []).append(seen.pop(name))
+        written.pop(name, None)
+        if tensor is None:
+            seen[name] = _Output(calls=calls + 1)
+            return
+        # A batch of one is the first dimension or, of a sequence, the second one; whether it is
+        # becomes clear as the batch grows.
+        second = tensor.ndim == 3 and tensor.shape[0] > 1 and tensor.shape[1] == 1
+        batched, axis = second or tensor.shape[:1] == (1,), int(second)
+        shape = tuple(tensor.shape)
+        folded = not batched and tensor.ndim > 2 and shape[0] in parts
+        if batched:
+            shape = shape[:axis] + shape[axis + 1 :]
+        size = tensor.numel() * tensor.element_size()
+        layouts: tuple[str, ...] = ()
+        if (batched or folded) and tensor.is_floating_point():
+            layouts = _layouts((1, *shape), frame, axis, folded=folded)
+        greatest = _greatest(tensor)
+        finite = isfinite(greatest)
+        seen[name] = _Output(shape, size, batched or folded, finite, calls + 1, axis, layouts)
+        seen[name].folded = folded
+        if tensor.is_floating_point():
+            seen[name].rounding = torch.finfo(tensor.dtype).eps * greatest
+        if layouts:
+            written[name] = watch_writes(tensor)
+
+    with observe(module, visit):
+        run(module, clean)
+    for name, is_written in written.items():
+        seen[name].overwritten = is_written()
+    shared = _shared(module, seen)
+    return seen, {name: found for name, found in earlier.items() if name in shared}
+
+
+def _shared(module: nn.Module, seen: Mapping[str, _Output]) -> set[str]:
+    """The layers that run several times with weights, and all in them: a backbone for two views.
+
+    A ReLU that is used in several places is none of them.
+    """
+    parts = dict(module.named_modules())
+    roots = {
+        name
+        for name, output in seen.items()
+        if 1 < output.calls <= _MAX_CALLS and next(parts[name].parameters(), None) is not None
+    }
+    within = {
+        name
+        for name in seen
+        if any(name[:place] in roots for place, sign in enumerate(name) if sign == ".")
+    }
+    return {name for name in roots | within if 1 < seen[name].calls <= _MAX_CALLS}
+
+
+def _choose_calls(
+    findings: dict[str, Finding], earlier: Mapping[str, list[_Output]], frame: Frame
+) -> None:
+    """Of layers that run several times, the last call that follows the image counts."""
+    for name, outputs in earlier.items():
+        last = findings[name]
+        numbered = {str(number): output for number, output in enumerate(outputs)}
+        found = [*_findings(numbered, frame, ()).values(), last]
+        readable = tuple(number for number, each in enumerate(found) if each.spatial)
+        call = readable[-1] if readable else last.calls - 1
+        findings[name] = replace(
+            found[call],
+            calls=last.calls,
+            call=call,
+            readable=readable,
+            overwritten=last.overwritten or call < last.calls - 1,
+        )
+
+
+def _layouts(
+    shape: tuple[int, ...], frame: Frame, batch_axis: int, *, folded: bool = False
+) -> tuple[str, ...]:
+    """The layouts that an output may have, by its shape with the batch first."""
+    if sum(side > 1 for side in shape[1:]) < 2:
+        return ()  # one number per channel
+    if not folded and len(shape) == 3 and min(shape[1:]) > 1:
+        return ("LNC",) if batch_axis else ("NLC", "NCL")
+    found = arrangements(shape, frame, batch_axis, folded=folded)
+    return tuple(dict.fromkeys(reading.layout for reading in found if reading.cells > 1))
+
+
+def _greatest(tensor: Tensor) -> float:
+    """The greatest absolute value; not finite if any value is not."""
+    if tensor.numel() == 0:
+        return 0.0
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        tensor = tensor.abs().float()
+    least, most = torch.aminmax(tensor)
+    return max(abs(float(least)), abs(float(most)))
+
+
+def _run_all(
+    module: nn.Module,
+    clean: Tensor,
+    copies: list[Tensor],
+    run: Run,
+    outputs: _Outputs,
+    chunks: Sequence[int],
+) -> None:
+    """Runs all disturbed copies, in chunks of the first size that fits into memory."""
+    done = 0
+    for place, size in enumerate(chunks):
+        try:
+            while done < len(copies):
+                some = copies[done : done + size]
+                _run_chunk(module, torch.cat([clean, *some]), run, outputs)
+                done += len(some)
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or place + 1 == len(chunks):
+                raise
+        for output in outputs:
+            output.latest = None
+
+
+def _run_chunk(module: nn.Module, batch: Tensor, run: Run, outputs: _Outputs) -> None:
+    """Runs the clean input with some disturbed copies and takes in what the layers answer."""
+    previous: tuple[Tensor, Callable[[], bool], _Responses] | None = None
+
+    def visit(name: str, output: Any) -> None:
+        nonlocal previous
+        tensor, found = main_tensor(output), outputs.at(name, calls.get(name, 0))
+        calls[name] = calls.get(name, 0) + 1
+        if tensor is None or not found.takes(tensor, len(batch)):
+            found.latest = None
+            return
+        tensor = tensor.transpose(0, found.batch_axis)
+        # A later call in the same pass replaces what an earlier one said.
+        if previous and same_values(tensor, previous[0]) and not previous[1]():
+            found.latest = previous[2]
+        else:
+            found.latest = _Responses(tensor, found.layouts)
+            previous = tensor, watch_writes(tensor), found.latest
+
+    calls: dict[str, int] = {}
+    readable = [output for output in outputs if output.layouts]
+    run_observed(module, batch, run, visit, outputs.readable)
+    for output in readable:
+        output.keep()
+
+
+def _disturbed(clean: Tensor, seed: int) -> Iterator[Tensor]:
+    """One copy per horizontal band, then one per vertical band."""
+    # Another seed than callers may have drawn the clean input with: its multiple is no disturbance.
+    generator = torch.Generator().manual_seed(seed + 7919)
+    noise = 2 * torch.randn(clean.shape, generator=generator).to(clean)
+    for axis in (-2, -1):
+        edges = [round(i * clean.shape[axis] / BANDS) for i in range(BANDS + 1)]
+        for start, stop in pairwise(edges):
+            disturbed = clean.clone()
+            band = (axis, start, stop - start)
+            disturbed.narrow(*band).copy_(noise.narrow(*band))
+            yield disturbed

@@ -1,0 +1,330 @@
+"""Which of the usable layers to explain when nothing else is asked for, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
+from operator import itemgetter
+from typing import NamedTuple
+
+from cam_hub.layers.dependence import Dependence, Dependences
+from cam_hub.layers.reading import Reading
+
+__all__ = ["Recommendation", "alternatives", "confirmed", "recommend", "recommend_instead"]
+
+_WHOLE = 0.9
+"""Scores depend on an output as a whole if this part of its channels, and of its cells, counts."""
+
+_MANY = 1 / 3
+"""Of a block that holds the chosen layer and has all its cells count, this many channels do."""
+
+_FITS = ((_WHOLE, _WHOLE), (_MANY, _WHOLE), (_MANY, 1 / 4))
+"""Parts of the channels and cells of an alternative that count at least, the best fit first. What
+follows may read every second row and column only."""
+
+_DEEP = 0.9
+"""What was measured goes before what is read by its shape, if it lies behind this part of the
+layers."""
+
+_OWN, _OWN_OF_ALL = 0.1, 0.25
+"""The least lead of a layer's own quarters over the others, in an earlier layer, from which a
+layer that is read by its shape is recommended; and that of every quarter, from which a doubtful
+reading holds."""
+
+_LINKS = 8
+"""From so many layers a way back to a measured one is looked for."""
+
+_PARTS = 2
+"""So many parts of a block are asked whether they stand beside another part."""
+
+
+class Recommendation(NamedTuple):
+    """The layer to explain.
+
+    Attributes:
+        name: Its name.
+        branches: Where other branches of the network end, which do not pass through it (several
+            streams, several scales); the last first.
+        instead_of: The deepest layer, if it was passed over since it mixes the picture's quarters.
+    """
+
+    name: str
+    branches: tuple[str, ...]
+    instead_of: str | None = None
+
+
+def confirmed(readings: Mapping[str, Reading], reached: Dependences) -> dict[str, Reading]:
+    """Drops the doubtful readings whose places do not depend on their own in measured layers.
+
+    Those of one grid stand or fall together, with the last of them: residual connections lead from
+    there through all of them, while keys and values beside them lead nowhere.
+
+    Args:
+        readings: How layers lie on the image.
+        reached: The layers that scores depend on, with the graph still open.
+
+    Returns:
+        The readings that are left, in the same order.
+    """
+    last: dict[object, str] = {}
+    for name, reading in readings.items():
+        if reading.doubtful and name in reached:
+            last[_tokens(reading)] = name
+    kept = {
+        grid
+        for grid, name in last.items()
+        if _supported(name, readings, reached, every_quarter=True)
+    }
+    return {
+        name: reading
+        for name, reading in readings.items()
+        if not reading.doubtful or _tokens(reading) in kept
+    }
+
+
+def _tokens(reading: Reading) -> object:
+    """What doubtful readings of one kind share."""
+    return replace(reading.arrangement, layout="", channels=0)
+
+
+def recommend(
+    order: Sequence[str],
+    readings: Mapping[str, Reading],
+    reached: Dependences,
+    *,
+    dense: bool = False,
+) -> Recommendation | None:
+    """Picks the deepest layer: the last to finish that speaks, and speaks as a whole.
+
+    Where the scores depend on part of an output only (the last block of a class-token
+    transformer, of which only the class token is asked for), an earlier output is the better
+    choice; likewise where nothing in it speaks for the predicted class, so that its map would be
+    blank. A block goes before its own parts.
+
+    Args:
+        order: All layers that ran, in the order in which they finished.
+        readings: How layers lie on the image.
+        reached: The layers that scores depend on, with the graph still open.
+        dense: Whether the model answers for every place. Then a layer whose channels are classes
+            already is the answer itself, and explains nothing.
+
+    Returns:
+        None if there is no such layer.
+    """
+    usable = [name for name in order if name in readings and name in reached]
+    if dense:
+        usable = [name for name in usable if not _answers(name, readings, reached)] or usable
+    if not usable:
+        return None
+    deepest = _deepest(order, usable, readings, reached)
+    name = _outermost(deepest, usable, readings, reached)
+    source = _source(deepest, name, usable, readings, reached)
+    if source is not None:
+        name = _outermost(source, usable, readings, reached)
+    return Recommendation(name, _other_ends(name, usable, readings, reached))
+
+
+def _answers(name: str, readings: Mapping[str, Reading], reached: Mapping[str, Dependence]) -> bool:
+    """Whether the channels of a layer are a dense model's answer: one class each, or one mask."""
+    return reached[name].sorted or readings[name].arrangement.channels == 1
+
+
+def alternatives(
+    best: str,
+    order: Sequence[str],
+    readings: Mapping[str, Reading],
+    reached: Mapping[str, Dependence],
+    among: Container[str],
+) -> list[str]:
+    """Names what could be explained in place of the deepest layer.
+
+    Args:
+        best: The deepest layer.
+        order: All layers that ran, in the order in which they finished.
+        readings: How layers lie on the image.
+        reached: The layers that scores depend on.
+        among: The layers that are deep enough.
+
+    Returns:
+        Layers before it that are measured and speak, the first choice first: those that scores
+        depend on as a whole, from the last to the first; then, likewise, those of which some
+        channels are dead, and those of which only every second row and column counts.
+    """
+    found: list[tuple[int, str]] = []
+    for name in reversed(order[: order.index(best)]):
+        if name not in among or name not in readings or name not in reached:
+            continue
+        counts = reached[name]
+        if readings[name].measured and counts.speaks and not counts.sorted:
+            fit = (
+                counts.channels >= channels and counts.cells >= cells for channels, cells in _FITS
+            )
+            found += [(place, name) for place, fits in enumerate(fit) if fits][:1]
+    return [name for _, name in sorted(found, key=itemgetter(0))]
+
+
+def recommend_instead(
+    best: Recommendation, name: str, readings: Mapping[str, Reading], reached: Dependences
+) -> Recommendation:
+    """Recommends another layer than the deepest one.
+
+    Args:
+        best: What was recommended.
+        name: One of its ``alternatives``.
+        readings: How layers lie on the image.
+        reached: The layers that scores depend on, with the graph still open.
+    """
+    usable = [other for other in readings if other in reached]
+    return Recommendation(name, _other_ends(name, usable, readings, reached), best.name)
+
+
+def _deepest(
+    order: Sequence[str], usable: list[str], readings: Mapping[str, Reading], reached: Dependences
+) -> str:
+    whole = [name for name in usable if min(reached[name].channels, reached[name].cells) >= _WHOLE]
+    speaking = [name for name in whole if reached[name].speaks]
+    found = speaking or whole or usable
+    measured = [name for name in found if readings[name].measured]
+    place = {name: index for index, name in enumerate(order)}
+    if not measured:
+        return found[-1]
+    near = place[measured[-1]] >= _DEEP * place[found[-1]]
+    return measured[-1] if near or not _supported(found[-1], readings, reached) else found[-1]
+
+
+def _supported(
+    name: str,
+    readings: Mapping[str, Reading],
+    reached: Dependences,
+    *,
+    every_quarter: bool = False,
+) -> bool:
+    """Whether a layer that is read by its shape lies on the image as measured ones before it do.
+
+    It need not depend on a measured one directly: each may lie as another one before it does.
+    """
+    waiting, seen = [name], {name}
+    least = _OWN_OF_ALL if every_quarter else _OWN
+    for _ in range(_LINKS):
+        if not waiting:
+            return False
+        leads = reached.quarter_leads(waiting.pop(), every=every_quarter)
+        alike = [other for other in readings if leads.get(other, 0.0) >= least]
+        if any(readings[other].measured for other in alike):
+            return True
+        # The earliest one leads furthest back.
+        waiting += [other for other in reversed(alike) if other not in seen]
+        seen.update(alike)
+    return False
+
+
+def _source(
+    name: str,
+    block: str,
+    usable: list[str],
+    readings: Mapping[str, Reading],
+    reached: Dependences,
+) -> str | None:
+    """The layer that queries, keys and values are made of, if the given one is one of them.
+
+    Of a class-token transformer the last block's values are the last to count as a whole, but the
+    keys beside them count as well: a map of the values alone would leave them out. Where all are
+    one layer, it does not count as a whole, and the norm before it is explained; so is it here.
+    The same goes for adapters (LoRA), which stand beside the layer that they adapt.
+
+    Args:
+        name: The deepest layer.
+        block: The block that it stands for.
+        usable: All usable layers, in order.
+        readings: How layers lie on the image.
+        reached: The layers that scores depend on.
+
+    Returns:
+        None if nothing stands beside the layer, or nothing that speaks feeds them all.
+    """
+    if block != name and reached[block].channels >= _WHOLE:
+        return None
+    around = [other for other in readings if name.startswith(f"{other}.")]
+    if around and all(other in reached and _counts_as_whole(reached[other]) for other in around):
+        return None  # what follows counts, too, but does not speak: no part of it is left out
+    grid = readings[name].arrangement.grid
+    place = usable.index(name)
+
+    def counts_beside(other: str) -> bool:
+        counts = reached[other]
+        return (
+            _in_one_block(name, other)
+            and readings[other].arrangement.grid == grid
+            and counts.cells >= _WHOLE
+            and counts.channels >= _MANY
+        )
+
+    beside = [other for other in usable[:place] if counts_beside(other)]
+    beside = [other for other in beside if other not in reached.feeding(name)]
+    common: set[str] = set()
+    if beside:
+        common = reached.feeding(name) & reached.feeding(beside[0])
+    elif reached[block].channels < _WHOLE:
+        # Part of a block that does not count as a whole: what else does it consist of?
+        inside = [other for other in usable[place + 1 :] if other.startswith(f"{block}.")]
+        for other in [other for other in inside if counts_beside(other)][:_PARTS]:
+            others_feeding = reached.feeding(other)
+            if name not in others_feeding:
+                common = reached.feeding(name) & others_feeding
+                break
+    sources = [
+        other
+        for other in usable[:place]
+        if other in common
+        and readings[other].arrangement.grid == grid
+        and readings[other].measured >= readings[name].measured
+        and reached[other].speaks
+        and min(reached[other].channels, reached[other].cells) >= _WHOLE
+    ]
+    return sources[-1] if sources else None
+
+
+def _counts_as_whole(counts: Dependence) -> bool:
+    return min(counts.channels, counts.cells) >= _WHOLE
+
+
+def _in_one_block(name: str, other: str) -> bool:
+    """Whether two layers are parts of one block, neither of the other, and no items of a list."""
+    parts = list(zip(name.split("."), other.split("."), strict=False))
+    shared = next((place for place, (one, two) in enumerate(parts) if one != two), len(parts))
+    return 0 < shared < len(parts) and not any(part.isdigit() for part in parts[shared])
+
+
+def _outermost(
+    name: str, usable: list[str], readings: Mapping[str, Reading], reached: Dependences
+) -> str:
+    """The outermost block that ends with the layer and speaks in all its cells, or itself.
+
+    Some of its channels may be dead to what follows (a ReLU behind a normalisation whose weights
+    have not been trained).
+    """
+    blocks = [
+        other
+        for other in usable
+        if name.startswith(f"{other}.")
+        and readings[other].measured >= readings[name].measured
+        and reached[other].speaks
+        and reached[other].cells >= _WHOLE
+        and reached[other].channels >= _MANY
+    ]
+    return min(blocks, key=len, default=name)
+
+
+def _other_ends(
+    name: str, usable: list[str], readings: Mapping[str, Reading], reached: Dependences
+) -> tuple[str, ...]:
+    """The last whole layer of each grid, among those that the layer itself does not depend on."""
+    feeding = reached.feeding(name)
+    ends: dict[tuple[int, int], str] = {}
+    for other in usable[: usable.index(name)]:
+        # Queries, keys and values stand side by side without being branches.
+        sibling = other.rpartition(".")[0] == name.rpartition(".")[0] != ""
+        aside = readings[other].measured and other not in feeding and not sibling
+        if aside and reached[other].speaks and reached[other].cells >= _WHOLE:
+            ends[readings[other].arrangement.grid] = other
+    return tuple(reversed(ends.values()))

@@ -1,0 +1,1 @@
+"""One model: its ID, facts, limits, repo files, weights and labels."""

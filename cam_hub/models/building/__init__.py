@@ -1,0 +1,1 @@
+"""Networks built without initialising weights that are then overwritten."""

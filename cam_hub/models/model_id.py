@@ -1,0 +1,217 @@
+"""The grammar of model IDs.
+
+    ID          = hub | url | torchvision | bare | local
+    hub         = ["hf-hub:"] OWNER "/" NAME ["@" REVISION]    timm/resnet50.a1_in1k@main
+    url         = the address of a model's page on the Hub     https://hf.co/timm/resnet50.a1_in1k
+    torchvision = "torchvision/" NAME ["@" WEIGHTS]            torchvision/resnet50@IMAGENET1K_V2
+    bare        = ARCHITECTURE ["." TAG]                       resnet50.a1_in1k
+    local       = ["local-dir:"] PATH                          ./my-model
+
+OWNER, NAME and the rest are letters, digits, ``.``, ``_`` and ``-`` as the Hub allows them; a
+REVISION (branch, tag or commit) may also hold ``/``. ``hf_hub:`` means the same as ``hf-hub:``.
+A folder is only read where the caller allows it; without ``local-dir:`` it must start with ``./``,
+``../``, ``/`` or ``~``, so that no ID can be taken for one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from cam_hub.errors import ModelNotFound
+from cam_hub.models.hub_urls import kind_of_other, looks_like_url, read_hub_url
+
+__all__ = ["ModelId", "local_model_id", "parse_model_id", "path_hint"]
+
+Kind = Literal["hub", "torchvision", "timm", "local"]
+
+_WORD = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?\Z")
+_REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_./-]{0,254}[A-Za-z0-9_])?\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_HUB_PREFIXES = ("hf-hub:", "hf_hub:")
+_LOCAL_PREFIX = "local-dir:"
+_TORCHVISION = "torchvision"
+_LONGEST = 4096
+"""Characters of the longest text that is looked at: that of the longest path."""
+
+_GRAMMAR = (
+    "IDs look like 'timm/resnet50.a1_in1k', 'owner/name@revision', 'torchvision/resnet50', "
+    "'torchvision/resnet50@IMAGENET1K_V2' or 'resnet50.a1_in1k'."
+)
+_FILES = (".safetensors", ".bin", ".pth", ".pt", ".pth.tar", ".ckpt", ".onnx", ".json", ".zip")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_NO_FOLDERS = (
+    "It names a folder, and those are only loaded in Python (load_model) and from the command "
+    "line, never by the page or its API."
+)
+
+
+@dataclass(frozen=True)
+class ModelId:
+    """One model, by name.
+
+    Attributes:
+        kind: Which naming scheme the ID follows: a repo on the Hub, a torchvision model, a bare
+            name of timm's, or a folder of this machine.
+        name: ``owner/name`` for a Hub repo, the absolute path of a folder, otherwise the model's
+            name without prefix or revision.
+        revision: Branch, tag or commit of a Hub repo; the weights' name for torchvision; None
+            when the ID leaves the choice open.
+
+    Raises:
+        ModelNotFound: If the parts are not in the grammar.
+    """
+
+    kind: Kind
+    name: str
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        shown = self.name if self.revision is None else f"{self.name}@{self.revision}"
+        if not (_is_path(self.name) if self.kind == "local" else _is_name(self.kind, self.name)):
+            raise ModelNotFound(self.name, hint=_GRAMMAR)
+        if self.revision is None:
+            return
+        if self.kind == "local":
+            raise ModelNotFound(shown, hint="A folder takes no revision.")
+        if not _is_revision(self.revision):
+            raise ModelNotFound(shown, hint=_GRAMMAR)
+        if self.kind == "timm":
+            raise ModelNotFound(shown, [f"timm/{shown}"], "A bare timm name takes no revision.")
+
+    def __str__(self) -> str:
+        suffix = f"@{self.revision}" if self.revision is not None else ""
+        return f"{self._prefix}{self.name}{suffix}"
+
+    @property
+    def repo(self) -> str:
+        """The ID without its revision."""
+        return f"{self._prefix}{self.name}"
+
+    @property
+    def _prefix(self) -> str:
+        if self.kind == "hub":
+            # An owner of that name would be taken for the library.
+            return _HUB_PREFIXES[0] if self.name.startswith(f"{_TORCHVISION}/") else ""
+        return {"torchvision": f"{_TORCHVISION}/", "local": _LOCAL_PREFIX}.get(self.kind, "")
+
+
+def parse_model_id(text: str, local: bool = False) -> ModelId:
+    """Reads a model ID.
+
+    Takes time linear in the text, and asks neither network nor disk.
+
+    Args:
+        text: An ID in the grammar above; white space around it is dropped.
+        local: Whether folders of this machine may be named. Never true for what visitors sent.
+
+    Returns:
+        The ID, for which ``parse_model_id(str(id), local) == id``.
+
+    Raises:
+        ModelNotFound: If the text is not in the grammar, or names a folder that it may not.
+    """
+    if not isinstance(text, str):
+        raise ModelNotFound(text, hint=_GRAMMAR)
+    rest = text.strip()
+    if len(rest) > _LONGEST or _CONTROL.search(rest):
+        raise ModelNotFound(text[:_LONGEST], hint=_GRAMMAR)
+    if _names_folder(rest) or (not local and _DRIVE.match(rest)):
+        if not local:
+            raise ModelNotFound(text, hint=f"{_NO_FOLDERS} {_GRAMMAR}")
+        return local_model_id(rest.removeprefix(_LOCAL_PREFIX))
+    try:
+        return _read(rest)
+    except ModelNotFound as error:
+        # The message shows what was typed, not a piece of it; but nothing secret of a URL.
+        shown = error.name if looks_like_url(rest) else text
+        hint = error.hint if error.hint.endswith(_GRAMMAR) else f"{error.hint} {_GRAMMAR}"
+        path = path_hint(rest) if local and not looks_like_url(rest) else ""
+        raise ModelNotFound(shown, error.nearest, f"{path} {hint}".strip()) from None
+
+
+def path_hint(text: str) -> str:
+    """What to do if a text was meant as a path; empty if it does not look like one.
+
+    Args:
+        text: What was given as an ID. Whether anything has this path is not asked.
+    """
+    place = text.removeprefix(_LOCAL_PREFIX)
+    if place.lower().endswith(_FILES):
+        folder = re.split(r"[\\/]", place)[:-1]
+        shown = "\\".join(folder) if "\\" in place else "/".join(folder)
+        return (
+            "It looks like a file of weights. Give its folder, with its config.json, as "
+            f"Path({(shown or '.')[:200]!r})."
+        )
+    if "\\" in place or place.count("/") > 1 or _names_folder(text) or _DRIVE.match(place):
+        return (
+            f"It looks like a path. Give a folder as Path({place[:200]!r}), or on the command line "
+            "with ./ or / in front."
+        )
+    return ""
+
+
+def local_model_id(path: str | os.PathLike[str]) -> ModelId:
+    """The ID of a folder, whatever its name looks like.
+
+    Args:
+        path: Of the folder; ``~`` is the home folder, and what is relative is so to the working
+            folder. Whether it exists is not asked.
+
+    Raises:
+        ModelNotFound: If no folder can have this path (NUL, control characters, too long, empty).
+    """
+    name = os.fspath(path)
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ModelNotFound(name, hint="A folder's path is text, not empty and without NUL.")
+    return ModelId("local", os.path.abspath(os.path.expanduser(name)))  # noqa: PTH100, PTH111
+
+
+def _read(text: str) -> ModelId:
+    """An ID that is no folder's."""
+    if looks_like_url(text):
+        return ModelId("hub", *read_hub_url(text))
+    prefix = next((prefix for prefix in _HUB_PREFIXES if text.startswith(prefix)), "")
+    first, *more = text.split("/", 2)
+    if len(more) == 2 and (other := kind_of_other(first)) is not None:
+        raise ModelNotFound(text, hint=f"It is the ID of {other}, not of a model.")
+    name, at, found = text.removeprefix(prefix).partition("@")
+    revision = found if at else None
+    if prefix:
+        return ModelId("hub", name, revision)
+    if name.startswith(f"{_TORCHVISION}/"):
+        return ModelId("torchvision", name.removeprefix(f"{_TORCHVISION}/"), revision)
+    return ModelId("hub" if "/" in name else "timm", name, revision)
+
+
+def _names_folder(text: str) -> bool:
+    return text in (".", "..") or text.startswith(("./", "../", "/", "~", _LOCAL_PREFIX))
+
+
+def _is_name(kind: Kind, name: str) -> bool:
+    words = name.split("/", 2)
+    if kind == "hub" and name.endswith(".git"):
+        return False
+    return len(words) == (2 if kind == "hub" else 1) and all(map(_is_word, words))
+
+
+def _is_word(word: str) -> bool:
+    return bool(_WORD.match(word)) and ".." not in word and "--" not in word
+
+
+def _is_revision(revision: str) -> bool:
+    parts = revision.split("/")
+    return (
+        bool(_REVISION.match(revision))
+        and ".." not in revision
+        and all(part and not part.startswith(".") for part in parts)
+    )
+
+
+def _is_path(name: str) -> bool:
+    """Whether it is an absolute path that survives the way through an ID's text."""
+    fits = len(name) + len(_LOCAL_PREFIX) <= _LONGEST and not _CONTROL.search(name)
+    return fits and name == name.strip() and os.path.isabs(name)  # noqa: PTH117

@@ -1,0 +1,1 @@
+"""The files of a model's repo, checked, and the network built from them."""

@@ -1,0 +1,221 @@
+"""What the sources that build timm models share: the registry, labels and preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+from timm.data.config import resolve_model_data_config
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+from torch import nn
+
+from cam_hub.errors import ModelNotFound, ModelRefused
+from cam_hub.images.preprocessing import Preprocessing
+from cam_hub.models.loaded_model import LoadedModel, Request, settle
+from cam_hub.models.model_id import ModelId
+from cam_hub.targets.base import Task
+from cam_hub.targets.classification import Classification
+from cam_hub.targets.names import Names
+from cam_hub.targets.similarity import Similarity
+
+__all__ = [
+    "as_loaded",
+    "build",
+    "class_names_of",
+    "hub_id_of",
+    "hub_ids",
+    "input_size_of",
+    "labels_of",
+    "parameters_of",
+    "tags_of",
+]
+
+_WIDENS = 4
+"""An embedding is at most this many times as wide as the features that it is made of. (Among
+timm's pretrained models embeddings widen up to 2.7 times, classifiers without labels at least
+12 times.)"""
+
+_MULTI_LABEL = "multi_label_classification"
+"""What configurations on the Hub call a problem in which each class has a sigmoid of its own."""
+
+
+@cache
+def hub_ids() -> tuple[str, ...]:
+    """The Hub IDs of all pretrained weights that timm knows by name."""
+    return tuple(f"timm/{name}" for name in timm.list_pretrained())
+
+
+def tags_of(architecture: str) -> list[str]:
+    """The full names (``architecture.tag``) of an architecture's pretrained weights."""
+    return list(timm.list_pretrained(f"{architecture}.*"))
+
+
+def hub_id_of(name: str) -> str | None:
+    """The Hub repo in which timm keeps the weights of a name, with or without tag."""
+    config = timm.models.get_pretrained_cfg(name) if _exists(name) else None
+    return config.hf_hub_id if config is not None and config.hf_hub_id else None
+
+
+def build(name: str, **kwargs: Any) -> nn.Module:
+    """Builds an architecture of timm's with random weights, without any network.
+
+    Args:
+        name: ``architecture`` or ``architecture.tag``; the tag decides about class count and
+            preprocessing.
+        **kwargs: Handed to ``timm.create_model``.
+
+    Raises:
+        ModelNotFound: If timm has no such architecture.
+        ModelRefused: If timm cannot build it.
+    """
+    if not _exists(name):
+        raise ModelNotFound(name, hint="timm has no such architecture.")
+    try:
+        return timm.create_model(name, pretrained=False, **kwargs)
+    except Exception as error:  # whatever an architecture's constructor raises
+        raise ModelRefused(name, f"timm could not build it ({error}).") from error
+
+
+def parameters_of(name: str) -> int | None:
+    """How many parameters an architecture has, counted without memory for them.
+
+    Returns:
+        The number, or None for an architecture that cannot be built on no device.
+
+    Raises:
+        ModelNotFound: If timm has no such architecture.
+    """
+    try:
+        with torch.device("meta"):
+            module = build(name)
+    except ModelRefused:
+        return None
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def input_size_of(name: str) -> tuple[int, ...] | None:
+    """Channels, rows and columns that timm names for ``architecture[.tag]``; None for others."""
+    config = timm.models.get_pretrained_cfg(name) if _exists(name) else None
+    return tuple(config.input_size) if config is not None else None
+
+
+def class_names_of(name: str) -> tuple[str, ...] | None:
+    """The labels of timm's own weights ``architecture[.tag]``; None for others, or without any."""
+    config = timm.models.get_pretrained_cfg(name) if _exists(name) else None
+    return _labels(config.to_dict(), config.num_classes) if config is not None else None
+
+
+def _exists(name: str) -> bool:
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        return False
+    return not tag or name in timm.list_pretrained(f"{architecture}.*")
+
+
+def as_loaded(
+    module: nn.Module,
+    request: Request,
+    *,
+    id: str,
+    source: str,
+    revision: str | None,
+    declared: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> LoadedModel:
+    """Wraps a timm module with the preprocessing and the labels that it was trained with.
+
+    Args:
+        module: The module.
+        request: What was asked for.
+        id: The model's ID.
+        source: Which source it comes from.
+        revision: What exactly was loaded.
+        declared: The repo's own configuration, where there is one.
+        notes: What those who use it should be told.
+    """
+    task, labels = task_of(module, declared or {}), labels_of(module)
+    if isinstance(task, Classification) and labels and getattr(module, "num_classes", 0) == 1:
+        names = Names(labels, declared=True)
+        task, labels = replace(task, names=names), names.of(1)
+    return LoadedModel(
+        id=id,
+        module=settle(module, request.device),
+        preprocessing=Preprocessing.from_timm(resolve_model_data_config(module)),
+        class_names=labels,
+        source=source,
+        revision=revision,
+        pretrained=request.pretrained,
+        task=task,
+        notes=tuple(notes),
+    )
+
+
+def task_of(module: nn.Module, declared: Mapping[str, Any]) -> Task:
+    """What a timm module answers.
+
+    Without a classifier it gives features; so does one that ends in an embedding, see
+    ``_is_embedding``. Otherwise it classifies, each class for itself if the configuration says so
+    (``problem_type``, as transformers writes it).
+    """
+    count = getattr(module, "num_classes", None)
+    if count == 0 or _is_embedding(module):
+        known = (getattr(module, name, None) for name in ("head_hidden_size", "num_features"))
+        widths = (count, *known)
+        return Similarity(next((width for width in widths if width), None))
+    config = getattr(module, "pretrained_cfg", None) or {}
+    problem = declared.get("problem_type") or config.get("problem_type")
+    return Classification(multi_label=problem == _MULTI_LABEL)
+
+
+def _is_embedding(module: nn.Module) -> bool:
+    """Whether a head is the projection into a joint space (CLIP and kin) rather than a classifier.
+
+    No configuration says so. It is one if it has no labels; if the number of its outputs is none
+    of ImageNet's, and the same as in timm's own configuration of these weights (a fine-tuned
+    classifier has another); and if that is not many more than there are features.
+    """
+    count = getattr(module, "num_classes", None)
+    features = getattr(module, "num_features", None)
+    config = getattr(module, "pretrained_cfg", None) or {}
+    if not count or not features or config.get("label_names") or infer_imagenet_subset(module):
+        return False
+    name = ".".join(filter(None, (config.get("architecture"), config.get("tag"))))
+    own = timm.models.get_pretrained_cfg(name) if _exists(name) else None
+    return own is not None and own.num_classes == count <= _WIDENS * features
+
+
+def labels_of(module: nn.Module) -> tuple[str, ...] | None:
+    """The labels of a timm module's classes, as its configuration or ImageNet has them."""
+    config = getattr(module, "pretrained_cfg", None) or {}
+    return _labels(config, getattr(module, "num_classes", None))
+
+
+def _labels(config: Mapping[str, Any], count: int | None) -> tuple[str, ...] | None:
+    """The labels that a configuration declares, else those of its ImageNet subset."""
+    declared: Sequence[str] | None = config.get("label_names")
+    descriptions: dict[str, str] = config.get("label_descriptions") or {}
+    if declared:
+        names = tuple(str(descriptions.get(name, name)) for name in declared)
+        return names if len(names) == count else None
+    subset = infer_imagenet_subset({"num_classes": count})
+    names = _imagenet_labels(subset) if subset else ()
+    return names if names and len(names) == count else None
+
+
+@cache
+def _imagenet_labels(subset: str) -> tuple[str, ...]:
+    info = ImageNetInfo(subset)
+    return tuple(info.index_to_description(index) for index in range(info.num_classes()))
+
+
+def ambiguous(id: ModelId, tags: Sequence[str]) -> ModelNotFound:
+    """The error for an architecture of which there are several pretrained weights."""
+    return ModelNotFound(
+        str(id),
+        [f"timm/{tag}" for tag in tags],
+        "The name alone does not say which pretrained weights are meant: add the tag.",
+    )

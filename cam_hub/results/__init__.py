@@ -1,0 +1,1 @@
+"""Explanations and comparisons: maps, overlays, manifests, files and upload."""

@@ -1,0 +1,226 @@
+"""The pictures of a comparison: overlays, the sheet, the film of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from PIL import Image
+
+from cam_hub.results import overlay as rendering
+from cam_hub.results.colormaps import fitting
+from cam_hub.results.comparison_cells import Cell, Cost, Row
+from cam_hub.results.explanation import Explanation
+from cam_hub.results.maps import Map
+from cam_hub.results.montage import colorbar, label_text, montage, note, stack
+from cam_hub.results.scales import SCALES, Scale, ends_of
+from cam_hub.targets.ranking import Prediction, said_of
+
+__all__ = [
+    "cost_in_words",
+    "film",
+    "is_signed",
+    "overlay_of",
+    "percent",
+    "percent_or_score",
+    "reduced",
+    "sheet",
+    "short_label",
+    "title_of",
+]
+
+_MOST_ABREAST = 8
+_LINES = 3
+
+Pictures = Sequence[Image.Image | None]
+Tile = tuple[Sequence[str], Image.Image]
+
+
+def overlay_of(explanation: Explanation, heat: Map, alpha: float, colormap: str) -> Image.Image:
+    """The photo of an explanation with some heat of ``heat_of``, ``(rows, cols)``, over it."""
+    return rendering.overlay(
+        explanation.photo,
+        explanation.placement.warp((heat + 1) / 2 if explanation.signed else heat),
+        alpha=alpha,
+        colormap=fitting(colormap, signed=explanation.signed),
+        seen=explanation.seen,
+    )
+
+
+def reduced(
+    photo: Image.Image | None, rows: Sequence[Row], max_side: int
+) -> tuple[Image.Image | None, tuple[Row, ...]]:
+    """The same on photos of which no side is longer than ``max_side`` pixels."""
+    photos: dict[int, Image.Image] = {}
+    explanations: dict[int, Explanation] = {}
+
+    def small(picture: Image.Image) -> Image.Image:
+        if id(picture) not in photos:
+            photos[id(picture)] = _shrunk(picture, max_side)
+        return photos[id(picture)]
+
+    def of(cell: Cell) -> Cell:
+        whole = cell.explanation
+        if whole is None:
+            return cell
+        if id(whole) not in explanations:
+            ground = small(whole.photo)
+            place = whole.placement.resized(ground.size)
+            said = {key: value for key, value in whole.manifest.items() if key != "frames"}
+            explanations[id(whole)] = replace(
+                whole.showing(ground, placement=place),
+                described={**said, "placement": place.as_dict()},
+            )
+        return replace(cell, explanation=explanations[id(whole)])
+
+    fewer = tuple(replace(row, cells=tuple(map(of, row.cells))) for row in rows)
+    return None if photo is None else small(photo), fewer
+
+
+def sheet(
+    photo: Image.Image | None,
+    titles: Sequence[str],
+    rows: Sequence[Row],
+    pictures: Sequence[Pictures],
+    scale: Scale,
+    colormap: str,
+    tile_width: int,
+) -> Image.Image:
+    """All rows with their captions, and what the colours mean.
+
+    Args:
+        photo: Stands before the rows; None: each row's own.
+        titles: Of the columns.
+        rows: The rows.
+        pictures: Of the cells, row by row; None where there is none.
+        scale: The one that the pictures were drawn on.
+        colormap: Theirs.
+        tile_width: Pixels.
+    """
+    tiles: list[Tile] = []
+    flowing = len(rows) == 1 and len(titles) > _MOST_ABREAST
+    abreast = min(len(titles), _MOST_ABREAST) + 1
+    for row, overlays in zip(rows, pictures, strict=True):
+        ground = photo or _photo_of(row) or note("no photo", (tile_width, tile_width))
+        tiles.append((_of_row(row), ground))
+        for title, cell, picture in zip(titles, row.cells, overlays, strict=True):
+            height = min(2 * tile_width, round(tile_width * ground.height / ground.width))
+            shown = picture or note(cell.reason, (tile_width, max(height, tile_width // 2)))
+            tiles.append((_of_cell(title, cell), shown))
+        blank = Image.new("RGB", (1, 1), "white")
+        if not flowing:
+            tiles += [((), blank)] * (-(1 + len(titles)) % abreast)
+    grid = montage(
+        tiles,
+        columns=None if flowing else abreast,
+        tile_width=tile_width,
+        title=f"Colours: {SCALES[scale]}",
+    )
+    signed = is_signed(rows)
+    cold, hot = ends_of(scale, signed=signed)
+    width = min(grid.width, max(480, 3 * tile_width))
+    bar = colorbar(fitting(colormap, signed=signed), width, max(40, tile_width // 6), cold, hot)
+    return stack([grid, bar])
+
+
+def is_signed(rows: Sequence[Row]) -> bool:
+    """Whether the maps hold evidence of both signs."""
+    cells = (cell.explanation for row in rows for cell in row.cells)
+    return any(explanation is not None and explanation.signed for explanation in cells)
+
+
+def film(row: Row, titles: Sequence[str], pictures: Pictures, tile_width: int) -> list[Image.Image]:
+    """The cells of a row one after the other, in pictures of one size."""
+    ground = _photo_of(row)
+    frames = []
+    for number, (title, cell, picture) in enumerate(
+        zip(titles, row.cells, pictures, strict=True), start=1
+    ):
+        first = f"{number}/{len(row.cells)}  {title_of(title, cell)}"
+        lines = [first, *(_of_cell(title, cell)[1:] if picture else (cell.reason,))]
+        shown = picture or ground
+        if shown is None:
+            raise AssertionError("the caller has made sure that a cell has a map")
+        frames.append(montage([(_padded(lines), shown)], tile_width=tile_width))
+    return frames
+
+
+def cost_in_words(cost: Cost) -> str:
+    """Time of the work that a map came out of."""
+    passes = f"{cost.forward_passes:.1f} passes"
+    together = f" for {cost.maps} maps" if cost.maps > 1 else ""
+    return f"{cost.seconds:.2f} s = {passes}{together}"
+
+
+def percent(probability: float) -> str:
+    """A probability in words; small ones are not nothing."""
+    return f"{probability:.0%}" if probability >= 0.01 else "< 1%"
+
+
+def percent_or_score(found: Prediction) -> str:
+    """The probability of a prediction in words; its score if it has none."""
+    if found.probability is None:
+        return said_of(found)
+    return percent(found.probability)
+
+
+def short_label(label: str) -> str:
+    """The first of a label's comma-separated names."""
+    return label.split(",", maxsplit=1)[0].strip() or label
+
+
+def _drawn(label: str, class_index: int | None) -> str:
+    """A label's first name, or the index where letters of it cannot be drawn."""
+    return label_text(short_label(label), class_index)
+
+
+def _of_row(row: Row) -> list[str]:
+    lines = [row.model + (" (random weights)" if row.has_random_weights else "")]
+    if row.predictions:
+        best = row.predictions[0]
+        lines.append(
+            f"sees {_drawn(best.label, best.class_index)} {percent_or_score(best)}".rstrip()
+        )
+    if row.forward_seconds is not None:
+        lines.append(f"1 pass = {row.forward_seconds:.3f} s")
+    return _padded(lines)
+
+
+def _of_cell(title: str, cell: Cell) -> list[str]:
+    lines = [title_of(title, cell)]
+    cam = cell.cam
+    where = "" if cam is None or cell.layer is None else f"{cam.shape[0]}×{cam.shape[1]}"
+    what = [cell.layer, where]
+    if cell.label is not None:
+        probability = "" if cell.probability is None else f" {percent(cell.probability)}"
+        label = label_text(short_label(cell.label), cell.class_index, codes=False)
+        what.append(f"{label}{probability}")
+    lines.append(", ".join(part for part in what if part and part != lines[0]))
+    lines.append(cost_in_words(cell.cost) if cell.cost is not None else "")
+    return _padded(lines)
+
+
+def title_of(title: str, cell: Cell) -> str:
+    """What stands below a picture first; where columns are numbers, what they number."""
+    if title.startswith("layer ") and cell.layer is not None:
+        return cell.layer
+    if (title.isdecimal() or title.startswith("class ")) and cell.label is not None:
+        return _drawn(cell.label, cell.class_index)
+    return label_text(title, cell.class_index)
+
+
+def _padded(lines: Sequence[str]) -> list[str]:
+    return [*lines, *[""] * (_LINES - len(lines))][:_LINES]
+
+
+def _photo_of(row: Row) -> Image.Image | None:
+    found = (cell.explanation for cell in row.cells)
+    return next((explanation.photo for explanation in found if explanation is not None), None)
+
+
+def _shrunk(picture: Image.Image, max_side: int) -> Image.Image:
+    if max_side >= max(picture.size):
+        return picture
+    scale = max_side / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)

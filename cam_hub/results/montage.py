@@ -1,0 +1,348 @@
+"""Pictures with words: a montage of captioned tiles, and a colour bar.
+
+Text is drawn in DejaVu Sans, which comes with matplotlib: Latin, Greek and Cyrillic letters, ×,
+arrows. Scripts that are written from right to left need a layout engine that not every machine has,
+and count as missing. Where matplotlib is not installed, Pillow's own typeface is used, which has
+little more than ASCII. A character that is missing is spelt in ASCII if possible, an emoji is left
+out, and any other one becomes "?"; for labels of classes see :func:`label_text`. Nothing in a
+caption can make drawing fail.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cam_hub.errors import InvalidArgument
+from cam_hub.results.overlay import checked_photo, colorize
+
+__all__ = ["MAX_TILE_WIDTH", "colorbar", "label_text", "montage", "note", "stack"]
+
+MAX_TILE_WIDTH = 8192
+"""Pixels of a tile of a montage."""
+
+_MAX_SIDE = 1 << 16
+
+_PAPER = (255, 255, 255)
+_INK = (32, 32, 36)
+_VOID = (232, 232, 236)
+_ELLIPSIS = "…"
+_TALLEST = 2  # a tile is at most so many times as high as wide: slivers would be endless
+_MAX_CODES = 3  # code points that stand for a label
+_SHEET_ASPECT = 1.5  # width to height that an automatic number of columns aims at
+
+# Where the typeface lacks them.
+_SPELT = (
+    {"–": "-", "—": "-", "−": "-", "×": "x", "≥": ">=", "≤": "<=", "→": "->", "ß": "ss"}
+    | {"æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
+    | {"…": "..."}
+)
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def montage(
+    tiles: Sequence[tuple[str | Sequence[str], Image.Image]],
+    columns: int | None = None,
+    tile_width: int = 256,
+    title: str | None = None,
+) -> Image.Image:
+    """A sheet of pictures with a caption below each.
+
+    Pictures are scaled to one width, up or down; one more than twice as high as wide is
+    scaled to that height instead and centred. A row is as high as its highest picture. The title
+    and each line of a caption take one line: white space is folded, and what is too long loses its
+    middle, since both ends of a layer's name matter.
+
+    Args:
+        tiles: Caption, in one line or several, and RGB image of each tile, in reading order.
+        columns: How many tiles side by side; by default as many as make the sheet about one and a
+            half times as wide as high.
+        tile_width: Pixels, 16 to 8,192.
+        title: Written above all tiles, if given.
+
+    Returns:
+        RGB image: dark text on white.
+
+    Raises:
+        InvalidArgument: There is no tile, an image is not RGB, or a number is too small.
+    """
+    if not tiles:
+        raise InvalidArgument("tiles", tiles, "at least one (caption, image)")
+    _check_pixels("tile_width", tile_width, MAX_TILE_WIDTH)
+    pictures = [_scaled(checked_photo(image, "tiles"), tile_width) for _, image in tiles]
+    if columns is None:
+        columns = _pleasant_columns(len(tiles), max(image.height for image in pictures), tile_width)
+    if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
+        raise InvalidArgument("columns", columns, "a whole number of at least 1")
+    columns = min(columns, len(tiles))
+
+    margin = max(4, tile_width // 20)
+    font = _font(max(10, tile_width / 17))
+    title_font = _font(max(12, tile_width / 12))
+    captions = [[text] if isinstance(text, str) else list(text) for text, _ in tiles]
+    line_height = round(_line_height(font) * 1.3)
+    caption_height = line_height * max(1, *map(len, captions))
+    header = round(_line_height(title_font) * 1.4) if title else 0
+
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    row_heights = [max(image.height for image in row) for row in rows]
+    width = columns * (tile_width + margin) + margin
+    height = margin + header + sum(h + caption_height + margin for h in row_heights)
+
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    if title:
+        pen.text((margin, margin), _fitted(title, title_font, width - 2 * margin), _INK, title_font)
+    top = margin + header
+    lines_of = iter(captions)
+    for row, row_height in zip(rows, row_heights, strict=True):
+        for column, picture in enumerate(row):
+            left = margin + column * (tile_width + margin)
+            place = (left + (tile_width - picture.width) // 2, top + row_height - picture.height)
+            sheet.paste(picture, place)
+            for number, line in enumerate(next(lines_of)):
+                text = _fitted(line, font, tile_width)
+                down = top + row_height + number * line_height + line_height // 10
+                pen.text((left, down), text, _INK, font)
+        top += row_height + caption_height + margin
+    return sheet
+
+
+def colorbar(
+    colormap: str = "jet",
+    width: int = 320,
+    height: int = 40,
+    low_label: str = "0",
+    high_label: str = "1",
+) -> Image.Image:
+    """The colours of a colour map from cold to hot, with a label under each end.
+
+    Args:
+        colormap: A name that ``colormap_table`` knows.
+        width: Pixels of the whole picture, 16 to 65,536.
+        height: Pixels of the whole picture, labels included, 16 to 65,536.
+        low_label: Written under the cold end.
+        high_label: Written under the hot end. A label longer than half the bar loses its middle.
+
+    Returns:
+        RGB image of ``width`` × ``height``: dark text on white.
+
+    Raises:
+        InvalidArgument: The colour map is unknown, or a number is too small.
+    """
+    _check_pixels("width", width)
+    _check_pixels("height", height)
+    font = _font(height * 0.4)
+    bar_height = height - min(_line_height(font), height // 2)
+    bar = Image.new("RGB", (width, height), _PAPER)
+    heat = np.broadcast_to(np.linspace(0.0, 1.0, width, dtype=np.float32), (bar_height, width))
+    bar.paste(colorize(heat, colormap))
+    pen = ImageDraw.Draw(bar)
+    room = width // 2 - 4
+    pen.text((2, bar_height), _fitted(low_label, font, room), _INK, font)
+    pen.text((width - 2, bar_height), _fitted(high_label, font, room), _INK, font, anchor="ra")
+    return bar
+
+
+def note(text: str, size: tuple[int, int]) -> Image.Image:
+    """Words in a picture's place: why there is none.
+
+    Args:
+        text: Broken into lines; what does not fit is left out.
+        size: ``(width, height)`` in pixels, each at least 16.
+
+    Returns:
+        RGB image: dark text on light grey.
+
+    Raises:
+        InvalidArgument: A number is too small.
+    """
+    width, height = size
+    _check_pixels("size", width)
+    _check_pixels("size", height)
+    font = _font(max(10, width / 19))
+    margin, line_height = max(4, width // 20), round(_line_height(font) * 1.3)
+    room = max(1, (height - 2 * margin) // line_height)
+    image = Image.new("RGB", size, _VOID)
+    pen = ImageDraw.Draw(image)
+    for number, line in enumerate(_wrapped(text, font, width - 2 * margin, room)):
+        pen.text((margin, margin + number * line_height), line, _INK, font)
+    return image
+
+
+def stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures one below the other on white, flush left, such as a sheet and its colour bar.
+
+    Args:
+        pictures: At least one RGB image.
+
+    Raises:
+        InvalidArgument: There is none, or one is not RGB.
+    """
+    if not pictures:
+        raise InvalidArgument("pictures", pictures, "at least one image")
+    parts = [checked_photo(picture, "pictures") for picture in pictures]
+    size = (max(part.width for part in parts), sum(part.height for part in parts))
+    whole, top = Image.new("RGB", size, _PAPER), 0
+    for part in parts:
+        whole.paste(part, (0, top))
+        top += part.height
+    return whole
+
+
+def _wrapped(text: str, font: _Font, width: float, most: int) -> list[str]:
+    """At most so many lines of at most this width; the last one tells if there was more."""
+    words = text.split()
+    lines: list[str] = []
+    while words and len(lines) < most:
+        count = 1
+        while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:
+            count += 1
+        if len(lines) + 1 == most and count < len(words):
+            words[count - 1] += " " + _ELLIPSIS
+        lines.append(_fitted(" ".join(words[:count]), font, width))
+        words = words[count:]
+    return lines
+
+
+def _scaled(image: Image.Image, width: int) -> Image.Image:
+    """The image at this width, or at the greatest height where it would be taller than that."""
+    scale = min(width / image.width, _TALLEST * width / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def _pleasant_columns(count: int, tile_height: int, tile_width: int) -> int:
+    """As many columns as give the sheet its aspect, evened out so that the last row is filled."""
+    columns = round(math.sqrt(count * _SHEET_ASPECT * tile_height / tile_width))
+    rows = math.ceil(count / min(max(columns, 1), count))
+    return math.ceil(count / rows)
+
+
+def _fitted(text: str, font: _Font, width: float) -> str:
+    """Text on one line that is no wider than ``width`` pixels, its middle left out if need be."""
+    text = _written(text)
+    # Nothing that fits has many more characters than pixels; a megabyte of text is not measured.
+    room = int(width)
+    if len(text) <= room and font.getlength(text) <= width:
+        return text
+    low, high = 0, min(len(text), room)  # the longest shortening that fits, by bisection
+    while low < high:
+        kept = (low + high + 1) // 2
+        if font.getlength(_shortened(text, kept)) <= width:
+            low = kept
+        else:
+            high = kept - 1
+    return _shortened(text, low)
+
+
+def _written(text: str) -> str:
+    """Text on one line in characters that the typeface has."""
+    composed = unicodedata.normalize("NFC", text)
+    return " ".join("".join(_drawable(char) or "" for char in composed).split())
+
+
+def _shortened(text: str, kept: int) -> str:
+    """The first and last characters of a text, ``kept`` in all, around an ellipsis."""
+    tail = kept // 2
+    return text[: kept - tail].rstrip() + _ELLIPSIS + text[len(text) - tail :].lstrip()
+
+
+def label_text(label: str, class_index: int | None, *, codes: bool = True) -> str:
+    """A label as it can be drawn.
+
+    If the typeface lacks a character of it, this is the index of the class, followed by the code
+    points of the missing characters (at most three), so that labels of two models at one index do
+    not look the same: ``"class 285 (U+864E U+6591)"``.
+
+    Args:
+        label: The label.
+        class_index: Index of its class; None keeps the label.
+        codes: Whether code points follow the index.
+    """
+    composed = unicodedata.normalize("NFC", label)
+    lacking = [char for char in composed if _drawable(char, None) is None]
+    if class_index is None or not lacking:
+        return label
+    if not codes:
+        return f"class {class_index}"
+    listed = " ".join(f"U+{ord(char):04X}" for char in lacking[:_MAX_CODES])
+    return f"class {class_index} ({listed}{_ELLIPSIS if lacking[_MAX_CODES:] else ''})"
+
+
+def _drawable(char: str, missing: str | None = "?") -> str | None:
+    """A character as the typeface has it: itself, its ASCII form, or a space.
+
+    Args:
+        char: The character.
+        missing: Stands for one that the typeface lacks; None for None, also for emoji and for
+            marks, which are left out otherwise.
+    """
+    if char.isspace():
+        return " "
+    category = unicodedata.category(char)
+    if category in {"Mn", "Me", "Cf"}:  # marks on the letter before, invisible joiners
+        return None if missing is None else ""
+    if category.startswith("C"):  # control codes, lone halves of surrogates
+        return missing
+    if _is_covered(char):
+        return char
+    if char in _SPELT:
+        return _SPELT[char]
+    parts = unicodedata.normalize("NFKD", char)
+    letters = [part for part in parts if unicodedata.category(part) != "Mn"]
+    if letters and all(part.isascii() and part.isprintable() for part in letters):
+        return "".join(letters)
+    is_emoji = category in {"So", "Sk"}
+    return "" if is_emoji and missing is not None else missing
+
+
+@lru_cache(maxsize=4096)
+def _is_covered(char: str) -> bool:
+    """Whether the typeface has a character."""
+    if char.isascii():
+        return char.isprintable()
+    if _typeface() is None or unicodedata.bidirectional(char) in {"R", "AL", "AN"}:
+        return False
+    font = _font(24)
+    # What the typeface lacks is drawn as its box for missing characters.
+    drawn, box = (font.getmask(each) for each in (char, "\U0010ffff"))
+    return (drawn.size, bytes(drawn)) != (box.size, bytes(box))
+
+
+@cache
+def _typeface() -> Path | None:
+    """The file of DejaVu Sans; None without matplotlib, which is not imported for it."""
+    spec = find_spec("matplotlib")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.is_file():
+            return path
+    return None
+
+
+def _font(size: float) -> _Font:
+    path = _typeface()
+    if path is None:
+        return ImageFont.load_default(size)
+    # DejaVu is wide. The basic layout is there on every machine.
+    return ImageFont.truetype(path, 0.9 * size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _line_height(font: _Font) -> int:
+    """Pixels from the top of the tallest letters to the bottom of the lowest."""
+    return math.ceil(font.getbbox("Åg")[3])
+
+
+def _check_pixels(argument: str, value: object, most: int = _MAX_SIDE) -> None:
+    """Raises ``InvalidArgument`` if a picture or a tile cannot have so many pixels."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 16 <= value <= most:
+        raise InvalidArgument(argument, value, f"a whole number from 16 to {most:,}")

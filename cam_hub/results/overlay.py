@@ -1,0 +1,251 @@
+"""From a heatmap to pictures: coloured, laid over the photo, cut out, boxed.
+
+Photos are 8-bit RGB in and 8-bit RGB out. Everything is computed on bands of rows, so the largest
+photo costs its own size and the result's, never a float copy in colour. Results carry pixels
+only: a photo's EXIF data is left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cam_hub.errors import InvalidArgument
+from cam_hub.results.blending import ONE, Pixels, mixed, picture_of, pixels_of, unseen_mark
+from cam_hub.results.colormaps import colormap_table
+from cam_hub.results.regions import (
+    BoolMask,
+    Box,
+    Heatmap,
+    checked_fraction,
+    checked_heatmap,
+    nan_refused,
+)
+
+__all__ = ["checked_photo", "colorize", "cutout", "draw_boxes", "overlay"]
+
+_BAND_PIXELS = 1 << 16  # a band's bytes stay within the processor's caches
+_FULL_MARK = 0.5  # from this opacity on, unseen parts are marked in full
+
+
+def colorize(heatmap: Heatmap, colormap: str = "jet") -> Image.Image:
+    """A heatmap as a picture of its own.
+
+    Args:
+        heatmap: Float array ``(H, W)``, in [0, 1]; values beyond, infinities too, are clipped.
+        colormap: A name that ``colormap_table`` knows.
+
+    Returns:
+        RGB image of W × H: each pixel takes the nearest of the map's 256 colours.
+
+    Raises:
+        InvalidArgument: The heatmap is no picture or holds NaN, or the colour map is unknown.
+    """
+    heatmap = checked_heatmap(heatmap)
+    table = colormap_table(colormap)
+    height, width = heatmap.shape
+    result = Image.new("RGB", (width, height))
+    for rows in _bands(height, width):
+        result.paste(picture_of(_coloured(heatmap[rows], table)), (0, rows.start))
+    return result
+
+
+def overlay(
+    photo: Image.Image,
+    heatmap: Heatmap,
+    *,
+    alpha: float = 0.5,
+    colormap: str = "jet",
+    seen: BoolMask | None = None,
+) -> Image.Image:
+    """A heatmap laid over its photo.
+
+    Each channel is ``photo + alpha * (colour - photo)``, rounded to the nearest level, with alpha
+    to the nearest 1/65536. So alpha 0 gives exactly the photo and alpha 1 exactly
+    ``colorize(heatmap)``, and of two pixels on the same ground the hotter one never gets the
+    colour of a colder one. (torchcam 0.5 squares 8-bit values here; they overflow, and its hottest
+    spot turns blue.)
+
+    What the model never saw is not cold, it is unknown: there the photo takes no colour but turns
+    grey and dark under diagonal hatching. The mark grows with alpha up to 0.5, from where on it is
+    complete, so that alpha 0 remains exactly the photo.
+
+    Args:
+        photo: RGB image of W × H.
+        heatmap: Float array ``(H, W)``, in [0, 1]; values beyond are clipped.
+        alpha: Opacity of the colours, in [0, 1].
+        colormap: A name that ``colormap_table`` knows.
+        seen: Bool array ``(H, W)``, False where the model saw nothing; None: it saw everything.
+
+    Returns:
+        A new RGB image of W × H.
+
+    Raises:
+        InvalidArgument: Sizes differ, the photo is not RGB, the heatmap is no picture or holds
+            NaN, alpha is out of range, or the colour map is unknown.
+    """
+    photo = checked_photo(photo)
+    heatmap = checked_heatmap(heatmap)
+    alpha = checked_fraction("alpha", alpha, zero=True)
+    weight = round(alpha * ONE)
+    mark_weight = round(min(alpha / _FULL_MARK, 1.0) * ONE)
+    table = colormap_table(colormap)
+    _check_size("heatmap", heatmap.shape, photo)
+    if seen is not None:
+        seen = _checked_mask("seen", seen, photo)
+
+    result = Image.new("RGB", photo.size)
+    for rows in _bands(photo.height, photo.width):
+        ground = pixels_of(photo.crop((0, rows.start, photo.width, rows.stop)))
+        band = mixed(ground, _coloured(heatmap[rows], table), weight)
+        if seen is not None and not seen[rows].all():
+            mark = unseen_mark(ground, rows.start, _hatch_period(photo))
+            unseen = mixed(ground, mark, mark_weight)
+            np.copyto(band.view(np.uint32), unseen.view(np.uint32), where=~seen[rows][..., None])
+        result.paste(picture_of(band), (0, rows.start))
+    return result
+
+
+def cutout(
+    photo: Image.Image, mask: BoolMask, *, background: tuple[int, int, int] = (32, 32, 36)
+) -> Image.Image:
+    """The part of a photo inside a mask, on a plain ground.
+
+    Args:
+        photo: RGB image of W × H.
+        mask: Bool array ``(H, W)``, True for what is shown.
+        background: Colour of the rest, in [0, 255]; a dark grey rather than black, so that black
+            parts of the photo keep their outline.
+
+    Returns:
+        A new RGB image of W × H.
+
+    Raises:
+        InvalidArgument: Sizes differ, the photo is not RGB, or the mask is not boolean.
+    """
+    photo = checked_photo(photo)
+    mask = _checked_mask("mask", mask, photo)
+    result = Image.new("RGB", photo.size, background)
+    result.paste(photo, (0, 0), Image.fromarray(mask))
+    return result
+
+
+def draw_boxes(image: Image.Image, boxes: Iterable[Box]) -> Image.Image:
+    """Boxes drawn on a picture, the first one on top.
+
+    Lines lie inside their boxes: white within black, to stand out from any photo and any colour
+    map. Their width follows the image's shorter side; in a small box they are thinner, so that
+    they do not fill it.
+
+    Args:
+        image: RGB image.
+        boxes: Boxes in its pixels, for instance from ``regions.boxes``.
+
+    Returns:
+        A new RGB image of the same size.
+
+    Raises:
+        InvalidArgument: The image is not RGB, or a box is empty or reaches out of it.
+    """
+    image = checked_photo(image, "image")
+    result = Image.new("RGB", image.size)
+    result.paste(image)
+    edge = max(1, round(min(image.size) / 300))
+    for box in reversed(list(boxes)):
+        left, top, right, bottom = box
+        if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
+            raise InvalidArgument("boxes", box, f"boxes with pixels inside {_size_of(image)}")
+        shorter = min(right - left, bottom - top)
+        unit = max(1, min(edge, shorter // 16))
+        for inset in range(min(4 * unit, (shorter + 1) // 2)):
+            ring = Box(left + inset, top + inset, right - inset, bottom - inset)
+            _draw_ring(result, ring, "white" if unit <= inset < 3 * unit else "black")
+    return result
+
+
+def checked_photo(photo: Image.Image, argument: str = "photo") -> Image.Image:
+    """The image itself, if it is an RGB one with at least one pixel.
+
+    Args:
+        photo: What was given.
+        argument: Its name in the caller's signature.
+
+    Returns:
+        ``photo``.
+
+    Raises:
+        InvalidArgument: It is anything else. No mode is converted silently: transparency and
+            16-bit greys need a decision that belongs to whoever opened the file.
+    """
+    if not isinstance(photo, Image.Image) or photo.mode != "RGB" or 0 in photo.size:
+        seen = f"{type(photo).__name__}, mode {getattr(photo, 'mode', None)}"
+        raise InvalidArgument(argument, seen, "a PIL image in mode RGB: image.convert('RGB')")
+    return photo
+
+
+def _draw_ring(image: Image.Image, box: Box, colour: str) -> None:
+    """The outermost pixels of a box; Pillow's own outlines spill out of the smallest ones."""
+    left, top, right, bottom = box
+    for side in (
+        (left, top, right, top + 1),
+        (left, bottom - 1, right, bottom),
+        (left, top, left + 1, bottom),
+        (right - 1, top, right, bottom),
+    ):
+        image.paste(colour, side)
+
+
+def _bands(height: int, width: int) -> Iterator[slice]:
+    """Row slices of about ``_BAND_PIXELS`` pixels that cover an image from top to bottom."""
+    step = max(1, _BAND_PIXELS // width)
+    for start in range(0, height, step):
+        yield slice(start, min(start + step, height))
+
+
+def _coloured(heat: Heatmap, table: npt.NDArray[np.uint8]) -> Pixels:
+    """Heat in a colour map's colours; each colour is looked up in one piece."""
+    packed = np.full((len(table), 4), 255, np.uint8)
+    packed[:, :3] = table
+    colours = np.take(packed.view(np.uint32)[:, 0], _levels(heat))
+    return colours.view(np.uint8).reshape(*heat.shape, 4)
+
+
+def _levels(values: Heatmap) -> npt.NDArray[np.uint8]:
+    """Heat as the nearest of 256 levels: 0 for 0 and below, 255 for 1 and above."""
+    least, most = values.min(), values.max()
+    if np.isnan(least):  # as it is where any value is
+        raise nan_refused()
+    heat: npt.NDArray[np.float32] = values.astype(np.float32)
+    if least < 0 or most > 1:
+        heat.clip(0.0, 1.0, out=heat)
+    heat *= np.float32(255)
+    return np.rint(heat, out=heat).astype(np.uint8)
+
+
+def _hatch_period(photo: Image.Image) -> int:
+    """Distance between hatching lines: some forty across the shorter side, never too close."""
+    return max(6, round(min(photo.size) / 40))
+
+
+def _checked_mask(argument: str, mask: BoolMask, photo: Image.Image) -> BoolMask:
+    array = np.asarray(mask)
+    if array.dtype != np.bool_:
+        raise InvalidArgument(argument, f"{array.dtype} array", "a boolean array")
+    _check_size(argument, array.shape, photo)
+    return array
+
+
+def _check_size(argument: str, shape: tuple[int, ...], photo: Image.Image) -> None:
+    if shape != (photo.height, photo.width):
+        raise InvalidArgument(
+            argument,
+            f"array of shape {shape}",
+            f"shape {(photo.height, photo.width)} for a photo of {_size_of(photo)}",
+        )
+
+
+def _size_of(image: Image.Image) -> str:
+    return f"{image.width}×{image.height} pixels"

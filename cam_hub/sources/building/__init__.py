@@ -1,1 +1,0 @@
-"""Building networks: without drawing weights in vain, and first on paper."""

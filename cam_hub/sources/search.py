@@ -1,0 +1,184 @@
+"""Search for models: what the Hub lists, and what timm and torchvision know by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+
+import torchvision.models as zoo
+
+from cam_hub.errors import HubUnavailable, InvalidArgument
+from cam_hub.models.hub_urls import looks_like_url
+from cam_hub.models.model_id import parse_model_id
+from cam_hub.sources.hub.hits import ModelHit
+from cam_hub.sources.hub.listing import HubListing, Token, shared_listing
+from cam_hub.sources.registry import known_ids
+
+__all__ = ["Found", "ModelHit", "find_models", "search_models"]
+
+_LONGEST = 200
+_MOST = 100
+_PER_LIBRARY_HIT = 3
+"""Repos of the Hub that are named before each of torchvision's models that fits as well: those
+have no downloads to be compared by."""
+
+
+_RANKS = 7
+_PARTS = re.compile(r"[^a-z0-9]+")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer to a search.
+
+    Attributes:
+        hits: Best first.
+        trouble: Why the Hub had no say in it; None if it had.
+    """
+
+    hits: tuple[ModelHit, ...]
+    trouble: str | None = None
+
+
+def search_models(
+    query: str, *, limit: int = 20, token: str | bool | None = None
+) -> list[ModelHit]:
+    """Finds models by words of their IDs.
+
+    Args:
+        query: Words, all of which must stand in the ID, in any order and case; an ID or the URL of
+            a repo; empty for the most downloaded ones.
+        limit: How many at most, 1 to 100.
+        token: Access token, so that private repos are found, too; None for the one that this
+            machine is logged in with, False for none.
+
+    Returns:
+        Those that answer to the very name first, then those that begin with the first word, then
+        the others; among them the most downloaded first. Without the Hub, timm's and torchvision's
+        own models; that takes three seconds at most, and none for some seconds after.
+
+    Raises:
+        InvalidArgument: If a value cannot work, or the Hub does not accept the token.
+        ModelNotFound: If the query is a URL, but not of a model.
+    """
+    return list(find_models(query, limit=limit, token=token).hits)
+
+
+def find_models(
+    query: str, *, limit: int = 20, token: Token = None, listing: HubListing = shared_listing
+) -> Found:
+    """Likewise, and says if the Hub had no say in it.
+
+    Args:
+        query: As for ``search_models``.
+        limit: Likewise.
+        token: Likewise.
+        listing: Who asks the Hub.
+    """
+    words = _words(query)
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _MOST:
+        raise InvalidArgument("limit", limit, f"a whole number from 1 to {_MOST}")
+    trouble = None
+    listed: list[ModelHit] = []
+    try:
+        listed = _listed(words, limit, token, listing)
+    except HubUnavailable as error:
+        trouble = error.reason
+    known = {hit.id for hit in listed}
+    timms, torchvisions = _library_hits()
+    named = [hit for hit in timms if _fits(hit.id, words) and hit.id not in known]
+    others = [hit for hit in torchvisions if _fits(hit.id, words)]
+    return Found(tuple(_mixed([*listed, *named], others, words)[:limit]), trouble)
+
+
+def _words(query: str) -> list[str]:
+    """The words of a query, in lower case."""
+    if not isinstance(query, str) or len(query) > _LONGEST:
+        raise InvalidArgument("query", query, f"a text of at most {_LONGEST} characters")
+    # What cannot be printed cannot stand in an ID, and some of it not even in a request.
+    text = "".join(letter if letter.isprintable() else " " for letter in query).strip()
+    if looks_like_url(text):
+        text = parse_model_id(text).name
+    name = text.partition("@")[0].removeprefix("hf-hub:").removeprefix("hf_hub:")
+    return name.lower().split()
+
+
+def _listed(words: Sequence[str], limit: int, token: Token, listing: HubListing) -> list[ModelHit]:
+    """What the Hub lists."""
+    hits = _fitting(listing.find(" ".join(words), limit=limit, token=token), words)
+    if not hits and len(words) > 1:
+        # Words that do not stand side by side in the ID: those with the longest of them.
+        longest = max(words, key=len)
+        hits = _fitting(listing.find(longest, limit=_MOST, token=token), words)
+    return hits
+
+
+def _fitting(hits: Iterable[ModelHit], words: Sequence[str]) -> list[ModelHit]:
+    return [hit for hit in hits if _fits(hit.id, words)]
+
+
+def _fits(id: str, words: Sequence[str]) -> bool:
+    text = id.lower()
+    return all(word in text for word in words)
+
+
+def _mixed(
+    repos: Sequence[ModelHit], others: Sequence[ModelHit], words: Sequence[str]
+) -> list[ModelHit]:
+    """Both, by how well they fit, then by downloads; the others, which have none, in between."""
+    mixed: list[ModelHit] = []
+    for rank in range(_RANKS):
+        here = [hit for hit in repos if _rank(hit.id, words) == rank]
+        here.sort(key=lambda hit: -(hit.downloads or 0))
+        ahead = iter(here)
+        for hit in others:
+            if _rank(hit.id, words) == rank:
+                if rank or not words:  # the very name is nobody else's
+                    mixed += islice(ahead, _PER_LIBRARY_HIT)
+                mixed.append(hit)
+        mixed += ahead
+    return mixed
+
+
+def _rank(id: str, words: Sequence[str]) -> int:
+    """How well an ID answers to words, 0 best.
+
+    By its whole name, by its architecture, by its beginning, or less; and in each of these by
+    whole parts of its name before pieces of them.
+    """
+    text, name = id.lower(), id.lower().rpartition("/")[2]
+    first = words[0] if words else ""
+    if not first or first in (text, name):
+        return 0
+    if first == name.partition(".")[0]:
+        rank = 1
+    else:
+        rank = 3 if text.startswith(first) or name.startswith(first) else 5
+    return rank if set(words) <= set(_PARTS.split(text)) else rank + 1
+
+
+@cache
+def _library_hits() -> tuple[tuple[ModelHit, ...], tuple[ModelHit, ...]]:
+    """What can be named without any network: weights that timm knows, and torchvision's models."""
+    ids = dict.fromkeys(known_ids(pretrained=True))
+    prefix = "torchvision/"
+    return (
+        tuple(ModelHit(id, "timm", library="timm") for id in ids if not id.startswith(prefix)),
+        tuple(_torchvision_hit(id) for id in ids if id.startswith(prefix)),
+    )
+
+
+def _torchvision_hit(id: str) -> ModelHit:
+    """A model of torchvision's, with what its default weights say of themselves."""
+    meta = zoo.get_model_weights(id.partition("/")[2])["DEFAULT"].meta
+    megabytes = meta.get("_file_size")
+    return ModelHit(
+        id,
+        "torchvision",
+        parameters=meta.get("num_params"),
+        bytes=round(megabytes * 2**20) if megabytes else None,
+        library="torchvision",
+    )

@@ -1,0 +1,1 @@
+"""Which score is explained: tasks, outputs, classes and predictions."""

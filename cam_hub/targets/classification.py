@@ -1,0 +1,136 @@
+"""Classification: one score per class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cam_hub.options import OutputChoice
+from cam_hub.targets.base import Reference, Standings, Target, Task
+from cam_hub.targets.names import Names
+from cam_hub.targets.outputs import main_output, unexpected
+from cam_hub.targets.reading import read_outputs, text_of_scores
+from cam_hub.targets.region import Region
+
+__all__ = ["Classification"]
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """Class scores before softmax, or before a sigmoid each.
+
+    A network may apply softmax or sigmoid itself. Then its scores are what it applies that to,
+    where that is a single call of torch's function; else the logarithm of the probabilities
+    (softmax) or their logit (sigmoid). Either way the probabilities are the network's own.
+
+    Attributes:
+        multi_label: Whether any number of classes can be true of one picture, so that each score
+            is a logit of its own. A single score always is: it is that of class 1, and class 0,
+            its opposite, has the negated score.
+        names: Labels that are compared with the number of scores; None for none, and where that
+            has been done.
+        value: Least and greatest value of a single output that cannot be a logit, by its values
+            for a few inputs; None for any other.
+    """
+
+    name: ClassVar[str] = "classification"
+    has_probabilities: ClassVar[bool] = True
+    multi_label: bool = False
+    names: Names | None = field(default=None, repr=False)
+    value: tuple[float, float] | None = field(default=None, kw_only=True)
+
+    @classmethod
+    def make(cls, *, class_names: Sequence[str] | None, multi_label: bool) -> Classification:
+        """The task for a model of these classes."""
+        return cls(multi_label, Names(tuple(class_names)) if class_names else None)
+
+    def read_from(
+        self,
+        module: nn.Module,
+        inputs: Iterator[Tensor],
+        *,
+        choice: OutputChoice = None,
+        labels: int | None = None,
+    ) -> Classification:
+        """The task for this network: its main output, and whether that holds probabilities."""
+        found = read_outputs(module, inputs, self.call, choice=choice, labels=labels)
+        return replace(
+            self,
+            head=found.head,
+            inner=found.inner,
+            captured=found.captured,
+            multi_label=self.multi_label or found.many_labels,
+            value=found.value,
+        )
+
+    def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:
+        """The class scores.
+
+        Raises:
+            InvalidArgument: If a region or a reference is given.
+        """
+        self._refuse(region=region, reference=reference)
+        return _ClassScores(self)
+
+
+class _ClassScores(Target):
+    def __init__(self, task: Classification) -> None:
+        self._task = task
+        self._sigmoid = task.multi_label
+        self._single = False
+
+    def scores(self, output: Any) -> Tensor:
+        """``(N, K)`` logits; ``(N,)`` is one logit per image, ``(N, K, 1, 1)`` is ``(N, K)``.
+
+        One logit z per image gives ``(N, 2)``: -z for class 0 and z for class 1.
+        """
+        found = main_output(output)
+        if found is None or found.ndim < 1 or not found.is_floating_point():
+            raise unexpected("classification", output, "class scores (images, classes)")
+        found = found[:, None] if found.ndim == 1 else found
+        if any(length != 1 for length in found.shape[2:]) or found.shape[1] < 1:
+            raise unexpected("classification", output, "class scores (images, classes)")
+        found = found.flatten(1)
+        names = self._task.names
+        if names is not None:
+            self.labels = names.of(found.shape[1])
+        self._single = found.shape[1] == 1
+        self._sigmoid = self._sigmoid or self._single
+        return torch.cat([-found, found], dim=1) if self._single else found
+
+    def probabilities(self, output: Any) -> Tensor:
+        """By softmax, or by a sigmoid each."""
+        scores = self.scores(output)
+        return scores.sigmoid() if self._sigmoid else scores.softmax(dim=1)
+
+    def standings(self, output: Any) -> Standings:
+        """By score, with probabilities by softmax or sigmoid."""
+        # In this order: MPS has no double precision.
+        scores = self.scores(output)[0].detach().cpu().double()
+        found = scores.sigmoid() if self._sigmoid else scores.softmax(dim=0)
+        if self._single and self._task.value is not None:
+            return Standings.of(scores, None, scores)
+        return Standings.of(scores, found, scores)
+
+    def describe(self) -> dict[str, Any]:
+        """Which score it is."""
+        task, after = self._task, "sigmoid" if self._sigmoid else "softmax"
+        text = f"class score before {after}"
+        if task.inner is not None:
+            text = text_of_scores(task.inner, captured=task.captured)
+        described: dict[str, Any] = {"task": "classification", "probabilities": after}
+        if task.inner is not None:
+            described["inner"] = task.inner
+        if self._single and task.value is not None:
+            low, high = task.value
+            text = "single output, as if it were a logit"
+            described["probabilities"] = None
+            described["range"] = [low, high]
+        if task.head is not None:
+            text += f", of the output {task.head.name!r}"
+            described |= task.head.describe()
+        return {**described, "text": text}

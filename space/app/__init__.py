@@ -1,0 +1,1 @@
+"""The web app: page and endpoints put together and guarded."""

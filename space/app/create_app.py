@@ -1,0 +1,136 @@
+"""``create_app``: the page and the endpoints, put together; and how they are launched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from space.api.compare import add_compare_endpoint
+from space.api.describe import add_describe_endpoint
+from space.api.explain import add_endpoint
+from space.api.layers import add_layers_endpoint
+from space.api.predict import add_predict_endpoint
+from space.api.search import add_search_endpoint
+from space.app.blocks import GuardedBlocks
+from space.app.http_errors import handlers
+from space.app.mcp import can_serve_agents
+from space.app.sign_in import build_account
+from space.components.examples import load_examples
+from space.components.style import CSS, JS, theme
+from space.config.settings import Settings
+from space.page.class_handlers import connect_classes
+from space.page.compare_events import connect_compare
+from space.page.compare_panel import COMPARE_TAB, build_compare_tab
+from space.page.controls import build_controls
+from space.page.events import Wiring
+from space.page.initial_result import FirstSight
+from space.page.layer_events import connect_layers
+from space.page.layers_panel import LAYERS_TAB, RESULT_TAB, build_layers_panel
+from space.page.model_facts_handlers import connect_facts
+from space.page.presenter import Presenter
+from space.page.results_panel import build_results_panel
+from space.page.search_handlers import connect_search
+from space.service.explainer import Explainer
+from space.service.result_files import Workspace, keeping_clean
+
+__all__ = ["create_app", "launch_options"]
+
+_TITLE = """
+# cam_hub
+
+Which pixels spoke for which class, for any timm or torchvision model by its ID.
+"""
+
+_JUMP = '<a href="#ask">Ask about another photo</a>'
+
+_RANDOM_WEIGHTS = """
+**Random weights:** the models of this app were not trained. Their layers are the real ones; what
+maps and predictions show means nothing.
+"""
+
+
+def create_app(settings: Settings | None = None) -> GuardedBlocks:
+    """Builds the app; no model is loaded and nothing is launched.
+
+    Args:
+        settings: Its configuration.
+
+    Returns:
+        The app, with its queue; launch it with ``launch_options``.
+    """
+    settings = settings or Settings()
+    workspace = Workspace.of(settings)
+    explainer = Explainer(settings, workspace.budget)
+    app = GuardedBlocks(
+        explainer,
+        workspace,
+        settings,
+        title="cam_hub",
+        analytics_enabled=False,
+        delete_cache=(settings.cleaning_seconds, settings.keep_seconds),
+        fill_width=True,
+    )
+    examples = load_examples()
+    with app:
+        with gr.Row(elem_id="head", equal_height=False):
+            gr.Markdown(_TITLE, elem_id="title")
+            build_account(app, settings)
+        if settings.random_weights:
+            gr.Markdown(_RANDOM_WEIGHTS, elem_id="random_weights")
+        gr.HTML(_JUMP, elem_id="jump", padding=False)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=4, min_width=320):
+                controls = build_controls(settings, examples)
+            answer = gr.Column(scale=7, min_width=320, elem_id="answer")
+            with answer, gr.Tabs(elem_id="tabs") as tabs:
+                with gr.Tab("Result", id=RESULT_TAB) as result_tab:
+                    panel = build_results_panel()
+                with gr.Tab("Layers", id=LAYERS_TAB, elem_id="layers") as layers_tab:
+                    layers = build_layers_panel(tabs, result_tab, layers_tab)
+                with gr.Tab("Compare", id=COMPARE_TAB, elem_id="compare"):
+                    compared = build_compare_tab(settings)
+        presenter = Presenter.of(settings, workspace, examples, panel)
+        wiring = Wiring(explainer, settings, controls, panel, presenter)
+        first_sight = FirstSight(explainer, presenter, settings)
+        wiring.opens(app, first_sight)
+        app.warm_up = first_sight.kept
+        connect_classes(explainer, settings, controls, wiring.kept)
+        connect_layers(explainer, settings, controls, layers)
+        connect_compare(
+            explainer, workspace, settings, controls, compared, address=controls.photo_url
+        )
+        connect_search(controls)
+        connect_facts(app, explainer, settings, controls, wiring.run)
+        add_endpoint(explainer, workspace, settings)
+        add_layers_endpoint(explainer, settings)
+        add_predict_endpoint(explainer, settings)
+        add_compare_endpoint(explainer, workspace, settings)
+        add_search_endpoint()
+        add_describe_endpoint(explainer, settings)
+    # Whoever skipped the queue would skip its bounds.
+    app.queue(max_size=settings.queue_size, default_concurrency_limit=8, api_open=False)
+    return app
+
+
+def launch_options(settings: Settings) -> dict[str, Any]:
+    """What ``launch`` needs to be told, whoever launches."""
+    return {
+        "theme": theme(),
+        "css": CSS,
+        "js": JS,
+        "max_file_size": settings.limits.max_file_bytes,
+        # All errors of ours are put into words; Gradio's own (a missing argument, a file that
+        # was not uploaded) say more than silence.
+        "show_error": True,
+        "footer_links": ["api", "settings"],
+        "ssr_mode": False,
+        "share": False,
+        "enable_monitoring": False,
+        "state_session_capacity": settings.sessions,
+        "mcp_server": can_serve_agents(),
+        "app_kwargs": {
+            "lifespan": keeping_clean(settings),
+            "exception_handlers": handlers(),
+        },
+    }

@@ -1,0 +1,312 @@
+"""The guard in front of every request: known hosts, open routes, bounded bodies, errors in words.
+
+Gradio has routes that fetch addresses for strangers, start programs on uploaded files or write
+state to the disk; the app needs few of them, and only these are open. What a stranger sends costs
+at most one short line of the log, whatever becomes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette._utils import get_route_path
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cam_hub.errors import InvalidArgument, TooMuch
+from space.app.hosts import KnownHosts
+from space.app.http_errors import FORBIDDEN, NOT_FOUND, describe, status_of
+from space.service.errors import INTERNAL_TITLES
+from space.service.request_log import printable, trail
+
+__all__ = ["Doors", "Sessions"]
+
+_LOG = logging.getLogger(__name__)
+
+_PAGES = {"", "/", "/config", "/favicon.ico", "/theme.css", "/robots.txt", "/manifest.json"}
+_PAGES |= {"/logout", "/login/huggingface", "/login/callback"}
+_FILES = ("/static/", "/assets/", "/svelte/")
+_API = {"/info", "/openapi.json", "/startup-events", "/theme.css", "/app_id", "/heartbeat"}
+_API |= {"/queue/join", "/queue/data", "/queue/status", "/cancel", "/reset"}
+_API |= {"/upload", "/upload_progress", "/mcp"}
+_API_BELOW = ("/call/", "/run/", "/api/", "/heartbeat/", "/file=", "/file/", "/mcp/")
+_DIRECT = ("/run/", "/api/")
+"""Calls that are answered at once, without the queue."""
+
+_RANGE = re.compile(r"\s*bytes\s*=\s*(?:\d{1,18}-(?:\d{1,18})?|-\d{1,18})\s*\Z", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_NOT_SERVED = "This address is not served here."
+_FOREIGN = (
+    "This request comes from the page of another site. If that site is yours, start the app with "
+    "--allowed-hosts and its host (or CAM_HUB_ALLOWED_HOSTS)."
+)
+_GONE = "There is no such session or event; it has ended, or it never was."
+_UNREADABLE = "The request cannot be read; the API page of the app shows what works."
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """What the queue knows.
+
+    Attributes:
+        has_session: Whether there are answers for a session.
+        has_event: Whether there is, or will be, an answer to an event.
+    """
+
+    has_session: Callable[[str], bool]
+    has_event: Callable[[str], bool]
+
+
+class Doors:
+    """ASGI middleware around the app, outside of Gradio's own.
+
+    Args:
+        app: What is behind.
+        hosts: Under which hosts the app answers.
+        sessions: What the queue knows.
+        max_body: Most bytes of a request that is no upload; uploads have their own limit.
+        max_message: Most bytes of what an agent sends, which may have a photo within.
+        max_upload: Most bytes of an upload, all its files together.
+        idle_seconds: How long the next piece of a body is waited for.
+        body_seconds: How long a body may take as a whole.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hosts: KnownHosts,
+        sessions: Sessions,
+        max_body: int,
+        max_message: int,
+        max_upload: int,
+        idle_seconds: float = 30.0,
+        body_seconds: float = 900.0,
+    ) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._sessions = sessions
+        self._max_body = max_body
+        self._max_message = max_message
+        self._max_upload = max_upload
+        self._idle_seconds = idle_seconds
+        self._body_seconds = body_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or refuses it."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer = _Answer(send)
+        try:
+            await self._guarded(scope, receive, answer)
+        except HTTPException as error:
+            await answer.refuse(error.status_code, *describe(error.status_code, error.detail))
+        except ClientDisconnect:  # there is no reader for an answer
+            return
+        except Exception as error:  # noqa: BLE001 (the last place where it can be caught)
+            status, code, words = status_of(error)
+            if not answer.ended:
+                _LOG.warning("a request failed: %s, status %d", trail(error), status)
+            await answer.refuse(status, code, words)
+
+    async def _guarded(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        headers = Headers(scope=scope)
+        method, path = scope["method"], str(scope["path"])
+        if _CONTROL.search(path):
+            await answer.refuse(400, InvalidArgument.code, _UNREADABLE)
+            return
+        in_api, path = _split(get_route_path(scope))
+        if reason := self._hosts.refusal(headers):
+            _LOG.info("refused: host %s", printable(", ".join(headers.getlist("host"))))
+            await answer.refuse(403, FORBIDDEN, reason)
+            return
+        if self._hosts.is_foreign(headers, method, path if in_api else ""):
+            _LOG.info("refused: origin %s", printable(", ".join(headers.getlist("origin")) or "-"))
+            await answer.refuse(403, FORBIDDEN, _FOREIGN)
+            return
+        if not _is_open(path, in_api=in_api):
+            await answer.refuse(404, NOT_FOUND, _NOT_SERVED)
+            return
+        ranges = headers.getlist("range")
+        if ranges and (len(ranges) > 1 or not _RANGE.match(ranges[0])):
+            await answer.refuse(416, InvalidArgument.code, "One range of bytes at a time.")
+            return
+        if in_api and method == "GET" and not self._is_expected(path, scope):
+            await answer.refuse(404, NOT_FOUND, _GONE)
+            return
+        if in_api and path.startswith(_DIRECT):
+            answer.maps_errors = True
+        most = self._most(path, in_api=in_api)
+        declared = headers.get("content-length", "0").strip()
+        if not (declared.isascii() and declared.isdigit()) or int(declared[:19]) > most:
+            await answer.refuse(413, TooMuch.code, _too_long(most))
+            return
+        answer.origin = headers.get("origin", "")
+        if answer.origin and method == "OPTIONS":
+            await answer.preflight(headers.get("access-control-request-headers", ""))
+            return
+        await self._app(_cleaned(scope, headers), self._bounded(receive, most), answer)
+
+    def _most(self, path: str, *, in_api: bool) -> int:
+        if in_api and path.startswith("/upload"):
+            return self._max_upload
+        return self._max_message if in_api and path.startswith("/mcp") else self._max_body
+
+    def _is_expected(self, path: str, scope: Scope) -> bool:
+        """Whether a stream of answers that is asked for exists."""
+        if path.rstrip("/") == "/queue/data":
+            session = QueryParams(scope["query_string"]).get("session_hash")
+            return session is None or self._sessions.has_session(session)
+        if path.startswith("/call/"):
+            return self._sessions.has_event(path.rstrip("/").rpartition("/")[2])
+        return True
+
+    def _bounded(self, receive: Receive, most: int) -> Receive:
+        """The body, as far as it has the declared length and arrives in time."""
+        arrived, complete = 0, False
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._body_seconds
+
+        async def counted() -> Message:
+            nonlocal arrived, complete
+            if complete:  # what follows is the end of the connection, whenever that is
+                return await receive()
+            patience = min(self._idle_seconds, end - loop.time())
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, patience))
+            except TimeoutError:
+                raise HTTPException(408, "The request did not arrive in time.") from None
+            arrived += len(message.get("body", b""))
+            complete = message["type"] != "http.request" or not message.get("more_body", False)
+            if arrived > most:
+                raise HTTPException(413, _too_long(most))
+            return message
+
+        return counted
+
+
+class _Answer:
+    """Where the answer goes: it can be sent once only, so what was sent is noted.
+
+    Attributes:
+        origin: The origin that may read the answer, where the request names one.
+        maps_errors: Whether an error 500 whose body names the caller's mistake gets its status.
+        ended: Whether the last piece was sent.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._started = False
+        self._held: Message | None = None
+        self._is_stream = False
+        self.origin = ""
+        self.maps_errors = False
+        self.ended = False
+
+    async def __call__(self, message: Message) -> None:
+        """Passes a message of the app on."""
+        if message["type"] == "http.response.start":
+            if self.maps_errors and message["status"] == 500:
+                self._held = message
+                return
+            await self._start(message)
+            return
+        if self._held is not None:
+            held, self._held = self._held, None
+            held["status"] = _status_of_body(message.get("body", b""))
+            await self._start(held)
+        self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await self._send(message)
+
+    async def _start(self, message: Message) -> None:
+        headers = MutableHeaders(scope=message)
+        self._is_stream = headers.get("content-type", "").startswith("text/event-stream")
+        if self.origin:
+            headers["access-control-allow-origin"] = self.origin
+            headers["access-control-allow-credentials"] = "true"
+            headers.add_vary_header("Origin")
+        self._started = True
+        await self._send(message)
+
+    async def preflight(self, wanted: str) -> None:
+        """Allows a browser to send the request of a trusted site."""
+        headers = {
+            "access-control-allow-methods": "GET, HEAD, POST, DELETE",
+            "access-control-allow-headers": wanted if re.fullmatch(r"[\w\s,-]*", wanted) else "",
+            "access-control-max-age": "600",
+            "content-length": "0",
+        }
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        await self({"type": "http.response.start", "status": 204, "headers": raw})
+        await self({"type": "http.response.body", "body": b""})
+
+    async def refuse(self, status: int, code: str, words: str) -> None:
+        """Answers with an error; ends a stream that has begun, and leaves a file cut short."""
+        if self._started:
+            if self._is_stream and not self.ended:
+                await self({"type": "http.response.body", "body": b""})
+            return
+        self._held = None
+        body = json.dumps({"error": f"{words} [{code}]", "title": code, "detail": words}).encode()
+        raw = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        if status in (408, 413):  # the rest of the body is not read
+            raw.append((b"connection", b"close"))
+        await self({"type": "http.response.start", "status": status, "headers": raw})
+        await self({"type": "http.response.body", "body": body})
+
+
+def _cleaned(scope: Scope, headers: Headers) -> Scope:
+    """The request without what Gradio would misread.
+
+    Its own CORS rules let every site read answers unless the host is one of three names; the
+    origin was checked already. Of two ways to serve a range it takes one that repeats the request's
+    headers in the answer and fails at some digits; a space leads it to the other.
+    """
+    changed: dict[bytes, bytes | None] = {b"origin": None, b"range": None}
+    if found := headers.get("range"):
+        changed[b"range"] = b"bytes =" + found.partition("=")[2].strip().encode("ascii")
+    raw = []
+    for name, value in scope["headers"]:
+        kept = changed.get(name, value)
+        if kept is not None:
+            raw.append((name, kept))
+    return {**scope, "headers": raw}
+
+
+def _status_of_body(body: Any) -> int:
+    """The status for an error in the words of ``Problem``: the caller's, if we foresaw it."""
+    try:
+        title = json.loads(bytes(body)).get("title")
+    except (ValueError, AttributeError):
+        title = None
+    return 500 if title in (None, *INTERNAL_TITLES) else 422
+
+
+def _too_long(most: int) -> str:
+    return f"The request is longer than {most:,} bytes; photos are uploaded first."
+
+
+def _split(path: str) -> tuple[bool, str]:
+    """Whether a path belongs to the API, and its part after the API's prefix."""
+    head, found, tail = path.partition("/gradio_api")
+    return (True, tail) if found else (False, head)
+
+
+def _is_open(path: str, *, in_api: bool) -> bool:
+    if not in_api:
+        return path in _PAGES or path.rstrip("/") in _PAGES or path.startswith(_FILES)
+    if path.startswith(("/file=", "/file/")):
+        return "://" not in path and not path[6:].lower().startswith("http")
+    return path.rstrip("/") in _API or path.startswith(_API_BELOW)

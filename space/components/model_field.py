@@ -1,0 +1,148 @@
+"""The field for the model's ID, which proposes models as one types.
+
+It finds words in any order, or with something in between. Its value is an ID once it was chosen, or
+typed and left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import gradio as gr
+
+from cam_hub.sources.hub.hits import ModelHit
+from space.components import combobox
+
+__all__ = ["Proposal", "Proposals", "build_model_field", "proposal_of", "short"]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An entry of the list.
+
+    Attributes:
+        value: The model's ID.
+        facts: A few words on it.
+    """
+
+    value: str
+    facts: str = ""
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """The list for one query.
+
+    Attributes:
+        query: What was typed.
+        entries: Best first.
+        note: Something to say below them.
+    """
+
+    query: str
+    entries: tuple[Proposal, ...] = ()
+    note: str = ""
+
+    def as_prop(self) -> dict[str, object]:
+        """As the script takes it."""
+        return asdict(self)
+
+
+def proposal_of(hit: ModelHit) -> Proposal:
+    """An entry for a hit: downloads, size and access, as far as they are known."""
+    facts = [
+        "" if hit.downloads is None else f"{short(hit.downloads)} downloads",
+        "" if hit.bytes is None else short(hit.bytes, "B"),
+        "gated" if hit.gated else "",
+        "private" if hit.private else "",
+    ]
+    return Proposal(hit.id, " · ".join(filter(None, facts)))
+
+
+def build_model_field(choices: Sequence[str], value: str) -> gr.HTML:
+    """Builds the field where it is called.
+
+    Args:
+        choices: IDs to propose before anything is typed.
+        value: The one that it starts with.
+    """
+    return gr.HTML(
+        value,
+        label="Model ID",
+        html_template=combobox.markup("model_id", "Model ID", _INFO, "Models"),
+        css_template=combobox.CSS + _CSS,
+        js_on_load=combobox.SCRIPT + _SCRIPT,
+        apply_default_css=False,
+        container=True,
+        padding=False,
+        elem_id="model_id",
+        name="model_id",
+        choices=[asdict(Proposal(id)) for id in choices],
+        proposals=Proposals("").as_prop(),
+    )
+
+
+def short(number: int, unit: str = "") -> str:
+    """A number in two or three digits: 950, 12 k, 5.2 MB."""
+    for exponent, prefix in ((9, "G"), (6, "M"), (3, "k")):
+        if number >= 10**exponent:
+            scaled = number / 10**exponent
+            return f"{scaled:.{1 if scaled < 10 else 0}f} {prefix}{unit}"
+    return f"{number} {unit}".strip()
+
+
+_INFO = """Words to search for, or any timm or torchvision model:
+owner/name[@revision], its URL, torchvision/name[@weights] or a timm name."""
+
+_CSS = """
+.title { margin-bottom: var(--spacing-lg); }
+.info { margin-bottom: var(--spacing-lg); }
+input {
+  display: block; width: 100%; box-sizing: border-box; padding: var(--input-padding);
+  border: var(--input-border-width) solid var(--input-border-color);
+  border-radius: var(--input-radius); background: var(--input-background-fill);
+  box-shadow: var(--input-shadow); line-height: var(--line-sm); text-overflow: ellipsis;
+}
+input:focus {
+  outline: none; border-color: var(--input-border-color-focus);
+  box-shadow: var(--input-shadow-focus); background: var(--input-background-fill-focus);
+}
+.list small { display: block; font-size: 0.8em; }
+"""
+
+# The text becomes the value when an entry is chosen, at Enter and when the field is left; Escape
+# brings the value back.
+_SCRIPT = """
+const fill = (row, entry) => {
+  for (const part of entry.value.split(/(?<=[/._-])/)) {  // long names are broken at their joints
+    row.append(part, document.createElement("wbr"));
+  }
+  if (entry.facts) row.append(Object.assign(document.createElement("small"),
+    { textContent: entry.facts }));
+};
+const choose = (id) => {
+  shut();
+  input.value = id || props.value;
+  if (!id || id === props.value) return;
+  props.value = id;
+  trigger("select", { id });  // people choose; links and other code only set the value
+};
+const ask = () => {
+  const query = typed();
+  if (!query || query === props.value) show(props.choices, "", fill);
+  else trigger("input", { query });
+};
+
+input.value = props.value;
+combobox({ delay: 250, ask, choose, escape: (open) => { if (!open) input.value = props.value; } });
+input.addEventListener("focus", () => { input.select(); show(props.choices, "", fill); });
+input.addEventListener("blur", () => choose(typed()));
+watch("proposals", () => {
+  const { query, entries, note: words } = props.proposals;
+  if (document.activeElement !== input || query !== typed() || query === props.value) return;
+  show(entries, words, fill);
+  say(entries.length, "model", "models");
+});
+watch("value", () => { if (document.activeElement !== input) input.value = props.value; });
+"""

@@ -1,0 +1,184 @@
+"""The large picture of a result: photo and map with a slider between them, and what it means."""
+
+from __future__ import annotations
+
+import html
+
+import gradio as gr
+
+from cam_hub.errors import NoMap
+from cam_hub.results.colormaps import colormap_table, fitting
+from space.components.preview import Screen, data_uri
+from space.service.display_options import Look
+
+__all__ = ["build_viewer", "number", "viewer_html"]
+
+_PLACES = (("upper left", "upper middle", "upper right"),
+           ("left", "middle", "right"),
+           ("lower left", "lower middle", "lower right"))  # fmt: skip
+
+
+def build_viewer() -> gr.HTML:
+    """Builds the picture where it is called; its value is what ``viewer_html`` makes."""
+    return gr.HTML(
+        "",
+        css_template=_CSS,
+        js_on_load=_JS,
+        apply_default_css=False,
+        padding=False,
+        elem_id="viewer",
+    )
+
+
+def viewer_html(screen: Screen, look: Look, photo: str) -> str:
+    """The figure as HTML.
+
+    Args:
+        screen: The result.
+        look: How it is looked at.
+        photo: Address of the photo at the screen's size.
+
+    Returns:
+        HTML; where there is no map, the photo with the reason below it.
+    """
+    width, height = screen.result.photo.size
+    shape = f"aspect-ratio: {width} / {height}; --shape: {width / height:.4f}"
+    before = f'<img class="before" src="{html.escape(photo)}" alt="The photo that was explained.">'
+    try:
+        picture, said = data_uri(screen.picture(look)), _description(screen, look)
+    except NoMap as problem:
+        words = html.escape(problem.message)
+        return (
+            f'<figure><div class="stage" style="{shape}">{before}</div>'
+            f'<figcaption class="none"><strong>Nothing is painted.</strong> {words}</figcaption>'
+            "</figure>"
+        )
+    return (
+        f'<figure><div class="stage" style="{shape}">{before}'
+        f'<img class="after" src="{picture}" alt="{html.escape(said)}">'
+        '<span class="cut" aria-hidden="true"></span>'
+        '<span class="grip" aria-hidden="true">◂▸</span>'
+        '<input type="range" min="0" max="100" value="0" '
+        'aria-label="Before and after: percent of the photo that is uncovered"></div>'
+        f"<figcaption>{_legend(screen, look)}</figcaption></figure>"
+    )
+
+
+def _description(screen: Screen, look: Look) -> str:
+    """The picture in words, for those who do not see it."""
+    index, _ = look.at(screen.result)
+    across, down = screen.hottest(look)
+    place = _PLACES[min(2, int(down * 3))][min(2, int(across * 3))]
+    count, part = screen.regions(look)
+    kind = {"cutout": "Cut-out of the photo", "map": "Raw map"}.get(look.view, "Heatmap over photo")
+    return (
+        f"{kind} for {screen.result.labels[index]}: hottest in the {place}; at or above "
+        f"{look.threshold:.0%} of the scale {_places(count)}, {part:.0%} of the photo."
+    )
+
+
+def _legend(screen: Screen, look: Look) -> str:
+    index, layer = look.at(screen.result)
+    span = screen.span(look)
+    label = html.escape(screen.result.labels[index].split(",", maxsplit=1)[0])
+    unit = "in units of the fusion, 0 to 1" if layer is None else "in the method's own units"
+    scale = (
+        "from this map's least to its greatest value"
+        if look.scale == "own"
+        else ("from 0 to 1" if layer is None else "from 0 to the greatest value of all maps here")
+    )
+    if (signed := screen.result.signed) and layer is not None:
+        widest = "of this map" if look.scale == "own" else "of all maps here"
+        scale = f"from minus to plus the largest magnitude {widest}"
+    elif signed:
+        scale, unit = "from -1 to 1", "in units of the fusion"
+    lines = [f"Colours run {scale}, {unit}."]
+    mark = ""
+    if look.view in ("boxes", "cutout"):
+        count, part = screen.regions(look)
+        at = (1 + look.threshold) / 2 if signed else look.threshold
+        mark = f'<i style="left: {at:.1%}"></i>'
+        lines.append(
+            f"At or above {look.threshold:.0%} of the scale: {_places(count)}, "
+            f"{part:.0%} of the photo."
+        )
+    if look.view == "map":
+        grid = "×".join(map(str, screen.result.cam(index, layer).shape))
+        lines.append(f"The cells of the layer's grid, {grid} (rows × columns), as they are.")
+    if not screen.result.seen.all():
+        lines.append("Hatched grey: the model's crop left it out, so nothing is known there.")
+    side = "against" if screen.result.sign == "against" else "for"
+    ends = f"cold, {number(span.low)}", f"hot, {number(span.high)}: spoke most {side} {label}"
+    if signed:
+        ends = f"{number(span.low)}: spoke most against {label}", f"{number(span.high)}: for it"
+    return (
+        f'<div class="bar" role="img" aria-label="Colours from {ends[0]} to {ends[1]}" '
+        f'style="background: {_gradient(fitting(look.colormap, signed=signed))}">{mark}</div>'
+        f'<div class="ends" aria-hidden="true"><span>{ends[0]}</span><span>{ends[1]}</span></div>'
+        f"<p>{' '.join(lines)}</p>"
+    )
+
+
+def _gradient(colormap: str) -> str:
+    table = colormap_table(colormap)[::15]
+    return f"linear-gradient(to right, {', '.join(f'rgb({r} {g} {b})' for r, g, b in table)})"
+
+
+def number(value: float) -> str:
+    """A value in three digits, as people write it unless that takes many zeros."""
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def _places(count: int) -> str:
+    return "no place" if count == 0 else "one place" if count == 1 else f"{count} places"
+
+
+_CSS = """
+figure { margin: 0; }
+.stage {
+  position: relative; margin: 0 auto; overflow: hidden; border-radius: var(--radius-lg);
+  width: min(100%, calc(min(27rem, 62vh) * var(--shape)));
+  background: var(--background-fill-secondary);
+}
+.stage img {
+  position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; display: block;
+}
+.stage .after { clip-path: inset(0 0 0 var(--cut, 0%)); }
+.cut {
+  position: absolute; top: 0; bottom: 0; left: clamp(1px, var(--cut, 0%), calc(100% - 1px));
+  width: 2px; margin-left: -1px; background: #fff; box-shadow: 0 0 3px #000; pointer-events: none;
+}
+.grip {
+  position: absolute; top: 50%; left: clamp(1.3rem, var(--cut, 0%), calc(100% - 1.3rem));
+  transform: translate(-50%, -50%); padding: 0.2rem 0.35rem; border-radius: 1rem; color: #000;
+  background: #fff; font-size: 0.8rem; line-height: 1; box-shadow: 0 0 4px rgb(0 0 0 / 60%);
+  pointer-events: none;
+}
+.stage input {
+  position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0;
+  cursor: ew-resize; touch-action: pan-y;
+}
+.stage:focus-within { outline: 3px solid var(--color-accent); outline-offset: 2px; }
+.bar {
+  position: relative; height: 0.8rem; margin-top: 0.6rem; border-radius: 0.2rem;
+  border: 1px solid var(--border-color-primary);
+}
+.bar i {
+  position: absolute; top: -4px; bottom: -4px; width: 3px; margin-left: -1px; background: #000;
+  outline: 1px solid #fff;
+}
+.ends { display: flex; justify-content: space-between; gap: 1rem; font-size: 0.8rem;
+  color: var(--body-text-color); }
+.ends span:last-child { text-align: right; }
+figcaption p { margin: 0.2rem 0 0; font-size: 0.8rem; line-height: 1.4;
+  color: var(--body-text-color-subdued); }
+.none { margin-top: 0.5rem; line-height: 1.45; color: var(--body-text-color); }
+"""
+
+# The slider lies over the picture, unseen: it is dragged with the pointer and moved with the keys.
+_JS = """
+element.addEventListener("input", (event) => {
+  const stage = event.target.closest(".stage");
+  if (stage) stage.style.setProperty("--cut", event.target.value + "%");
+});
+"""

@@ -1,0 +1,1 @@
+"""Settings of the app: flags, environment variables and limits."""

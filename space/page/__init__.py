@@ -1,0 +1,1 @@
+"""The page: panels, tabs, and the handlers of their events."""

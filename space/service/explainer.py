@@ -1,0 +1,294 @@
+"""Request in, explanation out, with the models that stay loaded."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+import cam_hub
+from cam_hub.attribution.compare import ask, make_grid
+from cam_hub.attribution.predict import Predicted
+from cam_hub.errors import TooMuch
+from cam_hub.layers.selection import resolve_layers
+from cam_hub.models.facts import ModelFacts
+from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.options import OutputChoice
+from cam_hub.results.comparison import Comparison
+from cam_hub.results.explanation import Explanation
+from cam_hub.sources import disk_cache
+from cam_hub.sources.store import ModelStore
+from space.config.settings import Settings
+from space.service import zerogpu as lent_gpu
+from space.service.compare_form import CompareRequest
+from space.service.explain_form import Request
+from space.service.file_budget import FileBudget
+from space.service.label_search import Labels, LabelShelf
+from space.service.layer_table import LayerTable, make_table
+from space.service.photos import Photo
+
+__all__ = ["Explained", "Explainer", "Progress"]
+
+Progress = Callable[[float, str], None]
+"""Called with the part of the work that is done, in [0, 1], and what comes next."""
+
+_PATIENCE = 0.2
+"""Seconds between two looks at whether somebody still waits for the answer."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """An answer.
+
+    Attributes:
+        result: The explanation.
+        layers: The model's layers.
+    """
+
+    result: Explanation
+    layers: LayerTable
+
+
+class Explainer:
+    """Answers requests; one for all visitors, used by several threads.
+
+    Args:
+        settings: Of the app.
+        files: The uploads and results that share the disk with the weights, if there are any.
+    """
+
+    def __init__(self, settings: Settings, files: FileBudget | None = None) -> None:
+        self._settings = settings
+        self._files = files
+        self._store = ModelStore(settings.model_bytes)
+        # Gradio's own bound counts a cancelled request as gone while its thread still works.
+        self._places = threading.BoundedSemaphore(settings.concurrency)
+        self._labels = LabelShelf()
+
+    def explain(
+        self, request: Request, progress: Progress, visitor: str | None = None
+    ) -> Explained:
+        """Explains.
+
+        Args:
+            request: What to explain.
+            progress: Told what is being done; what it raises ends the work.
+            visitor: Access token of whoever asks, if one came along. It is used for this request
+                only.
+
+        Returns:
+            The same as ``cam_hub.explain`` gives for the same arguments, and the layers.
+
+        Raises:
+            CamHubError: As ``cam_hub.explain``; also if the photo or the number of layers is
+                beyond the limits.
+        """
+        photo = self.open(request.photo, progress)
+        reference = self.open(request.reference, progress) if request.reference else None
+        background = self.open(request.background, progress) if request.background else None
+        progress(0.05, f"Loading {request.model_id}")
+        # Told unscaled: the part of the bytes that stands beside it is this one.
+        with self._model(request.model_id, progress, visitor) as model:
+            progress(0.3, "Finding layers")
+            self._check_layers(model, request.target_layers)
+            progress(0.4, "Explaining")
+            asked: dict[str, Any] = {
+                "method": request.method,
+                "target_layers": list(request.target_layers) or None,
+                "classes": request.class_choice,
+                "num_samples": request.num_samples,
+                "std": request.std,
+                "seed": request.seed,
+                "contrast": request.contrast or None,
+                "region": request.region,
+                "reference": reference,
+                "background": background,
+                **request.options,
+            }
+            if self._settings.lent_gpu:
+                result = lent_gpu.explain(model, photo, asked)
+            else:
+                result = cam_hub.explain(
+                    model,
+                    photo,
+                    **asked,
+                    progress=lambda part, what: progress(0.4 + 0.5 * part, f"Explaining: {what}"),
+                )
+            self._labels.put(request.model_id, visitor, model.class_names)
+            # The model is asked here, since one that a token has opened is not kept.
+            return Explained(result, make_table(model))
+
+    def compare(
+        self, request: CompareRequest, progress: Progress, visitor: str | None = None
+    ) -> Comparison:
+        """Puts models beside each other; arguments as for ``explain``.
+
+        Raises:
+            CamHubError: As ``cam_hub.compare``; also if the photo is beyond the limits. If there is
+                no map at all, the first cell's reason.
+        """
+        reference = self.open(request.reference, progress) if request.reference else None
+        question = ask(
+            self.open(request.photo, progress),
+            methods=request.methods,
+            target_layers=request.layer_choice,
+            classes=request.class_choice,
+            num_samples=request.num_samples,
+            std=request.std,
+            seed=request.seed,
+            contrast=request.contrast or None,
+            region=request.region,
+            reference=reference,
+            options=request.options,
+            most=self._settings.limits.max_cells // len(request.models),
+        )
+        grid = make_grid(
+            request.models,
+            question,
+            lambda model_id, tell: self._model(model_id, tell, visitor),
+            lambda part, what: progress(0.05 + 0.85 * part, what),
+        )
+        if grid.first_error is not None:
+            raise grid.first_error
+        return grid
+
+    def predict(
+        self,
+        photo: Photo,
+        model_id: str,
+        top: int,
+        progress: Progress,
+        visitor: str | None = None,
+        output: OutputChoice = None,
+    ) -> Predicted:
+        """What a model sees in a photo; arguments as for ``explain``.
+
+        Raises:
+            CamHubError: As ``cam_hub.predict``; also if the photo is beyond the limits.
+        """
+        picture = self.open(photo, progress)
+        progress(0.05, f"Loading {model_id}")
+        with self._model(model_id, progress, visitor) as model:
+            progress(0.5, "Predicting")
+            return cam_hub.predict(model, picture, top=top, output=output)
+
+    def open(self, photo: Photo, progress: Progress) -> Image.Image:
+        """Opens a photo, which is fetched first if it lies at a URL.
+
+        Raises:
+            ImageRefused: If it cannot be fetched or opened, or is beyond the limits.
+        """
+        words = "Opening the photo" if photo.url is None else "Fetching the photo"
+        progress(0.0, words)
+        limits = self._settings.limits
+        return photo.open(
+            limits.photo_rules, limits.max_pixels, lambda arrived: progress(0.0, words)
+        )
+
+    def layers(self, model_id: str, progress: Progress, visitor: str | None = None) -> LayerTable:
+        """A model's layers; arguments as for ``explain``.
+
+        Raises:
+            CamHubError: As ``cam_hub.load_model`` and ``cam_hub.list_layers``.
+        """
+        progress(0.0, f"Loading {model_id}")
+        with self._model(model_id, progress, visitor) as model:
+            progress(0.4, "Finding layers")
+            return make_table(model)
+
+    def describe(self, model_id: str, visitor: str | None = None) -> ModelFacts:
+        """What is known about a model before it is loaded.
+
+        Raises:
+            CamHubError: As ``cam_hub.describe_model``.
+        """
+        facts = cam_hub.describe_model(
+            model_id,
+            pretrained=not self._settings.random_weights,
+            token=self._token(visitor),
+            limits=self._settings.load_limits,
+        )
+        # A model that was loaded may have told more than can be known before.
+        if facts.class_names or self.labels(model_id, visitor) is None:
+            self._labels.put(model_id, visitor, facts.class_names)
+        return facts
+
+    def labels(self, model_id: str, visitor: str | None = None) -> Labels | None:
+        """The labels of a model's classes, as far as this visitor has met it; costs nothing."""
+        return self._labels.get(model_id, visitor)
+
+    @contextmanager
+    def _model(
+        self, model_id: str, progress: Progress, visitor: str | None
+    ) -> Iterator[LoadedModel]:
+        """A model, held in memory and on the disk for as long as it is used.
+
+        Only so many threads hold one at a time; the others wait, and hear of it.
+        """
+        while not self._places.acquire(timeout=_PATIENCE):
+            progress(0.0, "Waiting for others")
+        try:
+            with self._lease(model_id, progress, visitor) as model:
+                yield model
+        finally:
+            self._places.release()
+
+    @contextmanager
+    def _lease(
+        self, model_id: str, progress: Progress, visitor: str | None
+    ) -> Iterator[LoadedModel]:
+        was_here = model_id in self._store.ids
+        if not was_here:
+            # Those that were fetched and then refused have left their files, too.
+            self._trim()
+        with self._store.lease(
+            model_id,
+            pretrained=not self._settings.random_weights,
+            device="cpu" if self._settings.lent_gpu else self._settings.device,
+            token=self._token(visitor),
+            limits=self._settings.load_limits,
+            progress=progress,
+        ) as model:
+            if not was_here:
+                self._trim()
+            yield model
+
+    def finish(self, seconds: float) -> None:
+        """Waits until nobody uses a model any more; at most so many seconds."""
+        end = time.monotonic() + seconds
+        for _ in range(self._settings.concurrency):
+            if not self._places.acquire(timeout=max(0.0, end - time.monotonic())):
+                return
+
+    def _trim(self) -> None:
+        """Bounds what weights, uploads and results together take on the disk."""
+        if self._settings.disk_bytes is None:
+            return
+        if self._files is None:
+            disk_cache.trim(self._settings.disk_bytes, keep=self._store.ids)
+            return
+        # Files that requests use cannot go; there is that much less for everything else.
+        folders = self._files.evictable()
+        bound = max(0, self._settings.disk_bytes - self._files.taken_by_requests(folders))
+        disk_cache.trim(bound, keep=self._store.ids, folders=folders)
+
+    def _token(self, visitor: str | None) -> str | bool | None:
+        """Whose token goes to the Hub: visitors of a Space do not act in its owner's name."""
+        if visitor is not None:
+            return visitor
+        return False if self._settings.space_id else None
+
+    def _check_layers(self, model: LoadedModel, wanted: Sequence[str]) -> None:
+        """Refuses more layers than the app makes maps of in one request."""
+        most = self._settings.limits.max_layers
+        if wanted and (count := len(resolve_layers(model, wanted))) > most:
+            raise TooMuch(
+                "target_layers",
+                " ".join(wanted),
+                f"at most {most} layers, and these are {count} of this model",
+            )

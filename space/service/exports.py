@@ -1,0 +1,194 @@
+"""An explanation as files: photo, maps and manifest once; overlays per opacity and colour map."""
+
+from __future__ import annotations
+
+import secrets
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cam_hub.errors import InvalidArgument
+from cam_hub.results.colormaps import colormap_table
+from cam_hub.results.explanation import Explanation
+from cam_hub.results.maps import ScaleChoice
+from cam_hub.results.serialization import MANIFEST, PHOTO, digest_of, file_stem, manifest_text
+from space.service.file_budget import mark_as_used
+
+__all__ = ["Artifacts", "reopen"]
+
+
+def reopen(folder: Path) -> Explanation:
+    """Reads an explanation again that ``Explanation.save_data`` wrote.
+
+    Raises:
+        InvalidArgument: If the folder is gone, since results are kept for a limited time only.
+    """
+    try:
+        mark_as_used(folder)
+        return Explanation.load(folder)
+    except InvalidArgument:
+        raise InvalidArgument(
+            "result", "the earlier one", "one that is still kept; explain the photo again"
+        ) from None
+
+
+class Artifacts:
+    """The files of an explanation in one look. Overlays are drawn when first asked for.
+
+    Args:
+        result: The explanation.
+        folder: Where ``Explanation.save_data`` wrote it.
+        alpha: Opacity of the overlays, in [0, 1].
+        colormap: Their colour map.
+        scale: Scale of the colours, as ``Explanation.overlay`` takes it.
+        colorbar: Whether the colours and their values stand below the overlays.
+
+    Raises:
+        InvalidArgument: If there is no such colour map.
+    """
+
+    def __init__(
+        self,
+        result: Explanation,
+        folder: Path,
+        alpha: float,
+        colormap: str,
+        scale: ScaleChoice = "own",
+        *,
+        colorbar: bool = False,
+    ) -> None:
+        colormap_table(colormap)  # its name becomes part of a path
+        self.result = result
+        self._folder = folder
+        self._alpha = alpha
+        self._colormap = colormap
+        self._scale = scale
+        self._colorbar = colorbar
+        name = f"{colormap}-{alpha:.4f}"
+        if scale not in (None, "own") or colorbar:
+            ends = scale if isinstance(scale, str) else ",".join(map(repr, scale or ()))
+            name += f"-{ends}{'-bar' if colorbar else ''}"
+        self._look = folder / name
+
+    def overlay(self, class_index: int, layer: str | None = None) -> Path | None:
+        """The overlay as a PNG at the photo's size, or None where the map is blank or flat.
+
+        Args:
+            class_index: One of the explained classes.
+            layer: One of the explained layers; None for the fusion of all.
+        """
+        if not self.result.has_map(class_index, layer):
+            return None
+        stem = f"overlay-{class_index}"
+        if layer is not None:
+            stem += f"-{file_stem(self.result.layers.index(layer), layer)}"
+        path = self._look / f"{stem}.png"
+        if not path.exists():
+            picture = self.result.overlay(
+                class_index,
+                layer,
+                alpha=self._alpha,
+                colormap=self._colormap,
+                scale=self._scale,
+                colorbar=self._colorbar,
+            )
+            _save_png(picture, path)
+        return path
+
+    def overlays(self, class_index: int) -> list[Path]:
+        """The overlays of one class: the fusion first, then each layer's, without blank ones."""
+        names: tuple[str | None, ...] = (None,)
+        if len(self.result.layers) > 1:
+            names += self.result.layers
+        found = [self.overlay(class_index, name) for name in names]
+        return [path for path in found if path is not None]
+
+    @property
+    def photo(self) -> Path:
+        """The photo as a PNG."""
+        return self._folder / PHOTO
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest as JSON."""
+        return self._folder / MANIFEST
+
+    def maps(self, class_index: int | None = None) -> list[Path]:
+        """The un-normalised maps as NPY, float32 ``(rows, cols)``: of one class, or of all."""
+        return [
+            self._folder / entry["file"]
+            for entry in self.result.manifest["maps"]
+            if class_index in (None, entry["class_index"])
+        ]
+
+    def map(self, class_index: int, layer: str | None = None) -> Path:
+        """One map as NPY, float32 ``(rows, cols)``.
+
+        Args:
+            class_index: One of the explained classes.
+            layer: One of the explained layers; None for the fusion of all, in [0, 1].
+
+        Raises:
+            NoMap: If the fusion is blank or not finite.
+        """
+        if layer is None and len(self.result.layers) > 1:
+            path = self._folder / f"cam-{class_index}-fusion.npy"
+            if not path.exists():
+                cam = self.result.cam(class_index)
+                with _published(path) as part, part.open("wb") as file:
+                    np.save(file, cam)
+            return path
+        name = self.result.layers[0] if layer is None else layer
+        (entry,) = (
+            entry
+            for entry in self.result.manifest["maps"]
+            if (entry["class_index"], entry["layer"]) == (class_index, name)
+        )
+        return self._folder / str(entry["file"])
+
+    def archive(self) -> Path:
+        """A ZIP of everything, which ``Explanation.load`` reads once it is unpacked.
+
+        Its manifest lists all files, so that ``Explanation.save`` can replace them later.
+        """
+        path = self._look / "cam_hub.zip"
+        if not path.exists():
+            members = list(self._members())
+            listed = {member.name: digest_of(member) for member in members}
+            text = manifest_text(MANIFEST, self.result.saved_manifest, listed)
+            with _published(path) as part, zipfile.ZipFile(part, "w") as file:
+                file.writestr(MANIFEST, text)
+                for member in members:
+                    # PNGs are compressed already, and maps are small.
+                    file.write(member, member.name)
+        return path
+
+    def _members(self) -> Iterator[Path]:
+        yield self.photo
+        for name in dict.fromkeys(self.result.manifest.get("frames", ())):  # of a clip
+            yield self._folder / name
+        yield from self.maps()
+        for index in self.result.classes:
+            yield from self.overlays(index)
+
+
+def _save_png(image: Image.Image, path: Path) -> None:
+    with _published(path) as part:
+        # The fastest compression: on a photo the default takes five times as long for 5 percent.
+        image.save(part, "PNG", compress_level=1)
+
+
+@contextmanager
+def _published(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``path`` at the end: complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{secrets.token_hex(8)}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,158 @@
+"""A view of the page as the query of a link, and back. Nothing here knows Gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+from cam_hub.errors import InvalidArgument
+from cam_hub.options import options_for
+from space.service.display_options import Look, read_look
+
+__all__ = ["View", "is_link", "query_of", "read_query"]
+
+
+@dataclass(frozen=True)
+class View:
+    """What a link opens: a request, and how its result is looked at.
+
+    Attributes:
+        model_id: The model.
+        method: The method.
+        target_layers: Names and words.
+        classes: Classes, as texts.
+        contrast: The class that they are compared with; empty for none.
+        region: The part of the photo that is asked about, as ``read_box`` takes it; empty for all
+            of it.
+        num_samples: Noisy copies.
+        std: Standard deviation of their noise.
+        seed: Of the noise.
+        photo: Name of an example, or the address of a photo; empty for an upload, which cannot be
+            in a link.
+        look: How the result is looked at. Its class is an index.
+        options: Those of ``cam_hub.options`` that do not have their default.
+    """
+
+    model_id: str
+    method: str = "smoothgradcampp"
+    target_layers: tuple[str, ...] = ("best",)
+    classes: tuple[str, ...] = ()
+    contrast: str = ""
+    region: str = ""
+    num_samples: int = 4
+    std: float = 0.3
+    seed: int = 0
+    photo: str = ""
+    look: Look = field(default_factory=Look)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_OPTIONS = options_for("page")
+
+_TEXTS = {
+    "model": "model_id",
+    "method": "method",
+    "photo": "photo",
+    "than": "contrast",
+    "part": "region",
+}
+_LISTS = {"layers": "target_layers", "classes": "classes"}
+_NUMBERS: dict[str, tuple[str, type[int] | type[float]]] = {
+    "samples": ("num_samples", int),
+    "noise": ("std", float),
+    "seed": ("seed", int),
+}
+_LOOKS: dict[str, tuple[str, type]] = {
+    "class": ("class_index", int),
+    "layer": ("layer", str),
+    "view": ("view", str),
+    "opacity": ("alpha", float),
+    "colours": ("colormap", str),
+    "threshold": ("threshold", float),
+    "scale": ("scale", str),
+}
+
+
+def is_link(query: Mapping[str, object]) -> bool:
+    """Whether a query asks for a view; others (of a host, of Gradio) are none of ours."""
+    return "model" in query or "photo" in query
+
+
+def query_of(view: View) -> str:
+    """The query, without the question mark: the model, and all that is not as the page starts."""
+    plain = View(view.model_id)
+    pairs: list[tuple[str, object]] = [("model", view.model_id)]
+    for key, name in _TEXTS.items():
+        if key != "model" and getattr(view, name) != getattr(plain, name):
+            pairs.append((key, getattr(view, name)))
+    for key, name in _LISTS.items():
+        if getattr(view, name) != getattr(plain, name):
+            pairs += [(key, text) for text in getattr(view, name)]
+    for key, (name, _) in _NUMBERS.items():
+        if getattr(view, name) != getattr(plain, name):
+            pairs.append((key, getattr(view, name)))
+    for key, option in _OPTIONS.items():
+        if text := option.text(view.options.get(key, option.default)):
+            pairs.append((key, text))
+    for key, (name, _) in _LOOKS.items():
+        if (value := getattr(view.look, name)) != getattr(plain.look, name):
+            pairs.append((key, f"{value:g}" if isinstance(value, float) else value))
+    return urlencode(pairs)
+
+
+def read_query(pairs: Sequence[tuple[str, str]], default_model: str) -> View:
+    """A view out of a link. Whether its model, classes and layers exist is found out later.
+
+    Args:
+        pairs: Names and values, in order; names that are not of a view are passed over.
+        default_model: The model of a link that names none.
+
+    Raises:
+        InvalidArgument: If a value can mean nothing, or stands twice where one is meant.
+    """
+    lists: dict[str, list[str]] = {}
+    single: dict[str, object] = {"model_id": default_model}
+    look: dict[str, object] = {}
+    options: dict[str, Any] = {}
+    seen = set()
+    for key, text in pairs:
+        if key in _LISTS:
+            lists.setdefault(_LISTS[key], []).append(text)
+            continue
+        if key in seen and key in {*_TEXTS, *_NUMBERS, *_LOOKS, *_OPTIONS}:
+            raise InvalidArgument(key, text, "one value in a link, and there are two")
+        seen.add(key)
+        if key in _TEXTS:
+            single[_TEXTS[key]] = text
+        elif key in _NUMBERS:
+            name, kind = _NUMBERS[key]
+            single[name] = _typed(key, text, kind)
+        elif key in _OPTIONS:
+            options[key] = _OPTIONS[key].read(text)
+        elif key in _LOOKS:
+            name, kind = _LOOKS[key]
+            look[name] = _typed(key, text, kind)
+    many = {name: tuple(dict.fromkeys(texts)) for name, texts in lists.items()}
+    return View(**{**single, **many, "look": _look(look), "options": options})  # type: ignore[arg-type]
+
+
+def _look(values: dict[str, object]) -> Look:
+    """The look; a problem is told in the words of links."""
+    for key, (name, _) in _LOOKS.items():
+        if name in values:
+            try:
+                read_look(**{name: values[name]})
+            except InvalidArgument as problem:
+                expected = problem.message.partition("expected ")[2].rstrip(".")
+                raise InvalidArgument(key, values[name], expected) from None
+    return read_look(**values)
+
+
+def _typed(key: str, text: str, kind: type) -> object:
+    try:
+        return kind(text)
+    except ValueError:
+        expected = "a whole number" if kind is int else "a number"
+        raise InvalidArgument(key, text, expected) from None

@@ -1,0 +1,29 @@
+"""What the server remembers of a visitor's last result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cam_hub.targets.ranking import Prediction
+from space.service.explain_form import Request
+
+__all__ = ["Kept"]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A result that can be looked at again.
+
+    Attributes:
+        folder: Where its files are. The explanation itself stays there too: sessions cost little
+            memory.
+        request: What was asked for.
+        predictions: The most probable classes.
+        photo: What a link says of the photo: an example's name or an address; empty for an upload.
+    """
+
+    folder: Path
+    request: Request
+    predictions: tuple[Prediction, ...] = ()
+    photo: str = ""
