@@ -37,7 +37,7 @@ from cam_hub import LoadedModel, list_layers, load_model
 from cam_hub.errors import CamHubError
 from cam_hub.hooks import recording
 from cam_hub.hooks.frozen_eval import quiet
-from cam_hub.layers import answers
+from cam_hub.layers import listing as answers
 
 _PASSES = 5
 """Forward passes of which the median is the unit."""

@@ -27,7 +27,7 @@ from timm.data.config import resolve_model_data_config
 from timm.models import save_for_hf
 from torch import nn
 
-from cam_hub.models.building.skeleton import loaded
+from cam_hub.models.initialisation import loaded
 
 MODELS = (
     "vit_large_patch16_224",

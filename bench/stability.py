@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 import cam_hub
-from cam_hub.attribution.explaining import MOST_SAMPLES, WANTED, more_samples
+from cam_hub.attribution.explain import MOST_SAMPLES, WANTED, more_samples
 from cam_hub.methods import METHODS, Evidence, Method
 from cam_hub.methods.arithmetic import as_float, grid_sum, weighted_map
 

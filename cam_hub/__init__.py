@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .attribution.explain_many import Outcome, explain_many
     from .attribution.predict import Predicted, predict
     from .attribution.reproduce import reproduce
-    from .layers.layers import LayerInfo, list_layers, suggest_layers
+    from .layers.listing import LayerInfo, list_layers, suggest_layers
     from .methods import METHODS, Method
     from .models.facts import ModelFacts
     from .models.limits import LoadLimits
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from .results.maps import shared_scale
     from .results.upload import save_to_hub
     from .sources.embedded import DEFAULT_MODEL
-    from .sources.module import wrap_model
     from .sources.registry import describe_model, load_model
     from .sources.search import ModelHit, search_models
     from .sources.store import ModelStore
+    from .sources.wrapping import wrap_model
     from .targets.classes import Top, expected, top
     from .targets.ranking import Prediction
 
@@ -59,9 +59,9 @@ _HOMES = {
     "explain": "attribution.explain",
     "explain_methods": "attribution.explain",
     "reproduce": "attribution.reproduce",
-    "LayerInfo": "layers.layers",
-    "list_layers": "layers.layers",
-    "suggest_layers": "layers.layers",
+    "LayerInfo": "layers.listing",
+    "list_layers": "layers.listing",
+    "suggest_layers": "layers.listing",
     "LoadLimits": "models.limits",
     "METHODS": "methods",
     "shared_scale": "results.maps",
@@ -77,7 +77,7 @@ _HOMES = {
     "LoadedModel": "models.loaded_model",
     "DEFAULT_MODEL": "sources.embedded",
     "ModelFacts": "models.facts",
-    "wrap_model": "sources.module",
+    "wrap_model": "sources.wrapping",
     "describe_model": "sources.registry",
     "load_model": "sources.registry",
     "ModelStore": "sources.store",

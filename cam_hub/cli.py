@@ -18,7 +18,7 @@ from cam_hub.errors import CamHubError, DiskUnavailable, InvalidArgument
 from cam_hub.options import Interface, Option, options_for, read_options
 
 if TYPE_CHECKING:
-    from cam_hub.layers.layers import LayerInfo
+    from cam_hub.layers.listing import LayerInfo
     from cam_hub.models.loaded_model import LoadedModel, Progress
     from cam_hub.sources.search import ModelHit
 
@@ -219,7 +219,7 @@ def _model(options: argparse.Namespace) -> LoadedModel:
 
 
 def _layers(options: argparse.Namespace) -> None:
-    from cam_hub.layers.layers import list_layers, suggest_layers  # noqa: PLC0415
+    from cam_hub.layers.listing import list_layers, suggest_layers  # noqa: PLC0415
 
     model = _model(options)
     rows = [("", "layer", "type", "layout", "grid", "channels", "prefix", "stage", "why")]
@@ -287,9 +287,9 @@ def _grid(layer: LayerInfo) -> str:
 
 def _explain(options: argparse.Namespace) -> int:
     from cam_hub.attribution.explain import explain  # noqa: PLC0415
-    from cam_hub.images.files import local_path  # noqa: PLC0415
-    from cam_hub.results.colormaps import colormap_table  # noqa: PLC0415
+    from cam_hub.images.decoding import local_path  # noqa: PLC0415
     from cam_hub.results.maps import read_scale  # noqa: PLC0415
+    from cam_hub.results.overlay import colormap_table  # noqa: PLC0415
     from cam_hub.results.regions import checked_fraction  # noqa: PLC0415
     from cam_hub.results.serialization import MANIFEST, check_place, folder_path  # noqa: PLC0415
     from cam_hub.targets.ranking import said_of  # noqa: PLC0415
@@ -381,8 +381,7 @@ def _compare(options: argparse.Namespace) -> int:
     """
     from cam_hub.attribution.compare import ask, make_grid  # noqa: PLC0415
     from cam_hub.results.comparison_files import check_folder  # noqa: PLC0415
-    from cam_hub.results.comparison_sheets import cost_in_words  # noqa: PLC0415
-    from cam_hub.results.scales import check_scale  # noqa: PLC0415
+    from cam_hub.results.comparison_sheets import check_scale, cost_in_words  # noqa: PLC0415
     from cam_hub.results.serialization import folder_path  # noqa: PLC0415
     from cam_hub.sources.embedded import DEFAULT_MODEL  # noqa: PLC0415
     from cam_hub.sources.registry import load_model  # noqa: PLC0415

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub import SpaceCardData, SpaceHardware
 
 from cam_hub.errors import CamHubError, HubRefused, InvalidArgument
-from cam_hub.results.hub_writer import Change, HubWriter, RepoState
+from cam_hub.results.upload import Change, HubWriter, RepoState
 
 __all__ = [
     "MODELS",

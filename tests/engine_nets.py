@@ -14,8 +14,8 @@ from cam_hub import LoadedModel, Method
 from cam_hub.attribution.passes import Noise
 from cam_hub.attribution.preparation import ask, prepare
 from cam_hub.hooks.recording import main_tensor
-from cam_hub.layers.layers import list_layers
 from cam_hub.layers.layouts import FOLDED, batch_first, to_maps
+from cam_hub.layers.listing import list_layers
 
 
 class Pyramid(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cam_hub.models.building.alignment import align
+from cam_hub.models.initialisation import align
 
 
 def askew(weight: torch.Tensor) -> torch.Tensor:

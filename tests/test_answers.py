@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import cam_hub
-from cam_hub.layers import layers as listing
+from cam_hub.layers import listing
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,8 @@ def test_a_damaged_file_is_as_if_it_were_not_there(examined, folder, damage):
     "payload", [None, [], {"fields": []}, {"fields": ["name"], "layers": [[1]]}]
 )
 def test_an_answer_of_another_form_is_not_taken(examined, payload):
-    from cam_hub.layers import answers, cache
+    from cam_hub.layers import cache
+    from cam_hub.layers import listing as answers
 
     model = random_model()
     cache.write(answers.key_of(model, model.input_size), payload)
@@ -96,7 +97,8 @@ def test_an_answer_of_another_form_is_not_taken(examined, payload):
 
 
 def test_rows_that_name_other_layers_are_not_taken(examined):
-    from cam_hub.layers import answers, cache
+    from cam_hub.layers import cache
+    from cam_hub.layers import listing as answers
 
     model = random_model()
     key = answers.key_of(model, model.input_size)

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save, save_file
 
 from cam_hub.errors import ModelRefused
-from cam_hub.models.repos.checkpoint import PickleWarning, read_checkpoint
-from cam_hub.models.repos.safetensors_file import HEADER_BYTES
+from cam_hub.models.checkpoint import PickleWarning, read_checkpoint
+from cam_hub.models.weight_files import HEADER_BYTES
 from tests.peaks import takes_at_most
 
 ID = "baker/bread"

@@ -14,11 +14,8 @@ from torchvision.transforms._presets import VideoClassification
 
 from cam_hub.errors import ImageRefused, InvalidArgument
 from cam_hub.images import clips
-from cam_hub.images.clip_preprocessing import ClipPreprocessing
-from cam_hub.images.clips import open_clip
-from cam_hub.images.preprocessing import Preprocessing
-from cam_hub.images.resampling import resize_plainly
-from cam_hub.images.timeline import evenly, over_frames
+from cam_hub.images.clips import ClipPreprocessing, evenly, open_clip, over_frames
+from cam_hub.images.preprocessing import Preprocessing, resize_plainly
 
 COLOURS = ["red", "lime", "blue", "yellow", "black", "white"]
 """GIF keeps these exactly."""

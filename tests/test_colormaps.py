@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cam_hub.errors import InvalidArgument
-from cam_hub.results.colormaps import COLORMAPS, colormap_names, colormap_table
+from cam_hub.results.overlay import COLORMAPS, colormap_names, colormap_table
 
 
 def test_importing_the_package_does_not_import_matplotlib():

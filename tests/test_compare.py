@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import cam_hub
 from cam_hub import compare, explain
-from cam_hub.attribution.compare_labels import own_class
+from cam_hub.attribution.compare_columns import own_class
 from cam_hub.attribution.compare_work import Done, Teller, answers
 from cam_hub.errors import (
     CamHubError,

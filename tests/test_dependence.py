@@ -11,9 +11,9 @@ from torch import nn
 
 from cam_hub.hooks.frozen_eval import quiet
 from cam_hub.hooks.recording import tap, watch_writes
-from cam_hub.layers.dependence import dependences
 from cam_hub.layers.layouts import Arrangement
 from cam_hub.layers.probe import disturb
+from cam_hub.layers.reachability import dependences
 from cam_hub.layers.reading import read
 
 

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from cam_hub.errors import InvalidArgument
-from cam_hub.results.colormaps import colormap_table
 from cam_hub.results.montage import (
     _is_covered,
     _typeface,
@@ -17,6 +16,7 @@ from cam_hub.results.montage import (
     note,
     stack,
 )
+from cam_hub.results.overlay import colormap_table
 from cam_hub.results.regions import Box
 from tests.plain_images import pixels, plain
 

@@ -17,14 +17,14 @@ from safetensors.torch import save_file
 
 import cam_hub
 from cam_hub.errors import ModelRefused, nearest_names
+from cam_hub.models.checkpoint import read_checkpoint
+from cam_hub.models.config import read_config
 from cam_hub.models.limits import MAX_NAME, MAX_TENSORS
-from cam_hub.models.repos.checkpoint import read_checkpoint
-from cam_hub.models.repos.config import read_config
-from cam_hub.models.repos.pickle_scan import scan_pickles
-from cam_hub.sources import reporting
+from cam_hub.models.pickle_scan import scan_pickles
+from cam_hub.sources import progress as reporting
 from tests.repo_folders import network, push, read_back
 
-pytestmark = pytest.mark.filterwarnings("ignore::cam_hub.models.repos.checkpoint.PickleWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::cam_hub.models.checkpoint.PickleWarning")
 
 ID = "baker/bread"
 

@@ -243,7 +243,7 @@ def warm() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.filterwarnings("ignore::cam_hub.models.repos.checkpoint.PickleWarning")
+@pytest.mark.filterwarnings("ignore::cam_hub.models.checkpoint.PickleWarning")
 def test_what_cannot_be_loaded_is_refused_for_what_it_is(name, hub, hub_cache, tmp_path):
     case = CASES[name]
     hub.repos[REPO] = case.make(tmp_path / "pushed")

@@ -9,8 +9,7 @@ import timm
 
 import cam_hub
 from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
-from cam_hub.models.admission import readable
-from cam_hub.models.limits import UNLIMITED, LoadLimits
+from cam_hub.models.limits import UNLIMITED, LoadLimits, readable
 from tests.hub import FakeHub
 from tests.hub.bread import REPO
 from tests.hub.faults import Fault

@@ -12,7 +12,7 @@ import timm
 import torch
 
 import cam_hub
-from cam_hub.models.repos.checkpoint import PickleWarning
+from cam_hub.models.checkpoint import PickleWarning
 from tests.hub import FakeHub
 from tests.hub.bread import REPO
 from tests.hub.repos import changed, content, pushed

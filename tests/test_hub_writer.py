@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from cam_hub.errors import HubRefused, HubUnavailable
-from cam_hub.results.hub_writer import Change, HubWriter, RepoState
+from cam_hub.results.upload import Change, HubWriter, RepoState
 from tests.conftest import HUB_PORT
 from tests.hub import FakeHub, serve
 from tests.hub.shelves import Shelf

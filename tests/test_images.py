@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from cam_hub.images.decoding import open_image
-from cam_hub.images.files import FORMATS
+from cam_hub.images.decoding import FORMATS, open_image
 from tests.image_files import PIXELS, SMOOTH, array_of, encoded, png
 
 # --- the ways in ---

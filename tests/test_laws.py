@@ -11,7 +11,7 @@ import torch
 
 import cam_hub
 from cam_hub import METHODS, explain
-from cam_hub.attribution.jobs import make_job
+from cam_hub.attribution.explain import make_job
 from cam_hub.attribution.passes import RECENT, Noise, RecentPasses, Setting
 from cam_hub.attribution.preparation import prepare
 from cam_hub.attribution.request import Request

@@ -10,8 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cam_hub.errors import HubUnavailable
-from cam_hub.sources.hub.hits import ModelHit
-from cam_hub.sources.hub.listing import HubListing
+from cam_hub.sources.hub.listing import HubListing, ModelHit
 from cam_hub.sources.search import find_models
 from tests.conftest import HUB_PORT
 from tests.hub import FakeHub, serve

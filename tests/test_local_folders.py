@@ -12,9 +12,9 @@ import torch
 
 import cam_hub
 from cam_hub.errors import ModelNotFound, ModelRefused
+from cam_hub.models.checkpoint import PickleWarning
 from cam_hub.models.limits import LoadLimits
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.models.repos.checkpoint import PickleWarning
 from tests.repo_folders import network, push, read_back, rewrite
 
 

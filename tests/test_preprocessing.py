@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification, SemanticSegmentation
 
 from cam_hub.errors import ImageRefused, InvalidArgument
-from cam_hub.images import cropping
+from cam_hub.images import preprocessing as cropping
 from cam_hub.images.preprocessing import CROP_MODES, INTERPOLATIONS, Preprocessing
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 import cam_hub
-from cam_hub.layers.bands import match_bands
-from cam_hub.layers.examination import examine
-from cam_hub.layers.late import late_layers
+from cam_hub.layers.correspondence import match_bands
+from cam_hub.layers.discovery import examine
 from cam_hub.layers.layouts import Arrangement
 from cam_hub.layers.probe import Finding, disturb
-from cam_hub.layers.quarters import ROUNDS, _least_lead, quarter_leads
+from cam_hub.layers.quadrants import ROUNDS, _least_lead, quarter_leads
 from cam_hub.layers.reading import read
+from cam_hub.layers.recommendation import late_layers
 from cam_hub.models.outputs import with_output
 from tests.test_examination import Do
 

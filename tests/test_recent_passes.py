@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import cam_hub
 from cam_hub import METHODS, explain, list_layers
 from cam_hub.attribution.passes import RECENT
-from cam_hub.attribution.passes.recent import LIMIT, VARIABLE, RecentPasses
+from cam_hub.attribution.passes.pass_cache import LIMIT, VARIABLE, RecentPasses
 from cam_hub.errors import ClassNotFound
 from tests.engine_nets import Pooled, Pyramid, apart, picture
 
@@ -93,7 +93,7 @@ def test_another_method_takes_neither_a_pass_nor_the_way_back(model, name, monke
 
 def test_where_evidence_is_too_large_to_keep_another_method_takes_the_way_back(model, monkeypatch):
     kept = RecentPasses(limit=600_000)  # a quarter for the graph, a sixteenth for evidence
-    monkeypatch.setattr("cam_hub.attribution.explaining.RECENT", kept)
+    monkeypatch.setattr("cam_hub.attribution.explain.RECENT", kept)
     asked(model, classes=[0, 1, 2, 3])
     ways: list[Tensor] = []
     grad = torch.autograd.grad

@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from cam_hub.errors import InvalidArgument
-from cam_hub.results.colormaps import colormap_table
 from cam_hub.results.montage import montage
-from cam_hub.results.overlay import colorize, cutout, draw_boxes, overlay
+from cam_hub.results.overlay import colorize, colormap_table, cutout, draw_boxes, overlay
 from cam_hub.results.regions import Box
 from tests.plain_images import pixels, plain
 

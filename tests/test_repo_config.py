@@ -13,7 +13,7 @@ import timm
 from timm.models import PretrainedCfg
 
 from cam_hub.errors import ModelRefused
-from cam_hub.models.repos.config import CONFIG_BYTES, RepoConfig, read_config
+from cam_hub.models.config import CONFIG_BYTES, RepoConfig, read_config
 from tests.peaks import takes_at_most
 
 ID = "baker/bread"

@@ -10,9 +10,9 @@ from torch import Tensor
 
 import cam_hub
 from cam_hub import METHODS
-from cam_hub.attribution.jobs import make_job
+from cam_hub.attribution.explain import make_job
 from cam_hub.attribution.passes import Job, Noise, Setting
-from cam_hub.attribution.passes.rows import rows_of, stacked
+from cam_hub.attribution.passes.job import rows_of, stacked
 from cam_hub.attribution.preparation import prepare
 from cam_hub.attribution.request import Request
 from tests.engine_nets import Pooled, Pyramid, noisy_copies, picture
@@ -53,6 +53,6 @@ def test_a_network_that_writes_to_its_batch_does_not_reach_the_picture(job):
 def test_noise_that_is_too_large_to_be_kept_is_the_same(job, memory_format, monkeypatch):
     noise = Noise(2, 0.3, 7)
     kept = list(noise.draws(job.image, memory_format))
-    monkeypatch.setattr("cam_hub.attribution.passes.noise._KEPT", 0)
+    monkeypatch.setattr("cam_hub.attribution.passes.job._KEPT", 0)
     drawn = list(noise.draws(job.image, memory_format))
     assert all(torch.equal(*pair) for pair in zip(kept, drawn, strict=True))

@@ -13,9 +13,8 @@ from PIL import Image
 
 import cam_hub
 from cam_hub import Explanation, explain
-from cam_hub.attribution.composing import STEADY
-from cam_hub.attribution.explaining import MOST_SAMPLES, WANTED, more_samples
-from cam_hub.attribution.passes.gathering import Gathering
+from cam_hub.attribution.explain import MOST_SAMPLES, STEADY, WANTED, more_samples
+from cam_hub.attribution.passes.accumulator import Gathering
 from cam_hub.methods import METHODS, Moments, MomentSum
 from cam_hub.methods.agreement import agreement
 from space.components.formatting import summary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from cam_hub.results.upload_card import NEWEST, put_into_card, section
+from cam_hub.results.upload import NEWEST, put_into_card, section
 
 
 def manifest(**changed: object) -> dict[str, object]:

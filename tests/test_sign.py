@@ -10,8 +10,7 @@ from torch import nn
 import cam_hub
 from cam_hub.errors import InvalidArgument
 from cam_hub.methods import METHODS, Evidence, Moments
-from cam_hub.results.colormaps import colormap_table, fitting
-from cam_hub.results.overlay import colorize
+from cam_hub.results.overlay import colorize, colormap_table, fitting
 
 IMAGE = torch.randn((3, 32, 32), generator=torch.Generator().manual_seed(3))
 

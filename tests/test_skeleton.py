@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cam_hub.models.building.skeleton import loaded
+from cam_hub.models.initialisation import loaded
 from tests.checkpoints import by_timm, everything, save
 
 

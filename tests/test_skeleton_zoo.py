@@ -14,7 +14,7 @@ from torch import nn
 from bench.zoo import cli
 from bench.zoo.costs import Costs
 from bench.zoo.plan import Candidate, counted, every_model, smallest_of_each_family
-from cam_hub.models.building.skeleton import loaded
+from cam_hub.models.initialisation import loaded
 from tests.checkpoints import by_timm, everything, same, save
 
 SMALL, MEDIUM = 1_000_000, 60_000_000

@@ -14,7 +14,7 @@ from gradio_client.exceptions import AppError
 from torch import nn
 
 import cam_hub
-from cam_hub.layers.layers import LayerInfo
+from cam_hub.layers.listing import LayerInfo
 from space.app.create_app import create_app
 from space.components.layer_table import NO_TABLE, layer_table
 from space.config.settings import Settings

@@ -20,7 +20,7 @@ from PIL import Image, ImageChops
 import cam_hub
 from cam_hub import errors
 from cam_hub.errors import CamHubError, ClassNotFound, InvalidArgument
-from cam_hub.layers.layers import SUGGESTIONS
+from cam_hub.layers.listing import SUGGESTIONS
 from cam_hub.results.explanation import Explanation
 from space.components import formatting as views
 from space.components.prediction_list import prediction_list_html

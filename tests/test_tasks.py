@@ -14,7 +14,7 @@ from cam_hub.errors import InvalidArgument, ModelRefused, NoMap
 from cam_hub.models.timm_models import task_of
 from cam_hub.targets.base import Reference
 from cam_hub.targets.classification import Classification
-from cam_hub.targets.outputs import main_output
+from cam_hub.targets.heads import main_output
 from cam_hub.targets.registry import TASKS, make_task
 from cam_hub.targets.similarity import Similarity, pooled
 

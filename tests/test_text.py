@@ -17,7 +17,7 @@ import cam_hub
 from cam_hub._text import clean_line, clean_text
 from cam_hub.cli import main
 from cam_hub.errors import ClassNotFound, ModelRefused
-from cam_hub.sources.hub.hits import read_hit
+from cam_hub.sources.hub.listing import read_hit
 from tests.engine_nets import Pooled, Pyramid
 from tests.repo_folders import network, push, rewrite
 

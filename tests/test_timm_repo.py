@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cam_hub.errors import ModelRefused
-from cam_hub.models.repos.config import read_config
-from cam_hub.models.repos.network import build
+from cam_hub.models.config import read_config
+from cam_hub.models.network import build
 from tests.conftest import HUB_PORT
 from tests.hub import FakeHub, serve
 from tests.peaks import takes_at_most
@@ -66,7 +66,7 @@ def test_its_outputs_are_those_that_timms_own_loading_gives(architecture, tmp_pa
 
 
 @pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "pickle"])
-@pytest.mark.filterwarnings("ignore::cam_hub.models.repos.checkpoint.PickleWarning")
+@pytest.mark.filterwarnings("ignore::cam_hub.models.checkpoint.PickleWarning")
 def test_weights_that_training_wrapped_are_unwrapped_as_timm_does(safe, tmp_path):
     module = network()
     weights = push(tmp_path, module, safe=safe)

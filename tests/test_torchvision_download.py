@@ -24,7 +24,7 @@ import cam_hub
 from cam_hub.errors import HubUnavailable, InvalidArgument, ModelRefused
 from cam_hub.models.loaded_model import Request
 from cam_hub.models.model_id import parse_model_id
-from cam_hub.sources.torchvision.weights import fetch_weights, weights_file
+from cam_hub.sources.torchvision import fetch_weights, weights_file
 from tests.mirror import Mirror, serve
 
 

@@ -10,8 +10,7 @@ from torchvision.models import SqueezeNet1_1_Weights, VGG16_Weights, squeezenet1
 import cam_hub
 from cam_hub.errors import ModelRefused
 from cam_hub.images.preprocessing import Preprocessing
-from cam_hub.sources.torchvision.kinds import KINDS
-from cam_hub.sources.torchvision.weights import weights_bytes, weights_file
+from cam_hub.sources.torchvision import KINDS, weights_bytes, weights_file
 from cam_hub.targets.similarity import Similarity
 
 WEIGHTS = [

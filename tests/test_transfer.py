@@ -11,7 +11,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from cam_hub.errors import HubUnavailable
 from cam_hub.models.faults import Sender, plain_faults
-from cam_hub.sources.transfer import Parcel, alone, receive
+from cam_hub.sources.download import Parcel, alone, receive
 from tests.hub.files import git_sha1, sha256
 from tests.mirror import Mirror, serve
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import cam_hub
 from bench.engine.pictures import write_pictures
-from cam_hub.sources.torchvision.weights import weights_file
+from cam_hub.sources.torchvision import weights_file
 
 __all__ = ["Asked", "World", "build_world"]
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from cam_hub._validation import with_hints
 from cam_hub.attribution.compare_columns import Columns, read_columns
-from cam_hub.attribution.compare_rows import empty_cell, make_row
-from cam_hub.attribution.compare_work import Question, Teller, foreseen
+from cam_hub.attribution.compare_work import Question, Teller, empty_cell, foreseen, make_row
 from cam_hub.attribution.passes import Progress
 from cam_hub.attribution.request import Request, model_of
 from cam_hub.errors import CamHubError, InvalidArgument, NoMap

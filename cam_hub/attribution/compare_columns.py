@@ -1,19 +1,22 @@
-"""What the columns of a comparison are: methods, layers or classes."""
+"""The columns of a comparison: methods, layers or classes."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cam_hub.errors import InvalidArgument
-from cam_hub.layers.layers import SUGGESTIONS
+import torch
+
+from cam_hub.errors import ClassNotFound, InvalidArgument
+from cam_hub.layers.listing import SUGGESTIONS
 from cam_hub.methods import METHODS
 from cam_hub.results.comparison_cells import Kind
-from cam_hub.targets.classes import ClassChoice, Top, is_iterable, parse_top
+from cam_hub.targets.classes import ClassChoice, Top, choose_classes, is_iterable, parse_top
 
-__all__ = ["Class", "Columns", "read_columns"]
+__all__ = ["Class", "Columns", "own_class", "read_columns"]
+
 
 _MAX_COLUMNS = 1000
 
@@ -175,3 +178,37 @@ def _listed(argument: str, value: Any) -> list[Any]:
     if not found:
         raise InvalidArgument(argument, value, "a name, or several")
     return found
+
+
+def own_class(wanted: Class, names: Sequence[str] | None) -> Class:
+    """A class as one model names it.
+
+    Label sets differ in how many names they give a class: where one says "lion, king of beasts,
+    Panthera leo", another one says "lion". So a label that a model lacks is looked for by each of
+    its comma-separated names. An index means what it means in each model.
+
+    Args:
+        wanted: An index or a label.
+        names: The model's labels, or None.
+
+    Returns:
+        The index of a label; anything that only a pass can judge as it is.
+
+    Raises:
+        ClassNotFound: If the model has labels and none fits, or several do.
+    """
+    if not isinstance(wanted, str):
+        return wanted
+    if not names:
+        return int(wanted) if wanted.strip().isdecimal() else wanted
+    ranking = torch.zeros(len(names))
+    try:
+        return choose_classes([wanted], ranking, names)[0]
+    except ClassNotFound as error:
+        for part in wanted.split(","):
+            try:
+                if not part.strip().isdecimal():
+                    return choose_classes([part], ranking, names)[0]
+            except ClassNotFound:
+                continue
+        raise error

@@ -1,34 +1,61 @@
-"""``explain``, ``explain_methods`` and ``activations``: one picture, any model."""
+"""``explain``, ``explain_methods`` and ``activations``: one image, any model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from cam_hub._validation import with_hints
-from cam_hub.attribution.explaining import explain_prepared
-from cam_hub.attribution.jobs import precise_enough
-from cam_hub.attribution.passes import Progress, forward_activations
-from cam_hub.attribution.preparation import prepare
+from cam_hub.attribution.memory_format import suited_format
+from cam_hub.attribution.passes import RECENT, Job, Pass, Progress, Setting, forward_activations
+from cam_hub.attribution.preparation import Prepared, ask, prepare
 from cam_hub.attribution.request import Request, model_of
-from cam_hub.errors import InvalidArgument
+from cam_hub.errors import InvalidArgument, NoMap
 from cam_hub.hooks.memory import reported
 from cam_hub.hooks.modes import default_modes
-from cam_hub.layers.selection import LayerChoice, resolve_layers
-from cam_hub.methods import METHODS
+from cam_hub.layers.extent import on_input
+from cam_hub.layers.layer_info import LayerInfo
+from cam_hub.layers.selection import LayerChoice, at_call, layers_before, resolve_layers
+from cam_hub.methods import METHODS, Method, MomentSum
 from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.models.precision import in_double
 from cam_hub.options import OutputChoice
 from cam_hub.results.explanation import Explanation
-from cam_hub.targets.classes import ClassChoice, ContrastChoice
+from cam_hub.results.manifest import make_manifest
+from cam_hub.targets.base import Target, Task
+from cam_hub.targets.classes import ClassChoice, ContrastChoice, settle
+from cam_hub.targets.custom import Custom, Probabilities
+from cam_hub.targets.ranking import Prediction, label_of
 from cam_hub.targets.region import RegionChoice
+
+__all__ = [
+    "MOST_SAMPLES",
+    "STEADY",
+    "WANTED",
+    "activations",
+    "compose",
+    "explain",
+    "explain_methods",
+    "explain_otherwise",
+    "explain_prepared",
+    "is_blank",
+    "make_job",
+    "more_samples",
+    "precise_enough",
+    "steadied",
+]
+
 
 _TOO_LARGE = (
     "a forward pass of one image, with the output of each layer, does not fit. Fewer layers or a "
     "smaller input would need less."
 )
-
-__all__ = ["activations", "explain", "explain_methods"]
 
 
 @with_hints
@@ -278,3 +305,450 @@ def activations(
         else stacked
         for name, stacked in maps.items()
     }
+
+
+_LOG = logging.getLogger("cam_hub")
+
+MOST_SAMPLES = 32
+"""Noisy copies are added up to so many."""
+
+WANTED = 0.98
+"""More noisy copies are taken where another seed's map would correlate less. It is an estimate, so
+that it lies above what counts as steady."""
+
+_AIM = 0.985
+"""What more copies are to reach."""
+
+_LARGEST = 512 << 20
+"""No more copies are taken where the sums of all layers and classes would take more bytes."""
+
+
+def explain_prepared(
+    model: LoadedModel, prepared: Prepared, methods: Sequence[Method], request: Request
+) -> dict[str, Explanation]:
+    """One explanation per method, by its name.
+
+    Args:
+        model: The model.
+        prepared: The picture.
+        methods: The methods.
+        request: What is asked.
+
+    Raises:
+        CamHubError: As ``explain``.
+    """
+    if request.progress is not None:
+        request = replace(request, progress=_Rising(request.progress))
+    job = make_job(model, prepared, methods, request)
+    passed = RECENT.run(job, reuse=request.reuses)
+    found = {}
+    for method in methods:
+        composed = compose(model, prepared, method, job, passed)
+        if is_blank(composed):
+            composed = explain_otherwise(model, prepared, composed, method, request)
+        found[method.name] = steadied(model, prepared, composed, method, request)
+    return found
+
+
+def steadied(
+    model: LoadedModel,
+    prepared: Prepared,
+    found: Explanation,
+    method: Method,
+    request: Request,
+) -> Explanation:
+    """An explanation out of more noisy copies, where those that were taken differ too much.
+
+    How far they differ gives the correlation that another seed's map can be expected to have, and
+    the number of copies of which it would be high enough. These are run anew, together with the
+    first: the result is the one for that number. Of very many layers and classes, whose sums would
+    not fit into ``_LARGEST``, no more copies are taken.
+
+    Args:
+        model: The model.
+        prepared: The picture.
+        found: Out of as many copies as were asked for.
+        method: The method.
+        request: What is asked.
+
+    Returns:
+        The explanation as it was, if its copies agree, it has one or none, or the number is fixed.
+
+    Raises:
+        CamHubError: As ``explain``.
+    """
+    if request.sampling == "fixed":
+        return found
+    samples = request.noise.num_samples
+    double = found.described["precision"] == "float64" and model.dtype != torch.float64
+    settled = replace(
+        request,
+        target_layers=list(found.layers),
+        classes=request.classes if callable(request.classes) else list(found.classes),
+    )
+    while samples < MOST_SAMPLES:
+        agreement = min(found.described.get("agreement", {}).values(), default=1.0)
+        if agreement >= WANTED:
+            break
+        more = more_samples(samples, agreement)
+        settled = replace(settled, noise=replace(request.noise, num_samples=more))
+        job = make_job(model, prepared, [method], settled, double=double)
+        if _sums(job, len(found.classes)) > _LARGEST:
+            break
+        _LOG.info(
+            "%s: %d noisy copies instead of %d, whose map would correlate at %.2f with another's",
+            model.id,
+            more,
+            samples,
+            agreement,
+        )
+        samples = more
+        found = compose(model, prepared, method, job, RECENT.run(job, reuse=request.reuses))
+    if is_blank(found):
+        return explain_otherwise(model, prepared, found, method, settled)
+    return found
+
+
+def more_samples(samples: int, agreement: float) -> int:
+    """How many noisy copies should do.
+
+    Args:
+        samples: The number that does not.
+        agreement: The correlation that maps of two seeds can be expected to have.
+
+    Returns:
+        Two, four, eight … times the number, ``MOST_SAMPLES`` at most. ``samples`` where that is no
+        more.
+    """
+    if samples >= MOST_SAMPLES:
+        return samples
+    # Of so many times the copies, going by the variance of one.
+    wanted = (1 / agreement - 1) / (1 / _AIM - 1) if agreement > 0 else math.inf
+    more = 2 * samples
+    while more < MOST_SAMPLES and more < wanted * samples:
+        more *= 2
+    return min(more, MOST_SAMPLES)
+
+
+def _sums(job: Job, classes: int) -> int:
+    """The bytes of the sums that are held while the noisy copies pass, chunk by chunk."""
+    cells = sum(
+        (layer.channels or 0) * math.prod(layer.grid or ()) * layer.frames
+        for layer in job.layers.values()
+    )
+    return MomentSum.BYTES * cells * classes
+
+
+class _Rising:
+    """Progress of work that turns out to take several passes: each fills what others have left."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._base = self._told = self._part = 0.0
+
+    def __call__(self, part: float, what: str) -> None:
+        if part < self._part:  # another pass has begun
+            self._base = self._told
+        self._part = part
+        self._told = self._base + (1 - self._base) * part
+        self._progress(self._told, what)
+
+
+_SIDES = {"for": "for", "against": "against", "both": "for or against"}
+
+_SATURATED = ", or target='logit': where a probability is all but 0 or 1, it has no gradient"
+
+
+def is_blank(found: Explanation) -> bool:
+    """Whether nothing at any of the layers spoke for any of the classes."""
+    return not any(cam.any() for cam in found.cams.values())
+
+
+def explain_otherwise(
+    model: LoadedModel,
+    prepared: Prepared,
+    blank: Explanation,
+    method: Method,
+    request: Request,
+) -> Explanation:
+    """The explanation of more precise scores, or at the last layer that speaks.
+
+    Args:
+        model: The model.
+        prepared: The picture.
+        blank: In which nothing at the chosen layers speaks.
+        method: The method.
+        request: What is asked.
+
+    Raises:
+        NoMap: If there is none, or the layers were the caller's choice.
+    """
+    layers = list(blank.layers)
+    saturating = model.task.saturating or request.target == "probability"
+    if saturating and blank.described["precision"] != "float64":
+        classes = request.classes if callable(request.classes) else list(blank.classes)
+        settled = replace(request, target_layers=layers, classes=classes)
+        job = make_job(model, prepared, [method], settled, double=True)
+        passed = RECENT.run(job, reuse=request.reuses)
+        finer = compose(model, prepared, method, job, passed)
+        if not is_blank(finer):
+            return finer
+    alternatives: list[list[str]] = []
+    if request.target_layers is None and request.call is None:
+        alternatives = layers_before(model, layers[0], prepared.size)
+    for spare in alternatives:
+        if (found := _last_that_speaks(model, prepared, spare, method, request)) is not None:
+            return found
+    raise NoMap(
+        "blank: nothing at "
+        + (f"layer {layers[0]!r}" if len(layers) == 1 else "any of the layers")
+        + f" spoke {_SIDES[request.sign]} the class; try another layer or class"
+        + (_SATURATED if request.target == "probability" else ""),
+    )
+
+
+def _last_that_speaks(
+    model: LoadedModel,
+    prepared: Prepared,
+    layers: Sequence[str],
+    method: Method,
+    request: Request,
+) -> Explanation | None:
+    """The explanation at the last of some layers that speaks for the first class, if one does."""
+    job = make_job(model, prepared, [method], replace(request, target_layers=list(layers)))
+    try:
+        passed = RECENT.run(job, reuse=request.reuses)
+    except NoMap:
+        return None
+    index = passed.settled.classes[0]
+    speaking = [name for name in job.layers if passed.maps[method.key, index, name].any()]
+    if not speaking:
+        return None
+    last = speaking[-1]
+    return compose(model, prepared, method, replace(job, layers={last: job.layers[last]}), passed)
+
+
+_TOO_LARGE_TWICE = "the model does not fit twice, as it must to be run in double precision."
+
+
+def make_job(
+    model: LoadedModel,
+    prepared: Prepared,
+    methods: Sequence[Method],
+    request: Request,
+    *,
+    double: bool = False,
+) -> Job:
+    """What a pass has to find out about a picture.
+
+    Args:
+        model: The model.
+        prepared: The picture.
+        methods: The methods.
+        request: What is asked; its words for layers are looked up, those for classes wait for the
+            scores.
+        double: Whether the pass is to be in double precision in any case.
+
+    Raises:
+        CamHubError: If there are no such layers, or the task has no use for what was given.
+    """
+    model.task.check_contrast(request.contrast)
+    model.task.check_target(request.target)
+    question = ask(model, prepared, request.region, request.reference)
+    layers = [
+        at_call(layer, request.call)
+        for layer in resolve_layers(model, request.target_layers, prepared.size)
+    ]
+    with reported(model.id, _TOO_LARGE_TWICE):
+        working, tensor = precise_enough(model, prepared.tensor, layers, double=double)
+        setting = _setting(working, tensor, request.autocast)
+    classes = request.classes
+    if callable(classes):
+        working = replace(working, task=_custom(working.task, classes, request))
+        classes = None
+
+    def aim() -> Target:
+        target = question.aim(working, tensor)
+        return Probabilities(target) if request.target == "probability" else target
+
+    return Job(
+        model=working,
+        image=tensor,
+        layers={layer.name: layer for layer in layers},
+        aim=aim,
+        question=(question.key, request.target, request.call),
+        settle=lambda found, labels: settle(
+            classes,
+            request.contrast,
+            found.ranking,
+            labels or model.class_names,
+            found.eligible,
+        ),
+        methods=methods,
+        noise=request.noise if any(method.needs_noise for method in methods) else None,
+        batch_size=request.batch_size,
+        setting=setting,
+        progress=request.progress,
+        options=request.recorded,
+    )
+
+
+def _custom(task: Task, function: Callable[[Any], Any], request: Request) -> Custom:
+    """The task of a caller's own function.
+
+    Raises:
+        InvalidArgument: If it is combined with what makes sense for classes only.
+    """
+    for name, value, default in (
+        ("contrast", request.contrast, None),
+        ("target", request.target, "logit"),
+    ):
+        if value != default:
+            expected = f"{default!r} along with a function as classes=, which can do the same"
+            raise InvalidArgument(name, value, expected)
+    return Custom(task, function, chosen=request.output is not None or task.wanted is not None)
+
+
+def precise_enough(
+    model: LoadedModel, tensor: Tensor, layers: Sequence[LayerInfo], *, double: bool = False
+) -> tuple[LoadedModel, Tensor]:
+    """Both in double precision if asked for, or if rounding would hide what the layers say."""
+    double = double or any(layer.faint for layer in layers)
+    working = in_double(model) if double else model
+    return working, tensor.to(working.device, working.dtype)
+
+
+def _setting(model: LoadedModel, tensor: Tensor, autocast: torch.dtype | None) -> Setting:
+    if model.dtype == torch.float64:  # which autocast leaves alone
+        return Setting()
+    return Setting(autocast, suited_format(model, tensor))
+
+
+STEADY = 0.97
+"""A map of which another seed's would correlate less is noted to depend on the noise."""
+
+
+def compose(
+    model: LoadedModel,
+    prepared: Prepared,
+    method: Method,
+    job: Job,
+    passed: Pass,
+) -> Explanation:
+    """Puts one method's maps together with all that they are maps of.
+
+    Args:
+        model: The model.
+        prepared: The picture.
+        method: The method.
+        job: What the pass was to find out.
+        passed: What it has brought back.
+    """
+    names = passed.labels or model.class_names
+    cams = {
+        (index, name): passed.maps[method.key, index, name]
+        for index in passed.settled.classes
+        for name in job.layers
+    }
+    cams = {  # of a clip, and of frames in an image's channels: grids one below the other
+        (index, name): cam.reshape(job.layers[name].frames, -1, cam.shape[1])
+        if prepared.is_clip or job.layers[name].frames > 1
+        else cam
+        for (index, name), cam in cams.items()
+    }
+    cams = {
+        (index, name): on_input(cam, job.layers[name].extent) for (index, name), cam in cams.items()
+    }
+    shown, chosen = _predictions(passed, names, model.class_names)
+    against = passed.settled.contrast
+    labels = {index: label_of(index, names) for index in passed.settled.classes}
+    agreement = _agreement(method, job, passed)
+    layer_names = list(job.layers)
+    autocast = job.setting.autocast
+    noise = job.noise if method.needs_noise else None
+    described = make_manifest(
+        model,
+        placement=prepared.placement.as_dict(),
+        method=method.name,
+        parameters=vars(noise) if noise is not None else {},
+        layers=layer_names,
+        classes=[
+            vars(chosen[index])
+            if index in chosen
+            else {"class_index": index, "label": labels[index]}
+            for index in passed.settled.classes
+        ],
+        contrast=[
+            {"class_index": other, "label": label_of(other, names), "weight": weight}
+            for other, weight in against or ()
+        ],
+        target=passed.target,
+        options=job.options,
+        predictions=shown,
+        grids={key: cam.shape for key, cam in cams.items()},
+        precision=str(job.image.dtype).removeprefix("torch."),
+        autocast=None if autocast is None else str(autocast).removeprefix("torch."),
+        batch_size=job.size if noise is not None else None,
+        notes=model.execution.notes,
+        layer_notes=_layer_notes(job, agreement),
+        agreement=agreement,
+    )
+    return Explanation(
+        pictures=prepared.pictures,
+        placement=prepared.placement,
+        predictions=shown,
+        classes=passed.settled.classes,
+        layers=tuple(layer_names),
+        cams=cams,
+        labels=labels,
+        described=described,
+    )
+
+
+def _agreement(method: Method, job: Job, passed: Pass) -> dict[str, float]:
+    """By layer, how far another seed's map can be expected to agree: the least of all classes.
+
+    Three digits, so that rounding does not show.
+    """
+    found = {
+        name: [
+            passed.agreements[key]
+            for index in passed.settled.classes
+            if (key := (method.key, index, name)) in passed.agreements
+        ]
+        for name in job.layers
+    }
+    return {name: round(min(each), 3) for name, each in found.items() if each}
+
+
+def _layer_notes(job: Job, agreement: Mapping[str, float]) -> dict[str, str]:
+    """What must be known of the maps of each layer, where there is anything."""
+    notes = {name: [layer.notes] if layer.notes else [] for name, layer in job.layers.items()}
+    for name, correlation in agreement.items():
+        if correlation < STEADY:
+            notes[name].append(
+                f"its map depends on the noise: going by how far its {job.samples} noisy copies "
+                f"differ, the map of another seed would correlate with it at {correlation:.2f}; "
+                "more samples make it steadier, and the end of its block, or a later layer, may be "
+                "steadier"
+            )
+    return {name: "; ".join(each) for name, each in notes.items() if each}
+
+
+def _predictions(
+    passed: Pass, names: Sequence[str] | None, own: Sequence[str] | None
+) -> tuple[tuple[Prediction, ...], dict[int, Prediction]]:
+    """The predictions, and what the model says of the explained classes by index.
+
+    Classes of which the model said nothing are in neither.
+    """
+    standings = passed.standings
+    chosen = {
+        index: standings.prediction(index, names)
+        for index in passed.settled.classes
+        if standings.tells(index)
+    }
+    if standings.predicted is not None:
+        standings = standings.predicted
+        names = standings.labels or own
+    return tuple(standings.prediction(index, names) for index in standings.shown), chosen

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from cam_hub.errors import ModelRefused
 from cam_hub.hooks.frozen_eval import quiet, walk
-from cam_hub.layers import answers, cache
+from cam_hub.layers import cache
+from cam_hub.layers import listing as answers
 from cam_hub.models.loaded_model import LoadedModel
 
 __all__ = ["suited_format"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused
 from cam_hub.hooks.frozen_eval import quiet, unusable
-from cam_hub.images.clip_preprocessing import ClipPreprocessing
+from cam_hub.images.clips import ClipPreprocessing
 from cam_hub.images.decoding import open_image
 from cam_hub.images.geometry import Placement
 from cam_hub.images.pictures import Pictures

@@ -11,7 +11,7 @@ from cam_hub.hooks.modes import default_modes
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.options import unrecorded
 from cam_hub.results.explanation import Explanation
-from cam_hub.results.manifest_schema import check_explanation
+from cam_hub.results.manifest import check_explanation
 from cam_hub.sources import store
 
 __all__ = ["reproduce"]

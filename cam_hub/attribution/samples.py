@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
-from cam_hub.images.files import file_endings, local_path, told
+from cam_hub.images.decoding import file_endings, local_path, told
 from cam_hub.results.serialization import saved_files
 from cam_hub.targets.classes import LabelledClass, as_index
 

@@ -1,4 +1,4 @@
-"""How much memory a device has left, and work cut into chunks that fit into it."""
+"""The memory that a device has left, and work cut into chunks that fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 
 from cam_hub.errors import CamHubError, OutOfMemory
 
-__all__ = ["free_part", "group_room", "in_chunks", "is_out_of_memory", "reported"]
+__all__ = ["copies_at_once", "free_part", "group_room", "in_chunks", "is_out_of_memory", "reported"]
+
 
 _T = TypeVar("_T")
 
@@ -171,3 +172,23 @@ def _group_room(folder: Path, limit: str, usage: str, cached: str) -> int | None
         return None
     counts = dict(zip(stat[::2], stat[1::2], strict=False))
     return max(0, most - used + int(counts.get(cached, 0)))
+
+
+_BUDGET = 4 << 30
+"""Bytes that the activations of the copies that run at once may take at most, roughly."""
+
+_ALIVE = 3
+"""Outputs of about the greatest one's size that a network holds at once, as a rule of thumb."""
+
+
+def copies_at_once(largest: int, device: torch.device, budget: int | None = None) -> int:
+    """How many copies can run beside the input that they are compared with, at least one.
+
+    Args:
+        largest: Bytes of the largest output for one image.
+        device: Where they run.
+        budget: Bytes that their activations may take, roughly; None for a part of what the
+            device has free.
+    """
+    room = free_part(device, _BUDGET) if budget is None else budget
+    return max(1, room // max(1, largest * _ALIVE) - 1)

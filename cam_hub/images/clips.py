@@ -1,21 +1,64 @@
-"""Open any clip safely: several pictures, or one that moves, to upright RGB frames of one size.
-
-Everything that :mod:`cam_hub.images.decoding` promises of a picture holds for each frame.
-"""
+"""Clips: frames of one size, their preprocessing, and the place of maps in time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from cam_hub.errors import ImageRefused, InvalidArgument
-from cam_hub.images.decoding import MAX_PIXELS, open_image, to_picture
-from cam_hub.images.files import read_image_file
-from cam_hub.images.timeline import evenly
+from cam_hub.images.decoding import MAX_PIXELS, open_image, read_image_file, to_picture
+from cam_hub.images.geometry import Placement, sizes
+from cam_hub.images.preprocessing import Preprocessing
+from cam_hub.images.tensors import check_tensor
 
-__all__ = ["MAX_DECODED", "MAX_FRAMES", "open_clip"]
+__all__ = ["MAX_DECODED", "MAX_FRAMES", "ClipPreprocessing", "evenly", "open_clip", "over_frames"]
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """Indices spread evenly: the middle one of each of ``wanted`` equal parts of ``count``.
+
+    Where fewer are there than wanted, they are repeated; where as many, each is taken once.
+
+    Args:
+        count: How many there are, at least 1.
+        wanted: How many to name, at least 1.
+
+    Example:
+        >>> evenly(16, 4)
+        [2, 6, 10, 14]
+        >>> evenly(2, 4)
+        [0, 0, 1, 1]
+    """
+    return [(2 * part + 1) * count // (2 * wanted) for part in range(wanted)]
+
+
+def over_frames(steps: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
+    """One map per frame out of one per step of time, linearly between the steps' middles.
+
+    Args:
+        steps: ``(steps, rows, cols)``; step ``i`` covers the frames from ``i * frames / steps`` to
+            ``(i + 1) * frames / steps``.
+        frames: How many frames there are.
+
+    Returns:
+        ``(frames, rows, cols)``, within the range of the steps; before the first middle and after
+        the last one as there.
+    """
+    count = len(steps)
+    place = np.clip((np.arange(frames) + 0.5) * count / frames - 0.5, 0, count - 1)
+    before = np.minimum(place.astype(int), max(count - 2, 0))
+    after = np.minimum(before + 1, count - 1)
+    part = (place - before).astype(np.float32)[:, None, None]
+    between: NDArray[np.float32] = steps[before] * (1 - part) + steps[after] * part
+    return between
+
 
 MAX_FRAMES = 10_000
 """Clips of more frames are refused."""
@@ -139,3 +182,81 @@ def _check_frames(found: dict[int, Image.Image], max_pixels: int) -> None:
             f"{len(found)} frames of {size[0]} x {size[1]} are {pixels:,} pixels, and the limit "
             f"is {max_pixels:,}; scale them down first"
         )
+
+
+@dataclass(frozen=True)
+class ClipPreprocessing:
+    """How a clip becomes a model's input.
+
+    Attributes:
+        frame: What is done to each frame.
+        frames: How many frames the model takes.
+
+    Raises:
+        InvalidArgument: ``frames`` is not a positive whole number.
+    """
+
+    frame: Preprocessing
+    frames: int
+
+    def __post_init__(self) -> None:
+        sizes("frames", (self.frames,), 1)
+
+    @classmethod
+    def from_torchvision(cls, preset: object, frames: int) -> ClipPreprocessing:
+        """Describe what a torchvision video preset does, bit for bit.
+
+        Args:
+            preset: What ``weights.transforms()`` returns, a ``VideoClassification``.
+            frames: How many frames the model takes; the preset does not say.
+
+        Raises:
+            InvalidArgument: The preset is none, or has values that can never work.
+        """
+        return cls(replace(Preprocessing.from_torchvision(preset), antialias=False), frames)
+
+    @property
+    def input_size(self) -> tuple[int, int, int, int]:
+        """``(channels, frames, height, width)`` of the input."""
+        channels, height, width = self.frame.input_size
+        return channels, self.frames, height, width
+
+    def place(self, photo_size: tuple[int, int]) -> Placement:
+        """Where frames of ``photo_size`` ``(width, height)`` lie in the input."""
+        return self.frame.place(photo_size)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields of the frames' preprocessing, with the clip's input size, as JSON types."""
+        return {**self.frame.as_dict(), "input_size": list(self.input_size)}
+
+    def __call__(self, clip: Sequence[Image.Image]) -> Tensor:
+        """Turn a clip into the model's input.
+
+        Args:
+            clip: Pictures of one size, as :func:`cam_hub.images.clips.open_clip` returns them.
+
+        Returns:
+            float32 of shape ``(1, channels, frames, height, width)``, normalised.
+
+        Raises:
+            ImageRefused: There are none, or they differ in size, or as :class:`Preprocessing`.
+        """
+        if len({picture.size for picture in clip}) != 1:
+            raise ImageRefused("a clip takes at least one frame, and all of one size")
+        known: dict[int, Tensor] = {}  # a clip in which nothing moves is one picture, repeated
+        for picture in clip:
+            if id(picture) not in known:
+                known[id(picture)] = self.frame(picture)
+        return torch.stack([known[id(picture)] for picture in clip], dim=2)
+
+    def denormalise(self, tensor: Tensor) -> list[Image.Image]:
+        """Show a preprocessed clip: its frames, as :meth:`Preprocessing.denormalise` shows each.
+
+        Args:
+            tensor: A float tensor ``(C, T, H, W)`` or ``(1, C, T, H, W)``.
+
+        Raises:
+            ImageRefused: As :func:`check_tensor`.
+        """
+        values = check_tensor(tensor, self.frame.input_size[0], clip=True)[0].cpu()
+        return [self.frame.denormalise(values[:, step]) for step in range(values.shape[1])]

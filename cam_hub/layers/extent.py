@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cam_hub.layers.bands import BANDS, sampled
+from cam_hub.layers.correspondence import BANDS, sampled
 
 __all__ = ["FULL", "WHOLE", "Extent", "Fit", "fit_extent", "follows", "on_input"]
 

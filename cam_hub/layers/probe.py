@@ -19,11 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cam_hub.hooks.chunks import copies_at_once
 from cam_hub.hooks.frozen_eval import quiet
-from cam_hub.hooks.memory import is_out_of_memory
+from cam_hub.hooks.memory import copies_at_once, is_out_of_memory
 from cam_hub.hooks.recording import main_tensor, observe, same_values, watch_writes
-from cam_hub.layers.bands import (
+from cam_hub.layers.correspondence import (
     BANDS,
     FEW_CELLS,
     NONE,

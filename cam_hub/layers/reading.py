@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cam_hub.layers.bands import SELECTIVE, Match
+from cam_hub.layers.correspondence import SELECTIVE, Match
 from cam_hub.layers.layouts import Arrangement
 from cam_hub.layers.probe import Finding
 

@@ -4,13 +4,94 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from operator import itemgetter
 from typing import NamedTuple
 
-from cam_hub.layers.dependence import Dependence, Dependences
-from cam_hub.layers.reading import Reading
+from torch import Tensor, nn
 
-__all__ = ["Recommendation", "alternatives", "confirmed", "recommend", "recommend_instead"]
+from cam_hub.hooks.memory import copies_at_once
+from cam_hub.layers.probe import Finding, Run
+from cam_hub.layers.quadrants import CLEAR_HALVES, CLEAR_QUARTERS, quarter_leads
+from cam_hub.layers.reachability import Dependence, Dependences
+from cam_hub.layers.reading import Reading
+from cam_hub.models.precision import double_pair
+
+__all__ = [
+    "Recommendation",
+    "alternatives",
+    "choose",
+    "confirmed",
+    "late_layers",
+    "recommend",
+    "recommend_instead",
+    "unread_after",
+]
+
+
+_TAIL = 0.1
+"""The part of the leaves that may run after a layer of the end."""
+
+
+def late_layers(findings: Mapping[str, Finding]) -> set[str]:
+    """Names the layers after which at most a tenth of the leaf modules run.
+
+    A leaf is a module that ran and of which no submodule ran. Those after the last one whose
+    output has places (two dimensions besides the batch's that are longer than 1), which stand
+    behind the pooling, do not count.
+
+    Args:
+        findings: From ``disturb``, in the order in which the layers finished.
+    """
+    leaves = _leaves_before_pooling(findings)
+    counted, after = set(leaves), len(leaves)
+    found = set()
+    for name in findings:
+        after -= name in counted
+        if after <= _TAIL * len(leaves):
+            found.add(name)
+    return found
+
+
+def unread_after(
+    name: str, findings: Mapping[str, Finding], readable: Container[str]
+) -> tuple[list[str], int]:
+    """Looks whether a layer is the deepest only because most of what follows could not be read.
+
+    Args:
+        name: The layer.
+        findings: From ``disturb``, in the order in which the layers finished.
+        readable: The layers of which it is known how they lie on the image.
+
+    Returns:
+        The leaves after it that have places but could not be read, and how many leaves run after
+        it before pooling. None are named where the layer stands at the end, or where most of what
+        follows could be read (but is not asked for as a whole, or has no evidence).
+    """
+    if name in late_layers(findings):
+        return [], 0
+    order = {other: place for place, other in enumerate(findings)}
+    after = [leaf for leaf in _leaves_before_pooling(findings) if order[leaf] > order[name]]
+    unread = [leaf for leaf in after if leaf not in readable and _has_places(findings[leaf])]
+    return (unread, len(after)) if 2 * len(unread) > len(after) else ([], len(after))
+
+
+def _leaves_before_pooling(findings: Mapping[str, Finding]) -> list[str]:
+    parents: set[str] = set()
+    for name in findings:
+        while name := name.rpartition(".")[0]:
+            parents.add(name)
+    leaves = [name for name in findings if name not in parents]
+    while leaves and not _has_places(findings[leaves[-1]]):
+        leaves.pop()
+    return leaves
+
+
+def _has_places(finding: Finding) -> bool:
+    # The first dimension of what does not keep the images apart stands for the batch.
+    shape = finding.shape or ()
+    return sum(side > 1 for side in (shape if finding.batched else shape[1:])) >= 2
+
 
 _WHOLE = 0.9
 """Scores depend on an output as a whole if this part of its channels, and of its cells, counts."""
@@ -328,3 +409,69 @@ def _other_ends(
         if aside and reached[other].speaks and reached[other].cells >= _WHOLE:
             ends[readings[other].arrangement.grid] = other
     return tuple(reversed(ends.values()))
+
+
+_LEAST = 0.05
+"""Least lead of the quarters of a layer that is taken in place of the deepest one."""
+
+
+def choose(
+    module: nn.Module,
+    clean: Tensor,
+    run: Run,
+    findings: Mapping[str, Finding],
+    readings: Mapping[str, Reading],
+    reached: Dependences,
+    *,
+    dense: bool = False,
+) -> Recommendation | None:
+    """Picks the deepest layer, or a late one that does not mix the picture's quarters as it does.
+
+    Where the bands leave no doubt that the deepest layer keeps them apart, no further pass is made.
+
+    Args:
+        module: The model.
+        clean: The input that it was disturbed from.
+        run: How to run it on a batch.
+        findings: From ``disturb``.
+        readings: How layers lie on the image.
+        reached: The layers that scores depend on, with the graph still open.
+        dense: Whether the model answers for every place.
+
+    Returns:
+        None if no layer can be explained.
+    """
+    best = recommend(list(findings), readings, reached, dense=dense)
+    if best is None or readings[best.name].match.halves >= CLEAR_HALVES:
+        return best
+    late = late_layers(findings)
+    others = alternatives(best.name, list(findings), readings, reached, late)
+    if not others:
+        return best
+    if findings[best.name].drowned:
+        module, clean = double_pair(module, clean) or (module, clean)
+    kept = _apart(module, clean, run, best.name, others, findings, readings)
+    return recommend_instead(best, kept[0], readings, reached) if kept else best
+
+
+def _apart(
+    module: nn.Module,
+    clean: Tensor,
+    run: Run,
+    best: str,
+    others: Sequence[str],
+    findings: Mapping[str, Finding],
+    readings: Mapping[str, Reading],
+) -> list[str]:
+    """Which of the others keep the quarters apart; none if the best layer does, too."""
+    names = (best, *others)
+    layers = {name: (findings[name].shape or (), readings[name].arrangement) for name in names}
+    largest = max(prod(finding.shape or ()) for finding in findings.values())
+    room = copies_at_once(largest * clean.element_size(), clean.device)
+    rounds = quarter_leads(module, clean, run, layers, at_once=room)
+    for number, leads in enumerate(rounds, start=1):
+        others = [name for name in others if leads[name] > 0]
+        if not others or leads[best] >= CLEAR_QUARTERS / number:
+            return []
+    # A lead that is no number is no answer either, so this asks for what must hold.
+    return [] if leads[best] > 0 else [name for name in others if leads[name] >= _LEAST]

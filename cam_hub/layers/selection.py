@@ -10,7 +10,7 @@ from torch import nn
 
 from cam_hub.errors import InvalidArgument, LayerNotFound, NoMap, nearest_names
 from cam_hub.hooks.recording import modules_by_name
-from cam_hub.layers.layers import SUGGESTIONS, LayerInfo, list_layers, suggest_layers
+from cam_hub.layers.listing import SUGGESTIONS, LayerInfo, list_layers, suggest_layers
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.classes import is_iterable
 

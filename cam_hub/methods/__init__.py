@@ -4,10 +4,9 @@ A new method is a module of its own that ends with a call of ``METHODS.register`
 below.
 """
 
+from cam_hub.methods.arithmetic import check_map, normalise
 from cam_hub.methods.evidence import Evidence, Moments, MomentSum
-from cam_hub.methods.fusion import fuse
-from cam_hub.methods.registry import METHODS, Method, Sign
-from cam_hub.methods.scaling import check_map, normalise
+from cam_hub.methods.registry import METHODS, Method, Sign, fuse
 
 # isort: split
 # The order of these lines is the order of METHODS, and so the one in which methods are offered.
@@ -17,9 +16,7 @@ from cam_hub.methods.smooth_grad_cam_pp import smoothgradcampp
 from cam_hub.methods.layer_cam import layercam
 
 # isort: split
-from cam_hub.methods.grad_cam import gradcam
-from cam_hub.methods.grad_cam_pp import gradcampp
-from cam_hub.methods.x_grad_cam import xgradcam
+from cam_hub.methods.grad_cam import gradcam, gradcampp, xgradcam
 
 __all__ = [
     "METHODS",

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from cam_hub.methods.arithmetic import paired, weighted_map
+from cam_hub.methods.arithmetic import by_maximum, paired, weighted_map
 from cam_hub.methods.registry import METHODS, Method
-from cam_hub.methods.scaling import by_maximum
 
 __all__ = ["layercam", "layercam_scale"]
 

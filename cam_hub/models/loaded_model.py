@@ -1,10 +1,10 @@
-"""What every source of models hands over, and what a source is."""
+"""``LoadedModel``: a network with its preprocessing, labels and task."""
 
 from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from itertools import chain
@@ -22,8 +22,8 @@ from cam_hub.hooks.fast_paths import shortcuts, worth
 from cam_hub.hooks.frozen_eval import unusable, walk
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.modes import default_modes
-from cam_hub.images.clip_preprocessing import ClipPreprocessing
-from cam_hub.images.clips import open_clip
+from cam_hub.hooks.recording import foreign_hooks
+from cam_hub.images.clips import ClipPreprocessing, open_clip
 from cam_hub.images.decoding import open_image
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.images.tensors import pixels_of
@@ -31,7 +31,6 @@ from cam_hub.images.transforms import TransformPreprocessing
 from cam_hub.models.facts import ModelFacts
 from cam_hub.models.limits import UNLIMITED, LoadLimits
 from cam_hub.models.model_id import ModelId
-from cam_hub.models.origin import Origin
 from cam_hub.targets.base import Task
 from cam_hub.targets.classification import Classification
 
@@ -39,6 +38,7 @@ __all__ = [
     "EXECUTION",
     "LoadedModel",
     "OpenedImage",
+    "Origin",
     "Progress",
     "Request",
     "Source",
@@ -48,6 +48,56 @@ __all__ = [
     "settle",
     "wake",
 ]
+
+
+_VALUES = 16  # compared in each tensor
+
+
+class Origin:
+    """A model as it was loaded by its ID.
+
+    Args:
+        module: The network, freshly loaded.
+        fields: The other parts of the loaded model, by name.
+    """
+
+    def __init__(self, module: nn.Module, fields: Mapping[str, Any]) -> None:
+        self.fields = dict(fields)
+        self._state = _state(module)
+
+    def has(self, module: nn.Module) -> bool:
+        """Whether the network still is the loaded one: its parts, weights and hooks.
+
+        Device and memory layout may differ. Not seen is a write through ``weight.data`` that leaves
+        16 values, spread over the weight, as they are.
+        """
+        return self._state == _state(module)
+
+    def changed(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields that are not the loaded ones any more."""
+        return {name: value for name, value in fields.items() if value is not self.fields[name]}
+
+
+def _state(module: nn.Module) -> Hashable:
+    parts = tuple((name, type(part)) for name, part in module.named_modules())
+    hooked = any(foreign_hooks(part) for part in module.modules())
+    writes = tuple(map(_writes, module.parameters()))
+    values = tuple(map(_sample, chain(module.parameters(), module.buffers())))
+    return parts, hooked, writes, values
+
+
+def _writes(weight: Tensor) -> int:
+    return -1 if weight.is_inference() else weight._version
+
+
+def _sample(tensor: Tensor) -> Hashable:
+    """Shape, type, and a few values spread over a tensor."""
+    shape = tuple(tensor.shape)
+    count = tensor.numel()
+    if not count or tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
+        return shape, tensor.dtype
+    flat = tensor.detach().flatten()  # in the order of indices, whatever the layout in memory
+    return shape, tensor.dtype, str(flat[:: -(-count // _VALUES)].tolist())
 
 
 EXECUTION = "execution"

@@ -17,8 +17,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cam_hub.errors import InvalidArgument, SaveFailed
+from cam_hub.images.clips import over_frames
 from cam_hub.images.geometry import Placement
-from cam_hub.images.timeline import over_frames
 from cam_hub.results.overlay import overlay
 
 __all__ = ["SUFFIXES", "overlays", "save_animation", "write_animation"]

@@ -14,10 +14,10 @@ from cam_hub.results import animations
 from cam_hub.results import comparison_files as files
 from cam_hub.results import comparison_sheets as sheets
 from cam_hub.results.comparison_cells import Cell, Kind, Row
+from cam_hub.results.comparison_sheets import Scale, check_scale, heat_of
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.maps import Map
 from cam_hub.results.montage import MAX_TILE_WIDTH
-from cam_hub.results.scales import Scale, check_scale, heat_of
 from cam_hub.results.serialization import Writer, folder_path, read_folder, save_picture
 
 __all__ = ["Comparison"]
@@ -30,7 +30,7 @@ class Comparison:
     Where a method takes a ``scale``, that is ``"shares"``: one scale for the whole grid, on which a
     place is the hotter the more of its map's total it holds; ``"values"``: un-normalised, the
     maps of one model, method and layer together, others apart; or ``"own"``: each map from its
-    least to its greatest value. ``cam_hub.results.scales`` tells why.
+    least to its greatest value. ``cam_hub.results.comparison_sheets`` tells why.
 
     Attributes:
         photo: The picture, upright, RGB; None where each model makes its own of it.

@@ -12,7 +12,7 @@ from PIL import Image
 from cam_hub.errors import CamHubError, InvalidArgument
 from cam_hub.results.comparison_cells import Cell, Cost, Kind, Row
 from cam_hub.results.explanation import Explanation, read_predictions
-from cam_hub.results.manifest_schema import COMPARISON, check_parts
+from cam_hub.results.manifest import COMPARISON, check_parts
 from cam_hub.results.serialization import (
     MANIFEST,
     PHOTO,

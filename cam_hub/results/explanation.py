@@ -13,17 +13,17 @@ import numpy as np
 from PIL import Image
 
 from cam_hub.errors import InvalidArgument
+from cam_hub.images.clips import evenly
 from cam_hub.images.decoding import MAX_PIXELS
 from cam_hub.images.geometry import Placement
 from cam_hub.images.pictures import Pictures
-from cam_hub.images.timeline import evenly
 from cam_hub.methods import Sign
 from cam_hub.results import animations
 from cam_hub.results import montage as figures
 from cam_hub.results import overlay as rendering
-from cam_hub.results.colormaps import colormap_table, fitting
-from cam_hub.results.manifest_schema import check_explanation
+from cam_hub.results.manifest import check_explanation
 from cam_hub.results.maps import Limits, Map, Maps, ScaleChoice, checked_limits
+from cam_hub.results.overlay import colormap_table, fitting
 from cam_hub.results.regions import checked_fraction
 from cam_hub.results.serialization import (
     MANIFEST,

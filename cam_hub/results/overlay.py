@@ -1,21 +1,18 @@
-"""From a heatmap to pictures: coloured, laid over the photo, cut out, boxed.
-
-Photos are 8-bit RGB in and 8-bit RGB out. Everything is computed on bands of rows, so the largest
-photo costs its own size and the result's, never a float copy in colour. Results carry pixels
-only: a photo's EXIF data is left behind.
-"""
+"""Heatmap to colours, overlay and cut-out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
-from cam_hub.errors import InvalidArgument
-from cam_hub.results.blending import ONE, Pixels, mixed, picture_of, pixels_of, unseen_mark
-from cam_hub.results.colormaps import colormap_table
+from cam_hub.errors import InvalidArgument, nearest_names
 from cam_hub.results.regions import (
     BoolMask,
     Box,
@@ -25,7 +22,197 @@ from cam_hub.results.regions import (
     nan_refused,
 )
 
-__all__ = ["checked_photo", "colorize", "cutout", "draw_boxes", "overlay"]
+__all__ = [
+    "COLORMAPS",
+    "DIVERGING",
+    "ONE",
+    "Colormap",
+    "Pixels",
+    "checked_photo",
+    "colorize",
+    "colormap_names",
+    "colormap_table",
+    "cutout",
+    "draw_boxes",
+    "fitting",
+    "mixed",
+    "overlay",
+    "picture_of",
+    "pixels_of",
+    "unseen_mark",
+]
+
+
+Pixels = npt.NDArray[np.uint8]
+"""``(H, W, 4)``: red, green, blue, and a byte that means nothing, as Pillow holds RGB images."""
+
+ONE = 1 << 16
+"""The fixed point's 1: 255 times that fits 32 bits with room for rounding."""
+
+_BLOCK = 1 << 14  # so many integers stay within the processor's caches
+
+
+def pixels_of(image: Image.Image) -> Pixels:
+    """The pixels of an RGB image; not to be written to."""
+    data = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8)
+    return data.reshape(image.height, image.width, 4)
+
+
+def picture_of(pixels: Pixels) -> Image.Image:
+    """The way back from ``pixels_of``."""
+    height, width, _ = pixels.shape
+    return Image.frombytes("RGB", (width, height), pixels.tobytes(), "raw", "RGBX")
+
+
+def mixed(ground: Pixels, colours: Pixels, weight: int) -> Pixels:
+    """Two pictures mixed in fixed point, rounded to the nearest level.
+
+    Args:
+        ground: Any shape.
+        colours: Of the same shape.
+        weight: Theirs, from 0 for the ground alone to ``ONE`` for the colours alone.
+    """
+    if weight == ONE:
+        return colours
+    if 2 * weight == ONE:  # (ground + colour + 1) // 2 without a carry
+        return (ground | colours) - ((ground ^ colours) >> np.uint8(1))
+    result = np.empty(ground.size, np.uint8)
+    below, above = ground.reshape(-1), colours.reshape(-1)
+    total = np.empty(min(_BLOCK, result.size), np.uint32)
+    other = np.empty_like(total)
+    for start in range(0, result.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        size = len(result[block])
+        # Named, the type is the same under all rules of promotion.
+        np.multiply(below[block], ONE - weight, out=total[:size], dtype=np.uint32)
+        np.multiply(above[block], weight, out=other[:size], dtype=np.uint32)
+        total += other
+        total += np.uint32(ONE // 2)
+        total >>= np.uint32(16)
+        result[block] = total[:size]
+    return result.reshape(ground.shape)
+
+
+def unseen_mark(ground: Pixels, first_row: int, period: int) -> Pixels:
+    """How a band of the photo looks in full where the model saw nothing: dark, grey, hatched.
+
+    Args:
+        ground: The band.
+        first_row: The band's place in the photo, so that the hatching runs on between bands.
+        period: Pixels from one line to the next, along a row.
+
+    Returns:
+        As many, in [0, 193], the channels equal.
+    """
+    rows, columns = ground.shape[:2]
+    # Luma after ITU-R BT.601 as Pillow has it, times 0.6: at most 153.
+    red, green, blue = (
+        np.multiply(ground[..., channel], share, dtype=np.uint32)
+        for channel, share in enumerate((3 * 299, 3 * 587, 3 * 114))
+    )
+    grey = (red + green + blue) // np.uint32(5000)
+    # A place's row and column add up to its diagonal: rows are one line, seen from a place further.
+    line = np.arange(first_row, first_row + rows + columns - 1) % period < max(1, period // 5)
+    grey += sliding_window_view(np.where(line, np.uint32(40), np.uint32(0)), columns)
+    grey *= np.uint32(0x01010101)  # into all four bytes
+    return grey.view(np.uint8).reshape(ground.shape)
+
+
+class Colormap(NamedTuple):
+    """What a menu needs to know about a colour map.
+
+    Attributes:
+        name: Matplotlib's name of it.
+        kind: "rainbow" runs through the hues, "sequential" from dark to light, "diverging" from
+            one hue over a pale middle to another.
+        colour_blind_safe: Its lightness never falls from cold to hot, so it is read rightly
+            without seeing hue at all: with any colour vision, and in grey print. Diverging maps
+            fail this test, though many viewers tell their two ends apart by hue.
+    """
+
+    name: str
+    kind: Literal["rainbow", "sequential", "diverging"]
+    colour_blind_safe: bool
+
+
+COLORMAPS: Final[Mapping[str, Colormap]] = MappingProxyType(
+    {
+        entry.name: entry
+        for entry in (
+            Colormap("jet", "rainbow", colour_blind_safe=False),
+            Colormap("turbo", "rainbow", colour_blind_safe=False),
+            Colormap("viridis", "sequential", colour_blind_safe=True),
+            Colormap("cividis", "sequential", colour_blind_safe=True),
+            Colormap("inferno", "sequential", colour_blind_safe=True),
+            Colormap("magma", "sequential", colour_blind_safe=True),
+            Colormap("plasma", "sequential", colour_blind_safe=True),
+            Colormap("hot", "sequential", colour_blind_safe=True),
+            Colormap("gray", "sequential", colour_blind_safe=True),
+            Colormap("coolwarm", "diverging", colour_blind_safe=False),
+        )
+    }
+)
+"""The curated colour maps by name, in the order a menu should show them."""
+
+
+DIVERGING: Final = frozenset(
+    [
+        *("PiYG", "PRGn", "BrBG", "PuOr", "RdGy", "RdBu", "RdYlBu", "RdYlGn", "Spectral"),
+        *("coolwarm", "bwr", "seismic", "berlin", "managua", "vanimo"),
+    ]
+)
+"""Matplotlib's diverging colour maps; each also has a reversed form, ``<name>_r``."""
+
+
+def fitting(name: str, *, signed: bool) -> str:
+    """The colour map for a map of evidence.
+
+    Args:
+        name: The colour map that was asked for.
+        signed: Whether the map holds evidence of both signs. In a rainbow or sequential colour map
+            its zero would look like some evidence, so that ``"coolwarm"`` takes its place.
+    """
+    diverging = isinstance(name, str) and name.removesuffix("_r") in DIVERGING
+    return name if diverging or not signed else "coolwarm"
+
+
+def colormap_names() -> tuple[str, ...]:
+    """Names of the curated colour maps, in the order a menu should show them."""
+    return tuple(COLORMAPS)
+
+
+def colormap_table(name: str) -> npt.NDArray[np.uint8]:
+    """The 256 colours of a colour map.
+
+    Args:
+        name: One of ``colormap_names()``, or any other name in ``matplotlib.colormaps``.
+
+    Returns:
+        Read-only uint8 array ``(256, 3)``: RGB in [0, 255], from the coldest colour to the
+        hottest, each channel rounded to the nearest level (matplotlib itself cuts it off).
+
+    Raises:
+        InvalidArgument: matplotlib has no colour map of this name.
+    """
+    if not isinstance(name, str):
+        raise InvalidArgument("colormap", name, "the name of a colour map, such as 'jet'")
+    return _table(name)
+
+
+@lru_cache(maxsize=64)
+def _table(name: str) -> npt.NDArray[np.uint8]:
+    # Imported here because it takes longer than everything else in this module together.
+    from matplotlib import colormaps  # noqa: PLC0415
+
+    if name not in colormaps:
+        # The curated names come first: of two names equally near, the better map is offered.
+        nearest = nearest_names(name, [*COLORMAPS, *colormaps]) or list(COLORMAPS)
+        raise InvalidArgument("colormap", name, f"a colour map such as {', '.join(nearest)}")
+    colours = np.asarray(colormaps[name](np.linspace(0.0, 1.0, 256)), dtype=np.float64)
+    table = np.rint(colours[:, :3] * 255.0).astype(np.uint8)
+    table.setflags(write=False)  # one array serves every caller
+    return table
+
 
 _BAND_PIXELS = 1 << 16  # a band's bytes stay within the processor's caches
 _FULL_MARK = 0.5  # from this opacity on, unseen parts are marked in full

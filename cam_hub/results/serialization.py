@@ -33,8 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument, SaveFailed
-from cam_hub.images.decoding import open_image
-from cam_hub.images.files import local_path
+from cam_hub.images.decoding import local_path, open_image
 
 __all__ = [
     "MANIFEST",

@@ -18,8 +18,8 @@ from torch import nn
 
 from cam_hub.errors import ModelRefused
 from cam_hub.models import timm_models
-from cam_hub.models.building.skeleton import loaded
 from cam_hub.models.facts import ModelFacts
+from cam_hub.models.initialisation import loaded
 from cam_hub.models.loaded_model import LoadedModel, Request
 
 __all__ = ["DEFAULT_MODEL", "EmbeddedSource"]

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.models import timm_models
-from cam_hub.models.admission import admit
+from cam_hub.models.checkpoint import pickle_notes
+from cam_hub.models.config import CONFIG, read_config
 from cam_hub.models.facts import ModelFacts
+from cam_hub.models.foreign import foreign
+from cam_hub.models.limits import admit
 from cam_hub.models.loaded_model import LoadedModel, Request
 from cam_hub.models.model_id import path_hint
-from cam_hub.models.repos.checkpoint import pickle_notes
-from cam_hub.models.repos.config import CONFIG, read_config
-from cam_hub.models.repos.foreign import foreign
-from cam_hub.models.repos.network import build
-from cam_hub.models.repos.weight_files import choose_weights, why_none
-from cam_hub.sources.reporting import caller_may_stop, poll_of
+from cam_hub.models.network import build
+from cam_hub.models.weight_files import choose_weights, why_none
+from cam_hub.sources.progress import caller_may_stop, poll_of
 
 __all__ = ["LocalSource"]
 

@@ -12,9 +12,8 @@ import torch
 from cam_hub._validation import with_hints
 from cam_hub.errors import HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
 from cam_hub.hooks.modes import default_modes
-from cam_hub.models.admission import admit
 from cam_hub.models.facts import ModelFacts
-from cam_hub.models.limits import UNLIMITED, LoadLimits
+from cam_hub.models.limits import UNLIMITED, LoadLimits, admit
 from cam_hub.models.loaded_model import (
     LoadedModel,
     Progress,
@@ -28,9 +27,9 @@ from cam_hub.options import OutputChoice, check_options
 from cam_hub.sources.embedded import EmbeddedSource
 from cam_hub.sources.hub.source import HubSource
 from cam_hub.sources.local import LocalSource
-from cam_hub.sources.nearest import local_hint, suggest
+from cam_hub.sources.similar_names import local_hint, suggest
 from cam_hub.sources.timm import TimmSource
-from cam_hub.sources.torchvision.source import TorchvisionSource
+from cam_hub.sources.torchvision import TorchvisionSource
 from cam_hub.targets.registry import make_task
 
 __all__ = ["SOURCES", "describe_model", "known_ids", "load_model"]

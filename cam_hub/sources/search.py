@@ -11,10 +11,8 @@ from itertools import islice
 import torchvision.models as zoo
 
 from cam_hub.errors import HubUnavailable, InvalidArgument
-from cam_hub.models.hub_urls import looks_like_url
-from cam_hub.models.model_id import parse_model_id
-from cam_hub.sources.hub.hits import ModelHit
-from cam_hub.sources.hub.listing import HubListing, Token, shared_listing
+from cam_hub.models.model_id import looks_like_url, parse_model_id
+from cam_hub.sources.hub.listing import HubListing, ModelHit, Token, shared_listing
 from cam_hub.sources.registry import known_ids
 
 __all__ = ["Found", "ModelHit", "find_models", "search_models"]

@@ -8,8 +8,8 @@ import timm
 
 from cam_hub.errors import ModelNotFound
 from cam_hub.models import timm_models
-from cam_hub.models.admission import admit
 from cam_hub.models.facts import ModelFacts
+from cam_hub.models.limits import admit
 from cam_hub.models.loaded_model import LoadedModel, Request, wake
 
 __all__ = ["TimmSource"]

@@ -21,8 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from cam_hub.hooks.frozen_eval import quiet
 from cam_hub.options import OutputChoice
-from cam_hub.targets.heads import Head, Path, named_outputs
-from cam_hub.targets.outputs import with_batch
+from cam_hub.targets.heads import Head, Path, named_outputs, with_batch
 
 __all__ = [
     "SIGMOIDS",

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from cam_hub.errors import InvalidArgument
 from cam_hub.options import OutputChoice
 from cam_hub.targets.base import Reference, Standings, Target, Task, only_single_label
+from cam_hub.targets.heads import main_output, unexpected
 from cam_hub.targets.names import Names
-from cam_hub.targets.outputs import main_output, unexpected
 from cam_hub.targets.reading import read_outputs
 from cam_hub.targets.region import Region
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from cam_hub.errors import NoMap
 from cam_hub.targets.base import Reference, Standings, Target, Task, only_single_label
-from cam_hub.targets.outputs import main_output, unexpected
+from cam_hub.targets.heads import main_output, unexpected
 from cam_hub.targets.region import Region
 
 __all__ = ["Similarity"]

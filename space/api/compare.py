@@ -9,7 +9,7 @@ from gradio.events import api
 
 from cam_hub.options import options_for
 from cam_hub.results.comparison_files import CellFacts
-from cam_hub.results.scales import SCALES
+from cam_hub.results.comparison_sheets import SCALES
 from space.api.explain import document, file_of
 from space.config.settings import Settings
 from space.service.compare_exports import write_compare_files

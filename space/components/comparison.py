@@ -14,19 +14,20 @@ import numpy as np
 from PIL import Image
 
 from cam_hub.methods import METHODS
-from cam_hub.results.colormaps import fitting
 from cam_hub.results.comparison import Comparison
 from cam_hub.results.comparison_cells import Cell, Cost, Row
 from cam_hub.results.comparison_sheets import (
+    SCALES,
+    Scale,
     cost_in_words,
+    ends_of,
     is_signed,
     percent,
     percent_or_score,
     short_label,
     title_of,
 )
-from cam_hub.results.overlay import colorize
-from cam_hub.results.scales import SCALES, Scale, ends_of
+from cam_hub.results.overlay import colorize, fitting
 
 __all__ = ["GRID_CSS", "GRID_JS", "NO_GRID", "grid_html", "scale_choices", "tile_side"]
 

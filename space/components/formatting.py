@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from cam_hub.layers.layers import SUGGESTIONS, LayerInfo
+from cam_hub.layers.listing import SUGGESTIONS, LayerInfo
 from cam_hub.methods import METHODS
-from cam_hub.results.colormaps import COLORMAPS
 from cam_hub.results.explanation import Explanation
+from cam_hub.results.overlay import COLORMAPS
 
 __all__ = [
     "colormap_choices",

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 import gradio as gr
 
-from cam_hub.sources.hub.hits import ModelHit
+from cam_hub.sources.hub.listing import ModelHit
 from space.components import combobox
 
 __all__ = ["Proposal", "Proposals", "build_model_field", "proposal_of", "short"]

@@ -22,8 +22,8 @@ from PIL import Image
 from cam_hub.images.geometry import Placement
 from cam_hub.results import overlay as rendering
 from cam_hub.results import regions
-from cam_hub.results.colormaps import fitting
 from cam_hub.results.explanation import Explanation
+from cam_hub.results.overlay import fitting
 from space.service.display_options import Look
 
 __all__ = ["Screen", "Screens", "Span", "data_uri", "reduced"]

@@ -7,7 +7,7 @@ import html
 import gradio as gr
 
 from cam_hub.errors import NoMap
-from cam_hub.results.colormaps import colormap_table, fitting
+from cam_hub.results.overlay import colormap_table, fitting
 from space.components.preview import Screen, data_uri
 from space.service.display_options import Look
 

@@ -10,7 +10,7 @@ import gradio as gr
 
 from cam_hub.errors import InvalidArgument
 from cam_hub.results.comparison import Comparison
-from cam_hub.results.scales import check_scale
+from cam_hub.results.comparison_sheets import check_scale
 from space.components.comparison import NO_GRID, grid_html, tile_side
 from space.components.photo_field import photo_of
 from space.config.settings import Settings

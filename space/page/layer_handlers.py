@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from cam_hub.layers.layers import SUGGESTIONS
+from cam_hub.layers.listing import SUGGESTIONS
 from space.components import formatting as views
 from space.components import layer_table as layer_views
 from space.config.settings import Settings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cam_hub.results.comparison import Comparison
 from cam_hub.results.comparison_files import SHEET
-from cam_hub.results.scales import Scale
+from cam_hub.results.comparison_sheets import Scale
 
 __all__ = ["CompareFiles", "write_compare_files"]
 

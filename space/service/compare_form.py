@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from cam_hub.attribution.compare_columns import read_columns
 from cam_hub.errors import InvalidArgument, ModelNotFound, TooMuch
-from cam_hub.layers.layers import SUGGESTIONS
+from cam_hub.layers.listing import SUGGESTIONS
 from cam_hub.options import Interface, read_options
-from cam_hub.results.scales import Scale, check_scale
+from cam_hub.results.comparison_sheets import Scale, check_scale
 from cam_hub.sources.embedded import DEFAULT_MODEL
 from cam_hub.targets.classes import ClassChoice
 from space.config.settings import Limits

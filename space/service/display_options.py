@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, nearest_names
-from cam_hub.results.colormaps import COLORMAPS
 from cam_hub.results.explanation import Explanation
+from cam_hub.results.overlay import COLORMAPS
 
 __all__ = ["SCALES", "VIEWS", "Look", "read_look"]
 

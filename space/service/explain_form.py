@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from cam_hub.attribution.explaining import MOST_SAMPLES
+from cam_hub.attribution.explain import MOST_SAMPLES
 from cam_hub.errors import InvalidArgument, ModelRefused, TooMuch
 from cam_hub.methods import METHODS
 from cam_hub.models.model_id import parse_model_id
 from cam_hub.options import OPTIONS, Interface, Option, options_for, read_options
-from cam_hub.results.colormaps import colormap_table
 from cam_hub.results.maps import ScaleChoice, read_scale
+from cam_hub.results.overlay import colormap_table
 from cam_hub.targets.classes import ClassChoice, parse_top
 from space.config.settings import Limits
 from space.service.photos import Photo, read_photo

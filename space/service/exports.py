@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from cam_hub.errors import InvalidArgument
-from cam_hub.results.colormaps import colormap_table
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.maps import ScaleChoice
+from cam_hub.results.overlay import colormap_table
 from cam_hub.results.serialization import MANIFEST, PHOTO, digest_of, file_stem, manifest_text
 from space.service.file_budget import mark_as_used
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cam_hub.errors import NoMap
-from cam_hub.layers.layers import SUGGESTIONS, LayerInfo, list_layers, suggest_layers
+from cam_hub.layers.listing import SUGGESTIONS, LayerInfo, list_layers, suggest_layers
 from cam_hub.models.loaded_model import LoadedModel
 
 __all__ = ["LayerTable", "make_table"]

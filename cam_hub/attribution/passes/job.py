@@ -1,23 +1,78 @@
-"""What a pass is to find out, and what it brings back."""
+"""A pass: what it has to find, its noisy copies, and the rows of its batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from cam_hub.attribution.passes.gathering import Map
-from cam_hub.attribution.passes.noise import Noise
-from cam_hub.attribution.passes.trace import Setting
+from cam_hub.attribution.passes.accumulator import Map
+from cam_hub.attribution.passes.forward import Setting
 from cam_hub.layers.layer_info import LayerInfo
 from cam_hub.methods import Method
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.base import Standings, Target
 from cam_hub.targets.classes import Settled
 
-__all__ = ["Company", "Job", "Pass", "Progress"]
+__all__ = ["Company", "Job", "Noise", "Pass", "Progress", "Row", "rows_of", "stacked"]
+
+
+_KEPT = 4 << 20
+"""Bytes that drawn numbers of one seed and shape may take to be kept for the next picture."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise on the model's input.
+
+    Attributes:
+        num_samples: How many noisy copies.
+        std: Standard deviation, in units of the normalised input.
+        seed: The same seed gives the same copies; the first ones do not depend on how many there
+            are.
+    """
+
+    num_samples: int
+    std: float
+    seed: int
+
+    def draws(self, image: Tensor, memory_format: torch.memory_format) -> Iterator[Tensor]:
+        """The noise of each copy of an image or clip ``(1, …)``, drawn on the CPU on every device.
+
+        Args:
+            image: The image, for its shape, type and device.
+            memory_format: How the noise is to lie in memory.
+        """
+        shape = tuple(image.shape)
+        draws: Iterable[Tensor]
+        if self.num_samples * image.numel() * 4 <= _KEPT:
+            draws = _drawn(shape, self.num_samples, self.std, self.seed, memory_format)
+        else:
+            draws = _draw(shape, self.num_samples, self.std, self.seed, memory_format)
+        for drawn in draws:
+            yield drawn.to(image)
+
+
+def _draw(
+    shape: tuple[int, ...], count: int, std: float, seed: int, memory_format: torch.memory_format
+) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        drawn = torch.randn(shape, generator=generator) * std
+        yield drawn.contiguous(memory_format=memory_format)
+
+
+@functools.lru_cache(maxsize=2)  # picture after picture has the same, by default
+def _drawn(
+    shape: tuple[int, ...], count: int, std: float, seed: int, memory_format: torch.memory_format
+) -> tuple[Tensor, ...]:
+    with torch.inference_mode(False):
+        return tuple(_draw(shape, count, std, seed, memory_format))
+
 
 Progress = Callable[[float, str], None]
 """Called with the part of the work that is done, in [0, 1], and what is being done."""
@@ -121,3 +176,48 @@ class Pass:
     target: Mapping[str, Any]
     maps: Mapping[tuple[str, int, str], Map]
     agreements: Mapping[tuple[str, int, str], float] = field(default_factory=dict)
+
+
+Row = tuple[Tensor, Tensor | None]
+"""An image ``(1, …)``, and the noise that is added to it."""
+
+
+def rows_of(job: Job) -> Iterator[Row]:
+    """The images that pass the network for a job, in their order: the picture itself first."""
+    yield job.image, None
+    if job.noise is not None:
+        layout = _layout(job)
+        # Laid out once rather than with every copy.
+        image = job.image.contiguous(memory_format=layout)
+        for drawn in job.noise.draws(image, layout):
+            yield image, drawn
+
+
+def stacked(rows: Sequence[Row], job: Job) -> Tensor:
+    """A batch of rows, written once, in the memory format in which a job's network is run.
+
+    Args:
+        rows: At least one; of one shape.
+        job: The job, or one of several that are alike.
+
+    Returns:
+        ``(N, …)``, in memory of its own.
+    """
+    image, _ = rows[0]
+    batch = torch.empty(
+        (len(rows), *image.shape[1:]),
+        dtype=image.dtype,
+        device=image.device,
+        memory_format=_layout(job),
+    )
+    for place, (image, drawn) in enumerate(rows):
+        row = batch[place : place + 1]
+        if drawn is None:
+            row.copy_(image)
+        else:
+            torch.add(image, drawn, out=row)
+    return batch
+
+
+def _layout(job: Job) -> torch.memory_format:
+    return job.setting.memory_format if job.image.ndim == 4 else torch.contiguous_format

@@ -22,7 +22,7 @@ from cam_hub._version import __version__
 from cam_hub.errors import HubUnavailable, InvalidArgument, ModelRefused
 from cam_hub.models.facts import FileFacts, ModelFacts
 from cam_hub.models.faults import retry_after
-from cam_hub.models.repos.foreign import not_a_model
+from cam_hub.models.foreign import not_a_model
 from cam_hub.sources.hub.cache import is_commit
 from cam_hub.sources.hub.errors import Wanted, plain_errors
 

@@ -1,33 +1,66 @@
-"""One commit of a repo as files on this machine: fetched as they are needed, or out of the cache.
-
-Who may use what is in the cache? Whoever speaks for this machine (no token given, or its own) may
-use all of it. Anybody else (a token given, or none wanted) may use it after the Hub has said yes
-to them; while it cannot be asked, only what it last said to be public.
-"""
+"""The files of a repo on the Hub: from the cache, or fetched into it."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cam_hub.errors import HubUnavailable, ModelRefused
-from cam_hub.models.admission import admit
+from cam_hub.models.config import CONFIG, CONFIG_BYTES
 from cam_hub.models.facts import FileFacts, ModelFacts
-from cam_hub.models.limits import LoadLimits
+from cam_hub.models.foreign import foreign
+from cam_hub.models.limits import LoadLimits, admit
 from cam_hub.models.loaded_model import Request
-from cam_hub.models.repos.config import CONFIG, CONFIG_BYTES
-from cam_hub.models.repos.foreign import foreign
-from cam_hub.models.repos.weight_files import choose_weights, why_none
+from cam_hub.models.weight_files import choose_weights, why_none
+from cam_hub.sources.download import Parcel, Told, alone, receive
 from cam_hub.sources.hub.cache import RepoCache, is_commit
 from cam_hub.sources.hub.client import HubClient
-from cam_hub.sources.hub.errors import plain_errors
-from cam_hub.sources.hub.fetch import fetch
-from cam_hub.sources.reporting import Report, caller_may_stop
+from cam_hub.sources.hub.errors import HUB, plain_errors
+from cam_hub.sources.progress import Report, caller_may_stop
 
-__all__ = ["Snapshot", "facts_of", "open_snapshot"]
+__all__ = ["Snapshot", "facts_of", "fetch", "open_snapshot"]
+
+
+def fetch(
+    id: str,
+    file: FileFacts,
+    address: str,
+    headers: Mapping[str, str],
+    cache: RepoCache,
+    commit: str,
+    told: Told,
+) -> Path:
+    """Fetches a file, unless its content is in the cache already.
+
+    Args:
+        id: The model's ID, for messages.
+        file: Which; its size and its digest must be known.
+        address: Where it is.
+        headers: To send along. The authorization among them goes to no other host.
+        cache: Where it goes.
+        commit: Whose file it is.
+        told: Hears how many bytes are there, again and again; what it raises ends the download.
+
+    Returns:
+        The file in the cache.
+
+    Raises:
+        HubUnavailable: If what arrives is not what was promised.
+        httpx2.HTTPError, OSError: If the network or the disk fails.
+    """
+    if file.digest is None or file.size is None:
+        raise HubUnavailable(id, f"the Hub does not say what {file.name} must add up to.")
+    blob = cache.blob(file.digest)
+    with alone(blob, cache.lock(file.digest), told):
+        if (found := cache.find(commit, file.name, file.size)) is not None:
+            return found  # somebody else has fetched it, and may be reading it
+        if not cache.holds(file.digest, file.size):
+            parcel = Parcel(id, file.name, address, file.size, file.digest, HUB, headers=headers)
+            receive(parcel, blob, told)
+        return cache.name(file.digest, commit, file.name)
 
 
 @dataclass(frozen=True, eq=False)

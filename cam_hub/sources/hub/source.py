@@ -9,15 +9,15 @@ from timm.data.imagenet_info import infer_imagenet_subset
 
 from cam_hub.errors import CamHubError, ModelNotFound
 from cam_hub.models import timm_models
+from cam_hub.models.checkpoint import pickle_notes
+from cam_hub.models.config import CONFIG, CONFIG_BYTES, RepoConfig, read_config
 from cam_hub.models.facts import ModelFacts
+from cam_hub.models.labels import CARD
 from cam_hub.models.loaded_model import LoadedModel, Request
-from cam_hub.models.repos.checkpoint import pickle_notes
-from cam_hub.models.repos.config import CONFIG, CONFIG_BYTES, RepoConfig, read_config
-from cam_hub.models.repos.labels import CARD
-from cam_hub.models.repos.network import build
+from cam_hub.models.network import build
 from cam_hub.sources.hub.cache import RepoCache
 from cam_hub.sources.hub.snapshot import Snapshot, facts_of, open_snapshot
-from cam_hub.sources.reporting import poll_of
+from cam_hub.sources.progress import poll_of
 
 __all__ = ["HubSource"]
 

@@ -1,0 +1,241 @@
+"""Several pictures through the network and back together.
+
+The clean pictures and their noisy copies form one row, which is cut into chunks wherever one is
+full. Of each chunk, the scores of all its pictures are differentiated at once: in evaluation mode
+one picture's score does not depend on another, so every row receives the gradient of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from cam_hub.attribution.passes.accumulator import Gathering
+from cam_hub.attribution.passes.forward import Trail, pass_through, score_of
+from cam_hub.attribution.passes.job import Job, Pass, Row, rows_of, stacked
+from cam_hub.attribution.passes.model_state import anatomy
+from cam_hub.attribution.passes.runner import must_pass_alone
+from cam_hub.errors import CamHubError, ModelRefused, NoMap
+from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.memory import is_out_of_memory
+from cam_hub.images.tensors import is_finite
+from cam_hub.targets.base import Standings, Target
+from cam_hub.targets.classes import Settled
+
+__all__ = ["Room", "run_together"]
+
+_LOG = logging.getLogger("cam_hub")
+
+
+@dataclass
+class Room:
+    """How many images pass the network at once; fewer from when memory did not suffice.
+
+    Attributes:
+        images: How many, at most.
+    """
+
+    images: int
+
+
+def run_together(
+    jobs: Sequence[Job], room: Room, *, progress: Callable[[float], None] | None = None
+) -> list[Pass | CamHubError | None]:
+    """Runs the network forwards once per chunk, and backwards as often as classes are asked for.
+
+    Args:
+        jobs: One per picture; of the same model, layers, noise and setting, and of inputs of one
+            size. Their own batch size and progress do not matter here.
+        room: Most images per chunk.
+        progress: Told after each chunk which part of the work is done; what it raises stops the
+            work.
+
+    Returns:
+        Per picture what came back, or an error that is about this picture; None if it could not
+        be passed along with the others, and must be passed alone.
+    """
+    if not jobs:
+        return []
+    if must_pass_alone(jobs[0].model):
+        room = Room(1)
+    shares = [_Share(job) for job in jobs]
+    images = len(jobs) * (1 + jobs[0].samples)
+    passed = 0
+    for owners, batch in _chunks(shares, room):
+        counts = Counter(owners)  # which keeps the order
+        chunk = [shares[owner] for owner in counts]
+        try:
+            _pass(batch, chunk, list(counts.values()))
+        except CamHubError:
+            _leave(chunk)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _leave(chunk)
+            room.images = max(1, room.images // 2)
+            _LOG.warning(
+                "%s: out of memory; at most %d images pass at once from here on",
+                jobs[0].model.id,
+                room.images,
+            )
+        passed += len(owners)
+        if progress is not None:
+            progress(min(passed / images, 1.0))
+    return [share.result() for share in shares]
+
+
+@dataclass
+class _Share:
+    """One picture's part in the work, and what has come back for it."""
+
+    job: Job
+    target: Target | None = None
+    standings: Standings | None = None
+    settled: Settled = field(default_factory=partial(Settled, ()))
+    gatherings: list[Gathering] = field(default_factory=list)
+    error: CamHubError | None = None
+    alone: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more can come of it here."""
+        return self.alone or self.error is not None
+
+    @property
+    def begun(self) -> bool:
+        """Whether its clean image has passed."""
+        return self.standings is not None
+
+    def aim(self) -> Target:
+        """Its target."""
+        if self.target is None:
+            self.target = self.job.aim()
+        return self.target
+
+    def score(self, output: object, images: int) -> Tensor | None:
+        """``(images, K)`` scores, with the classes settled by the first image; None if over."""
+        job = self.job
+        try:
+            target = self.aim()
+            scores = target.scores(output)
+            if len(scores) != images or not is_finite(scores[0]):
+                self.alone = True
+            elif not self.begun:
+                self.standings = target.standings(output)
+                self.settled = job.settled(self.standings, target)
+                self.gatherings = [
+                    Gathering(job.methods, job.samples) for _ in self.settled.classes
+                ]
+        except ModelRefused:  # alone, it says so under the model's ID
+            self.alone = True
+        except CamHubError as error:
+            self.error = error
+        return None if self.over else scores
+
+    def take(self, step: int, name: str, activation: Tensor | None, gradients: Tensor) -> None:
+        """Takes in what came back for one of the classes, by its place among them."""
+        try:
+            self.gatherings[step].take(name, activation, gradients)
+        except CamHubError as error:
+            self.error = error
+
+    def result(self) -> Pass | CamHubError | None:
+        """What ``run_together`` returns for it."""
+        if self.error is not None or self.alone or self.standings is None or self.target is None:
+            return self.error
+        maps = {
+            (method, index, name): cam
+            for index, gathering in zip(self.settled.classes, self.gatherings, strict=True)
+            for (method, name), cam in gathering.maps.items()
+        }
+        agreements = {
+            (method, index, name): agreement
+            for index, gathering in zip(self.settled.classes, self.gatherings, strict=True)
+            for (method, name), agreement in gathering.agreements.items()
+        }
+        told = self.target.describe()
+        return Pass(self.standings, self.settled, self.target.labels, told, maps, agreements)
+
+
+def _leave(shares: Sequence[_Share]) -> None:
+    """Leaves pictures to be passed alone, and lets go of what was kept of them."""
+    for share in shares:
+        share.alone = True
+        share.gatherings = []
+
+
+def _chunks(shares: Sequence[_Share], room: Room) -> Iterator[tuple[list[int], Tensor]]:
+    """Each picture and then its noisy copies, cut into chunks, with whose they are.
+
+    Pictures of which nothing more can come are left out.
+    """
+    owners: list[int] = []
+    rows: list[Row] = []
+    for owner, share in enumerate(shares):
+        for row in rows_of(share.job):
+            if share.over:
+                break
+            owners.append(owner)
+            rows.append(row)
+            if len(rows) >= room.images:
+                yield owners, stacked(rows, share.job)
+                owners, rows = [], []
+    if rows:
+        yield owners, stacked(rows, shares[0].job)
+
+
+def _pass(batch: Tensor, shares: Sequence[_Share], counts: Sequence[int]) -> None:
+    """Runs one chunk and gives each picture its share of what comes back.
+
+    Args:
+        batch: The chunk.
+        shares: Whose images are in it, in their order.
+        counts: How many images of each.
+
+    Raises:
+        CamHubError: If the chunk does not work as one; what it says is not meant for anyone.
+    """
+    job = shares[0].job
+    model = job.model
+    for share in shares:
+        share.aim()  # which may cost passes of its own
+    fresh = [not share.begun for share in shares]
+    firsts = [sum(counts[:place]) for place in range(len(counts))]
+    clean = [first for first, new in zip(firsts, fresh, strict=True) if new]
+    with quiet(model.module, anatomy(model)):
+        taps, output = pass_through(model, batch, job.layers, rows=clean, setting=job.setting)
+        scored = [
+            share.score(part, count)
+            for share, part, count in zip(
+                shares, model.task.split(output, counts), counts, strict=True
+            )
+        ]
+        trail = Trail(taps, job.layers)
+        steps = max((len(share.settled.classes) for share in shares if not share.over), default=0)
+        for step in range(steps):
+            asked = {
+                place: score_of(scores, share.settled.classes[step], share.settled.contrast)
+                for place, (share, scores) in enumerate(zip(shares, scored, strict=True))
+                if scores is not None and step < len(share.settled.classes)
+            }
+
+            def visit(
+                name: str, gradients: Tensor, step: int = step, places: Sequence[int] = tuple(asked)
+            ) -> None:
+                if len(gradients) != len(batch):
+                    raise NoMap("it did not answer once per image", layer=name)
+                parts = torch.split(gradients, list(counts))
+                for place in places:
+                    activation = None
+                    if fresh[place]:
+                        activation = trail.activation(name, clean.index(firsts[place]))
+                    shares[place].take(step, name, activation, parts[place])
+
+            score = torch.stack(list(asked.values())).sum()
+            trail.follow(score, len(batch), visit, keep_graph=step + 1 < steps)

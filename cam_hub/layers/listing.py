@@ -1,0 +1,262 @@
+"""``list_layers`` and ``suggest_layers``, with the cache of earlier answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from cam_hub.errors import InvalidArgument, ModelRefused, NoMap
+from cam_hub.hooks.execution import PLAIN
+from cam_hub.hooks.modes import default_modes
+from cam_hub.hooks.recording import modules_by_name
+from cam_hub.images.geometry import sizes
+from cam_hub.layers import cache
+from cam_hub.layers.discovery import examine
+from cam_hub.layers.fingerprint import fingerprint
+from cam_hub.layers.layer_info import LayerInfo
+from cam_hub.models.formats import quantized_parts
+from cam_hub.models.loaded_model import EXECUTION, LoadedModel
+from cam_hub.models.outputs import with_output
+
+__all__ = [
+    "SUGGESTIONS",
+    "LayerInfo",
+    "key_of",
+    "known_key",
+    "list_layers",
+    "recall",
+    "remember",
+    "suggest_layers",
+]
+
+
+_SAMPLE = 64
+"""Values per tensor that tell the weights of one module from another's."""
+
+
+def key_of(model: LoadedModel, size: tuple[int, ...]) -> str | None:
+    """The key under which a model's layers are kept; None if they cannot be.
+
+    Models by ID are told apart by source and revision; random weights count as one another's
+    like. Of a wrapped module nobody knows where the weights come from: a sample of them counts.
+
+    Args:
+        model: The model.
+        size: Of the input, without the batch.
+    """
+    head = model.task.head
+    if head is not None and callable(head.choice):  # whose code may change unseen
+        return None
+    weights = _weights(model) if model.pretrained is None else ""
+    extra = {
+        "source": model.source,
+        "pretrained": str(model.pretrained),
+        "revision": str(model.revision),
+        "weights": weights,
+        "task": model.task.name,
+        "head": "" if head is None else head.name,
+    }
+    key = fingerprint(model.module, size, dtype=model.dtype, extra=extra)
+    model.facts.setdefault("keys", {})[size] = key
+    return key
+
+
+def known_key(model: LoadedModel, size: tuple[int, ...]) -> str | None:
+    """The key that was found for this model and size, if any was asked for."""
+    keys: dict[tuple[int, ...], str | None] = model.facts.get("keys", {})
+    return keys.get(size)
+
+
+def recall(key: str | None, model: LoadedModel) -> list[LayerInfo] | None:
+    """What was kept under a key, or None if there is nothing, or nothing that fits the model."""
+    payload = cache.read(key) if key else None
+    if not isinstance(payload, dict) or payload.get("fields") != _FIELDS:
+        return None
+    try:
+        layers = [_layer(row) for row in payload["layers"]]
+    except (KeyError, TypeError, ValueError):
+        return None
+    names = modules_by_name(model.module)
+    return layers if all(layer.name in names for layer in layers) else None
+
+
+def remember(key: str | None, layers: Sequence[LayerInfo]) -> None:
+    """Keeps layers under a key."""
+    if key:
+        rows = [[getattr(layer, name) for name in _FIELDS] for layer in layers]
+        cache.write(key, {"fields": _FIELDS, "layers": rows})
+
+
+_FIELDS = [field.name for field in fields(LayerInfo)]
+
+
+def _layer(row: list[Any]) -> LayerInfo:
+    values = dict(zip(_FIELDS, row, strict=True))
+    if values["grid"] is not None:
+        rows, cols = values["grid"]
+        values["grid"] = (int(rows), int(cols))
+    values["readable_calls"] = tuple(map(int, values["readable_calls"]))
+    values["extent"] = tuple(map(float, values["extent"]))
+    layer = LayerInfo(**values)
+    if not isinstance(layer.name, str) or not isinstance(layer.reason, str):
+        raise TypeError("a layer's name and reason are texts")
+    return layer
+
+
+def _weights(model: LoadedModel) -> str:
+    parts = [weight.detach().flatten()[:_SAMPLE] for weight in model.module.parameters()]
+    if not parts:
+        return ""
+    sample = torch.cat([part.to(torch.float32) for part in parts]).cpu()
+    return hashlib.sha256(sample.numpy().tobytes()).hexdigest()
+
+
+SUGGESTIONS = {
+    "best": "the recommended layer",
+    "stages": "the end of each stage: the deepest layer at each resolution",
+    "convs": "every convolution",
+    "all": "every usable layer",
+}
+"""The words that stand for layers, with their meaning."""
+
+_CHAINS = ("Sequential", "ModuleList", "ModuleDict")
+"""Modules that only put others in a row: what is in them is no part of a block because of that."""
+
+
+@default_modes()
+def list_layers(
+    model: LoadedModel, *, input_size: tuple[int, ...] | None = None
+) -> list[LayerInfo]:
+    """Lists a model's layers with what the experiment found out about them.
+
+    The experiment takes ten forward passes and the way back of one more; five to fifteen others
+    where it is in doubt whether the deepest layer keeps the picture's quarters apart. Its answer
+    is kept with the model, and on disk for the next time (``introspection/cache.py``); a model
+    made of a user's own classes, whose code may change, is examined each time it is loaded.
+
+    Args:
+        model: From ``load_model`` or ``wrap_model``.
+        input_size: Channels, rows and columns of the input to try it on; None for the model's
+            own.
+
+    Returns:
+        One entry per submodule, in the order in which they finish in a forward pass (a block
+        after its parts); those that do not run come last.
+
+    Raises:
+        InvalidArgument: If ``model`` is not a loaded or wrapped model, or ``input_size`` is not a
+            size.
+        ModelRefused: If the model cannot run on an input of this size.
+    """
+    given: object = model
+    if not isinstance(given, LoadedModel):
+        expected = "a model from load_model or wrap_model"
+        raise InvalidArgument("model", type(model).__name__, expected)
+    model = with_output(model)
+    size = model.input_size
+    if input_size is not None:
+        size = sizes("input_size", input_size, len(model.input_size))
+    with model.lock:
+        known: dict[tuple[int, ...], list[LayerInfo]]
+        known = model.facts.setdefault("layers", {})
+        if size not in known:
+            key = key_of(model, size)
+            found = recall(key, model)
+            if found is None:
+                found = examine(model, size)
+                if model.execution.is_plain:  # which is all that is known of those on disk
+                    remember(key, found)
+            else:
+                model.facts.setdefault(EXECUTION, PLAIN)
+            known[size] = found
+        found = known[size]
+    return list(found)
+
+
+@default_modes()
+def suggest_layers(
+    model: LoadedModel, how: str = "best", *, input_size: tuple[int, ...] | None = None
+) -> list[str]:
+    """Names the layers that a word stands for.
+
+    Args:
+        model: From ``load_model`` or ``wrap_model``.
+        how: ``"best"`` for the recommended one; ``"stages"`` for the deepest at each resolution,
+            which is the recommended one at its own, and else a block's end rather than the first
+            part of the next block; ``"convs"`` for every convolution;
+            ``"all"`` for every usable layer.
+        input_size: As for ``list_layers``.
+
+    Returns:
+        Layer names in forward order, never empty.
+
+    Raises:
+        InvalidArgument: If ``how`` is none of these words.
+        NoMap: If the model has no such layer.
+        ModelRefused: If it has none since it is quantised.
+    """
+    if not isinstance(how, str) or how not in SUGGESTIONS:
+        raise InvalidArgument("how", how, f"one of {', '.join(SUGGESTIONS)}")
+    layers = list_layers(model, input_size=input_size)
+    usable = [layer for layer in layers if layer.usable]
+    if how == "best":
+        names = [layer.name for layer in usable if layer.recommended]
+    elif how == "stages":
+        names = _stage_ends(usable)
+    elif how == "convs":
+        names = [layer.name for layer in usable if layer.is_conv]
+    else:
+        names = [layer.name for layer in usable]
+    if not names and not usable and (parts := quantized_parts(model.module)):
+        raise ModelRefused(
+            model.id,
+            f"none of its layers has a gradient: {len(parts)} of them are quantised ({parts[0]!r} "
+            "and so on), and compute in whole numbers; pass the floating-point module that was "
+            "quantised.",
+        )
+    if not names:
+        raise NoMap(f"the model {model.id!r} has none that fits {how!r}: {_lack(layers)}")
+    return names
+
+
+def _lack(layers: Sequence[LayerInfo]) -> str:
+    """Why no layer is usable, or not of the kind that was asked for."""
+    usable = sum(layer.usable for layer in layers)
+    if usable:
+        return f"none of its {usable} usable layers is one; 'best' or 'all' work"
+    spatial = sum(layer.layout is not None for layer in layers)
+    if spatial:
+        return (
+            f"its scores depend on none of the {spatial} layers that lie on the image (they are "
+            "constant, or the model cuts the gradient by detach, no_grad or rounding)"
+        )
+    reasons = Counter(layer.reason for layer in layers).most_common(1)
+    common = reasons[0][0] if reasons else "it has no submodules"
+    return (
+        f"no layer that lies on the image was found among {len(layers)} (most often: {common}). "
+        "A layer whose output keeps rows and columns is needed"
+    )
+
+
+def _stage_ends(usable: list[LayerInfo]) -> list[str]:
+    """The last layer of each stage that is no part of a block of another stage."""
+    blocks = {layer.name: layer for layer in usable if layer.module_type not in _CHAINS}
+
+    def parts_of_others(layer: LayerInfo) -> int:
+        names = layer.name.split(".")
+        around = (blocks.get(".".join(names[:depth])) for depth in range(1, len(names)))
+        return sum(block is not None and block.stage != layer.stage for block in around)
+
+    ends: dict[int | None, LayerInfo] = {}
+    for layer in usable:
+        end = ends.get(layer.stage)
+        if end is None or parts_of_others(layer) <= parts_of_others(end):
+            ends[layer.stage] = layer
+    # At the deepest resolution the choice was made with more care.
+    ends |= {layer.stage: layer for layer in usable if layer.recommended}
+    return [layer.name for layer in usable if layer in ends.values()]

@@ -1,0 +1,311 @@
+"""Which layers the scores depend on, found by the way back from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.recording import Taps, same_values, tap
+from cam_hub.layers.correspondence import FEW_CELLS, lead
+from cam_hub.layers.layouts import Arrangement, batch_second, frames_folded, to_maps
+from cam_hub.layers.probe import Run
+from cam_hub.layers.quadrants import areas
+from cam_hub.methods import layercam
+
+__all__ = ["Dependence", "Dependences", "dependences"]
+
+_T = TypeVar("_T")
+
+_CELLS, _CHANNELS = 256, 32
+"""So many cells or channels are looked at first: mostly they tell what all do."""
+
+Score = Callable[[Any], Tensor]
+"""From what a model returns to ``(1, K)`` scores."""
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """How scores depend on a layer.
+
+    Attributes:
+        channels: The part of its channels that some score depends on, in [0, 1].
+        cells: The part of its cells that some score depends on, in [0, 1]. Tokens without a place
+            do not count.
+        speaks: Whether anything in it speaks for the predicted class (for each of several, if that
+            was asked for): whether its LayerCAM map of the clean input is not blank.
+        sorted: Whether its channels are classes already: the predicted one's score depends on a
+            single channel of several.
+    """
+
+    channels: float
+    cells: float
+    speaks: bool
+    sorted: bool
+
+
+class Dependences(dict[str, Dependence]):
+    """Dependences by layer, with the graph that they were found in while it is still there."""
+
+    def __init__(self, taps: Taps, scores: Tensor, layers: Mapping[str, Arrangement]) -> None:
+        super().__init__()
+        self._taps = taps
+        self._scores = scores
+        self._layers = layers
+        self._feeding: dict[str, set[str]] = {}
+
+    def feeding(self, name: str) -> set[str]:
+        """The layers, of those that scores depend on, on which this layer's output depends."""
+        if name not in self._feeding:
+            self._feeding[name] = self._find_feeding(name)
+        return self._feeding[name]
+
+    def quarter_leads(self, name: str, *, every: bool = False) -> dict[str, float]:
+        """Whether the cells of a layer depend on those at the same place of earlier ones.
+
+        Disturbing the image does not show where cells lie that respond to all of it alike. But a
+        token with a residual connection depends most on itself; a frequency, a latent or a token
+        in another order does not.
+
+        Args:
+            name: The layer.
+            every: Whether every quarter is asked, not only two opposite ones: of latents, these
+                depend most on their own by chance in one case of sixteen.
+
+        Returns:
+            A lead for each layer that it depends on: by how much the quarters depend more on their
+            own quarter of that layer than on any other, ``(own - other) / max(own, other)`` in
+            [-1, 1], the least of them.
+        """
+        grid = self._layers[name].grid
+        # Next to a long axis, one of two or three cells is not asked: kernels cover all of it.
+        halved = tuple(side > FEW_CELLS or max(grid) <= FEW_CELLS for side in grid)
+        maps = to_maps(self._taps.activations[name], self._layers[name])
+        maps = maps.reshape(*maps.shape[:2], -1, *grid)
+        leads: dict[str, list[float]] = {}
+
+        def visit(other: str, gradient: Tensor) -> None:
+            if other != name and other in self:
+                own = _own_lead(gradient, self._layers[other], halved, quarter)
+                leads.setdefault(other, []).append(own)
+
+        quarters = areas(*grid, halved)
+        asked = range(len(quarters)) if every else (0, -1)
+        for quarter in asked:
+            area = quarters[quarter]
+            self._taps.visit_gradients(_mixture(maps[..., area[0], area[1]]), visit)
+        return {other: min(found) for other, found in leads.items() if len(found) == len(asked)}
+
+    def _find_feeding(self, name: str) -> set[str]:
+        before = self._taps.upstream(self._taps.activations[name]) & self.keys() - {name}
+        if before.isdisjoint(self._taps.upstream(self._scores, stop=name)):
+            # All that scores depend on in them passes through this layer: no pass is needed.
+            return before
+        found: set[str] = set()
+
+        def visit(other: str, gradient: Tensor) -> None:
+            if other != name and other in self and _any(gradient):
+                found.add(other)
+
+        if len(self) > 1:
+            self._taps.visit_gradients(_mixture(self._taps.activations[name]), visit)
+        return found
+
+
+@contextmanager
+def dependences(
+    module: nn.Module,
+    clean: Tensor,
+    run: Run,
+    score: Score,
+    layers: Mapping[str, Arrangement],
+    *,
+    highest: int = 1,
+    overwritten: Container[str] | None = None,
+    chosen: Mapping[str, int] | None = None,
+) -> Iterator[Dependences]:
+    """Finds out by one forward pass and the way back how scores depend on layers.
+
+    A random mixture of all scores is differentiated, in which no dependence can cancel out; then
+    the highest scores, one by one. Gradients are judged as they come by, so that memory holds the
+    pass of one input and no copies of it.
+
+    Args:
+        module: The model.
+        clean: One input, batch first.
+        run: How to run the model on it.
+        score: From what it returns to scores.
+        layers: The layers in question, and how each lies on the image.
+        highest: How many of the highest scores something in a layer must speak for.
+        overwritten: The layers whose output is written to by what follows; None if that is not
+            known.
+        chosen: Of layers that run several times, which call counts; the last one of the others.
+
+    Yields:
+        The layers that some score depends on, in the order in which they finished.
+    """
+    second, folded = batch_second(layers), frames_folded(layers)
+    with quiet(module), ExitStack() as stack:
+        try:
+            taps = stack.enter_context(
+                tap(
+                    module,
+                    list(layers),
+                    overwritten=overwritten,
+                    batch_second=second,
+                    folded=folded,
+                    chosen=chosen,
+                )
+            )
+            scores = score(run(module, clean))
+            told = taps.intact
+        except RuntimeError:  # torch's, for writing to what it must not
+            told = False
+            if overwritten is None:
+                raise
+        if not told:  # with autograd on, something else is written to than without
+            stack.close()
+            taps = stack.enter_context(
+                tap(module, list(layers), batch_second=second, folded=folded, chosen=chosen)
+            )
+            scores = score(run(module, clean))
+        yield _judge_all(taps, scores, layers, highest)
+
+
+def _judge_all(
+    taps: Taps, scores: Tensor, layers: Mapping[str, Arrangement], highest: int
+) -> Dependences:
+    found = Dependences(taps, scores, layers)
+    if not scores.requires_grad or not taps.activations:
+        return found
+    counted: dict[str, tuple[float, float]] = {}
+
+    def count(name: str, gradient: Tensor) -> None:
+        # Without the class token, which no map shows.
+        parts = once(_count, layers[name], gradient)
+        if any(parts):
+            counted[name] = parts
+
+    once = _Once()
+    taps.visit_gradients(_mixture(scores), count)
+    tops = []
+    for top in scores.flatten().topk(min(highest, scores.numel())).values:
+        voices: dict[str, _Voice] = {}
+
+        def listen(name: str, gradient: Tensor, voices: dict[str, _Voice] = voices) -> None:
+            voices[name] = once(_listen, layers[name], gradient, taps.activations[name].detach())
+
+        taps.visit_gradients(top, listen)
+        tops.append(voices)
+    # A score that depends on nothing (a class of which there is no box) asks for nothing.
+    asked = [voices for voices in tops if any(voice.heard for voice in voices.values())]
+    silent = _Voice(heard=False, speaks=False, sorted=False)
+    for name in taps.activations:
+        if name in counted:
+            heard = [voices.get(name, silent) for voices in asked or tops[:1]]
+            speaks = all(voice.speaks for voice in heard)
+            found[name] = Dependence(*counted[name], speaks, heard[0].sorted)
+    return found
+
+
+class _Once:
+    """Judges what containers and layers that do nothing share with the layer before them once."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Any, ...] = ()
+        self._found: Any = None
+
+    def __call__(self, judge: Callable[..., _T], arrangement: Arrangement, *tensors: Tensor) -> _T:
+        asked = (judge, arrangement, *tensors)
+        if len(asked) != len(self._last) or not all(map(_same, asked, self._last)):
+            found = judge(*(to_maps(tensor, arrangement) for tensor in tensors))
+            self._last, self._found = asked, found
+        answer: _T = self._found
+        return answer
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return same_values(one, other)
+    return bool(one == other)
+
+
+@dataclass(frozen=True)
+class _Voice:
+    """What one score's gradient says of a layer; the meaning is that of ``Dependence``."""
+
+    heard: bool
+    speaks: bool
+    sorted: bool
+
+
+def _count(gradient: Tensor) -> tuple[float, float]:
+    """The parts of the channels and of the cells of a gradient ``(1, channels, rows, cols)``.
+
+    Single zeros do not count: a ReLU that follows cuts off half of the values, but hardly ever a
+    whole channel or a whole cell.
+    """
+    values = gradient[0].flatten(1)
+    channels, cells = values.shape
+    # A part of the values suffices where it shows that none is left out.
+    alive = _alive(_spread(values, 1, _CELLS), 0), _alive(_spread(values, 0, _CHANNELS), 1)
+    if alive != (channels, cells):
+        alive = _alive(values, 0), _alive(values, 1)
+    return alive[0] / channels, alive[1] / cells
+
+
+def _listen(gradient: Tensor, activation: Tensor) -> _Voice:
+    values = gradient[0].flatten(1)
+    alive = int(_spread(values, 1, _CELLS).abs().sum(dim=1).count_nonzero())
+    if alive <= 1:
+        alive = int(values.abs().sum(dim=1).count_nonzero())
+    pair = activation.flatten(2), gradient.flatten(2)
+    return _Voice(
+        heard=alive > 0,
+        speaks=alive > 0
+        and (
+            bool(layercam(*(_spread(each, 2, _CELLS) for each in pair)).any())
+            or bool(layercam(*pair).any())
+        ),
+        sorted=len(values) > 1 and alive == 1,
+    )
+
+
+def _any(gradient: Tensor) -> bool:
+    # Of the first values one is hardly ever zero; torch's any() reads all, and slowly.
+    values = gradient.flatten()
+    return bool(values[:_CELLS].count_nonzero()) or bool(values.count_nonzero())
+
+
+def _alive(values: Tensor, axis: int) -> int:
+    """How many rows (axis 0) or columns (axis 1) of a table hold more than zeros."""
+    return int(values.abs().sum(dim=1 - axis).count_nonzero())
+
+
+def _spread(values: Tensor, axis: int, most: int) -> Tensor:
+    """At most so many of the entries along an axis, evenly spread."""
+    index = [slice(None)] * values.ndim
+    index[axis] = slice(None, None, -(-values.shape[axis] // most))
+    return values[tuple(index)]
+
+
+def _own_lead(
+    gradient: Tensor, arrangement: Arrangement, halved: tuple[bool, ...], quarter: int
+) -> float:
+    maps = to_maps(gradient.abs(), arrangement).sum(dim=(0, 1))
+    grid = maps.reshape(-1, *arrangement.grid).sum(dim=0)
+    quarters = areas(*arrangement.grid, halved)
+    own = quarters[quarter]
+    others = [float(grid[area].mean()) for area in quarters if area != own]
+    size = float(grid[own].mean())
+    return lead(size, max(others, default=size))
+
+
+def _mixture(tensor: Tensor) -> Tensor:
+    weights = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
+    return (tensor * weights.to(tensor)).sum()

@@ -1,1 +1,0 @@
-"""Networks built without initialising weights that are then overwritten."""

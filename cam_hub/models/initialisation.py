@@ -1,0 +1,528 @@
+"""Networks built without initialising weights that a checkpoint overwrites."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+import torch
+from timm.data.config import resolve_model_data_config
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+
+from cam_hub.errors import ModelRefused
+
+__all__ = ["align", "loaded", "without_memory"]
+
+
+_LARGEST_STEP = 2**28
+"""Elements of one intermediate result; among all of timm's architectures the largest tensor of any
+kind is a parameter of 2**27 elements."""
+
+
+class _Meter(TorchFunctionMode):
+    """Counts what a constructor asks of torch."""
+
+    def __init__(self, id: str, calls: int, poll: Callable[[], None]) -> None:
+        super().__init__()
+        self.id = id
+        self.poll = poll
+        self.calls = 0
+        self.most = calls
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__name__", "") == "_set_grad_enabled":  # restoring a mode must not fail
+            return func(*args, **(kwargs or {}))
+        self.calls += 1
+        self.poll()
+        if self.calls > self.most:
+            raise ModelRefused(
+                self.id, "it asks for a network of far more layers than its file has weights for."
+            )
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.numel() > _LARGEST_STEP:
+            raise ModelRefused(
+                self.id,
+                f"it asks for a network of which one tensor alone has {result.numel():,} elements.",
+            )
+        return result
+
+
+def without_memory(
+    id: str,
+    construct: Callable[[], nn.Module],
+    calls: int,
+    poll: Callable[[], None] = lambda: None,
+) -> nn.Module:
+    """Builds a network on torch's "meta" device.
+
+    Args:
+        id: The model's ID, for messages.
+        construct: Builds it, with random weights.
+        calls: How many calls of torch's functions that may take.
+        poll: Called at each of them; what it raises ends the trial.
+
+    Raises:
+        ModelRefused: If it takes more, or makes a tensor beyond all reason on the way.
+    """
+    with torch.device("meta"), _Meter(id, calls, poll):
+        return construct()
+
+
+_ALIGNMENT = 64
+"""Bytes: what torch's own allocator keeps to."""
+
+_WORTH_A_TRIAL = 32 << 20
+"""Bytes. So many are moved faster than it is found out which of them must be."""
+
+_FEW = 16
+"""Products of fewer rows, or columns, may be computed without packing. (Seen to depend on
+alignment: those of one.)"""
+
+_PACKED = {"linear": -1, "conv1d": 1, "conv2d": 1, "conv3d": 1}
+"""Products that pack their weight, with the axis of the result that it made."""
+
+_ELEMENTWISE = {"add", "batch_norm", "group_norm", "layer_norm", "mul", "rms_norm", "sub"}
+"""Functions that meet every element of a weight on its own."""
+
+_VIEWS = {"flatten", "reshape", "view"}
+"""Functions whose result is the weight itself in another shape."""
+
+_SHAPE_OF_FIRST = {
+    *("batch_norm", "dropout", "gelu", "group_norm", "hardswish", "layer_norm", "relu"),
+    *("sigmoid", "silu", "softmax"),
+}
+"""Frequent functions whose result has the shape of their first argument. Torch takes long to find
+that out."""
+
+_STEP_BY_STEP = {"gru", "lstm", "rnn_relu", "rnn_tanh"}
+"""Functions that take longer without numbers than their weights take to be moved."""
+
+
+def align(module: nn.Module, weights: Sequence[nn.Parameter]) -> None:
+    """Moves those weights whose place in memory could be seen in the network's outputs.
+
+    Args:
+        module: The network. Of timm's, large weights stay if in a pass of one picture of the size
+            that it was made for they are used in no other way than packed or elementwise.
+        weights: Those of its parameters that may lie askew.
+    """
+    askew: Sequence[nn.Parameter] = [each for each in weights if each.data_ptr() % _ALIGNMENT]
+    if sum(weight.nbytes for weight in askew) > _WORTH_A_TRIAL:
+        askew = _delicate(module, askew)
+    for weight in askew:
+        weight.data = weight.data.clone()
+
+
+def _delicate(module: nn.Module, weights: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
+    """Those weights that a pass without numbers does not show to be safe where they are."""
+    if not hasattr(module, "pretrained_cfg"):
+        return weights
+    try:
+        size = resolve_model_data_config(module)["input_size"]
+        copies: dict[int, Any] = {}
+        twin = _twin(module, copies).eval()
+        watch = _Uses(id(copies[id(weight)]) for weight in weights)
+        with torch.no_grad(), watch:
+            twin(torch.empty(1, *size, device="meta"))
+    except Exception:  # noqa: BLE001 (whatever a network does that cannot be done without numbers)
+        return weights
+    safe = watch.safe - watch.unsafe
+    return [weight for weight in weights if id(copies[id(weight)]) not in safe]
+
+
+def _twin(module: nn.Module, copies: dict[int, Any]) -> nn.Module:
+    """The structure of a network, with weights that have no numbers: a pass may leave traces in it.
+
+    (``deepcopy`` makes so many objects that Python's collector of garbage steps in.)
+
+    Args:
+        module: The network.
+        copies: By the ``id`` of each of its modules, parameters and buffers; what is not there
+            yet is added.
+    """
+    if id(module) in copies:
+        found: nn.Module = copies[id(module)]
+        return found
+    twin = copies[id(module)] = type(module).__new__(type(module))
+    for name, value in vars(module).items():
+        # Containers may be caches.
+        twin.__dict__[name] = copy.copy(value) if type(value) in (dict, list, set) else value
+    for own, theirs in ((twin._parameters, module._parameters), (twin._buffers, module._buffers)):
+        for name, tensor in theirs.items():
+            if tensor is not None:
+                own[name] = copies.setdefault(id(tensor), _without_numbers(tensor))
+    for name, child in module._modules.items():
+        if child is not None:
+            twin._modules[name] = _twin(child, copies)
+    return twin
+
+
+def _without_numbers(tensor: Tensor) -> Any:
+    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+
+
+class _Uses(TorchFunctionMode):
+    """Notes how a network uses its weights, on tensors without numbers.
+
+    Args:
+        weights: The ``id`` of each weight.
+
+    Attributes:
+        safe: Weights that were used in a way that does not depend on where they lie.
+        unsafe: Weights that were used in some other way.
+    """
+
+    def __init__(self, weights: Iterable[int]) -> None:
+        super().__init__()
+        self._keys = {weight: weight for weight in weights}
+        self._views: list[Tensor] = []
+        self.safe: set[int] = set()
+        self.unsafe: set[int] = set()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Sees every function of torch's that the network calls."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _STEP_BY_STEP:
+            raise NotImplementedError(name)
+        result = _shortcut(name, args)
+        if result is None:
+            result = func(*args, **kwargs)
+        # Of what is called like "view_as", other arguments give no more than their shape.
+        values = args[:1] if name.endswith("_as") else (*args, *kwargs.values())
+        given = (self._keys.get(id(value)) for value in values)
+        used = {key for key in given if key is not None}
+        if not used or name in ("__get__", "size"):
+            return result
+        if name in _VIEWS:
+            self._views.append(result)  # held, so that nothing else comes to have its id
+            self._keys[id(result)] = used.pop()
+        else:
+            (self.safe if _is_safe(name, result) else self.unsafe).update(used)
+        return result
+
+
+def _shortcut(name: str, args: Sequence[Any]) -> Tensor | None:
+    """The result without numbers of some frequent functions."""
+    if not args or not isinstance(args[0], Tensor):
+        return None
+    first = args[0]
+    if name in _SHAPE_OF_FIRST:
+        shape: Sequence[int] = first.shape
+    elif name == "linear" and len(args) > 1:
+        shape = (*first.shape[:-1], args[1].shape[0])
+    elif name == "scaled_dot_product_attention" and len(args) > 2:
+        shape = (*first.shape[:-1], args[2].shape[-1])
+    else:
+        return None
+    return torch.empty(shape, dtype=first.dtype, device="meta")
+
+
+def _is_safe(name: str, result: Tensor) -> bool:
+    if name in _ELEMENTWISE:
+        return True
+    if name not in _PACKED:
+        return False
+    columns = result.shape[_PACKED[name]]
+    return columns >= _FEW and result.numel() // columns >= _FEW
+
+
+_WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__"}
+"""Functions that write to their first argument, though their names do not end in one ``_``."""
+
+_RESHAPES = {
+    "as_strided_",
+    "detach_",
+    "rename_",
+    "requires_grad_",
+    "resize_",
+    "resize_as_",
+    "set_",
+    "share_memory_",
+    "squeeze_",
+    "swapaxes_",
+    "swapdims_",
+    "t_",
+    "transpose_",
+    "unsqueeze_",
+}
+"""Functions that change a tensor, but none of its values."""
+
+_FACTS = _RESHAPES | {
+    "__hash__",
+    "__len__",
+    "__set__",
+    "_set_grad_enabled",
+    "data_ptr",
+    "dim",
+    "element_size",
+    "get_device",
+    "is_complex",
+    "is_contiguous",
+    "is_floating_point",
+    "is_shared",
+    "ndimension",
+    "nelement",
+    "numel",
+    "size",
+    "storage_offset",
+    "stride",
+    "untyped_storage",
+}
+"""Functions that tell of a tensor what does not depend on its values, and give no view of it."""
+
+_PRODUCTS = {"conv2d", "linear"}
+"""Costly functions that are not computed of what was left out. (Some constructors pass a picture
+through a part of the network to find out a shape.)"""
+
+
+def loaded(
+    build: Callable[[], nn.Module],
+    *,
+    own_memory: bool = False,
+    poll: Callable[[], None] = lambda: None,
+) -> nn.Module:
+    """Calls a function that builds a network and loads a checkpoint into it.
+
+    The network is the same as ``build()`` gives, bit for bit, and so are its outputs. Tensors of
+    the state dict become its own memory where they fit. Those of a safetensors file are a private
+    mapping of the file: weights are read when they are first used, and writing to them leaves the
+    file as it is. The file may be deleted or replaced meanwhile, but not overwritten in place.
+
+    Only this thread is affected. As hardly anything is drawn, torch's random generator is left
+    in another state than by ``build()``.
+
+    Args:
+        build: Gives the network with its weights, and keeps no tensor of the state dict. It is
+            called a second time where something was left out that mattered.
+        own_memory: Whether all tensors are copied, so that the file may be overwritten, too: for
+            folders that people write to.
+        poll: Called at every call of torch's functions; what it raises ends the loading.
+
+    Raises:
+        Exception: Whatever ``build`` raises.
+    """
+    mode = _WithoutInitialisation(poll)
+    try:
+        with mode:
+            module = build()
+    except Exception:
+        if not mode.values_were_read:
+            raise
+    else:
+        if not mode.values_were_read and not mode.left_out(module):
+            if own_memory:
+                for weight in mode.handed_over:
+                    weight.data = weight.data.clone()
+            else:
+                align(module, mode.handed_over)
+            return module
+    with _Polling(poll):
+        return build()
+
+
+class _Polling(TorchFunctionMode):
+    """Calls a function at every call of torch's functions."""
+
+    def __init__(self, poll: Callable[[], None]) -> None:
+        super().__init__()
+        self._poll = poll
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__name__", "") not in _FACTS:  # those that restore modes must not fail
+            self._poll()
+        return func(*args, **(kwargs or {}))
+
+
+class _WithoutInitialisation(TorchFunctionMode):
+    """Leaves out what is written to parameters, and knows what is hollow for that reason.
+
+    Memory is known by its address. A weak reference keeps the address from being used again, and
+    lets the memory itself go. Modes are a thread's own: others initialise as ever.
+
+    Attributes:
+        values_were_read: Whether a value that had been left out has left the world of tensors.
+        handed_over: Parameters whose memory was the checkpoint's.
+    """
+
+    def __init__(self, poll: Callable[[], None]) -> None:
+        super().__init__()
+        self._poll = poll
+        self.values_were_read = False
+        self.handed_over: list[nn.Parameter] = []
+        self._owners: dict[int, tuple[nn.Parameter, StorageWeakRef]] = {}
+        self._hollow: dict[int, StorageWeakRef] = {}
+        self._taken: dict[int, StorageWeakRef] = {}
+
+    def left_out(self, module: nn.Module) -> bool:
+        """Whether anything in a network still lacks what was left out, or was computed of it."""
+        for child in module.modules():
+            for kept in (child._parameters, child._buffers, vars(child)):
+                if self._is_hollow(list(kept.values())):
+                    return True
+        return False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Sees every function of torch's that this thread calls."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _FACTS:
+            return func(*args, **kwargs)
+        self._poll()
+        first = args[0] if args else kwargs.get("tensor")
+        if isinstance(first, nn.Parameter):
+            self._note(first)
+        if _writes(name) and isinstance(first, Tensor):
+            known = self._owners.get(_address(first))
+            if known is not None:
+                return self._write(name, known[0], first, args, kwargs)
+        if name == "__get__":
+            return self._get(func, first, sys._getframe(1))
+        if _only_shapes(name) or not self._is_hollow((args, list(kwargs.values()))):
+            return func(*args, **kwargs)
+        if name in _PRODUCTS and not kwargs:
+            result = torch.zeros_like(func(*map(_on_meta, args)), device="cpu")
+        else:
+            result = func(*args, **kwargs)
+        self._follow(args, kwargs, result)
+        return result
+
+    def _get(self, func: Any, tensor: Any, caller: FrameType) -> Any:
+        """An attribute. Torch's initialisers leave tensors without numbers alone, so these are."""
+        asked = func.__self__.__name__ == "is_meta" and isinstance(tensor, nn.Parameter)
+        if asked and caller.f_globals.get("__name__") == nn.init.__name__:
+            self._mark(tensor)
+            return True
+        return func(tensor)
+
+    def _note(self, parameter: nn.Parameter) -> None:
+        storage = parameter.untyped_storage()
+        address = storage._cdata
+        if address not in self._taken and address not in self._owners:
+            self._owners[address] = (parameter, _weakly(storage))
+
+    def _write(
+        self,
+        name: str,
+        owner: nn.Parameter,
+        target: Tensor,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Tensor:
+        """What is done instead of writing to the memory of a parameter."""
+        address = _address(target)
+        if name != "copy_" or target is not owner or self._is_hollow(args[1:]):
+            self._mark(target)
+            return target
+        if self._may_take(owner, args[1]) and _state_dict_is_loaded(sys._getframe(2)):
+            storage = args[1].untyped_storage()
+            self._taken[storage._cdata] = _weakly(storage)
+            self._mark(owner)  # whatever else has that memory does not get the numbers
+            owner.data = args[1].detach()
+            self.handed_over.append(owner)
+        else:
+            owner.copy_(*args[1:], **kwargs)
+            self._hollow.pop(address, None)
+        return target
+
+    def _may_take(self, owner: nn.Parameter, value: object) -> bool:
+        """Whether a tensor can become a parameter's memory: of its kind, and nobody else's."""
+        if type(value) not in (Tensor, nn.Parameter) or not isinstance(value, Tensor):
+            return False
+        storage = value.untyped_storage()
+        return (
+            (value.shape, value.dtype, value.device) == (owner.shape, owner.dtype, owner.device)
+            and value.stride() == owner.stride()
+            and value.is_contiguous()
+            and storage.nbytes() == value.numel() * value.element_size()
+            and storage._cdata not in self._taken
+            and storage._cdata not in self._owners
+        )
+
+    def _follow(self, args: Sequence[Any], kwargs: Mapping[str, Any], result: object) -> None:
+        """What is computed of hollow tensors is hollow; what is not a tensor must not be."""
+        results = list(_tensors(result))
+        for tensor in results:
+            self._mark(tensor)
+        if not results or _keeps_statistics(args, kwargs):
+            self.values_were_read = True
+
+    def _mark(self, tensor: Tensor) -> None:
+        self._hollow.setdefault(_address(tensor), _weakly(tensor.untyped_storage()))
+
+    def _is_hollow(self, values: object) -> bool:
+        return bool(self._hollow) and any(
+            _address(each) in self._hollow for each in _tensors(values)
+        )
+
+
+def _on_meta(value: Any) -> Any:
+    return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
+
+
+def _keeps_statistics(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a function is a batch normalisation that writes to its buffers on the side."""
+    return kwargs.get("training") is True and len(args) > 1 and isinstance(args[1], Tensor)
+
+
+def _weakly(storage: torch.UntypedStorage) -> StorageWeakRef:
+    return StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+
+
+def _only_shapes(name: str) -> bool:
+    return name.endswith("_like") or name.startswith("new_")
+
+
+def _writes(name: str) -> bool:
+    return (name.endswith("_") and not name.endswith("__")) or name in _WRITES
+
+
+def _address(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _tensors(values: object) -> Iterator[Tensor]:
+    """All tensors in a nest of lists and tuples."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _tensors(value)
+
+
+def _state_dict_is_loaded(caller: FrameType) -> bool:
+    """Whether it is torch that calls, on behalf of ``load_state_dict``.
+
+    A constructor may go on with what it copied from; a state dict is done with.
+    """
+    return caller.f_code is nn.Module._load_from_state_dict.__code__

@@ -1,0 +1,250 @@
+"""From a timm repo's files to its network, with timm's own loader in the middle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.data.config import resolve_model_data_config
+from timm.models import PretrainedCfg
+from torch import Tensor, nn
+
+from cam_hub.errors import InvalidArgument, ModelRefused
+from cam_hub.images.preprocessing import Preprocessing
+from cam_hub.models.checkpoint import (
+    read_content,
+    refuse_broken,
+    tensors_in,
+    unwrap,
+    without_prefixes,
+)
+from cam_hub.models.config import CONFIG, RepoConfig
+from cam_hub.models.initialisation import loaded, without_memory
+
+__all__ = ["build"]
+
+_SWELLS = 4
+"""A network may have so many times the parameters of its file: some are made of fewer weights."""
+
+_SPARE = 2**22
+_CALLS_PER_WEIGHT = 40  # timm's architectures take at most 14
+_CALLS = 5_000
+
+_ORDINARY = frozenset({"num_classes", "in_chans", "global_pool", "img_size", "drop_rate"})
+"""Arguments that make no network much larger, within the bounds of a configuration."""
+
+_ORDINARY_SIDE = 512
+
+_SHOWN = 240  # characters of one line of torch's account of what does not fit
+
+
+class _Handed(PretrainedCfg):
+    """A configuration with the weights in it.
+
+    timm takes weights so, but copies them whenever it turns its configuration into a dictionary;
+    here they are handed on.
+    """
+
+    def to_dict(self, remove_source: bool = False, remove_null: bool = True) -> dict[str, Any]:
+        bare = replace(self, state_dict=None)
+        facts: dict[str, Any] = PretrainedCfg.to_dict(bare, remove_source, remove_null)
+        return {**facts, "state_dict": self.state_dict}
+
+
+def build(
+    id: str,
+    config: RepoConfig,
+    weights: Path,
+    *,
+    pickles: bool = True,
+    own_memory: bool = False,
+    poll: Callable[[], None] = lambda: None,
+) -> nn.Module:
+    """Builds the network of a repo and loads its weights.
+
+    Its outputs are those of ``timm.create_model("local-dir:…", pretrained=True)`` on the same
+    files, to the bit. Weights under a prefix, or in tables within tables, which timm does not
+    find, are found by the names that end in the architecture's own.
+
+    Args:
+        id: The model's ID, for messages.
+        config: What the repo says of it.
+        weights: The file of its weights.
+        pickles: Whether that may be a pickle.
+        own_memory: Whether the file may be written to while the network lives; it then maps
+            nothing of it.
+        poll: Called again and again; what it raises ends the loading.
+
+    Raises:
+        ModelRefused: If the weights cannot be read, the network cannot be built or is far larger
+            than its weights, they do not fit each other, or the weights are no finite numbers.
+    """
+    content = read_content(id, weights, pickles=pickles, poll=poll)
+    tensors = unwrap(id, weights, content, poll)
+    try:
+        module = _create(id, config, tensors, own_memory, poll)
+    except ModelRefused:
+        found = _without_prefixes(id, config, tensors_in(id, weights, content, poll), poll)
+        if found is None or found.keys() == tensors.keys():
+            raise
+        module = _create(id, config, found, own_memory, poll)
+    try:
+        Preprocessing.from_timm(resolve_model_data_config(module))
+    except InvalidArgument as error:
+        raise ModelRefused(id, f"its {CONFIG} describes no possible input: {error}") from error
+    refuse_broken(id, module, poll)
+    return module
+
+
+def _create(
+    id: str,
+    config: RepoConfig,
+    tensors: Mapping[str, Tensor],
+    own_memory: bool,
+    poll: Callable[[], None],
+) -> nn.Module:
+    if _unusual(config, tensors):
+        _try_out(id, config, tensors, poll)
+
+    def create() -> nn.Module:
+        handed = _Handed(**config.pretrained_cfg, state_dict=dict(tensors))
+        module: nn.Module = timm.create_model(
+            config.architecture, pretrained=True, pretrained_cfg=handed, **_arguments(config)
+        )
+        # The configuration outlives the weights' file, of which it must hold nothing.
+        vars(module)["pretrained_cfg"].pop("state_dict")
+        return module
+
+    try:
+        module = loaded(create, own_memory=own_memory, poll=poll)
+    except Exception as error:  # timm lets bare errors of every kind through
+        why = _misfits(error) or _differences(id, config, tensors, poll) or _first_line(error)
+        raise ModelRefused(id, f"timm could not build it from its files. {why}") from error
+    return module
+
+
+def _arguments(config: RepoConfig) -> dict[str, Any]:
+    args = dict(config.model_args)
+    # timm keeps a second copy as what the weights were saved with.
+    return {**args, "pretrained_model_args": dict(args)} if args else {}
+
+
+def _unusual(config: RepoConfig, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a configuration asks for something that its architecture's name does not bound."""
+    sides = [
+        *(config.pretrained_cfg.get("input_size") or ())[1:],
+        *_pair(config.model_args.get("img_size")),
+    ]
+    known = {side for tensor in tensors.values() for side in tensor.shape}
+    offset = config.pretrained_cfg.get("label_offset") or 0
+    return (
+        not config.model_args.keys() <= _ORDINARY
+        or max(sides, default=0) > _ORDINARY_SIDE
+        or (config.num_classes > 0 and config.num_classes + offset not in known)
+    )
+
+
+def _pair(side: object) -> tuple[int, ...]:
+    return (side,) if isinstance(side, int) else tuple(side) if isinstance(side, list) else ()
+
+
+def _try_out(
+    id: str, config: RepoConfig, tensors: Mapping[str, Tensor], poll: Callable[[], None]
+) -> None:
+    """Refuses what would be far larger than its weights, before it is built."""
+    present = sum(tensor.numel() for tensor in tensors.values())
+    try:
+        module = _without_memory(id, config, len(tensors), poll)
+    except ModelRefused:
+        raise
+    except Exception as error:  # whatever an architecture's constructor raises
+        raise ModelRefused(
+            id, f"timm could not build it from its files. {_first_line(error)}"
+        ) from error
+    asked = sum(parameter.numel() for parameter in module.parameters())
+    if asked > _SWELLS * present + _SPARE:
+        raise ModelRefused(
+            id,
+            f"its {CONFIG} asks for a network of {asked:,} parameters, and its weights have "
+            f"{present:,}.",
+        )
+
+
+def _without_memory(
+    id: str, config: RepoConfig, tensors: int, poll: Callable[[], None]
+) -> nn.Module:
+    """The network without values, if that takes no more than its number of weights explains."""
+    calls = _CALLS + _CALLS_PER_WEIGHT * tensors
+    return without_memory(id, lambda: _random(config), calls, poll)
+
+
+def _random(config: RepoConfig) -> nn.Module:
+    """The network without its weights."""
+    plain = PretrainedCfg(**config.pretrained_cfg)
+    module: nn.Module = timm.create_model(
+        config.architecture, pretrained=False, pretrained_cfg=plain, **_arguments(config)
+    )
+    return module
+
+
+def _misfits(error: Exception) -> str | None:
+    """What torch says of weights that do not fit, cut; None if the error says nothing of it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) < 2 or not lines[0].startswith("Error(s) in loading state_dict"):
+        return None
+    more = [f"… and {len(lines) - 4} more."] if len(lines) > 4 else []
+    return " ".join(["Its weights do not fit:", *map(_cut, lines[1:4]), *more])
+
+
+def _differences(
+    id: str, config: RepoConfig, tensors: Mapping[str, Tensor], poll: Callable[[], None]
+) -> str | None:
+    """How the weights' names differ from the network's; None if they are much the same.
+
+    timm renames weights of other origin, so that some difference proves nothing.
+    """
+    wanted = _state(id, config, len(tensors), poll)
+    if wanted is None:
+        return None
+    missing, extra = [
+        sorted(a.keys() - b.keys()) for a, b in ((wanted, tensors), (tensors, wanted))
+    ]
+    if len(missing) * 2 < len(wanted):
+        return None
+    return (
+        f"Its weights are not those of {config.architecture!r}: {len(missing)} of {len(wanted)} "
+        f"are missing (such as {_cut(', '.join(missing[:3]))}), {len(extra)} belong to something "
+        f"else (such as {_cut(', '.join(extra[:3]))})."
+    )
+
+
+def _without_prefixes(
+    id: str, config: RepoConfig, tensors: Mapping[str, Tensor], poll: Callable[[], None]
+) -> Mapping[str, Tensor] | None:
+    """The architecture's weights among all that a file holds, under whatever prefix."""
+    wanted = _state(id, config, len(tensors), poll)
+    return without_prefixes(tensors, wanted) if wanted else None
+
+
+def _state(
+    id: str, config: RepoConfig, tensors: int, poll: Callable[[], None]
+) -> Mapping[str, Tensor] | None:
+    """The network's parameters and buffers without values; None if it cannot be built."""
+    try:
+        state: Mapping[str, Tensor] = _without_memory(id, config, tensors, poll).state_dict()
+    except Exception:  # noqa: BLE001 - the network itself is what cannot be built
+        return None
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    kind = type(error).__name__
+    lines = str(error).strip().splitlines()
+    return f"{kind}: {_cut(lines[0])}" if lines else kind
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
