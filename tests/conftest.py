@@ -43,8 +43,8 @@ from gradio_client import Client
 from PIL import Image
 
 import cam_hub
-from tests.chromium import DESKTOP, Visitor, chromium
-from tests.hub import FakeHub, serve
+from tests.fakes.chromium import DESKTOP, Visitor, chromium
+from tests.fakes.hub import FakeHub, serve
 
 PHOTOS = {
     "lion": (291, "lion"),
@@ -104,7 +104,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def hub(hub_cache: Path) -> Iterator[FakeHub]:
     """A hub that holds one repo, and nothing of it in the cache."""
-    from tests.hub.bread import REPO, bread_repo  # brings torch, which some files need not
+    from tests.fakes.hub.bread import REPO, bread_repo  # brings torch, which some files need not
 
     hub = FakeHub()
     hub.repos[REPO] = bread_repo()
@@ -115,7 +115,7 @@ def hub(hub_cache: Path) -> Iterator[FakeHub]:
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """Address of the running app."""
-    from tests.space_app import serve  # brings torch, which some files need not
+    from tests.fakes.space_app import serve  # brings torch, which some files need not
 
     with serve() as address:
         yield address

@@ -18,8 +18,8 @@ from cam_hub._text import clean_line, clean_text
 from cam_hub.cli import main
 from cam_hub.errors import ClassNotFound, ModelRefused
 from cam_hub.sources.hub.listing import read_hit
-from tests.engine_nets import Pooled, Pyramid
-from tests.repo_folders import network, push, rewrite
+from tests.fakes.engine_nets import Pooled, Pyramid
+from tests.fakes.repo_folders import network, push, rewrite
 
 LINES = {
     "cat": "cat",

@@ -1,0 +1,134 @@
+"""The same maps by every way that leads to them, over all methods, layouts and kinds of answer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cam_hub import METHODS, explain, explain_methods, list_layers
+from cam_hub.attribution.passes import RECENT, Job, Noise, RecentPasses, Setting
+from cam_hub.attribution.preparation import ask, prepare
+from cam_hub.errors import NoMap
+from cam_hub.targets.classes import Settled
+from tests.fakes.engine_nets import NETS, apart, make_net, picture, plainly, some_layers
+
+EXACT = 1e-5
+
+
+@pytest.fixture(scope="module", params=NETS)
+def model(request):
+    return make_net(request.param)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    RECENT.clear()
+
+
+def classes_of(model) -> list[int]:
+    """Two classes that are not the predicted one alone, or the only one."""
+    first = explain(model, picture(model), method="gradcam", target_layers=some_layers(model))
+    return list(dict.fromkeys([first.classes[0], 0]))
+
+
+def same(one, other) -> None:
+    assert one.classes == other.classes
+    assert one.predictions == other.predictions or len(one.predictions) == len(other.predictions)
+    assert set(one.cams) == set(other.cams)
+    for key, cam in one.cams.items():
+        assert apart(cam, other.cams[key]) < EXACT, key
+
+
+def test_maps_are_those_of_a_plain_implementation(model):
+    image, layers, noise = picture(model), some_layers(model), Noise(3, 0.1, 1)
+    found = explain_methods(
+        model, image, METHODS, target_layers=layers, num_samples=3, std=0.1, seed=1
+    )
+    for name, result in found.items():
+        index = result.classes[0]
+        for layer in layers:
+            expected = plainly(model, METHODS[name], image, layer, index, noise)
+            assert apart(result.cams[index, layer], expected) < EXACT, (name, layer)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_chunks_do_not_change_maps(model, size):
+    image, layers = picture(model), some_layers(model)
+    whole = explain_methods(model, image, METHODS, target_layers=layers, reuse=False)
+    parts = explain_methods(
+        model, image, METHODS, target_layers=layers, batch_size=size, reuse=False
+    )
+    for name in METHODS:
+        same(parts[name], whole[name])
+
+
+def test_what_is_kept_gives_the_maps_of_a_fresh_pass(model):
+    image, layers = picture(model), some_layers(model)
+    classes = classes_of(model)
+    RECENT.clear()
+    explain(model, image, target_layers=layers, classes=classes[:1])
+    for name in METHODS:
+        for chosen in (classes, classes[-1:]):
+            for some in (layers, layers[-1:]):
+                asked = {"method": name, "target_layers": some, "classes": chosen}
+                try:
+                    fresh = explain(model, image, **asked, reuse=False)
+                except NoMap:
+                    with pytest.raises(NoMap):
+                        explain(model, image, **asked)
+                else:
+                    same(explain(model, image, **asked), fresh)
+
+
+def test_noisy_copies_go_on_from_a_clean_pass_that_is_kept(model):
+    image, layers = picture(model), some_layers(model)
+    fresh = explain(model, image, target_layers=layers, reuse=False)
+    explain(model, image, method="layercam", target_layers=layers)
+    same(explain(model, image, target_layers=layers), fresh)
+
+
+def test_several_classes_equal_one_by_one(model):
+    image, layers, classes = picture(model), some_layers(model), classes_of(model)
+    together = explain(model, image, target_layers=layers, classes=classes, reuse=False)
+    for index in classes:
+        alone = explain(model, image, target_layers=layers, classes=index, reuse=False)
+        for name in layers:
+            assert apart(together.cams[index, name], alone.cams[index, name]) < EXACT
+
+
+def test_channels_last_equals_channels_first(model):
+    image, layers = picture(model).to(model.dtype), some_layers(model)
+    found = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        job = Job(
+            model=model,
+            image=image,
+            layers={layer.name: layer for layer in list_layers(model) if layer.name in layers},
+            aim=lambda: ask(model, prepare(model, image), None, None).aim(model, image),
+            question=None,
+            settle=lambda standings, labels: Settled((int(standings.ranking.argmax()),)),
+            methods=list(METHODS.values()),
+            noise=Noise(2, 0.1, 0),
+            batch_size=8,
+            setting=Setting(memory_format=memory_format),
+        )
+        found.append(RecentPasses(0).run(job).maps)
+    assert len(found[0]) == len(METHODS) * len(layers)
+    for key, cam in found[0].items():
+        assert apart(cam, found[1][key]) < EXACT, key
+
+
+@pytest.mark.parametrize(("word", "distance"), [("bfloat16", 0.02), ("float16", 0.005)])
+def test_autocast_stays_near_and_says_so(lite0, photos, word, distance):
+    for name, result in explain_methods(lite0, photos["cat"], METHODS).items():
+        index = result.classes[0]
+        near = explain(lite0, photos["cat"], method=name, classes=index, autocast=word)
+        assert 0 < apart(near.cam(), result.cam()) < distance
+        assert (near.manifest["autocast"], near.manifest["precision"]) == (word, "float32")
+        assert "autocast" not in result.manifest
+
+
+def test_predictions_do_not_depend_on_autograd_being_off(model):
+    with torch.inference_mode():
+        off = explain(model, picture(model), target_layers=some_layers(model), reuse=False)
+    same(off, explain(model, picture(model), target_layers=some_layers(model), reuse=False))

@@ -1,0 +1,140 @@
+"""The same question gets the same answer, whatever was asked before it.
+
+How torch rounds depends on how many images pass at once: with one thread the scores of the embedded
+model, with several its maps, too, and at inner layers more than their last digits.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+import cam_hub
+from cam_hub import Explanation, explain
+from cam_hub.attribution.passes import RECENT
+from tests.fakes.engine_nets import apart
+
+QUESTIONS: dict[str, dict[str, object]] = {
+    "default": {},
+    "other class": {"classes": 282},
+    "other seed": {"seed": 1},
+    "fewer samples": {"num_samples": 2, "classes": cam_hub.top(2)},
+    "smaller batch": {"batch_size": 2},
+    "early layers": {"target_layers": ["blocks.2", "blocks.4"], "num_samples": 2},
+    "one early layer": {"target_layers": "blocks.4", "num_samples": 2},
+    "layercam": {"method": "layercam"},
+    "layercam, small batch": {"method": "layercam", "batch_size": 1},
+    "gradcam, early": {"method": "gradcam", "target_layers": ["blocks.2", "blocks.4"]},
+}
+
+ROUNDING = 1e-5
+"""Of a map's maximum: what rounding changes at most in maps that are made without noise."""
+
+
+@pytest.fixture(scope="module")
+def fresh(lite0, lion) -> dict[str, Explanation]:
+    """Each question's answer by a pass of its own."""
+    RECENT.clear()
+    return {name: explain(lite0, lion, **given, reuse=False) for name, given in QUESTIONS.items()}
+
+
+def identical(one: Explanation, other: Explanation) -> bool:
+    return one.manifest == other.manifest and all(
+        cam.tobytes() == other.cams[key].tobytes() for key, cam in one.cams.items()
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+class TestInAnyOrder:
+    def test_a_question_asked_twice_gets_one_answer(self, lite0, lion, fresh, seed):
+        RECENT.clear()
+        for name in random.Random(seed).sample(sorted(QUESTIONS), len(QUESTIONS)):
+            first = explain(lite0, lion, **QUESTIONS[name])
+            assert identical(first, explain(lite0, lion, **QUESTIONS[name])), name
+            assert identical(first, cam_hub.reproduce(first.manifest, lion)), name
+
+    def test_what_needs_noise_is_what_a_fresh_pass_gives(self, lite0, lion, fresh, seed):
+        RECENT.clear()
+        for name in random.Random(seed).sample(sorted(QUESTIONS), len(QUESTIONS)):
+            found = explain(lite0, lion, **QUESTIONS[name])
+            if found.manifest["method"] == "smoothgradcampp":
+                assert identical(found, fresh[name]), name
+
+    def test_what_needs_none_is_what_a_fresh_pass_gives_but_for_rounding(
+        self, lite0, lion, fresh, seed
+    ):
+        RECENT.clear()
+        for name in random.Random(seed).sample(sorted(QUESTIONS), len(QUESTIONS)):
+            found = explain(lite0, lion, **QUESTIONS[name])
+            if found.manifest["method"] != "smoothgradcampp":
+                for key, cam in fresh[name].cams.items():
+                    assert apart(cam, found.cams[key]) < ROUNDING, name
+                probabilities = [
+                    [each.probability for each in one.predictions] for one in (found, fresh[name])
+                ]
+                np.testing.assert_allclose(*probabilities, rtol=0, atol=1e-6)
+
+
+def test_without_noise_it_is_a_fresh_pass_as_long_as_nothing_with_noise_was_asked(
+    lite0, lion, fresh
+):
+    RECENT.clear()
+    for name in ("gradcam, early", "layercam", "layercam, small batch", "gradcam, early"):
+        assert identical(explain(lite0, lion, **QUESTIONS[name]), fresh[name]), name
+
+
+def test_an_answer_that_uses_nothing_kept_is_the_same_at_any_time(lite0, lion, fresh):
+    for given in QUESTIONS.values():
+        explain(lite0, lion, **given)
+    for name, given in QUESTIONS.items():
+        assert identical(explain(lite0, lion, **given, reuse=False), fresh[name]), name
+
+
+def test_other_methods_and_classes_in_the_same_call_change_nothing(lite0, lion, fresh):
+    together = cam_hub.explain_methods(
+        lite0, lion, cam_hub.METHODS, classes=["lion", 282], reuse=False
+    )
+    for name, index in (("default", 291), ("other class", 282)):
+        alone = fresh[name].cam(index)
+        assert together["smoothgradcampp"].cam(index).tobytes() == alone.tobytes()
+
+
+class TestSmoothGradCampp:
+    """With real weights, neither the seed nor invisible noise decides about the map."""
+
+    @staticmethod
+    def maps(model, image, layers, **given) -> dict[str, np.ndarray]:
+        given.setdefault("classes", cam_hub.top(1))
+        result = explain(
+            model, image, method="smoothgradcampp", target_layers=layers, reuse=False, **given
+        )
+        return {layer: result.cams[result.classes[0], layer].ravel() for layer in layers}
+
+    @staticmethod
+    def least(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+        return min(float(np.corrcoef(cam, other[layer])[0, 1]) for layer, cam in one.items())
+
+    @pytest.mark.parametrize("name", ["cat", "espresso", "lion"])
+    def test_two_seeds_give_the_same_map_at_every_stage(self, lite0, photos, name):
+        stages = cam_hub.suggest_layers(lite0, "stages")
+        assert len(stages) >= 5
+        one, other = (self.maps(lite0, photos[name], stages, seed=seed) for seed in (0, 1))
+        assert self.least(one, other) >= 0.97
+
+    @pytest.mark.parametrize("name", ["cat", "espresso"])
+    def test_invisible_noise_on_the_input_does_not_change_the_map_of_any_block(
+        self, lite0, photos, name
+    ):
+        blocks = [
+            layer.name
+            for layer in cam_hub.list_layers(lite0)
+            if layer.usable and layer.name.startswith("blocks.") and layer.name.count(".") <= 2
+        ]
+        assert len(blocks) > 15
+        tensor = lite0.preprocess(photos[name])[0]
+        noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
+        one, other = (self.maps(lite0, x, blocks) for x in (tensor, tensor + 1e-3 * noise))
+        assert self.least(one, other) >= 0.97

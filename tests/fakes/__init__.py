@@ -1,0 +1,1 @@
+"""Networks, hubs, servers and browsers that tests use."""

@@ -1,0 +1,119 @@
+"""Every architecture loads as timm and torchvision load it, and none is built twice for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision.models as zoo
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from bench.zoo import cli
+from bench.zoo.costs import Costs
+from bench.zoo.plan import Candidate, counted, every_model, smallest_of_each_family
+from cam_hub.models.initialisation import loaded
+from tests.fakes.checkpoints import by_timm, everything, same, save
+
+SMALL, MEDIUM = 1_000_000, 60_000_000
+"""Parameters: of families whose smallest member is always tried, and of what ``-m slow`` tries."""
+
+MAX_MACS = 5e9
+
+PECULIAR = [
+    "coat_tiny",  # one module under several names
+    "hiera_tiny_224",  # draws, and looks at what it drew
+    "vit_tiny_patch16_dinov3_qkvb",  # buffers that no checkpoint holds
+    "vit_tiny_r_s16_p8_224",  # passes a picture through its stem to find out a shape
+]
+"""Architectures that do more than to draw their weights when they are built."""
+
+LARGER = [
+    *("convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "maxvit_t"),
+    *("mnasnet0_5", "regnet_y_400mf", "resnet18", "squeezenet1_1", "swin_t", "swin_v2_t"),
+    "vit_b_16",
+]
+"""Networks of torchvision that ``-m slow`` tries."""
+
+
+def models() -> list[object]:
+    every = counted(every_model(), Costs(cli.COSTS))
+    small = [
+        each.name
+        for each in smallest_of_each_family(every)
+        if each.source == "timm" and each.parameters is not None and each.parameters <= SMALL
+    ]
+    chosen: list[object] = [*small, *PECULIAR]
+    return chosen + [
+        pytest.param(each.name, marks=pytest.mark.slow)
+        for each in every
+        if each.source == "timm" and each.name not in chosen and is_tried(each)
+    ]
+
+
+def is_tried(each: Candidate) -> bool:
+    return (each.parameters or 0) <= MEDIUM and (each.macs or 0) <= MAX_MACS
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def assert_same(ours: nn.Module, theirs: nn.Module, picture: torch.Tensor) -> None:
+    one, other = everything(ours), everything(theirs)
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    with torch.no_grad():
+        assert same(ours.eval()(picture), theirs.eval()(picture))
+
+
+@pytest.mark.parametrize("name", models())
+def test_a_network_of_timm_is_the_same_as_when_timm_loads_it(tmp_path, name):
+    torch.manual_seed(0)
+    save(timm.create_model(name), tmp_path)
+    builds = []
+
+    def build() -> nn.Module:
+        builds.append(name)
+        return by_timm(tmp_path)
+
+    ours = loaded(build)
+    picture = torch.randn(1, *resolve_model_data_config(ours)["input_size"])
+    assert_same(ours, by_timm(tmp_path), picture)
+    assert builds == [name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v3_small",
+        "shufflenet_v2_x0_5",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in LARGER),
+    ],
+)
+def test_a_network_of_torchvision_is_the_same_as_when_torchvision_loads_it(
+    tmp_path, monkeypatch, name
+):
+    torch.manual_seed(0)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = zoo.get_model_weights(name).DEFAULT
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    options = {"aux_logits": True} if name in ("googlenet", "inception_v3") else {}
+    trained = zoo.get_model(name, weights=None, **options)
+    torch.save(trained.state_dict(), folder / Path(weights.url).name)
+    builds = []
+
+    def build() -> nn.Module:
+        builds.append(name)
+        return zoo.get_model(name, weights=weights)
+
+    ours = loaded(build)
+    assert_same(ours, zoo.get_model(name, weights=weights), torch.randn(1, 3, 224, 224))
+    assert builds == [name]

@@ -1,0 +1,160 @@
+"""``contrast``: why this class rather than that one."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import cam_hub
+from cam_hub import METHODS, explain, explain_many, explain_methods, reproduce
+from cam_hub.attribution.passes import RECENT
+from cam_hub.cli import main
+from cam_hub.errors import ClassNotFound, InvalidArgument, NoMap
+from cam_hub.targets.registry import TASKS
+from tests.fakes.law_nets import inputs, layer_of, of_task
+
+A, B = 1, 2
+
+
+class Linear(nn.Module):
+    """Four channels, their means, and a linear head without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 4, 4)
+        self.fc = nn.Linear(4, 5, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(x).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def linear() -> cam_hub.LoadedModel:
+    names = ["ant", "bee, honey bee", "cat", "dog", "eel"]
+    return cam_hub.wrap_model(Linear().eval(), input_size=(3, 16, 24), class_names=names)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    RECENT.clear()
+
+
+def test_the_weights_of_a_linear_head_are_taken_off_each_other(linear):
+    (image,) = inputs(linear, 1)
+    found = explain_methods(
+        linear, image, ["gradcam", "layercam"], target_layers="conv", classes=A, contrast=B
+    )
+    with torch.no_grad():
+        activation = linear.module.conv(image[None])[0]
+        weights = (linear.module.fc.weight[A] - linear.module.fc.weight[B]) / 24  # of 4 x 6 places
+    weighted = weights[:, None, None] * activation
+    grad_cam = weighted.sum(0).relu()
+    layer_cam = (weights.relu()[:, None, None] * activation).sum(0).relu()
+    np.testing.assert_allclose(found["gradcam"].cams[A, "conv"], grad_cam, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found["layercam"].cams[A, "conv"], layer_cam, rtol=1e-5, atol=1e-7)
+
+
+def test_it_is_the_map_of_a_network_whose_score_is_the_difference():
+    model = of_task("classification")
+    other = of_task("classification")
+    with torch.no_grad():
+        weight, bias = other.module.head.fc.weight, other.module.head.fc.bias
+        weight[A] -= weight[B]
+        bias[A] -= bias[B]
+    (image,) = inputs(model, 1)
+    asked = {"target_layers": layer_of(model), "classes": A, "num_samples": 3}
+    held = explain_methods(model, image, METHODS, contrast=B, **asked)
+    changed = explain_methods(other, image, METHODS, **asked)
+    for method in METHODS:
+        one, two = (results[method].cams[A, layer_of(model)] for results in (held, changed))
+        np.testing.assert_allclose(one, two, rtol=0, atol=1e-5 * two.max())
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "similarity"])
+def test_kept_passes_and_batches_give_the_map_of_a_fresh_one(task):
+    model = of_task(task)
+    image, other = inputs(model, 2)
+    asked = {"target_layers": layer_of(model), "classes": A, "num_samples": 2}
+    fresh = explain(model, image, contrast=B, reuse=False, **asked)
+    explain(model, image, **asked)
+    many = list(explain_many(model, [image, other], contrast=B, **asked))
+    for found in (explain(model, image, contrast=B, **asked), many[0].explanation):
+        for key, cam in fresh.cams.items():
+            np.testing.assert_allclose(found.cams[key], cam, rtol=0, atol=1e-5 * cam.max())
+        assert found.contrast == fresh.contrast
+    alone = explain(model, image, **asked)
+    assert not np.allclose(alone.cam(), fresh.cam(), rtol=0.01)
+    assert alone.contrast is None
+
+
+def test_the_result_says_what_it_is_held_against_and_comes_out_of_its_manifest_again(linear):
+    (image,) = inputs(linear, 1)
+    asked = {"target_layers": "conv", "classes": ["ant", "dog"]}
+    found = explain(linear, image, contrast="honey bee", **asked)
+    expected = {"class_index": 1, "label": "bee, honey bee"}
+    assert json.loads(json.dumps(found.manifest["contrast"])) == expected
+    assert vars(found.contrast) == {**expected, "weight": 1.0}
+    assert found.target.endswith(", less that of bee, honey bee")
+    assert explain(linear, image, **asked).manifest["contrast"] is None
+    again = reproduce(found.manifest, image, model=linear)
+    for key, cam in found.cams.items():
+        assert np.array_equal(again.cams[key], cam)
+    assert again.manifest["contrast"] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ("honey", ClassNotFound, "bee"),
+        (5, ClassNotFound, "classes 0 to 4"),
+        (2.5, InvalidArgument, "a class index or label"),
+        (True, InvalidArgument, "a class index or label"),
+        (0, InvalidArgument, "another class than the explained one .ant."),
+        ("Dog", InvalidArgument, "another class than the explained one .dog."),
+    ],
+)
+def test_what_cannot_be_a_contrast_is_refused(linear, given, error, said):
+    (image,) = inputs(linear, 1)
+    with pytest.raises(error, match=said):
+        explain(linear, image, classes=["ant", "dog"], target_layers="conv", contrast=given)
+
+
+def test_of_many_pictures_those_of_the_contrast_itself_have_an_error(linear):
+    images = inputs(linear, 6)
+    predicted = [explain(linear, image, target_layers="conv").classes[0] for image in images]
+    assert len(set(predicted)) > 1
+    found = explain_many(linear, images, target_layers="conv", contrast=predicted[0])
+    for index, outcome in zip(predicted, found, strict=True):
+        assert isinstance(outcome.error, InvalidArgument) == (index == predicted[0])
+
+
+def test_labels_and_models_that_no_contrast_fits_are_refused_before_pictures_are_read(linear):
+    for model, error in ((linear, ClassNotFound), (of_task("similarity"), InvalidArgument)):
+        with pytest.raises(error):
+            explain_many(model, ["never read"], contrast="horse")
+
+
+def test_a_model_without_classes_has_no_contrast():
+    model = of_task("similarity")
+    with pytest.raises(InvalidArgument, match="no choice between classes"):
+        explain(model, inputs(model, 1)[0], target_layers=layer_of(model), contrast=1)
+
+
+def test_of_a_detector_the_contrast_must_have_been_found():
+    model = of_task("detection")
+    with pytest.raises(NoMap, match="no box of class 0"):
+        explain(model, inputs(model, 1)[0], target_layers=layer_of(model), classes=A, contrast=0)
+
+
+def test_the_command_line_takes_one(tmp_path, lion, capsys):
+    lion.save(tmp_path / "lion.png")
+    out = tmp_path / "out"
+    line = ["explain", str(tmp_path / "lion.png"), "--out", str(out), "--contrast", "tiger"]
+    assert main(line) == 0
+    assert "less that of tiger" in capsys.readouterr().out
+    assert cam_hub.Explanation.load(out).contrast.label.startswith("tiger")
