@@ -36,7 +36,7 @@ from bench.zoo.plan import counted, every_model, smallest_of_each_family
 from cam_hub import LoadedModel, list_layers, load_model
 from cam_hub.errors import CamHubError
 from cam_hub.hooks import recording
-from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.layers import listing as answers
 
 _PASSES = 5
@@ -154,7 +154,7 @@ def measure(name: str) -> Cost:
 def _one_pass(model: LoadedModel) -> float:
     image = torch.randn(1, *model.input_size)
     seconds = []
-    with quiet(model.module), torch.no_grad():
+    with frozen_eval(model.module), torch.no_grad():
         model.task.run(model.module, image)
         for _ in range(_PASSES):
             start = time.process_time()

@@ -25,7 +25,7 @@ import cam_hub
 from cam_hub.attribution.explain import make_job
 from cam_hub.attribution.passes import Job, Noise, RecentPasses
 from cam_hub.attribution.preparation import prepare
-from cam_hub.attribution.request import Request
+from cam_hub.attribution.request import ExplainOptions
 from cam_hub.methods import METHODS
 
 __all__ = ["WAYS", "main"]
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     distances: dict[tuple[str, int, str], list[float]] = {}
     alike: dict[tuple[str, int, str], list[float]] = {}
     for photo in _photos():
-        request = Request.checked(target_layers=layers, num_samples=1)
+        request = ExplainOptions.checked(target_layers=layers, num_samples=1)
         job = make_job(model, prepare(model, photo), [METHOD], request)
         reference = _maps(job, Drawn(options.reference, options.std, 10_000))
         for way in WAYS:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from cam_hub._validation import with_hints
 from cam_hub.attribution.compare_columns import Columns, read_columns
-from cam_hub.attribution.compare_work import Question, Teller, empty_cell, foreseen, make_row
+from cam_hub.attribution.compare_work import CellQuery, Teller, empty_cell, foreseen, make_row
 from cam_hub.attribution.passes import Progress
-from cam_hub.attribution.request import Request, model_of
+from cam_hub.attribution.request import ExplainOptions, model_of
 from cam_hub.errors import CamHubError, InvalidArgument, NoMap
 from cam_hub.hooks.modes import default_modes
 from cam_hub.images.decoding import open_image
@@ -143,7 +143,7 @@ def ask(
     region: RegionChoice = None,
     reference: object = None,
     most: int | None = None,
-) -> Question:
+) -> CellQuery:
     """Checks everything that can be judged without a model.
 
     Args:
@@ -164,7 +164,7 @@ def ask(
         InvalidArgument, MethodNotFound, ImageRefused: As ``compare``.
     """
     columns = read_columns(methods, target_layers, classes)
-    Request.checked(num_samples=num_samples, std=std, seed=seed)
+    ExplainOptions.checked(num_samples=num_samples, std=std, seed=seed)
     arguments = {
         **check_options(options or {}),
         "contrast": contrast,
@@ -175,13 +175,13 @@ def ask(
         "seed": seed,
     }
     held, photo = _opened(image)
-    return Question(held, photo, columns, arguments, most)
+    return CellQuery(held, photo, columns, arguments, most)
 
 
 @default_modes()
 def make_grid(
     models: Sequence[LoadedModel | str],
-    question: Question,
+    question: CellQuery,
     lease: Lease,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -213,7 +213,7 @@ def make_grid(
 
 
 def _put_together(
-    models: Sequence[LoadedModel | str], rows: Sequence[Row | CamHubError], question: Question
+    models: Sequence[LoadedModel | str], rows: Sequence[Row | CamHubError], question: CellQuery
 ) -> Comparison:
     columns = question.columns
     lengths = [len(row.cells) for row in rows if isinstance(row, Row)]

@@ -16,7 +16,7 @@ from cam_hub.attribution.explain import explain
 from cam_hub.attribution.passes import Progress
 from cam_hub.attribution.preparation import Prepared, prepare
 from cam_hub.errors import CamHubError, ClassNotFound, ModelRefused, NoMap, OutOfMemory, TooMuch
-from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.layers.listing import list_layers, suggest_layers
 from cam_hub.layers.selection import resolve_layers
@@ -27,8 +27,8 @@ from cam_hub.results.explanation import Explanation
 from cam_hub.targets.classes import Top
 
 __all__ = [
+    "CellQuery",
     "Done",
-    "Question",
     "Teller",
     "Worker",
     "answers",
@@ -43,7 +43,7 @@ _FOUND = 0.2
 """The part of a row's work, as it is told, after which the model and its layers are there."""
 
 
-def make_row(model: LoadedModel, question: Question, tell: Teller, started: float) -> Row:
+def make_row(model: LoadedModel, question: CellQuery, tell: Teller, started: float) -> Row:
     """Asks one model everything.
 
     Args:
@@ -95,7 +95,7 @@ def empty_cell(columns: Columns, place: int, error: CamHubError) -> Cell:
     return Cell(method, layer, label=columns.class_name(place), error=error)
 
 
-def _names_of(model: LoadedModel, question: Question, size: tuple[int, ...]) -> tuple[str, ...]:
+def _names_of(model: LoadedModel, question: CellQuery, size: tuple[int, ...]) -> tuple[str, ...]:
     """The layers that are columns."""
     columns = question.columns
     if columns.kind != "layers" or columns.layers is None:
@@ -237,7 +237,7 @@ _TRIAL_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
-class Question:
+class CellQuery:
     """What every model is asked.
 
     Attributes:
@@ -335,7 +335,7 @@ class Worker:
     """
 
     model: LoadedModel
-    question: Question
+    question: CellQuery
     forward: float
     tell: Teller
 
@@ -406,7 +406,7 @@ def forward_seconds(model: LoadedModel, prepared: Prepared) -> float:
         ModelRefused: If the network raises.
     """
     times: list[float] = []
-    with quiet(model.module), torch.no_grad():
+    with frozen_eval(model.module), torch.no_grad():
         model.run(prepared.tensor)
         while len(times) < _TRIALS and sum(times) < _TRIAL_SECONDS:
             start = _now(model.device)

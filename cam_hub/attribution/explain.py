@@ -15,7 +15,7 @@ from cam_hub._validation import with_hints
 from cam_hub.attribution.memory_format import suited_format
 from cam_hub.attribution.passes import RECENT, Job, Pass, Progress, Setting, forward_activations
 from cam_hub.attribution.preparation import Prepared, ask, prepare
-from cam_hub.attribution.request import Request, model_of
+from cam_hub.attribution.request import ExplainOptions, model_of
 from cam_hub.errors import InvalidArgument, NoMap
 from cam_hub.hooks.memory import reported
 from cam_hub.hooks.modes import default_modes
@@ -29,7 +29,7 @@ from cam_hub.options import OutputChoice
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.manifest import make_manifest
 from cam_hub.targets.base import Target, Task
-from cam_hub.targets.classes import ClassChoice, ContrastChoice, settle
+from cam_hub.targets.classes import ClassChoice, ContrastChoice, resolve_classes
 from cam_hub.targets.custom import Custom, Probabilities
 from cam_hub.targets.ranking import Prediction, label_of
 from cam_hub.targets.region import RegionChoice
@@ -42,8 +42,8 @@ __all__ = [
     "compose",
     "explain",
     "explain_methods",
-    "explain_otherwise",
     "explain_prepared",
+    "explain_with_fallback",
     "is_blank",
     "make_job",
     "more_samples",
@@ -159,7 +159,7 @@ def explain(
         NoMap: If every map would be blank, or the layer cannot give one.
         OutOfMemory: If memory does not suffice for one image at a time.
     """
-    request = Request.checked(
+    request = ExplainOptions.checked(
         target_layers=target_layers,
         classes=classes,
         contrast=contrast,
@@ -243,7 +243,7 @@ def explain_methods(
     Raises:
         CamHubError: As ``explain``; of several methods the first that has no map.
     """
-    request = Request.checked(
+    request = ExplainOptions.checked(
         target_layers=target_layers,
         classes=classes,
         contrast=contrast,
@@ -324,7 +324,7 @@ _LARGEST = 512 << 20
 
 
 def explain_prepared(
-    model: LoadedModel, prepared: Prepared, methods: Sequence[Method], request: Request
+    model: LoadedModel, prepared: Prepared, methods: Sequence[Method], request: ExplainOptions
 ) -> dict[str, Explanation]:
     """One explanation per method, by its name.
 
@@ -345,7 +345,7 @@ def explain_prepared(
     for method in methods:
         composed = compose(model, prepared, method, job, passed)
         if is_blank(composed):
-            composed = explain_otherwise(model, prepared, composed, method, request)
+            composed = explain_with_fallback(model, prepared, composed, method, request)
         found[method.name] = steadied(model, prepared, composed, method, request)
     return found
 
@@ -355,7 +355,7 @@ def steadied(
     prepared: Prepared,
     found: Explanation,
     method: Method,
-    request: Request,
+    request: ExplainOptions,
 ) -> Explanation:
     """An explanation out of more noisy copies, where those that were taken differ too much.
 
@@ -405,7 +405,7 @@ def steadied(
         samples = more
         found = compose(model, prepared, method, job, RECENT.run(job, reuse=request.reuses))
     if is_blank(found):
-        return explain_otherwise(model, prepared, found, method, settled)
+        return explain_with_fallback(model, prepared, found, method, settled)
     return found
 
 
@@ -464,12 +464,12 @@ def is_blank(found: Explanation) -> bool:
     return not any(cam.any() for cam in found.cams.values())
 
 
-def explain_otherwise(
+def explain_with_fallback(
     model: LoadedModel,
     prepared: Prepared,
     blank: Explanation,
     method: Method,
-    request: Request,
+    request: ExplainOptions,
 ) -> Explanation:
     """The explanation of more precise scores, or at the last layer that speaks.
 
@@ -512,7 +512,7 @@ def _last_that_speaks(
     prepared: Prepared,
     layers: Sequence[str],
     method: Method,
-    request: Request,
+    request: ExplainOptions,
 ) -> Explanation | None:
     """The explanation at the last of some layers that speaks for the first class, if one does."""
     job = make_job(model, prepared, [method], replace(request, target_layers=list(layers)))
@@ -535,7 +535,7 @@ def make_job(
     model: LoadedModel,
     prepared: Prepared,
     methods: Sequence[Method],
-    request: Request,
+    request: ExplainOptions,
     *,
     double: bool = False,
 ) -> Job:
@@ -577,7 +577,7 @@ def make_job(
         layers={layer.name: layer for layer in layers},
         aim=aim,
         question=(question.key, request.target, request.call),
-        settle=lambda found, labels: settle(
+        settle=lambda found, labels: resolve_classes(
             classes,
             request.contrast,
             found.ranking,
@@ -593,7 +593,7 @@ def make_job(
     )
 
 
-def _custom(task: Task, function: Callable[[Any], Any], request: Request) -> Custom:
+def _custom(task: Task, function: Callable[[Any], Any], request: ExplainOptions) -> Custom:
     """The task of a caller's own function.
 
     Raises:

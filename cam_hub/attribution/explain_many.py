@@ -18,15 +18,15 @@ from torch import Tensor
 from cam_hub._validation import with_hints
 from cam_hub.attribution.explain import (
     compose,
-    explain_otherwise,
     explain_prepared,
+    explain_with_fallback,
     is_blank,
     make_job,
     steadied,
 )
-from cam_hub.attribution.passes import Job, Pass, Progress, Room, run_together
+from cam_hub.attribution.passes import BatchLimit, Job, Pass, Progress, run_together
 from cam_hub.attribution.preparation import Prepared, prepare
-from cam_hub.attribution.request import Request, check_count, model_of
+from cam_hub.attribution.request import ExplainOptions, check_count, model_of
 from cam_hub.attribution.samples import Sample, open_samples
 from cam_hub.errors import CamHubError, ClassNotFound
 from cam_hub.hooks.modes import default_modes
@@ -141,12 +141,12 @@ class BatchExplainer:
 
     model: LoadedModel
     method: Method
-    request: Request
-    room: Room
+    request: ExplainOptions
+    room: BatchLimit
     _targets: dict[tuple[int, ...], Target] = field(default_factory=dict)
 
     @classmethod
-    def checked(cls, model: LoadedModel, method: Method, request: Request) -> BatchExplainer:
+    def checked(cls, model: LoadedModel, method: Method, request: ExplainOptions) -> BatchExplainer:
         """Makes sure that nothing is wrong that would be wrong with every picture.
 
         Raises:
@@ -171,7 +171,7 @@ class BatchExplainer:
                 if isinstance(error.name, str):
                     raise
         resolve_layers(model, request.target_layers, model.input_size)
-        return cls(model, method, request, Room(request.batch_size))
+        return cls(model, method, request, BatchLimit(request.batch_size))
 
     @default_modes()
     def explain(
@@ -199,7 +199,7 @@ class BatchExplainer:
     def _together(self, pictures: list[Ready], done: Done) -> list[Explanation | CamHubError]:
         """The same for pictures of one size."""
         found: dict[int, Explanation | CamHubError] = {}
-        jobs: dict[int, tuple[Job, Request]] = {}
+        jobs: dict[int, tuple[Job, ExplainOptions]] = {}
         for position, picture in enumerate(pictures):
             try:
                 request = self._request(picture)
@@ -217,7 +217,7 @@ class BatchExplainer:
             found[position] = self._result(pictures[position], job, request, passed, tick)
         return [found[position] for position in range(count)]
 
-    def _request(self, picture: Ready) -> Request:
+    def _request(self, picture: Ready) -> ExplainOptions:
         """The request for one picture, with its own label where that is to be explained."""
         sample, classes = picture.sample, self.request.classes
         if classes is None and sample.explain_label:
@@ -225,7 +225,7 @@ class BatchExplainer:
         classes = with_expected(classes, sample.expected)
         return replace(self.request, classes=classes)
 
-    def _job(self, picture: Ready, request: Request) -> Job:
+    def _job(self, picture: Ready, request: ExplainOptions) -> Job:
         job = make_job(self.model, picture.prepared, [self.method], request)
         if not self.model.task.takes_reference:
             return job
@@ -242,7 +242,7 @@ class BatchExplainer:
         self,
         picture: Ready,
         job: Job,
-        request: Request,
+        request: ExplainOptions,
         passed: Pass | CamHubError | None,
         tick: Callable[[], None],
     ) -> Explanation | CamHubError:
@@ -254,7 +254,7 @@ class BatchExplainer:
                 prepared = picture.prepared
                 found = compose(self.model, prepared, self.method, job, passed)
                 if is_blank(found):
-                    found = explain_otherwise(self.model, prepared, found, self.method, asked)
+                    found = explain_with_fallback(self.model, prepared, found, self.method, asked)
                 return steadied(self.model, prepared, found, self.method, asked)
             # Alone it may be passed with more care.
             alone = explain_prepared(self.model, picture.prepared, [self.method], asked)
@@ -395,7 +395,7 @@ def explain_many(
             not there, or the reference does not work.
         ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
     """
-    request = Request.checked(
+    request = ExplainOptions.checked(
         target_layers=target_layers,
         classes=_held(classes),
         contrast=contrast,

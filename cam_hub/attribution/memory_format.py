@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_hub.errors import ModelRefused
-from cam_hub.hooks.frozen_eval import quiet, walk
+from cam_hub.hooks.frozen_eval import frozen_eval, walk
 from cam_hub.layers import cache
 from cam_hub.layers import listing as answers
 from cam_hub.models.loaded_model import LoadedModel
@@ -116,7 +116,7 @@ def _seconds(model: LoadedModel, image: Tensor) -> dict[str, float]:
     alone = image.device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if alone else time.perf_counter
     least = dict.fromkeys(_FORMATS, math.inf)
-    with quiet(model.module), torch.no_grad():
+    with frozen_eval(model.module), torch.no_grad():
         for round_ in range(1 + _ROUNDS):
             for name, memory_format in _FORMATS.items():
                 batch = image.contiguous(memory_format=memory_format)

@@ -11,7 +11,7 @@ from cam_hub._validation import with_hints
 from cam_hub.attribution.preparation import prepare
 from cam_hub.attribution.request import check_count, model_of
 from cam_hub.errors import ModelRefused
-from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import reported
 from cam_hub.hooks.modes import default_modes
 from cam_hub.models.loaded_model import LoadedModel
@@ -79,7 +79,7 @@ def predict(
     task = model.task
     place = read_region(None, prepared.placement) if task.takes_region else None
     target = task.target(region=place)
-    with reported(model.id, _TOO_LARGE), quiet(model.module), torch.no_grad():
+    with reported(model.id, _TOO_LARGE), frozen_eval(model.module), torch.no_grad():
         found = model.run(prepared.tensor)
         _check(model, target.scores(found))
     standings = target.standings(found)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused
-from cam_hub.hooks.frozen_eval import quiet, unusable
+from cam_hub.hooks.frozen_eval import frozen_eval, unusable
 from cam_hub.images.clips import ClipPreprocessing
 from cam_hub.images.decoding import open_image
 from cam_hub.images.geometry import Placement
@@ -27,7 +27,7 @@ from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.base import Reference, Target
 from cam_hub.targets.region import Region, RegionChoice, read_region
 
-__all__ = ["Prepared", "Question", "ask", "prepare"]
+__all__ = ["Prepared", "TargetSpec", "ask", "prepare"]
 
 _BASELINE_SEED = 90210  # none that callers are likely to draw a picture with
 
@@ -160,7 +160,7 @@ def _over(prepared: Prepared, background: object) -> Prepared:
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class TargetSpec:
     """What is asked about a picture, checked, before anything is computed.
 
     Attributes:
@@ -189,7 +189,7 @@ class Question:
         generator = torch.Generator().manual_seed(_BASELINE_SEED)
         nothing = torch.randn(tensor.shape, generator=generator).to(tensor)
         other = self.reference
-        with quiet(model.module), torch.no_grad():
+        with frozen_eval(model.module), torch.no_grad():
             compared = Reference(
                 output=model.run(other.tensor.to(tensor)) if other is not None else None,
                 baseline=model.run(nothing),
@@ -200,7 +200,7 @@ class Question:
 
 def ask(
     model: LoadedModel, prepared: Prepared, region: RegionChoice, reference: object
-) -> Question:
+) -> TargetSpec:
     """Checks what is asked about one picture.
 
     Args:
@@ -229,7 +229,7 @@ def ask(
         # Refuses what it has no use for.
         task.target(region=place, reference=Reference() if reference is not None else None)
     where = None if place is None else (json.dumps(place.describe()), place.placement)
-    return Question(place, other, (where, digest))
+    return TargetSpec(place, other, (where, digest))
 
 
 def _is_of(image: Tensor, tensor: Tensor, at: tuple[torch.device, torch.dtype]) -> bool:

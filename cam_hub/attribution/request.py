@@ -21,13 +21,13 @@ from cam_hub.sources import store
 from cam_hub.targets.classes import ClassChoice, ContrastChoice
 from cam_hub.targets.region import RegionChoice
 
-__all__ = ["MAX_SAMPLES", "Request", "check_count", "model_of"]
+__all__ = ["MAX_SAMPLES", "ExplainOptions", "check_count", "model_of"]
 
 MAX_SAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Request:
+class ExplainOptions:
     """The arguments of ``explain`` of these names.
 
     Attributes:
@@ -95,7 +95,7 @@ class Request:
         output: OutputChoice = None,
         call: int | None = None,
         sampling: str = "fixed",
-    ) -> Request:
+    ) -> ExplainOptions:
         """Checks the numbers whatever the method, so that a wrong one never passes unseen.
 
         Raises:

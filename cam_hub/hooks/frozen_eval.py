@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from cam_hub.hooks.eager import eager, has_compiled_functions
 
-__all__ = ["Anatomy", "mixes_batch", "quiet", "unusable", "usable_copy", "walk"]
+__all__ = ["ModuleTree", "frozen_eval", "mixes_batch", "unusable", "usable_copy", "walk"]
 
 
-class Anatomy:
+class ModuleTree:
     """The parts of a network as they were found, so that nobody has to look for them again.
 
     It holds the network. Whoever keeps it asks whether it is still ``current``.
@@ -121,7 +121,7 @@ _found: WeakKeyDictionary[nn.Module, _Found] = WeakKeyDictionary()
 
 
 @contextmanager
-def quiet(module: nn.Module, anatomy: Anatomy | None = None) -> Iterator[None]:
+def frozen_eval(module: nn.Module, anatomy: ModuleTree | None = None) -> Iterator[None]:
     """Holds a module in evaluation mode with frozen parameters, with autograd switched on.
 
     Its own Python runs: compiled code and gradient checkpointing are switched off meanwhile.
@@ -138,7 +138,7 @@ def quiet(module: nn.Module, anatomy: Anatomy | None = None) -> Iterator[None]:
     with _lock:
         found = _found.get(module)
         if found is None:
-            found = _to_switch_off(anatomy or Anatomy(module))
+            found = _to_switch_off(anatomy or ModuleTree(module))
             for child in found.training:
                 child.training = False
             for weight in found.learning:
@@ -226,7 +226,7 @@ def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                         yield f"{path}.{name}" if path else name, tensor
 
 
-def _to_switch_off(anatomy: Anatomy) -> _Found:
+def _to_switch_off(anatomy: ModuleTree) -> _Found:
     weights = chain.from_iterable(map(_VALUES, anatomy.parameters))
     learning = {id(each): each for each in weights if each is not None and each.requires_grad}
     training = [child for child in anatomy.modules if child.training]
@@ -237,7 +237,7 @@ def _to_switch_off(anatomy: Anatomy) -> _Found:
     return _Found(training, evaluating, list(learning.values()), checkpointing, anatomy.compiled)
 
 
-def mixes_batch(module: nn.Module, anatomy: Anatomy | None = None) -> bool:
+def mixes_batch(module: nn.Module, anatomy: ModuleTree | None = None) -> bool:
     """Tells whether one image of a batch can change another's scores in evaluation mode.
 
     True for batch normalisation without running statistics: such a model sees one image at a
@@ -247,5 +247,5 @@ def mixes_batch(module: nn.Module, anatomy: Anatomy | None = None) -> bool:
         module: The model.
         anatomy: Its parts, where they are at hand and current.
     """
-    found = (anatomy or Anatomy(module)).batch_norms
+    found = (anatomy or ModuleTree(module)).batch_norms
     return any(child.running_mean is None for child in found)

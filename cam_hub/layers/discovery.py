@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cam_hub.errors import CamHubError, ModelRefused, OutOfMemory
 from cam_hub.hooks.eager import unwrapped
 from cam_hub.hooks.execution import Execution
-from cam_hub.hooks.frozen_eval import mixes_batch, quiet
+from cam_hub.hooks.frozen_eval import frozen_eval, mixes_batch
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import modules_by_name
 from cam_hub.layers.correspondence import SELECTIVE
@@ -70,7 +70,7 @@ def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
     execution = Execution(one_by_one=mixes_batch(model.module))
     sparing = False
     # Once for all passes: each looks through all modules for what to switch off.
-    with quiet(model.module):
+    with frozen_eval(model.module):
         for left in reversed(range(_RESTARTS)):
             way = replace(execution, one_by_one=True) if sparing else execution
             trial = Trial(model.module, model.task, way, certain=not left)
@@ -166,7 +166,7 @@ def _target(model: LoadedModel, size: tuple[int, ...], run: Trial) -> Target:
     """What an explanation of the clean input would differentiate."""
     if not model.task.takes_reference:
         return model.task.target()
-    with quiet(model.module), torch.no_grad(), run.execution.around(model.module):
+    with frozen_eval(model.module), torch.no_grad(), run.execution.around(model.module):
         baseline = model.task.run(unwrapped(model.module), _noise(model, size, seed=1))
     return model.task.target(reference=Reference(baseline=baseline))
 

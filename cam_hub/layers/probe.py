@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import copies_at_once, is_out_of_memory
 from cam_hub.hooks.recording import main_tensor, observe, same_values, watch_writes
 from cam_hub.layers.correspondence import (
@@ -145,7 +145,7 @@ def disturb(
     """
     *_, rows, cols = clean.shape
     frame = Frame(rows, cols, clean.shape[2] if clean.ndim == 5 else 1)
-    with quiet(module), torch.no_grad():
+    with frozen_eval(module), torch.no_grad():
         parts = frames_in_batch(clean) if getattr(run, "folded", False) else ()
         seen, earlier = _shapes(module, clean, run, frame, parts)
         largest = max((output.size for output in seen.values()), default=0)

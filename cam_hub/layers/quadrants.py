@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import in_chunks
 from cam_hub.hooks.recording import main_tensor
 from cam_hub.layers.correspondence import lead
@@ -77,7 +77,7 @@ def quarter_leads(
     changes: dict[str, list[list[list[float]]]] = {name: [] for name in layers}
     for _ in range(ROUNDS):
         steps: dict[str, list[list[float]]] = {name: [] for name in layers}
-        with quiet(module), torch.no_grad():
+        with frozen_eval(module), torch.no_grad():
             for pictures in in_chunks(_redrawn(before, generator), at_once):
                 found = _steps(module, torch.cat([before, *pictures]), run, layers)
                 for name, more in found.items():

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.recording import Taps, same_values, tap
 from cam_hub.layers.correspondence import FEW_CELLS, lead
 from cam_hub.layers.layouts import Arrangement, batch_second, frames_folded, to_maps
@@ -150,7 +150,7 @@ def dependences(
         The layers that some score depends on, in the order in which they finished.
     """
     second, folded = batch_second(layers), frames_folded(layers)
-    with quiet(module), ExitStack() as stack:
+    with frozen_eval(module), ExitStack() as stack:
         try:
             taps = stack.enter_context(
                 tap(

@@ -11,7 +11,7 @@ from pathlib import Path
 from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.models.facts import ModelFacts
 
-__all__ = ["MAX_NAME", "MAX_TENSORS", "UNLIMITED", "LoadLimits", "admit", "readable"]
+__all__ = ["MAX_NAME", "MAX_TENSORS", "UNLIMITED", "LoadLimits", "check_limits", "readable"]
 
 
 MAX_TENSORS = 2**15
@@ -102,7 +102,7 @@ _BYTES_PER_PARAMETER = 4
 """Of float32, which weights are stored in unless they say otherwise."""
 
 
-def admit(facts: ModelFacts, limits: LoadLimits, folder: Path | None = None) -> None:
+def check_limits(facts: ModelFacts, limits: LoadLimits, folder: Path | None = None) -> None:
     """Does nothing if a model is within the limits.
 
     Args:

@@ -36,11 +36,11 @@ from cam_hub.targets.classification import Classification
 
 __all__ = [
     "EXECUTION",
+    "LoadRequest",
     "LoadedModel",
     "OpenedImage",
     "Origin",
     "Progress",
-    "Request",
     "Source",
     "is_as_loaded",
     "note_origin",
@@ -349,7 +349,7 @@ def _reopened(id: str, revision: str, device: str, changed: dict[str, Any]) -> L
 
 
 @dataclass(frozen=True)
-class Request:
+class LoadRequest:
     """What ``load_model`` was asked for, in full.
 
     Attributes:
@@ -384,10 +384,10 @@ class Source(Protocol):
 
     name: str
 
-    def claims(self, request: Request) -> bool:
+    def claims(self, request: LoadRequest) -> bool:
         """Whether this source is the one to load the model, judged without any network."""
 
-    def load(self, request: Request) -> LoadedModel:
+    def load(self, request: LoadRequest) -> LoadedModel:
         """Loads the model.
 
         Raises:
@@ -396,7 +396,7 @@ class Source(Protocol):
             HubUnavailable: If it had to be fetched and could not be.
         """
 
-    def describe(self, request: Request) -> ModelFacts:
+    def describe(self, request: LoadRequest) -> ModelFacts:
         """What is known about the model before it is loaded; errors as for ``load``."""
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:

@@ -15,7 +15,7 @@ from torch import nn
 
 from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.images.preprocessing import Preprocessing
-from cam_hub.models.loaded_model import LoadedModel, Request, settle
+from cam_hub.models.loaded_model import LoadedModel, LoadRequest, settle
 from cam_hub.models.model_id import ModelId
 from cam_hub.targets.base import Task
 from cam_hub.targets.classification import Classification
@@ -118,7 +118,7 @@ def _exists(name: str) -> bool:
 
 def as_loaded(
     module: nn.Module,
-    request: Request,
+    request: LoadRequest,
     *,
     id: str,
     source: str,

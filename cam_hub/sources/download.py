@@ -24,7 +24,7 @@ from huggingface_hub.utils import WeakFileLock
 from cam_hub.errors import HubUnavailable
 from cam_hub.models.faults import Sender, TooSlow, network_trouble
 
-__all__ = ["Parcel", "Told", "alone", "receive"]
+__all__ = ["Parcel", "Told", "download", "file_lock"]
 
 Told = Callable[[int], None]
 """Called with the bytes of a file that are there. What it raises ends the transfer; it must be
@@ -76,7 +76,7 @@ class Parcel:
 
 
 @contextmanager
-def alone(target: Path, lock: Path, told: Told) -> Iterator[None]:
+def file_lock(target: Path, lock: Path, told: Told) -> Iterator[None]:
     """Sees to it that of all programs that want a file only this thread fetches it.
 
     Args:
@@ -99,7 +99,7 @@ def alone(target: Path, lock: Path, told: Told) -> Iterator[None]:
         yield
 
 
-def receive(parcel: Parcel, target: Path, told: Told) -> None:
+def download(parcel: Parcel, target: Path, told: Told) -> None:
     """Fetches a file to its place, going on where an earlier try was cut.
 
     A server that is silent for ``HF_HUB_DOWNLOAD_TIMEOUT`` seconds, or sends less than 1,000 bytes

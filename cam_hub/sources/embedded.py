@@ -20,7 +20,7 @@ from cam_hub.errors import ModelRefused
 from cam_hub.models import timm_models
 from cam_hub.models.facts import ModelFacts
 from cam_hub.models.initialisation import loaded
-from cam_hub.models.loaded_model import LoadedModel, Request
+from cam_hub.models.loaded_model import LoadedModel, LoadRequest
 
 __all__ = ["DEFAULT_MODEL", "EmbeddedSource"]
 
@@ -65,11 +65,11 @@ class EmbeddedSource:
 
     name = "embedded"
 
-    def claims(self, request: Request) -> bool:
+    def claims(self, request: LoadRequest) -> bool:
         """Whether a package has these weights; a revision is a question for the Hub."""
         return request.pretrained and request.id.revision is None and _carrier(request) is not None
 
-    def load(self, request: Request) -> LoadedModel:
+    def load(self, request: LoadRequest) -> LoadedModel:
         """Loads the checkpoint, checked by its digest, into timm's architecture of the ID."""
         found = _carrier(request)
         assert found is not None, "load() is for what claims() accepts"  # noqa: S101
@@ -85,7 +85,7 @@ class EmbeddedSource:
             revision=f"sha256:{digest}",
         )
 
-    def describe(self, request: Request) -> ModelFacts:
+    def describe(self, request: LoadRequest) -> ModelFacts:
         """What the installed package is known to hold."""
         found = _carrier(request)
         assert found is not None, "describe() is for what claims() accepts"  # noqa: S101
@@ -115,7 +115,7 @@ def _build(id: str, path: Path) -> nn.Module:
     return module
 
 
-def _carrier(request: Request) -> tuple[str, Path] | None:
+def _carrier(request: LoadRequest) -> tuple[str, Path] | None:
     """The Hub ID and the file that a request comes down to, if a package carries it."""
     if request.id.kind == "torchvision":
         return None

@@ -12,8 +12,8 @@ from cam_hub.models.checkpoint import pickle_notes
 from cam_hub.models.config import CONFIG, read_config
 from cam_hub.models.facts import ModelFacts
 from cam_hub.models.foreign import foreign
-from cam_hub.models.limits import admit
-from cam_hub.models.loaded_model import LoadedModel, Request
+from cam_hub.models.limits import check_limits
+from cam_hub.models.loaded_model import LoadedModel, LoadRequest
 from cam_hub.models.model_id import path_hint
 from cam_hub.models.network import build
 from cam_hub.models.weight_files import choose_weights, why_none
@@ -27,15 +27,15 @@ class LocalSource:
 
     name = "local"
 
-    def claims(self, request: Request) -> bool:
+    def claims(self, request: LoadRequest) -> bool:
         """Whether the ID names a folder."""
         return request.id.kind == "local"
 
-    def load(self, request: Request) -> LoadedModel:
+    def load(self, request: LoadRequest) -> LoadedModel:
         """Reads configuration and weights; the revision is a digest of both."""
         id = str(request.id)
         config, weights = _contents(request)
-        admit(_facts(id, weights), request.limits)
+        check_limits(_facts(id, weights), request.limits)
         parsed = read_config(id, config)
         with caller_may_stop():
             module = build(
@@ -56,7 +56,7 @@ class LocalSource:
             notes=pickle_notes(id, weights.name),
         )
 
-    def describe(self, request: Request) -> ModelFacts:
+    def describe(self, request: LoadRequest) -> ModelFacts:
         """What its files say without being read."""
         return _facts(str(request.id), _contents(request)[1])
 
@@ -66,7 +66,7 @@ class LocalSource:
         return ()
 
 
-def _contents(request: Request) -> tuple[Path, Path]:
+def _contents(request: LoadRequest) -> tuple[Path, Path]:
     """The folder's configuration and weights."""
     id = str(request.id)
     if not request.limits.local:

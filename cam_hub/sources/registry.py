@@ -13,11 +13,11 @@ from cam_hub._validation import with_hints
 from cam_hub.errors import HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
 from cam_hub.hooks.modes import default_modes
 from cam_hub.models.facts import ModelFacts
-from cam_hub.models.limits import UNLIMITED, LoadLimits, admit
+from cam_hub.models.limits import UNLIMITED, LoadLimits, check_limits
 from cam_hub.models.loaded_model import (
     LoadedModel,
+    LoadRequest,
     Progress,
-    Request,
     Source,
     note_origin,
     pick_device,
@@ -90,7 +90,7 @@ def load_model(
             the token cannot be one, or there is no such task.
     """
     id = _read_id(model_id, revision, limits)
-    request = Request(id, pretrained, pick_device(device), token, limits, progress)
+    request = LoadRequest(id, pretrained, pick_device(device), token, limits, progress)
     wanted = check_options({"output": output})["output"]
     if task is not None:
         make_task(task)  # refused before anything is loaded
@@ -134,18 +134,18 @@ def describe_model(
         InvalidArgument: If two revisions are given, or the token cannot be one.
     """
     id = _read_id(model_id, revision, limits)
-    request = Request(id, pretrained, torch.device("cpu"), token, limits)
+    request = LoadRequest(id, pretrained, torch.device("cpu"), token, limits)
     with _nearest_named(request):
         facts = _source_of(request).describe(request)
     if facts.refusal is None:
         try:
-            admit(facts, limits)
+            check_limits(facts, limits)
         except ModelRefused as error:
             return replace(facts, refusal=error.reason)
     return facts
 
 
-def _source_of(request: Request) -> Source:
+def _source_of(request: LoadRequest) -> Source:
     """The first source that claims the model."""
     for source in SOURCES:
         if source.claims(request):
@@ -172,7 +172,7 @@ def _read_id(model_id: str | os.PathLike[str], revision: str | None, limits: Loa
 
 
 @contextmanager
-def _nearest_named(request: Request) -> Iterator[None]:
+def _nearest_named(request: LoadRequest) -> Iterator[None]:
     """Adds, to the news that there is no such model, the IDs that could have been meant."""
     try:
         yield

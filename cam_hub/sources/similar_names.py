@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cam_hub.errors import CamHubError, ModelNotFound, nearest_names
 from cam_hub.models import timm_models
-from cam_hub.models.loaded_model import Request
+from cam_hub.models.loaded_model import LoadRequest
 from cam_hub.models.model_id import path_hint
 from cam_hub.sources.hub.listing import shared_listing
 
@@ -19,7 +19,7 @@ _ALIKE = 0.6
 """How alike (in [0, 1]) a repo's name must be to be worth naming."""
 
 
-def suggest(request: Request, error: ModelNotFound, known: Iterable[str]) -> ModelNotFound:
+def suggest(request: LoadRequest, error: ModelNotFound, known: Iterable[str]) -> ModelNotFound:
     """The same error with the nearest IDs.
 
     The Hub is asked only where it has just said that it has no such repo; if it does not answer
@@ -52,7 +52,7 @@ def local_hint(id: str) -> str:
     return path_hint(id)
 
 
-def _on_hub(request: Request) -> list[str]:
+def _on_hub(request: LoadRequest) -> list[str]:
     """Repos of the same name, and of the same owner with a similar one."""
     owner, _, name = request.id.name.partition("/")
     found: list[str] = []

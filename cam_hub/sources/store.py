@@ -19,7 +19,7 @@ from cam_hub.models.model_id import ModelId, parse_model_id
 from cam_hub.sources.hub.cache import is_commit
 from cam_hub.sources.registry import describe_model, load_model
 
-__all__ = ["Kept", "Loading", "ModelStore", "Wanted", "get"]
+__all__ = ["Loading", "ModelKey", "ModelStore", "StoreEntry", "get"]
 
 
 _TELL_EVERY = 0.2
@@ -27,7 +27,7 @@ _TELL_EVERY = 0.2
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ModelKey:
     """Which model, for whom, and what loading it may cost."""
 
     id: ModelId
@@ -56,7 +56,7 @@ class Wanted:
         """
         return isinstance(self.token, str) or self.id.kind == "local"
 
-    def unsigned_if_public(self) -> Wanted:
+    def unsigned_if_public(self) -> ModelKey:
         """Without the token that was given, where it opens nothing: then it can be shared.
 
         Raises:
@@ -83,7 +83,7 @@ class Wanted:
 
 
 @dataclass(eq=False)
-class Kept:
+class StoreEntry:
     """A model in the store, and how many are using it."""
 
     key: Hashable
@@ -96,7 +96,7 @@ class Kept:
         """Of its weights, and of copies that are kept with it (as in double precision)."""
         return _bytes(self.model)
 
-    def is_beside(self, other: Kept) -> bool:
+    def is_beside(self, other: StoreEntry) -> bool:
         """Whether both are on the same device."""
         return self.model.device == other.model.device
 
@@ -169,7 +169,7 @@ class ModelStore:
             raise InvalidArgument("patience", patience, "a number of seconds, at least 0")
         self.limit = limit
         self.patience = patience
-        self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
+        self._kept: OrderedDict[Hashable, StoreEntry] = OrderedDict()
         self._loading: dict[Hashable, Loading] = {}
         self._room = threading.Condition()
 
@@ -201,7 +201,7 @@ class ModelStore:
             ModelRefused: If the models in use left no room for it as long as ``patience``.
         """
         id = parse_model_id(model_id, limits.local)
-        wanted = Wanted(id, pretrained, pick_device(device), token, limits)
+        wanted = ModelKey(id, pretrained, pick_device(device), token, limits)
         kept = self._find(wanted.key)
         if kept is None:
             wanted = wanted.unsigned_if_public()
@@ -276,7 +276,7 @@ class ModelStore:
             here = {name for kept in self._kept.values() for name in (kept.id, kept.model.id)}
             return frozenset(here | {loading.id for loading in self._loading.values()})
 
-    def _find(self, key: Hashable) -> Kept | None:
+    def _find(self, key: Hashable) -> StoreEntry | None:
         """Leases what is here."""
         with self._room:
             kept = self._kept.get(key)
@@ -285,7 +285,7 @@ class ModelStore:
                 kept.users += 1
             return kept
 
-    def _load_once(self, wanted: Wanted, progress: Progress | None) -> Kept:
+    def _load_once(self, wanted: ModelKey, progress: Progress | None) -> StoreEntry:
         """Loads a model, or waits for the thread that is loading it; leases it."""
         while True:
             with self._room:
@@ -301,13 +301,13 @@ class ModelStore:
                 raise copy.copy(loading.error)  # one of its own: raising writes to an error
         return self._load(wanted.key, wanted, progress)
 
-    def _load(self, key: Hashable, wanted: Wanted, progress: Progress | None) -> Kept:
+    def _load(self, key: Hashable, wanted: ModelKey, progress: Progress | None) -> StoreEntry:
         """Loads and leases a model; whoever waits for it is woken, whatever happens."""
         with self._room:
             loading = self._loading.setdefault(key, Loading(str(wanted.id), wanted.limits))
         try:
             model = wanted.load(loading.teller(progress))
-            return self._admit(Kept(key, str(wanted.id), model, users=1))
+            return self._admit(StoreEntry(key, str(wanted.id), model, users=1))
         except CamHubError as error:
             loading.error = copy.copy(error)
             raise
@@ -316,7 +316,7 @@ class ModelStore:
                 del self._loading[key]
             loading.done.set()
 
-    def _admit(self, new: Kept) -> Kept:
+    def _admit(self, new: StoreEntry) -> StoreEntry:
         """Makes room for a model and leases it.
 
         Raises:
@@ -338,11 +338,11 @@ class ModelStore:
             self._forget(new)
         return new
 
-    def _has_room_beside_those_in_use(self, new: Kept) -> bool:
+    def _has_room_beside_those_in_use(self, new: StoreEntry) -> bool:
         used = [kept.bytes for kept in self._kept.values() if kept.users and kept.is_beside(new)]
         return not used or sum(used) + new.bytes <= self.limit
 
-    def _forget(self, new: Kept) -> None:
+    def _forget(self, new: StoreEntry) -> None:
         """Forgets idle models until the rest fits."""
         beside = [kept for kept in self._kept.values() if kept.is_beside(new)]
         total = sum(kept.bytes for kept in beside)

@@ -9,8 +9,8 @@ import timm
 from cam_hub.errors import ModelNotFound
 from cam_hub.models import timm_models
 from cam_hub.models.facts import ModelFacts
-from cam_hub.models.limits import admit
-from cam_hub.models.loaded_model import LoadedModel, Request, wake
+from cam_hub.models.limits import check_limits
+from cam_hub.models.loaded_model import LoadedModel, LoadRequest, wake
 
 __all__ = ["TimmSource"]
 
@@ -20,21 +20,21 @@ class TimmSource:
 
     name = "timm"
 
-    def claims(self, request: Request) -> bool:
+    def claims(self, request: LoadRequest) -> bool:
         """Whether random weights of a timm architecture are asked for."""
         return not request.pretrained and request.id.kind in ("timm", "hub")
 
-    def load(self, request: Request) -> LoadedModel:
+    def load(self, request: LoadRequest) -> LoadedModel:
         """Builds the architecture; what is on the Hub under other owners cannot be known here."""
         if request.limits.parameters is not None:
-            admit(self.describe(request), request.limits)
+            check_limits(self.describe(request), request.limits)
         module = timm_models.build(_architecture(request))
         wake(module)
         return timm_models.as_loaded(
             module, request, id=str(request.id), source=self.name, revision=None
         )
 
-    def describe(self, request: Request) -> ModelFacts:
+    def describe(self, request: LoadRequest) -> ModelFacts:
         """Counts the architecture's parameters without drawing any."""
         name = _architecture(request)
         return ModelFacts(
@@ -52,7 +52,7 @@ class TimmSource:
         return () if pretrained else timm.list_models()
 
 
-def _architecture(request: Request) -> str:
+def _architecture(request: LoadRequest) -> str:
     """The architecture's name."""
     owner, _, name = request.id.name.rpartition("/")
     if owner not in ("", "timm"):

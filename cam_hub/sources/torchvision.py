@@ -25,9 +25,9 @@ from cam_hub.models.checkpoint import load_pickle
 from cam_hub.models.facts import ModelFacts
 from cam_hub.models.faults import Sender, plain_faults
 from cam_hub.models.initialisation import loaded
-from cam_hub.models.limits import admit
-from cam_hub.models.loaded_model import LoadedModel, Request, settle, wake
-from cam_hub.sources.download import Parcel, alone, receive
+from cam_hub.models.limits import check_limits
+from cam_hub.models.loaded_model import LoadedModel, LoadRequest, settle, wake
+from cam_hub.sources.download import Parcel, download, file_lock
 from cam_hub.sources.progress import Report, caller_may_stop, poll_of
 from cam_hub.targets.detection import THRESHOLD
 from cam_hub.targets.registry import make_task
@@ -172,7 +172,7 @@ def weights_bytes(weights: zoo.Weights) -> int:
     return int(weights.meta["_file_size"] * 2**20)
 
 
-def fetch_weights(request: Request, weights: zoo.Weights) -> None:
+def fetch_weights(request: LoadRequest, weights: zoo.Weights) -> None:
     """Sees to it that a checkpoint is where torchvision looks for it, and holds only tensors.
 
     One that is there already is used without a network. Others come from where torchvision says,
@@ -200,7 +200,7 @@ def fetch_weights(request: Request, weights: zoo.Weights) -> None:
         ) from error
 
 
-def _fetch(request: Request, weights: zoo.Weights, path: Path) -> None:
+def _fetch(request: LoadRequest, weights: zoo.Weights, path: Path) -> None:
     """Fetches a checkpoint, unless another program does so meanwhile."""
     id, size = str(request.id), weights_bytes(weights)
     digest = _DIGEST.search(path.name)
@@ -218,9 +218,9 @@ def _fetch(request: Request, weights: zoo.Weights, path: Path) -> None:
     )
     with caller_may_stop(), plain_faults(id, _SENDER):
         told = Report(id, size, request.progress).file(size)
-        with alone(path, path.with_name(f".{path.name}.lock"), told):
+        with file_lock(path, path.with_name(f".{path.name}.lock"), told):
             if not path.is_file():
-                receive(parcel, path, told)
+                download(parcel, path, told)
 
 
 def _address(url: str) -> str:
@@ -251,15 +251,15 @@ class TorchvisionSource:
 
     name = "torchvision"
 
-    def claims(self, request: Request) -> bool:
+    def claims(self, request: LoadRequest) -> bool:
         """Whether the ID names torchvision."""
         return request.id.kind == "torchvision"
 
-    def load(self, request: Request) -> LoadedModel:
+    def load(self, request: LoadRequest) -> LoadedModel:
         """Builds the model; its checkpoint is downloaded unless torch's hub folder has it."""
         id, kind = str(request.id), _kind(request)
         weights = _weights(request)
-        admit(self.describe(request), request.limits, weights_file(weights).parent)
+        check_limits(self.describe(request), request.limits, weights_file(weights).parent)
         module = _build(request, weights)
         if not request.pretrained:
             wake(module)
@@ -281,7 +281,7 @@ class TorchvisionSource:
             task=make_task(task, class_names=names),
         )
 
-    def describe(self, request: Request) -> ModelFacts:
+    def describe(self, request: LoadRequest) -> ModelFacts:
         """What torchvision itself says about the weights; it names no licence."""
         kind = _kind(request)
         weights = _weights(request)
@@ -304,7 +304,7 @@ class TorchvisionSource:
         return [f"torchvision/{name}" for name in _kinds()]
 
 
-def _kind(request: Request) -> Kind:
+def _kind(request: LoadRequest) -> Kind:
     """What kind of model it is, if it is one that can be explained."""
     name, id = request.id.name, str(request.id)
     if name in _reasons():
@@ -327,7 +327,7 @@ def _input_size(kind: Kind, weights: zoo.Weights) -> tuple[int, ...] | None:
     return kind.preprocessing(weights, nn.Identity()).input_size
 
 
-def _build(request: Request, weights: zoo.Weights) -> nn.Module:
+def _build(request: LoadRequest, weights: zoo.Weights) -> nn.Module:
     """The network, with these weights or random ones."""
     name = request.id.name
     options: dict[str, Any] = {}
@@ -353,7 +353,7 @@ def _without_classes(module: nn.Module) -> None:
     setattr(module, name, nn.Identity())
 
 
-def _weights(request: Request) -> zoo.Weights:
+def _weights(request: LoadRequest) -> zoo.Weights:
     """The weights that the ID names, or the model's default ones."""
     choices = zoo.get_model_weights(request.id.name)
     wanted = request.id.revision or "DEFAULT"

@@ -27,8 +27,8 @@ from cam_hub.targets.reading import (
 from cam_hub.targets.region import Region
 
 __all__ = [
+    "ClassScores",
     "Reference",
-    "Standings",
     "Target",
     "Task",
     "only_single_label",
@@ -58,7 +58,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Standings:
+class ClassScores:
     """How the classes stand in the clean image.
 
     Attributes:
@@ -75,13 +75,13 @@ class Standings:
     probabilities: Tensor | None
     eligible: Tensor
     scores: Tensor | None = None
-    predicted: Standings | None = None
+    predicted: ClassScores | None = None
     labels: tuple[str, ...] | None = None
 
     @classmethod
     def of(
         cls, ranking: Tensor, probabilities: Tensor | None, scores: Tensor | None = None
-    ) -> Standings:
+    ) -> ClassScores:
         """Standings in which every class may be chosen."""
         eligible = torch.ones(ranking.shape, dtype=torch.bool)
         return cls(ranking, probabilities, eligible, scores)
@@ -157,7 +157,7 @@ class Target(ABC):
         raise InvalidArgument("target", "probability", "'logit': there are no probabilities")
 
     @abstractmethod
-    def standings(self, output: Any) -> Standings:
+    def standings(self, output: Any) -> ClassScores:
         """How the classes stand in the first image of the first output; after ``scores``."""
 
     def check(self, classes: Sequence[int]) -> None:

@@ -20,7 +20,7 @@ __all__ = [
     "ContrastChoice",
     "Expected",
     "LabelledClass",
-    "Settled",
+    "ResolvedClasses",
     "Top",
     "as_index",
     "choose_classes",
@@ -29,7 +29,7 @@ __all__ = [
     "is_iterable",
     "names_expected",
     "parse_top",
-    "settle",
+    "resolve_classes",
     "top",
     "with_expected",
 ]
@@ -62,7 +62,7 @@ weight 1; or ``(class, weight)`` pairs."""
 
 
 @dataclass(frozen=True)
-class Settled:
+class ResolvedClasses:
     """The classes of one explanation.
 
     Attributes:
@@ -182,13 +182,13 @@ def choose_classes(
     return list(dict.fromkeys(found))
 
 
-def settle(
+def resolve_classes(
     choice: ClassChoice,
     contrast: ContrastChoice,
     ranking: Tensor,
     names: Sequence[str] | None,
     eligible: Tensor | None = None,
-) -> Settled:
+) -> ResolvedClasses:
     """Finds the classes that are meant, and the one that they are held against.
 
     Args:
@@ -212,7 +212,7 @@ def settle(
                 f"another class than the explained one ({label_of(other, names)}): the score of a "
                 "class less itself is zero",
             )
-    return Settled(classes, others)
+    return ResolvedClasses(classes, others)
 
 
 def find_contrast(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_hub.options import OutputChoice
-from cam_hub.targets.base import Reference, Standings, Target, Task
+from cam_hub.targets.base import ClassScores, Reference, Target, Task
 from cam_hub.targets.heads import main_output, unexpected
 from cam_hub.targets.names import Names
 from cam_hub.targets.reading import read_outputs, text_of_scores
@@ -107,14 +107,14 @@ class _ClassScores(Target):
         scores = self.scores(output)
         return scores.sigmoid() if self._sigmoid else scores.softmax(dim=1)
 
-    def standings(self, output: Any) -> Standings:
+    def standings(self, output: Any) -> ClassScores:
         """By score, with probabilities by softmax or sigmoid."""
         # In this order: MPS has no double precision.
         scores = self.scores(output)[0].detach().cpu().double()
         found = scores.sigmoid() if self._sigmoid else scores.softmax(dim=0)
         if self._single and self._task.value is not None:
-            return Standings.of(scores, None, scores)
-        return Standings.of(scores, found, scores)
+            return ClassScores.of(scores, None, scores)
+        return ClassScores.of(scores, found, scores)
 
     def describe(self) -> dict[str, Any]:
         """Which score it is."""

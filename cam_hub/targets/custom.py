@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cam_hub.errors import InvalidArgument
 from cam_hub.options import name_of
-from cam_hub.targets.base import Reference, Standings, Target, Task
+from cam_hub.targets.base import ClassScores, Reference, Target, Task
 from cam_hub.targets.heads import sliced
 from cam_hub.targets.region import Region
 
@@ -40,7 +40,7 @@ class Probabilities(Target):
         self._base.scores(output)
         return self._base.probabilities(output)
 
-    def standings(self, output: Any) -> Standings:
+    def standings(self, output: Any) -> ClassScores:
         """Those of the target."""
         return self._base.standings(output)
 
@@ -154,13 +154,13 @@ class _Value(Target):
             )
         return found.reshape(count, 1)
 
-    def standings(self, output: Any) -> Standings:
+    def standings(self, output: Any) -> ClassScores:
         """One value, beside the predictions of the network's own task."""
         self._base.scores(output.read)
         own = self._base.standings(output.read)
         with torch.no_grad():
             value = self.scores(output)[:1].detach().cpu().double().reshape(1)
-        standing = Standings.of(value, None, value)
+        standing = ClassScores.of(value, None, value)
         return replace(standing, predicted=replace(own, labels=self._base.labels))
 
     def describe(self) -> dict[str, Any]:

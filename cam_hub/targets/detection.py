@@ -15,7 +15,7 @@ from torchvision.ops import box_area, box_iou
 
 from cam_hub.errors import InvalidArgument, NoMap
 from cam_hub.options import OutputChoice
-from cam_hub.targets.base import Reference, Standings, Target, Task, only_single_label
+from cam_hub.targets.base import ClassScores, Reference, Target, Task, only_single_label
 from cam_hub.targets.heads import are_detections, unexpected
 from cam_hub.targets.region import Region
 
@@ -204,7 +204,7 @@ class _BoxScores(Target):
             return torch.stack([first, *rest])
         return torch.stack([self._followed(found, self._fixed) for found in output.images])
 
-    def standings(self, output: Any) -> Standings:
+    def standings(self, output: Any) -> ClassScores:
         """By score, times the overlap with the region; what the detector drops does not count."""
         del output
         fixed = self._settled()
@@ -212,7 +212,7 @@ class _BoxScores(Target):
         for index, rank in fixed.ranks.items():
             if rank > 0 and fixed.scores[index] >= fixed.threshold:
                 ranking[index], probabilities[index] = rank, min(fixed.scores[index], 1.0)
-        return Standings(ranking, probabilities, ranking > 0)
+        return ClassScores(ranking, probabilities, ranking > 0)
 
     def check(self, classes: Sequence[int]) -> None:
         """Makes sure that each class was detected, those that were named at whatever score."""

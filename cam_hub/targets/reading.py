@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.options import OutputChoice
 from cam_hub.targets.heads import Head, Path, named_outputs, with_batch
 
@@ -203,7 +203,7 @@ def read_outputs(
         Exception: Whatever the network raises on the first input.
     """
     raws = []
-    with quiet(module):
+    with frozen_eval(module):
         for number, batch in enumerate(inputs):
             if number == 0:
                 outside = torch.inference_mode(False), torch.enable_grad()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cam_hub.errors import InvalidArgument
 from cam_hub.options import OutputChoice
-from cam_hub.targets.base import Reference, Standings, Target, Task, only_single_label
+from cam_hub.targets.base import ClassScores, Reference, Target, Task, only_single_label
 from cam_hub.targets.heads import main_output, unexpected
 from cam_hub.targets.names import Names
 from cam_hub.targets.reading import read_outputs
@@ -94,11 +94,11 @@ class _Values(Target):
             self.labels = tuple(f"value {index}" for index in range(count))
         return found
 
-    def standings(self, output: Any) -> Standings:
+    def standings(self, output: Any) -> ClassScores:
         """In the order of the outputs: values of different meaning have no other."""
         values = self.scores(output)[0].detach().cpu().double()
         order = -torch.arange(len(values), dtype=torch.float64)
-        return Standings.of(order, None, values)
+        return ClassScores.of(order, None, values)
 
     def describe(self) -> dict[str, Any]:
         """That it is a value."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_hub.options import OutputChoice
-from cam_hub.targets.base import Reference, Standings, Target, Task, only_single_label
+from cam_hub.targets.base import ClassScores, Reference, Target, Task, only_single_label
 from cam_hub.targets.heads import main_output, unexpected
 from cam_hub.targets.names import Names
 from cam_hub.targets.reading import SIGMOIDS, WITHOUT_BATCH, read_outputs, text_of_scores
@@ -110,7 +110,7 @@ class _RegionScores(Target):
         each = logits.sigmoid() if alone else logits.softmax(dim=1)
         return torch.einsum("nkhw,hw->nk", each, self._weights(each))
 
-    def standings(self, output: Any) -> Standings:
+    def standings(self, output: Any) -> ClassScores:
         """By the mean over the region of each pixel's probability."""
         logits = self._logits(output)[:1].detach().float()
         found = self.probabilities(logits)[0].cpu().double()
@@ -118,7 +118,7 @@ class _RegionScores(Target):
         eligible = torch.ones(found.shape, dtype=torch.bool)
         if self._background is not None and len(found) > 1:
             eligible[self._background] = False
-        return Standings(found, found.clamp(0, 1), eligible, scores)
+        return ClassScores(found, found.clamp(0, 1), eligible, scores)
 
     def describe(self) -> dict[str, Any]:
         """The region, as given."""

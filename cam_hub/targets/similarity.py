@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cam_hub.errors import NoMap
-from cam_hub.targets.base import Reference, Standings, Target, Task, only_single_label
+from cam_hub.targets.base import ClassScores, Reference, Target, Task, only_single_label
 from cam_hub.targets.heads import main_output, unexpected
 from cam_hub.targets.region import Region
 
@@ -77,9 +77,9 @@ class _Features(Target):
         """``(N, D)``."""
         return pooled(output, self._width)
 
-    def standings(self, output: Any) -> Standings:
+    def standings(self, output: Any) -> ClassScores:
         """By value; features are no probabilities."""
-        return Standings.of(self.scores(output)[0].detach().cpu().double(), None)
+        return ClassScores.of(self.scores(output)[0].detach().cpu().double(), None)
 
     def describe(self) -> dict[str, Any]:
         """That it is a feature."""
@@ -104,9 +104,9 @@ class _Similar(Target):
             self._direction = self._aim(features[0].detach())
         return (features @ self._direction)[:, None]
 
-    def standings(self, output: Any) -> Standings:
+    def standings(self, output: Any) -> ClassScores:
         """One score, which is no probability."""
-        return Standings.of(self.scores(output)[0].detach().cpu().double(), None)
+        return ClassScores.of(self.scores(output)[0].detach().cpu().double(), None)
 
     def describe(self) -> dict[str, Any]:
         """The target, the reference, and the cosine with it in [-1, 1]."""

@@ -16,7 +16,7 @@ from space.service.explain_form import read_model_id
 from space.service.explainer import Explainer
 from space.service.label_search import Labels, naming
 from space.service.request_context import event_value, token_of
-from space.service.session_result import Kept
+from space.service.session_result import SessionResult
 
 __all__ = ["connect_classes"]
 
@@ -48,7 +48,7 @@ class _Proposer:
 
     def propose(
         self,
-        kept: Kept | None,
+        kept: SessionResult | None,
         model_id: Any,
         typed: gr.EventData,
         visitor: gr.OAuthToken | None,
@@ -59,7 +59,7 @@ class _Proposer:
         return gr.update(proposals=found.as_prop())
 
     def proposals(
-        self, query: Any, kept: Kept | None, model_id: Any, token: str | None
+        self, query: Any, kept: SessionResult | None, model_id: Any, token: str | None
     ) -> ClassProposals:
         """The predicted classes first, then all labels that hold the words."""
         text = query if isinstance(query, str) else ""
@@ -84,7 +84,9 @@ class _Proposer:
         return ClassProposals(text, entries, _note(text, count, len(labels)))
 
 
-def _predicted(kept: Kept | None, model_id: str, labels: Labels | None) -> tuple[ClassEntry, ...]:
+def _predicted(
+    kept: SessionResult | None, model_id: str, labels: Labels | None
+) -> tuple[ClassEntry, ...]:
     """What the model saw in the photo, if it has seen it."""
     if kept is None or kept.request.model_id != model_id:
         return ()

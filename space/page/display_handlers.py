@@ -20,7 +20,7 @@ from space.service.errors import readable
 from space.service.label_search import naming
 from space.service.request_context import event_value
 from space.service.result_files import served
-from space.service.session_result import Kept
+from space.service.session_result import SessionResult
 
 __all__ = ["LookHandlers", "press"]
 
@@ -40,7 +40,7 @@ class LookHandlers:
 
     def redraw(
         self,
-        kept: Kept | None,
+        kept: SessionResult | None,
         shown_class: Any,
         shown_layer: Any,
         view: Any,
@@ -59,7 +59,7 @@ class LookHandlers:
 
     def redraw_strip(
         self,
-        kept: Kept | None,
+        kept: SessionResult | None,
         shown_class: Any,
         shown_layer: Any,
         view: Any,
@@ -77,7 +77,7 @@ class LookHandlers:
 
     def pick_layer(
         self,
-        kept: Kept | None,
+        kept: SessionResult | None,
         shown_class: Any,
         shown_layer: Any,
         view: Any,
@@ -96,7 +96,7 @@ class LookHandlers:
 
     def pick_class(
         self,
-        kept: Kept | None,
+        kept: SessionResult | None,
         shown_class: Any,
         shown_layer: Any,
         view: Any,
@@ -133,7 +133,7 @@ class LookHandlers:
 
     def hand_over(
         self,
-        kept: Kept | None,
+        kept: SessionResult | None,
         shown_class: Any,
         shown_layer: Any,
         view: Any,

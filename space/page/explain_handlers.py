@@ -22,7 +22,7 @@ from space.service.errors import readable
 from space.service.explain_form import read_request
 from space.service.explainer import Explainer
 from space.service.request_context import event_value, teller, token_of, warn
-from space.service.session_result import Kept
+from space.service.session_result import SessionResult
 
 __all__ = ["Handlers", "address_of"]
 
@@ -135,7 +135,7 @@ class Handlers:
             updates[self.controls.photo_url] = ""
         return updates
 
-    def take_address(self, address: Any, kept: Kept | None) -> Updates:
+    def take_address(self, address: Any, kept: SessionResult | None) -> Updates:
         """An address was typed: the photo beside it is not meant any more."""
         text = address.strip() if isinstance(address, str) else ""
         if not text or (kept is not None and kept.request.photo.url == text):
@@ -167,12 +167,12 @@ class Handlers:
         """Takes that away when it is over."""
         return {self.controls.stop: gr.update(visible=False)}
 
-    def stopped(self, kept: Kept | None) -> Updates:
+    def stopped(self, kept: SessionResult | None) -> Updates:
         """Says that the request was ended; a result from before it stays in view."""
         said = gr.skip() if kept is not None else STOPPED
         return {self.panel.summary: said, **self.withdraw_stop()}
 
-    def failed(self, kept: Kept | None) -> Updates:
+    def failed(self, kept: SessionResult | None) -> Updates:
         """Says that there is no answer; a result from before it stays in view."""
         return {self.pending: None, self.panel.summary: gr.skip() if kept is not None else FAILED}
 

@@ -16,7 +16,7 @@ from space.page.presenter import Presenter
 from space.service.display_options import Look
 from space.service.explain_form import read_request
 from space.service.explainer import Explainer
-from space.service.session_result import Kept
+from space.service.session_result import SessionResult
 
 __all__ = ["FirstSight"]
 
@@ -41,10 +41,10 @@ class FirstSight:
         self._settings = settings
         self._lock = threading.Lock()
         self._result: Explanation | None = None
-        self._kept: Kept | None = None
+        self._kept: SessionResult | None = None
         self._failed_at = -_AGAIN
 
-    def kept(self) -> Kept | None:
+    def kept(self) -> SessionResult | None:
         """The result, made by whoever asks first; None where there is none to show.
 
         Its folder is shared by all visitors, and made anew before it is so old that it is removed.

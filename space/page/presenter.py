@@ -21,11 +21,11 @@ from space.config.settings import Settings
 from space.page.results_panel import ResultsPanel
 from space.service import snippets
 from space.service.display_options import Look
-from space.service.explain_form import Request, box_text
+from space.service.explain_form import ExplainForm, box_text
 from space.service.exports import Artifacts, reopen
 from space.service.links import View, query_of
 from space.service.result_files import Workspace, served
-from space.service.session_result import Kept
+from space.service.session_result import SessionResult
 
 __all__ = ["Presenter", "Updates"]
 
@@ -64,15 +64,15 @@ class Presenter:
         """One that holds nothing yet."""
         return cls(settings, workspace, examples, panel, Screens(reopen))
 
-    def keep(self, result: Explanation, request: Request) -> Kept:
+    def keep(self, result: Explanation, request: ExplainForm) -> SessionResult:
         """Writes a new result where it can be looked at again."""
         with self.workspace.writing() as folder:
             result.save_data(folder)
             screen = self.screens.put(folder, result)
             screen.result.photo.save(folder / _SCREEN_PHOTO, quality=90, subsampling=0)
-        return Kept(folder, request, result.predictions, self._photo_for_links(request))
+        return SessionResult(folder, request, result.predictions, self._photo_for_links(request))
 
-    def all(self, kept: Kept, look: Look, address: str) -> Updates:
+    def all(self, kept: SessionResult, look: Look, address: str) -> Updates:
         """Everything about a new result.
 
         Raises:
@@ -94,7 +94,7 @@ class Presenter:
             **self.large(kept, look, address),
         }
 
-    def large(self, kept: Kept, look: Look, address: str) -> Updates:
+    def large(self, kept: SessionResult, look: Look, address: str) -> Updates:
         """The large picture, and what says how to come back to it; arguments as for ``all``."""
         screen = self.screens.get(kept.folder)
         index, layer = look.at(screen.result)
@@ -104,11 +104,11 @@ class Presenter:
             self.panel.take_away: self._take_away(kept, screen, look, address),
         }
 
-    def strip(self, kept: Kept, look: Look) -> Updates:
+    def strip(self, kept: SessionResult, look: Look) -> Updates:
         """The maps side by side; arguments as for ``all``."""
         return {self.panel.maps: map_strip_html(self.screens.get(kept.folder), look)}
 
-    def file(self, kept: Kept, look: Look, kind: str) -> Path:
+    def file(self, kept: SessionResult, look: Look, kind: str) -> Path:
         """A file of what is shown, with the photo's own pixels; made now if it is not there.
 
         Raises:
@@ -129,7 +129,9 @@ class Presenter:
             raise AssertionError("a blank map has no heatmap")
         return path
 
-    def _take_away(self, kept: Kept, screen: Screen, look: Look, address: str) -> dict[str, object]:
+    def _take_away(
+        self, kept: SessionResult, screen: Screen, look: Look, address: str
+    ) -> dict[str, object]:
         result = screen.result
         index, layer = look.at(result)
         request = replace(kept.request, alpha=look.alpha, colormap=look.colormap, scale=look.scale)
@@ -165,7 +167,7 @@ class Presenter:
             codes=codes,
         )
 
-    def _photo_for_links(self, request: Request) -> str:
+    def _photo_for_links(self, request: ExplainForm) -> str:
         """What a link can say of the photo: an address, or an example's name."""
         if request.photo.url is not None:
             return request.photo.url

@@ -21,7 +21,7 @@ from space.service.photos import Photo, read_photo
 
 __all__ = [
     "Box",
-    "Request",
+    "ExplainForm",
     "box_text",
     "read_box",
     "read_limited_options",
@@ -42,7 +42,7 @@ _NONE: Mapping[str, object] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Request:
+class ExplainForm:
     """One thing to explain.
 
     Attributes:
@@ -115,7 +115,7 @@ def read_request(
     options: Mapping[str, object] = _NONE,
     interface: Interface = "explain",
     limits: Limits,
-) -> Request:
+) -> ExplainForm:
     """Checks everything that can be judged without a model.
 
     Args:
@@ -169,7 +169,7 @@ def read_request(
     chosen = _limited(options, interface, limits)
     if limits.max_samples < MOST_SAMPLES:
         chosen["sampling"] = "fixed"
-    return Request(
+    return ExplainForm(
         photo=photo,
         model_id=model,
         method=METHODS[str(method)[: limits.max_text]].name,

@@ -26,7 +26,7 @@ from cam_hub.sources.store import ModelStore
 from space.config.settings import Settings
 from space.service import zerogpu as lent_gpu
 from space.service.compare_form import CompareRequest
-from space.service.explain_form import Request
+from space.service.explain_form import ExplainForm
 from space.service.file_budget import FileBudget
 from space.service.label_search import Labels, LabelShelf
 from space.service.layer_table import LayerTable, make_table
@@ -71,7 +71,7 @@ class Explainer:
         self._labels = LabelShelf()
 
     def explain(
-        self, request: Request, progress: Progress, visitor: str | None = None
+        self, request: ExplainForm, progress: Progress, visitor: str | None = None
     ) -> Explained:
         """Explains.
 

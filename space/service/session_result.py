@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cam_hub.targets.ranking import Prediction
-from space.service.explain_form import Request
+from space.service.explain_form import ExplainForm
 
-__all__ = ["Kept"]
+__all__ = ["SessionResult"]
 
 
 @dataclass(frozen=True)
-class Kept:
+class SessionResult:
     """A result that can be looked at again.
 
     Attributes:
@@ -24,6 +24,6 @@ class Kept:
     """
 
     folder: Path
-    request: Request
+    request: ExplainForm
     predictions: tuple[Prediction, ...] = ()
     photo: str = ""

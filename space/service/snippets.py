@@ -7,14 +7,14 @@ from typing import Any
 
 from cam_hub.options import OPTIONS
 from cam_hub.results.maps import ScaleChoice
-from space.service.explain_form import Request
+from space.service.explain_form import ExplainForm
 from space.service.photos import Photo
 
 __all__ = ["client_code", "python_code"]
 
 
 def python_code(
-    request: Request,
+    request: ExplainForm,
     layers: Sequence[str],
     class_index: int | None = None,
     layer: str | None = None,
@@ -63,7 +63,7 @@ def python_code(
     )
 
 
-def client_code(request: Request, address: str) -> str:
+def client_code(request: ExplainForm, address: str) -> str:
     """Python that has the same result made by this app, through ``gradio_client``.
 
     Args:

@@ -9,7 +9,7 @@ from cam_hub import METHODS, explain, explain_methods, list_layers
 from cam_hub.attribution.passes import RECENT, Job, Noise, RecentPasses, Setting
 from cam_hub.attribution.preparation import ask, prepare
 from cam_hub.errors import NoMap
-from cam_hub.targets.classes import Settled
+from cam_hub.targets.classes import ResolvedClasses
 from tests.fakes.engine_nets import NETS, apart, make_net, picture, plainly, some_layers
 
 EXACT = 1e-5
@@ -106,7 +106,7 @@ def test_channels_last_equals_channels_first(model):
             layers={layer.name: layer for layer in list_layers(model) if layer.name in layers},
             aim=lambda: ask(model, prepare(model, image), None, None).aim(model, image),
             question=None,
-            settle=lambda standings, labels: Settled((int(standings.ranking.argmax()),)),
+            settle=lambda standings, labels: ResolvedClasses((int(standings.ranking.argmax()),)),
             methods=list(METHODS.values()),
             noise=Noise(2, 0.1, 0),
             batch_size=8,

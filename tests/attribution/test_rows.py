@@ -14,7 +14,7 @@ from cam_hub.attribution.explain import make_job
 from cam_hub.attribution.passes import Job, Noise, Setting
 from cam_hub.attribution.passes.job import rows_of, stacked
 from cam_hub.attribution.preparation import prepare
-from cam_hub.attribution.request import Request
+from cam_hub.attribution.request import ExplainOptions
 from tests.fakes.engine_nets import Pooled, Pyramid, noisy_copies, picture
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -24,7 +24,7 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 def job() -> Job:
     torch.manual_seed(0)
     model = cam_hub.wrap_model(Pyramid(Pooled(5)), input_size=(3, 32, 32))
-    request = Request.checked(num_samples=3)
+    request = ExplainOptions.checked(num_samples=3)
     method = METHODS["smoothgradcampp"]
     return make_job(model, prepare(model, picture(model)), [method], request)
 

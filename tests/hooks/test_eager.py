@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import cam_hub
 from cam_hub.errors import ModelRefused
-from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.frozen_eval import frozen_eval
 from tests.fakes.module_state import state_of
 
 SIZE = (3, 32, 32)
@@ -290,7 +290,7 @@ def test_other_threads_go_on_checkpointing_meanwhile(reentrant):
         checkpoint(stage, x, use_reentrant=reentrant).sum().backward()
 
     parts = torch.utils.checkpoint.CheckpointFunction, torch.utils.checkpoint._checkpoint_hook
-    with quiet(plain()):
+    with frozen_eval(plain()):
         thread = threading.Thread(target=train)
         thread.start()
         thread.join()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cam_hub.hooks.frozen_eval import Anatomy, mixes_batch, quiet
+from cam_hub.hooks.frozen_eval import ModuleTree, frozen_eval, mixes_batch
 
 
 def half_trained() -> nn.Sequential:
@@ -26,14 +26,14 @@ def flags(module: nn.Module) -> list[bool]:
 
 def test_inside_the_module_is_in_evaluation_mode_and_frozen():
     module = half_trained()
-    with quiet(module):
+    with frozen_eval(module):
         assert not any(flags(module))
 
 
 def test_every_flag_is_as_before_afterwards():
     module = half_trained()
     before = flags(module)
-    with quiet(module):
+    with frozen_eval(module):
         pass
     assert flags(module) == before
 
@@ -41,7 +41,7 @@ def test_every_flag_is_as_before_afterwards():
 def test_every_flag_is_as_before_after_a_failure():
     module = half_trained()
     before = flags(module)
-    with pytest.raises(ZeroDivisionError), quiet(module):
+    with pytest.raises(ZeroDivisionError), frozen_eval(module):
         raise ZeroDivisionError
     assert flags(module) == before
 
@@ -49,8 +49,8 @@ def test_every_flag_is_as_before_after_a_failure():
 def test_it_nests():
     module = half_trained()
     before = flags(module)
-    with quiet(module):
-        with quiet(module):
+    with frozen_eval(module):
+        with frozen_eval(module):
             pass
         assert not any(flags(module))
     assert flags(module) == before
@@ -62,12 +62,12 @@ def test_threads_that_overlap_restore_only_when_the_last_one_leaves():
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with quiet(module):
+        with frozen_eval(module):
             inside.set()
             leave.wait(10)
 
     thread = threading.Thread(target=hold)
-    with quiet(module):
+    with frozen_eval(module):
         thread.start()
         assert inside.wait(10)
     assert not any(flags(module)), "the thread still needs it quiet"
@@ -80,7 +80,7 @@ def test_threads_that_overlap_restore_only_when_the_last_one_leaves():
 def test_gradients_work_inside_a_host_that_switched_them_off(host):
     module = half_trained()
     with host():
-        with quiet(module):
+        with frozen_eval(module):
             leaf = torch.ones(1, 3, 8, 8, requires_grad=True)
             module(leaf).sum().backward()
             assert leaf.grad is not None
@@ -91,7 +91,7 @@ def test_gradients_of_the_users_own_training_are_not_touched():
     module = half_trained()
     module(torch.ones(2, 3, 8, 8)).sum().backward()
     before = [None if p.grad is None else p.grad.clone() for p in module.parameters()]
-    with quiet(module):
+    with frozen_eval(module):
         leaf = torch.ones(1, 3, 8, 8, requires_grad=True)
         module(leaf).sum().backward()
     for old, weight in zip(before, module.parameters(), strict=True):
@@ -114,7 +114,7 @@ def test_parts_are_current_until_one_is_exchanged_or_added():
         lambda: module[2].register_buffer("offset", torch.zeros(1)),
     ]
     for change in changes:
-        anatomy = Anatomy(module)
+        anatomy = ModuleTree(module)
         assert anatomy.current
         change()
         assert not anatomy.current

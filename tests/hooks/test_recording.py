@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cam_hub.errors import LayerNotFound, NoMap
-from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.recording import main_tensor, modules_by_name, observe, tap
 
 
@@ -39,7 +39,7 @@ def x() -> torch.Tensor:
 
 def test_activations_and_gradients_are_those_worked_out_by_hand(x):
     module = Doubling()
-    with quiet(module), tap(module, ["affine"]) as taps:
+    with frozen_eval(module), tap(module, ["affine"]) as taps:
         score = module(x).sum()
         gradients = taps.gradients(score, ["affine"])
     # affine: 2*1+1 = 3 and 2*(-2)+1 = -3; d(relu(a)²)/da = 2a for a > 0, else 0.
@@ -49,7 +49,7 @@ def test_activations_and_gradients_are_those_worked_out_by_hand(x):
 
 def test_an_in_place_layer_that_follows_does_not_overwrite_the_record(x):
     module = Doubling()
-    with quiet(module), tap(module, ["affine", "relu"]) as taps:
+    with frozen_eval(module), tap(module, ["affine", "relu"]) as taps:
         module(x)
     assert taps.activations["affine"].tolist() == [[[[3.0, -3.0]]]]
     assert taps.activations["relu"].tolist() == [[[[3.0, 0.0]]]]
@@ -58,7 +58,7 @@ def test_an_in_place_layer_that_follows_does_not_overwrite_the_record(x):
 def test_the_network_computes_the_same_with_and_without_taps(x):
     module = Doubling()
     plain = module(x)
-    with quiet(module), tap(module, ["affine", "relu"]):
+    with frozen_eval(module), tap(module, ["affine", "relu"]):
         tapped = module(x)
     assert torch.equal(plain, tapped)
 
@@ -76,10 +76,10 @@ def steps_of(tensor: torch.Tensor) -> list[str]:
 
 def test_nothing_before_the_first_target_layer_is_part_of_the_graph(x):
     module = Doubling()
-    with quiet(module), tap(module, ["relu"]) as taps:
+    with frozen_eval(module), tap(module, ["relu"]) as taps:
         late = steps_of(module(x))
         assert taps.activations["relu"].requires_grad
-    with quiet(module), tap(module, ["affine"]):
+    with frozen_eval(module), tap(module, ["affine"]):
         early = steps_of(module(x))
     assert not any("Convolution" in name or "Relu" in name for name in late)
     assert any("Relu" in name for name in early)
@@ -89,7 +89,7 @@ def test_nothing_before_the_first_target_layer_is_part_of_the_graph(x):
 def test_the_rows_asked_for_are_recorded_and_the_gradient_is_that_of_all(x, overwritten):
     module = Doubling()
     batch = torch.cat([x, x + 1, x + 2])
-    with quiet(module), tap(module, ["affine"], overwritten=overwritten, rows=[0]) as taps:
+    with frozen_eval(module), tap(module, ["affine"], overwritten=overwritten, rows=[0]) as taps:
         gradients = taps.gradients(module(batch).sum(), ["affine"])
     assert taps.intact
     assert taps.activations["affine"].tolist() == [[[[3.0, -3.0]]]]
@@ -98,7 +98,7 @@ def test_the_rows_asked_for_are_recorded_and_the_gradient_is_that_of_all(x, over
 
 def test_layers_that_are_not_written_to_are_recorded_without_a_copy(x):
     module = Doubling()
-    with quiet(module), tap(module, ["relu"], overwritten=()) as taps:
+    with frozen_eval(module), tap(module, ["relu"], overwritten=()) as taps:
         out = module(x)
     assert taps.intact
     assert taps.activations["relu"].untyped_storage().data_ptr() in {
@@ -109,7 +109,7 @@ def test_layers_that_are_not_written_to_are_recorded_without_a_copy(x):
 
 def test_a_layer_that_is_written_to_after_all_is_noticed(x):
     module = Doubling()
-    with quiet(module), tap(module, ["affine"], overwritten=()) as taps:
+    with frozen_eval(module), tap(module, ["affine"], overwritten=()) as taps:
         module(x)
     assert not taps.intact
 
@@ -124,11 +124,11 @@ def test_an_output_that_its_own_gradient_needs_is_not_overwritten_unseen():
             return self.second(self.first(x)).mul_(2)
 
     module = Spoilt()
-    with quiet(module), tap(module, ["first", "second"], rows=[0]) as taps:
+    with frozen_eval(module), tap(module, ["first", "second"], rows=[0]) as taps:
         score = module(torch.ones(2, 2)).sum()
         with pytest.raises(RuntimeError, match="modified by an inplace"):
             taps.gradients(score, ["first", "second"])
-    with quiet(module), tap(module, ["first", "second"]) as taps:
+    with frozen_eval(module), tap(module, ["first", "second"]) as taps:
         gradients = taps.gradients(module(torch.ones(2, 2)).sum(), ["second"])
     assert gradients["second"].tolist() == [[2.0, 2.0], [2.0, 2.0]]
 
@@ -139,7 +139,7 @@ def test_what_is_done_with_a_gradient_may_stop_the_way_back(x):
     def stop(name: str, gradient: torch.Tensor) -> None:
         raise KeyError(name)
 
-    with quiet(module), tap(module, ["affine"]) as taps:
+    with frozen_eval(module), tap(module, ["affine"]) as taps:
         score = module(x).sum()
         with pytest.raises(KeyError):
             taps.visit_gradients(score, stop)
@@ -149,7 +149,7 @@ def test_what_is_done_with_a_gradient_may_stop_the_way_back(x):
 def test_a_layer_that_runs_several_times_keeps_its_last_output(x):
     layer = nn.Conv2d(1, 1, 1)
     module = nn.Sequential(layer, layer)
-    with quiet(module), tap(module, ["0"]) as taps:
+    with frozen_eval(module), tap(module, ["0"]) as taps:
         out = module(x)
     assert taps.calls == {"0": 2}
     assert torch.equal(taps.activations["0"], out)
@@ -166,7 +166,7 @@ def test_a_score_that_does_not_depend_on_a_layer_has_zero_gradient_there(x):
             return self.used(x).sum(dim=(1, 2, 3))
 
     module = Branches()
-    with quiet(module), tap(module, ["used", "unused"]) as taps:
+    with frozen_eval(module), tap(module, ["used", "unused"]) as taps:
         gradients = taps.gradients(module(x).sum(), ["used", "unused"])
     assert gradients["used"].any()
     assert not gradients["unused"].any()
@@ -182,7 +182,7 @@ def test_a_score_cut_off_from_all_layers_says_so(x):
             return self.conv(x).detach().sum(dim=(1, 2, 3))
 
     module = Cut()
-    with quiet(module), tap(module, ["conv"]) as taps:
+    with frozen_eval(module), tap(module, ["conv"]) as taps:
         score = module(x).sum()
         with pytest.raises(NoMap, match="does not depend"):
             taps.gradients(score, ["conv"])
@@ -254,7 +254,7 @@ def test_threads_on_one_module_record_only_their_own_pass():
     def work(value: float) -> None:
         start.wait(10)
         for _ in range(50):
-            with quiet(module), tap(module, ["affine"]) as taps:
+            with frozen_eval(module), tap(module, ["affine"]) as taps:
                 score = module(torch.full((1, 1, 4, 4), value)).sum()
                 gradient = taps.gradients(score, ["affine"])["affine"]
             expected = 2 * value + 1
@@ -290,7 +290,7 @@ def test_outputs_in_containers_are_recorded_and_the_container_keeps_its_shape(wr
             return wrap(x * 2)
 
     module = nn.Sequential(Wrapping())
-    with quiet(module), tap(module, ["0"]) as taps:
+    with frozen_eval(module), tap(module, ["0"]) as taps:
         out = module(x)
     assert type(out) is type(wrap(x))
     assert torch.equal(taps.activations["0"], x * 2)

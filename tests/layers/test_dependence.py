@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.recording import tap, watch_writes
 from cam_hub.layers.layouts import Arrangement
 from cam_hub.layers.probe import disturb
@@ -81,7 +81,7 @@ def test_layers_that_are_written_to_afterwards_are_told_from_the_others(net, noi
 def test_gradients_that_come_by_are_those_that_could_be_kept(net, noise, overwritten):
     names = ["stem", "act", "body"]
     seen: dict[str, torch.Tensor] = {}
-    with quiet(net), tap(net, names, overwritten=overwritten) as taps:
+    with frozen_eval(net), tap(net, names, overwritten=overwritten) as taps:
         score = net(noise)[0, 2]
         taps.visit_gradients(score, lambda name, gradient: seen.update({name: gradient.clone()}))
         assert taps.intact
@@ -93,7 +93,7 @@ def test_gradients_that_come_by_are_those_that_could_be_kept(net, noise, overwri
 
 def test_no_hook_stays_on_the_graph_after_gradients_came_by(net, noise):
     seen: list[str] = []
-    with quiet(net), tap(net, ["stem", "body"]) as taps:
+    with frozen_eval(net), tap(net, ["stem", "body"]) as taps:
         score = net(noise)[0, 2]
         taps.visit_gradients(score, lambda name, _: seen.append(name))
         taps.gradients(score, ["stem", "body"])

@@ -14,7 +14,7 @@ from cam_hub import METHODS, explain
 from cam_hub.attribution.explain import make_job
 from cam_hub.attribution.passes import RECENT, Noise, RecentPasses, Setting
 from cam_hub.attribution.preparation import prepare
-from cam_hub.attribution.request import Request
+from cam_hub.attribution.request import ExplainOptions
 from cam_hub.layers.layouts import LAYOUTS
 from cam_hub.targets.registry import TASKS
 from tests.fakes.engine_nets import apart, plainly
@@ -141,7 +141,7 @@ class TestEveryMethodAndKind:
             pytest.skip("clips pass in the format in which they come")
         model = models[kind]
         (image,) = inputs(model, 1)
-        request = Request.checked(target_layers=layer_of(model), classes=classes_of(model))
+        request = ExplainOptions.checked(target_layers=layer_of(model), classes=classes_of(model))
         job = make_job(model, prepare(model, image), [METHODS[method]], request)
         settings = (Setting(memory_format=each) for each in FORMATS)
         one, other = (RecentPasses(0).run(replace(job, setting=each)).maps for each in settings)

@@ -9,7 +9,7 @@ from torch import nn
 
 import cam_hub
 from cam_hub.errors import InvalidArgument, ModelNotFound
-from cam_hub.models.loaded_model import Request
+from cam_hub.models.loaded_model import LoadRequest
 from cam_hub.models.model_id import parse_model_id
 from cam_hub.sources.registry import SOURCES
 from tests.conftest import PHOTOS
@@ -42,7 +42,7 @@ class TestEmbedded:
         assert (model.source, model.id) == ("embedded", cam_hub.DEFAULT_MODEL)
 
     def test_a_revision_is_a_question_for_the_hub(self):
-        request = Request(
+        request = LoadRequest(
             parse_model_id("timm/tf_efficientnet_lite0.in1k@main"), True, torch.device("cpu")
         )
         assert next(s for s in SOURCES if s.claims(request)).name == "hub"

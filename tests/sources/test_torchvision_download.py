@@ -22,7 +22,7 @@ from torchvision.transforms._presets import ImageClassification
 
 import cam_hub
 from cam_hub.errors import HubUnavailable, InvalidArgument, ModelRefused
-from cam_hub.models.loaded_model import Request
+from cam_hub.models.loaded_model import LoadRequest
 from cam_hub.models.model_id import parse_model_id
 from cam_hub.sources.torchvision import fetch_weights, weights_file
 from tests.fakes.mirror import Mirror, serve
@@ -66,7 +66,7 @@ def mirror(monkeypatch) -> Iterator[Mirror]:
 
 def fetch(progress: Any = None) -> Path:
     id = parse_model_id(ID)
-    fetch_weights(Request(id, True, torch.device("cpu"), progress=progress), TinyWeights.V1)
+    fetch_weights(LoadRequest(id, True, torch.device("cpu"), progress=progress), TinyWeights.V1)
     return weights_file(TinyWeights.V1)
 
 

@@ -11,7 +11,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from cam_hub.errors import HubUnavailable
 from cam_hub.models.faults import Sender, plain_faults
-from cam_hub.sources.download import Parcel, alone, receive
+from cam_hub.sources.download import Parcel, download, file_lock
 from tests.fakes.hub.files import git_sha1, sha256
 from tests.fakes.mirror import Mirror, serve
 
@@ -34,7 +34,7 @@ def parcel(address: str, digest: str = sha256(BODY), size: int = len(BODY), **mo
 def fetch(parcel: Parcel, folder: Path) -> list[int]:
     heard: list[int] = []
     with plain_faults(parcel.id, SENDER):
-        receive(parcel, folder / "file", heard.append)
+        download(parcel, folder / "file", heard.append)
     return heard
 
 
@@ -78,7 +78,7 @@ def test_a_listener_that_takes_its_time_is_not_held_against_the_server(mirror, t
     body = mirror[0].files["/file"] = BODY[:200]
     mirror[0].drip = 100
     order = parcel(mirror[1], sha256(body), len(body))
-    receive(order, tmp_path / "file", lambda count: time.sleep(1))  # longer than the window
+    download(order, tmp_path / "file", lambda count: time.sleep(1))  # longer than the window
     assert len(mirror[0].requests) == 1
 
 
@@ -154,7 +154,7 @@ def test_whoever_waits_for_another_hears_how_far_it_is_and_may_give_up(tmp_path)
         raise EnoughError(count)
 
     target, lock = tmp_path / "file", tmp_path / "locks" / "file"
-    with alone(target, lock, print):
+    with file_lock(target, lock, print):
         (tmp_path / "file.incomplete").write_bytes(BODY[:77])
-        with pytest.raises(EnoughError, match="77"), alone(target, lock, stop):
+        with pytest.raises(EnoughError, match="77"), file_lock(target, lock, stop):
             raise AssertionError("two at once")

@@ -10,7 +10,7 @@ from gradio.utils import get_upload_folder
 
 from cam_hub.errors import ImageRefused, InvalidArgument, MethodNotFound, TooMuch
 from space.config.settings import Limits
-from space.service.explain_form import Request, read_request
+from space.service.explain_form import ExplainForm, read_request
 
 LIMITS = Limits(max_samples=8, max_classes=3, max_layers=2, max_text=50)
 
@@ -25,7 +25,7 @@ def upload() -> dict[str, str]:
     return {"path": str(path), "orig_name": "holiday.jpg"}
 
 
-def read(upload: Any, **changed: Any) -> Request:
+def read(upload: Any, **changed: Any) -> ExplainForm:
     """A request that works, but for what is changed."""
     values: dict[str, Any] = {
         "image": upload,

@@ -13,7 +13,7 @@ from PIL import Image
 import cam_hub
 from cam_hub.results.explanation import Explanation
 from space.service import snippets
-from space.service.explain_form import Request
+from space.service.explain_form import ExplainForm
 from space.service.photos import Photo
 
 
@@ -25,8 +25,8 @@ def result(lite0: cam_hub.LoadedModel, lion: Image.Image) -> Explanation:
     )
 
 
-def request_for(**changed: object) -> Request:
-    plain = Request(
+def request_for(**changed: object) -> ExplainForm:
+    plain = ExplainForm(
         photo=Photo("it's.png", path=Path("unused")),
         model_id=cam_hub.DEFAULT_MODEL,
         method="layercam",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cam_hub.errors import ClassNotFound, InvalidArgument
-from cam_hub.targets.base import Standings
+from cam_hub.targets.base import ClassScores
 from cam_hub.targets.classes import choose_classes, top
 from cam_hub.targets.ranking import Prediction, label_of
 
@@ -22,7 +22,7 @@ def choose(choice):
 
 
 def predictions(scores, probabilities, names):
-    standings = Standings.of(scores, probabilities)
+    standings = ClassScores.of(scores, probabilities)
     return [standings.prediction(index, names) for index in standings.shown]
 
 

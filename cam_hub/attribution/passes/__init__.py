@@ -11,7 +11,7 @@
 | ``pass_cache`` | recent passes, so that nothing is computed twice |
 """
 
-from cam_hub.attribution.passes.batched_runner import Room, run_together
+from cam_hub.attribution.passes.batched_runner import BatchLimit, run_together
 from cam_hub.attribution.passes.forward import Setting
 from cam_hub.attribution.passes.job import Job, Noise, Pass, Progress
 from cam_hub.attribution.passes.pass_cache import RECENT, RecentPasses
@@ -19,12 +19,12 @@ from cam_hub.attribution.passes.runner import forward_activations
 
 __all__ = [
     "RECENT",
+    "BatchLimit",
     "Job",
     "Noise",
     "Pass",
     "Progress",
     "RecentPasses",
-    "Room",
     "Setting",
     "forward_activations",
     "run_together",

@@ -17,24 +17,24 @@ import torch
 from torch import Tensor
 
 from cam_hub.attribution.passes.accumulator import Gathering
-from cam_hub.attribution.passes.forward import Trail, pass_through, score_of
+from cam_hub.attribution.passes.forward import BackwardPath, run_forward, score_of
 from cam_hub.attribution.passes.job import Job, Pass, Row, rows_of, stacked
 from cam_hub.attribution.passes.model_state import anatomy
 from cam_hub.attribution.passes.runner import must_pass_alone
 from cam_hub.errors import CamHubError, ModelRefused, NoMap
-from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.images.tensors import is_finite
-from cam_hub.targets.base import Standings, Target
-from cam_hub.targets.classes import Settled
+from cam_hub.targets.base import ClassScores, Target
+from cam_hub.targets.classes import ResolvedClasses
 
-__all__ = ["Room", "run_together"]
+__all__ = ["BatchLimit", "run_together"]
 
 _LOG = logging.getLogger("cam_hub")
 
 
 @dataclass
-class Room:
+class BatchLimit:
     """How many images pass the network at once; fewer from when memory did not suffice.
 
     Attributes:
@@ -45,7 +45,7 @@ class Room:
 
 
 def run_together(
-    jobs: Sequence[Job], room: Room, *, progress: Callable[[float], None] | None = None
+    jobs: Sequence[Job], room: BatchLimit, *, progress: Callable[[float], None] | None = None
 ) -> list[Pass | CamHubError | None]:
     """Runs the network forwards once per chunk, and backwards as often as classes are asked for.
 
@@ -63,7 +63,7 @@ def run_together(
     if not jobs:
         return []
     if must_pass_alone(jobs[0].model):
-        room = Room(1)
+        room = BatchLimit(1)
     shares = [_Share(job) for job in jobs]
     images = len(jobs) * (1 + jobs[0].samples)
     passed = 0
@@ -96,8 +96,8 @@ class _Share:
 
     job: Job
     target: Target | None = None
-    standings: Standings | None = None
-    settled: Settled = field(default_factory=partial(Settled, ()))
+    standings: ClassScores | None = None
+    settled: ResolvedClasses = field(default_factory=partial(ResolvedClasses, ()))
     gatherings: list[Gathering] = field(default_factory=list)
     error: CamHubError | None = None
     alone: bool = False
@@ -170,7 +170,7 @@ def _leave(shares: Sequence[_Share]) -> None:
         share.gatherings = []
 
 
-def _chunks(shares: Sequence[_Share], room: Room) -> Iterator[tuple[list[int], Tensor]]:
+def _chunks(shares: Sequence[_Share], room: BatchLimit) -> Iterator[tuple[list[int], Tensor]]:
     """Each picture and then its noisy copies, cut into chunks, with whose they are.
 
     Pictures of which nothing more can come are left out.
@@ -208,15 +208,15 @@ def _pass(batch: Tensor, shares: Sequence[_Share], counts: Sequence[int]) -> Non
     fresh = [not share.begun for share in shares]
     firsts = [sum(counts[:place]) for place in range(len(counts))]
     clean = [first for first, new in zip(firsts, fresh, strict=True) if new]
-    with quiet(model.module, anatomy(model)):
-        taps, output = pass_through(model, batch, job.layers, rows=clean, setting=job.setting)
+    with frozen_eval(model.module, anatomy(model)):
+        taps, output = run_forward(model, batch, job.layers, rows=clean, setting=job.setting)
         scored = [
             share.score(part, count)
             for share, part, count in zip(
                 shares, model.task.split(output, counts), counts, strict=True
             )
         ]
-        trail = Trail(taps, job.layers)
+        trail = BackwardPath(taps, job.layers)
         steps = max((len(share.settled.classes) for share in shares if not share.over), default=0)
         for step in range(steps):
             asked = {

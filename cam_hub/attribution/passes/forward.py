@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from cam_hub.attribution.passes.model_state import anatomy
 from cam_hub.errors import ModelRefused, NoMap
-from cam_hub.hooks.frozen_eval import quiet
+from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import Taps, tap
 from cam_hub.images.tensors import is_finite
 from cam_hub.layers.layer_info import LayerInfo
 from cam_hub.layers.layouts import batch_second, frames_folded, to_maps
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.targets.base import Standings, Target
+from cam_hub.targets.base import ClassScores, Target
 from cam_hub.targets.classes import Weights
 
-__all__ = ["Setting", "Trace", "Trail", "pass_through", "record", "saved", "score_of"]
+__all__ = ["BackwardPath", "Setting", "Trace", "record", "run_forward", "saved", "score_of"]
 
 
 def saved(root: Tensor) -> Iterator[Tensor]:
@@ -76,7 +76,7 @@ class Setting:
         return torch.autocast(device.type, self.autocast)
 
 
-class Trail:
+class BackwardPath:
     """The way back to the target layers that one forward pass has left open.
 
     Attributes:
@@ -138,7 +138,7 @@ class Trail:
         return to_maps(tensor, arrangement)
 
 
-class Trace(Trail):
+class Trace(BackwardPath):
     """One forward pass of one picture and its noisy copies.
 
     Attributes:
@@ -211,7 +211,7 @@ def score_of(scores: Tensor, index: int, contrast: Weights | None) -> Tensor:
     return score
 
 
-def pass_through(
+def run_forward(
     model: LoadedModel,
     batch: Tensor,
     layers: Mapping[str, LayerInfo],
@@ -278,7 +278,7 @@ def record(
     clean: bool,
     setting: Setting,
     copying: bool = False,
-) -> tuple[Trace, Standings | None]:
+) -> tuple[Trace, ClassScores | None]:
     """Runs a batch through the network.
 
     Args:
@@ -289,7 +289,7 @@ def record(
         target: What is differentiated.
         clean: Whether the first image is the clean one.
         setting: How to run the network.
-        copying: As for ``pass_through``.
+        copying: As for ``run_forward``.
 
     Returns:
         The trace, and how the classes stand in the clean image if there is one.
@@ -299,8 +299,8 @@ def record(
         NoMap: If the clean image's scores are not finite, or a layer did not run.
     """
     rows = range(int(clean))
-    with quiet(model.module, anatomy(model)):
-        taps, output = pass_through(
+    with frozen_eval(model.module, anatomy(model)):
+        taps, output = run_forward(
             model, batch, layers, rows=rows, setting=setting, copying=copying
         )
         scores = _scores(model, target, output, len(batch))

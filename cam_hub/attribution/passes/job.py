@@ -15,10 +15,10 @@ from cam_hub.attribution.passes.forward import Setting
 from cam_hub.layers.layer_info import LayerInfo
 from cam_hub.methods import Method
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.targets.base import Standings, Target
-from cam_hub.targets.classes import Settled
+from cam_hub.targets.base import ClassScores, Target
+from cam_hub.targets.classes import ResolvedClasses
 
-__all__ = ["Company", "Job", "Noise", "Pass", "Progress", "Row", "rows_of", "stacked"]
+__all__ = ["BatchContext", "Job", "Noise", "Pass", "Progress", "Row", "rows_of", "stacked"]
 
 
 _KEPT = 4 << 20
@@ -78,7 +78,7 @@ Progress = Callable[[float, str], None]
 """Called with the part of the work that is done, in [0, 1], and what is being done."""
 
 
-class Company(NamedTuple):
+class BatchContext(NamedTuple):
     """What passes the network along with a clean image: how its numbers are rounded depends on it.
 
     Attributes:
@@ -115,7 +115,7 @@ class Job:
     layers: Mapping[str, LayerInfo]
     aim: Callable[[], Target]
     question: object
-    settle: Callable[[Standings, tuple[str, ...] | None], Settled]
+    settle: Callable[[ClassScores, tuple[str, ...] | None], ResolvedClasses]
     methods: Sequence[Method]
     noise: Noise | None
     batch_size: int
@@ -134,11 +134,11 @@ class Job:
         return min(self.batch_size, 1 + self.samples)
 
     @property
-    def company(self) -> Company:
+    def company(self) -> BatchContext:
         """What passes along with the clean image."""
-        return Company(self.noise, self.size)
+        return BatchContext(self.noise, self.size)
 
-    def settled(self, standings: Standings, target: Target) -> Settled:
+    def settled(self, standings: ClassScores, target: Target) -> ResolvedClasses:
         """The classes to explain.
 
         Raises:
@@ -170,8 +170,8 @@ class Pass:
             expected to agree.
     """
 
-    standings: Standings
-    settled: Settled
+    standings: ClassScores
+    settled: ResolvedClasses
     labels: tuple[str, ...] | None
     target: Mapping[str, Any]
     maps: Mapping[tuple[str, int, str], Map]

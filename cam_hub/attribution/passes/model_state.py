@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from torch import Tensor
 
-from cam_hub.hooks.frozen_eval import Anatomy
+from cam_hub.hooks.frozen_eval import ModuleTree
 from cam_hub.hooks.recording import foreign_hooks
 from cam_hub.models.loaded_model import LoadedModel
 
@@ -40,11 +40,11 @@ def state(model: LoadedModel) -> Hashable | None:
     return parts.identities, places, writes, tuple(hooks)
 
 
-def anatomy(model: LoadedModel) -> Anatomy:
+def anatomy(model: LoadedModel) -> ModuleTree:
     """The parts of a model as it is now."""
-    found: Anatomy | None = model.facts.get("anatomy")
+    found: ModuleTree | None = model.facts.get("anatomy")
     if found is None or not found.current:
-        found = model.facts["anatomy"] = Anatomy(model.module)
+        found = model.facts["anatomy"] = ModuleTree(model.module)
     return found
 
 

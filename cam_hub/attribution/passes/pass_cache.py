@@ -15,17 +15,17 @@ from torch import Tensor
 
 from cam_hub.attribution.passes.accumulator import Allowance, Gathering, Map, make_map
 from cam_hub.attribution.passes.forward import Trace
-from cam_hub.attribution.passes.job import Company, Job, Pass
+from cam_hub.attribution.passes.job import BatchContext, Job, Pass
 from cam_hub.attribution.passes.model_state import sample, state
-from cam_hub.attribution.passes.runner import EVIDENCE, Finished, go_back, run
+from cam_hub.attribution.passes.runner import EVIDENCE, Finished, run, run_backward
 from cam_hub.errors import NoMap, OutOfMemory
 from cam_hub.hooks.recording import watch_writes
 from cam_hub.images.tensors import same
 from cam_hub.methods import Evidence, Method
-from cam_hub.targets.base import Standings, Target
+from cam_hub.targets.base import ClassScores, Target
 from cam_hub.targets.classes import Weights
 
-__all__ = ["LIMIT", "RECENT", "VARIABLE", "Kept", "RecentPasses"]
+__all__ = ["LIMIT", "RECENT", "VARIABLE", "PassEntry", "RecentPasses"]
 
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class _Plan:
 
 
 @dataclass(eq=False)
-class Kept:
+class PassEntry:
     """What is kept of the passes of one picture in one company, under one question.
 
     Attributes:
@@ -71,7 +71,7 @@ class Kept:
     """
 
     target: Target
-    standings: Standings
+    standings: ClassScores
     labels: tuple[str, ...] | None
     maps: dict[_Key, Map] = field(default_factory=dict)
     agreements: dict[_Key, float] = field(default_factory=dict)
@@ -170,7 +170,7 @@ class Kept:
         allowance = Allowance(room - self.evidence_bytes, shared)
         gathering = Gathering(plan.methods, plan.samples, allowance)
         for trace in plan.traces:
-            go_back(trace, index, against, gathering, noisy=plan.samples > 0, keep_graph=True)
+            run_backward(trace, index, against, gathering, noisy=plan.samples > 0, keep_graph=True)
         found = {(method, index, name): cam for (method, name), cam in gathering.maps.items()}
         for method, name, evidence in plan.at_hand:
             found[method.key, index, name] = make_map(method, evidence, name)
@@ -217,7 +217,7 @@ class _Picture:
     """What is kept of one picture, by the company that it had."""
 
     image: Tensor
-    passes: OrderedDict[Company, Kept] = field(default_factory=OrderedDict)
+    passes: OrderedDict[BatchContext, PassEntry] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
         # A job's image is no caller's. Whoever else writes to it is noticed, and where writes are
@@ -235,7 +235,7 @@ class _Picture:
         """Bytes when its passes were last looked at."""
         return self.image.nbytes + sum(kept.counted for kept in self.passes.values())
 
-    def fitting(self, job: Job) -> list[Kept]:
+    def fitting(self, job: Job) -> list[PassEntry]:
         """The passes that may have an answer, the one in the job's own company first."""
         own = self.passes.get(job.company)
         found = [own] if own is not None else []
@@ -363,14 +363,14 @@ class RecentPasses:
                 self._most += job.image.nbytes
             kept = picture.passes.get(job.company)
             if kept is None:
-                kept = Kept(finished.target, found.standings, found.labels)
+                kept = PassEntry(finished.target, found.standings, found.labels)
                 picture.passes[job.company] = kept
             picture.passes.move_to_end(job.company)
             kept.add(finished)
             self._kept.move_to_end(key)
         self._trim(kept, limit)
 
-    def _trim(self, changed: Kept, limit: int) -> None:
+    def _trim(self, changed: PassEntry, limit: int) -> None:
         """Forgets the least recently used, after one has grown."""
         before, changed.counted = changed.counted, changed.bytes
         with self._lock:

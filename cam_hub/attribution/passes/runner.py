@@ -14,23 +14,23 @@ from cam_hub.attribution.passes.forward import Trace, record
 from cam_hub.attribution.passes.job import Job, Pass, rows_of, stacked
 from cam_hub.attribution.passes.model_state import anatomy
 from cam_hub.errors import NoMap, OutOfMemory
-from cam_hub.hooks.frozen_eval import mixes_batch, quiet
+from cam_hub.hooks.frozen_eval import frozen_eval, mixes_batch
 from cam_hub.hooks.memory import in_chunks, is_out_of_memory
 from cam_hub.hooks.recording import tap
 from cam_hub.layers.layer_info import LayerInfo
 from cam_hub.layers.layouts import batch_second, frames_folded, to_maps
 from cam_hub.methods import Evidence
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.targets.base import Standings, Target
-from cam_hub.targets.classes import Settled, Weights
+from cam_hub.targets.base import ClassScores, Target
+from cam_hub.targets.classes import ResolvedClasses, Weights
 
 __all__ = [
     "EVIDENCE",
     "Finished",
     "forward_activations",
-    "go_back",
     "must_pass_alone",
     "run",
+    "run_backward",
 ]
 
 _LOG = logging.getLogger("cam_hub")
@@ -108,7 +108,7 @@ class _Run:
         self._allowance = Allowance(keep // EVIDENCE)
         self._copying = copying
         self._traces: list[Trace] = []
-        self._settled = Settled(())
+        self._settled = ResolvedClasses(())
         self._gatherings: list[Gathering] = []
 
     def finish(self) -> Finished:
@@ -153,7 +153,7 @@ class _Run:
         }
         return Finished(done, target, traces, evidence)
 
-    def _choose(self, standings: Standings, target: Target) -> None:
+    def _choose(self, standings: ClassScores, target: Target) -> None:
         job = self._job
         self._settled = job.settled(standings, target)
         self._gatherings = [
@@ -170,10 +170,10 @@ class _Run:
         for step, index in enumerate(classes):
             self._job.tell((number + (step + 1) / (count + 1)) / total, step, classes)
             last = not keep and step + 1 == count
-            go_back(trace, index, against, self._gatherings[step], keep_graph=not last)
+            run_backward(trace, index, against, self._gatherings[step], keep_graph=not last)
 
 
-def go_back(
+def run_backward(
     trace: Trace,
     index: int,
     contrast: Weights | None,
@@ -229,7 +229,7 @@ def forward_activations(
         folded=frames_folded(lies),
         chosen={name: layer.call for name, layer in layers.items() if layer.calls > 1},
     )
-    with quiet(model.module), torch.no_grad(), taken as taps:
+    with frozen_eval(model.module), torch.no_grad(), taken as taps:
         model.run(image)
     found = {}
     for name, layer in layers.items():

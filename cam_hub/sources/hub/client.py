@@ -24,7 +24,7 @@ from cam_hub.models.facts import FileFacts, ModelFacts
 from cam_hub.models.faults import retry_after
 from cam_hub.models.foreign import not_a_model
 from cam_hub.sources.hub.cache import is_commit
-from cam_hub.sources.hub.errors import Wanted, plain_errors
+from cam_hub.sources.hub.errors import RepoRequest, plain_errors
 
 __all__ = ["HubClient", "Token", "check_token"]
 
@@ -73,7 +73,7 @@ class HubClient:
                 "the access token of this machine cannot be read. Give one in HF_TOKEN, or use "
                 "none (token=False).",
             ) from error
-        self.wanted = Wanted(id, repo, revision, signed="authorization" in self.headers)
+        self.wanted = RepoRequest(id, repo, revision, signed="authorization" in self.headers)
 
     @property
     def own(self) -> bool:

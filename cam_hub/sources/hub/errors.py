@@ -13,7 +13,7 @@ from huggingface_hub.utils import hf_raise_for_status
 from cam_hub.errors import CamHubError, ModelNotFound, ModelRefused
 from cam_hub.models.faults import Sender, plain_faults
 
-__all__ = ["HUB", "Wanted", "plain_errors"]
+__all__ = ["HUB", "RepoRequest", "plain_errors"]
 
 HUB = Sender(
     name="the Hub",
@@ -27,7 +27,7 @@ HUB = Sender(
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RepoRequest:
     """What is asked of the Hub, as far as messages speak of it.
 
     Attributes:
@@ -44,7 +44,7 @@ class Wanted:
 
 
 @contextmanager
-def plain_errors(wanted: Wanted) -> Iterator[None]:
+def plain_errors(wanted: RepoRequest) -> Iterator[None]:
     """Turns what huggingface_hub, its HTTP client and the disk raise into errors of ours.
 
     Raises:
@@ -66,7 +66,7 @@ def plain_errors(wanted: Wanted) -> Iterator[None]:
             raise
 
 
-def _refusal(wanted: Wanted, error: hub.HfHubHTTPError) -> CamHubError | None:
+def _refusal(wanted: RepoRequest, error: hub.HfHubHTTPError) -> CamHubError | None:
     """The error for an answer that says no; None for a Hub that fails."""
     id, status = wanted.id, error.response.status_code
     if isinstance(error, hub.GatedRepoError):

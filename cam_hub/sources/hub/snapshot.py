@@ -12,10 +12,10 @@ from cam_hub.errors import HubUnavailable, ModelRefused
 from cam_hub.models.config import CONFIG, CONFIG_BYTES
 from cam_hub.models.facts import FileFacts, ModelFacts
 from cam_hub.models.foreign import foreign
-from cam_hub.models.limits import LoadLimits, admit
-from cam_hub.models.loaded_model import Request
+from cam_hub.models.limits import LoadLimits, check_limits
+from cam_hub.models.loaded_model import LoadRequest
 from cam_hub.models.weight_files import choose_weights, why_none
-from cam_hub.sources.download import Parcel, Told, alone, receive
+from cam_hub.sources.download import Parcel, Told, download, file_lock
 from cam_hub.sources.hub.cache import RepoCache, is_commit
 from cam_hub.sources.hub.client import HubClient
 from cam_hub.sources.hub.errors import HUB, plain_errors
@@ -54,12 +54,12 @@ def fetch(
     if file.digest is None or file.size is None:
         raise HubUnavailable(id, f"the Hub does not say what {file.name} must add up to.")
     blob = cache.blob(file.digest)
-    with alone(blob, cache.lock(file.digest), told):
+    with file_lock(blob, cache.lock(file.digest), told):
         if (found := cache.find(commit, file.name, file.size)) is not None:
             return found  # somebody else has fetched it, and may be reading it
         if not cache.holds(file.digest, file.size):
             parcel = Parcel(id, file.name, address, file.size, file.digest, HUB, headers=headers)
-            receive(parcel, blob, told)
+            download(parcel, blob, told)
         return cache.name(file.digest, commit, file.name)
 
 
@@ -113,7 +113,7 @@ class Snapshot:
 
 
 @contextmanager
-def open_snapshot(request: Request, repo: str) -> Iterator[Snapshot]:
+def open_snapshot(request: LoadRequest, repo: str) -> Iterator[Snapshot]:
     """Decides where the files of a model come from, and whether they may be used at all.
 
     Args:
@@ -145,7 +145,7 @@ def open_snapshot(request: Request, repo: str) -> Iterator[Snapshot]:
             yield _admitted(facts, cache, client, request)
 
 
-def facts_of(request: Request, repo: str) -> ModelFacts:
+def facts_of(request: LoadRequest, repo: str) -> ModelFacts:
     """The facts about a repo, without fetching anything of it; errors as for a snapshot.
 
     What would be refused can still be described; the facts say why it would be. Of a gated repo,
@@ -182,11 +182,13 @@ def _check(facts: ModelFacts, limits: LoadLimits) -> None:
         raise ModelRefused(id, other or why_none(names) or reason)
 
 
-def _admitted(facts: ModelFacts, cache: RepoCache, client: HubClient, request: Request) -> Snapshot:
+def _admitted(
+    facts: ModelFacts, cache: RepoCache, client: HubClient, request: LoadRequest
+) -> Snapshot:
     """The snapshot, if its facts are those of a model that may be loaded."""
     _check(facts, request.limits)
     facts = replace(facts, fetch_bytes=_missing(facts, cache))
-    admit(facts, request.limits, cache.root)
+    check_limits(facts, request.limits, cache.root)
     # What the Hub says now holds for what is already here, too.
     if facts.fresh:
         cache.note_public(not facts.restricted)

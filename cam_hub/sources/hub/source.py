@@ -13,7 +13,7 @@ from cam_hub.models.checkpoint import pickle_notes
 from cam_hub.models.config import CONFIG, CONFIG_BYTES, RepoConfig, read_config
 from cam_hub.models.facts import ModelFacts
 from cam_hub.models.labels import CARD
-from cam_hub.models.loaded_model import LoadedModel, Request
+from cam_hub.models.loaded_model import LoadedModel, LoadRequest
 from cam_hub.models.network import build
 from cam_hub.sources.hub.cache import RepoCache
 from cam_hub.sources.hub.snapshot import Snapshot, facts_of, open_snapshot
@@ -27,11 +27,11 @@ class HubSource:
 
     name = "hub"
 
-    def claims(self, request: Request) -> bool:
+    def claims(self, request: LoadRequest) -> bool:
         """Whether pretrained weights of a repo or of a bare timm name are asked for."""
         return request.pretrained and request.id.kind in ("hub", "timm")
 
-    def load(self, request: Request) -> LoadedModel:
+    def load(self, request: LoadRequest) -> LoadedModel:
         """Asks for the facts, fetches what is missing (into the Hub's own cache), builds it."""
         id, repo = str(request.id), _repo(request)
         with open_snapshot(request, repo) as snapshot:
@@ -49,7 +49,7 @@ class HubSource:
             notes=pickle_notes(id, weights.name),
         )
 
-    def describe(self, request: Request) -> ModelFacts:
+    def describe(self, request: LoadRequest) -> ModelFacts:
         """What the Hub says about the repo; without it, what the cache tells."""
         repo = _repo(request)
         facts = facts_of(request, repo)
@@ -75,7 +75,7 @@ def _config(id: str, snapshot: Snapshot) -> RepoConfig:
 
 
 def _declared(
-    request: Request, repo: str, facts: ModelFacts
+    request: LoadRequest, repo: str, facts: ModelFacts
 ) -> tuple[tuple[int, ...] | None, tuple[str, ...] | None]:
     """Input size and labels: as the configuration says, if it is here, else as timm knows them.
 
@@ -95,12 +95,12 @@ def _declared(
     return tuple(declared) if declared else size, config.label_names or labels
 
 
-def _name(request: Request, repo: str) -> str:
+def _name(request: LoadRequest, repo: str) -> str:
     """The ID under which the same model is found again."""
     return repo + (f"@{request.id.revision}" if request.id.revision else "")
 
 
-def _repo(request: Request) -> str:
+def _repo(request: LoadRequest) -> str:
     """The repo: as named, or of ``architecture.tag``; of ``architecture`` if it has only one."""
     name = request.id.name
     if request.id.kind == "hub":
