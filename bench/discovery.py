@@ -37,7 +37,7 @@ from cam_hub import LoadedModel, list_layers, load_model
 from cam_hub.errors import CamHubError
 from cam_hub.hooks import recording
 from cam_hub.hooks.frozen_eval import frozen_eval
-from cam_hub.layers import listing as answers
+from cam_hub.layers import listing
 
 _PASSES = 5
 """Forward passes of which the median is the unit."""
@@ -186,9 +186,9 @@ def _watched(model: LoadedModel) -> Iterator[tuple[_Clock, _Clock, _Clock, list[
         mock.patch.object(recording.Taps, "visit_gradients", follows),
         mock.patch.object(torch.autograd, "grad", inside.timed(grad)),
         mock.patch.object(type(model.task), "run", runs),
-        mock.patch.object(answers, "key_of", naming.timed(answers.key_of)),
-        mock.patch.object(answers, "recall", naming.timed(answers.recall)),
-        mock.patch.object(answers, "remember", naming.timed(answers.remember)),
+        mock.patch.object(listing, "key_of", naming.timed(listing.key_of)),
+        mock.patch.object(listing, "recall", naming.timed(listing.recall)),
+        mock.patch.object(listing, "remember", naming.timed(listing.remember)),
     ):
         yield inside, visits, naming, images
 

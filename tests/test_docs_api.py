@@ -13,7 +13,7 @@ from gradio_client import Client
 
 from cam_hub import errors
 from cam_hub.errors import CamHubError
-from space.app import http_errors as failures
+from space.app import http_errors
 from space.config.settings import Settings
 from space.service import errors as problems
 
@@ -132,6 +132,6 @@ def test_the_table_of_codes_is_complete():
     }
     raised -= {"error"}  # of the parents, which nobody raises
     raised |= {problems.INTERNAL_CODE, problems.CANCELLED}
-    raised |= {failures.BUSY, failures.FORBIDDEN, failures.NOT_FOUND}
+    raised |= {http_errors.BUSY, http_errors.FORBIDDEN, http_errors.NOT_FOUND}
     assert len(listed) == len(set(listed))
     assert set(listed) == raised

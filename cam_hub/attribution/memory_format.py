@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from cam_hub.errors import ModelRefused
 from cam_hub.hooks.frozen_eval import frozen_eval, walk
-from cam_hub.layers import cache
-from cam_hub.layers import listing as answers
+from cam_hub.layers import cache, listing
 from cam_hub.models.loaded_model import LoadedModel
 
 __all__ = ["suited_format"]
@@ -99,7 +98,7 @@ def _recalled(model: LoadedModel, image: Tensor) -> str | None:
 
 def _key(model: LoadedModel, image: Tensor) -> str | None:
     """The model's key on disk, with what times depend on beside it."""
-    key = answers.known_key(model, tuple(image.shape[1:]))
+    key = listing.known_key(model, tuple(image.shape[1:]))
     if key is None:
         return None
     where = torch.cuda.get_device_name(image.device) if image.is_cuda else image.device.type

@@ -10,9 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from cam_hub.errors import CamHubError, InvalidArgument
-from cam_hub.results import animations
-from cam_hub.results import comparison_files as files
-from cam_hub.results import comparison_sheets as sheets
+from cam_hub.results import animations, comparison_files, comparison_sheets
 from cam_hub.results.comparison_cells import Cell, Kind, Row
 from cam_hub.results.comparison_sheets import Scale, check_scale, heat_of
 from cam_hub.results.explanation import Explanation
@@ -97,7 +95,7 @@ class Comparison:
             tuple(
                 None
                 if cell.explanation is None or heat is None
-                else sheets.overlay_of(cell.explanation, heat, alpha, colormap)
+                else comparison_sheets.overlay_of(cell.explanation, heat, alpha, colormap)
                 for cell, heat in zip(row.cells, heats, strict=True)
             )
             for row, heats in zip(small.rows, small.heat(scale), strict=True)
@@ -128,7 +126,7 @@ class Comparison:
         # Twice the width, as portraits are up to twice as high as wide.
         small = self.reduced(2 * tile_width)
         pictures = small.pictures(scale, alpha=alpha, colormap=colormap, max_side=2 * tile_width)
-        return sheets.sheet(
+        return comparison_sheets.sheet(
             small.photo, self.titles, small.rows, pictures, scale, colormap, tile_width
         )
 
@@ -165,7 +163,7 @@ class Comparison:
             raise InvalidArgument("row", row, "a row with a map in it")
         small = one.reduced(2 * tile_width)
         (pictures,) = small.pictures(scale, alpha=alpha, colormap=colormap, max_side=2 * tile_width)
-        return sheets.film(small.rows[0], self.titles, pictures, tile_width)
+        return comparison_sheets.film(small.rows[0], self.titles, pictures, tile_width)
 
     def save_animation(
         self,
@@ -204,9 +202,9 @@ class Comparison:
         frames = self.animation(scale, row, alpha=alpha, colormap=colormap, tile_width=tile_width)
         return animations.save_animation(frames, place, frame_ms)
 
-    def table(self) -> list[files.CellFacts]:
+    def table(self) -> list[comparison_files.CellFacts]:
         """One entry per cell, row by row: names, numbers, and the reason where there is no map."""
-        return files.table(self.rows, self.titles)
+        return comparison_files.table(self.rows, self.titles)
 
     def reduced(self, max_side: int) -> Comparison:
         """The same on a smaller photo, for drawing; the maps and their numbers stay.
@@ -219,7 +217,7 @@ class Comparison:
         """
         if isinstance(max_side, bool) or not isinstance(max_side, int) or max_side < 16:
             raise InvalidArgument("max_side", max_side, "a whole number of at least 16")
-        photo, rows = sheets.reduced(self.photo, self.rows, max_side)
+        photo, rows = comparison_sheets.reduced(self.photo, self.rows, max_side)
         return replace(self, photo=photo, rows=rows)
 
     def save(
@@ -257,10 +255,10 @@ class Comparison:
         """
         place = folder_path(folder)
         sheet = self.figure(scale, alpha=alpha, colormap=colormap)
-        drawn: dict[str, Writer] = {files.SHEET: partial(save_picture, sheet)}
+        drawn: dict[str, Writer] = {comparison_files.SHEET: partial(save_picture, sheet)}
         for number, row in enumerate(self.rows):
             if self.kind == "layers" and any(cell.explanation for cell in row.cells):
-                name = f"strip-{files.folder_name(number, row.model)}.webp"
+                name = f"strip-{comparison_files.folder_name(number, row.model)}.webp"
                 frames = partial(self.animation, scale, number, alpha=alpha, colormap=colormap)
                 drawn[name] = partial(_play, frames)
         return self._save(place, drawn)
@@ -276,7 +274,9 @@ class Comparison:
         Raises:
             InvalidArgument: If the folder holds no complete comparison.
         """
-        photo, kind, titles, rows = read_folder(folder_path(folder), files.TABLE, files.load)
+        photo, kind, titles, rows = read_folder(
+            folder_path(folder), comparison_files.TABLE, comparison_files.load
+        )
         return cls(photo, kind, titles, rows)
 
     def explanations(self) -> Sequence[Explanation]:
@@ -285,7 +285,7 @@ class Comparison:
         return [explanation for explanation in found.values() if explanation is not None]
 
     def _save(self, folder: Path, drawn: Mapping[str, Writer]) -> Path:
-        files.save(self.photo, self.kind, self.titles, self.rows, folder, drawn)
+        comparison_files.save(self.photo, self.kind, self.titles, self.rows, folder, drawn)
         return folder
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cam_hub.errors import InvalidArgument
 from cam_hub.methods import normalise
-from cam_hub.results import overlay as rendering
+from cam_hub.results import overlay
 from cam_hub.results.comparison_cells import Cell, Cost, Row
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.maps import Map
@@ -141,7 +141,7 @@ Tile = tuple[Sequence[str], Image.Image]
 
 def overlay_of(explanation: Explanation, heat: Map, alpha: float, colormap: str) -> Image.Image:
     """The photo of an explanation with some heat of ``heat_of``, ``(rows, cols)``, over it."""
-    return rendering.overlay(
+    return overlay.overlay(
         explanation.photo,
         explanation.placement.warp((heat + 1) / 2 if explanation.signed else heat),
         alpha=alpha,

@@ -18,9 +18,7 @@ from cam_hub.images.decoding import MAX_PIXELS
 from cam_hub.images.geometry import Placement
 from cam_hub.images.pictures import Pictures
 from cam_hub.methods import Sign
-from cam_hub.results import animations
-from cam_hub.results import montage as figures
-from cam_hub.results import overlay as rendering
+from cam_hub.results import animations, montage, overlay
 from cam_hub.results.manifest import check_explanation
 from cam_hub.results.maps import Limits, Map, Maps, ScaleChoice, checked_limits
 from cam_hub.results.overlay import colormap_table, fitting
@@ -88,7 +86,7 @@ class Explanation(Maps):
             InvalidArgument: If ``alpha``, ``colormap``, ``scale`` or ``step`` does not work.
             NoMap: If the map is blank or not finite.
         """
-        painted = rendering.overlay(
+        painted = overlay.overlay(
             self._frame(step),
             self._shade(self._heat(class_index, layer, step, scale)),
             alpha=alpha,
@@ -100,7 +98,7 @@ class Explanation(Maps):
         bar = self.colorbar(
             class_index, layer, step=step, colormap=colormap, scale=scale, width=painted.width
         )
-        return figures.stack([painted, bar])
+        return montage.stack([painted, bar])
 
     def colorbar(
         self,
@@ -135,7 +133,7 @@ class Explanation(Maps):
             raise InvalidArgument("width", width, "a whole number of at least 16")
         height = max(16, min(width // 8, 40))
         name = fitting(colormap, signed=self.signed)
-        return figures.colorbar(name, max(width, 16), height, f"{low:.3g}", f"{high:.3g}")
+        return montage.colorbar(name, max(width, 16), height, f"{low:.3g}", f"{high:.3g}")
 
     def _shade(self, heat: Map) -> Map:
         """Heat in [0, 1], as colours take it: of a signed map, nothing lies in the middle."""
@@ -151,7 +149,7 @@ class Explanation(Maps):
     ) -> Image.Image:
         """The photo, or the frame in the middle of a step, without what is colder."""
         mask = self.mask(threshold, class_index, layer, step=step)
-        return rendering.cutout(self._frame(step), mask)
+        return overlay.cutout(self._frame(step), mask)
 
     def animation(
         self,
@@ -244,7 +242,7 @@ class Explanation(Maps):
                 tiles.append((f"{name}: blank", self.photo))
         if len(self.layers) > 1 and self.has_map(index):
             tiles.append(("fusion", self.overlay(index, alpha=alpha, colormap=colormap)))
-        return figures.montage(tiles)
+        return montage.montage(tiles)
 
     def save(
         self,
@@ -433,7 +431,7 @@ class Explanation(Maps):
                     tiles.append((what, picture))
                 else:
                     tiles.append((f"{what}: blank", self._frame(step)))
-        return figures.montage(tiles, columns=1 + len(steps))
+        return montage.montage(tiles, columns=1 + len(steps))
 
     def _frame(self, step: int | None) -> Image.Image:
         """The frame in the middle of a step, or of all."""

@@ -7,7 +7,7 @@ listbox. Entries are made of text, never of markup: strangers name repos and cla
 
 from __future__ import annotations
 
-from space.components import live_region as spoken
+from space.components import live_region
 
 __all__ = ["CSS", "SCRIPT", "markup"]
 
@@ -35,7 +35,7 @@ def markup(elem_id: str, label: str, info: str, listed: str, *, before: str = ""
     <p class="note"></p>
   </div>
 </div>
-{spoken.MARKUP}
+{live_region.MARKUP}
 """
 
 
@@ -79,7 +79,7 @@ input { color: var(--body-text-color); font: inherit; font-size: var(--input-tex
 .note:empty { display: none; }
 """
 
-CSS = _CSS + spoken.CSS
+CSS = _CSS + live_region.CSS
 """For ``css_template``; a field's own rules follow it."""
 
 # Opening lines of a field's script, which go on with `combobox({...})`. `props.name` is the

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cam_hub.images.geometry import Placement
-from cam_hub.results import overlay as rendering
-from cam_hub.results import regions
+from cam_hub.results import overlay, regions
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.overlay import fitting
 from space.service.display_options import Look
@@ -73,14 +72,14 @@ class Screen:
         result = self.result
         heat = self._heat(result, look, nearest=look.view == "map")
         if look.view == "cutout":
-            return rendering.cutout(result.photo, regions.mask(self._for(heat), look.threshold))
+            return overlay.cutout(result.photo, regions.mask(self._for(heat), look.threshold))
         alpha = 1.0 if look.view == "map" else look.alpha
         colormap = fitting(look.colormap, signed=result.signed)
-        painted = rendering.overlay(
+        painted = overlay.overlay(
             result.photo, heat, alpha=alpha, colormap=colormap, seen=result.seen
         )
         if look.view == "boxes":
-            return rendering.draw_boxes(painted, _boxes(self._for(heat), look.threshold))
+            return overlay.draw_boxes(painted, _boxes(self._for(heat), look.threshold))
         return painted
 
     def thumbnail(self, look: Look) -> Image.Image:
@@ -90,7 +89,7 @@ class Screen:
             NoMap: As ``span``.
         """
         small = self._small
-        return rendering.overlay(
+        return overlay.overlay(
             small.photo,
             self._heat(small, look),
             alpha=_THUMB_ALPHA,

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from cam_hub.methods import METHODS
-from space.components import formatting as views
+from space.components import formatting
 from space.components.examples import example_named
 from space.components.photo_field import photo_of
 from space.config.settings import Settings
@@ -113,7 +113,9 @@ class Handlers:
                 self.kept: kept,
                 self.pending: None,
                 self.controls.photo: None if request.photo.url is not None else gr.skip(),
-                self.controls.target_layers: gr.update(choices=views.layer_choices(layers.usable)),
+                self.controls.target_layers: gr.update(
+                    choices=formatting.layer_choices(layers.usable)
+                ),
                 **self.presenter.all(kept, look, address_of(self.settings, http)),
             }
 
@@ -182,7 +184,7 @@ class Handlers:
         controls = self.controls
         fields = (controls.num_samples, controls.std, controls.seed)
         return {
-            controls.method_note: views.method_note(method),
+            controls.method_note: formatting.method_note(method),
             **{field: gr.update(interactive=noisy) for field in fields},
         }
 

@@ -8,8 +8,7 @@ from typing import Any
 import gradio as gr
 
 from cam_hub.layers.listing import SUGGESTIONS
-from space.components import formatting as views
-from space.components import layer_table as layer_views
+from space.components import formatting, layer_table
 from space.config.settings import Settings
 from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls
 from space.page.layers_panel import LAYERS_TAB, LayersPanel
@@ -52,15 +51,15 @@ class LayerHandlers:
                 )
                 warn(table.notes)
                 return {
-                    self.panel.table: layer_views.layer_table(
+                    self.panel.table: layer_table.layer_table(
                         table, wanted, show_all=bool(show_all)
                     ),
                     self.controls.target_layers: gr.update(
-                        choices=views.layer_choices(table.usable)
+                        choices=formatting.layer_choices(table.usable)
                     ),
                 }
         except gr.Error as problem:
-            return {self.panel.table: layer_views.layer_trouble(problem.message)}
+            return {self.panel.table: layer_table.layer_trouble(problem.message)}
 
     def show_if_open(
         self,
@@ -94,11 +93,11 @@ class LayerHandlers:
 
     def forget(self, target_layers: Any) -> Updates:
         """Takes away layers that another model has; words mean something for every model."""
-        updates: Updates = {self.panel.table: layer_views.NO_TABLE}
-        offered = gr.update(choices=views.layer_choices())
+        updates: Updates = {self.panel.table: layer_table.NO_TABLE}
+        offered = gr.update(choices=formatting.layer_choices())
         chosen = target_layers if isinstance(target_layers, list) else [None]
         if not all(isinstance(name, str) and name in SUGGESTIONS for name in chosen):
-            offered = gr.update(choices=views.layer_choices(), value=["best"], visible=False)
+            offered = gr.update(choices=formatting.layer_choices(), value=["best"], visible=False)
             updates[self.controls.layer_choice] = "best"
         return {**updates, self.controls.target_layers: offered}
 

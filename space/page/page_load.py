@@ -9,7 +9,7 @@ import gradio as gr
 
 from cam_hub.methods import METHODS
 from cam_hub.options import options_for
-from space.components import formatting as views
+from space.components import formatting
 from space.components.examples import example_named
 from space.config.settings import Settings
 from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls
@@ -84,7 +84,7 @@ class Opening:
             **self._photo(view.photo),
             controls.model_id: model_id,
             controls.method: method.name,
-            controls.method_note: views.method_note(method.name),
+            controls.method_note: formatting.method_note(method.name),
             controls.layer_choice: word if is_word else ANY_LAYERS,
             controls.target_layers: gr.update(value=layers, visible=not is_word),
             controls.classes: list(classes),

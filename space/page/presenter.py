@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from cam_hub.results.explanation import Explanation
-from space.components import formatting as views
+from space.components import formatting
 from space.components.downloads import take_away_value
 from space.components.examples import Example, example_of
 from space.components.map_strip import map_strip_html
@@ -84,7 +84,7 @@ class Presenter:
         return {
             panel.body: gr.update(visible=True),
             panel.shown_class: gr.update(
-                choices=views.shown_class_choices(result),
+                choices=formatting.shown_class_choices(result),
                 value=index,
                 visible=len(result.classes) > 1,
             ),
@@ -99,7 +99,9 @@ class Presenter:
         screen = self.screens.get(kept.folder)
         index, layer = look.at(screen.result)
         return {
-            self.panel.summary: views.summary(screen.result, index, layer, kept.request.contrast),
+            self.panel.summary: formatting.summary(
+                screen.result, index, layer, kept.request.contrast
+            ),
             self.panel.viewer: viewer_html(screen, look, served(kept.folder / _SCREEN_PHOTO)),
             self.panel.take_away: self._take_away(kept, screen, look, address),
         }

@@ -24,7 +24,7 @@ from cam_hub.results.explanation import Explanation
 from cam_hub.sources import disk_cache
 from cam_hub.sources.store import ModelStore
 from space.config.settings import Settings
-from space.service import zerogpu as lent_gpu
+from space.service import zerogpu
 from space.service.compare_form import CompareRequest
 from space.service.explain_form import ExplainForm
 from space.service.file_budget import FileBudget
@@ -111,7 +111,7 @@ class Explainer:
                 **request.options,
             }
             if self._settings.lent_gpu:
-                result = lent_gpu.explain(model, photo, asked)
+                result = zerogpu.explain(model, photo, asked)
             else:
                 result = cam_hub.explain(
                     model,

@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification, SemanticSegmentation
 
 from cam_hub.errors import ImageRefused, InvalidArgument
-from cam_hub.images import preprocessing as cropping
+from cam_hub.images import preprocessing
 from cam_hub.images.preprocessing import CROP_MODES, INTERPOLATIONS, Preprocessing
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -208,8 +208,8 @@ def test_resizing_only_what_is_kept_agrees_with_resizing_all(monkeypatch, crop_m
     for size in [*PHOTOS, (40, 4000), (4000, 40)]:
         whole = described(photo(*size))
         with monkeypatch.context() as patch:
-            patch.setattr(cropping, "_WHOLE_PIXELS", 0)
-            patch.setattr(cropping, "_WHOLE_CROPS", 0)
+            patch.setattr(preprocessing, "_WHOLE_PIXELS", 0)
+            patch.setattr(preprocessing, "_WHOLE_CROPS", 0)
             part = described(photo(*size))
         grey_levels = (whole - part).abs().max() * 0.5 * 255
         assert grey_levels <= 2, size

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from cam_hub.hooks.recording import observe
-from cam_hub.layers import fingerprint as described
+from cam_hub.layers import fingerprint
 from tests.fakes.fingerprint_nets import SIZE, key_of, small, vit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,13 +180,13 @@ def test_modules_that_are_one_and_the_same_are_told_from_equal_ones():
 @pytest.mark.parametrize("package", ["cam_hub", "torch", "torchvision", "timm", "source"])
 def test_another_version_changes_it(package, monkeypatch):
     key = key_of(small())
-    found = described.versions()
-    monkeypatch.setattr(described, "versions", lambda: {**found, package: "0"})
+    found = fingerprint.versions()
+    monkeypatch.setattr(fingerprint, "versions", lambda: {**found, package: "0"})
     assert key_of(small()) not in (None, key)
 
 
 def test_the_versions_are_those_in_use():
-    found = described.versions()
+    found = fingerprint.versions()
     assert found["torch"] == torch.__version__
     assert found["torchvision"] == torchvision.__version__
     assert found["timm"] == timm.__version__

@@ -20,7 +20,7 @@ import cam_hub
 from cam_hub import Comparison, Explanation, compare, explain, wrap_model
 from cam_hub.cli import main
 from cam_hub.errors import CamHubError, InvalidArgument, SaveFailed
-from cam_hub.results import serialization as folders
+from cam_hub.results import serialization
 from cam_hub.results.serialization import digest_of, manifest_text
 
 Save = Callable[[Path], object]
@@ -427,7 +427,7 @@ class TestReadingWhileOthersSave:
         )
         folder = big.save_data(tmp_path / "out")
         # The same names and shapes: without a second look the maps would be mixed.
-        real = folders.ResultFolder.manifest
+        real = serialization.ResultFolder.manifest
         read: list[str] = []
 
         def interrupted(self, name):
@@ -437,7 +437,7 @@ class TestReadingWhileOthersSave:
                 other.save_data(folder)
             return found
 
-        monkeypatch.setattr(folders.ResultFolder, "manifest", interrupted)
+        monkeypatch.setattr(serialization.ResultFolder, "manifest", interrupted)
         assert same(Explanation.load(folder), other)
         assert len(read) == 2
 
@@ -461,9 +461,9 @@ class TestReadingWhileOthersSave:
         folder = big.save_data(tmp_path / "out")
         (folder / "cam-0-00-0.npy").unlink()
         read: list[str] = []
-        real = folders.ResultFolder.manifest
+        real = serialization.ResultFolder.manifest
         monkeypatch.setattr(
-            folders.ResultFolder,
+            serialization.ResultFolder,
             "manifest",
             lambda self, name: read.append(name) or real(self, name),
         )

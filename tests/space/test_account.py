@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from space.app import sign_in as account
+from space.app import sign_in
 from space.config.settings import Settings
 
 
@@ -29,7 +29,7 @@ def test_nobody_can_sign_in_where_something_is_missing(monkeypatch, environment,
         monkeypatch.setattr(f"gradio.oauth.OAUTH_{name}", value)
     provider = None if missing == "OPENID_PROVIDER_URL" else "http://127.0.0.1"
     monkeypatch.setattr("gradio.oauth.OPENID_PROVIDER_URL", provider)
-    assert account.can_sign_in() is (missing is None and "SYSTEM" in environment)
+    assert sign_in.can_sign_in() is (missing is None and "SYSTEM" in environment)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,6 @@ def test_elsewhere_a_line_says_whose_token_is_used_without_showing_it(
     monkeypatch, settings: Settings, token: str, words: str
 ):
     monkeypatch.setenv("HF_TOKEN", token)
-    line = account.account_line(settings)
+    line = sign_in.account_line(settings)
     assert words in line
     assert "hf_mine" not in line

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from space.service import zerogpu as lent_gpu
+from space.service import zerogpu
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,26 +92,26 @@ def test_an_explanation_from_another_process_is_the_same_and_so_are_its_errors(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        f"LENT {lent_gpu.SECONDS} True True",
-        f"LENT {lent_gpu.SECONDS} True True",
+        f"LENT {zerogpu.SECONDS} True True",
+        f"LENT {zerogpu.SECONDS} True True",
         "REFUSED",
     ]
 
 
 def test_elsewhere_nothing_is_marked(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
-    assert not lent_gpu.is_lent()
+    assert not zerogpu.is_lent()
 
     def work(*_: object) -> None:
         """Would explain."""
 
-    assert lent_gpu.marked(work) is work
+    assert zerogpu.marked(work) is work
 
 
 @pytest.mark.parametrize("said", ["", "false", "0"])
 def test_a_space_that_does_not_lend_says_so(monkeypatch: pytest.MonkeyPatch, said: str):
     monkeypatch.setenv("SPACES_ZERO_GPU", said)
-    assert not lent_gpu.is_lent()
+    assert not zerogpu.is_lent()
 
 
 def test_where_gpus_are_lent_the_function_is_marked_with_its_time(
@@ -126,9 +126,9 @@ def test_where_gpus_are_lent_the_function_is_marked_with_its_time(
     stand_in = ModuleType("spaces")
     stand_in.GPU = mark  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "spaces", stand_in)
-    monkeypatch.setattr(lent_gpu, "is_lent", lambda: True)
-    lent_gpu.marked(lambda *_: None)
-    assert marks == [lent_gpu.SECONDS]
+    monkeypatch.setattr(zerogpu, "is_lent", lambda: True)
+    zerogpu.marked(lambda *_: None)
+    assert marks == [zerogpu.SECONDS]
 
 
 def test_in_one_process_too_the_answer_is_that_of_explain(lite0, lion):
@@ -137,7 +137,7 @@ def test_in_one_process_too_the_answer_is_that_of_explain(lite0, lion):
     import cam_hub
 
     options = {"method": "layercam", "classes": ["lion"]}
-    found = lent_gpu.explain(lite0, lion, options)
+    found = zerogpu.explain(lite0, lion, options)
     direct = cam_hub.explain(lite0, lion, **options)
     for key, cam in direct.cams.items():
         assert np.allclose(found.cams[key], cam, rtol=0, atol=1e-5 * cam.max())

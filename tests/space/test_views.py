@@ -22,7 +22,7 @@ from cam_hub import errors
 from cam_hub.errors import CamHubError, ClassNotFound, InvalidArgument
 from cam_hub.layers.listing import SUGGESTIONS
 from cam_hub.results.explanation import Explanation
-from space.components import formatting as views
+from space.components import formatting
 from space.components.prediction_list import prediction_list_html
 from space.config.settings import Settings, example_photos
 from space.service.errors import INTERNAL, readable, title_of
@@ -61,7 +61,7 @@ def test_layers_to_choose_from_start_with_the_words_and_mark_the_recommended_one
     lite0: cam_hub.LoadedModel,
 ):
     layers = [layer for layer in cam_hub.list_layers(lite0) if layer.usable]
-    choices = views.layer_choices(layers)
+    choices = formatting.layer_choices(layers)
     assert [value for _, value in choices[: len(SUGGESTIONS)]] == list(SUGGESTIONS)
     assert {value for _, value in choices[len(SUGGESTIONS) :]} == {layer.name for layer in layers}
     (marked,) = [value for label, value in choices if "(recommended: " in label]
@@ -69,14 +69,14 @@ def test_layers_to_choose_from_start_with_the_words_and_mark_the_recommended_one
 
 
 def test_every_method_can_be_chosen():
-    assert {value for _, value in views.method_choices()} == set(cam_hub.METHODS)
+    assert {value for _, value in formatting.method_choices()} == set(cam_hub.METHODS)
 
 
 def test_what_model_authors_wrote_is_text_and_never_markup(result: Explanation):
     hostile = dataclasses.replace(
         result, labels={291: "<img src=x onerror=alert(1)>", 293: "cheetah"}
     )
-    text = views.summary(hostile, 291, None, "<b>cheetah</b>")
+    text = formatting.summary(hostile, 291, None, "<b>cheetah</b>")
     assert "<b>" not in text
     assert "<img" not in text
     assert "&lt;img" in text
@@ -235,5 +235,5 @@ def test_an_explanation_without_predictions_has_its_views():
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     result = cam_hub.explain(model, noise, target_layers="0")
     assert prediction_list_html(result.predictions, result.classes) == ""
-    assert views.shown_class_choices(result) == [("similarity to itself", 0)]
-    assert "<strong>similarity to itself</strong>" in views.summary(result, 0, "0")
+    assert formatting.shown_class_choices(result) == [("similarity to itself", 0)]
+    assert "<strong>similarity to itself</strong>" in formatting.summary(result, 0, "0")
