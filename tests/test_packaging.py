@@ -11,13 +11,16 @@ import tarfile
 import tomllib
 import zipfile
 from email.parser import Parser
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import cam_hub
 from cam_hub.cli import _parser, main
+from tests.test_layering import imported
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -94,6 +97,21 @@ def test_the_apps_requirements_are_those_of_the_library_and_of_its_extra() -> No
     assert compared == {name: str(each) for name, each in needed.items()}
     assert "gradio" not in parsed(PROJECT["dependencies"])
     assert "cam-hub[app]" in extras["test"]  # the tests of the app are among them
+
+
+@pytest.mark.parametrize(("package", "extra"), [("cam_hub", None), ("space", "app")])
+def test_every_imported_distribution_is_a_declared_requirement(package, extra) -> None:
+    lines = [*PROJECT["dependencies"]]
+    if extra:
+        lines += PROJECT["optional-dependencies"][extra]
+    # What only a lent GPU brings is imported only there.
+    declared = {canonicalize_name(name) for name in parsed(lines)} | {"spaces"}
+    homes = packages_distributions()
+    for path in (ROOT / package).rglob("*.py"):
+        for name in imported(path):
+            if (top := name.split(".")[0]) not in {"cam_hub", "space", *sys.stdlib_module_names}:
+                found = {canonicalize_name(home) for home in homes.get(top, [top])}
+                assert found & declared, f"{path.relative_to(ROOT)} imports {top}"
 
 
 def test_the_library_works_without_gradio_and_torchcam() -> None:

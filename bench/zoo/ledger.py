@@ -16,6 +16,9 @@ _ROOT = Path(__file__).resolve().parents[2]
 _JUDGING = ("check.py", "depth.py", "quadrants.py", "watch.py")
 """The part of this program on which a model's outcome depends."""
 
+_JUDGED = ("attribution", "hooks", "images", "layers", "methods", "models", "sources", "targets")
+"""The packages of cam_hub on which it depends: not what results, files and interfaces add."""
+
 
 class Ledger:
     """The rows of a file, the latest of each model.
@@ -86,13 +89,13 @@ class Ledger:
 
 
 def source_digest(root: Path = _ROOT) -> str:
-    """A digest of the code on which outcomes depend: cam_hub's, and that of the checks.
+    """A digest of the code on which outcomes depend: cam_hub's layers and maps, and the checks.
 
     Args:
         root: The repository.
     """
     files = [
-        *(root / "cam_hub").rglob("*.py"),
+        *(path for name in _JUDGED for path in (root / "cam_hub" / name).rglob("*.py")),
         *(root / "bench" / "zoo" / name for name in _JUDGING),
     ]
     digest = hashlib.sha256()

@@ -136,7 +136,7 @@ def list_layers(
 
     The experiment takes ten forward passes and the way back of one more; five to fifteen others
     where it is in doubt whether the deepest layer keeps the picture's quarters apart. Its answer
-    is kept with the model, and on disk for the next time (``introspection/cache.py``); a model
+    is kept with the model, and on disk for the next time (``layers/cache.py``); a model
     made of a user's own classes, whose code may change, is examined each time it is loaded.
 
     Args:

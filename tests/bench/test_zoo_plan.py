@@ -151,15 +151,16 @@ def test_rows_of_other_code_and_on_demand_failures_are_done_again(tmp_path):
 
 
 def test_the_digest_changes_with_the_code_that_is_checked_and_with_the_checks(tmp_path):
-    for path in ("cam_hub/a.py", "bench/zoo/report.py", *_judging()):
+    for path in ("cam_hub/layers/a.py", "bench/zoo/report.py", *_judging()):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("", "utf-8")
     digests = [source_digest(tmp_path)]
-    for path in ("cam_hub/a.py", "bench/zoo/check.py"):
+    for path in ("cam_hub/layers/a.py", "bench/zoo/check.py"):
         (tmp_path / path).write_text("changed", "utf-8")
         digests.append(source_digest(tmp_path))
     assert len(set(digests)) == 3
-    (tmp_path / "bench/zoo/report.py").write_text("changed", "utf-8")
+    for path in ("bench/zoo/report.py", "cam_hub/cli.py"):
+        (tmp_path / path).write_text("changed", "utf-8")
     assert source_digest(tmp_path) == digests[-1]
 
 

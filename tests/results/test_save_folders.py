@@ -494,7 +494,7 @@ class TestPaths:
         assert same(Explanation.load(os.fsencode(tmp_path / "a b")), small)
 
     @pytest.mark.parametrize(
-        "place", [None, 5, object(), ["out"], "a\0b", "\ud800", "file://elsewhere/x"], ids=repr
+        "place", [None, 5, Ellipsis, ["out"], "a\0b", "\ud800", "file://elsewhere/x"], ids=repr
     )
     def test_what_is_no_path_is_refused_everywhere(self, small, grid, place, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

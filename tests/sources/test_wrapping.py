@@ -222,7 +222,7 @@ def test_names_are_read_by_index(names: object) -> None:
         ({0: "a", 2: "b"}, "1 is missing"),
         ({0: "a", "0": "b"}, "one label for class 0"),
         ({"a": "b"}, "from label to index"),
-        ({"a", "b"}, "no order"),
+        (frozenset("a"), "no order"),
         ([["a"], ["b"]], "class 0"),
         (["a", None], "class 1"),
         (["a", float("nan")], "class 1"),
