@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
 import re
 import sys
@@ -223,8 +224,12 @@ class _Description:
             for base in cls.__mro__:
                 if base not in self._sound:
                     _require(base.__module__)
-                    for function in _functions(vars(base).values()):
-                        _require(_home(function))
+                    for name, member in vars(base).items():
+                        for function in _functions([member]):
+                            if not _is_known(_home(function)) and not _is_unused_addition(
+                                base, name
+                            ):
+                                raise _Unknown
                     self._sound.add(base)
         return f"{cls.__module__}.{cls.__qualname__}"
 
@@ -243,6 +248,31 @@ def _functions(values: Iterable[Any]) -> Iterable[Callable[..., Any]]:
             function = getattr(function, "__wrapped__", None)
 
 
+def _is_unused_addition(cls: type, name: str) -> bool:
+    """Whether a name was added to ``nn.Module`` by others, and occurs nowhere in torch's own code.
+
+    Importing transformers adds a method for its own models to ``nn.Module``. No other network runs
+    differently for that.
+    """
+    return cls is nn.Module and not hasattr(object, name) and name not in _names_of_torch()
+
+
+@functools.cache
+def _names_of_torch() -> frozenset[str]:
+    """The names that the file of ``nn.Module`` defines or mentions."""
+    spec = importlib.util.find_spec(nn.Module.__module__)
+    loader: Any = spec.loader if spec is not None else None
+    return frozenset(_mentioned(loader.get_code(nn.Module.__module__)))
+
+
+def _mentioned(code: types.CodeType) -> set[str]:
+    names = {*code.co_names, *(part for part in code.co_consts if isinstance(part, str))}
+    for part in code.co_consts:
+        if isinstance(part, types.CodeType):
+            names |= _mentioned(part)
+    return names
+
+
 def _home(function: Any) -> str | None:
     """The module in which a function was written, whatever ``functools.wraps`` made it say."""
     code = getattr(function, "__func__", function)
@@ -252,10 +282,15 @@ def _home(function: Any) -> str | None:
     return type(function).__module__
 
 
-def _require(home: str | None) -> None:
-    """Refuses code from any but the versioned packages and Python's own library."""
+def _is_known(home: str | None) -> bool:
+    """Whether code is from the versioned packages or Python's own library."""
     root = (home or "").partition(".")[0]
-    if root not in _VERSIONED and root not in sys.stdlib_module_names:
+    return root in _VERSIONED or root in sys.stdlib_module_names
+
+
+def _require(home: str | None) -> None:
+    """Refuses code from any other place."""
+    if not _is_known(home):
         raise _Unknown
 
 

@@ -77,6 +77,21 @@ def test_a_class_of_torchs_whose_code_was_exchanged_has_no_name(monkeypatch):
     assert key_of(small()) is not None
 
 
+@pytest.mark.parametrize("name", ["forward", "__call__", "children", "_compiled_call_impl"])
+def test_a_name_of_torchs_own_that_is_replaced_for_all_modules_takes_the_name_away(
+    monkeypatch, name
+):
+    monkeypatch.setattr(nn.Module, name, forward_of_mine)
+    assert key_of(small()) is None
+
+
+def test_a_method_that_others_add_to_all_modules_changes_nothing(monkeypatch):
+    # Importing transformers does: without this rule, no layer would be found again on disk.
+    before = key_of(small())
+    monkeypatch.setattr(nn.Module, "smart_helper_of_mine", forward_of_mine, raising=False)
+    assert key_of(small()) == before is not None
+
+
 def test_a_hook_for_all_modules_takes_the_name_away_until_it_is_removed():
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
     try:
