@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import fields
 from typing import Any
 
@@ -160,7 +160,7 @@ def list_layers(
     model = with_output(model)
     size = model.input_size
     if input_size is not None:
-        size = sizes("input_size", input_size, len(model.input_size))
+        size = sizes("input_size", input_size, _dimensions(input_size, model))
     with model.lock:
         known: dict[tuple[int, ...], list[LayerInfo]]
         known = model.facts.setdefault("layers", {})
@@ -260,3 +260,9 @@ def _stage_ends(usable: list[LayerInfo]) -> list[str]:
     # At the deepest resolution the choice was made with more care.
     ends |= {layer.stage: layer for layer in usable if layer.recommended}
     return [layer.name for layer in usable if layer in ends.values()]
+
+
+def _dimensions(size: object, model: LoadedModel) -> int:
+    """How many sizes an input has: a module made for photos may be given clips, and vice versa."""
+    given = len(size) if isinstance(size, Sized) else 0
+    return given if given in (3, 4) else len(model.input_size)

@@ -55,7 +55,7 @@ def test_the_device_does_not_change_it():
 def test_another_process_gives_the_same_name():
     code = (
         "import torch, timm, torchvision\n"
-        "from tests.test_fingerprint import key_of, vit\n"
+        "from tests.layers.test_fingerprint import key_of, vit\n"
         "with torch.device('meta'): resnet = torchvision.models.resnet18()\n"
         "print(key_of(vit()), key_of(resnet))\n"
     )

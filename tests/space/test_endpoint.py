@@ -188,6 +188,12 @@ def test_the_endpoint_documents_names_types_defaults_and_meanings(client: Client
         "target": "str",
         "output": "str",
         "call": "str",
+        "background": "None | filepath",
+        "batch_size": "int",
+        "autocast": "str",
+        "reuse": "bool",
+        "scale": "str",
+        "colorbar": "bool",
         "sampling": "str",
     }
     without = [name for name, p in parameters.items() if not p["parameter_has_default"]]
