@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -27,7 +27,6 @@ __all__ = [
     "SUGGESTIONS",
     "LayerInfo",
     "key_of",
-    "known_key",
     "list_layers",
     "recall",
     "remember",
@@ -61,15 +60,7 @@ def key_of(model: LoadedModel, size: tuple[int, ...]) -> str | None:
         "task": model.task.name,
         "head": "" if head is None else head.name,
     }
-    key = fingerprint(model.module, size, dtype=model.dtype, extra=extra)
-    model.facts.setdefault("keys", {})[size] = key
-    return key
-
-
-def known_key(model: LoadedModel, size: tuple[int, ...]) -> str | None:
-    """The key that was found for this model and size, if any was asked for."""
-    keys: dict[tuple[int, ...], str | None] = model.facts.get("keys", {})
-    return keys.get(size)
+    return fingerprint(model.module, size, dtype=model.dtype, extra=extra)
 
 
 def recall(key: str | None, model: LoadedModel) -> list[LayerInfo] | None:
@@ -264,5 +255,6 @@ def _stage_ends(usable: list[LayerInfo]) -> list[str]:
 
 def _dimensions(size: object, model: LoadedModel) -> int:
     """How many sizes an input has: a module made for photos may be given clips, and vice versa."""
-    given = len(size) if isinstance(size, Sized) else 0
-    return given if given in (3, 4) else len(model.input_size)
+    is_clip = isinstance(size, (tuple, list)) and len(size) == 4
+    is_photo = isinstance(size, (tuple, list)) and len(size) == 3
+    return 4 if is_clip else 3 if is_photo else len(model.input_size)
