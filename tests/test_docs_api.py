@@ -13,7 +13,7 @@ from gradio_client import Client
 
 from cam_hub import errors
 from cam_hub.errors import CamHubError
-from space.app import http_errors
+from space.app import request_guard as http_errors
 from space.config.settings import Settings
 from space.service import errors as problems
 

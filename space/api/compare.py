@@ -12,10 +12,10 @@ from cam_hub.results.comparison_files import CellFacts
 from cam_hub.results.comparison_sheets import SCALES
 from space.api.explain import document, file_of
 from space.config.settings import Settings
-from space.service.compare_exports import write_compare_files
 from space.service.compare_form import read_compare_request
 from space.service.errors import readable
 from space.service.explainer import Explainer
+from space.service.exports import write_compare_files
 from space.service.request_context import teller, token_of, warn
 from space.service.result_files import Workspace
 

@@ -28,15 +28,13 @@ from starlette.routing import Route
 
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
 from space.app.hosts import KnownHosts
-from space.app.http_errors import NOT_FOUND
 from space.app.mcp import teach
-from space.app.request_guard import Doors, Sessions
+from space.app.request_guard import NOT_FOUND, Doors, Sessions
 from space.config.settings import Settings
 from space.service.errors import CANCELLED, Problem
 from space.service.explainer import Explainer
 from space.service.request_log import HealthLog
-from space.service.result_files import Workspace
-from space.service.uploads import Uploads
+from space.service.result_files import Uploads, Workspace
 
 __all__ = ["GuardedBlocks"]
 

@@ -13,24 +13,20 @@ from space.api.layers import add_layers_endpoint
 from space.api.predict import add_predict_endpoint
 from space.api.search import add_search_endpoint
 from space.app.blocks import GuardedBlocks
-from space.app.http_errors import handlers
 from space.app.mcp import can_serve_agents
+from space.app.request_guard import handlers
 from space.app.sign_in import build_account
-from space.components.examples import load_examples
+from space.components.photo_field import load_examples
 from space.components.style import CSS, JS, theme
 from space.config.settings import Settings
-from space.page.class_handlers import connect_classes
-from space.page.compare_events import connect_compare
-from space.page.compare_panel import COMPARE_TAB, build_compare_tab
+from space.page.compare_tab import COMPARE_TAB, build_compare_tab, connect_compare
 from space.page.controls import build_controls
 from space.page.events import Wiring
-from space.page.initial_result import FirstSight
-from space.page.layer_events import connect_layers
-from space.page.layers_panel import LAYERS_TAB, RESULT_TAB, build_layers_panel
-from space.page.model_facts_handlers import connect_facts
+from space.page.explain_handlers import FirstSight
+from space.page.fields import connect_classes, connect_facts, connect_search
+from space.page.layers_tab import LAYERS_TAB, RESULT_TAB, build_layers_panel, connect_layers
 from space.page.presenter import Presenter
 from space.page.results_panel import build_results_panel
-from space.page.search_handlers import connect_search
 from space.service.explainer import Explainer
 from space.service.result_files import Workspace, keeping_clean
 

@@ -10,11 +10,10 @@ import gradio as gr
 from cam_hub.methods import METHODS
 from cam_hub.options import options_for
 from space.components.class_field import build_class_field
-from space.components.examples import Example
 from space.components.formatting import layer_choices, method_choices, method_note
 from space.components.model_facts import FACTS_CSS, NO_FACTS
 from space.components.model_field import build_model_field
-from space.components.photo_field import build_photo_field
+from space.components.photo_field import Example, build_photo_field
 from space.config.settings import Settings
 
 __all__ = ["ANY_LAYERS", "DEFAULT_METHOD", "LAYER_WORDS", "Controls", "build_controls"]

@@ -11,8 +11,7 @@ from space.components.style import SHOW_RESULT, STARTER_JS
 from space.config.settings import Settings
 from space.page.controls import Controls
 from space.page.display_handlers import LookHandlers
-from space.page.explain_handlers import Handlers
-from space.page.initial_result import FirstSight
+from space.page.explain_handlers import FirstSight, Handlers
 from space.page.page_load import Opening
 from space.page.presenter import Presenter
 from space.page.results_panel import ResultsPanel

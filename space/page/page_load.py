@@ -10,12 +10,11 @@ import gradio as gr
 from cam_hub.methods import METHODS
 from cam_hub.options import options_for
 from space.components import formatting
-from space.components.examples import example_named
+from space.components.photo_field import example_named
 from space.config.settings import Settings
 from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls
 from space.page.display_handlers import press
-from space.page.explain_handlers import address_of
-from space.page.initial_result import FirstSight
+from space.page.explain_handlers import FirstSight, address_of
 from space.page.presenter import Presenter, Updates
 from space.page.results_panel import NOTHING_YET, OPENING, ResultsPanel
 from space.service.display_options import Look

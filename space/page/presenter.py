@@ -12,11 +12,10 @@ import gradio as gr
 from cam_hub.results.explanation import Explanation
 from space.components import formatting
 from space.components.downloads import take_away_value
-from space.components.examples import Example, example_of
-from space.components.map_strip import map_strip_html
-from space.components.prediction_list import prediction_list_html
+from space.components.formatting import prediction_list_html
+from space.components.photo_field import Example, example_of
 from space.components.preview import Screen, Screens
-from space.components.viewer import viewer_html
+from space.components.viewer import map_strip_html, viewer_html
 from space.config.settings import Settings
 from space.page.results_panel import ResultsPanel
 from space.service import snippets

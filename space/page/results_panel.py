@@ -8,10 +8,8 @@ import gradio as gr
 from gradio.components import Component
 
 from space.components.downloads import build_take_away
-from space.components.formatting import colormap_choices
-from space.components.map_strip import build_map_strip
-from space.components.prediction_list import build_prediction_list
-from space.components.viewer import build_viewer
+from space.components.formatting import build_prediction_list, colormap_choices
+from space.components.viewer import build_map_strip, build_viewer
 from space.service.display_options import SCALES, VIEWS, Look
 
 __all__ = ["FAILED", "NOTHING_YET", "OPENING", "STOPPED", "ResultsPanel", "build_results_panel"]

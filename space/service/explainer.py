@@ -27,10 +27,10 @@ from space.config.settings import Settings
 from space.service import zerogpu
 from space.service.compare_form import CompareRequest
 from space.service.explain_form import ExplainForm
-from space.service.file_budget import FileBudget
 from space.service.label_search import Labels, LabelShelf
 from space.service.layer_table import LayerTable, make_table
 from space.service.photos import Photo
+from space.service.result_files import FileBudget
 
 __all__ = ["Explained", "Explainer", "Progress"]
 

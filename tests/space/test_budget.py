@@ -17,9 +17,7 @@ import pytest
 
 from cam_hub.errors import CamHubError, DiskUnavailable
 from cam_hub.sources import disk_cache
-from space.service.file_budget import FileBudget
-from space.service.result_files import Workspace
-from space.service.uploads import MAX_FILES
+from space.service.result_files import MAX_FILES, FileBudget, Workspace
 from tests.fakes.space_app import SETTINGS, serve
 from tests.fakes.space_process import RunningApp, run_app
 

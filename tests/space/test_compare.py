@@ -17,7 +17,7 @@ import cam_hub
 from cam_hub import Comparison
 from cam_hub.options import options_for
 from space.components.comparison import grid_html, tile_side
-from space.service.compare_exports import write_compare_files
+from space.service.exports import write_compare_files
 from tests.fakes.browser import Browser
 from tests.fakes.space_app import SETTINGS, encoded
 

@@ -12,7 +12,7 @@ import pytest
 
 from cam_hub.errors import ImageRefused
 from space.config.settings import PhotoRules
-from space.service.photo_urls import check_url, fetch_photo, is_url, url_name
+from space.service.photos import check_url, fetch_photo, is_url, url_name
 from space.service.public_network import is_public, look_up
 from tests.fakes.photo_server import PhotoServer, serve_photos
 

@@ -23,7 +23,7 @@ from cam_hub.errors import CamHubError, ClassNotFound, InvalidArgument
 from cam_hub.layers.listing import SUGGESTIONS
 from cam_hub.results.explanation import Explanation
 from space.components import formatting
-from space.components.prediction_list import prediction_list_html
+from space.components.formatting import prediction_list_html
 from space.config.settings import Settings, example_photos
 from space.service.errors import INTERNAL, readable, title_of
 from space.service.exports import Artifacts, reopen

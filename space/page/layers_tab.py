@@ -1,4 +1,4 @@
-"""What the page answers when target layers are looked at or chosen."""
+"""The tab of layers: components, handlers, events."""
 
 from __future__ import annotations
 
@@ -9,15 +9,69 @@ import gradio as gr
 
 from cam_hub.layers.listing import SUGGESTIONS
 from space.components import formatting, layer_table
+from space.components.layer_table import NO_TABLE, TABLE_CSS, TABLE_JS, TICK_JS
+from space.components.style import SHOW_LAYERS
 from space.config.settings import Settings
 from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls
-from space.page.layers_panel import LAYERS_TAB, LayersPanel
 from space.service.errors import readable
 from space.service.explain_form import read_model_id, read_texts
 from space.service.explainer import Explainer
 from space.service.request_context import event_value, teller, token_of, warn
 
-__all__ = ["LayerHandlers"]
+__all__ = [
+    "LAYERS_TAB",
+    "RESULT_TAB",
+    "LayerHandlers",
+    "LayersPanel",
+    "build_layers_panel",
+    "connect_layers",
+]
+
+
+RESULT_TAB = "result"
+LAYERS_TAB = "layers"
+
+
+@dataclass(frozen=True)
+class LayersPanel:
+    """The components of the tab, and the tabs.
+
+    ``is_open`` holds whether the tab is in front: layers are looked for only then.
+    """
+
+    tabs: gr.Tabs
+    result_tab: gr.Tab
+    layers_tab: gr.Tab
+    is_open: gr.State
+    show_all: gr.Checkbox
+    table: gr.HTML
+
+
+def build_layers_panel(tabs: gr.Tabs, result_tab: gr.Tab, layers_tab: gr.Tab) -> LayersPanel:
+    """Builds the inside of the tab where it is called."""
+    table = gr.HTML(
+        NO_TABLE,
+        css_template=TABLE_CSS,
+        js_on_load=TABLE_JS,
+        apply_default_css=False,
+        min_height=96,
+        elem_id="layer_table",
+    )
+    show_all = gr.Checkbox(
+        False,
+        label="Show also layers that give no map, and why",
+        container=False,
+        elem_id="show_all",
+    )
+    return LayersPanel(
+        tabs=tabs,
+        result_tab=result_tab,
+        layers_tab=layers_tab,
+        is_open=gr.State(False),
+        show_all=show_all,
+        table=table,
+    )
+
 
 Updates = dict[Any, Any]
 """New values by component."""
@@ -104,3 +158,43 @@ class LayerHandlers:
     def _layers(self, value: Any) -> list[str]:
         limits = self.settings.limits
         return list(read_texts("target_layers", value, limits.max_layers, limits.max_text))
+
+
+def connect_layers(
+    explainer: Explainer, settings: Settings, controls: Controls, panel: LayersPanel
+) -> None:
+    """Wires the tab that is being built. None of its events is an endpoint."""
+    page = LayerHandlers(explainer, settings, controls, panel)
+    private: dict[str, Any] = {"api_visibility": "private", "preprocess": False}
+    quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", **private}
+    looking: dict[str, Any] = {
+        "outputs": [panel.table, controls.target_layers],
+        "show_progress_on": panel.table,
+        "trigger_mode": "always_last",
+        "concurrency_id": "model",
+        "concurrency_limit": settings.concurrency,
+        **private,
+    }
+    chosen = [controls.model_id, controls.target_layers, panel.show_all]
+
+    # Tabs fire this also when an event brings them to the front.
+    panel.layers_tab.select(lambda: True, None, panel.is_open, **quick)
+    panel.result_tab.select(lambda: False, None, panel.is_open, **quick)
+    opened = panel.layers_tab.select(page.show, chosen, **looking)
+    opened.then(None, controls.layer_choice, js=SHOW_LAYERS, **private)
+    more = panel.show_all.input(page.show, chosen, **looking)
+    controls.run.click(lambda: gr.Tabs(selected=RESULT_TAB), None, panel.tabs, **quick)
+
+    controls.layer_choice.input(
+        page.choose, controls.layer_choice, [controls.target_layers, panel.tabs], **quick
+    ).then(None, controls.layer_choice, js=SHOW_LAYERS, **private)
+    panel.table.select(page.pick, None, [controls.layer_choice, controls.target_layers], **quick)
+    controls.target_layers.change(None, controls.target_layers, js=TICK_JS, **private)
+
+    controls.model_id.select(
+        page.forget,
+        controls.target_layers,
+        [panel.table, controls.layer_choice, controls.target_layers],
+        cancels=[opened, more],
+        **quick,
+    ).then(page.show_if_open, [panel.is_open, *chosen], **looking)

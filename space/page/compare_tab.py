@@ -1,0 +1,420 @@
+"""The tab that compares models, methods, layers and classes: components, handlers, events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from cam_hub.errors import InvalidArgument
+from cam_hub.results.comparison import Comparison
+from cam_hub.results.comparison_sheets import check_scale
+from space.components.comparison import (
+    GRID_CSS,
+    GRID_JS,
+    NO_GRID,
+    grid_html,
+    scale_choices,
+    tile_side,
+)
+from space.components.formatting import colormap_choices, method_choices
+from space.components.photo_field import photo_of
+from space.config.settings import Settings
+from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls
+from space.service.compare_form import read_compare_request
+from space.service.errors import readable
+from space.service.explainer import Explainer
+from space.service.exports import write_compare_files
+from space.service.request_context import teller, token_of, warn
+from space.service.result_files import Workspace
+
+__all__ = ["COMPARE_TAB", "CompareHandlers", "ComparePanel", "build_compare_tab", "connect_compare"]
+
+
+COMPARE_TAB = "compare"
+
+_KINDS = [("Methods", "methods"), ("Layers", "layers"), ("Classes", "classes")]
+
+
+@dataclass(frozen=True)
+class ComparePanel:
+    """The components of the tab."""
+
+    models: gr.Dropdown
+    kind: gr.Radio
+    methods: gr.Dropdown
+    layers: gr.Radio
+    names: gr.Dropdown
+    classes: gr.Dropdown
+    run: gr.Button
+    stop: gr.Button
+    scale: gr.Radio
+    alpha: gr.Slider
+    colormap: gr.Dropdown
+    grid: gr.HTML
+    files: gr.File
+
+
+def build_compare_tab(settings: Settings) -> ComparePanel:
+    """Builds the inside of the tab where it is called."""
+    limits = settings.limits
+    models = gr.Dropdown(
+        choices=settings.model_choices,
+        value=[settings.default_model],
+        multiselect=True,
+        allow_custom_value=True,
+        max_choices=limits.max_models,
+        label="Models",
+        info=f"The rows, at most {limits.max_models}: choose IDs, or type any other and press"
+        " Enter. Everything else is as in the form.",
+        elem_id="compare_models",
+    )
+    kind = gr.Radio(_KINDS, value="methods", label="Columns", elem_id="compare_kind")
+    methods = gr.Dropdown(
+        choices=method_choices(),
+        value=["smoothgradcampp", "layercam", "gradcam"],
+        multiselect=True,
+        label="Methods",
+        info="For the first class of the form, or each model's predicted one.",
+        elem_id="compare_methods",
+    )
+    layers = gr.Radio(
+        [
+            *[(title, word) for title, word in LAYER_WORDS if word != "best"],
+            ("All, first to last", "all"),
+            ("By name", ANY_LAYERS),
+        ],
+        value="stages",
+        visible=False,
+        label="Layers",
+        info=f"With the form's method. At most {limits.max_cells} maps in all.",
+        elem_id="compare_layers",
+    )
+    names = gr.Dropdown(
+        choices=[],
+        value=[],
+        multiselect=True,
+        allow_custom_value=True,
+        visible=False,
+        label="Layers by name",
+        info="Type a name and press Enter; the tab Layers lists them.",
+        elem_id="compare_names",
+    )
+    classes = gr.Dropdown(
+        choices=["top(3)"],
+        value=["top(3)"],
+        multiselect=True,
+        allow_custom_value=True,
+        visible=False,
+        label="Classes",
+        info="Labels, indices, or top(3) for each model's own. Empty: those of the form.",
+        elem_id="compare_classes",
+    )
+    with gr.Row():
+        run = gr.Button("Compare", variant="primary", scale=3, elem_id="compare_run")
+        stop = gr.Button(
+            "Stop", variant="stop", visible=False, min_width=96, elem_id="compare_stop"
+        )
+    with gr.Row():
+        scale = gr.Radio(
+            scale_choices(), value="shares", label="Colours", min_width=300, elem_id="compare_scale"
+        )
+        alpha = gr.Slider(
+            0, 1, 0.5, step=0.05, label="Opacity", min_width=160, elem_id="compare_alpha"
+        )
+        colormap = gr.Dropdown(
+            choices=colormap_choices(),
+            value="jet",
+            label="Colour map",
+            min_width=160,
+            elem_id="compare_colormap",
+        )
+    grid = gr.HTML(
+        NO_GRID,
+        css_template=GRID_CSS,
+        js_on_load=GRID_JS,
+        apply_default_css=False,
+        padding=False,
+        min_height=96,
+        elem_id="compare_grid",
+    )
+    files = gr.File(
+        label="Files: everything (ZIP), the sheet (PNG), of layers an animation (WebP)",
+        file_count="multiple",
+        interactive=False,
+        visible=False,
+        elem_id="compare_files",
+    )
+    return ComparePanel(
+        models=models,
+        kind=kind,
+        methods=methods,
+        layers=layers,
+        names=names,
+        classes=classes,
+        run=run,
+        stop=stop,
+        scale=scale,
+        alpha=alpha,
+        colormap=colormap,
+        grid=grid,
+        files=files,
+    )
+
+
+Updates = dict[Any, Any]
+"""New values by component."""
+
+_STOPPED = (
+    '<p class="note" role="status">Stopped. Press <strong>Compare</strong> to start again.</p>'
+)
+
+
+@dataclass(frozen=True)
+class CompareHandlers:
+    """The handlers. Only ``answer`` uses models; ``kept`` holds the folder of the last answer.
+
+    That folder has the comparison twice: ``whole``, for taking away, and ``screen``, on a photo of
+    the size in which it is shown, so that another look is drawn at once.
+    """
+
+    explainer: Explainer
+    workspace: Workspace
+    settings: Settings
+    panel: ComparePanel
+    kept: gr.State
+
+    def answer(
+        self,
+        photo: Any,
+        address: Any,
+        models: Any,
+        kind: Any,
+        methods: Any,
+        layers: Any,
+        names: Any,
+        classes: Any,
+        scale: Any,
+        alpha: Any,
+        colormap: Any,
+        main_method: Any,
+        main_classes: Any,
+        contrast: Any,
+        region: Any,
+        reference: Any,
+        num_samples: Any,
+        std: Any,
+        seed: Any,
+        sign: Any,
+        target: Any,
+        output: Any,
+        call: Any,
+        sampling: Any,
+        visitor: gr.OAuthToken | None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio wants it)
+    ) -> Updates:
+        """Compares, and shows the grid; the form fills in what the tab leaves open."""
+        with readable(as_html=True):
+            named = names if layers == ANY_LAYERS else layers
+            own = classes or main_classes or ["top(3)"]
+            request = read_compare_request(
+                image=photo_of(photo, address),
+                models=models,
+                methods=methods if kind == "methods" else main_method,
+                target_layers=named if kind == "layers" else None,
+                classes=own if kind == "classes" else _first(main_classes),
+                num_samples=num_samples,
+                std=std,
+                seed=seed,
+                scale=scale,
+                alpha=alpha,
+                colormap=colormap,
+                contrast=contrast,
+                region=region,
+                reference=reference,
+                options={
+                    "sign": sign,
+                    "target": target,
+                    "output": output,
+                    "call": call,
+                    "sampling": sampling,
+                },
+                limits=self.settings.limits,
+            )
+            tell = teller(progress)
+            grid = self.explainer.compare(request, tell, token_of(visitor))
+            warn(note for row in grid.rows for note in row.notes)
+            tell(0.92, "Drawing")
+            with self.workspace.writing() as folder:
+                grid.save_data(folder / "whole")
+                screen = grid.reduced(tile_side(grid))
+                screen.save_data(folder / "screen")
+            shown = grid_html(screen, request.scale, request.alpha, request.colormap)
+            return {
+                self.kept: folder,
+                self.panel.grid: shown,
+                self.panel.files: gr.update(value=None, visible=True),
+            }
+
+    def redraw(self, kept: Path | None, scale: Any, alpha: Any, colormap: Any) -> Updates:
+        """Shows the same maps in another look."""
+        if kept is None:
+            return {self.panel.grid: gr.skip()}
+        with readable(as_html=True):
+            grid = _reopened(kept / "screen")
+            return {
+                self.panel.grid: grid_html(grid, check_scale(scale), float(alpha), str(colormap))
+            }
+
+    def write_files(self, kept: Path | None, scale: Any, alpha: Any, colormap: Any) -> Updates:
+        """Offers the files of what is shown; the grid comes first, so this is a step of its own."""
+        if kept is None:
+            return {self.panel.files: gr.skip()}
+        with readable(as_html=True):
+            grid = _reopened(kept / "whole")
+            files = write_compare_files(grid, kept, check_scale(scale), float(alpha), str(colormap))
+            paths = [files.archive, files.sheet, *files.strips]
+            return {self.panel.files: gr.update(value=[str(path) for path in paths], visible=True)}
+
+    def choose(self, kind: Any, layers: Any) -> Updates:
+        """Shows the fields for what the columns are."""
+        panel = self.panel
+        return {
+            panel.methods: gr.update(visible=kind == "methods"),
+            panel.layers: gr.update(visible=kind == "layers"),
+            panel.names: gr.update(visible=kind == "layers" and layers == ANY_LAYERS),
+            panel.classes: gr.update(visible=kind == "classes"),
+        }
+
+    def offer_stop(self) -> Updates:
+        """Lets the request be ended while it runs."""
+        return {self.panel.stop: gr.update(visible=True)}
+
+    def withdraw_stop(self) -> Updates:
+        """Takes that away when it is over."""
+        return {self.panel.stop: gr.update(visible=False)}
+
+    def stopped(self, kept: Path | None) -> Updates:
+        """Says that the request was ended; a grid from before it stays in view."""
+        return {self.panel.grid: gr.skip() if kept else _STOPPED, **self.withdraw_stop()}
+
+    def clear(self) -> Updates:
+        """Takes away what belongs to another photo."""
+        return {
+            self.kept: None,
+            self.panel.grid: NO_GRID,
+            self.panel.files: gr.update(value=None, visible=False),
+            **self.withdraw_stop(),
+        }
+
+
+def _first(classes: Any) -> Any:
+    """The one class that all columns are about."""
+    return classes[:1] if isinstance(classes, list) else classes
+
+
+def _reopened(folder: Path) -> Comparison:
+    try:
+        return Comparison.load(folder)
+    except InvalidArgument:
+        raise InvalidArgument(
+            "comparison", "the earlier one", "one that is still kept; compare again"
+        ) from None
+
+
+def connect_compare(
+    explainer: Explainer,
+    workspace: Workspace,
+    settings: Settings,
+    controls: Controls,
+    panel: ComparePanel,
+    address: Component | None = None,
+) -> None:
+    """Wires the tab that is being built. None of its events is an endpoint.
+
+    Args:
+        explainer: Has the models.
+        workspace: Has the folders of answers.
+        settings: Of the app.
+        controls: The form, whose photo, method, classes, contrast, region, reference, options and
+            noise are taken.
+        panel: The tab.
+        address: The form's field for a photo's URL, if it has one.
+    """
+    kept = gr.State(None, time_to_live=settings.keep_seconds)
+    page = CompareHandlers(explainer, workspace, settings, panel, kept)
+    private: dict[str, Any] = {"api_visibility": "private"}
+    at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", **private}
+    look = [panel.scale, panel.alpha, panel.colormap]
+
+    gr.on(
+        [panel.kind.input, panel.layers.input],
+        page.choose,
+        [panel.kind, panel.layers],
+        [panel.methods, panel.layers, panel.names, panel.classes],
+        preprocess=False,
+        **at_once,
+    )
+    panel.run.click(page.offer_stop, None, panel.stop, **at_once)
+    run = panel.run.click(
+        page.answer,
+        [
+            controls.photo,
+            address or gr.State(None),
+            panel.models,
+            panel.kind,
+            panel.methods,
+            panel.layers,
+            panel.names,
+            panel.classes,
+            *look,
+            controls.method,
+            controls.classes,
+            controls.contrast,
+            controls.region,
+            controls.reference,
+            controls.num_samples,
+            controls.std,
+            controls.seed,
+            *controls.options.values(),
+        ],
+        [kept, panel.grid, panel.files],
+        preprocess=False,
+        show_progress_on=panel.grid,
+        trigger_mode="once",
+        concurrency_id="model",
+        concurrency_limit=settings.concurrency,
+        **private,
+    )
+    files = run.success(page.write_files, [kept, *look], panel.files, preprocess=False, **private)
+    redraw = gr.on(
+        [panel.scale.input, panel.alpha.change, panel.colormap.input],
+        page.redraw,
+        [kept, *look],
+        panel.grid,
+        preprocess=False,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        **private,
+    )
+    redraw.success(
+        page.write_files,
+        [kept, *look],
+        panel.files,
+        preprocess=False,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        **private,
+    )
+    run.then(page.withdraw_stop, None, panel.stop, **at_once)
+    panel.stop.click(page.stopped, kept, [panel.grid, panel.stop], cancels=[run, files], **at_once)
+    controls.photo.change(
+        page.clear,
+        None,
+        [kept, panel.grid, panel.files, panel.stop],
+        cancels=[run, files],
+        **at_once,
+    )
