@@ -256,7 +256,7 @@ def test_what_is_sent_in_place_of_real_weights_is_not_loaded(mirror):
 @pytest.mark.slow  # another process imports torch
 def test_two_processes_fetch_it_once(mirror):
     mirror.delay = 0.2
-    code = "from tests.test_torchvision_download import fetch; fetch()"
+    code = "from tests.sources.test_torchvision_download import fetch; fetch()"
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
             for _ in range(2)]  # fmt: skip
     assert [process.wait(120) for process in both] == [0, 0]

@@ -165,7 +165,7 @@ def limited(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_a_result_that_cannot_be_written_leaves_nothing_and_says_why(tmp_path: Path):
     code = (
         "import sys, pathlib, numpy as np\n"
-        "from space.workspace import Workspace\n"
+        "from space.service.result_files import Workspace\n"
         "root = pathlib.Path(sys.argv[1]) / 'cam_hub'\n"
         "try:\n"
         "    with Workspace(root, 60).writing() as folder:\n"
