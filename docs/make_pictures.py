@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import gradio
@@ -62,12 +63,15 @@ def compare_classes(model: cam_hub.LoadedModel) -> Image.Image:
 def compare_layers(model: cam_hub.LoadedModel) -> Image.Image:
     """All convolutions, first to last; also as an animation."""
     grid = cam_hub.compare(model, photos()["lion"], methods="layercam", target_layers="convs")
-    grid.save_animation(FOLDER / "compare_layers.webp", tile_width=200)
+    path = FOLDER / "compare_layers.webp"
+    path.unlink(missing_ok=True)  # Git may have changed it, and such files are never overwritten.
+    grid.save_animation(path, tile_width=200)
     return grid.figure(tile_width=140)
 
 
 def main() -> None:
     """Writes all pictures."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     FOLDER.mkdir(exist_ok=True)
     model = cam_hub.load_model(cam_hub.DEFAULT_MODEL)
     for make in (gallery, layers, compare_methods, compare_classes, compare_layers):

@@ -409,6 +409,8 @@ def connect_compare(
         trigger_mode="always_last",
         **private,
     )
+    # After an error, browsers run what follows `failure` only, not `then`.
+    run.failure(page.withdraw_stop, None, panel.stop, **at_once)
     run.then(page.withdraw_stop, None, panel.stop, **at_once)
     panel.stop.click(page.stopped, kept, [panel.grid, panel.stop], cancels=[run, files], **at_once)
     controls.photo.change(

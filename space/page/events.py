@@ -152,7 +152,9 @@ class Wiring:
             **_PRIVATE,
         )
         controls.run.click(None, js=SHOW_RESULT, **_PRIVATE)
-        run.failure(page.failed, self.kept, [self._pending, panel.summary], **_AT_ONCE)
+        # After an error, browsers run what follows `failure` only, not `then`.
+        outcome = [self._pending, panel.summary, controls.stop]
+        run.failure(page.failed, self.kept, outcome, **_AT_ONCE)
         run.then(page.withdraw_stop, None, controls.stop, **_AT_ONCE)
         controls.stop.click(
             page.stopped, self.kept, [panel.summary, controls.stop], cancels=[run], **_AT_ONCE
@@ -174,6 +176,7 @@ class Wiring:
             page.choose_example,
             None,
             [controls.photo, controls.photo_url, *another_photo],
+            trigger_mode="multiple",
             **anew,
         )
         gr.on(
@@ -222,15 +225,17 @@ class Wiring:
             **quick,
         )
         gr.on(every, page.redraw_strip, look, panel.maps, **quick)
-        panel.maps.select(page.pick_layer, look, [panel.shown_layer, *self._large], **quick)
+        # A deferred event is repeated with the data of the event before it: each of these runs.
+        each = {**quick, "trigger_mode": "multiple"}
+        panel.maps.select(page.pick_layer, look, [panel.shown_layer, *self._large], **each)
         panel.predictions.select(
             page.pick_class,
             look,
             [panel.shown_class, panel.maps, controls.classes, self._starter, *self._large],
-            **quick,
+            **each,
         )
         # Files of large photos take seconds, in which others want to look.
-        making = {**quick, "concurrency_id": "files", "concurrency_limit": 2}
+        making = {**each, "concurrency_id": "files", "concurrency_limit": 2}
         panel.take_away.select(page.hand_over, look, panel.take_away, **making).failure(
             page.no_file, None, panel.take_away, **_AT_ONCE
         )

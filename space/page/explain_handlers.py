@@ -261,7 +261,8 @@ class Handlers:
 
     def failed(self, kept: SessionResult | None) -> Updates:
         """Says that there is no answer; a result from before it stays in view."""
-        return {self.pending: None, self.panel.summary: gr.skip() if kept is not None else FAILED}
+        said = gr.skip() if kept is not None else FAILED
+        return {self.pending: None, self.panel.summary: said, **self.withdraw_stop()}
 
     def explain_method(self, method: Any) -> Updates:
         """Says what a method does; lets the noise be set only where it makes use of it."""

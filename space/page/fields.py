@@ -45,7 +45,8 @@ def connect_search(controls: Controls) -> None:
         field,
         preprocess=False,
         show_progress="hidden",
-        trigger_mode="always_last",
+        # A deferred event would repeat the words before these; answers to old words are dropped.
+        trigger_mode="multiple",
         api_visibility="private",
         **SEARCHING,
     )
@@ -81,7 +82,7 @@ def connect_classes(
             field,
             preprocess=False,
             show_progress="hidden",
-            trigger_mode="always_last",
+            trigger_mode="multiple",
             api_visibility="private",
             **SEARCHING,
         )

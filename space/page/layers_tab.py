@@ -188,7 +188,13 @@ def connect_layers(
     controls.layer_choice.input(
         page.choose, controls.layer_choice, [controls.target_layers, panel.tabs], **quick
     ).then(None, controls.layer_choice, js=SHOW_LAYERS, **private)
-    panel.table.select(page.pick, None, [controls.layer_choice, controls.target_layers], **quick)
+    panel.table.select(
+        page.pick,
+        None,
+        [controls.layer_choice, controls.target_layers],
+        trigger_mode="multiple",
+        **quick,
+    )
     controls.target_layers.change(None, controls.target_layers, js=TICK_JS, **private)
 
     controls.model_id.select(

@@ -152,6 +152,7 @@ def test_what_is_typed_is_text_and_never_markup(visit: Open):
     assert visitor.page.inner_text("#classes .chips").startswith(HOSTILE)
     visitor.explain()
     visitor.page.wait_for_selector("text=Unknown class")
+    visitor.page.wait_for_selector("#stop", state="hidden")
     assert visitor.page.locator("img[onerror]").count() == 0
 
 

@@ -13,14 +13,42 @@ import pytest
 from PIL import Image
 
 import cam_hub
+from space.app.create_app import create_app
 from space.config.settings import example_photos
 from tests.fakes.browser import Browser
-from tests.fakes.space_app import encoded
+from tests.fakes.space_app import SETTINGS, encoded
 
 
 @pytest.fixture
 def browser(url: str) -> Browser:
     return Browser(url)
+
+
+# How events are run
+
+
+def test_an_event_with_data_of_its_own_is_neither_deferred_nor_dropped():
+    """With ``always_last``, browsers repeat the data of the earlier event; ``once`` drops it."""
+    events = [event for event in create_app(SETTINGS).fns.values() if event.collects_event_data]
+    assert {"propose", "pick_layer", "pick_class", "hand_over", "choose_example", "pick"} <= {
+        event.name for event in events
+    }
+    assert {event.name: event.trigger_mode for event in events} == {
+        event.name: "multiple" for event in events
+    }
+
+
+def test_the_button_that_stops_a_request_is_taken_away_when_it_fails():
+    """After an error, browsers run ``failure`` and not ``then``."""
+    app = create_app(SETTINGS)
+    (explains, compares) = [event for event in app.fns.values() if event.name == "answer"]
+    for run, label in ((explains, "stop"), (compares, "compare_stop")):
+        after = [
+            {app.blocks[output._id].elem_id for output in event.outputs}
+            for event in app.fns.values()
+            if event.trigger_after == run._id and event.trigger_only_on_failure
+        ]
+        assert label in set().union(*after)
 
 
 # What happens
