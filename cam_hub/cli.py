@@ -114,8 +114,16 @@ def _parser() -> argparse.ArgumentParser:
         help="also save to this dataset repo on the Hub; private if it is made now",
     )
     explain.add_argument("--method", default="smoothgradcampp", help="(%(default)s)")
-    explain.add_argument("--layer", action="append", help="target layer; may be repeated")
-    explain.add_argument("--class", action="append", dest="classes", help="index, label or top(3)")
+    explain.add_argument(
+        "--layer", "--layers", action="append", help="target layer; may be repeated"
+    )
+    explain.add_argument(
+        "--class",
+        "--classes",
+        action="append",
+        dest="classes",
+        help="index, label or top(3); may be repeated",
+    )
     explain.add_argument(
         "--expected",
         action="store_true",
@@ -190,7 +198,7 @@ def _add_option(command: argparse.ArgumentParser, option: Option) -> None:
             dest=option.name,
             action="store_const",
             const=str(not option.default),
-            help=f"{option.help}; {'yes' if option.default else 'no'} by default",
+            help=f"sets to {'no' if option.default else 'yes'}: {option.help}",
         )
         return
     choices = f" ({', '.join(option.choices)})" if option.choices else ""

@@ -96,8 +96,12 @@ class _NotFound(CamHubError, LookupError):
     """Something was asked for by a name that nothing has."""
 
     kind = "name"
+    works = ""
+    """What works in general: the hint if there is no other."""
 
     def __init__(self, name: object, nearest: Sequence[str] = (), hint: str = "") -> None:
+        if not nearest and not hint:
+            hint = self.works
         parts = [f"No {self.kind} {_short(name)}."]
         if nearest:
             # Labels may hold commas of their own.
@@ -133,6 +137,7 @@ class LayerNotFound(_NotFound):
 
     code = "layer_not_found"
     kind = "layer"
+    works = "Names from the list of layers work, and best, stages, convs and all."
 
 
 class ClassNotFound(_NotFound):
@@ -145,6 +150,7 @@ class ClassNotFound(_NotFound):
 
     code = "class_not_found"
     kind = "class"
+    works = "Labels, indices and top(3) work."
 
 
 class MethodNotFound(_NotFound, KeyError):

@@ -116,7 +116,8 @@ def test_pictures_of_a_folder_share_one_scale(lion, tmp_path):
     photos.mkdir()
     lion.save(photos / "a.png")
     lion.point(lambda value: value // 3).save(photos / "b.png")
-    options = ["--method", "layercam", "--class", "lion", "--layer", "bn2", "--layer", "blocks.4"]
+    options = ["--method", "layercam", "--classes", "lion", "--layers", "bn2"]
+    options += ["--layer", "blocks.4"]
     look = ["--scale", "common", "--colorbar", "--colormap", "viridis", "--alpha", "1"]
     assert main(["explain", str(photos), *options, *look, "--out", str(out)]) == 0
     results = [cam_hub.Explanation.load(out / name) for name in ("a.png", "b.png")]

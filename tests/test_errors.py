@@ -65,6 +65,12 @@ def test_a_hostile_value_cannot_flood_the_message():
     assert len(str(errors.LayerNotFound("x" * 100_000))) < 200
 
 
+@pytest.mark.parametrize("kind", [errors.LayerNotFound, errors.ClassNotFound])
+def test_a_name_like_no_other_gets_told_what_works(kind: type[errors.CamHubError]):
+    assert "work" in str(kind("zzz"))
+    assert str(kind("zzz", hint="The model has none.")).endswith("'zzz'. The model has none.")
+
+
 def test_nearest_names_are_found_whatever_the_case_and_by_their_parts():
     known = ["layer1", "layer4", "conv1", "fc"]
     assert nearest_names("LAYER44", known)[0] == "layer4"

@@ -3,6 +3,7 @@
 # Annotations must be real types here, not texts: Gradio reads inputs and outputs off them.
 
 from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -254,14 +255,17 @@ def document(
 
     Args:
         event: What ``gradio.events.api`` returned.
-        inputs: Meaning by name, in the order of the function's arguments.
+        inputs: Meaning by name of the function's arguments, in any order.
         outputs: Meaning by name, in the order of what it returns.
     """
     root = Context.root_block
-    if root is None:
+    function = None if root is None else root.fns[event["id"]].fn
+    if root is None or function is None:
         raise AssertionError("Gradio would have refused before")
+    arguments = signature(function).parameters
+    ordered = {name: inputs[name] for name in arguments if name in inputs}
     for ids, documented, place in (
-        (event["inputs"], inputs, "additional_description"),
+        (event["inputs"], ordered, "additional_description"),
         (event["outputs"], outputs, "description"),
     ):
         for id, (name, words) in zip(ids, documented.items(), strict=True):

@@ -143,7 +143,7 @@ table {
   font-size: 0.8rem;
 }
 th, td {
-  padding: 0.3rem 0.4rem; text-align: left; vertical-align: top; font-weight: normal;
+  padding: 0.3rem 0.25rem; text-align: left; vertical-align: top; font-weight: normal;
   border-bottom: 1px solid var(--border-color-primary);
   background: var(--background-fill-primary); color: var(--body-text-color);
 }

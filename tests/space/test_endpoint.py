@@ -15,6 +15,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import cam_hub
+from cam_hub.options import OPTIONS
 from cam_hub.results.explanation import Explanation
 from tests.fakes.space_app import encoded, explain
 
@@ -209,6 +210,21 @@ def test_the_endpoint_documents_names_types_defaults_and_meanings(client: Client
     }
     everything = [*endpoint["parameters"], *endpoint["returns"]]
     assert all(len(value["python_type"]["description"]) > 10 for value in everything)
+
+
+@pytest.mark.parametrize("endpoint", ["explain", "compare", "predict"])
+def test_each_option_is_described_by_its_own_words(client: Client, endpoint: str):
+    info: Any = client.view_api(return_format="dict", print_info=False)
+    parameters = info["named_endpoints"][f"/{endpoint}"]["parameters"]
+    said = {p["parameter_name"]: p["python_type"]["description"] for p in parameters}
+    options = {name: option for name, option in OPTIONS.items() if name in said}
+    assert "output" in options
+    assert {name: said[name] for name in options} == {
+        name: option.help for name, option in options.items()
+    }
+    if endpoint == "explain":
+        assert said["colorbar"].startswith("whether the colours and the values")
+        assert said["scale"].startswith("of the colours: own")
 
 
 def test_the_documented_methods_are_the_registered_ones(client: Client):
