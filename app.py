@@ -29,7 +29,7 @@ _PATIENCE = 4.0
 """Seconds for an end in good order."""
 
 _HELP = """\
-Serves a page and an endpoint that show which pixels of a photo spoke for which class of an image
+Serves a page and an endpoint that show which pixels of a photo support which class of an image
 classifier. The default model's weights come with its package, so nothing is fetched at the start;
 other models are loaded by their ID when first asked for.
 """

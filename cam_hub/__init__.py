@@ -1,4 +1,4 @@
-"""cam_hub: which pixels spoke for which class, for any timm or torchvision model.
+"""cam_hub: which pixels support which class, for any timm or torchvision model.
 
     import cam_hub
 

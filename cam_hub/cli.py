@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     installed = Path(sys.argv[0]).stem == "cam-hub"  # the console script
     parser = argparse.ArgumentParser(
         prog="cam-hub" if installed else "python -m cam_hub",
-        description="Which pixels spoke for which class, for a model by its ID.",
+        description="Which pixels support which class, for a model by its ID.",
     )
     parser.add_argument("--version", action="version", version=f"cam_hub {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -97,7 +97,7 @@ class _NotFound(CamHubError, LookupError):
 
     kind = "name"
     works = ""
-    """What works in general: the hint if there is no other."""
+    """What works in general: the hint by default."""
 
     def __init__(self, name: object, nearest: Sequence[str] = (), hint: str = "") -> None:
         if not nearest and not hint:

@@ -219,7 +219,7 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-TITLE = "cam_hub: which pixels spoke for which class"
+TITLE = "cam_hub: which pixels support which class"
 
 PYTHON = "3.12"
 """Every kind of hardware of the Hub offers it, and all dependencies run on it."""
@@ -242,7 +242,7 @@ _SHORT = "Class activation maps of any timm or torchvision model"
 _TEXT = """
 # {title}
 
-Give a model's ID and a photo: the page shows what the model saw, which pixels spoke for it, and
+Give a model's ID and a photo: the page shows what the model saw, which pixels support it, and
 which of its layers a map can be made from. Any timm model on the Hub works, your own fine-tuned
 ones too, and torchvision's.
 

@@ -84,7 +84,7 @@ def explain(
     reuse: bool = True,
     progress: Progress | None = None,
 ) -> Explanation:
-    """Shows which parts of a picture spoke for which class.
+    """Shows which parts of a picture support which class.
 
     Args:
         model_or_id: A loaded or wrapped model, or an ID for ``load_model``; a model loaded by ID

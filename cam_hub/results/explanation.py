@@ -50,7 +50,7 @@ _MAX_FRAME_PIXELS = 4 * MAX_PIXELS
 
 @dataclass(frozen=True, eq=False)
 class Explanation(Maps):
-    """Which parts of a picture, or of a clip, spoke for which class, at which layer.
+    """Which parts of a picture, or of a clip, support which class, at which layer.
 
     Its maps, and what they are maps of, are those of :class:`Maps`; here they become pictures and
     files.

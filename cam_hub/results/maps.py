@@ -52,7 +52,7 @@ _HELD = 4 << 20
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """Maps of the parts of a picture, or of a clip, that spoke for classes, at layers.
+    """Maps of the parts of a picture, or of a clip, that support classes, at layers.
 
     Where a method takes a ``step``, this is a step of time of a clip, from 0 to ``steps - 1``:
     None stands for the fusion of all of them. An image has one step.

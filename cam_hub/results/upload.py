@@ -345,7 +345,7 @@ def _new_card() -> str:
         task_categories=["image-classification"],
     )
     return (
-        f"---\n{data.to_yaml()}\n---\n\n# Which pixels spoke for which class\n\n"
+        f"---\n{data.to_yaml()}\n---\n\n# Which pixels support which class\n\n"
         "Class activation maps that cam_hub made. Each folder holds the photo, overlays, the maps "
         "as NPY, and a manifest; `cam_hub.Explanation.load` reads it once it is downloaded.\n\n"
         f"{_BEGIN}\n{_END}\n"

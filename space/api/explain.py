@@ -113,7 +113,7 @@ def make_explain(
         sampling: str = "fixed",
         visitor: gr.OAuthToken | None = None,
     ) -> Answer:
-        """Shows which pixels of a photo spoke for which class of an image model.
+        """Shows which pixels of a photo support which class of an image model.
 
         Args:
             image: The photo.

@@ -35,7 +35,7 @@ __all__ = ["create_app", "launch_options"]
 _TITLE = """
 # cam_hub
 
-Which pixels spoke for which class, for any timm or torchvision model by its ID.
+Which pixels support which class, for any timm or torchvision model by its ID.
 """
 
 _JUMP = '<a href="#ask">Ask about another photo</a>'
