@@ -95,6 +95,11 @@ def _legend(screen: Screen, look: Look) -> str:
     elif signed:
         scale, unit = "from -1 to 1", "in units of the fusion"
     lines = [f"Colours run {scale}, {unit}."]
+    taken = fitting(look.colormap, signed=signed)
+    if taken != look.colormap:
+        lines.append(
+            f"{taken} replaces {html.escape(look.colormap)}: a signed map needs a colour for zero."
+        )
     mark = ""
     if look.view in ("boxes", "cutout"):
         count, part = screen.regions(look)
@@ -115,7 +120,7 @@ def _legend(screen: Screen, look: Look) -> str:
         ends = f"{number(span.low)}: spoke most against {label}", f"{number(span.high)}: for it"
     return (
         f'<div class="bar" role="img" aria-label="Colours from {ends[0]} to {ends[1]}" '
-        f'style="background: {_gradient(fitting(look.colormap, signed=signed))}">{mark}</div>'
+        f'style="background: {_gradient(taken)}">{mark}</div>'
         f'<div class="ends" aria-hidden="true"><span>{ends[0]}</span><span>{ends[1]}</span></div>'
         f"<p>{' '.join(lines)}</p>"
     )

@@ -139,6 +139,15 @@ def test_the_figure_says_scale_units_and_what_the_model_did_not_see(screen: Scre
     assert "in units of the fusion, 0 to 1" in viewer_html(screen, Look(), "photo.jpg")
 
 
+def test_a_signed_map_states_which_colours_replace_the_chosen_ones(
+    screen: Screen, lite0: cam_hub.LoadedModel, lion: Image.Image
+):
+    signed = Screen(cam_hub.explain(lite0, lion, method="layercam", classes=291, sign="both"))
+    assert "coolwarm replaces jet" in viewer_html(signed, Look(), "photo.jpg")
+    assert "replaces" not in viewer_html(signed, Look(colormap="bwr"), "photo.jpg")
+    assert "replaces" not in viewer_html(screen, Look(), "photo.jpg")
+
+
 def test_pictures_have_words_for_those_who_do_not_see_them(screen: Screen):
     text = viewer_html(screen, Look(view="boxes", threshold=0.5), "photo.jpg")
     count, part = screen.regions(Look(threshold=0.5))
