@@ -43,12 +43,9 @@ __all__ = [
     "explain",
     "explain_methods",
     "explain_prepared",
-    "explain_with_fallback",
-    "is_blank",
+    "explanation_of",
     "make_job",
     "more_samples",
-    "precise_enough",
-    "steadied",
 ]
 
 
@@ -341,13 +338,37 @@ def explain_prepared(
         request = replace(request, progress=_Rising(request.progress))
     job = make_job(model, prepared, methods, request)
     passed = RECENT.run(job, reuse=request.reuses)
-    found = {}
-    for method in methods:
-        composed = compose(model, prepared, method, job, passed)
-        if is_blank(composed):
-            composed = explain_with_fallback(model, prepared, composed, method, request)
-        found[method.name] = steadied(model, prepared, composed, method, request)
-    return found
+    return {
+        method.name: explanation_of(model, prepared, method, job, passed, request)
+        for method in methods
+    }
+
+
+def explanation_of(
+    model: LoadedModel,
+    prepared: Prepared,
+    method: Method,
+    job: Job,
+    passed: Pass,
+    request: ExplainOptions,
+) -> Explanation:
+    """One method's explanation from a pass; further passes follow where it is blank or unsteady.
+
+    Args:
+        model: The model.
+        prepared: The picture.
+        method: The method.
+        job: What the pass was to find out.
+        passed: What it has brought back.
+        request: What is asked.
+
+    Raises:
+        CamHubError: As ``explain``.
+    """
+    found = compose(model, prepared, method, job, passed)
+    if is_blank(found):
+        found = explain_with_fallback(model, prepared, found, method, request)
+    return steadied(model, prepared, found, method, request)
 
 
 def steadied(
@@ -381,11 +402,7 @@ def steadied(
         return found
     samples = request.noise.num_samples
     double = found.described["precision"] == "float64" and model.dtype != torch.float64
-    settled = replace(
-        request,
-        target_layers=list(found.layers),
-        classes=request.classes if callable(request.classes) else list(found.classes),
-    )
+    settled = _settled(request, found)
     while samples < MOST_SAMPLES:
         agreement = min(found.described.get("agreement", {}).values(), default=1.0)
         if agreement >= WANTED:
@@ -407,6 +424,12 @@ def steadied(
     if is_blank(found):
         return explain_with_fallback(model, prepared, found, method, settled)
     return found
+
+
+def _settled(request: ExplainOptions, found: Explanation) -> ExplainOptions:
+    """The request for the very layers and classes that were explained."""
+    classes = request.classes if callable(request.classes) else list(found.classes)
+    return replace(request, target_layers=list(found.layers), classes=classes)
 
 
 def more_samples(samples: int, agreement: float) -> int:
@@ -486,9 +509,7 @@ def explain_with_fallback(
     layers = list(blank.layers)
     saturating = model.task.saturating or request.target == "probability"
     if saturating and blank.described["precision"] != "float64":
-        classes = request.classes if callable(request.classes) else list(blank.classes)
-        settled = replace(request, target_layers=layers, classes=classes)
-        job = make_job(model, prepared, [method], settled, double=True)
+        job = make_job(model, prepared, [method], _settled(request, blank), double=True)
         passed = RECENT.run(job, reuse=request.reuses)
         finer = compose(model, prepared, method, job, passed)
         if not is_blank(finer):

@@ -17,12 +17,9 @@ from torch import Tensor
 
 from cam_hub._validation import with_hints
 from cam_hub.attribution.explain import (
-    compose,
     explain_prepared,
-    explain_with_fallback,
-    is_blank,
+    explanation_of,
     make_job,
-    steadied,
 )
 from cam_hub.attribution.passes import BatchLimit, Job, Pass, Progress, run_together
 from cam_hub.attribution.preparation import Prepared, prepare
@@ -251,11 +248,7 @@ class BatchExplainer:
         asked = replace(request, progress=lambda *_: tick())
         try:
             if passed is not None:
-                prepared = picture.prepared
-                found = compose(self.model, prepared, self.method, job, passed)
-                if is_blank(found):
-                    found = explain_with_fallback(self.model, prepared, found, self.method, asked)
-                return steadied(self.model, prepared, found, self.method, asked)
+                return explanation_of(self.model, picture.prepared, self.method, job, passed, asked)
             # Alone it may be passed with more care.
             alone = explain_prepared(self.model, picture.prepared, [self.method], asked)
             return alone[self.method.name]

@@ -255,6 +255,5 @@ def _stage_ends(usable: list[LayerInfo]) -> list[str]:
 
 def _dimensions(size: object, model: LoadedModel) -> int:
     """How many sizes an input has: a module made for photos may be given clips, and vice versa."""
-    is_clip = isinstance(size, (tuple, list)) and len(size) == 4
-    is_photo = isinstance(size, (tuple, list)) and len(size) == 3
-    return 4 if is_clip else 3 if is_photo else len(model.input_size)
+    given = len(size) if isinstance(size, (tuple, list)) else 0
+    return given if given in (3, 4) else len(model.input_size)
