@@ -6,13 +6,13 @@ labels, indices, ``top(3)``.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import gradio as gr
 
 from space.components import combobox
 
-__all__ = ["ClassEntry", "ClassProposals", "build_class_field"]
+__all__ = ["ClassEntry", "build_class_field"]
 
 
 @dataclass(frozen=True)
@@ -28,25 +28,6 @@ class ClassEntry:
     value: str
     text: str
     facts: str = ""
-
-
-@dataclass(frozen=True)
-class ClassProposals:
-    """The list for one query.
-
-    Attributes:
-        query: What was typed.
-        entries: Best first.
-        note: Something to say below them.
-    """
-
-    query: str
-    entries: tuple[ClassEntry, ...] = ()
-    note: str = ""
-
-    def as_prop(self) -> dict[str, object]:
-        """As the script takes it."""
-        return asdict(self)
 
 
 def build_class_field(elem_id: str, label: str, info: str, *, most: int) -> gr.HTML:
@@ -71,7 +52,7 @@ def build_class_field(elem_id: str, label: str, info: str, *, most: int) -> gr.H
         elem_id=elem_id,
         name=elem_id,
         most=most,
-        proposals=ClassProposals("").as_prop(),
+        proposals=combobox.Proposals("").as_prop(),
     )
 
 

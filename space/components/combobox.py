@@ -7,9 +7,31 @@ listbox. Entries are made of text, never of markup: strangers name repos and cla
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from typing import Any
+
 from space.components import live_region
 
-__all__ = ["CSS", "SCRIPT", "markup"]
+__all__ = ["CSS", "SCRIPT", "Proposals", "markup"]
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """The list for one query.
+
+    Attributes:
+        query: What was typed.
+        entries: Best first; a data class of each field's own.
+        note: A sentence below them.
+    """
+
+    query: str
+    entries: tuple[Any, ...] = ()
+    note: str = ""
+
+    def as_prop(self) -> dict[str, object]:
+        """The value of the component's property, as the script takes it."""
+        return asdict(self)
 
 
 def markup(elem_id: str, label: str, info: str, listed: str, *, before: str = "") -> str:

@@ -14,7 +14,7 @@ import gradio as gr
 from cam_hub.sources.hub.listing import ModelHit
 from space.components import combobox
 
-__all__ = ["Proposal", "Proposals", "build_model_field", "proposal_of", "short"]
+__all__ = ["Proposal", "build_model_field", "proposal_of", "short"]
 
 
 @dataclass(frozen=True)
@@ -28,25 +28,6 @@ class Proposal:
 
     value: str
     facts: str = ""
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """The list for one query.
-
-    Attributes:
-        query: What was typed.
-        entries: Best first.
-        note: Something to say below them.
-    """
-
-    query: str
-    entries: tuple[Proposal, ...] = ()
-    note: str = ""
-
-    def as_prop(self) -> dict[str, object]:
-        """As the script takes it."""
-        return asdict(self)
 
 
 def proposal_of(hit: ModelHit) -> Proposal:
@@ -79,7 +60,7 @@ def build_model_field(choices: Sequence[str], value: str) -> gr.HTML:
         elem_id="model_id",
         name="model_id",
         choices=[asdict(Proposal(id)) for id in choices],
-        proposals=Proposals("").as_prop(),
+        proposals=combobox.Proposals("").as_prop(),
     )
 
 

@@ -11,10 +11,11 @@ from gradio.events import Dependency
 
 from cam_hub.errors import CamHubError
 from cam_hub.sources.search import find_models
-from space.components.class_field import ClassEntry, ClassProposals
+from space.components.class_field import ClassEntry
+from space.components.combobox import Proposals
 from space.components.formatting import percent
 from space.components.model_facts import ASKING, NO_FACTS, facts_html, trouble_html
-from space.components.model_field import Proposals, proposal_of
+from space.components.model_field import proposal_of
 from space.config.settings import DESCRIBING, SEARCHING, Settings
 from space.page.controls import Controls
 from space.service.errors import readable, title_of
@@ -107,13 +108,13 @@ class _Proposer:
 
     def proposals(
         self, query: Any, kept: SessionResult | None, model_id: Any, token: str | None
-    ) -> ClassProposals:
+    ) -> Proposals:
         """The predicted classes first, then all labels that hold the words."""
         text = query if isinstance(query, str) else ""
         try:
             id = read_model_id(model_id, self.settings.limits)
         except CamHubError as problem:
-            return ClassProposals(text, note=problem.message)
+            return Proposals(text, note=problem.message)
         labels = self.explainer.labels(id, token)
         predicted = _predicted(kept, id, labels) if not text.strip() else ()
         if labels is None:
@@ -121,14 +122,14 @@ class _Proposer:
                 "The labels of this model are known once it was loaded. Until then, type a label, "
                 "an index or top(3), and press Enter."
             )
-            return ClassProposals(text, predicted, note)
+            return Proposals(text, predicted, note)
         indices, count = labels.find(text, _MAX_LABELS)
         taken = {entry.value for entry in predicted}
         found = (
             ClassEntry(labels.name_of(index), labels.names[index], str(index)) for index in indices
         )
         entries = predicted + tuple(entry for entry in found if entry.value not in taken)
-        return ClassProposals(text, entries, _note(text, count, len(labels)))
+        return Proposals(text, entries, _note(text, count, len(labels)))
 
 
 def _predicted(

@@ -180,7 +180,7 @@ class FileBudget:
             ]
 
     def taken_by_requests(self, evictable: Collection[Path]) -> int:
-        """Bytes of all other folders than these."""
+        """Counts the bytes of all folders but these."""
         with self._lock:
             others = self._known.keys() - set(evictable)
             return sum(self._known[path].size for path in others)
@@ -256,7 +256,7 @@ class Uploads:
     """Answers ``POST /upload`` as Gradio does: with the paths of the files.
 
     Args:
-        budget: Of the disk.
+        budget: The budget of the disk.
         settings: The limits.
         note: Is called with the paths of files that were accepted.
     """
@@ -457,8 +457,8 @@ class Workspace:
     def sweep(self) -> None:
         """Removes the folders that are too old, those of uploads beside them as well.
 
-        Gradio removes uploads by itself, but not all: it does not count those that agents send
-        within a request.
+        Gradio removes uploads, but not all of them: it does not count those that agents send within
+        a request.
         """
         oldest = time.time() - self.keep_seconds
         _remove(self.root, oldest, lambda name: True)
@@ -466,7 +466,7 @@ class Workspace:
 
 
 def keeping_clean(settings: Settings) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """What an app does while it runs: looks for old files, also when nobody asks for anything."""
+    """The background work of a running app: removes old files, between requests, too."""
 
     async def work() -> None:
         workspace = Workspace.of(settings)

@@ -16,21 +16,9 @@ from cam_hub import METHODS, explain, list_layers
 from cam_hub.attribution.passes import RECENT
 from cam_hub.attribution.passes.pass_cache import LIMIT, VARIABLE, RecentPasses
 from cam_hub.errors import ClassNotFound
-from tests.fakes.engine_nets import Pooled, Pyramid, apart, picture
+from tests.fakes.engine_nets import Counting, apart, picture
 
 LAYERS = ["block", "last"]
-
-
-class Counting(Pyramid):
-    """Counts the images that pass it."""
-
-    def __init__(self) -> None:
-        super().__init__(Pooled(5))
-        self.images = 0
-
-    def forward(self, x: Tensor) -> object:
-        self.images += len(x)
-        return super().forward(x)
 
 
 @pytest.fixture

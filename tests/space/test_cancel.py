@@ -7,27 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import cam_hub
 from cam_hub import METHODS, explain, explain_many, explain_methods, list_layers
 from cam_hub.attribution.passes import RECENT
-from tests.fakes.engine_nets import Pooled, Pyramid, picture
+from tests.fakes.engine_nets import Counting, picture
 from tests.fakes.module_state import state_of
 
 CHUNK = 3
-
-
-class Counting(Pyramid):
-    """Counts the images that have passed it."""
-
-    def __init__(self) -> None:
-        super().__init__(Pooled(5))
-        self.images = 0
-
-    def forward(self, x: Tensor) -> object:
-        self.images += len(x)
-        return super().forward(x)
 
 
 class Cancelled(Exception):
