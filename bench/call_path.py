@@ -9,6 +9,7 @@ from a file to another one.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -74,8 +75,6 @@ def call_path() -> Iterator[CallPath]:
 def main() -> None:
     """Prints one line for each way to ask."""
     with tempfile.TemporaryDirectory() as folder:
-        import os  # noqa: PLC0415
-
         os.environ["CAM_HUB_CACHE"] = folder
         for name, run in _cases():
             with call_path() as found:
