@@ -230,17 +230,22 @@ def test_an_upload_that_breaks_off_leaves_nothing(small: str):
         yield noise(99)
         raise ConnectionResetError
 
+    root = Path(os.environ["GRADIO_TEMP_DIR"])
+
+    def files() -> set[Path]:
+        return {*root.glob("cam_hub/upload-*"), *root.glob("tmp*")}
+
+    before = files()  # of apps that other test files have run in this process
     with pytest.raises(ConnectionResetError):
         httpx.post(
             f"{small}gradio_api/upload",
             content=cut(),
             headers={"Content-Type": "multipart/form-data; boundary=b"},
         )
-    root = Path(os.environ["GRADIO_TEMP_DIR"])
     end = time.monotonic() + 10
-    while list(root.glob("cam_hub/upload-*")) and time.monotonic() < end:
+    while files() - before and time.monotonic() < end:
         time.sleep(0.05)
-    assert not list(root.glob("cam_hub/upload-*")) + list(root.glob("tmp*"))
+    assert files() - before == set()
 
 
 @pytest.fixture(scope="module")
