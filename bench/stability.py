@@ -6,9 +6,9 @@
 Stages, blocks (modules that contain others) and all layers of a model are explained on photos, with
 two seeds of the noise, and once more with the normalised input disturbed by a thousandth of a
 standard deviation. The figures are correlations (Pearson) of two maps of one layer, for fixed
-numbers of noisy copies and for the number that ``explain`` chooses when a layer is asked for alone
-(``sampling="adaptive"``). The formula of torchcam 0.5, whose denominator sums activations and cubes
-with their signs, is measured as well.
+numbers of noisy copies and for the number that ``explain`` chooses (``sampling="adaptive"``). The
+formula of torchcam 0.5, whose denominator sums activations and cubes with their signs, is measured
+as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 import cam_hub
-from cam_hub.attribution.explain import MOST_SAMPLES, WANTED, more_samples
+from cam_hub.attribution.adaptive_sampling import MOST_SAMPLES, WANTED, more_samples
 from cam_hub.methods import METHODS, Evidence, Method
 from cam_hub.methods.arithmetic import as_float, grid_sum, weighted_map
 
@@ -35,7 +35,7 @@ INVISIBLE = 1e-3
 LEAST = 0.97
 FIRST = 4
 KINDS = ("seed", "input")
-NUMBERS = (FIRST, 8, 16, MOST_SAMPLES)
+NUMBERS = (FIRST, 8, 16, 32, MOST_SAMPLES)
 
 _EXAMPLES = Path(__file__).parents[1] / "space" / "examples"
 _PHOTOS = ("cat.jpg", "coffee.jpg")

@@ -230,12 +230,11 @@ OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
             Option(
                 "sampling",
                 "choice",
-                "fixed",
-                "whether SmoothGradCAM++ takes exactly as many noisy copies as asked for, or more "
-                "(32 at most) where another seed would give another map",
+                "adaptive",
+                "whether SmoothGradCAM++ takes more noisy copies (64 at most) for maps that "
+                "another seed would change, or exactly as many as asked for",
                 "Noisy copies",
-                MappingProxyType({"fixed": "the number, exactly", "adaptive": "more if need be"}),
-                recorded=False,
+                MappingProxyType({"adaptive": "more if need be", "fixed": "the number, exactly"}),
             ),
         )
     }

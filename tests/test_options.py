@@ -55,7 +55,7 @@ def test_endpoints_take_every_option_of_theirs_with_its_default(client, path, in
 def test_the_command_line_takes_every_option(command):
     texts = {"sign": "both", "target": "probability", "output": "gender", "call": "1",
              "background": "sea.png", "batch_size": "3", "autocast": "float16",
-             "sampling": "adaptive"}  # fmt: skip
+             "sampling": "fixed"}  # fmt: skip
     values = {**texts, "call": 1, "batch_size": 3, "reuse": False}
     options = options_for(command)
     flags = [
@@ -96,6 +96,7 @@ def test_the_manifest_gives_back_what_it_recorded():
         "target": "logit",
         "output": ("heads", 1),
         "call": None,
+        "sampling": "fixed",
     }
     noted = recorded({**values, "method": "gradcam"})
     assert noted == {**values, "output": ["heads", 1]}

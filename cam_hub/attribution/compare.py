@@ -46,7 +46,7 @@ def compare(
     target: str = "logit",
     output: OutputChoice = None,
     call: int | None = None,
-    sampling: str = "fixed",
+    sampling: str = "adaptive",
     region: RegionChoice = None,
     reference: object = None,
     num_samples: int = 4,

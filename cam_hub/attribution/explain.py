@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cam_hub._validation import with_hints
+from cam_hub.attribution.adaptive_sampling import sampled_adaptively
 from cam_hub.attribution.memory_format import suited_format
 from cam_hub.attribution.passes import RECENT, Job, Pass, Progress, Setting, forward_activations
 from cam_hub.attribution.preparation import Prepared, ask, prepare
@@ -22,7 +21,7 @@ from cam_hub.hooks.modes import default_modes
 from cam_hub.layers.extent import on_input
 from cam_hub.layers.layer_info import LayerInfo
 from cam_hub.layers.selection import LayerChoice, at_call, layers_before, resolve_layers
-from cam_hub.methods import METHODS, Method, MomentSum
+from cam_hub.methods import METHODS, Method
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.models.precision import in_double
 from cam_hub.options import OutputChoice
@@ -35,9 +34,7 @@ from cam_hub.targets.ranking import Prediction, label_of
 from cam_hub.targets.region import RegionChoice
 
 __all__ = [
-    "MOST_SAMPLES",
     "STEADY",
-    "WANTED",
     "activations",
     "compose",
     "explain",
@@ -45,7 +42,6 @@ __all__ = [
     "explain_prepared",
     "explanation_of",
     "make_job",
-    "more_samples",
 ]
 
 
@@ -69,7 +65,7 @@ def explain(
     target: str = "logit",
     output: OutputChoice = None,
     call: int | None = None,
-    sampling: str = "fixed",
+    sampling: str = "adaptive",
     region: RegionChoice = None,
     reference: object = None,
     background: object = None,
@@ -114,10 +110,10 @@ def explain(
             function of everything that the network returns; None for the main one.
         call: Of a layer that runs several times in one pass: which of its calls, from 0; None for
             the last.
-        sampling: ``"fixed"`` has SmoothGradCAM++ take ``num_samples`` noisy copies; ``"adaptive"``
-            takes more (at most 32) where these differ so far that another seed would give another
-            map at one of the layers, for one of the classes. The manifest has the number that was
-            taken, and the correlation that another seed's map can be expected to have
+        sampling: ``"adaptive"`` has SmoothGradCAM++ take more than ``num_samples`` noisy copies (at
+            most 64) for those of its maps of which these differ so far that another seed would
+            give another map; ``"fixed"`` exactly ``num_samples``. The manifest has the number that
+            each map was made of, and the correlation that another seed's can be expected to have
             (``agreement``); its ``layer_notes`` state where it is low.
         region: Of a segmentation or detection model: the part of the photo that is asked about,
             a box ``(left, top, right, bottom)`` in its pixels or a boolean mask ``(H, W)``; None
@@ -196,7 +192,7 @@ def explain_methods(
     target: str = "logit",
     output: OutputChoice = None,
     call: int | None = None,
-    sampling: str = "fixed",
+    sampling: str = "adaptive",
     region: RegionChoice = None,
     reference: object = None,
     background: object = None,
@@ -304,22 +300,6 @@ def activations(
     }
 
 
-_LOG = logging.getLogger("cam_hub")
-
-MOST_SAMPLES = 32
-"""Noisy copies are added up to so many."""
-
-WANTED = 0.98
-"""More noisy copies are taken where another seed's map would correlate less. It is an estimate, so
-that it lies above what counts as steady."""
-
-_AIM = 0.985
-"""What more copies are to reach."""
-
-_LARGEST = 512 << 20
-"""No more copies are taken where the sums of all layers and classes would take more bytes."""
-
-
 def explain_prepared(
     model: LoadedModel, prepared: Prepared, methods: Sequence[Method], request: ExplainOptions
 ) -> dict[str, Explanation]:
@@ -365,101 +345,23 @@ def explanation_of(
     Raises:
         CamHubError: As ``explain``.
     """
-    found = compose(model, prepared, method, job, passed)
+    found = compose(model, prepared, method, job, _sampled(job, passed, method, request))
     if is_blank(found):
-        found = explain_with_fallback(model, prepared, found, method, request)
-    return steadied(model, prepared, found, method, request)
-
-
-def steadied(
-    model: LoadedModel,
-    prepared: Prepared,
-    found: Explanation,
-    method: Method,
-    request: ExplainOptions,
-) -> Explanation:
-    """An explanation out of more noisy copies, where those that were taken differ too much.
-
-    How far they differ gives the correlation that another seed's map can be expected to have, and
-    the number of copies of which it would be high enough. These are run anew, together with the
-    first: the result is the one for that number. Of very many layers and classes, whose sums would
-    not fit into ``_LARGEST``, no more copies are taken.
-
-    Args:
-        model: The model.
-        prepared: The picture.
-        found: Out of as many copies as were asked for.
-        method: The method.
-        request: What is asked.
-
-    Returns:
-        The explanation as it was, if its copies agree, it has one or none, or the number is fixed.
-
-    Raises:
-        CamHubError: As ``explain``.
-    """
-    if request.sampling == "fixed":
-        return found
-    samples = request.noise.num_samples
-    double = found.described["precision"] == "float64" and model.dtype != torch.float64
-    settled = _settled(request, found)
-    while samples < MOST_SAMPLES:
-        agreement = min(found.described.get("agreement", {}).values(), default=1.0)
-        if agreement >= WANTED:
-            break
-        more = more_samples(samples, agreement)
-        settled = replace(settled, noise=replace(request.noise, num_samples=more))
-        job = make_job(model, prepared, [method], settled, double=double)
-        if _sums(job, len(found.classes)) > _LARGEST:
-            break
-        _LOG.info(
-            "%s: %d noisy copies instead of %d, whose map would correlate at %.2f with another's",
-            model.id,
-            more,
-            samples,
-            agreement,
-        )
-        samples = more
-        found = compose(model, prepared, method, job, RECENT.run(job, reuse=request.reuses))
-    if is_blank(found):
-        return explain_with_fallback(model, prepared, found, method, settled)
+        return explain_with_fallback(model, prepared, found, method, request)
     return found
+
+
+def _sampled(job: Job, passed: Pass, method: Method, request: ExplainOptions) -> Pass:
+    """One method's pass, out of more noisy copies where that is wanted and those taken differ."""
+    if request.sampling == "fixed" or not method.needs_noise:
+        return passed
+    return sampled_adaptively(replace(job, methods=[method]), passed, reuse=request.reuses)
 
 
 def _settled(request: ExplainOptions, found: Explanation) -> ExplainOptions:
     """The request for the very layers and classes that were explained."""
     classes = request.classes if callable(request.classes) else list(found.classes)
     return replace(request, target_layers=list(found.layers), classes=classes)
-
-
-def more_samples(samples: int, agreement: float) -> int:
-    """How many noisy copies should do.
-
-    Args:
-        samples: The number that does not.
-        agreement: The correlation that maps of two seeds can be expected to have.
-
-    Returns:
-        Two, four, eight … times the number, ``MOST_SAMPLES`` at most. ``samples`` where that is no
-        more.
-    """
-    if samples >= MOST_SAMPLES:
-        return samples
-    # Of so many times the copies, going by the variance of one.
-    wanted = (1 / agreement - 1) / (1 / _AIM - 1) if agreement > 0 else math.inf
-    more = 2 * samples
-    while more < MOST_SAMPLES and more < wanted * samples:
-        more *= 2
-    return min(more, MOST_SAMPLES)
-
-
-def _sums(job: Job, classes: int) -> int:
-    """The bytes of the sums that are held while the noisy copies pass, chunk by chunk."""
-    cells = sum(
-        (layer.channels or 0) * math.prod(layer.grid or ()) * layer.frames
-        for layer in job.layers.values()
-    )
-    return MomentSum.BYTES * cells * classes
 
 
 class _Rising:
@@ -511,7 +413,7 @@ def explain_with_fallback(
     if saturating and blank.described["precision"] != "float64":
         job = make_job(model, prepared, [method], _settled(request, blank), double=True)
         passed = RECENT.run(job, reuse=request.reuses)
-        finer = compose(model, prepared, method, job, passed)
+        finer = compose(model, prepared, method, job, _sampled(job, passed, method, request))
         if not is_blank(finer):
             return finer
     alternatives: list[list[str]] = []
@@ -546,7 +448,8 @@ def _last_that_speaks(
     if not speaking:
         return None
     last = speaking[-1]
-    return compose(model, prepared, method, replace(job, layers={last: job.layers[last]}), passed)
+    job = replace(job, layers={last: job.layers[last]})
+    return compose(model, prepared, method, job, _sampled(job, passed, method, request))
 
 
 _TOO_LARGE_TWICE = "the model does not fit twice, as it must to be run in double precision."
@@ -684,6 +587,11 @@ def compose(
     against = passed.settled.contrast
     labels = {index: label_of(index, names) for index in passed.settled.classes}
     agreement = _agreement(method, job, passed)
+    samples = {
+        key: passed.samples.get((method.key, *key), job.samples)
+        for key in cams
+        if method.needs_noise
+    }
     layer_names = list(job.layers)
     autocast = job.setting.autocast
     noise = job.noise if method.needs_noise else None
@@ -707,11 +615,12 @@ def compose(
         options=job.options,
         predictions=shown,
         grids={key: cam.shape for key, cam in cams.items()},
+        samples=samples,
         precision=str(job.image.dtype).removeprefix("torch."),
         autocast=None if autocast is None else str(autocast).removeprefix("torch."),
-        batch_size=job.size if noise is not None else None,
+        batch_size=min(job.batch_size, 1 + max(samples.values())) if samples else None,
         notes=model.execution.notes,
-        layer_notes=_layer_notes(job, agreement),
+        layer_notes=_layer_notes(job, agreement, samples),
         agreement=agreement,
     )
     return Explanation(
@@ -742,13 +651,16 @@ def _agreement(method: Method, job: Job, passed: Pass) -> dict[str, float]:
     return {name: round(min(each), 3) for name, each in found.items() if each}
 
 
-def _layer_notes(job: Job, agreement: Mapping[str, float]) -> dict[str, str]:
+def _layer_notes(
+    job: Job, agreement: Mapping[str, float], samples: Mapping[tuple[int, str], int]
+) -> dict[str, str]:
     """What must be known of the maps of each layer, where there is anything."""
     notes = {name: [layer.notes] if layer.notes else [] for name, layer in job.layers.items()}
     for name, correlation in agreement.items():
         if correlation < STEADY:
+            taken = max(number for (_, layer), number in samples.items() if layer == name)
             notes[name].append(
-                f"its map depends on the noise: going by how far its {job.samples} noisy copies "
+                f"its map depends on the noise: going by how far its {taken} noisy copies "
                 f"differ, the map of another seed would correlate with it at {correlation:.2f}; "
                 "more samples make it steadier, and the end of its block, or a later layer, may be "
                 "steadier"

@@ -321,7 +321,7 @@ def explain_many(
     target: str = "logit",
     output: OutputChoice = None,
     call: int | None = None,
-    sampling: str = "fixed",
+    sampling: str = "adaptive",
     reference: object = None,
     num_samples: int = 4,
     std: float = 0.3,

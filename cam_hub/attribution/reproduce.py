@@ -79,6 +79,8 @@ def reproduce(
         contrast = contrast["class_index"]
     elif contrast is not None:
         contrast = [(each["class_index"], each["weight"]) for each in contrast]
+    # Older manifests have the number of noisy copies that was taken among their parameters.
+    options = {"sampling": "fixed", **manifest.get("options", {})}
     again = explain(
         model,
         image,
@@ -91,8 +93,7 @@ def reproduce(
         background=background,
         autocast=manifest.get("autocast"),
         batch_size=manifest.get("batch_size", 8),
-        **unrecorded(manifest.get("options", {}), {"output": output}),
-        sampling="fixed",  # the number that was taken is among the parameters
+        **unrecorded(options, {"output": output}),
         **parameters,
     )
     if again.manifest["image"] != dict(manifest["image"]):

@@ -62,7 +62,7 @@ class ExplainOptions:
     target: str = "logit"
     output: OutputChoice = None
     call: int | None = None
-    sampling: str = "fixed"
+    sampling: str = "adaptive"
 
     @property
     def reuses(self) -> bool:
@@ -94,7 +94,7 @@ class ExplainOptions:
         target: str = "logit",
         output: OutputChoice = None,
         call: int | None = None,
-        sampling: str = "fixed",
+        sampling: str = "adaptive",
     ) -> ExplainOptions:
         """Checks the numbers whatever the method, so that a wrong one never passes unseen.
 

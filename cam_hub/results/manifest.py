@@ -49,7 +49,16 @@ _EXPLANATION: Schema = {
         "scale": [float],
         "offset": [float],
     },
-    "maps": [{"class_index": int, "layer": str, "grid": [int], "steps?": int, "file": str}],
+    "maps": [
+        {
+            "class_index": int,
+            "layer": str,
+            "grid": [int],
+            "steps?": int,
+            "num_samples?": int,
+            "file": str,
+        }
+    ],
     "versions": dict,
     "options?": {"sign?": str},
     "layer_notes?": dict,
@@ -162,6 +171,7 @@ def make_manifest(
     options: Mapping[str, Any],
     predictions: Sequence[Prediction],
     grids: Mapping[tuple[int, str], tuple[int, ...]],
+    samples: Mapping[tuple[int, str], int],
     precision: str,
     autocast: str | None = None,
     batch_size: int | None = None,
@@ -186,6 +196,7 @@ def make_manifest(
         predictions: The most probable classes.
         grids: Rows and columns of the maps, by class index and layer; of a clip steps, rows and
             columns.
+        samples: How many noisy copies each map is made of; none of maps without noise.
         precision: Floating-point type of the pass.
         autocast: The type in which autocast computed what it could, or None.
         batch_size: How many images passed the network at once, if there was more than one.
@@ -224,6 +235,7 @@ def make_manifest(
                 "class_index": entry["class_index"],
                 "layer": name,
                 **_shape(grids[entry["class_index"], name]),
+                **_samples(samples.get((entry["class_index"], name))),
                 "file": f"cam-{entry['class_index']}-{file_stem(position, name)}.npy",
             }
             for entry in classes
@@ -247,6 +259,10 @@ def _contrast(entries: Sequence[Mapping[str, Any]]) -> Any:
 def _shape(grid: tuple[int, ...]) -> dict[str, Any]:
     *steps, rows, cols = grid
     return {"grid": [rows, cols], **({"steps": steps[0]} if steps else {})}
+
+
+def _samples(number: int | None) -> dict[str, int]:
+    return {} if number is None else {"num_samples": number}
 
 
 @functools.cache

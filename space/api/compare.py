@@ -86,7 +86,7 @@ def make_compare(
         call: str = "",
         batch_size: int = 8,
         autocast: str = "",
-        sampling: str = "fixed",
+        sampling: str = "adaptive",
         visitor: gr.OAuthToken | None = None,
     ) -> Answer:
         """Puts maps of one photo beside each other: models by methods, layers or classes.
@@ -122,8 +122,8 @@ def make_compare(
                 last.
             batch_size: Maximum number of images in one pass, noisy copies included.
             autocast: bfloat16 or float16 for lower precision; empty for the model's own.
-            sampling: fixed: smoothgradcampp takes exactly num_samples noisy copies; adaptive: more,
-                32 at most, where another seed would give another map.
+            sampling: adaptive: smoothgradcampp takes more than num_samples noisy copies, at
+                most 64, for maps that another seed would change; fixed: exactly num_samples.
             visitor: Access token, for private and gated models; Gradio hands it over.
 
         Returns:

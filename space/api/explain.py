@@ -110,7 +110,7 @@ def make_explain(
         reuse: bool = True,
         scale: str = "own",
         colorbar: bool = False,
-        sampling: str = "fixed",
+        sampling: str = "adaptive",
         visitor: gr.OAuthToken | None = None,
     ) -> Answer:
         """Shows which pixels of a photo support which class of an image model.
@@ -147,8 +147,8 @@ def make_explain(
             scale: Scale of the colours: own, each map's own; common, one for all maps; or low,
                 high in the units of the map.
             colorbar: Whether the colours and the values at their ends stand below the overlays.
-            sampling: fixed: smoothgradcampp takes exactly num_samples noisy copies; adaptive: more,
-                32 at most, where another seed would give another map.
+            sampling: adaptive: smoothgradcampp takes more than num_samples noisy copies, at
+                most 64, for maps that another seed would change; fixed: exactly num_samples.
             visitor: Access token, for private and gated models; Gradio hands it over.
 
         Returns:

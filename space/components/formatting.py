@@ -87,8 +87,8 @@ def summary(result: Explanation, class_index: int, layer: str | None, against: s
     than = f" rather than {html.escape(_short(against))}" if against else ""
     model = html.escape(str(result.manifest["model"]["id"]))
     title = html.escape(METHODS[result.method].title)
-    copies = result.manifest["parameters"].get("num_samples")
-    taken = f", out of {copies} noisy copies" if isinstance(copies, int) else ""
+    copies = _copies(result, class_index, layer)
+    taken = f", out of {copies} noisy copies" if copies else ""
     where = (
         f"the fusion of {len(result.layers)} layers"
         if layer is None
@@ -99,6 +99,18 @@ def summary(result: Explanation, class_index: int, layer: str | None, against: s
         f"<p>in <code>{model}</code>: {title} at {where}{taken}</p>"
         f"{_notes(result, layer)}"
     )
+
+
+def _copies(result: Explanation, class_index: int, layer: str | None) -> str:
+    """How many noisy copies went into what is shown; empty if none did, or it is not recorded."""
+    taken = {
+        entry["num_samples"]
+        for entry in result.manifest["maps"]
+        if entry["class_index"] == class_index
+        and layer in {None, entry["layer"]}
+        and "num_samples" in entry
+    }
+    return " to ".join(map(str, sorted({min(taken), max(taken)}))) if taken else ""
 
 
 def _notes(result: Explanation, layer: str | None) -> str:

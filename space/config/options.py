@@ -114,7 +114,7 @@ OPTIONS = (
         "max-samples",
         "count",
         64,
-        "noisy copies of one request; below 32 none are added to unstable maps",
+        "noisy copies of one request; below 64 none are added to unstable maps",
         "limits.max_samples",
     ),
     Option("max-classes", "count", 10, "classes of one request", "limits.max_classes"),

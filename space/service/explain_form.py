@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from cam_hub.attribution.explain import MOST_SAMPLES
+from cam_hub.attribution.adaptive_sampling import MOST_SAMPLES
 from cam_hub.errors import InvalidArgument, ModelRefused, TooMuch
 from cam_hub.methods import METHODS
 from cam_hub.models.model_id import parse_model_id

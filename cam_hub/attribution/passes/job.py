@@ -168,6 +168,8 @@ class Pass:
             one below the other.
         agreements: Likewise, of methods that need noise: how far another seed's map can be
             expected to agree.
+        samples: Likewise, of maps that were made of another number of noisy copies than the job's:
+            that number.
     """
 
     standings: ClassScores
@@ -176,6 +178,7 @@ class Pass:
     target: Mapping[str, Any]
     maps: Mapping[tuple[str, int, str], Map]
     agreements: Mapping[tuple[str, int, str], float] = field(default_factory=dict)
+    samples: Mapping[tuple[str, int, str], int] = field(default_factory=dict)
 
 
 Row = tuple[Tensor, Tensor | None]
