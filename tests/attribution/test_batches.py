@@ -44,7 +44,8 @@ class TestPhotos:
         )
         assert [outcome.picture for outcome in outcomes] == [photos[name] for name in names]
         for outcome in outcomes:
-            alone, found = explain(lite0, outcome.picture, **options), outcome.explanation
+            alone = explain(lite0, outcome.picture, batch_size=4, **options)
+            found = outcome.explanation
             assert found.layers == alone.layers
             for key, cam in alone.cams.items():
                 np.testing.assert_allclose(found.cams[key], cam, rtol=0, atol=1e-5 * cam.max())
