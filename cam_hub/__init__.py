@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from .results.explanation import Explanation
     from .results.maps import shared_scale
     from .results.upload import save_to_hub
-    from .sources.embedded import DEFAULT_MODEL
     from .sources.registry import describe_model, load_model
     from .sources.search import ModelHit, search_models
     from .sources.store import ModelStore
+    from .sources.timm import DEFAULT_MODEL
     from .sources.wrapping import wrap_model
     from .targets.classes import Top, expected, top
-    from .targets.ranking import Prediction
+    from .targets.predictions import Prediction
 
 # What is chosen, halved or computed in double precision is reported to this logger; nothing is
 # printed unless the program that uses the package configures logging.
@@ -49,7 +49,7 @@ _HOMES = {
     "errors": "errors",
     "Outcome": "attribution.explain_many",
     "explain_many": "attribution.explain_many",
-    "Prediction": "targets.ranking",
+    "Prediction": "targets.predictions",
     "Top": "targets.classes",
     "expected": "targets.classes",
     "top": "targets.classes",
@@ -75,7 +75,7 @@ _HOMES = {
     "ModelHit": "sources.search",
     "search_models": "sources.search",
     "LoadedModel": "models.loaded_model",
-    "DEFAULT_MODEL": "sources.embedded",
+    "DEFAULT_MODEL": "sources.timm",
     "ModelFacts": "models.facts",
     "wrap_model": "sources.wrapping",
     "describe_model": "sources.registry",

@@ -216,8 +216,8 @@ def _box(text: str) -> tuple[float, ...]:
 
 def _model(options: argparse.Namespace) -> LoadedModel:
     # Imported after the command line was read: torch takes seconds.
-    from cam_hub.sources.embedded import DEFAULT_MODEL  # noqa: PLC0415
     from cam_hub.sources.registry import load_model  # noqa: PLC0415
+    from cam_hub.sources.timm import DEFAULT_MODEL  # noqa: PLC0415
 
     named = {options.model, getattr(options, "id", None)} - {None}
     if len(named) > 1:
@@ -300,7 +300,7 @@ def _explain(options: argparse.Namespace) -> int:
     from cam_hub.results.overlay import colormap_table  # noqa: PLC0415
     from cam_hub.results.regions import checked_fraction  # noqa: PLC0415
     from cam_hub.results.serialization import MANIFEST, check_place, folder_path  # noqa: PLC0415
-    from cam_hub.targets.ranking import said_of  # noqa: PLC0415
+    from cam_hub.targets.predictions import said_of  # noqa: PLC0415
 
     checked_fraction("alpha", options.alpha, zero=True)
     colormap_table(options.colormap)
@@ -342,7 +342,7 @@ def _explain_folder(options: argparse.Namespace, look: dict[str, Any]) -> int:
     from cam_hub.results.maps import shared_scale  # noqa: PLC0415
     from cam_hub.results.serialization import folder_path  # noqa: PLC0415
     from cam_hub.targets.classes import expected, parse_top  # noqa: PLC0415
-    from cam_hub.targets.ranking import said_of  # noqa: PLC0415
+    from cam_hub.targets.predictions import said_of  # noqa: PLC0415
 
     one = set(options_for(_EXPLAIN)) - set(options_for("many"))
     for name in ("region", "push", *sorted(one)):
@@ -388,11 +388,11 @@ def _compare(options: argparse.Namespace) -> int:
         1 if a cell has no map; its reason is printed, and the others are saved.
     """
     from cam_hub.attribution.compare import ask, make_grid  # noqa: PLC0415
-    from cam_hub.results.comparison_files import check_folder  # noqa: PLC0415
+    from cam_hub.results.comparison_rows import check_folder  # noqa: PLC0415
     from cam_hub.results.comparison_sheets import check_scale, cost_in_words  # noqa: PLC0415
     from cam_hub.results.serialization import folder_path  # noqa: PLC0415
-    from cam_hub.sources.embedded import DEFAULT_MODEL  # noqa: PLC0415
     from cam_hub.sources.registry import load_model  # noqa: PLC0415
+    from cam_hub.sources.timm import DEFAULT_MODEL  # noqa: PLC0415
 
     scale, layers, classes = check_scale(options.scale), options.layers, options.classes
     check_folder(folder_path(options.out, "--out"))

@@ -22,7 +22,7 @@ from cam_hub.images.decoding import open_image
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.options import OutputChoice, check_options
 from cam_hub.results.comparison import Comparison
-from cam_hub.results.comparison_cells import Row
+from cam_hub.results.comparison_rows import Row
 from cam_hub.targets.classes import ClassChoice, ContrastChoice, is_iterable
 from cam_hub.targets.region import RegionChoice
 

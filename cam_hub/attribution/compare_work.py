@@ -22,7 +22,7 @@ from cam_hub.layers.listing import list_layers, suggest_layers
 from cam_hub.layers.selection import resolve_layers
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.models.outputs import with_output
-from cam_hub.results.comparison_cells import Cell, Cost, Row
+from cam_hub.results.comparison_rows import Cell, Cost, Row
 from cam_hub.results.explanation import Explanation
 from cam_hub.targets.classes import Top
 

@@ -30,7 +30,7 @@ from cam_hub.results.manifest import make_manifest
 from cam_hub.targets.base import Target, Task
 from cam_hub.targets.classes import ClassChoice, ContrastChoice, resolve_classes
 from cam_hub.targets.custom import Custom, Probabilities
-from cam_hub.targets.ranking import Prediction, label_of
+from cam_hub.targets.predictions import Prediction, label_of
 from cam_hub.targets.region import RegionChoice
 
 __all__ = [

@@ -16,7 +16,7 @@ from cam_hub.hooks.memory import reported
 from cam_hub.hooks.modes import default_modes
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.options import OutputChoice, check_options
-from cam_hub.targets.ranking import Prediction
+from cam_hub.targets.predictions import Prediction
 from cam_hub.targets.region import read_region
 
 __all__ = ["Predicted", "predict"]

@@ -19,7 +19,7 @@ from cam_hub.models.loaded_model import LoadedModel, LoadRequest, settle
 from cam_hub.models.model_id import ModelId
 from cam_hub.targets.base import Task
 from cam_hub.targets.classification import Classification
-from cam_hub.targets.names import Names
+from cam_hub.targets.predictions import Names
 from cam_hub.targets.similarity import Similarity
 
 __all__ = [

@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from cam_hub.errors import CamHubError, InvalidArgument
-from cam_hub.results import animations, comparison_files, comparison_sheets
-from cam_hub.results.comparison_cells import Cell, Kind, Row
+from cam_hub.results import animations, comparison_rows, comparison_sheets
+from cam_hub.results.comparison_rows import Cell, Kind, Row
 from cam_hub.results.comparison_sheets import Scale, check_scale, heat_of
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.maps import Map
@@ -202,9 +202,9 @@ class Comparison:
         frames = self.animation(scale, row, alpha=alpha, colormap=colormap, tile_width=tile_width)
         return animations.save_animation(frames, place, frame_ms)
 
-    def table(self) -> list[comparison_files.CellFacts]:
+    def table(self) -> list[comparison_rows.CellFacts]:
         """One entry per cell, row by row: names, numbers, and the reason where there is no map."""
-        return comparison_files.table(self.rows, self.titles)
+        return comparison_rows.table(self.rows, self.titles)
 
     def reduced(self, max_side: int) -> Comparison:
         """The same on a smaller photo, for drawing; the maps and their numbers stay.
@@ -255,10 +255,10 @@ class Comparison:
         """
         place = folder_path(folder)
         sheet = self.figure(scale, alpha=alpha, colormap=colormap)
-        drawn: dict[str, Writer] = {comparison_files.SHEET: partial(save_picture, sheet)}
+        drawn: dict[str, Writer] = {comparison_rows.SHEET: partial(save_picture, sheet)}
         for number, row in enumerate(self.rows):
             if self.kind == "layers" and any(cell.explanation for cell in row.cells):
-                name = f"strip-{comparison_files.folder_name(number, row.model)}.webp"
+                name = f"strip-{comparison_rows.folder_name(number, row.model)}.webp"
                 frames = partial(self.animation, scale, number, alpha=alpha, colormap=colormap)
                 drawn[name] = partial(_play, frames)
         return self._save(place, drawn)
@@ -275,7 +275,7 @@ class Comparison:
             InvalidArgument: If the folder holds no complete comparison.
         """
         photo, kind, titles, rows = read_folder(
-            folder_path(folder), comparison_files.TABLE, comparison_files.load
+            folder_path(folder), comparison_rows.TABLE, comparison_rows.load
         )
         return cls(photo, kind, titles, rows)
 
@@ -285,7 +285,7 @@ class Comparison:
         return [explanation for explanation in found.values() if explanation is not None]
 
     def _save(self, folder: Path, drawn: Mapping[str, Writer]) -> Path:
-        comparison_files.save(self.photo, self.kind, self.titles, self.rows, folder, drawn)
+        comparison_rows.save(self.photo, self.kind, self.titles, self.rows, folder, drawn)
         return folder
 
     def __repr__(self) -> str:

@@ -13,12 +13,12 @@ from PIL import Image
 from cam_hub.errors import InvalidArgument
 from cam_hub.methods import normalise
 from cam_hub.results import overlay
-from cam_hub.results.comparison_cells import Cell, Cost, Row
+from cam_hub.results.comparison_rows import Cell, Cost, Row
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.maps import Map
 from cam_hub.results.montage import colorbar, label_text, montage, note, stack
 from cam_hub.results.overlay import fitting
-from cam_hub.targets.ranking import Prediction, said_of
+from cam_hub.targets.predictions import Prediction, said_of
 
 __all__ = [
     "FULL_HEAT",

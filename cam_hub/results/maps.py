@@ -25,7 +25,7 @@ from cam_hub.results import regions
 from cam_hub.results.regions import Box
 from cam_hub.results.serialization import frame_files
 from cam_hub.targets.classes import Contrast, as_index
-from cam_hub.targets.ranking import Prediction
+from cam_hub.targets.predictions import Prediction
 
 __all__ = [
     "Limits",

@@ -17,7 +17,7 @@ from cam_hub.models.loaded_model import LoadedModel, LoadRequest
 from cam_hub.models.model_id import path_hint
 from cam_hub.models.network import build
 from cam_hub.models.weight_files import choose_weights, why_none
-from cam_hub.sources.progress import caller_may_stop, poll_of
+from cam_hub.sources.download import caller_may_stop, poll_of
 
 __all__ = ["LocalSource"]
 

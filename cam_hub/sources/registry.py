@@ -24,11 +24,10 @@ from cam_hub.models.loaded_model import (
 )
 from cam_hub.models.model_id import ModelId, local_model_id, parse_model_id
 from cam_hub.options import OutputChoice, check_options
-from cam_hub.sources.embedded import EmbeddedSource
 from cam_hub.sources.hub.source import HubSource
 from cam_hub.sources.local import LocalSource
 from cam_hub.sources.similar_names import local_hint, suggest
-from cam_hub.sources.timm import TimmSource
+from cam_hub.sources.timm import EmbeddedSource, TimmSource
 from cam_hub.sources.torchvision import TorchvisionSource
 from cam_hub.targets.registry import make_task
 

@@ -16,7 +16,7 @@ from cam_hub.errors import CamHubError, InvalidArgument, ModelRefused
 from cam_hub.models.limits import UNLIMITED, LoadLimits
 from cam_hub.models.loaded_model import LoadedModel, Progress, is_as_loaded, pick_device
 from cam_hub.models.model_id import ModelId, parse_model_id
-from cam_hub.sources.hub.cache import is_commit
+from cam_hub.sources.hub.client import is_commit
 from cam_hub.sources.registry import describe_model, load_model
 
 __all__ = ["Loading", "ModelKey", "ModelStore", "StoreEntry", "get"]

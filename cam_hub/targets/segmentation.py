@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cam_hub.options import OutputChoice
 from cam_hub.targets.base import ClassScores, Reference, Target, Task, only_single_label
 from cam_hub.targets.heads import main_output, unexpected
-from cam_hub.targets.names import Names
+from cam_hub.targets.predictions import Names
 from cam_hub.targets.reading import SIGMOIDS, WITHOUT_BATCH, read_outputs, text_of_scores
 from cam_hub.targets.region import Region, as_weights
 

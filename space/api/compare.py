@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.events import api
 
 from cam_hub.options import options_for
-from cam_hub.results.comparison_files import CellFacts
+from cam_hub.results.comparison_rows import CellFacts
 from cam_hub.results.comparison_sheets import SCALES
 from space.api.explain import document, file_of
 from space.config.settings import Settings

@@ -15,7 +15,7 @@ from gradio.events import api
 from cam_hub.errors import NoMap
 from cam_hub.options import options_for
 from cam_hub.results.explanation import Explanation
-from cam_hub.targets.ranking import Prediction
+from cam_hub.targets.predictions import Prediction
 from space.config.settings import Settings
 from space.service.errors import readable
 from space.service.explain_form import read_request

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cam_hub.methods import METHODS
 from cam_hub.results.comparison import Comparison
-from cam_hub.results.comparison_cells import Cell, Cost, Row
+from cam_hub.results.comparison_rows import Cell, Cost, Row
 from cam_hub.results.comparison_sheets import (
     SCALES,
     Scale,

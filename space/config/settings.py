@@ -13,7 +13,7 @@ import gradio
 from cam_hub.errors import InvalidArgument
 from cam_hub.models.limits import LoadLimits
 from cam_hub.models.model_id import ModelId, parse_model_id
-from cam_hub.sources.embedded import DEFAULT_MODEL
+from cam_hub.sources.timm import DEFAULT_MODEL
 from space.config.options import OPTIONS
 
 __all__ = [

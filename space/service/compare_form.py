@@ -11,7 +11,7 @@ from cam_hub.errors import InvalidArgument, ModelNotFound, TooMuch
 from cam_hub.layers.listing import SUGGESTIONS
 from cam_hub.options import Interface, read_options
 from cam_hub.results.comparison_sheets import Scale, check_scale
-from cam_hub.sources.embedded import DEFAULT_MODEL
+from cam_hub.sources.timm import DEFAULT_MODEL
 from cam_hub.targets.classes import ClassChoice
 from space.config.settings import Limits
 from space.service.explain_form import Box, read_model_id, read_request, read_texts

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cam_hub.errors import InvalidArgument
 from cam_hub.results.comparison import Comparison
-from cam_hub.results.comparison_files import SHEET
+from cam_hub.results.comparison_rows import SHEET
 from cam_hub.results.comparison_sheets import Scale
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.maps import ScaleChoice

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cam_hub.targets.ranking import Prediction
+from cam_hub.targets.predictions import Prediction
 from space.service.explain_form import ExplainForm
 
 __all__ = ["SessionResult"]

@@ -21,7 +21,7 @@ from cam_hub.models.checkpoint import read_checkpoint
 from cam_hub.models.config import read_config
 from cam_hub.models.limits import MAX_NAME, MAX_TENSORS
 from cam_hub.models.pickle_scan import scan_pickles
-from cam_hub.sources import progress as reporting
+from cam_hub.sources import download as reporting
 from tests.fakes.repo_folders import network, push, read_back
 
 pytestmark = pytest.mark.filterwarnings("ignore::cam_hub.models.checkpoint.PickleWarning")

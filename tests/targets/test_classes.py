@@ -10,7 +10,7 @@ import torch
 from cam_hub.errors import ClassNotFound, InvalidArgument
 from cam_hub.targets.base import ClassScores
 from cam_hub.targets.classes import choose_classes, top
-from cam_hub.targets.ranking import Prediction, label_of
+from cam_hub.targets.predictions import Prediction, label_of
 
 NAMES = ["tench, Tinca tinca", "crane", "lion, king of beasts", "crane", "7"]
 SCORES = torch.tensor([0.0, math.log(2), math.log(5), 0.0, math.log(1)])

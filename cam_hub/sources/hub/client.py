@@ -1,32 +1,135 @@
-"""What is asked of the Hub about a repo: one request, before anything is fetched.
+"""The Hub's answers about one repo: one request before any file is fetched, and its errors.
 
-This module and its neighbours are the only ones that speak to huggingface_hub about models.
+This module and its neighbours are the only ones that use huggingface_hub for models.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import httpx2
+import huggingface_hub.errors as hub
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import ModelInfo
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from cam_hub._text import clean_line
 from cam_hub._version import __version__
-from cam_hub.errors import HubUnavailable, InvalidArgument, ModelRefused
+from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
 from cam_hub.models.facts import FileFacts, ModelFacts
-from cam_hub.models.faults import retry_after
+from cam_hub.models.faults import Sender, plain_faults, retry_after
 from cam_hub.models.foreign import not_a_model
-from cam_hub.sources.hub.cache import is_commit
-from cam_hub.sources.hub.errors import RepoRequest, plain_errors
 
-__all__ = ["HubClient", "Token", "check_token"]
+__all__ = ["HUB", "HubClient", "RepoRequest", "Token", "check_token", "is_commit", "plain_errors"]
+
+
+HUB = Sender(
+    name="the Hub",
+    folder="the Hub's cache",
+    setting="HF_HOME",
+    room="(`hf cache ls`)",
+    lost="Is HF_ENDPOINT right?",
+    crowd="With a token more are allowed.",
+)
+"""The Hub, and its cache on this machine."""
+
+
+@dataclass(frozen=True)
+class RepoRequest:
+    """What is asked of the Hub, as far as messages speak of it.
+
+    Attributes:
+        id: The model's ID, as it was given.
+        repo: ``owner/name``.
+        revision: Branch, tag or commit, if one was named.
+        signed: Whether a token goes along.
+    """
+
+    id: str
+    repo: str
+    revision: str | None
+    signed: bool
+
+
+@contextmanager
+def plain_errors(wanted: RepoRequest) -> Iterator[None]:
+    """Turns what huggingface_hub, its HTTP client and the disk raise into errors of ours.
+
+    Raises:
+        ModelNotFound: If there is no such repo or revision, or not for this caller.
+        ModelRefused: If the caller may not have it.
+        HubUnavailable: If the Hub, the network or the disk fails.
+    """
+    with plain_faults(wanted.id, HUB):
+        try:
+            try:
+                yield
+            except httpx2.HTTPStatusError as error:
+                # It knows the Hub's own headers. The body stays unread, since it may be endless.
+                hf_raise_for_status(error.response)
+                raise
+        except hub.HfHubHTTPError as error:
+            if (refusal := _refusal(wanted, error)) is not None:
+                raise refusal from error
+            raise
+
+
+def _refusal(wanted: RepoRequest, error: hub.HfHubHTTPError) -> CamHubError | None:
+    """The error for an answer that says no; None for a Hub that fails."""
+    id, status = wanted.id, error.response.status_code
+    if isinstance(error, hub.GatedRepoError):
+        return ModelRefused(id, _gated(wanted.signed))
+    if isinstance(error, hub.DisabledRepoError):
+        return ModelRefused(id, "the Hub has taken it out of service.")
+    if isinstance(error, hub.RevisionNotFoundError):
+        return ModelNotFound(id, [wanted.repo], f"The repo has no revision {wanted.revision!r}.")
+    if isinstance(error, hub.EntryNotFoundError):
+        return ModelRefused(id, "a file that it is said to have is not there.")
+    if isinstance(error, hub.RepositoryNotFoundError) or (status == 401 and not wanted.signed):
+        return ModelNotFound(id, hint=_hidden(wanted.signed))
+    if status == 401:
+        return ModelRefused(
+            id,
+            "the Hub does not accept the token that was sent: it is wrong, expired or revoked. "
+            "Make a new one in the Hub's settings; public models need none (token=False).",
+        )
+    if status == 403:
+        return ModelRefused(
+            id,
+            "the token that was sent may not read it. Let the token read this repo, in the Hub's "
+            "settings, or use one that may."
+            if wanted.signed
+            else "the Hub forbids to read it without a token.",
+        )
+    return None
+
+
+def _gated(signed: bool) -> str:
+    if signed:
+        return (
+            "it is gated, and the account of this token has not been let in: accept its terms on "
+            "its page on the Hub (some authors answer by hand), and let the token read gated repos."
+        )
+    return (
+        "it is gated: accept its terms on its page on the Hub, then sign in or give a token of "
+        "that account."
+    )
+
+
+def _hidden(signed: bool) -> str:
+    if signed:
+        return "The Hub has no such repo, or it is private and this token may not read it."
+    return (
+        "The Hub has no such repo, or it is private: then sign in, or give a token that may read "
+        "it (token=…, HF_TOKEN or `hf auth login`)."
+    )
+
 
 Token = str | bool | None
 """An access token; True for the one of this machine, which must then have one; None for that one
@@ -40,6 +143,7 @@ _HURRY = 3
 
 _OTHER_KINDS: tuple[Literal["dataset", "space"], ...] = ("dataset", "space")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}\Z")
+_COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{40}\Z|[0-9a-f]{64}\Z")
 
 
@@ -156,6 +260,11 @@ class HubClient:
                 "the answer is not the Hub's: a page to log in to this network, perhaps, or a "
                 "wrong HF_ENDPOINT.",
             ) from error
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a commit in full, which never changes its meaning."""
+    return revision is not None and _COMMIT.match(revision) is not None
 
 
 def check_token(token: Token) -> None:

@@ -15,9 +15,8 @@ from cam_hub.models.facts import ModelFacts
 from cam_hub.models.labels import CARD
 from cam_hub.models.loaded_model import LoadedModel, LoadRequest
 from cam_hub.models.network import build
-from cam_hub.sources.hub.cache import RepoCache
-from cam_hub.sources.hub.snapshot import Snapshot, facts_of, open_snapshot
-from cam_hub.sources.progress import poll_of
+from cam_hub.sources.download import poll_of
+from cam_hub.sources.hub.snapshot import RepoCache, Snapshot, facts_of, open_snapshot
 
 __all__ = ["HubSource"]
 
