@@ -15,10 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import SpaceCardData, SpaceHardware
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    SpaceCardData,
+    SpaceHardware,
+)
 
 from cam_hub.errors import CamHubError, HubRefused, InvalidArgument
-from cam_hub.results.upload import Change, HubWriter, RepoState
+from cam_hub.results.upload import HubWriter, Operation, RepoInfo, files_of
 
 __all__ = [
     "MODELS",
@@ -89,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+_MESSAGE = "Publish cam_hub"
+
+
 def publish(
     repo_id: str,
     files: Mapping[str, bytes],
@@ -122,32 +130,37 @@ def publish(
         HubUnavailable: If the Hub does not answer.
     """
     writer = HubWriter(repo_id, "space", token)
-    state = writer.state()
-    if state is not None:
-        _check_ours(repo_id, state)
+    space = writer.info()
+    if space is not None:
+        _check_ours(repo_id, space)
 
-    def plan(now: RepoState) -> Change:
+    def plan(now: RepoInfo) -> list[Operation]:
         ours = tuple(f"{folder}/" for folder in OWN_FOLDERS)
-        gone = sorted(name for name in now.files if name.startswith(ours) and name not in files)
-        return Change("Publish cam_hub", files, gone)
+        stale = sorted(name for name in files_of(now) - files.keys() if name.startswith(ours))
+        return [
+            *map(CommitOperationDelete, stale),
+            *(CommitOperationAdd(path, content) for path, content in files.items()),
+        ]
 
     if pull_request:
-        return writer.commit(plan, pull_request=True)
-    if state is None:
+        return writer.commit(_MESSAGE, plan, pull_request=True)
+    if space is None:
         writer.create(private=private is not False, sdk="gradio")
-    elif private and not state.private:
-        writer.set_private(True)  # before anything new can be seen
-    writer.commit(plan)
-    if state is not None and private is False and state.private:
-        writer.set_private(False)
+    elif private and not space.private:
+        _set_private(writer, True)  # before anything new can be seen
+    writer.commit(_MESSAGE, plan)
+    if space is not None and private is False and space.private:
+        _set_private(writer, False)
     if hardware is not None:
         _request(writer, hardware)
     return writer.url
 
 
-def _check_ours(repo_id: str, state: RepoState) -> None:
-    others = state.files - {"README.md", ".gitattributes", ".gitignore"}
-    if state.sdk not in (None, "gradio") or (others and "cam_hub/__init__.py" not in others):
+def _check_ours(repo_id: str, space: RepoInfo) -> None:
+    others = files_of(space) - {"README.md", ".gitattributes", ".gitignore"}
+    if getattr(space, "sdk", None) not in (None, "gradio") or (
+        others and "cam_hub/__init__.py" not in others
+    ):
         raise HubRefused(
             repo_id,
             "there is a Space of this name with another app in it. Take another name, or delete "
@@ -155,9 +168,15 @@ def _check_ours(repo_id: str, state: RepoState) -> None:
         )
 
 
+def _set_private(writer: HubWriter, private: bool) -> None:
+    with writer.api() as api:
+        api.update_repo_settings(writer.repo_id, repo_type="space", private=private)
+
+
 def _request(writer: HubWriter, hardware: str) -> None:
     try:
-        writer.request_hardware(hardware)
+        with writer.api() as api:
+            api.request_space_hardware(writer.repo_id, SpaceHardware(hardware))
     except HubRefused as error:
         raise HubRefused(
             writer.repo_id,

@@ -1,23 +1,25 @@
-"""Explanations in a dataset repo on the Hub: files, card, commits."""
+"""The upload of explanations to a dataset repo on the Hub: files, card, commit."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from json import JSONDecodeError
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import huggingface_hub.errors as hub_errors
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     DatasetCardData,
+    DatasetInfo,
     HfApi,
+    SpaceInfo,
     get_token,
 )
 from huggingface_hub.utils import validate_repo_id
@@ -26,53 +28,34 @@ from cam_hub._text import clean_line
 from cam_hub.errors import CamHubError, HubRefused, HubUnavailable, InvalidArgument
 from cam_hub.results.explanation import Explanation
 
-__all__ = ["NEWEST", "Change", "HubWriter", "RepoState", "put_into_card", "save_to_hub", "section"]
+__all__ = [
+    "NEWEST",
+    "HubWriter",
+    "Operation",
+    "RepoInfo",
+    "files_of",
+    "put_into_card",
+    "save_to_hub",
+    "section",
+]
 
 
-_TRIES = 5
-"""How often a commit is made anew when others committed in between."""
+_MAX_TRIES = 5
+"""Attempts at a commit, each planned anew, while others commit to the same repo."""
 
-_LONGEST = 300  # characters of the Hub's own words in a message
+_MAX_CHARS = 300
+"""Characters of the Hub's own message in ours."""
 
-
-@dataclass(frozen=True)
-class RepoState:
-    """A repo at one commit.
-
-    Attributes:
-        commit: The last commit of its main branch.
-        private: Whether only its owner sees it.
-        files: Paths of its files.
-        sdk: Of a Space: what it is built with.
-    """
-
-    commit: str | None
-    private: bool
-    files: frozenset[str]
-    sdk: str | None = None
-
-
-@dataclass(frozen=True)
-class Change:
-    """What one commit does.
-
-    Attributes:
-        message: What it is for, in one line.
-        add: Content of the files to write, or a file to read it from, by path in the repo.
-        delete: Paths to remove.
-    """
-
-    message: str
-    add: Mapping[str, bytes | Path]
-    delete: Sequence[str] = field(default=())
+RepoInfo: TypeAlias = DatasetInfo | SpaceInfo
+Operation: TypeAlias = CommitOperationAdd | CommitOperationDelete
 
 
 class HubWriter:
-    """A repo on the Hub, and the right to write to it.
+    """A repo on the Hub, with an access token to write to it.
 
     Args:
         repo_id: ``owner/name``.
-        kind: What sort of repo.
+        kind: The type of the repo.
         token: Access token; None for that of the environment or of the login.
 
     Raises:
@@ -98,163 +81,141 @@ class HubWriter:
 
     @property
     def url(self) -> str:
-        """Where people find the repo."""
+        """The page of the repo."""
         return f"{self._api.endpoint}/{self._kind}s/{self.repo_id}"
 
-    def state(self) -> RepoState | None:
-        """The repo as it is now; None if there is none that this token may see.
+    @contextmanager
+    def api(self) -> Iterator[HfApi]:
+        """The client of huggingface_hub, whose errors become errors of ours.
 
         Raises:
-            HubRefused: If the token is not valid.
-            HubUnavailable: If the Hub does not answer.
+            HubRefused: If the Hub does not accept the token, or what it is sent.
+            HubUnavailable: If the Hub does not answer as it should.
         """
-        with self._plain_errors():
+        try:
+            yield self._api
+        except (CamHubError, _OutOfDate):
+            raise
+        except RuntimeError as error:
+            # The client's threads wrap the errors of an upload.
+            raise self._translated(error.__cause__ or error) from error
+        except (OSError, ValueError, hub_errors.HTTPError) as error:  # type: ignore[attr-defined]
+            raise self._translated(error) from error
+
+    def info(self) -> RepoInfo | None:
+        """The repo at its last commit; None if the token gives access to no such repo."""
+        with self.api() as api:
             try:
-                info: Any = self._api.repo_info(self.repo_id, repo_type=self._kind)
+                info = api.repo_info(self.repo_id, repo_type=self._kind)
             except hub_errors.RepositoryNotFoundError:
                 return None
-        return RepoState(
-            commit=info.sha,
-            private=bool(info.private),
-            files=frozenset(entry.rfilename for entry in info.siblings or ()),
-            sdk=getattr(info, "sdk", None),
-        )
+        assert isinstance(info, (DatasetInfo, SpaceInfo))  # noqa: S101
+        return info
 
     def create(self, *, private: bool, sdk: str | None = None) -> None:
-        """Makes the repo; one that somebody made in the meantime is left as it is.
+        """Creates the repo, unless it exists by now; errors as for ``api``.
 
-        Raises:
-            HubRefused: If the token does not allow it, or the account would have to pay.
-            HubUnavailable: If the Hub does not answer.
+        Args:
+            private: Whether only its owner may see it.
+            sdk: The framework of a Space.
         """
-        with self._plain_errors():
-            self._api.create_repo(
+        with self.api() as api:
+            api.create_repo(
                 self.repo_id, repo_type=self._kind, private=private, space_sdk=sdk, exist_ok=True
             )
 
-    def set_private(self, private: bool) -> None:
-        """Hides the repo from all but its owner, or shows it to everybody; errors as ``create``."""
-        with self._plain_errors():
-            self._api.update_repo_settings(self.repo_id, repo_type=self._kind, private=private)
-
-    def request_hardware(self, name: str) -> None:
-        """Asks for a Space's hardware, by the Hub's name of it; errors as ``create``."""
-        with self._plain_errors():
-            self._api.request_space_hardware(self.repo_id, name)  # type: ignore[arg-type]
-
     def read(self, path: str, commit: str | None) -> str:
-        """A text file of the repo, of which no copy is kept; errors as ``state``."""
-        with tempfile.TemporaryDirectory() as folder, self._plain_errors():
-            found = self._api.hf_hub_download(
+        """A text file of the repo, of which no copy stays here; errors as for ``api``."""
+        with tempfile.TemporaryDirectory() as folder, self.api() as api:
+            found = api.hf_hub_download(
                 self.repo_id, path, repo_type=self._kind, revision=commit, local_dir=folder
             )
             return Path(found).read_text("utf-8", errors="replace")
 
-    def commit(self, plan: Callable[[RepoState], Change], *, pull_request: bool = False) -> str:
+    def commit(
+        self,
+        message: str,
+        plan: Callable[[RepoInfo], Iterable[Operation]],
+        *,
+        pull_request: bool = False,
+    ) -> str:
         """Changes the repo by one commit, or proposes one.
 
         Args:
-            plan: Given the repo as it is, what to change. Called again when somebody else
-                committed in between, so that nobody's work is overwritten.
+            message: The commit's message, in one line.
+            plan: The operations for the repo as it is. Called again if another commit came first,
+                so that none is overwritten.
             pull_request: Whether the commit is only proposed.
 
         Returns:
-            Where people find the commit, or the pull request.
+            The address of the commit, or of the pull request.
 
         Raises:
             HubRefused: If there is no such repo, or the token does not allow it, or the Hub does
                 not accept a file.
             HubUnavailable: If the Hub does not answer; the repo is as before.
         """
-        for _ in range(_TRIES):
-            state = self.state()
-            if state is None:
+        for _ in range(_MAX_TRIES):
+            if (info := self.info()) is None:
                 raise HubRefused(self.repo_id, "there is none, or the access token cannot see it.")
-            try:
-                return self._commit(plan(state), state.commit, pull_request)
-            except _Moved:
-                continue
-        raise HubUnavailable(
-            self.repo_id, "others commit to it all the time. Try again.", "written to"
-        )
+            operations = plan(info)
+            with suppress(_OutOfDate), self.api() as api:
+                done = api.create_commit(
+                    self.repo_id,
+                    operations=operations,
+                    commit_message=message,
+                    repo_type=self._kind,
+                    parent_commit=info.sha,
+                    create_pr=pull_request,
+                )
+                return str(done.pr_url if pull_request else done.commit_url)
+        raise self._unavailable("others commit to it all the time. Try again.")
 
-    def _commit(self, change: Change, parent: str | None, pull_request: bool) -> str:
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            *(CommitOperationDelete(path) for path in change.delete),
-            *(CommitOperationAdd(path, content) for path, content in change.add.items()),
-        ]
-        with self._plain_errors():
-            done = self._api.create_commit(
-                self.repo_id,
-                operations=operations,
-                commit_message=change.message,
-                repo_type=self._kind,
-                parent_commit=parent,
-                create_pr=pull_request,
-            )
-        return str(done.pr_url if pull_request else done.commit_url)
-
-    @contextmanager
-    def _plain_errors(self) -> Iterator[None]:
-        """Turns what huggingface_hub raises into errors of ours."""
-        try:
-            yield
-        except (CamHubError, _Moved):
-            raise
-        except RuntimeError as error:
-            # The client's threads wrap what happened to an upload.
-            raise self._plain(error.__cause__ or error) from error
-        except (OSError, ValueError, hub_errors.HTTPError) as error:  # type: ignore[attr-defined]
-            raise self._plain(error) from error
-
-    def _plain(self, error: BaseException) -> Exception:
+    def _translated(self, error: BaseException) -> Exception:
         if isinstance(error, hub_errors.OfflineModeIsEnabled):
             return self._unavailable("HF_HUB_OFFLINE is set, so that nothing is sent.")
         if isinstance(error, hub_errors.HfHubHTTPError):
-            return self._answered(error)
+            return self._of_status(error)
         if isinstance(error, JSONDecodeError):
             return self._unavailable("the Hub's answer is not in its protocol.")
         if isinstance(error, ValueError):
-            return HubRefused(self.repo_id, self._words(str(error)))
-        return self._unavailable(f"the Hub cannot be reached ({self._words(str(error))}).")
+            return HubRefused(self.repo_id, self._shown(str(error)))
+        return self._unavailable(f"the Hub cannot be reached ({self._shown(str(error))}).")
 
-    def _answered(self, error: hub_errors.HfHubHTTPError) -> Exception:
+    def _of_status(self, error: hub_errors.HfHubHTTPError) -> Exception:
         status = error.response.status_code
-        words = self._words(error.server_message or f"error {status}")
+        words = self._shown(error.server_message or f"error {status}")
         owner = self.repo_id.partition("/")[0]
         if status == 412:
-            return _Moved()
+            return _OutOfDate()
         if status == 429 or status >= 500:
             wait = error.response.headers.get("Retry-After")
             when = f" in {wait} seconds" if wait and wait.isdecimal() else " later"
             return self._unavailable(f"the Hub answered with error {status}. Try again{when}.")
-        if status == 401:
-            return HubRefused(
-                self.repo_id,
-                "the Hub does not know this access token, or it has expired. Make one with the "
-                "role 'write' in the settings of your account.",
-            )
-        if status == 402:
-            return HubRefused(self.repo_id, f"the Hub asks for payment: {words}")
-        if status in (403, 404):
-            return HubRefused(
-                self.repo_id,
-                f"the Hub does not allow it: {words}. It takes a token with the role 'write' of "
-                f"an account that may write for {owner!r}.",
-            )
-        return HubRefused(self.repo_id, words)
+        reasons = {
+            401: "the Hub does not know this access token, or it has expired. Make one with the "
+            "role 'write' in the settings of your account.",
+            402: f"the Hub asks for payment: {words}",
+            403: f"the Hub does not allow it: {words}. It takes a token with the role 'write' of "
+            f"an account that may write for {owner!r}.",
+        }
+        return HubRefused(self.repo_id, reasons.get(403 if status == 404 else status, words))
 
     def _unavailable(self, reason: str) -> HubUnavailable:
         return HubUnavailable(self.repo_id, reason, "written to")
 
-    def _words(self, text: str) -> str:
-        """The Hub's own words on one line, cut, and never with the token in them."""
-        line = " ".join(text.replace(self._token, "…").split())
-        return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+    def _shown(self, text: str) -> str:
+        """The Hub's own message in one line, shortened, and never with the token in it."""
+        return clean_line(text.replace(self._token, "…"), _MAX_CHARS)
 
 
-class _Moved(Exception):
-    """Somebody else committed first."""
+class _OutOfDate(Exception):
+    """Another commit came first."""
+
+
+def files_of(info: RepoInfo) -> frozenset[str]:
+    """The paths of a repo's files."""
+    return frozenset(entry.rfilename for entry in info.siblings or ())
 
 
 def _check_id(repo_id: str) -> None:
@@ -268,7 +229,7 @@ def _check_id(repo_id: str) -> None:
 
 
 NEWEST = 50
-"""How many explanations a card shows; older ones stay in the repo."""
+"""Maximum number of explanations in a card; older ones stay in the repo."""
 
 _BEGIN = "<!-- cam_hub: explanations, newest first; written anew with each one that is saved -->"
 _END = "<!-- cam_hub: end of the explanations -->"
@@ -278,11 +239,11 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+.!|~$:-])")
 
 
 def section(manifest: Mapping[str, Any], path: str, files: Iterable[str]) -> str:
-    """What a card says of one explanation, in Markdown.
+    """The section of a card about one explanation, in Markdown.
 
     Args:
-        manifest: Its manifest. Names in it may come from strangers and stay plain text.
-        path: Of its folder, from where the card is; empty for the card's own folder.
+        manifest: Its manifest. Names in it may be of unknown origin and stay plain text.
+        path: The path of its folder, relative to the card; empty for the card's own folder.
         files: Names of the files in the folder.
     """
     prefix = f"{path}/" if path else ""
@@ -323,8 +284,8 @@ def put_into_card(card: str | None, entry: str) -> str | None:
         entry: The explanation's ``section``.
 
     Returns:
-        The new card. Of a card of ours only the list of explanations changes; one that somebody
-        wrote without that list is left alone: then None.
+        The new card, in which only the list of explanations differs. None for a card without that
+        list, which is not ours.
     """
     if card is None:
         card = _new_card()
@@ -353,7 +314,7 @@ def _new_card() -> str:
 
 
 def _plain(text: object) -> str:
-    """A text in Markdown that shows as it is, on one line, whatever is in it."""
+    """A text of unknown origin, escaped for one line of Markdown."""
     line = clean_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SPECIAL.sub(r"\\\1", line)
 
@@ -372,12 +333,11 @@ def save_to_hub(
 ) -> str:
     """Writes an explanation into a dataset repo on the Hub, by one commit.
 
-    What is written is what ``Explanation.save`` writes, the photo included, in a folder of its own
-    with a card that shows its pictures; the repo's own card lists the newest of them. Nothing in
-    the repo is overwritten but that list, also not what was changed since in the folder of the same
-    explanation; and nothing stays on this machine. Metadata of the
-    photo's file (where it was taken, with which camera) is not part of an explanation, nor is the
-    path of a folder that the model came from, only its last name.
+    It writes the files of ``Explanation.save``, the photo included, into a folder of their own with
+    a card that shows the pictures; the repo's own card lists the newest explanations. Nothing else
+    in the repo is overwritten, not even a file of the same explanation that was changed since, and
+    no copy stays on this machine. Metadata of the photo's file (place, camera) is not part of an
+    explanation. The path of a model's folder is reduced to its last name.
 
     Args:
         result: The explanation.
@@ -405,24 +365,25 @@ def save_to_hub(
         shared = _without_folder(result)
         files = {path.name: path for path in shared.save(Path(name) / "it").iterdir()}
         path = path_in_repo or f"explanations/{_name(result, files)}"
-        _meet(writer, private)
+        _prepare(writer, private)
 
-        def plan(state: RepoState) -> Change:
+        def plan(info: RepoInfo) -> Iterable[Operation]:
+            present = files_of(info)
             if path_in_repo is not None and any(
-                other == path or other.startswith(f"{path}/") for other in state.files
+                other == path or other.startswith(f"{path}/") for other in present
             ):
                 raise HubRefused(
                     repo_id, f"{path!r} is taken. Without path_in_repo a free one is found."
                 )
-            card = writer.read(_CARD, state.commit) if _CARD in state.files else None
-            return _change(shared.manifest, path, files, card, state.files)
+            card = writer.read(_CARD, info.sha) if _CARD in present else None
+            return _operations(shared.manifest, path, files, card, present)
 
-        writer.commit(plan)
+        writer.commit(f"Add {path}", plan)
     return f"{writer.url}/tree/main/{path}"
 
 
 def _without_folder(result: Explanation) -> Explanation:
-    """The same without the path of the folder that the model came from: it tells of a person."""
+    """The explanation without the path of the model's folder, which may name a person."""
     model = result.manifest["model"]
     if model.get("source") != "local":
         return result
@@ -430,13 +391,13 @@ def _without_folder(result: Explanation) -> Explanation:
     return replace(result, described={**result.manifest, "model": {**model, "id": named}})
 
 
-def _meet(writer: HubWriter, private: bool | None) -> None:
-    """Sees to it that the repo is there, and as private as was asked for."""
-    state = writer.state()
-    if state is None:
+def _prepare(writer: HubWriter, private: bool | None) -> None:
+    """Creates the repo if there is none; refuses one that is not as private as requested."""
+    info = writer.info()
+    if info is None:
         writer.create(private=private is not False)
-    elif private is not None and private != state.private:
-        seen = "private" if state.private else "public"
+    elif private is not None and private != bool(info.private):
+        seen = "private" if info.private else "public"
         raise HubRefused(
             writer.repo_id,
             f"it is {seen}, and private={private} was asked for. Take another name, or change it "
@@ -444,36 +405,35 @@ def _meet(writer: HubWriter, private: bool | None) -> None:
         )
 
 
-def _change(
+def _operations(
     manifest: Mapping[str, Any],
     path: str,
     files: Mapping[str, Path],
     card: str | None,
     present: Collection[str],
-) -> Change:
+) -> list[Operation]:
     written: dict[str, bytes | Path] = {f"{path}/{name}": file for name, file in files.items()}
     written[f"{path}/{_CARD}"] = section(manifest, "", files).encode()
-    # The folder's name follows from the files. A file that is there is the same, or was changed
-    # since and must not be lost.
+    # The folder's name follows from the files: a file of this name in the repo is either the same,
+    # or was changed since and must not be lost.
     add = {name: content for name, content in written.items() if name not in present}
     if (new := put_into_card(card, section(manifest, path, files))) is not None and new != card:
         add[_CARD] = new.encode()
-    return Change(f"Add {path}", add)
+    return [CommitOperationAdd(name, content) for name, content in add.items()]
 
 
 def _name(result: Explanation, files: Mapping[str, Path]) -> str:
-    """A folder's name: what was explained, and a digest of all that is in it."""
+    """A folder's name: class, method, and a digest of its content."""
     digest = hashlib.sha256()
     for name, file in sorted(files.items()):
         digest.update(f"{name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
     index = result.classes[0]
-    label, method = map(_words, (result.labels[index] or "", result.method))
-    words = (label or f"class-{index}", method or "map", digest.hexdigest()[:12])
-    return "-".join(words)
+    label, method = map(_slug, (result.labels[index] or "", result.method))
+    return "-".join((label or f"class-{index}", method or "map", digest.hexdigest()[:12]))
 
 
-def _words(text: str) -> str:
-    """A text of unknown origin as a part of a folder's name."""
+def _slug(text: str) -> str:
+    """A text of unknown origin, reduced to a part of a folder's name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-")
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from cam_hub.errors import HubRefused, HubUnavailable
-from cam_hub.results.upload import Change, HubWriter, RepoState
+from cam_hub.results.upload import HubWriter, Operation, RepoInfo, files_of
 from tests.conftest import HUB_PORT
 from tests.fakes.hub import FakeHub, serve
 from tests.fakes.hub.shelves import Shelf
@@ -31,12 +32,16 @@ def writer() -> HubWriter:
     return HubWriter("ann/maps", "dataset", TOKEN)
 
 
-def change(_: RepoState) -> Change:
-    return Change("Change it", {"new.bin": BINARY, "new.txt": b"text"}, ["old.txt"])
+def change(_: RepoInfo) -> list[Operation]:
+    return [
+        CommitOperationDelete("old.txt"),
+        CommitOperationAdd("new.bin", BINARY),
+        CommitOperationAdd("new.txt", b"text"),
+    ]
 
 
 def test_a_commit_adds_and_removes_what_it_says_and_no_more(hub, writer):
-    url = writer.commit(change)
+    url = writer.commit("Change it", change)
     assert hub.uploaded[REPO].files == {"kept.txt": b"1", "new.bin": BINARY, "new.txt": b"text"}
     assert hub.uploaded[REPO].commits[-1] == "Change it"
     assert url.endswith(f"/commit/{hub.uploaded[REPO].sha}")
@@ -46,11 +51,11 @@ def test_what_is_planned_is_planned_anew_when_somebody_else_was_first(hub, write
     hub.uploads.interrupt = [(REPO, "theirs.txt", b"3")]
     seen = []
 
-    def plan(state: RepoState) -> Change:
-        seen.append("theirs.txt" in state.files)
-        return change(state)
+    def plan(info: RepoInfo) -> list[Operation]:
+        seen.append("theirs.txt" in files_of(info))
+        return change(info)
 
-    writer.commit(plan)
+    writer.commit("Change it", plan)
     assert seen == [False, True]
     assert hub.uploaded[REPO].files["theirs.txt"] == b"3"
     assert "new.txt" in hub.uploaded[REPO].files
@@ -59,59 +64,59 @@ def test_what_is_planned_is_planned_anew_when_somebody_else_was_first(hub, write
 def test_when_others_are_always_first_it_gives_up(hub, writer):
     hub.uploads.interrupt = [(REPO, "theirs.txt", b"%d" % count) for count in range(9)]
     with pytest.raises(HubUnavailable, match="others commit to it all the time"):
-        writer.commit(change)
+        writer.commit("Change it", change)
     assert "new.txt" not in hub.uploaded[REPO].files
 
 
 def test_a_repo_that_is_not_there_is_refused(hub):
     with pytest.raises(HubRefused, match="there is none"):
-        HubWriter("ann/nothing", "dataset", TOKEN).commit(change)
+        HubWriter("ann/nothing", "dataset", TOKEN).commit("Change it", change)
 
 
 def test_a_private_repo_of_somebody_else_looks_as_if_it_were_not_there(hub):
     hub.uploaded["datasets/bob/maps"] = Shelf(private=True)
-    assert HubWriter("bob/maps", "dataset", TOKEN).state() is None
+    assert HubWriter("bob/maps", "dataset", TOKEN).info() is None
 
 
 def test_a_file_that_the_store_does_not_take_leaves_the_repo_as_it_was(hub, writer):
     hub.uploads.store_fails = True
     before = hub.uploaded[REPO].sha
     with pytest.raises(HubRefused, match="signature expired"):
-        writer.commit(change)
+        writer.commit("Change it", change)
     assert hub.uploaded[REPO].sha == before
     hub.uploads.store_fails = False
-    writer.commit(change)
+    writer.commit("Change it", change)
 
 
 def test_a_card_that_the_hub_does_not_accept_is_refused_in_its_words(hub, writer):
     with pytest.raises(HubRefused, match="no metadata"):
-        writer.commit(lambda _: Change("Card", {"README.md": b"# none"}))
+        writer.commit("Card", lambda _: [CommitOperationAdd("README.md", b"# none")])
 
 
 def test_a_hub_that_asks_to_wait_says_for_how_long(hub, writer):
     hub.uploads.busy = 7
     with pytest.raises(HubUnavailable, match=r"error 429\. Try again in 7 seconds"):
-        writer.state()
+        writer.info()
 
 
 def test_the_token_is_in_no_message_even_if_the_hub_repeats_it(hub, writer):
     hub.uploads.full = f"no room for {TOKEN}"
     with pytest.raises(HubRefused, match="no room for …") as caught:
-        writer.commit(change)
+        writer.commit("Change it", change)
     assert TOKEN not in str(caught.value)
 
 
 def test_long_words_of_the_hub_are_cut(hub, writer):
     hub.uploads.full = "full " * 1000
     with pytest.raises(HubRefused) as caught:
-        writer.commit(change)
+        writer.commit("Change it", change)
     assert len(str(caught.value)) < 600
 
 
 def test_in_offline_mode_nothing_is_sent(hub, writer, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(HubUnavailable, match="HF_HUB_OFFLINE"):
-        writer.state()
+        writer.info()
     assert hub.requests == []
 
 
