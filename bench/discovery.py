@@ -7,7 +7,7 @@
 Every network is built with random weights and examined as ``list_layers`` does it the first time,
 on one thread, in processor time. *passes* is the time within the network, forwards and backwards;
 *arithmetic* is the reduction of what its layers return, the comparison of readings and the choice;
-*fingerprint and cache* names the answer, looks for it on disk and writes it there.
+*cache* computes the key, looks for it on disk and writes the layers there.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from cam_hub import LoadedModel, list_layers, load_model
 from cam_hub.errors import CamHubError
 from cam_hub.hooks import recording
 from cam_hub.hooks.frozen_eval import frozen_eval
-from cam_hub.layers import listing
+from cam_hub.layers import cache, listing
 
 _PASSES = 5
 """Forward passes of which the median is the unit."""
 
 _HEADER = """\
 | network | layers | one forward pass, ms | discovery, ms | **in passes** | images | passes | \
-arithmetic | fingerprint and cache |
+arithmetic | cache |
 |---|---|---|---|---|---|---|---|---|"""
 
 
@@ -56,7 +56,7 @@ class Cost:
         unit: One forward pass of one image.
         total: All of it.
         passes: Within the network, without what is done with the outputs of its layers.
-        naming: Fingerprint and cache.
+        caching: The layer cache.
         images: Images that went through the network forwards.
         layers: Submodules.
     """
@@ -64,7 +64,7 @@ class Cost:
     unit: float
     total: float
     passes: float
-    naming: float
+    caching: float
     images: int
     layers: int
 
@@ -75,8 +75,8 @@ class Cost:
 
     def row(self, name: str) -> str:
         """A line of the table."""
-        arithmetic = self.total - self.passes - self.naming
-        parts = [part / self.unit for part in (self.passes, arithmetic, self.naming)]
+        arithmetic = self.total - self.passes - self.caching
+        parts = [part / self.unit for part in (self.passes, arithmetic, self.caching)]
         cells = [f"{self.layers}", f"{1000 * self.unit:.1f}", f"{1000 * self.total:.0f}"]
         cells += [f"**{self.ratio:.1f}**", f"{self.images}", *(f"{part:.1f}" for part in parts)]
         return f"| `{name}` | " + " | ".join(cells) + " |"
@@ -141,13 +141,13 @@ def measure(name: str) -> Cost:
     model = load_model(name, pretrained=False, device="cpu")
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, CAM_HUB_CACHE=folder):
         unit = _one_pass(model)
-        with _watched(model) as (inside, visits, naming, images):
+        with _watched(model) as (inside, visits, caching, images):
             start = time.process_time()
             found = list_layers(model)
             total = time.process_time() - start
         unit = median([unit, _one_pass(model)])
     return Cost(
-        unit, total, inside.seconds - visits.seconds, naming.seconds, sum(images), len(found)
+        unit, total, inside.seconds - visits.seconds, caching.seconds, sum(images), len(found)
     )
 
 
@@ -165,8 +165,8 @@ def _one_pass(model: LoadedModel) -> float:
 
 @contextmanager
 def _watched(model: LoadedModel) -> Iterator[tuple[_Clock, _Clock, _Clock, list[int]]]:
-    """Clocks of what is within the network, of what is done in its hooks, and of the naming."""
-    inside, visits, naming = _Clock(), _Clock(), _Clock()
+    """Clocks of what is within the network, of what is done in its hooks, and of the cache."""
+    inside, visits, caching = _Clock(), _Clock(), _Clock()
     images: list[int] = []
     hook, grad, follow = recording._hook, torch.autograd.grad, recording.Taps.visit_gradients
     run = type(model.task).run
@@ -186,11 +186,11 @@ def _watched(model: LoadedModel) -> Iterator[tuple[_Clock, _Clock, _Clock, list[
         mock.patch.object(recording.Taps, "visit_gradients", follows),
         mock.patch.object(torch.autograd, "grad", inside.timed(grad)),
         mock.patch.object(type(model.task), "run", runs),
-        mock.patch.object(listing, "key_of", naming.timed(listing.key_of)),
-        mock.patch.object(listing, "recall", naming.timed(listing.recall)),
-        mock.patch.object(listing, "remember", naming.timed(listing.remember)),
+        mock.patch.object(cache, "cache_key", caching.timed(cache.cache_key)),
+        mock.patch.object(listing, "stored_layers", caching.timed(listing.stored_layers)),
+        mock.patch.object(listing, "store_layers", caching.timed(listing.store_layers)),
     ):
-        yield inside, visits, naming, images
+        yield inside, visits, caching, images
 
 
 def _chosen(max_macs: float, sample: int | None) -> list[str]:

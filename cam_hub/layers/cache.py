@@ -1,47 +1,145 @@
-"""What experiments found, kept on disk: one small file per fingerprint.
+"""The layer cache: the layers of models loaded by their ID, one small JSON file per model and size.
 
-A cache must never be the reason why something fails. So nothing here raises: a folder that cannot
-be written is no cache, a file that is not what this module wrote is no answer, and the next
-``write`` puts a good one in its place.
+A cache must never be the reason for a failure, so nothing here raises: a folder that cannot be
+written is no cache, a damaged or foreign file is ignored, and the next ``write`` replaces it.
 """
 
 from __future__ import annotations
 
-import gzip
+import functools
+import hashlib
 import json
 import os
 import re
 import stat
+import sys
 import tempfile
 import time
-import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MAX_FILES", "MAX_PACKED", "MAX_PLAIN", "folder", "read", "write"]
+import torch
+from torch import Tensor, fx, nn
 
-SCHEMA = 1
-"""Number of the form in which files are written; files of another are ignored."""
+from cam_hub.hooks.recording import foreign_hooks
+from cam_hub.models.loaded_model import LoadedModel
 
-MAX_FILES = 2000
-"""How many answers are kept; beyond that, the oldest go."""
+__all__ = ["MAX_BYTES", "MAX_FILES", "cache_key", "folder", "read", "write"]
 
-MAX_PACKED = 2**20
-"""Bytes of a file at most; a longer one is neither written nor read."""
+VERSION = 1
+"""Raise it when discovery finds other layers, or describes them differently, for the same network.
 
-MAX_PLAIN = 8 * 2**20
-"""Bytes of an unpacked file at most, so that none can fill the memory."""
+A release of cam_hub, torch or timm does not empty the cache.
+"""
+
+MAX_FILES = 500
+"""Maximum number of files; the oldest are deleted."""
+
+MAX_BYTES = 8 * 2**20
+"""Maximum size of a file; a larger one is neither written nor read."""
 
 _KEY = re.compile(r"[0-9a-f]{64}")
-_ENDING = ".json.gz"
 _UNFINISHED = ".tmp"
 _ABANDONED = 3600.0
-"""Seconds after which an unfinished file is taken to be left over from a process that died."""
+"""Seconds after which an unfinished file counts as left over from a process that died."""
+
+_PACKAGES = frozenset({"torch", "torchvision", "timm", "numpy"}) | sys.stdlib_module_names
+"""Packages whose code may make up a network; the code of others may change without a trace."""
+
+_NOT_SETTINGS = frozenset(vars(nn.Module())) | {
+    "_compiled_call_impl",  # the same computation, compiled
+    "pretrained_cfg",  # where weights come from
+    "default_cfg",
+}
+"""Attributes of a module that are described otherwise, or do not change its output."""
+
+
+def cache_key(model: LoadedModel, size: tuple[int, ...]) -> str | None:
+    """The key of a model's layers: a hash of the network's structure, its origin and the input.
+
+    The structure is every submodule's name, class and plain attributes (strides, numbers of
+    heads), and the names, shapes and types of parameters and buffers. Values of weights do not
+    count: source and revision identify them, and random weights are taken as equivalent.
+
+    Args:
+        model: The model.
+        size: Shape of the input, without the batch.
+
+    Returns:
+        64 hexadecimal digits, or None if the layers must not be cached: for a wrapped module, for
+        hooks, and for classes or functions that are not from torch, torchvision, timm or Python.
+    """
+    head = model.task.head
+    if model.pretrained is None or (head is not None and callable(head.choice)):
+        return None
+    described = [
+        [VERSION, model.source, model.revision, model.pretrained],
+        [model.task.name, "" if head is None else head.name],
+        [size, str(model.dtype)],
+    ]
+    try:
+        if nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
+            return None
+        described += [[name, *_structure(part)] for name, part in model.module.named_modules()]
+        text = json.dumps(described, default=_described)
+    except Exception:  # noqa: BLE001 - odd modules fail oddly; they are not cached
+        return None
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _structure(part: nn.Module) -> list[Any]:
+    """Class, tensors and settings of one module, without its children.
+
+    Raises:
+        TypeError: If no version of a package determines its code.
+    """
+    hooked = foreign_hooks(part) or part._backward_hooks or part._backward_pre_hooks
+    if hooked or isinstance(part, (torch.jit.ScriptModule, fx.GraphModule)):
+        raise TypeError
+    tensors = [
+        [name, None if tensor is None else [tensor.shape, str(tensor.dtype)]]
+        for name, tensor in (*part._parameters.items(), *part._buffers.items())
+    ]
+    settings = [
+        [name, _without_tensors(value) if isinstance(value, dict) else value]
+        for name, value in sorted(vars(part).items())
+        if name not in _NOT_SETTINGS
+    ]
+    return [type(part), tensors, settings]
+
+
+def _without_tensors(table: dict[Any, Any]) -> dict[str, Any]:
+    """A dictionary without the tensors that forward passes store there, by size or device."""
+    return {str(key): value for key, value in table.items() if not isinstance(value, Tensor)}
+
+
+def _described(value: Any) -> Any:
+    """A value that JSON has no form for: the name of its code, and attributes of an object.
+
+    Raises:
+        TypeError: If that is not one of the packages whose code is known.
+    """
+    if isinstance(value, Tensor):
+        return value.shape
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, (torch.dtype, torch.memory_format)):
+        return str(value)
+    is_code = hasattr(value, "__qualname__")
+    code = value if is_code else type(value)
+    # functools.wraps changes a function's __module__, but not its globals.
+    module = getattr(code, "__globals__", {}).get("__name__", code.__module__) or "builtins"
+    if module.partition(".")[0] not in _PACKAGES:
+        raise TypeError
+    name = f"{module}.{code.__qualname__}"
+    return name if is_code else [name, getattr(value, "__dict__", None)]
 
 
 def folder() -> Path | None:
-    """Where answers are kept, by the environment as it is now.
+    """The folder of the cache, by the environment at the time of the call.
 
     Returns:
         ``layers`` in ``$CAM_HUB_CACHE``, else in ``$XDG_CACHE_HOME/cam_hub``, else in
@@ -63,111 +161,77 @@ def folder() -> Path | None:
 
 
 def read(key: str) -> Any | None:
-    """Reads what ``write`` has kept under a key, and changes nothing on disk.
+    """Reads what ``write`` stored under a key; changes nothing on disk.
 
     Args:
-        key: 64 hexadecimal digits, as of ``fingerprint``.
+        key: 64 hexadecimal digits, from ``cache_key``.
 
     Returns:
-        The payload as JSON knows it (tuples have become lists), or None if there is none: no
-        file, no cache, or a file that is damaged, too large, no regular file, or not this key's.
-        That it is well-formed JSON is all that is known about it.
+        The payload as JSON (tuples have become lists), or None if there is none: no file, no
+        cache, or a file that is damaged, too large, not a regular file, or not this key's.
     """
     path = _path(key)
-    if path is None:
-        return None
     # RecursionError (nested too deeply) is a RuntimeError, a number too long a ValueError.
-    with suppress(OSError, EOFError, zlib.error, ValueError, RuntimeError, MemoryError):
-        kept = json.loads(_unpacked(_content(path)))
-        if isinstance(kept, dict) and (kept.get("schema"), kept.get("key")) == (SCHEMA, key):
-            return kept.get("payload")
+    with suppress(OSError, ValueError, RuntimeError, MemoryError):
+        found = path and path.lstat()  # links are not followed, pipes not opened
+        if path and found and stat.S_ISREG(found.st_mode) and found.st_size <= MAX_BYTES:
+            entry = json.loads(path.read_bytes())
+            if isinstance(entry, dict) and entry == _entry(key, entry.get("payload")):
+                return entry["payload"]
     return None
 
 
 def write(key: str, payload: Any) -> None:
-    """Keeps a payload under a key, in place of what was there, or does nothing if it cannot.
+    """Stores a payload under a key, in place of an earlier one; does nothing if it cannot.
 
     Safe with any number of processes and threads at once: a file appears whole or not at all.
 
     Args:
-        key: 64 hexadecimal digits, as of ``fingerprint``.
-        payload: What JSON can hold; anything else is not kept.
+        key: 64 hexadecimal digits, from ``cache_key``.
+        payload: A value that JSON can hold; no other is stored.
     """
     path = _path(key)
-    if path is None:
-        return
     with suppress(OSError, TypeError, ValueError, RuntimeError, MemoryError):
-        plain = json.dumps({"schema": SCHEMA, "key": key, "payload": payload}).encode()
-        packed = gzip.compress(plain, 6, mtime=0)
-        if len(plain) > MAX_PLAIN or len(packed) > MAX_PACKED:
+        content = json.dumps(_entry(key, payload), separators=(",", ":")).encode()
+        if path is None or len(content) > MAX_BYTES:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        _put(path, packed)
+        handle, unfinished = tempfile.mkstemp(_UNFINISHED, path.name, path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            with suppress(OSError):  # an empty folder in the file's place; a full one stays
+                path.rmdir()
+            Path(unfinished).replace(path)
+        finally:
+            Path(unfinished).unlink(missing_ok=True)
         _prune(path.parent)
+
+
+def _entry(key: str, payload: Any) -> dict[str, Any]:
+    """The content of a file. The digest shows damage that leaves the JSON valid."""
+    digest = hashlib.sha256(json.dumps(payload).encode()).hexdigest()
+    return {"key": key, "sha256": digest, "payload": payload}
 
 
 def _path(key: str) -> Path | None:
     root = folder()
-    return root / (key + _ENDING) if root is not None and _KEY.fullmatch(key) else None
-
-
-def _content(path: Path) -> bytes:
-    """A regular file's bytes; links are not followed, pipes not waited for."""
-    if path.is_symlink():  # for systems without O_NOFOLLOW
-        raise OSError
-    with open(path, "rb", opener=_open) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_PACKED:
-            raise OSError
-        return file.read(MAX_PACKED)
-
-
-def _open(path: str, flags: int) -> int:
-    careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    return os.open(path, flags | careful)
-
-
-def _unpacked(packed: bytes) -> bytes:
-    """Unpacks gzip up to ``MAX_PLAIN`` bytes; zlib checks length and checksum at its end."""
-    unpacking = zlib.decompressobj(wbits=31)
-    plain = unpacking.decompress(packed, MAX_PLAIN)
-    if not unpacking.eof or unpacking.unused_data:
-        raise EOFError
-    return plain
-
-
-def _put(path: Path, content: bytes) -> None:
-    """Writes a file whole, beside its place, and moves it there."""
-    handle, unfinished = tempfile.mkstemp(_UNFINISHED, path.name, path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        try:
-            Path(unfinished).replace(path)
-        except (IsADirectoryError, PermissionError):
-            # An empty folder in the file's place; a full one is somebody's, and stays.
-            path.rmdir()
-            Path(unfinished).replace(path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+    return root / f"{key}.json" if root is not None and _KEY.fullmatch(key) else None
 
 
 def _prune(root: Path) -> None:
-    """Removes the oldest answers above ``MAX_FILES``, and unfinished files that were left behind.
+    """Deletes the oldest files above ``MAX_FILES``, and unfinished ones that were left behind.
 
-    Files that are not named as ours stay.
+    Files whose names do not begin with a key stay.
     """
-    answers: list[tuple[float, str]] = []
-    unfinished: list[tuple[float, str]] = []
-    with os.scandir(root) as entries:
-        for entry in entries:
-            for ending, found in ((_ENDING, answers), (_UNFINISHED, unfinished)):
-                if _KEY.match(entry.name) and entry.name.endswith(ending):
-                    with suppress(FileNotFoundError):  # another process prunes, too
-                        found.append((entry.stat(follow_symlinks=False).st_mtime, entry.path))
+    files: list[tuple[float, Path]] = []
+    for path in root.iterdir():
+        if _KEY.match(path.name):
+            with suppress(FileNotFoundError):  # another process prunes, too
+                files.append((path.lstat().st_mtime, path))
+    doomed = sorted(files)[: max(len(files) - MAX_FILES, 0)]
     stale = time.time() - _ABANDONED
-    doomed = sorted(answers)[: max(len(answers) - MAX_FILES, 0)]
-    doomed += [(changed, path) for changed, path in unfinished if changed < stale]
+    doomed += [(age, path) for age, path in files if path.suffix == _UNFINISHED and age < stale]
     for _, path in doomed:
         with suppress(OSError):
-            Path(path).unlink()
+            path.unlink()

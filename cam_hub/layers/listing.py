@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
-
-import torch
 
 from cam_hub.errors import InvalidArgument, ModelRefused, NoMap
 from cam_hub.hooks.execution import PLAIN
@@ -17,7 +14,6 @@ from cam_hub.hooks.recording import modules_by_name
 from cam_hub.images.geometry import sizes
 from cam_hub.layers import cache
 from cam_hub.layers.discovery import examine
-from cam_hub.layers.fingerprint import fingerprint
 from cam_hub.layers.layer_info import LayerInfo
 from cam_hub.models.formats import quantized_parts
 from cam_hub.models.loaded_model import EXECUTION, LoadedModel
@@ -26,45 +22,15 @@ from cam_hub.models.outputs import with_output
 __all__ = [
     "SUGGESTIONS",
     "LayerInfo",
-    "key_of",
     "list_layers",
-    "recall",
-    "remember",
+    "store_layers",
+    "stored_layers",
     "suggest_layers",
 ]
 
 
-_SAMPLE = 64
-"""Values per tensor that tell the weights of one module from another's."""
-
-
-def key_of(model: LoadedModel, size: tuple[int, ...]) -> str | None:
-    """The key under which a model's layers are kept; None if they cannot be.
-
-    Models by ID are told apart by source and revision; random weights count as one another's
-    like. Of a wrapped module nobody knows where the weights come from: a sample of them counts.
-
-    Args:
-        model: The model.
-        size: Of the input, without the batch.
-    """
-    head = model.task.head
-    if head is not None and callable(head.choice):  # whose code may change unseen
-        return None
-    weights = _weights(model) if model.pretrained is None else ""
-    extra = {
-        "source": model.source,
-        "pretrained": str(model.pretrained),
-        "revision": str(model.revision),
-        "weights": weights,
-        "task": model.task.name,
-        "head": "" if head is None else head.name,
-    }
-    return fingerprint(model.module, size, dtype=model.dtype, extra=extra)
-
-
-def recall(key: str | None, model: LoadedModel) -> list[LayerInfo] | None:
-    """What was kept under a key, or None if there is nothing, or nothing that fits the model."""
+def stored_layers(key: str | None, model: LoadedModel) -> list[LayerInfo] | None:
+    """The layers stored under a key; None if there are none, or if they do not fit the model."""
     payload = cache.read(key) if key else None
     if not isinstance(payload, dict) or payload.get("fields") != _FIELDS:
         return None
@@ -76,8 +42,8 @@ def recall(key: str | None, model: LoadedModel) -> list[LayerInfo] | None:
     return layers if all(layer.name in names for layer in layers) else None
 
 
-def remember(key: str | None, layers: Sequence[LayerInfo]) -> None:
-    """Keeps layers under a key."""
+def store_layers(key: str | None, layers: Sequence[LayerInfo]) -> None:
+    """Stores layers under a key."""
     if key:
         rows = [[getattr(layer, name) for name in _FIELDS] for layer in layers]
         cache.write(key, {"fields": _FIELDS, "layers": rows})
@@ -99,14 +65,6 @@ def _layer(row: list[Any]) -> LayerInfo:
     return layer
 
 
-def _weights(model: LoadedModel) -> str:
-    parts = [weight.detach().flatten()[:_SAMPLE] for weight in model.module.parameters()]
-    if not parts:
-        return ""
-    sample = torch.cat([part.to(torch.float32) for part in parts]).cpu()
-    return hashlib.sha256(sample.numpy().tobytes()).hexdigest()
-
-
 SUGGESTIONS = {
     "best": "the recommended layer",
     "stages": "the end of each stage: the deepest layer at each resolution",
@@ -125,10 +83,10 @@ def list_layers(
 ) -> list[LayerInfo]:
     """Lists a model's layers with what the experiment found out about them.
 
-    The experiment takes ten forward passes and the way back of one more; five to fifteen others
-    where it is in doubt whether the deepest layer keeps the picture's quarters apart. Its answer
-    is kept with the model, and on disk for the next time (``layers/cache.py``); a model
-    made of a user's own classes, whose code may change, is examined each time it is loaded.
+    The experiment takes ten forward passes and one backward pass; five to fifteen others
+    where it is in doubt whether the deepest layer keeps the picture's quarters apart. The result
+    is stored with the model and, for a model loaded by its ID, on disk (``layers/cache.py``); a
+    model with classes of a user's own, whose code may change, is examined each time it is loaded.
 
     Args:
         model: From ``load_model`` or ``wrap_model``.
@@ -156,12 +114,12 @@ def list_layers(
         known: dict[tuple[int, ...], list[LayerInfo]]
         known = model.facts.setdefault("layers", {})
         if size not in known:
-            key = key_of(model, size)
-            found = recall(key, model)
+            key = cache.cache_key(model, size)
+            found = stored_layers(key, model)
             if found is None:
                 found = examine(model, size)
-                if model.execution.is_plain:  # which is all that is known of those on disk
-                    remember(key, found)
+                if model.execution.is_plain:  # the files do not record any other execution
+                    store_layers(key, found)
             else:
                 model.facts.setdefault(EXECUTION, PLAIN)
             known[size] = found

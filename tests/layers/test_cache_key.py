@@ -1,4 +1,4 @@
-"""The name of an experiment: what changes it, and what does not."""
+"""The key of the layer cache: what changes it, what does not, and which networks have none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import types
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +19,43 @@ import torchvision
 from torch import nn
 from torch.nn import functional
 
+import cam_hub
 from cam_hub.hooks.recording import observe
-from cam_hub.layers import fingerprint
-from tests.fakes.fingerprint_nets import SIZE, key_of, small, vit
+from cam_hub.layers import cache
 
 ROOT = Path(__file__).resolve().parents[2]
-# What does not change the name.
+SIZE = (3, 32, 32)
+LOADED = cam_hub.load_model("test_resnet", pretrained=False, device="cpu")
+
+
+def key_of(module: nn.Module, size: tuple[int, ...] = SIZE, **fields: object) -> str | None:
+    """The key of a module in place of that of a model that was loaded by its ID."""
+    return cache.cache_key(replace(LOADED, module=module, **fields), size)
+
+
+def small(stride: int = 1, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """A network of torch's own classes, with hyper-parameters that leave all shapes alone."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=stride), act(), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+    )
+
+
+def vit(**settings: object) -> nn.Module:
+    with torch.device("meta"):
+        return timm.create_model(
+            "vit_tiny_patch16_224", **{"img_size": 32, "depth": 1, "num_heads": 3, **settings}
+        )
+
+
+def own_forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+class Own(nn.Sequential):
+    """A class whose code no package's version determines."""
+
+
+# What does not change the key.
 
 
 def test_it_is_a_name_for_a_file():
@@ -30,7 +64,7 @@ def test_it_is_a_name_for_a_file():
     assert set(key) <= set("0123456789abcdef")
 
 
-def test_other_weights_have_the_same_name():
+def test_other_weights_have_the_same_key():
     torch.manual_seed(0)
     one, other = small(), small()
     assert not torch.equal(one[0].weight, other[0].weight)
@@ -52,10 +86,10 @@ def test_the_device_does_not_change_it():
     assert key_of(model) == key_of(small())
 
 
-def test_another_process_gives_the_same_name():
+def test_another_process_gives_the_same_key():
     code = (
         "import torch, timm, torchvision\n"
-        "from tests.layers.test_fingerprint import key_of, vit\n"
+        "from tests.layers.test_cache_key import key_of, vit\n"
         "with torch.device('meta'): resnet = torchvision.models.resnet18()\n"
         "print(key_of(vit()), key_of(resnet))\n"
     )
@@ -72,7 +106,7 @@ def test_another_process_gives_the_same_name():
     assert done.stdout.split() == [key_of(vit()), key_of(resnet)]
 
 
-def test_a_pass_does_not_change_it_even_where_the_network_keeps_tensors_by_device():
+def test_a_pass_does_not_change_it_even_where_the_network_stores_tensors_by_device():
     torch.manual_seed(0)
     model = timm.create_model("levit_128s").eval()
     key = key_of(model)
@@ -93,6 +127,20 @@ def test_where_timm_has_its_weights_from_does_not_change_it():
     assert key_of(vit()) == key_of(vit(pretrained_cfg_overlay={"url": "elsewhere"}))
 
 
+@pytest.mark.parametrize("package", [cam_hub, torch, torchvision, timm], ids=lambda it: it.__name__)
+def test_a_release_does_not_change_it(package, monkeypatch):
+    key = key_of(small())
+    monkeypatch.setattr(package, "__version__", "99.0")
+    assert key_of(small()) == key
+
+
+def test_a_method_that_others_add_to_all_modules_changes_nothing(monkeypatch):
+    # Importing transformers does: without this rule, no layer would be found again on disk.
+    before = key_of(small())
+    monkeypatch.setattr(nn.Module, "own_helper", own_forward, raising=False)
+    assert key_of(small()) == before is not None
+
+
 # What changes it.
 
 
@@ -101,8 +149,9 @@ def test_where_timm_has_its_weights_from_does_not_change_it():
     [
         key_of(small(), size=(3, 32, 64)),
         key_of(small(), size=(1, 3, 32, 32)),
-        key_of(small(), dtype=torch.float16),
-        key_of(small(), pretrained="True"),
+        key_of(small(), pretrained=True),
+        key_of(small(), revision="another"),
+        key_of(small(), source="another"),
         key_of(small(stride=2)),
         key_of(small(act=nn.SiLU)),
         key_of(small().half()),
@@ -112,24 +161,13 @@ def test_where_timm_has_its_weights_from_does_not_change_it():
         key_of(nn.Sequential(*reversed(small()))),
     ],
     ids=[
-        "input size", "input axes", "dtype", "extra", "stride", "activation", "type of weights",
-        "one layer more", "one level more", "class", "order",
+        "input size", "input axes", "pretrained", "revision", "source", "stride", "activation",
+        "type of weights", "one layer more", "one level more", "class", "order",
     ],
 )  # fmt: skip
-def test_another_experiment_has_another_name(changed):
+def test_another_network_or_input_has_another_key(changed):
     assert changed is not None
     assert changed != key_of(small())
-
-
-def test_extra_facts_count_by_name_and_value_but_not_by_order():
-    keys = [
-        key_of(small(), a="1", b="2"),
-        key_of(small(), a="2", b="1"),
-        key_of(small(), a="12", b=""),
-        key_of(small(), a="1"),
-    ]
-    assert len(set(keys)) == 4
-    assert key_of(small(), b="2", a="1") == keys[0]
 
 
 @pytest.mark.parametrize(
@@ -170,37 +208,17 @@ def test_any_plain_attribute_counts(one, other):
     assert keys[0] != keys[1]
 
 
-def test_modules_that_are_one_and_the_same_are_told_from_equal_ones():
+def test_modules_that_are_one_and_the_same_are_distinguished_from_equal_ones():
     shared = nn.Conv2d(3, 3, 1)
     once = nn.Sequential(shared, nn.ReLU(), shared)
     twice = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1))
     assert key_of(once) != key_of(twice)
 
 
-@pytest.mark.parametrize("package", ["cam_hub", "torch", "torchvision", "timm", "source"])
-def test_another_version_changes_it(package, monkeypatch):
+def test_a_raised_version_changes_it(monkeypatch):
     key = key_of(small())
-    found = fingerprint.versions()
-    monkeypatch.setattr(fingerprint, "versions", lambda: {**found, package: "0"})
+    monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
     assert key_of(small()) not in (None, key)
-
-
-def test_the_versions_are_those_in_use():
-    found = fingerprint.versions()
-    assert found["torch"] == torch.__version__
-    assert found["torchvision"] == torchvision.__version__
-    assert found["timm"] == timm.__version__
-    assert len(found["source"]) == 64
-
-
-def test_a_hook_of_torchs_own_changes_it():
-    model = small()
-    key = key_of(model)
-    nn.utils.spectral_norm(model[0])
-    assert model[0]._forward_pre_hooks
-    normed = key_of(model)
-    model[3].register_forward_hook(functional.relu)
-    assert len({key, normed, key_of(model), None}) == 4
 
 
 def test_a_method_of_the_module_itself_is_no_patch():
@@ -214,7 +232,7 @@ def test_a_method_of_the_module_itself_is_no_patch():
     assert key_of(one) not in (None, key)
 
 
-def test_every_architecture_of_a_varied_handful_has_a_name_of_its_own():
+def test_every_architecture_of_a_varied_handful_has_a_key_of_its_own():
     names = [
         "resnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "mixer_s32_224",
         "sequencer2d_s", "naflexvit_base_patch16_gap", "hiera_tiny_224", "maxvit_rmlp_pico_rw_256",
@@ -227,3 +245,88 @@ def test_every_architecture_of_a_varied_handful_has_a_name_of_its_own():
     keys = {key_of(model) for model in models}
     assert None not in keys
     assert len(keys) == len(models)
+
+
+# Networks without a key.
+
+
+def test_a_wrapped_module_has_none():
+    assert key_of(small(), pretrained=None) is None
+
+
+def hooked(model: nn.Module) -> None:
+    model[0].register_forward_hook(lambda _module, _inputs, output: output * 0)
+
+
+def hooked_before(model: nn.Module) -> None:
+    model[0].register_forward_pre_hook(lambda _module, inputs: inputs)
+
+
+def hooked_backwards(model: nn.Module) -> None:
+    model[0].register_full_backward_hook(lambda _module, grads, _outputs: grads)
+
+
+def hooked_by_torch(model: nn.Module) -> None:
+    nn.utils.spectral_norm(model[0])
+
+
+def patched(model: nn.Module) -> None:
+    model[0].forward = types.MethodType(own_forward, model[0])
+
+
+def patched_in_disguise(model: nn.Module) -> None:
+    model[0].forward = functools.wraps(model[0].forward)(lambda x: x)
+
+
+def patched_within(model: nn.Module) -> None:
+    model[0].forward = functools.partial(functional.relu, inplace=own_forward)
+
+
+def given_an_object(model: nn.Module) -> None:
+    model[0].helper = types.SimpleNamespace(function=own_forward)
+
+
+def given_a_module(model: nn.Module) -> None:
+    model[0].aside = [Own()]
+
+
+CHANGES: list[Callable[[nn.Module], None]] = [
+    hooked, hooked_before, hooked_backwards, hooked_by_torch, patched, patched_in_disguise,
+    patched_within, given_an_object, given_a_module,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_network_with_hooks_or_code_of_the_users_has_none(change):
+    model = small()
+    assert key_of(model) is not None
+    change(model)
+    assert key_of(model) is None
+
+
+def test_a_class_of_the_users_has_none_wherever_it_stands():
+    assert key_of(Own(nn.ReLU())) is None
+    assert key_of(nn.Sequential(nn.ReLU(), nn.Sequential(Own()))) is None
+
+
+def test_a_hook_for_all_modules_removes_the_key_until_it_is_removed():
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert key_of(small()) is None
+    finally:
+        handle.remove()
+    assert key_of(small()) is not None
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing is deprecated, and traced models still exist
+def test_graphs_whose_code_is_data_have_none():
+    assert key_of(nn.Sequential(torch.fx.symbolic_trace(small()))) is None
+    assert key_of(nn.Sequential(torch.jit.trace(small(), torch.zeros(1, *SIZE)))) is None
+
+
+def test_a_module_in_an_odd_state_has_none_and_raises_nothing():
+    assert key_of(nn.Sequential(nn.LazyConv2d(4, 3))) is None
+    endless = small()
+    endless.circle = []
+    endless.circle.append(endless.circle)
+    assert key_of(endless) is None
