@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from .attribution.reproduce import reproduce
     from .layers.listing import LayerInfo, list_layers, suggest_layers
     from .methods import METHODS, Method
-    from .models.facts import ModelFacts
-    from .models.limits import LoadLimits
+    from .models.limits import LoadLimits, ModelFacts
     from .models.loaded_model import LoadedModel
     from .models.model_id import ModelId, parse_model_id
     from .results.comparison import Comparison
@@ -76,7 +75,7 @@ _HOMES = {
     "search_models": "sources.search",
     "LoadedModel": "models.loaded_model",
     "DEFAULT_MODEL": "sources.timm",
-    "ModelFacts": "models.facts",
+    "ModelFacts": "models.limits",
     "wrap_model": "sources.wrapping",
     "describe_model": "sources.registry",
     "load_model": "sources.registry",

@@ -27,7 +27,7 @@ from cam_hub.attribution.request import ExplainOptions, check_count, model_of
 from cam_hub.attribution.samples import Sample, open_samples
 from cam_hub.errors import CamHubError, ClassNotFound
 from cam_hub.hooks.modes import default_modes
-from cam_hub.layers.selection import LayerChoice, resolve_layers
+from cam_hub.layers.listing import LayerChoice, resolve_layers
 from cam_hub.methods import METHODS, Method
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.options import OutputChoice

@@ -11,7 +11,7 @@ from torch import nn
 
 from cam_hub.attribution.passes import Noise, Progress
 from cam_hub.errors import InvalidArgument
-from cam_hub.layers.selection import LayerChoice, plain_choice
+from cam_hub.layers.listing import LayerChoice, plain_choice
 from cam_hub.methods import Sign
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.models.outputs import with_output

@@ -21,8 +21,14 @@ from cam_hub.layers.layer_info import LayerInfo
 from cam_hub.layers.layouts import TURNS
 from cam_hub.layers.probe import Finding, disturb, frames_in_batch
 from cam_hub.layers.reachability import Dependence, dependences
-from cam_hub.layers.reading import Reading, read
-from cam_hub.layers.recommendation import Recommendation, choose, confirmed, unread_after
+from cam_hub.layers.recommendation import (
+    Reading,
+    Recommendation,
+    choose,
+    confirmed,
+    read_layouts,
+    unread_after,
+)
 from cam_hub.layers.trial import Changed, Trial
 from cam_hub.models.loaded_model import EXECUTION as FACT
 from cam_hub.models.loaded_model import LoadedModel
@@ -100,7 +106,7 @@ def _experiment(model: LoadedModel, size: tuple[int, ...], run: Trial) -> list[L
     try:
         findings = disturb(model.module, clean, run)
         _check_frames(findings, clean, run)
-        readings = read(findings)
+        readings = read_layouts(findings)
         tapped = {name: reading.arrangement for name, reading in readings.items()}
         score = _target(model, size, run).scores
         highest = _SEVERAL if model.task.scattered else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import pickle
 import re
@@ -17,15 +18,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from safetensors import safe_open
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from cam_hub.errors import ModelRefused
 from cam_hub.models.limits import MAX_NAME, MAX_TENSORS
 from cam_hub.models.pickle_scan import PICKLE_BYTES, scan_pickles
-from cam_hub.models.weight_files import SAFE, read_safetensors
+from cam_hub.models.repo_files import SAFE
 
 __all__ = [
+    "HEADER_BYTES",
     "PickleWarning",
     "load_pickle",
     "pickle_notes",
@@ -118,6 +121,9 @@ _WRAPPED_BY_TRANSFORMERS = "timm_model."
 
 _DIRECTORY_BYTES = 2**22
 """Longer lists of an archive's files are not read; one of 10,000 tensors takes some 1.2 MB."""
+
+HEADER_BYTES = 2**24
+"""Longer headers are not read. One of 10,000 tensors takes some 1.2 MB."""
 
 _OLD_PICKLES = 5  # in torch's old format: magic number, version, system, content, storages
 
@@ -319,7 +325,7 @@ def tensors_in(
 
 def _read_safetensors(id: str, path: Path, poll: Callable[[], None]) -> dict[str, Tensor]:
     try:
-        return read_safetensors(path, poll)
+        return _tensors_of(path, poll)
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise ModelRefused(id, f"its file {path.name} cannot be read ({why}).") from None
@@ -327,6 +333,65 @@ def _read_safetensors(id: str, path: Path, poll: Callable[[], None]) -> dict[str
         raise ModelRefused(
             id, f"its file {path.name} was not read: {_first_line(error)}."
         ) from None
+
+
+def _tensors_of(path: Path, poll: Callable[[], None]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, mapped from it.
+
+    Takes time linear in the size of the header.
+
+    Args:
+        path: The file.
+        poll: Called between two tensors.
+
+    Raises:
+        ValueError: If its header is too long, or names too many tensors or one twice.
+        SafetensorError: If it is damaged, or lies about its content.
+        OSError: If it cannot be read.
+    """
+    header = _header(path)
+    with safe_open(path, framework="pt", device="cpu") as file:
+        names = list(file.keys())
+        if len(names) > MAX_TENSORS:
+            raise ValueError(f"it has {len(names):,} tensors, more than {MAX_TENSORS:,}")
+        _refuse_repeated(header)
+        tensors = {}
+        for name in names:
+            if len(name) > MAX_NAME:
+                raise ValueError(f"the name {name[:60]!r}… has more than {MAX_NAME} characters")
+            tensors[name] = file.get_tensor(name)
+            poll()
+    return tensors
+
+
+def _header(path: Path) -> bytes:
+    """The text of the header."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 10 or length > size - 8:
+            raise ValueError(
+                f"its header claims {length:,} bytes, of a file of {size:,}: it is no safetensors "
+                "file, or cut short"
+            )
+        if length > HEADER_BYTES:
+            raise ValueError(f"its header has {length:,} bytes, more than {HEADER_BYTES:,}")
+        return file.read(length)
+
+
+def _refuse_repeated(header: bytes) -> None:
+    """Refuses a name that occurs twice in any object of a header that is known to be valid."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> None:
+        if len({name for name, _ in pairs}) == len(pairs):
+            return
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"its header names {name[:80]!r} twice")
+            seen.add(name)
+
+    json.loads(header, object_pairs_hook=unique)
 
 
 class _Directory(io.RawIOBase):

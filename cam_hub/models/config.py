@@ -25,8 +25,8 @@ from timm.models import PretrainedCfg, build_model_with_cfg
 from cam_hub.errors import InvalidArgument, ModelRefused, nearest_names
 from cam_hub.images.preprocessing import CROP_MODES, INTERPOLATIONS
 from cam_hub.models import config_values
-from cam_hub.models.foreign import foreign
 from cam_hub.models.labels import card_labels, declared_count, labels_of
+from cam_hub.models.repo_files import foreign
 
 __all__ = ["CONFIG", "CONFIG_BYTES", "RepoConfig", "read_config"]
 

@@ -28,8 +28,7 @@ from cam_hub.images.decoding import open_image
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.images.tensors import pixels_of
 from cam_hub.images.transforms import TransformPreprocessing
-from cam_hub.models.facts import ModelFacts
-from cam_hub.models.limits import UNLIMITED, LoadLimits
+from cam_hub.models.limits import UNLIMITED, LoadLimits, ModelFacts
 from cam_hub.models.model_id import ModelId
 from cam_hub.targets.base import Task
 from cam_hub.targets.classification import Classification

@@ -1,4 +1,4 @@
-"""From a timm repo's files to its network, with timm's own loader in the middle."""
+"""Builds the network of a timm repo with timm's own loader; checks the form of wrapped networks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.data.config import resolve_model_data_config
 from timm.models import PretrainedCfg
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from cam_hub.errors import InvalidArgument, ModelRefused
+from cam_hub.hooks.eager import unwrapped
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.models.checkpoint import (
     read_content,
@@ -24,7 +26,8 @@ from cam_hub.models.checkpoint import (
 from cam_hub.models.config import CONFIG, RepoConfig
 from cam_hub.models.initialisation import loaded, without_memory
 
-__all__ = ["build"]
+__all__ = ["build", "check_form", "quantized_parts"]
+
 
 _SWELLS = 4
 """A network may have so many times the parameters of its file: some are made of fewer weights."""
@@ -248,3 +251,57 @@ def _first_line(error: Exception) -> str:
 
 def _cut(line: str) -> str:
     return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
+
+
+_SHARDED = "FullyShardedDataParallel"
+"""Its weights live in flat parameters; those of its successor ``fully_shard`` need no care."""
+
+_QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
+
+
+def check_form(module: object, id: str) -> None:
+    """Refuses a network that has left Python: its layers do not run one by one.
+
+    Args:
+        module: What is to be wrapped.
+        id: What to call it in the message.
+
+    Raises:
+        ModelRefused: With what to pass instead.
+    """
+    if isinstance(module, nn.Module):
+        module = unwrapped(module)
+    if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        kind = "a TorchScript module (scripted, traced or frozen)"
+        lack = "its layers cannot be observed one by one"
+        instead = "pass the Python module that was scripted or traced, before torch.jit"
+    elif type(module).__module__.startswith("torch.export") and not isinstance(module, nn.Module):
+        kind, lack = "a torch.export program", "it is a list of operators without layers"
+        instead = "pass the Python module that was exported"
+    elif isinstance(module, fx.GraphModule) and _is_exported(module):
+        kind, lack = "an exported graph", "it is a list of operators without layers"
+        instead = "pass the Python module that it was made from"
+    elif isinstance(module, nn.Module) and any(map(_is_sharded, module.modules())):
+        kind, lack = "sharded (FSDP)", "its weights are not whole outside of its own passes"
+        instead = "pass the plain module with the weights of a full state dict"
+    else:
+        return
+    raise ModelRefused(id, f"it is {kind}: {lack}; {instead}.")
+
+
+def quantized_parts(module: nn.Module) -> list[str]:
+    """Names of the parts that compute in whole numbers, which have no gradient."""
+    return [
+        name
+        for name, child in module.named_modules()
+        if type(child).__module__.startswith(_QUANTIZED) and name
+    ]
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    return type(module).__name__ == _SHARDED
+
+
+def _is_exported(module: fx.GraphModule) -> bool:
+    """Whether it calls operators of torch's core, which only exported graphs do."""
+    return any(isinstance(node.target, torch._ops.OpOverload) for node in module.graph.nodes)

@@ -10,13 +10,11 @@ from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.models import timm_models
 from cam_hub.models.checkpoint import pickle_notes
 from cam_hub.models.config import CONFIG, read_config
-from cam_hub.models.facts import ModelFacts
-from cam_hub.models.foreign import foreign
-from cam_hub.models.limits import check_limits
+from cam_hub.models.limits import ModelFacts, check_limits
 from cam_hub.models.loaded_model import LoadedModel, LoadRequest
 from cam_hub.models.model_id import path_hint
 from cam_hub.models.network import build
-from cam_hub.models.weight_files import choose_weights, why_none
+from cam_hub.models.repo_files import choose_weights, foreign, why_none
 from cam_hub.sources.download import caller_may_stop, poll_of
 
 __all__ = ["LocalSource"]

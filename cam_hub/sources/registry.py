@@ -12,8 +12,7 @@ import torch
 from cam_hub._validation import with_hints
 from cam_hub.errors import HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
 from cam_hub.hooks.modes import default_modes
-from cam_hub.models.facts import ModelFacts
-from cam_hub.models.limits import UNLIMITED, LoadLimits, check_limits
+from cam_hub.models.limits import UNLIMITED, LoadLimits, ModelFacts, check_limits
 from cam_hub.models.loaded_model import (
     LoadedModel,
     LoadRequest,

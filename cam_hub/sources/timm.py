@@ -19,9 +19,8 @@ from torch import nn
 
 from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.models import timm_models
-from cam_hub.models.facts import ModelFacts
 from cam_hub.models.initialisation import loaded
-from cam_hub.models.limits import check_limits
+from cam_hub.models.limits import ModelFacts, check_limits
 from cam_hub.models.loaded_model import LoadedModel, LoadRequest, wake
 
 __all__ = ["DEFAULT_MODEL", "EmbeddedSource", "TimmSource"]

@@ -22,10 +22,9 @@ from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused
 from cam_hub.images.clips import ClipPreprocessing
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.models.checkpoint import load_pickle
-from cam_hub.models.facts import ModelFacts
 from cam_hub.models.faults import Sender, plain_faults
 from cam_hub.models.initialisation import loaded
-from cam_hub.models.limits import check_limits
+from cam_hub.models.limits import ModelFacts, check_limits
 from cam_hub.models.loaded_model import LoadedModel, LoadRequest, settle, wake
 from cam_hub.sources.download import Parcel, Report, caller_may_stop, download, file_lock, poll_of
 from cam_hub.targets.detection import THRESHOLD

@@ -20,9 +20,9 @@ from cam_hub.images.clips import ClipPreprocessing
 from cam_hub.images.geometry import sizes
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.images.transforms import TransformPreprocessing, read_transform
-from cam_hub.models.formats import check_form
 from cam_hub.models.labels import ClassNames, read_class_names
 from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.models.network import check_form
 from cam_hub.models.timm_models import labels_of
 from cam_hub.options import OutputChoice, check_options
 from cam_hub.targets.classification import Classification

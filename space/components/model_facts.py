@@ -6,7 +6,7 @@ import html
 
 from huggingface_hub import constants
 
-from cam_hub.models.facts import ModelFacts
+from cam_hub.models.limits import ModelFacts
 from space.components.model_field import short
 
 __all__ = ["ASKING", "FACTS_CSS", "NO_FACTS", "facts_html", "trouble_html"]

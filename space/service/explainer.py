@@ -15,8 +15,8 @@ import cam_hub
 from cam_hub.attribution.compare import ask, make_grid
 from cam_hub.attribution.predict import Predicted
 from cam_hub.errors import TooMuch
-from cam_hub.layers.selection import resolve_layers
-from cam_hub.models.facts import ModelFacts
+from cam_hub.layers.listing import resolve_layers
+from cam_hub.models.limits import ModelFacts
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.options import OutputChoice
 from cam_hub.results.comparison import Comparison

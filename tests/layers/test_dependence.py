@@ -14,7 +14,7 @@ from cam_hub.hooks.recording import tap, watch_writes
 from cam_hub.layers.layouts import Arrangement
 from cam_hub.layers.probe import disturb
 from cam_hub.layers.reachability import dependences
-from cam_hub.layers.reading import read
+from cam_hub.layers.recommendation import read_layouts
 
 
 def run(module: nn.Module, batch: torch.Tensor) -> Any:
@@ -55,7 +55,7 @@ def noise() -> torch.Tensor:
 
 def layers_of(module: nn.Module, noise: torch.Tensor) -> dict[str, Arrangement]:
     findings = disturb(module, noise, run)
-    return {name: found.arrangement for name, found in read(findings).items()}
+    return {name: found.arrangement for name, found in read_layouts(findings).items()}
 
 
 def test_writes_are_noticed_after_they_happened():
@@ -106,7 +106,7 @@ def test_what_is_known_of_writes_changes_nothing_but_the_cost(name):
     module = timm.create_model(name).eval()
     noise = torch.randn((1, 3, 160, 160), generator=torch.Generator().manual_seed(0))
     findings = disturb(module, noise, run)
-    layers = {each: found.arrangement for each, found in read(findings).items()}
+    layers = {each: found.arrangement for each, found in read_layouts(findings).items()}
     written = {each for each in layers if findings[each].overwritten}
     with dependences(module, noise, run, as_it_is, layers) as reached:
         plain = dict(reached)

@@ -8,7 +8,7 @@ from torch import nn
 
 import cam_hub
 from cam_hub.errors import InvalidArgument, LayerNotFound, ModelRefused, NoMap
-from cam_hub.layers.selection import resolve_layers
+from cam_hub.layers.listing import resolve_layers
 
 SMALL = (3, 48, 64)
 

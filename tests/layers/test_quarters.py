@@ -15,8 +15,7 @@ from cam_hub.layers.discovery import examine
 from cam_hub.layers.layouts import Arrangement
 from cam_hub.layers.probe import Finding, disturb
 from cam_hub.layers.quadrants import ROUNDS, _least_lead, quarter_leads
-from cam_hub.layers.reading import read
-from cam_hub.layers.recommendation import late_layers
+from cam_hub.layers.recommendation import late_layers, read_layouts
 from cam_hub.models.outputs import with_output
 from tests.layers.test_examination import Do
 
@@ -197,6 +196,6 @@ class TestLateLayers:
 def test_what_is_read_of_the_loud_layer_by_its_bands_is_still_that_it_follows_the_image():
     """So it is the quarters alone that speak against it."""
     clean = torch.randn(1, *SIZE, generator=torch.Generator().manual_seed(0))
-    reading = read(disturb(Chain(Do(loud)), clean, lambda net, x: net(x)))["last"]
+    reading = read_layouts(disturb(Chain(Do(loud)), clean, lambda net, x: net(x)))["last"]
     assert reading.measured
     assert reading.match.correlation > 0.85

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cam_hub.models.foreign import foreign, not_a_model
+from cam_hub.models.repo_files import foreign, not_a_model
 
 FOREIGN: dict[str, tuple[set[str], str | None, object, str]] = {
     "transformers": (set(), None, {"model_type": "vit"}, "a transformers model of type 'vit'"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cam_hub.models.weight_files import choose_weights, why_none
+from cam_hub.models.repo_files import choose_weights, why_none
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 import cam_hub
-from cam_hub.models.facts import ModelFacts
+from cam_hub.models.limits import ModelFacts
 from cam_hub.sources.hub.listing import shared_listing
 from space.components.model_facts import facts_html
 from tests.fakes.browser import Browser

@@ -19,11 +19,9 @@ from huggingface_hub.file_download import repo_folder_name
 
 from cam_hub.errors import HubUnavailable, ModelRefused
 from cam_hub.models.config import CONFIG, CONFIG_BYTES
-from cam_hub.models.facts import FileFacts, ModelFacts
-from cam_hub.models.foreign import foreign
-from cam_hub.models.limits import LoadLimits, check_limits
+from cam_hub.models.limits import FileFacts, LoadLimits, ModelFacts, check_limits
 from cam_hub.models.loaded_model import LoadRequest
-from cam_hub.models.weight_files import choose_weights, why_none
+from cam_hub.models.repo_files import choose_weights, foreign, why_none
 from cam_hub.sources.download import Parcel, Report, Told, caller_may_stop, download, file_lock
 from cam_hub.sources.hub.client import HUB, HubClient, is_commit, plain_errors
 
