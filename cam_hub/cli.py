@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from cam_hub._text import clean_line, clean_text
+from cam_hub._validation import check_fraction
 from cam_hub._version import __version__
 from cam_hub.errors import CamHubError, DiskUnavailable, InvalidArgument
 from cam_hub.options import Interface, Option, options_for, read_options
@@ -298,11 +299,10 @@ def _explain(options: argparse.Namespace) -> int:
     from cam_hub.images.decoding import local_path  # noqa: PLC0415
     from cam_hub.results.maps import read_scale  # noqa: PLC0415
     from cam_hub.results.overlay import colormap_table  # noqa: PLC0415
-    from cam_hub.results.regions import checked_fraction  # noqa: PLC0415
     from cam_hub.results.serialization import MANIFEST, check_place, folder_path  # noqa: PLC0415
     from cam_hub.targets.predictions import said_of  # noqa: PLC0415
 
-    checked_fraction("alpha", options.alpha, zero=True)
+    check_fraction("alpha", options.alpha, zero=True)
     colormap_table(options.colormap)
     look = {name: getattr(options, name) for name in ("alpha", "colormap", "colorbar")}
     look["scale"] = read_scale(options.scale)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cam_hub.errors import ImageRefused, InvalidArgument
+from cam_hub._validation import check_sizes, check_whole
+from cam_hub.errors import ImageRefused
 from cam_hub.images.decoding import MAX_PIXELS, open_image, read_image_file, to_picture
-from cam_hub.images.geometry import Placement, sizes
+from cam_hub.images.geometry import Placement
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.images.tensors import check_tensor
 
@@ -91,8 +92,7 @@ def open_clip(source: object, frames: int, *, max_pixels: int = MAX_PIXELS) -> l
             frames differ in size.
         InvalidArgument: ``frames`` is not a positive whole number.
     """
-    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
-        raise InvalidArgument("frames", frames, "a positive whole number")
+    check_whole("frames", frames)
     if isinstance(source, np.ndarray) and source.ndim == 4:
         source = list(source)
     if isinstance(source, (list, tuple)):
@@ -200,7 +200,7 @@ class ClipPreprocessing:
     frames: int
 
     def __post_init__(self) -> None:
-        sizes("frames", (self.frames,), 1)
+        check_sizes("frames", (self.frames,), 1)
 
     @classmethod
     def from_torchvision(cls, preset: object, frames: int) -> ClipPreprocessing:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from cam_hub.errors import ImageRefused, InvalidArgument
+from cam_hub._validation import check_whole
+from cam_hub.errors import ImageRefused
 
 __all__ = [
     "BOMBS",
@@ -243,8 +244,7 @@ def open_image(source: object, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             or infinite pixels, or is in a format that is not read.
         InvalidArgument: ``max_pixels`` is not a positive whole number.
     """
-    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
-        raise InvalidArgument("max_pixels", max_pixels, "a positive whole number")
+    check_whole("max_pixels", max_pixels)
     if isinstance(source, Image.Image):
         return to_picture(source, "the PIL image", max_pixels)
     if isinstance(source, np.ndarray):

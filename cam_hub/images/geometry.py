@@ -8,20 +8,20 @@ covers ``[i, i + 1)`` and has its centre at ``i + 0.5``; x runs right, y runs do
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cam_hub._validation import check_finite, check_sizes
 from cam_hub.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Placement", "finite", "sizes"]
+__all__ = ["Placement"]
 
 Coordinate = TypeVar("Coordinate", float, NDArray[np.float64])
 
@@ -50,10 +50,10 @@ class Placement:
     def __post_init__(self) -> None:
         # Whatever sequences came in (lists from JSON, numpy numbers), equal placements compare
         # equal and hash alike.
-        object.__setattr__(self, "photo_size", sizes("photo_size", self.photo_size, 2))
-        object.__setattr__(self, "input_size", sizes("input_size", self.input_size, 2))
-        object.__setattr__(self, "scale", finite("scale", self.scale, 2))
-        object.__setattr__(self, "offset", finite("offset", self.offset, 2))
+        object.__setattr__(self, "photo_size", check_sizes("photo_size", self.photo_size, 2))
+        object.__setattr__(self, "input_size", check_sizes("input_size", self.input_size, 2))
+        object.__setattr__(self, "scale", check_finite("scale", self.scale, 2))
+        object.__setattr__(self, "offset", check_finite("offset", self.offset, 2))
         if min(self.scale) <= 0:
             raise InvalidArgument("scale", self.scale, "two positive numbers")
         left, top, right, bottom = self.seen_box
@@ -63,7 +63,7 @@ class Placement:
     @classmethod
     def identity(cls, size: tuple[int, int]) -> Placement:
         """The placement of a photo of ``size`` ``(width, height)`` that is itself the input."""
-        width, height = sizes("size", size, 2)
+        width, height = check_sizes("size", size, 2)
         return cls((width, height), (height, width), (1.0, 1.0), (0.0, 0.0))
 
     @classmethod
@@ -94,7 +94,7 @@ class Placement:
         Raises:
             InvalidArgument: The size is not positive.
         """
-        width, height = sizes("photo_size", photo_size, 2)
+        width, height = check_sizes("photo_size", photo_size, 2)
         scale_x, scale_y = self.scale
         old_width, old_height = self.photo_size
         scale = (scale_x * old_width / width, scale_y * old_height / height)
@@ -260,41 +260,3 @@ def _stretch(
             # base + weight * step: exact on a constant map, and without a temporary.
             np.multiply(weights[:, None], cells[upper] - cells[lower], out=out[run])
             out[run] += cells[lower]
-
-
-def sizes(argument: str, value: object, count: int) -> tuple[int, ...]:
-    """Check ``count`` positive whole numbers, in pixels or channels; numpy's integers will do.
-
-    Returns:
-        The sizes as plain ints.
-
-    Raises:
-        InvalidArgument: Anything else, under the name ``argument``.
-    """
-    try:
-        items = tuple(cast("tuple[Any, ...]", value))
-        checked = tuple(operator.index(item) for item in items)  # refuses 224.5
-    except TypeError:
-        items, checked = (), ()
-    # True would pass for 1.
-    if len(checked) != count or min(checked) < 1 or any(isinstance(item, bool) for item in items):
-        raise InvalidArgument(argument, value, f"{count} positive whole numbers")
-    return checked
-
-
-def finite(argument: str, value: object, count: int) -> tuple[float, ...]:
-    """Check ``count`` finite numbers.
-
-    Returns:
-        The numbers as plain floats.
-
-    Raises:
-        InvalidArgument: Anything else, under the name ``argument``.
-    """
-    try:
-        checked = tuple(float(item) for item in cast("tuple[Any, ...]", value))
-    except (TypeError, ValueError, OverflowError):
-        checked = ()
-    if len(checked) != count or not all(map(math.isfinite, checked)):
-        raise InvalidArgument(argument, value, f"{count} finite numbers")
-    return checked

@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from cam_hub._validation import check_finite, check_sizes
 from cam_hub.errors import ImageRefused, InvalidArgument
-from cam_hub.images.geometry import Placement, finite, sizes
+from cam_hub.images.geometry import Placement
 from cam_hub.images.tensors import check_tensor
 
 if TYPE_CHECKING:
@@ -214,16 +215,16 @@ class Preprocessing:
         resize_size: Sequence[int] | None = None,
         antialias: bool = True,
     ) -> None:
-        channels, height, width = sizes("input_size", input_size, 3)
+        channels, height, width = check_sizes("input_size", input_size, 3)
         if channels * height * width > _MAX_ELEMENTS:
             raise InvalidArgument("input_size", input_size, f"at most {_MAX_ELEMENTS} values")
         if resize_size is None:
             resize_size = _enlarged((height, width), crop_pct)
         facts = {
             "input_size": (channels, height, width),
-            "mean": finite("mean", mean, channels),
-            "std": finite("std", std, channels),
-            "resize_size": sizes("resize_size", resize_size, 2),
+            "mean": check_finite("mean", mean, channels),
+            "std": check_finite("std", std, channels),
+            "resize_size": check_sizes("resize_size", resize_size, 2),
             "crop_mode": crop_mode,
             "interpolation": interpolation,
             "antialias": antialias,
@@ -258,7 +259,7 @@ class Preprocessing:
         needed = ("input_size", "interpolation", "mean", "std")
         if missing := [name for name in needed if config.get(name) is None]:
             raise InvalidArgument("config", dict(config), f"timm's data config with {missing}")
-        input_size = sizes("input_size", config["input_size"], 3)
+        input_size = check_sizes("input_size", config["input_size"], 3)
         return cls(
             input_size=input_size,
             mean=_each(config["mean"], input_size[0]),
@@ -342,7 +343,7 @@ class Preprocessing:
         Raises:
             InvalidArgument: The size is not two positive whole numbers.
         """
-        width, height = sizes("photo_size", photo_size, 2)
+        width, height = check_sizes("photo_size", photo_size, 2)
         return self._crop.place((width, height))
 
     def __call__(self, image: Image.Image) -> Tensor:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from cam_hub._validation import check_sizes
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
-from cam_hub.images.geometry import Placement, sizes
+from cam_hub.images.geometry import Placement
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.images.tensors import check_tensor
 
@@ -105,7 +106,7 @@ class TransformPreprocessing:
             The placement, to within a pixel of the input; None if the photo does not lie in it
             upright and unwarped, or that cannot be measured.
         """
-        width, height = sizes("photo_size", photo_size, 2)
+        width, height = check_sizes("photo_size", photo_size, 2)
         size = (width, height)
         if size not in self._places:
             if len(self._places) >= _MAX_PLACES:

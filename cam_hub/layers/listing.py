@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
+from cam_hub._validation import check_sizes
 from cam_hub.errors import InvalidArgument, LayerNotFound, ModelRefused, NoMap, nearest_names
 from cam_hub.hooks.execution import PLAIN
 from cam_hub.hooks.modes import default_modes
 from cam_hub.hooks.recording import modules_by_name
-from cam_hub.images.geometry import sizes
 from cam_hub.layers import cache
 from cam_hub.layers.discovery import examine
 from cam_hub.layers.layer_info import LayerInfo
@@ -118,7 +118,7 @@ def list_layers(
     model = with_output(model)
     size = model.input_size
     if input_size is not None:
-        size = sizes("input_size", input_size, _dimensions(input_size, model))
+        size = check_sizes("input_size", input_size, _dimensions(input_size, model))
     with model.lock:
         known: dict[tuple[int, ...], list[LayerInfo]]
         known = model.facts.setdefault("layers", {})

@@ -22,9 +22,17 @@ from typing import Any
 import timm
 from timm.models import PretrainedCfg, build_model_with_cfg
 
+from cam_hub._validation import (
+    check_constructor,
+    check_flag,
+    check_image_size,
+    check_names,
+    check_numbers,
+    check_whole,
+    check_word,
+)
 from cam_hub.errors import InvalidArgument, ModelRefused, nearest_names
 from cam_hub.images.preprocessing import CROP_MODES, INTERPOLATIONS
-from cam_hub.models import config_values
 from cam_hub.models.labels import card_labels, declared_count, labels_of
 from cam_hub.models.repo_files import foreign
 
@@ -145,7 +153,7 @@ def _parse(architecture: str, raw: Mapping[str, Any], folder: Path) -> RepoConfi
     if taken := sorted(_RESERVED & args.keys()):
         raise InvalidArgument("model_args", taken, "arguments of the network alone")
     others = {name: value for name, value in args.items() if name != "num_classes"}
-    config_values.plain("model_args", others, _LARGEST)
+    check_constructor("model_args", others, _LARGEST)
     _complete(config, args)
     for name in ("label_names", "label_descriptions"):
         config.pop(name, None)
@@ -168,7 +176,7 @@ def _class_count(declared: Mapping[str, Any], args: Mapping[str, Any]) -> int:
         found = args.get("num_classes")
     if found is None:
         found = declared_count(declared)
-    count = config_values.whole(
+    count = check_whole(
         "num_classes", PretrainedCfg.num_classes if found is None else found, 0, _CLASSES
     )
     other = args.get("num_classes", count)
@@ -180,9 +188,9 @@ def _class_count(declared: Mapping[str, Any], args: Mapping[str, Any]) -> int:
 
 _Check = Callable[[str, object], object]
 
-_sizes: _Check = partial(config_values.image_size, channels=_CHANNELS, side=_SIDE)
-_pools: _Check = partial(config_values.numbers, least=1, most=_SIDE)
-_crops: _Check = partial(config_values.numbers, least=0.01, most=100, count=1)
+_sizes: _Check = partial(check_image_size, channels=_CHANNELS, side=_SIDE)
+_pools: _Check = partial(check_numbers, least=1, most=_SIDE)
+_crops: _Check = partial(check_numbers, least=0.01, most=100, count=1)
 
 _CHECKS: Mapping[str, _Check] = {
     "input_size": _sizes,
@@ -190,18 +198,18 @@ _CHECKS: Mapping[str, _Check] = {
     "min_input_size": _sizes,
     "pool_size": _pools,
     "test_pool_size": _pools,
-    "mean": partial(config_values.numbers, least=-1000, most=1000),
-    "std": partial(config_values.numbers, least=1e-6, most=1000),
+    "mean": partial(check_numbers, least=-1000, most=1000),
+    "std": partial(check_numbers, least=1e-6, most=1000),
     "crop_pct": _crops,
     "test_crop_pct": _crops,
-    "crop_mode": partial(config_values.word, known=CROP_MODES),
-    "interpolation": partial(config_values.word, known=INTERPOLATIONS),
-    "fixed_input_size": config_values.flag,
-    "label_offset": partial(config_values.whole, least=0, most=_CLASSES),
-    "first_conv": config_values.names,
-    "classifier": config_values.names,
-    "architecture": config_values.names,
-    "tag": config_values.names,
+    "crop_mode": partial(check_word, known=CROP_MODES),
+    "interpolation": partial(check_word, known=INTERPOLATIONS),
+    "fixed_input_size": check_flag,
+    "label_offset": partial(check_whole, minimum=0, maximum=_CLASSES),
+    "first_conv": check_names,
+    "classifier": check_names,
+    "architecture": check_names,
+    "tag": check_names,
 }
 """What decides about building and preprocessing, where it is there and not null."""
 
@@ -222,7 +230,7 @@ def _complete(config: dict[str, Any], args: Mapping[str, Any]) -> None:
         config["fixed_input_size"] = False
     size = config.get("input_size") or PretrainedCfg.input_size
     if (channels := args.get("in_chans")) is not None:
-        config_values.whole("model_args.in_chans", channels, 1, _CHANNELS)
+        check_whole("model_args.in_chans", channels, 1, _CHANNELS)
         config["input_size"] = size = [channels, *size[1:]]
         for name in ("test_input_size", "min_input_size"):
             if config.get(name):
@@ -230,7 +238,7 @@ def _complete(config: dict[str, Any], args: Mapping[str, Any]) -> None:
     if (side := args.get("img_size")) is not None:
         whole = [side, side] if isinstance(side, int) else side
         size = [size[0], *whole] if isinstance(whole, list) else whole
-        config_values.image_size("model_args.img_size", size, _CHANNELS, _SIDE)
+        check_image_size("model_args.img_size", size, _CHANNELS, _SIDE)
         if config.get("fixed_input_size", False):
             config["input_size"] = size
     for name in ("mean", "std"):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from cam_hub._validation import check_whole
 from cam_hub.errors import InvalidArgument, SaveFailed
 from cam_hub.images.clips import over_frames
 from cam_hub.images.geometry import Placement
@@ -52,8 +53,7 @@ def overlays(
     Raises:
         InvalidArgument: If ``alpha``, ``colormap`` or ``max_side`` does not work.
     """
-    if isinstance(max_side, bool) or not isinstance(max_side, int) or max_side < 16:
-        raise InvalidArgument("max_side", max_side, "a whole number of at least 16")
+    check_whole("max_side", max_side, 16)
     width, height = placement.photo_size
     shrink = min(max_side, longest := max(width, height)) / longest
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
@@ -113,8 +113,7 @@ def _encoded(pictures: Sequence[Image.Image], path: Path, frame_ms: int) -> byte
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InvalidArgument("path", str(path), f"a name that ends in {', '.join(SUFFIXES)}")
-    if isinstance(frame_ms, bool) or not isinstance(frame_ms, int) or not 20 <= frame_ms <= 10_000:
-        raise InvalidArgument("frame_ms", frame_ms, "whole milliseconds, 20 to 10000")
+    check_whole("frame_ms", frame_ms, 20, 10_000)
     first, *others = pictures
     comment = _MARK + b"0" * _DIGITS
     options: dict[str, Any] = {"comment": comment}

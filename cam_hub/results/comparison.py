@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from cam_hub._validation import check_whole
 from cam_hub.errors import CamHubError, InvalidArgument
 from cam_hub.results import animations, comparison_rows, comparison_sheets
 from cam_hub.results.comparison_rows import Cell, Kind, Row
@@ -122,7 +123,7 @@ class Comparison:
         Raises:
             InvalidArgument: If a value does not work.
         """
-        _check_width(tile_width)
+        check_whole("tile_width", tile_width, 64, MAX_TILE_WIDTH)
         # Twice the width, as portraits are up to twice as high as wide.
         small = self.reduced(2 * tile_width)
         pictures = small.pictures(scale, alpha=alpha, colormap=colormap, max_side=2 * tile_width)
@@ -155,9 +156,8 @@ class Comparison:
         Raises:
             InvalidArgument: If a value does not work, or no cell of the row has a map.
         """
-        _check_width(tile_width)
-        if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < len(self.rows):
-            raise InvalidArgument("row", row, f"0 to {len(self.rows) - 1}")
+        check_whole("tile_width", tile_width, 64, MAX_TILE_WIDTH)
+        check_whole("row", row, 0, len(self.rows) - 1)
         one = replace(self, rows=(self.rows[row],))
         if one.first_error is not None:
             raise InvalidArgument("row", row, "a row with a map in it")
@@ -215,8 +215,7 @@ class Comparison:
         Raises:
             InvalidArgument: If that is too few.
         """
-        if isinstance(max_side, bool) or not isinstance(max_side, int) or max_side < 16:
-            raise InvalidArgument("max_side", max_side, "a whole number of at least 16")
+        check_whole("max_side", max_side, 16)
         photo, rows = comparison_sheets.reduced(self.photo, self.rows, max_side)
         return replace(self, photo=photo, rows=rows)
 
@@ -299,10 +298,3 @@ class Comparison:
 
 def _play(frames: Callable[[], list[Image.Image]], path: Path) -> None:
     animations.write_animation(frames(), path, 600)
-
-
-def _check_width(tile_width: object) -> None:
-    """Raises ``InvalidArgument`` if tiles cannot have this width."""
-    whole = isinstance(tile_width, int) and not isinstance(tile_width, bool)
-    if not whole or not 64 <= tile_width <= MAX_TILE_WIDTH:  # type: ignore[operator]
-        raise InvalidArgument("tile_width", tile_width, f"64 to {MAX_TILE_WIDTH:,} pixels")

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import numpy as np
 from PIL import Image
 
+from cam_hub._validation import check_fraction
 from cam_hub.errors import InvalidArgument
 from cam_hub.images.clips import evenly
 from cam_hub.images.decoding import MAX_PIXELS
@@ -22,7 +23,6 @@ from cam_hub.results import animations, montage, overlay
 from cam_hub.results.manifest import check_explanation
 from cam_hub.results.maps import Limits, Map, Maps, ScaleChoice, checked_limits
 from cam_hub.results.overlay import colormap_table, fitting
-from cam_hub.results.regions import checked_fraction
 from cam_hub.results.serialization import (
     MANIFEST,
     PHOTO,
@@ -282,7 +282,7 @@ class Explanation(Maps):
         folder = folder_path(folder)
         if scale is not None and not isinstance(scale, Mapping):
             self._ends(None, scale)  # refused before anything is written
-        checked_fraction("alpha", alpha, zero=True)
+        check_fraction("alpha", alpha, zero=True)
         colormap_table(colormap)
         drawn = self._drawn_files(alpha, colormap, scale, colorbar)
         save_folder(folder, MANIFEST, self.saved_manifest, {**self.data_files(), **drawn})

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from cam_hub._validation import check_whole
 from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, NoMap, nearest_names
 from cam_hub.hooks.modes import default_modes
 from cam_hub.images.clips import evenly
@@ -407,10 +408,7 @@ class Maps:
 
     def _step(self, step: object, count: int) -> int:
         """Which of ``count`` things that follow each other in time lies in a step's middle."""
-        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < self.steps:
-            expected = f"None or a whole number from 0 to {self.steps - 1}"
-            raise InvalidArgument("step", step, expected)
-        return evenly(count, self.steps)[step]
+        return evenly(count, self.steps)[check_whole("step", step, 0, self.steps - 1)]
 
     def _class(self, class_index: int | None) -> int:
         if class_index is None:

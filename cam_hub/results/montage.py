@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cam_hub._validation import check_whole
 from cam_hub.errors import InvalidArgument
 from cam_hub.results.overlay import checked_photo, colorize
 
@@ -76,13 +77,11 @@ def montage(
     """
     if not tiles:
         raise InvalidArgument("tiles", tiles, "at least one (caption, image)")
-    _check_pixels("tile_width", tile_width, MAX_TILE_WIDTH)
+    check_whole("tile_width", tile_width, 16, MAX_TILE_WIDTH)
     pictures = [_scaled(checked_photo(image, "tiles"), tile_width) for _, image in tiles]
     if columns is None:
         columns = _pleasant_columns(len(tiles), max(image.height for image in pictures), tile_width)
-    if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
-        raise InvalidArgument("columns", columns, "a whole number of at least 1")
-    columns = min(columns, len(tiles))
+    columns = min(check_whole("columns", columns), len(tiles))
 
     margin = max(4, tile_width // 20)
     font = _font(max(10, tile_width / 17))
@@ -138,8 +137,8 @@ def colorbar(
     Raises:
         InvalidArgument: The colour map is unknown, or a number is too small.
     """
-    _check_pixels("width", width)
-    _check_pixels("height", height)
+    check_whole("width", width, 16, _MAX_SIDE)
+    check_whole("height", height, 16, _MAX_SIDE)
     font = _font(height * 0.4)
     bar_height = height - min(_line_height(font), height // 2)
     bar = Image.new("RGB", (width, height), _PAPER)
@@ -166,8 +165,8 @@ def note(text: str, size: tuple[int, int]) -> Image.Image:
         InvalidArgument: A number is too small.
     """
     width, height = size
-    _check_pixels("size", width)
-    _check_pixels("size", height)
+    check_whole("size", width, 16, _MAX_SIDE)
+    check_whole("size", height, 16, _MAX_SIDE)
     font = _font(max(10, width / 19))
     margin, line_height = max(4, width // 20), round(_line_height(font) * 1.3)
     room = max(1, (height - 2 * margin) // line_height)
@@ -340,9 +339,3 @@ def _font(size: float) -> _Font:
 def _line_height(font: _Font) -> int:
     """Pixels from the top of the tallest letters to the bottom of the lowest."""
     return math.ceil(font.getbbox("Åg")[3])
-
-
-def _check_pixels(argument: str, value: object, most: int = _MAX_SIDE) -> None:
-    """Raises ``InvalidArgument`` if a picture or a tile cannot have so many pixels."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 16 <= value <= most:
-        raise InvalidArgument(argument, value, f"a whole number from 16 to {most:,}")

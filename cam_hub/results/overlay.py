@@ -12,12 +12,12 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
+from cam_hub._validation import check_fraction
 from cam_hub.errors import InvalidArgument, nearest_names
 from cam_hub.results.regions import (
     BoolMask,
     Box,
     Heatmap,
-    checked_fraction,
     checked_heatmap,
     nan_refused,
 )
@@ -276,7 +276,7 @@ def overlay(
     """
     photo = checked_photo(photo)
     heatmap = checked_heatmap(heatmap)
-    alpha = checked_fraction("alpha", alpha, zero=True)
+    alpha = check_fraction("alpha", alpha, zero=True)
     weight = round(alpha * ONE)
     mark_weight = round(min(alpha / _FULL_MARK, 1.0) * ONE)
     table = colormap_table(colormap)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from cam_hub._validation import check_fraction
 from cam_hub.errors import InvalidArgument
 
 __all__ = [
@@ -16,7 +15,6 @@ __all__ = [
     "Box",
     "Heatmap",
     "boxes",
-    "checked_fraction",
     "checked_heatmap",
     "mask",
     "nan_refused",
@@ -61,7 +59,7 @@ def mask(heatmap: Heatmap, threshold: float) -> BoolMask:
         InvalidArgument: The heatmap is not a finite picture, or the threshold is out of range.
     """
     heatmap = checked_heatmap(heatmap)
-    threshold = checked_fraction("threshold", threshold, zero=False)
+    threshold = check_fraction("threshold", threshold, zero=False)
     if np.isnan(heatmap).any():
         raise nan_refused()
     # As a Python float the threshold takes the heatmap's precision, so that a pixel of
@@ -91,7 +89,7 @@ def boxes(heatmap: Heatmap, threshold: float, *, min_area: float = 0.0) -> list[
     """
     heatmap = checked_heatmap(heatmap)
     selected = mask(heatmap, threshold)
-    min_pixels = checked_fraction("min_area", min_area, zero=True) * selected.size
+    min_pixels = check_fraction("min_area", min_area, zero=True) * selected.size
     from scipy import ndimage  # noqa: PLC0415 - half a second, and no map needs it
 
     labels, count = ndimage.label(selected, structure=_TOUCHING)
@@ -131,30 +129,6 @@ def checked_heatmap(heatmap: Heatmap, argument: str = "heatmap") -> Heatmap:
         seen = f"{array.dtype} array of shape {array.shape}"
         raise InvalidArgument(argument, seen, "real numbers of shape (height, width)")
     return array
-
-
-def checked_fraction(argument: str, value: object, *, zero: bool) -> float:
-    """A number of [0, 1], or of (0, 1], as a Python float.
-
-    Args:
-        argument: Its name in the caller's signature.
-        value: What was given.
-        zero: Whether 0 is allowed.
-
-    Returns:
-        The number.
-
-    Raises:
-        InvalidArgument: It is no number, NaN, or out of range.
-    """
-    if isinstance(value, Real):
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if 0.0 < number <= 1.0 or (zero and number == 0.0):
-            return number
-    raise InvalidArgument(argument, value, f"a number in {'[' if zero else '('}0, 1]")
 
 
 def nan_refused(argument: str = "heatmap") -> InvalidArgument:

@@ -10,6 +10,7 @@ from itertools import islice
 
 import torchvision.models as zoo
 
+from cam_hub._validation import check_whole
 from cam_hub.errors import HubUnavailable, InvalidArgument
 from cam_hub.models.model_id import looks_like_url, parse_model_id
 from cam_hub.sources.hub.listing import HubListing, ModelHit, Token, shared_listing
@@ -77,8 +78,7 @@ def find_models(
         listing: Who asks the Hub.
     """
     words = _words(query)
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _MOST:
-        raise InvalidArgument("limit", limit, f"a whole number from 1 to {_MOST}")
+    check_whole("limit", limit, 1, _MOST)
     trouble = None
     listed: list[ModelHit] = []
     try:

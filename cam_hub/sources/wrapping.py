@@ -12,12 +12,11 @@ from timm.data.config import resolve_data_config
 from torch import nn
 
 from cam_hub._text import clean_line
-from cam_hub._validation import with_hints
+from cam_hub._validation import check_sizes, with_hints
 from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.hooks.frozen_eval import unusable, usable_copy
 from cam_hub.hooks.modes import default_modes
 from cam_hub.images.clips import ClipPreprocessing
-from cam_hub.images.geometry import sizes
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.images.transforms import TransformPreprocessing, read_transform
 from cam_hub.models.labels import ClassNames, read_class_names
@@ -190,7 +189,9 @@ def _from_transform(
             expected = "one of torchvision's video presets, for a network of clips"
             raise InvalidArgument("transform", type(transform).__name__, expected) from None
     found = read_transform(transform)
-    if "input_size" in given and tuple(found.input_size) != tuple(sizes("input_size", size, 3)):
+    if "input_size" in given and tuple(found.input_size) != tuple(
+        check_sizes("input_size", size, 3)
+    ):
         expected = f"{found.input_size}, which the transform gives; or None"
         raise InvalidArgument("input_size", given["input_size"], expected)
     if isinstance(found, TransformPreprocessing) and found.place((320, 240)) is None:
@@ -211,7 +212,7 @@ def _from_values(
     """The preprocessing of arguments, of what the module declares, and of defaults."""
     values = {**config, **given}
     frames, size = _frames_and_size(values.get("input_size", (3, *_SIDES)))
-    channels = sizes("input_size", size, 3)[0]
+    channels = check_sizes("input_size", size, 3)[0]
     if config and "input_size" not in given and (found := _channels_of(module)):
         channels = found
     sides = tuple(size[1:])
@@ -304,7 +305,7 @@ def _sides_of(module: nn.Module) -> tuple[int, int] | None:
 def _frames_and_size(input_size: Sequence[int]) -> tuple[int | None, Sequence[int]]:
     """Frames of a clip, or None for an image; channels, rows and columns."""
     if isinstance(input_size, Sequence) and len(input_size) == 4:
-        channels, frames, rows, cols = sizes("input_size", input_size, 4)
+        channels, frames, rows, cols = check_sizes("input_size", input_size, 4)
         return frames, (channels, rows, cols)
     return None, input_size
 

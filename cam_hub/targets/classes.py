@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 from torch import Tensor
 
+from cam_hub._validation import check_whole
 from cam_hub.errors import ClassNotFound, InvalidArgument, nearest_names
 from cam_hub.targets.predictions import best_of, label_of
 
@@ -82,8 +83,7 @@ class Top:
     count: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
-            raise InvalidArgument("top", self.count, "a count of at least 1")
+        check_whole("top", self.count)
 
 
 @dataclass(frozen=True)
