@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.events import api
 
 from cam_hub.models.limits import ModelFacts
-from space.api.explain import document
+from space.api.endpoint import document
 from space.config.settings import DESCRIBING, Settings
 from space.service.errors import readable
 from space.service.explain_form import read_model_id

@@ -8,7 +8,7 @@ from typing import TypedDict
 import gradio as gr
 from gradio.events import api
 
-from space.api.explain import document
+from space.api.endpoint import document
 from space.config.settings import Settings
 from space.service.errors import readable
 from space.service.explain_form import read_model_id

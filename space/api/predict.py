@@ -2,23 +2,28 @@
 
 # Annotations must be real types here, not texts: Gradio reads inputs and outputs off them.
 
-from collections.abc import Callable
-from typing import TypedDict
+from dataclasses import replace
+from typing import Any, TypedDict
 
 import gradio as gr
-from gradio.events import api
 
 from cam_hub.attribution.predict import Predicted
-from cam_hub.options import options_for
-from space.api.explain import PredictionRow, document, prediction_rows
+from space.api.endpoint import (
+    PARAMETERS,
+    Parameter,
+    PredictionRow,
+    add_documented,
+    option_parameters,
+    prediction_rows,
+)
 from space.config.settings import Settings
 from space.service.errors import readable
 from space.service.explain_form import read_limited_options, read_model_id, read_whole
 from space.service.explainer import Explainer
 from space.service.photos import read_photo
-from space.service.request_context import teller, token_of
+from space.service.request_context import teller
 
-__all__ = ["SeenRow", "add_predict_endpoint", "make_predict"]
+__all__ = ["SeenRow", "add_predict_endpoint"]
 
 
 class SeenRow(TypedDict):
@@ -33,11 +38,11 @@ class SeenRow(TypedDict):
 
 Answer = tuple[list[PredictionRow], SeenRow]
 
-_INPUTS = {
-    "image": "the photo, as handle_file(path or URL): JPEG, PNG, WebP, GIF (its first frame) …",
-    "model_id": "'owner/name[@revision]' on the Hub, 'torchvision/name[@weights]' or a timm name",
-    "top": "how many classes at most, at least 1",
-    **{name: option.help for name, option in options_for("predict").items()},
+_PARAMETERS = {
+    "image": PARAMETERS["image"],
+    "model_id": PARAMETERS["model_id"],
+    "top": Parameter(int, "how many classes at most, at least 1", 5),
+    **option_parameters("predict"),
 }
 
 _OUTPUTS = {
@@ -49,53 +54,32 @@ _OUTPUTS = {
 }
 
 
-def make_predict(explainer: Explainer, settings: Settings) -> Callable[..., Answer]:
-    """The endpoint's function for one app."""
+def add_predict_endpoint(explainer: Explainer, settings: Settings) -> None:
+    """Adds ``/predict`` to the app that is being built."""
 
-    def predict(
-        image: gr.FileData,
-        model_id: str = settings.default_model,
-        top: int = 5,
-        output: str = "",
-        visitor: gr.OAuthToken | None = None,
-    ) -> Answer:
-        """Tells what an image model sees in a photo: its most probable classes.
-
-        Args:
-            image: The photo.
-            model_id: A timm or torchvision model.
-            top: How many classes at most.
-            output: Of a network with several outputs: the key or index of the one that is read;
-                empty for the main one.
-            visitor: Access token, for private and gated models; Gradio hands it over.
-
-        Returns:
-            The classes with their probabilities, and what the model saw of the photo.
-        """
+    def predict(values: dict[str, Any], visitor: str | None) -> Answer:
+        """Tells what an image model sees in a photo: its most probable classes."""
         with readable(as_html=False):
             limits = settings.limits
             found = explainer.predict(
-                read_photo(image, limits.photo_rules),
-                read_model_id(model_id, limits),
-                read_whole("top", top, limits.max_top),
+                read_photo(values["image"], limits.photo_rules),
+                read_model_id(values["model_id"], limits),
+                read_whole("top", values["top"], limits.max_top),
                 teller(gr.Progress()),
-                token_of(visitor),
-                read_limited_options({"output": output}, limits.max_text, "predict")["output"],
+                visitor,
+                read_limited_options(values, limits, "predict")["output"],
             )
             return prediction_rows(found.predictions), _seen(found)
 
-    return predict
-
-
-def add_predict_endpoint(explainer: Explainer, settings: Settings) -> None:
-    """Adds ``/predict`` to the app that is being built, with names and words for its values."""
-    event = api(
-        make_predict(explainer, settings),
-        api_name="predict",
+    model_id = replace(PARAMETERS["model_id"], default=settings.default_model)
+    add_documented(
+        "predict",
+        predict,
+        {**_PARAMETERS, "model_id": model_id},
+        _OUTPUTS,
         concurrency_id="model",
         concurrency_limit=settings.concurrency,
     )
-    document(event, _INPUTS, _OUTPUTS)
 
 
 def _seen(found: Predicted) -> SeenRow:

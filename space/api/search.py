@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.events import api
 
 from cam_hub.sources.search import ModelHit, find_models
-from space.api.explain import document
+from space.api.endpoint import document
 from space.config.settings import SEARCHING
 from space.service.errors import readable
 from space.service.request_context import searching_as

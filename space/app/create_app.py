@@ -93,9 +93,7 @@ def create_app(settings: Settings | None = None) -> GuardedBlocks:
         app.warm_up = first_sight.kept
         connect_classes(explainer, settings, controls, wiring.kept)
         connect_layers(explainer, settings, controls, layers)
-        connect_compare(
-            explainer, workspace, settings, controls, compared, address=controls.photo_url
-        )
+        connect_compare(explainer, workspace, settings, controls, compared)
         connect_search(controls)
         connect_facts(app, explainer, settings, controls, wiring.run)
         add_endpoint(explainer, workspace, settings)

@@ -21,9 +21,8 @@ from space.components.comparison import (
     tile_side,
 )
 from space.components.formatting import colormap_choices, method_choices
-from space.components.photo_field import photo_of
 from space.config.settings import Settings
-from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls
+from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls, Values
 from space.service.compare_form import read_compare_request
 from space.service.errors import readable
 from space.service.explainer import Explainer
@@ -56,6 +55,11 @@ class ComparePanel:
     colormap: gr.Dropdown
     grid: gr.HTML
     files: gr.File
+
+    @property
+    def style(self) -> dict[str, Component]:
+        """How maps are drawn: the components by the names of ``/compare``'s parameters."""
+        return {"scale": self.scale, "alpha": self.alpha, "colormap": self.colormap}
 
 
 def build_compare_tab(settings: Settings) -> ComparePanel:
@@ -184,64 +188,32 @@ class CompareHandlers:
     explainer: Explainer
     workspace: Workspace
     settings: Settings
+    controls: Controls
     panel: ComparePanel
     kept: gr.State
 
     def answer(
         self,
-        photo: Any,
-        address: Any,
-        models: Any,
-        kind: Any,
-        methods: Any,
-        layers: Any,
-        names: Any,
-        classes: Any,
-        scale: Any,
-        alpha: Any,
-        colormap: Any,
-        main_method: Any,
-        main_classes: Any,
-        contrast: Any,
-        region: Any,
-        reference: Any,
-        num_samples: Any,
-        std: Any,
-        seed: Any,
-        sign: Any,
-        target: Any,
-        output: Any,
-        call: Any,
-        sampling: Any,
+        values: Values,
         visitor: gr.OAuthToken | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio wants it)
     ) -> Updates:
         """Compares, and shows the grid; the form fills in what the tab leaves open."""
         with readable(as_html=True):
-            named = names if layers == ANY_LAYERS else layers
-            own = classes or main_classes or ["top(3)"]
+            panel, form = self.panel, self.controls.read(values)
+            kind, classes = values[panel.kind], form["classes"]
+            layers = values[panel.layers]
+            named = values[panel.names] if layers == ANY_LAYERS else layers
+            own = values[panel.classes] or classes or ["top(3)"]
+            of_columns = {
+                "models": values[panel.models],
+                "methods": values[panel.methods] if kind == "methods" else form["method"],
+                "target_layers": named if kind == "layers" else None,
+                "classes": own if kind == "classes" else _first(classes),
+            }
             request = read_compare_request(
-                image=photo_of(photo, address),
-                models=models,
-                methods=methods if kind == "methods" else main_method,
-                target_layers=named if kind == "layers" else None,
-                classes=own if kind == "classes" else _first(main_classes),
-                num_samples=num_samples,
-                std=std,
-                seed=seed,
-                scale=scale,
-                alpha=alpha,
-                colormap=colormap,
-                contrast=contrast,
-                region=region,
-                reference=reference,
-                options={
-                    "sign": sign,
-                    "target": target,
-                    "output": output,
-                    "call": call,
-                    "sampling": sampling,
-                },
+                **{**form, **of_columns},
+                **{name: values[each] for name, each in panel.style.items()},
                 limits=self.settings.limits,
             )
             tell = teller(progress)
@@ -252,11 +224,11 @@ class CompareHandlers:
                 grid.save_data(folder / "whole")
                 screen = grid.reduced(tile_side(grid))
                 screen.save_data(folder / "screen")
-            shown = grid_html(screen, request.scale, request.alpha, request.colormap)
+            look = request.scale, request.form.alpha, request.form.colormap
             return {
                 self.kept: folder,
-                self.panel.grid: shown,
-                self.panel.files: gr.update(value=None, visible=True),
+                panel.grid: grid_html(screen, *look),
+                panel.files: gr.update(value=None, visible=True),
             }
 
     def redraw(self, kept: Path | None, scale: Any, alpha: Any, colormap: Any) -> Updates:
@@ -331,7 +303,6 @@ def connect_compare(
     settings: Settings,
     controls: Controls,
     panel: ComparePanel,
-    address: Component | None = None,
 ) -> None:
     """Wires the tab that is being built. None of its events is an endpoint.
 
@@ -339,16 +310,14 @@ def connect_compare(
         explainer: Has the models.
         workspace: Has the folders of answers.
         settings: Of the app.
-        controls: The form, whose photo, method, classes, contrast, region, reference, options and
-            noise are taken.
+        controls: The form, which fills in what the tab leaves open.
         panel: The tab.
-        address: The form's field for a photo's URL, if it has one.
     """
     kept = gr.State(None, time_to_live=settings.keep_seconds)
-    page = CompareHandlers(explainer, workspace, settings, panel, kept)
+    page = CompareHandlers(explainer, workspace, settings, controls, panel, kept)
     private: dict[str, Any] = {"api_visibility": "private"}
     at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", **private}
-    look = [panel.scale, panel.alpha, panel.colormap]
+    look = panel.style.values()
 
     gr.on(
         [panel.kind.input, panel.layers.input],
@@ -361,26 +330,16 @@ def connect_compare(
     panel.run.click(page.offer_stop, None, panel.stop, **at_once)
     run = panel.run.click(
         page.answer,
-        [
-            controls.photo,
-            address or gr.State(None),
+        {
+            *controls.inputs,
+            *look,
             panel.models,
             panel.kind,
             panel.methods,
             panel.layers,
             panel.names,
             panel.classes,
-            *look,
-            controls.method,
-            controls.classes,
-            controls.contrast,
-            controls.region,
-            controls.reference,
-            controls.num_samples,
-            controls.std,
-            controls.seed,
-            *controls.options.values(),
-        ],
+        },
         [kept, panel.grid, panel.files],
         preprocess=False,
         show_progress_on=panel.grid,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from cam_hub.methods import METHODS
 from cam_hub.options import options_for
@@ -13,10 +15,10 @@ from space.components.class_field import build_class_field
 from space.components.formatting import layer_choices, method_choices, method_note
 from space.components.model_facts import FACTS_CSS, NO_FACTS
 from space.components.model_field import build_model_field
-from space.components.photo_field import Example, build_photo_field
+from space.components.photo_field import Example, build_photo_field, photo_of
 from space.config.settings import Settings
 
-__all__ = ["ANY_LAYERS", "DEFAULT_METHOD", "LAYER_WORDS", "Controls", "build_controls"]
+__all__ = ["ANY_LAYERS", "DEFAULT_METHOD", "LAYER_WORDS", "Controls", "Values", "build_controls"]
 
 DEFAULT_METHOD = "smoothgradcampp"
 
@@ -25,6 +27,9 @@ LAYER_WORDS = (("Best", "best"), ("Stages", "stages"), ("Convolutions", "convs")
 
 ANY_LAYERS = "any"
 """The way in which layers are picked one by one."""
+
+Values = Mapping[Component, Any]
+"""Values by component, as Gradio calls a handler whose inputs are a set."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,37 @@ class Controls:
     options: Mapping[str, gr.Radio | gr.Textbox]
     run: gr.Button
     stop: gr.Button
+
+    @property
+    def fields(self) -> dict[str, Component]:
+        """The fields of a request but for its photo, by the names of ``/explain``'s parameters."""
+        return {
+            "model_id": self.model_id,
+            "method": self.method,
+            "target_layers": self.target_layers,
+            "classes": self.classes,
+            "contrast": self.contrast,
+            "region": self.region,
+            "reference": self.reference,
+            "num_samples": self.num_samples,
+            "std": self.std,
+            "seed": self.seed,
+            **self.options,
+        }
+
+    @property
+    def inputs(self) -> set[Component]:
+        """The components that ``read`` needs the values of."""
+        return {self.photo, self.photo_url, *self.fields.values()}
+
+    def read(self, values: Values) -> dict[str, Any]:
+        """The request, as ``read_request`` takes it.
+
+        Args:
+            values: Of the components, among others.
+        """
+        photo = photo_of(values[self.photo], values[self.photo_url])
+        return {"image": photo, **{name: values[each] for name, each in self.fields.items()}}
 
 
 def build_controls(settings: Settings, examples: Sequence[Example]) -> Controls:

@@ -11,7 +11,7 @@ import gradio as gr
 from cam_hub.errors import InvalidArgument
 from space.components.downloads import FILE_KINDS
 from space.config.settings import Settings
-from space.page.controls import Controls
+from space.page.controls import Controls, Values
 from space.page.explain_handlers import address_of
 from space.page.presenter import Presenter, Updates
 from space.page.results_panel import ResultsPanel
@@ -20,7 +20,6 @@ from space.service.errors import readable
 from space.service.label_search import naming
 from space.service.request_context import event_value
 from space.service.result_files import served
-from space.service.session_result import SessionResult
 
 __all__ = ["LookHandlers", "press"]
 
@@ -29,91 +28,65 @@ __all__ = ["LookHandlers", "press"]
 class LookHandlers:
     """The handlers. What comes from a page without a result is passed over.
 
-    ``starter`` presses the button.
+    ``kept`` is the visitor's last result; ``starter`` presses the button.
     """
 
     settings: Settings
     controls: Controls
     panel: ResultsPanel
     presenter: Presenter
+    kept: gr.State
     starter: gr.HTML
 
     def redraw(
         self,
-        kept: SessionResult | None,
-        shown_class: Any,
-        shown_layer: Any,
-        view: Any,
-        alpha: Any,
-        colormap: Any,
-        threshold: Any,
-        scale: Any,
+        values: Values,
         http: gr.Request,
     ) -> Updates:
         """Draws the large picture anew."""
+        kept = values[self.kept]
         if kept is None:
             return self._nothing()
         with readable(as_html=True):
-            look = _look(shown_class, shown_layer, view, alpha, colormap, threshold, scale)
+            look = self._look(values)
             return self.presenter.large(kept, look, address_of(self.settings, http))
 
     def redraw_strip(
         self,
-        kept: SessionResult | None,
-        shown_class: Any,
-        shown_layer: Any,
-        view: Any,
-        alpha: Any,
-        colormap: Any,
-        threshold: Any,
-        scale: Any,
+        values: Values,
     ) -> Updates:
         """Draws the maps side by side anew."""
+        kept = values[self.kept]
         if kept is None:
             return {self.panel.maps: gr.skip()}
         with readable(as_html=True):
-            look = _look(shown_class, shown_layer, view, alpha, colormap, threshold, scale)
+            look = self._look(values)
             return self.presenter.strip(kept, look)
 
     def pick_layer(
         self,
-        kept: SessionResult | None,
-        shown_class: Any,
-        shown_layer: Any,
-        view: Any,
-        alpha: Any,
-        colormap: Any,
-        threshold: Any,
-        scale: Any,
+        values: Values,
         picked: gr.EventData,
         http: gr.Request,
     ) -> Updates:
         """Shows one of the maps large."""
-        del shown_layer
         layer = event_value(picked, "layer")
-        shown = self.redraw(kept, shown_class, layer, view, alpha, colormap, threshold, scale, http)
+        shown = self.redraw({**values, self.panel.shown_layer: layer}, http)
         return {self.panel.shown_layer: layer or "", **shown}
 
     def pick_class(
         self,
-        kept: SessionResult | None,
-        shown_class: Any,
-        shown_layer: Any,
-        view: Any,
-        alpha: Any,
-        colormap: Any,
-        threshold: Any,
-        scale: Any,
+        values: Values,
         picked: gr.EventData,
         http: gr.Request,
     ) -> Updates:
         """Shows the class of a prediction: at once if it was explained, else by a new request."""
-        del shown_class
         index = event_value(picked, "chosen")
+        kept = values[self.kept]
         if kept is None:
             return self._nothing()
         with readable(as_html=True):
-            look = _look(index, shown_layer, view, alpha, colormap, threshold, scale)
+            look = self._look(values, class_index=index)
             result = self.presenter.screens.get(kept.folder).result
             if index in result.classes:
                 address = address_of(self.settings, http)
@@ -133,14 +106,7 @@ class LookHandlers:
 
     def hand_over(
         self,
-        kept: SessionResult | None,
-        shown_class: Any,
-        shown_layer: Any,
-        view: Any,
-        alpha: Any,
-        colormap: Any,
-        threshold: Any,
-        scale: Any,
+        values: Values,
         picked: gr.EventData,
     ) -> Updates:
         """Makes a file of what is shown."""
@@ -148,9 +114,10 @@ class LookHandlers:
         with readable(as_html=True):
             if not isinstance(kind, str) or kind not in FILE_KINDS:
                 raise InvalidArgument("kind", kind, f"one of {', '.join(FILE_KINDS)}")
+            kept = values[self.kept]
             if kept is None:
                 raise InvalidArgument("result", None, "one: explain a photo first")
-            look = _look(shown_class, shown_layer, view, alpha, colormap, threshold, scale)
+            look = self._look(values)
             path = self.presenter.file(kept, look, kind)
             ready = {"address": served(path), "name": path.name, "turn": time.monotonic_ns()}
             return {self.panel.take_away: gr.update(ready=ready)}
@@ -167,6 +134,10 @@ class LookHandlers:
             self.panel.colormap: gr.update(interactive=view != "cutout"),
         }
 
+    def _look(self, values: Values, **changed: Any) -> Look:
+        found = {name: values[each] for name, each in self.panel.look.items()}
+        return read_look(**{**found, **changed})
+
     def _nothing(self) -> Updates:
         return {self.panel.viewer: gr.skip()}
 
@@ -175,23 +146,3 @@ def press() -> dict[str, Any]:
     """The update that lets the starter press the button."""
     update: dict[str, Any] = gr.update(turn=time.monotonic_ns())
     return update
-
-
-def _look(
-    class_index: Any,
-    layer: Any,
-    view: Any,
-    alpha: Any,
-    colormap: Any,
-    threshold: Any,
-    scale: Any,
-) -> Look:
-    return read_look(
-        class_index=class_index,
-        layer=layer,
-        view=view,
-        alpha=alpha,
-        colormap=colormap,
-        threshold=threshold,
-        scale=scale,
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.events import Dependency
 
 from space.components.style import SHOW_RESULT, STARTER_JS
@@ -64,33 +65,19 @@ class Wiring:
             self._pending,
             self._starter,
         )
-        shown = [
-            controls.photo,
-            controls.photo_url,
-            controls.model_id,
-            controls.method,
-            controls.method_note,
-            controls.layer_choice,
-            controls.target_layers,
-            controls.classes,
-            controls.contrast,
-            controls.region,
-            controls.num_samples,
-            controls.std,
-            controls.seed,
-            *controls.options.values(),
-            panel.view,
-            panel.alpha,
-            panel.colormap,
-            panel.threshold,
-            panel.scale,
-            self._pending,
-            self._starter,
-        ]
         app.load(
             page.open,
             None,
-            [self.kept, *self._shown, *shown],
+            [
+                *self._shown,
+                *controls.inputs,
+                *panel.style.values(),
+                controls.method_note,
+                controls.layer_choice,
+                self.kept,
+                self._pending,
+                self._starter,
+            ],
             show_progress="hidden",
             concurrency_id="opening",
             concurrency_limit=8,
@@ -117,32 +104,11 @@ class Wiring:
             controls.photo_url.submit,
             controls.region.submit,
         ]
-        asked = [
-            controls.photo,
-            controls.photo_url,
-            controls.model_id,
-            controls.method,
-            controls.target_layers,
-            controls.classes,
-            controls.contrast,
-            controls.region,
-            controls.reference,
-            controls.num_samples,
-            controls.std,
-            controls.seed,
-            *controls.options.values(),
-            panel.view,
-            panel.alpha,
-            panel.colormap,
-            panel.threshold,
-            panel.scale,
-            self._pending,
-        ]
         gr.on(started, page.offer_stop, None, controls.stop, **_AT_ONCE)
         run: Dependency = gr.on(
             started,
             page.answer,
-            asked,
+            {*controls.inputs, *panel.style.values(), self._pending},
             [self.kept, self._pending, *self._shown, controls.photo, controls.target_layers],
             preprocess=False,
             show_progress_on=panel.summary,
@@ -206,8 +172,10 @@ class Wiring:
     def _looks(self) -> None:
         """Whatever changes how a result is looked at; the last change wins."""
         panel, controls = self._panel, self._controls
-        page = LookHandlers(self._settings, controls, panel, self._presenter, self._starter)
-        look = [self.kept, *panel.look]
+        page = LookHandlers(
+            self._settings, controls, panel, self._presenter, self.kept, self._starter
+        )
+        look: set[Block] = {self.kept, *panel.look.values()}
         quick: dict[str, Any] = {
             "preprocess": False,
             "show_progress": "hidden",

@@ -17,9 +17,9 @@ from cam_hub.errors import CamHubError
 from cam_hub.methods import METHODS
 from cam_hub.results.explanation import Explanation
 from space.components import formatting
-from space.components.photo_field import example_named, photo_of
+from space.components.photo_field import example_named
 from space.config.settings import Settings
-from space.page.controls import DEFAULT_METHOD, Controls
+from space.page.controls import Controls, Values
 from space.page.presenter import Presenter, Updates
 from space.page.results_panel import FAILED, NOTHING_YET, STOPPED, ResultsPanel
 from space.service.display_options import Look, read_look
@@ -79,22 +79,11 @@ class FirstSight:
             # Weights are fetched when somebody asks for them, not for a first sight.
             if self._explainer.describe(model_id).fetch_bytes != 0:
                 return
-            plain = Look()
+            example = self._presenter.examples[0]
             request = read_request(
-                image={
-                    "path": str(self._presenter.examples[0].served()),
-                    "orig_name": self._presenter.examples[0].name,
-                },
+                image={"path": str(example.served()), "orig_name": example.name},
                 model_id=model_id,
-                method=DEFAULT_METHOD,
                 target_layers=["best"],
-                classes=[],
-                contrast="",
-                num_samples=4,
-                std=0.3,
-                seed=0,
-                alpha=plain.alpha,
-                colormap=plain.colormap,
                 limits=self._settings.limits,
             )
             result = self._explainer.explain(request, lambda part, what: None).result
@@ -130,61 +119,22 @@ class Handlers:
 
     def answer(
         self,
-        photo: Any,
-        photo_url: Any,
-        model_id: Any,
-        method: Any,
-        target_layers: Any,
-        classes: Any,
-        contrast: Any,
-        region: Any,
-        reference: Any,
-        num_samples: Any,
-        std: Any,
-        seed: Any,
-        sign: Any,
-        target: Any,
-        output: Any,
-        call: Any,
-        sampling: Any,
-        view: Any,
-        alpha: Any,
-        colormap: Any,
-        threshold: Any,
-        scale: Any,
-        pending: Look | None,
+        values: Values,
         http: gr.Request,
         visitor: gr.OAuthToken | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio wants it)
     ) -> Updates:
         """Explains the photo and shows the result."""
         with lasting(), readable(as_html=True):
+            style = {name: values[each] for name, each in self.panel.style.items()}
             request = read_request(
-                image=photo_of(photo, photo_url),
-                model_id=model_id,
-                method=method,
-                target_layers=target_layers,
-                classes=classes,
-                contrast=contrast,
-                region=region,
-                reference=reference,
-                options={
-                    "sign": sign,
-                    "target": target,
-                    "output": output,
-                    "call": call,
-                    "sampling": sampling,
-                },
-                num_samples=num_samples,
-                std=std,
-                seed=seed,
-                alpha=alpha,
-                colormap=colormap,
+                **self.controls.read(values),
+                alpha=style["alpha"],
+                colormap=style["colormap"],
                 limits=self.settings.limits,
             )
-            look = read_look(
-                view=view, alpha=alpha, colormap=colormap, threshold=threshold, scale=scale
-            )
+            look = read_look(**style)
+            pending: Look | None = values[self.pending]
             if pending is not None:
                 look = replace(look, class_index=pending.class_index, layer=pending.layer)
             tell = teller(progress)

@@ -20,7 +20,7 @@ from space.config.settings import Settings
 from space.page.results_panel import ResultsPanel
 from space.service import snippets
 from space.service.display_options import Look
-from space.service.explain_form import ExplainForm, box_text
+from space.service.explain_form import ExplainForm
 from space.service.exports import Artifacts, reopen
 from space.service.links import View, query_of
 from space.service.result_files import Workspace, served
@@ -136,29 +136,15 @@ class Presenter:
         result = screen.result
         index, layer = look.at(result)
         request = replace(kept.request, alpha=look.alpha, colormap=look.colormap, scale=look.scale)
-        view = View(
-            model_id=request.model_id,
-            method=request.method,
-            target_layers=request.target_layers or ("best",),
-            classes=request.classes,
-            contrast=request.contrast,
-            region=box_text(request.region),
-            num_samples=request.num_samples,
-            std=request.std,
-            seed=request.seed,
-            photo=kept.photo,
-            options=request.options,
-            look=replace(
-                look,
-                class_index=None if index == Look().at(result)[0] else index,
-                layer=None if len(result.layers) == 1 else layer,
-            ),
+        shown = replace(
+            look,
+            class_index=None if index == Look().at(result)[0] else index,
+            layer=None if len(result.layers) == 1 else layer,
         )
+        view = View.of(request, kept.photo, shown)
         chosen = None if index == result.classes[0] else index
         codes = {
-            "The same in Python": snippets.python_code(
-                request, result.layers, chosen, view.look.layer
-            ),
+            "The same in Python": snippets.python_code(request, result.layers, chosen, shown.layer),
             "The same with gradio_client": snippets.client_code(request, address),
         }
         return take_away_value(

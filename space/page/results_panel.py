@@ -45,17 +45,20 @@ class ResultsPanel:
     take_away: gr.HTML
 
     @property
-    def look(self) -> list[Component]:
-        """What makes a look, in the order of the handlers' arguments."""
-        return [
-            self.shown_class,
-            self.shown_layer,
-            self.view,
-            self.alpha,
-            self.colormap,
-            self.threshold,
-            self.scale,
-        ]
+    def style(self) -> dict[str, Component]:
+        """How maps are drawn: the components by the attributes of ``Look``."""
+        return {
+            "view": self.view,
+            "alpha": self.alpha,
+            "colormap": self.colormap,
+            "threshold": self.threshold,
+            "scale": self.scale,
+        }
+
+    @property
+    def look(self) -> dict[str, Component]:
+        """The components of a ``Look`` by its attributes."""
+        return {"class_index": self.shown_class, "layer": self.shown_layer, **self.style}
 
 
 def build_results_panel() -> ResultsPanel:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -20,9 +20,11 @@ from space.config.settings import Limits
 from space.service.photos import Photo, read_photo
 
 __all__ = [
+    "DEFAULTS",
     "Box",
     "ExplainForm",
     "box_text",
+    "one_or_all",
     "read_box",
     "read_limited_options",
     "read_model_id",
@@ -35,10 +37,6 @@ Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in the photo's pixels."""
 
 _SWITCH = Option("colorbar", "switch", False, "", "")
-
-_BATCH: int = OPTIONS["batch_size"].default
-
-_NONE: Mapping[str, object] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class ExplainForm:
         classes: Indices and labels as texts; empty for the predicted class.
         num_samples: Noisy copies.
         std: Standard deviation of their noise.
-        seed: Of their noise.
+        seed: Seed of the noise.
         alpha: Opacity of the overlays, in [0, 1].
         colormap: Their colour map.
         contrast: The class that the others are contrasted with, as an index or a label; empty for
@@ -61,83 +59,83 @@ class ExplainForm:
         region: The part of the photo that is asked about; None for all of it.
         reference: What the features of a model without classes are compared with; None for the
             photo itself.
-        background: The picture that maps are drawn on; None for the photo.
         scale: Scale of the colours, as ``Explanation.overlay`` takes it.
         colorbar: Whether the colours and their values stand below the overlays.
-        options: Those of ``cam_hub.options`` other than pictures, as ``cam_hub.explain`` takes
-            them.
+        options: Values by the names of ``cam_hub.options``, as ``cam_hub.explain`` takes them, with
+            a ``Photo`` for a picture.
     """
 
     photo: Photo
     model_id: str
-    method: str
-    target_layers: tuple[str, ...]
-    classes: tuple[str, ...]
-    num_samples: int
-    std: float
-    seed: int
-    alpha: float
-    colormap: str
+    method: str = "smoothgradcampp"
+    target_layers: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    num_samples: int = 4
+    std: float = 0.3
+    seed: int = 0
+    alpha: float = 0.5
+    colormap: str = "jet"
     contrast: str = ""
     region: Box | None = None
     reference: Photo | None = None
-    background: Photo | None = None
     scale: ScaleChoice = "own"
     colorbar: bool = False
-    options: Mapping[str, Any] = field(default_factory=lambda: read_limited_options({}, 0))
+    options: Mapping[str, Any] = field(default_factory=lambda: read_options({}))
 
     @property
     def class_choice(self) -> ClassChoice:
         """The classes as ``cam_hub.explain`` takes them."""
-        if not self.classes:
-            return None
-        return self.classes[0] if len(self.classes) == 1 else list(self.classes)
+        return one_or_all(self.classes)
+
+    def arguments(self, open: Callable[[Photo], object]) -> dict[str, Any]:
+        """The arguments of ``cam_hub.explain``, except for the model and the photo.
+
+        Args:
+            open: Makes a picture of a ``Photo``.
+        """
+        values = {
+            "method": self.method,
+            "target_layers": one_or_all(self.target_layers),
+            "classes": self.class_choice,
+            "contrast": self.contrast or None,
+            "region": self.region,
+            "reference": self.reference,
+            "num_samples": self.num_samples,
+            "std": self.std,
+            "seed": self.seed,
+            **self.options,
+        }
+        return {
+            name: open(value) if isinstance(value, Photo) else value
+            for name, value in values.items()
+        }
+
+
+DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {each.name: each.default for each in fields(ExplainForm) if each.default is not MISSING}
+)
+"""The values of a form's fields where nothing is given."""
+
+
+def one_or_all(items: tuple[str, ...]) -> str | list[str] | None:
+    """Texts as ``cam_hub.explain`` takes them: None for none, one alone as a text."""
+    if not items:
+        return None
+    return items[0] if len(items) == 1 else list(items)
 
 
 def read_request(
-    *,
-    image: object,
-    model_id: object,
-    method: object,
-    target_layers: object,
-    classes: object,
-    num_samples: object,
-    std: object,
-    seed: object,
-    alpha: object,
-    colormap: object,
-    contrast: object = "",
-    region: object = None,
-    reference: object = None,
-    background: object = None,
-    scale: object = "own",
-    colorbar: object = False,
-    options: Mapping[str, object] = _NONE,
-    interface: Interface = "explain",
-    limits: Limits,
+    *, limits: Limits, interface: Interface = "explain", **values: object
 ) -> ExplainForm:
     """Checks everything that can be judged without a model.
 
     Args:
-        image: As for ``read_photo``.
-        model_id: A text.
-        method: A method's name.
-        target_layers: A text, a list of texts, or None.
-        classes: Likewise; numbers are taken too.
-        num_samples: A whole number, from 1 to the limit.
-        std: A number, at least 0.
-        seed: A whole number, at least 0.
-        alpha: A number in [0, 1].
-        colormap: Name of a colour map.
-        contrast: A text, a number, or None: one class, or none.
-        region: As for ``read_box``.
-        reference: As for ``read_photo``; None or nothing for none.
-        background: As for ``read_photo``; None or nothing for none.
-        scale: As for ``read_scale``.
-        colorbar: True or false.
-        options: Texts by the names of ``cam_hub.options``; empty or missing for the default.
-        interface: Whose options these are.
         limits: How much may be asked for.
+        interface: Whose options these are.
+        values: By the names of ``/explain``'s parameters; the default where one is missing.
+            ``image``, ``reference`` and options that are pictures are as for ``read_photo``;
+            ``region`` as for ``read_box``; ``scale`` as for ``cam_hub``'s ``read_scale``. Lists of
+            texts may be a single text, and their entries numbers.
 
     Returns:
         The request. Numbers that sliders send as floats have become whole.
@@ -148,54 +146,49 @@ def read_request(
         InvalidArgument: If a value cannot work.
         TooMuch: If it asks for more than the limits allow.
     """
-    photo = read_photo(image, limits.photo_rules)
-    layers = read_texts("target_layers", target_layers, limits.max_layers, limits.max_text)
-    wanted = read_texts("classes", classes, limits.max_classes, limits.max_text)
+    values = {**DEFAULTS, **values}
+    photo = read_photo(values.get("image"), limits.photo_rules)
+    layers = read_texts(
+        "target_layers", values["target_layers"], limits.max_layers, limits.max_text
+    )
+    wanted = read_texts("classes", values["classes"], limits.max_classes, limits.max_text)
     for text in wanted:
         if (top := parse_top(text)) and top.count > limits.max_classes:
             raise TooMuch("classes", text, f"at most {limits.max_classes} classes")
-    contrasts = read_texts("contrast", contrast, 1, limits.max_text)
-    model = read_model_id(model_id, limits)
-    samples = read_whole("num_samples", num_samples, limits.max_samples)
-    noise = _number("std", std)
+    contrasts = read_texts("contrast", values["contrast"], 1, limits.max_text)
+    model = read_model_id(values.get("model_id"), limits)
+    samples = read_whole("num_samples", values["num_samples"], limits.max_samples)
+    noise = _number("std", values["std"])
     if not math.isfinite(noise) or noise < 0:
         raise InvalidArgument("std", noise, "a finite number, at least 0")
-    opacity = _number("alpha", alpha)
+    opacity = _number("alpha", values["alpha"])
     if not 0 <= opacity <= 1:
         raise InvalidArgument("alpha", opacity, "a number from 0 to 1")
+    colormap, reference = values["colormap"], values["reference"]
     if not isinstance(colormap, str):
         raise InvalidArgument("colormap", colormap, "the name of a colour map, such as 'jet'")
     colormap_table(colormap)
-    chosen = _limited(options, interface, limits)
+    options = read_limited_options(values, limits, interface)
     if limits.max_samples < MOST_SAMPLES:
-        chosen["sampling"] = "fixed"
+        options["sampling"] = "fixed"
     return ExplainForm(
         photo=photo,
         model_id=model,
-        method=METHODS[str(method)[: limits.max_text]].name,
+        method=METHODS[str(values["method"])[: limits.max_text]].name,
         target_layers=layers,
         classes=wanted,
         num_samples=samples,
         std=noise,
-        seed=_whole("seed", seed),
+        seed=_whole("seed", values["seed"]),
         alpha=opacity,
         colormap=colormap,
         contrast=contrasts[0] if contrasts else "",
-        region=read_box("region", region, limits.max_text),
+        region=read_box("region", values["region"], limits.max_text),
         reference=read_photo(reference, limits.photo_rules) if reference else None,
-        background=read_photo(background, limits.photo_rules) if background else None,
-        scale=_scale(scale, limits.max_text),
-        colorbar=_SWITCH.read(colorbar),
-        options=chosen,
+        scale=_scale(values["scale"], limits.max_text),
+        colorbar=_SWITCH.read(values["colorbar"]),
+        options=options,
     )
-
-
-def _limited(texts: Mapping[str, object], interface: Interface, limits: Limits) -> dict[str, Any]:
-    """The options of a request; as many images pass the network at once as there may be copies."""
-    values = read_limited_options(texts, limits.max_text, interface)
-    if (size := values.get("batch_size", 1)) > max(limits.max_samples, _BATCH):
-        raise TooMuch("batch_size", size, f"1 to {max(limits.max_samples, _BATCH)}")
-    return values
 
 
 def _scale(value: object, longest: int) -> ScaleChoice:
@@ -205,25 +198,40 @@ def _scale(value: object, longest: int) -> ScaleChoice:
 
 
 def read_limited_options(
-    texts: Mapping[str, object], longest: int, interface: Interface = "explain"
+    values: Mapping[str, object], limits: Limits, interface: Interface
 ) -> dict[str, Any]:
-    """Checks the options of ``cam_hub.options``, but for pictures.
+    """Checks the options of ``cam_hub.options``.
+
+    As many images pass the network at once as there may be noisy copies.
 
     Args:
-        texts: By name; empty or missing for the default.
+        values: By name, and others; the default of an option that is missing or empty.
+        limits: How much may be asked for.
         interface: Whose options these are.
-        longest: How many characters each may have.
+
+    Returns:
+        Values by name, with a ``Photo`` for a picture.
 
     Raises:
-        InvalidArgument: If one can mean nothing.
-        TooMuch: If one is longer.
+        InvalidArgument: If a value has no meaning.
+        ImageRefused: If a picture cannot be read.
+        TooMuch: If a text is too long, or the batch too large.
     """
-    known = options_for(interface)
-    for name in known:
-        if len(str(texts.get(name) or "")) > longest:
-            raise TooMuch(name, str(texts[name])[:longest], f"at most {longest} characters")
-    found = read_options(texts, interface)
-    return {name: value for name, value in found.items() if known[name].kind != "image"}
+    options: dict[str, Any] = {}
+    for name, option in options_for(interface).items():
+        value = values.get(name)
+        if option.kind == "image":
+            options[name] = read_photo(value, limits.photo_rules) if value else None
+            continue
+        if len(str(value or "")) > limits.max_text:
+            raise TooMuch(
+                name, str(value)[: limits.max_text], f"at most {limits.max_text} characters"
+            )
+        options[name] = option.read(value)
+    largest = max(limits.max_samples, OPTIONS["batch_size"].default)
+    if (size := options.get("batch_size", 1)) > largest:
+        raise TooMuch("batch_size", size, f"1 to {largest}")
+    return options
 
 
 def read_model_id(model_id: object, limits: Limits) -> str:
@@ -239,7 +247,7 @@ def read_model_id(model_id: object, limits: Limits) -> str:
     Raises:
         ModelNotFound: If it is not in the grammar, or names a folder.
         ModelRefused: If the app does not load its owner's models.
-        InvalidArgument: If it is no text or empty.
+        InvalidArgument: If it is not a text, or is empty.
         TooMuch: If it is too long.
     """
     if not isinstance(model_id, str) or not model_id.strip():

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image
 
@@ -25,7 +24,7 @@ from cam_hub.sources import disk_cache
 from cam_hub.sources.store import ModelStore
 from space.config.settings import Settings
 from space.service import zerogpu
-from space.service.compare_form import CompareRequest
+from space.service.compare_form import CompareForm
 from space.service.explain_form import ExplainForm
 from space.service.label_search import Labels, LabelShelf
 from space.service.layer_table import LayerTable, make_table
@@ -89,27 +88,13 @@ class Explainer:
                 beyond the limits.
         """
         photo = self.open(request.photo, progress)
-        reference = self.open(request.reference, progress) if request.reference else None
-        background = self.open(request.background, progress) if request.background else None
+        asked = request.arguments(lambda other: self.open(other, progress))
         progress(0.05, f"Loading {request.model_id}")
         # Told unscaled: the part of the bytes that stands beside it is this one.
         with self._model(request.model_id, progress, visitor) as model:
             progress(0.3, "Finding layers")
             self._check_layers(model, request.target_layers)
             progress(0.4, "Explaining")
-            asked: dict[str, Any] = {
-                "method": request.method,
-                "target_layers": list(request.target_layers) or None,
-                "classes": request.class_choice,
-                "num_samples": request.num_samples,
-                "std": request.std,
-                "seed": request.seed,
-                "contrast": request.contrast or None,
-                "region": request.region,
-                "reference": reference,
-                "background": background,
-                **request.options,
-            }
             if self._settings.lent_gpu:
                 result = zerogpu.explain(model, photo, asked)
             else:
@@ -124,7 +109,7 @@ class Explainer:
             return Explained(result, make_table(model))
 
     def compare(
-        self, request: CompareRequest, progress: Progress, visitor: str | None = None
+        self, request: CompareForm, progress: Progress, visitor: str | None = None
     ) -> Comparison:
         """Puts models beside each other; arguments as for ``explain``.
 
@@ -132,19 +117,14 @@ class Explainer:
             CamHubError: As ``cam_hub.compare``; also if the photo is beyond the limits. If there is
                 no map at all, the first cell's reason.
         """
-        reference = self.open(request.reference, progress) if request.reference else None
+        photo = self.open(request.form.photo, progress)
+        asked = request.form.arguments(lambda other: self.open(other, progress))
+        options = {name: asked.pop(name) for name in request.form.options}
+        del asked["method"]
         question = ask(
-            self.open(request.photo, progress),
-            methods=request.methods,
-            target_layers=request.layer_choice,
-            classes=request.class_choice,
-            num_samples=request.num_samples,
-            std=request.std,
-            seed=request.seed,
-            contrast=request.contrast or None,
-            region=request.region,
-            reference=reference,
-            options=request.options,
+            photo,
+            **{**asked, "methods": request.methods, "target_layers": request.layer_choice},
+            options=options,
             most=self._settings.limits.max_cells // len(request.models),
         )
         grid = make_grid(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlencode
 
 from cam_hub.errors import InvalidArgument
 from cam_hub.options import options_for
 from space.service.display_options import Look, read_look
+from space.service.explain_form import ExplainForm, box_text
 
 __all__ = ["View", "is_link", "query_of", "read_query"]
 
@@ -28,7 +29,7 @@ class View:
             of it.
         num_samples: Noisy copies.
         std: Standard deviation of their noise.
-        seed: Of the noise.
+        seed: Seed of the noise.
         photo: Name of an example, or the address of a photo; empty for an upload, which cannot be
             in a link.
         look: How the result is looked at. Its class is an index.
@@ -47,6 +48,19 @@ class View:
     photo: str = ""
     look: Look = field(default_factory=Look)
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, form: ExplainForm, photo: str, look: Look) -> View:
+        """The view of a result.
+
+        Args:
+            form: What was asked for.
+            photo: The photo as a link names it.
+            look: How the result is looked at.
+        """
+        values: dict[str, Any] = {each.name: getattr(form, each.name, None) for each in fields(cls)}
+        values |= {"photo": photo, "look": look, "region": box_text(form.region)}
+        return cls(**{**values, "target_layers": form.target_layers or ("best",)})
 
 
 _OPTIONS = options_for("page")
@@ -139,7 +153,7 @@ def read_query(pairs: Sequence[tuple[str, str]], default_model: str) -> View:
 
 
 def _look(values: dict[str, object]) -> Look:
-    """The look; a problem is told in the words of links."""
+    """The look; a problem is stated in the words of links."""
     for key, (name, _) in _LOOKS.items():
         if name in values:
             try:

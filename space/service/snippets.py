@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cam_hub.options import OPTIONS
@@ -30,31 +31,20 @@ def python_code(
     Returns:
         A program; the photo is expected in the working folder, or fetched from its address.
     """
-    named = request.target_layers
     which = "" if class_index is None else f"{class_index}, "
     which += "" if layer is None else f"layer={layer!r}, "
     scaled = "" if request.scale in (None, "own") else f", scale={request.scale!r}"
     scaled += ", colorbar=True" if request.colorbar else ""
-    photos = [request.photo, request.reference, request.background]
-    fetching = any(photo is not None and photo.url is not None for photo in photos)
+    if len(request.target_layers) > 1:
+        # A word among several names is a word on the page only.
+        request = replace(request, target_layers=tuple(layers))
     call = _call(
         "result = cam_hub.explain",
         [request.model_id, _opened(request.photo)],
-        {
-            "method": request.method,
-            # A word among several names is a word on the page only.
-            "target_layers": _one_or_all(named if len(named) < 2 else tuple(layers)),
-            "classes": _one_or_all(request.classes),
-            "contrast": request.contrast or None,
-            "region": request.region,
-            "reference": _opened(request.reference) if request.reference else None,
-            "background": _opened(request.background) if request.background else None,
-            "num_samples": request.num_samples,
-            "std": request.std,
-            "seed": request.seed,
-            **_changed(request.options),
-        },
+        _changed(request.arguments(_opened)),
     )
+    pictures = [request.photo, request.reference, *request.options.values()]
+    fetching = any(isinstance(each, Photo) and each.url is not None for each in pictures)
     return (
         f"{'from urllib.request import urlopen' + chr(10) * 2 if fetching else ''}"
         f"import cam_hub\n\n{call}\n"
@@ -79,21 +69,18 @@ def client_code(request: ExplainForm, address: str) -> str:
         {
             "image": _sent(request.photo),
             "model_id": request.model_id,
-            "method": request.method,
+            **_changed(request.arguments(_sent)),
             "target_layers": list(request.target_layers),
             "classes": list(request.classes),
-            "contrast": request.contrast or None,
             "region": list(request.region) if request.region else None,
-            "reference": _sent(request.reference) if request.reference else None,
-            "background": _sent(request.background) if request.background else None,
-            "num_samples": request.num_samples,
-            "std": request.std,
-            "seed": request.seed,
             "alpha": request.alpha,
             "colormap": request.colormap,
             "scale": None if request.scale == "own" else _scale_text(request.scale),
             "colorbar": request.colorbar or None,
-            **{name: str(value) for name, value in _changed(request.options).items()},
+            **{
+                name: _sent(value) if isinstance(value, Photo) else str(value)
+                for name, value in _changed(request.options).items()
+            },
             "api_name": "/explain",
         },
     )
@@ -103,7 +90,7 @@ def client_code(request: ExplainForm, address: str) -> str:
 
 
 class _Code(str):
-    """A text that stands for itself in a program, without quotes."""
+    """Code in place of a text: written without quotes."""
 
     def __repr__(self) -> str:
         return str(self)
@@ -124,15 +111,13 @@ def _scale_text(scale: ScaleChoice) -> str:
     return ", ".join(map(repr, scale)) if isinstance(scale, tuple) else str(scale or "own")
 
 
-def _changed(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that do not have their default."""
-    return {name: value for name, value in options.items() if value != OPTIONS[name].default}
-
-
-def _one_or_all(items: tuple[str, ...]) -> str | list[str] | None:
-    if not items:
-        return None
-    return items[0] if len(items) == 1 else list(items)
+def _changed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values without those of ``cam_hub.options`` that have their default."""
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in OPTIONS or value != OPTIONS[name].default
+    }
 
 
 def _call(head: str, positional: list[Any], named: dict[str, Any]) -> str:
