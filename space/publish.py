@@ -1,9 +1,4 @@
-"""``python -m space.publish OWNER/NAME``: this repository as a Space on the Hub.
-
-The card of the Space: the front matter that the Hub builds it from, and what people read.
-
-What a Space needs of this repository, and nothing else.
-"""
+"""``python -m space.publish OWNER/NAME``: this repository as a Space on the Hub."""
 
 from __future__ import annotations
 
@@ -11,9 +6,9 @@ import argparse
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -39,203 +34,6 @@ __all__ = [
     "publish",
     "write",
 ]
-
-
-_EXAMPLES = """\
-examples:
-  python -m space.publish me/cam-hub --dry-run        the files and the card; nobody is contacted
-  python -m space.publish me/cam-hub                  a new Space is private
-  python -m space.publish me/cam-hub --public         for everybody
-  python -m space.publish --folder build/space        only the folder, which runs by itself
-
-An access token with the role "write" is taken from HF_TOKEN or from 'hf auth login'.
-"""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
-
-    Args:
-        arguments: Of the command line; None for the program's own.
-
-    Returns:
-        Exit code: 0 if all went well, 2 if not, with the reason on the error output.
-    """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    local = options.dry_run or options.folder is not None
-    if options.repo is None and not local:
-        parser.error("the Space's name is missing: OWNER/NAME")
-    if options.pr and (options.private is not None or options.hardware):
-        parser.error("a pull request changes neither who sees the Space nor its hardware")
-    try:
-        if options.hardware:
-            check_hardware(options.hardware)
-        named = (options.repo,) if options.repo else ()
-        files = collect(make_card(*named, title=options.title, hardware=options.hardware))
-        if options.folder is not None and not options.dry_run:
-            write(files, options.folder)
-            _say(f"{_extent(files)} in {options.folder}; there, 'python app.py' starts the app")
-        elif options.dry_run:
-            _say(_listing(files))
-        else:
-            where = publish(
-                options.repo,
-                files,
-                token=options.token,
-                private=options.private,
-                hardware=options.hardware,
-                pull_request=options.pr,
-            )
-            _say(f"{_extent(files)}: {where}")
-    except CamHubError as error:
-        sys.stderr.write(f"space.publish: error: {' '.join(str(error).split())}\n")
-        return 2
-    return 0
-
-
-_MESSAGE = "Publish cam_hub"
-
-
-def publish(
-    repo_id: str,
-    files: Mapping[str, bytes],
-    *,
-    token: str | None = None,
-    private: bool | None = None,
-    hardware: str | None = None,
-    pull_request: bool = False,
-) -> str:
-    """Makes a Space of the files, or brings it up to date, by one commit.
-
-    Files of an earlier time are removed from our folders; what else is in the Space stays. A Space
-    that holds another app is not touched.
-
-    Args:
-        repo_id: ``owner/name``.
-        files: Content by path.
-        token: Access token; None for that of the environment or the login.
-        private: Whether only the owner sees it. None: private if it is made now, otherwise as it
-            is.
-        hardware: What it is to run on; None for what it runs on, or the free one.
-        pull_request: Only propose the commit, to a Space that exists.
-
-    Returns:
-        Where people find the Space, or the pull request.
-
-    Raises:
-        InvalidArgument: If ``repo_id`` does not work.
-        HubRefused: If the token does not allow it, the account would have to pay, or the Space
-            holds another app.
-        HubUnavailable: If the Hub does not answer.
-    """
-    writer = HubWriter(repo_id, "space", token)
-    space = writer.info()
-    if space is not None:
-        _check_ours(repo_id, space)
-
-    def plan(now: RepoInfo) -> list[Operation]:
-        ours = tuple(f"{folder}/" for folder in OWN_FOLDERS)
-        stale = sorted(name for name in files_of(now) - files.keys() if name.startswith(ours))
-        return [
-            *map(CommitOperationDelete, stale),
-            *(CommitOperationAdd(path, content) for path, content in files.items()),
-        ]
-
-    if pull_request:
-        return writer.commit(_MESSAGE, plan, pull_request=True)
-    if space is None:
-        writer.create(private=private is not False, sdk="gradio")
-    elif private and not space.private:
-        _set_private(writer, True)  # before anything new can be seen
-    writer.commit(_MESSAGE, plan)
-    if space is not None and private is False and space.private:
-        _set_private(writer, False)
-    if hardware is not None:
-        _request(writer, hardware)
-    return writer.url
-
-
-def _check_ours(repo_id: str, space: RepoInfo) -> None:
-    others = files_of(space) - {"README.md", ".gitattributes", ".gitignore"}
-    if getattr(space, "sdk", None) not in (None, "gradio") or (
-        others and "cam_hub/__init__.py" not in others
-    ):
-        raise HubRefused(
-            repo_id,
-            "there is a Space of this name with another app in it. Take another name, or delete "
-            "that Space first.",
-        )
-
-
-def _set_private(writer: HubWriter, private: bool) -> None:
-    with writer.api() as api:
-        api.update_repo_settings(writer.repo_id, repo_type="space", private=private)
-
-
-def _request(writer: HubWriter, hardware: str) -> None:
-    try:
-        with writer.api() as api:
-            api.request_space_hardware(writer.repo_id, SpaceHardware(hardware))
-    except HubRefused as error:
-        raise HubRefused(
-            writer.repo_id,
-            f"the app was published at {writer.url}, but its hardware stays as it was: "
-            f"{error.reason}",
-        ) from error
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m space.publish",
-        description="Creates or updates a Hugging Face Space that runs this app.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("repo", nargs="?", metavar="OWNER/NAME", help="the Space")
-    seen = parser.add_mutually_exclusive_group()
-    seen.add_argument(
-        "--private",
-        action="store_const",
-        const=True,
-        dest="private",
-        help="only its owner sees it (default for a new one)",
-    )
-    seen.add_argument(
-        "--public", action="store_const", const=False, dest="private", help="everybody sees it"
-    )
-    parser.add_argument("--title", default=TITLE, help="above the Space (default: %(default)s)")
-    parser.add_argument(
-        "--hardware",
-        metavar="NAME",
-        help="ask for this hardware, like cpu-upgrade or t4-small; most of it is paid for",
-    )
-    parser.add_argument("--pr", action="store_true", help="only open a pull request")
-    parser.add_argument("--token", help="access token; better kept in HF_TOKEN")
-    parser.add_argument(
-        "--folder", type=Path, metavar="DIR", help="write the files there, and stop"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the files and the card, and stop"
-    )
-    return parser
-
-
-def _listing(files: Mapping[str, bytes]) -> str:
-    rows = [f"{len(content):>9,}  {name}" for name, content in files.items()]
-    return "\n".join([*rows, _extent(files), "", files["README.md"].decode().rstrip()])
-
-
-def _extent(files: Mapping[str, bytes]) -> str:
-    return f"{len(files)} files, {sum(map(len, files.values())):,} bytes"
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
 
 
 TITLE = "cam_hub: which pixels support which class"
@@ -278,6 +76,27 @@ The folder runs anywhere: `pip install -r requirements.txt`, then `python app.py
 """
 
 
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder that this code was started from."""
+
+OWN_FOLDERS = ("cam_hub", "space")
+"""The folders of a Space that hold nothing but what comes from here."""
+
+_NEEDED = (
+    "app.py",
+    "requirements.txt",
+    "LICENSE",
+    *(f"{each}/__init__.py" for each in OWN_FOLDERS),
+)
+
+_FILES = (
+    *_NEEDED,
+    *(f"{folder}/**/*{suffix}" for folder in OWN_FOLDERS for suffix in (".py", ".typed")),
+    *(f"space/examples/**/*{suffix}" for suffix in (".jpg", ".png", ".md")),
+)
+"""What a Space needs of this repository, as patterns."""
+
+
 def make_card(
     space_id: str = "OWNER/NAME", *, title: str = TITLE, hardware: str | None = None
 ) -> str:
@@ -292,13 +111,18 @@ def make_card(
         InvalidArgument: If the Hub would not take one of them, or has no such Gradio as is
             installed here.
     """
+    if not title.strip() or not title.isprintable() or len(title) > 100:
+        raise InvalidArgument("title", title, "1 to 100 characters on one line")
+    gradio = version("gradio")
+    if not re.fullmatch(r"\d+(\.\d+){1,2}", gradio):
+        raise InvalidArgument("gradio", gradio, "an installed release of gradio, like 6.31.0")
     data = SpaceCardData(
-        title=_line("title", title),
+        title=title.strip(),
         emoji="🔥",
         colorFrom="indigo",
         colorTo="red",
         sdk="gradio",
-        sdk_version=_released(version("gradio")),
+        sdk_version=gradio,
         python_version=PYTHON,
         app_file="app.py",
         short_description=_SHORT,
@@ -325,31 +149,6 @@ def check_hardware(name: str) -> str:
     return name
 
 
-def _line(argument: str, text: str) -> str:
-    if not text.strip() or not text.isprintable() or len(text) > 100:
-        raise InvalidArgument(argument, text, "1 to 100 characters on one line")
-    return text.strip()
-
-
-def _released(number: str) -> str:
-    if not re.fullmatch(r"\d+(\.\d+){1,2}", number):
-        raise InvalidArgument("gradio", number, "an installed release of gradio, like 6.31.0")
-    return number
-
-
-ROOT = Path(__file__).resolve().parent.parent
-"""The folder that this code was started from."""
-
-OWN_FOLDERS = ("cam_hub", "space")
-"""The folders of a Space that hold nothing but what comes from here."""
-
-_FILES = ("app.py", "requirements.txt", "LICENSE")
-_CODE = (".py", ".typed")
-_EXAMPLE_FOLDER = ("space", "examples")
-_EXAMPLE_FILES = (".jpg", ".png", ".md")
-_CARD = "README.md"
-
-
 def collect(card: str, root: Path = ROOT) -> dict[str, bytes]:
     """The files of the Space.
 
@@ -366,16 +165,17 @@ def collect(card: str, root: Path = ROOT) -> dict[str, bytes]:
     Raises:
         InvalidArgument: If something that the Space needs is not in ``root``.
     """
-    found = {_CARD: card.encode()}
-    for name in _FILES:
-        found[name] = _read(root, name)
-    for folder in OWN_FOLDERS:
-        if not (root / folder / "__init__.py").is_file():
-            raise _incomplete(root, folder)
-        for path in _walk(root / folder):
-            name = path.relative_to(root).as_posix()
-            if _belongs(name):
-                found[name] = path.read_bytes()
+    found = {"README.md": card.encode()}
+    for pattern in _FILES:
+        for path in root.glob(pattern):
+            parts = path.relative_to(root).parts
+            if path.is_file() and not path.is_symlink() and not any(p[0] == "." for p in parts):
+                found["/".join(parts)] = path.read_bytes()
+    for name in _NEEDED:
+        if name not in found:
+            missing = name.removesuffix("/__init__.py")
+            expected = f"a clone of the repository; {missing!r} is missing"
+            raise InvalidArgument("root", str(root), expected)
     return dict(sorted(found.items()))
 
 
@@ -403,29 +203,187 @@ def write(files: Mapping[str, bytes], folder: Path) -> None:
         raise InvalidArgument("folder", str(folder), expected) from error
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.is_symlink():
-            continue
-        if path.is_dir():
-            yield from _walk(path)
-        elif path.is_file():
-            yield path
+_MESSAGE = "Publish cam_hub"
 
 
-def _belongs(name: str) -> bool:
-    path = PurePosixPath(name)
-    if path.parts[:2] == _EXAMPLE_FOLDER:
-        return path.suffix in _EXAMPLE_FILES
-    return path.suffix in _CODE
+def publish(
+    repo_id: str,
+    files: Mapping[str, bytes],
+    *,
+    token: str | None = None,
+    private: bool | None = None,
+    hardware: str | None = None,
+    pull_request: bool = False,
+) -> str:
+    """Makes a Space of the files, or brings it up to date, by one commit.
+
+    Files of an earlier time are removed from our folders; other files of the Space stay. A Space
+    that holds another app is not touched.
+
+    Args:
+        repo_id: ``owner/name``.
+        files: Content by path.
+        token: Access token; None for that of the environment or the login.
+        private: Whether only the owner sees it. None: private if it is made now, otherwise as it
+            is.
+        hardware: What it is to run on; None for what it runs on, or the free one.
+        pull_request: Only propose the commit, to a Space that exists.
+
+    Returns:
+        Where people find the Space, or the pull request.
+
+    Raises:
+        InvalidArgument: If ``repo_id`` does not work.
+        HubRefused: If the token does not allow it, the account would have to pay, or the Space
+            holds another app.
+        HubUnavailable: If the Hub does not answer.
+    """
+    writer = HubWriter(repo_id, "space", token)
+    space = writer.info()
+    if space is not None:
+        others = files_of(space) - {"README.md", ".gitattributes", ".gitignore"}
+        if getattr(space, "sdk", None) not in (None, "gradio") or (
+            others and "cam_hub/__init__.py" not in others
+        ):
+            raise HubRefused(
+                repo_id,
+                "there is a Space of this name with another app in it. Take another name, or "
+                "delete that Space first.",
+            )
+
+    def plan(now: RepoInfo) -> list[Operation]:
+        ours = tuple(f"{folder}/" for folder in OWN_FOLDERS)
+        stale = sorted(name for name in files_of(now) - files.keys() if name.startswith(ours))
+        return [
+            *map(CommitOperationDelete, stale),
+            *(CommitOperationAdd(path, content) for path, content in files.items()),
+        ]
+
+    if pull_request:
+        return writer.commit(_MESSAGE, plan, pull_request=True)
+    if space is None:
+        writer.create(private=private is not False, sdk="gradio")
+    elif private and not space.private:
+        _set_private(writer, True)  # before anything new can be seen
+    writer.commit(_MESSAGE, plan)
+    if space is not None and private is False and space.private:
+        _set_private(writer, False)
+    try:
+        if hardware is not None:
+            with writer.api() as api:
+                api.request_space_hardware(repo_id, SpaceHardware(hardware))
+    except HubRefused as error:
+        raise HubRefused(
+            repo_id,
+            f"the app was published at {writer.url}, but its hardware stays as it was: "
+            f"{error.reason}",
+        ) from error
+    return writer.url
 
 
-def _read(root: Path, name: str) -> bytes:
-    path = root / name
-    if path.is_symlink() or not path.is_file():
-        raise _incomplete(root, name)
-    return path.read_bytes()
+def _set_private(writer: HubWriter, private: bool) -> None:
+    with writer.api() as api:
+        api.update_repo_settings(writer.repo_id, repo_type="space", private=private)
 
 
-def _incomplete(root: Path, missing: str) -> InvalidArgument:
-    return InvalidArgument("root", str(root), f"a clone of the repository; {missing!r} is missing")
+_EXAMPLES = """\
+examples:
+  python -m space.publish me/cam-hub --dry-run        the files and the card; nothing is sent
+  python -m space.publish me/cam-hub                  a new Space is private
+  python -m space.publish me/cam-hub --public         visible to all
+  python -m space.publish --folder build/space        only the folder, which runs on its own
+
+An access token with the role "write" is taken from HF_TOKEN or from 'hf auth login'.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m space.publish",
+        description="Creates or updates a Hugging Face Space that runs this app.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("repo", nargs="?", metavar="OWNER/NAME", help="the Space")
+    seen = parser.add_mutually_exclusive_group()
+    seen.add_argument(
+        "--private",
+        action="store_const",
+        const=True,
+        dest="private",
+        help="only its owner sees it (default for a new one)",
+    )
+    seen.add_argument(
+        "--public", action="store_const", const=False, dest="private", help="visible to all"
+    )
+    parser.add_argument("--title", default=TITLE, help="above the Space (default: %(default)s)")
+    parser.add_argument(
+        "--hardware",
+        metavar="NAME",
+        help="ask for this hardware, like cpu-upgrade or t4-small; most of it is paid for",
+    )
+    parser.add_argument("--pr", action="store_true", help="only open a pull request")
+    parser.add_argument("--token", help="access token; better kept in HF_TOKEN")
+    parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="write the files there, and stop"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the files and the card, and stop"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: Arguments of the command line; None for the program's own.
+
+    Returns:
+        Exit code: 0 if all went well, 2 if not, with the reason on the error output.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    local = options.dry_run or options.folder is not None
+    if options.repo is None and not local:
+        parser.error("the Space's name is missing: OWNER/NAME")
+    if options.pr and (options.private is not None or options.hardware):
+        parser.error("a pull request changes neither who sees the Space nor its hardware")
+    try:
+        if options.hardware:
+            check_hardware(options.hardware)
+        named = (options.repo,) if options.repo else ()
+        files = collect(make_card(*named, title=options.title, hardware=options.hardware))
+        if options.folder is not None and not options.dry_run:
+            write(files, options.folder)
+            text = f"{_extent(files)} in {options.folder}; there, 'python app.py' starts the app"
+        elif options.dry_run:
+            text = _listing(files)
+        else:
+            where = publish(
+                options.repo,
+                files,
+                token=options.token,
+                private=options.private,
+                hardware=options.hardware,
+                pull_request=options.pr,
+            )
+            text = f"{_extent(files)}: {where}"
+        sys.stdout.write(f"{text}\n")
+    except CamHubError as error:
+        sys.stderr.write(f"space.publish: error: {' '.join(str(error).split())}\n")
+        return 2
+    return 0
+
+
+def _listing(files: Mapping[str, bytes]) -> str:
+    rows = [f"{len(content):>9,}  {name}" for name, content in files.items()]
+    return "\n".join([*rows, _extent(files), "", files["README.md"].decode().rstrip()])
+
+
+def _extent(files: Mapping[str, bytes]) -> str:
+    return f"{len(files)} files, {sum(map(len, files.values())):,} bytes"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,6 +149,16 @@ class TestWithoutTheHub:
         assert f"{app:,}  app.py\n" in written
         assert "title: Maps of Ann" in written
         assert hub.requests == []
+
+    def test_the_documented_command_runs(self):
+        done = subprocess.run(
+            [sys.executable, "-m", "space.publish", "ann/maps", "--dry-run"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "app.py\n" in done.stdout
 
     def test_a_folder_is_written_and_nobody_contacted(self, hub, tmp_path: Path, capsys):
         assert main(["--folder", str(tmp_path / "space")]) == 0
