@@ -1,7 +1,7 @@
 """The layer cache: the layers of models loaded by their ID, one small JSON file per model and size.
 
 A cache must never be the reason for a failure, so nothing here raises: a folder that cannot be
-written is no cache, a damaged or foreign file is ignored, and the next ``write`` replaces it.
+written is not used, a damaged or foreign file is ignored, and the next ``write`` replaces it.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def folder() -> Path | None:
     Returns:
         ``layers`` in ``$CAM_HUB_CACHE``, else in ``$XDG_CACHE_HOME/cam_hub``, else in
         ``~/.cache/cam_hub``; it need not exist. None if ``CAM_HUB_CACHE`` is empty or ``off``, or
-        there is no home.
+        the home folder is unknown.
     """
     chosen = os.environ.get("CAM_HUB_CACHE")
     if chosen is not None and chosen.strip().lower() in ("", "off"):

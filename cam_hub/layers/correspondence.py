@@ -29,11 +29,11 @@ BANDS = 4
 """Bands per axis of the input."""
 
 SPATIAL, CLEAR = 0.85, 0.03
-"""Least correlation with the bands, and least slope, of what counts as spatial (true layers
-mostly have a correlation above 0.95 and a slope above 0.2)."""
+"""The minimum correlation with the bands, and the minimum slope, of a spatial output (spatial
+layers mostly have a correlation above 0.95 and a slope above 0.2)."""
 
 SELECTIVE = 0.25
-"""Least selectivity of cells from which it can be told where they lie, or that they lie nowhere."""
+"""The minimum selectivity of cells whose position, or lack of one, can be determined."""
 
 _LEAST = 2
 """At least so many bands must change a layer to show where its cells lie."""
@@ -59,13 +59,13 @@ class Match(NamedTuple):
     """How well one reading of a change follows the bands.
 
     Attributes:
-        correlation: Of the places of what moves the cells with the cells' own places; the lesser
-            of the two axes, in [-1, 1].
+        correlation: Correlation of the places of what moves the cells with the cells' own places;
+            the lesser of the two axes, in [-1, 1].
         slope: How far these places move along with the cells, the lesser of the two axes: 1 if a
             cell answers to its own place only, 0 if to all alike.
         selectivity: How much cells prefer some bands to others (deviation over the bands by mean,
-            in [0, sqrt(BANDS - 1)]); near 0 if each answers to all alike, so that nothing can be
-            said about where it lies.
+            in [0, sqrt(BANDS - 1)]); near 0 if each answers to all alike, so that its
+            position cannot be determined.
         halves: Of what follows the bands, how much more each half of the cells moves than the
             opposite one where its own half of the input is disturbed: ``(own - other) / max(own,
             other)``, the least of all that can be compared, in [-1, 1]. It is low where each
@@ -94,9 +94,9 @@ NONE = Match(0.0, 0.0)
 def sizes(change: Tensor, channel_axis: int) -> tuple[Tensor, Tensor]:
     """How much each place changed, in two respects.
 
-    Attention with weights that are still random, and gates, tell every place of a disturbance
-    anywhere. What all places are told alike says nothing about where they are, so the change is
-    looked at once as it is and once without its mean over the places.
+    Attention with weights that are still random, and gates, spread a disturbance over all places.
+    A change that all places share does not show where they are, so the change is examined once as
+    it is and once without its mean over the places.
 
     Args:
         change: The differences that disturbances made, batch first; overwritten.

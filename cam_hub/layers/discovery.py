@@ -19,6 +19,7 @@ from cam_hub.layers.correspondence import SELECTIVE
 from cam_hub.layers.extent import FULL
 from cam_hub.layers.layer_info import LayerInfo
 from cam_hub.layers.layouts import TURNS
+from cam_hub.layers.model_runner import ExecutionChanged, ModelRunner
 from cam_hub.layers.probe import Finding, disturb, frames_in_batch
 from cam_hub.layers.reachability import Dependence, dependences
 from cam_hub.layers.recommendation import (
@@ -29,12 +30,11 @@ from cam_hub.layers.recommendation import (
     read_layouts,
     unread_after,
 )
-from cam_hub.layers.trial import Changed, Trial
 from cam_hub.models.loaded_model import EXECUTION as FACT
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.base import Reference, Target
 
-__all__ = ["examine"]
+__all__ = ["discover_layers"]
 
 _SURE = 16
 """So many cells of a sequence hardly ever follow the image by chance."""
@@ -48,23 +48,24 @@ _TOO_LARGE = (
 )
 
 _SEVERAL = 5
-"""So many of the highest scores a layer must speak for where they come from different places."""
+"""Number of the highest scores for which a layer needs positive evidence, where these come from
+different places."""
 
 
 class _NoMemory(Exception):
     """Memory did not suffice for the experiment as it was done."""
 
 
-def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
-    """Finds out all that ``list_layers`` tells.
+def discover_layers(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
+    """Discovers everything that ``list_layers`` returns.
 
     It takes one forward pass of one input, the same with ``2 * BANDS`` disturbed copies, and one
-    more with the way back; for models without a classifier, one of a baseline. Where the halves of
-    the deepest layer are hardly apart, some more tell whether its quarters are.
+    with backward passes; for models without a classifier, one of a baseline. Where the halves of
+    the deepest layer hardly differ, some more passes show whether its quadrants do.
 
     Args:
         model: The model.
-        size: Of the input, without the batch.
+        size: Shape of the input, without the batch.
 
     Returns:
         One entry per submodule, as ``list_layers`` returns them.
@@ -79,28 +80,28 @@ def examine(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo]:
     with frozen_eval(model.module):
         for left in reversed(range(_RESTARTS)):
             way = replace(execution, one_by_one=True) if sparing else execution
-            trial = Trial(model.module, model.task, way, certain=not left)
+            runner = ModelRunner(model.module, model.task, way, certain=not left)
             try:
-                lines = _experiment(model, size, trial)
-            except Changed as signal:
+                lines = _experiment(model, size, runner)
+            except ExecutionChanged as signal:
                 execution = signal.execution
             except _NoMemory:
-                if trial.one_by_one:
+                if runner.one_by_one:
                     raise OutOfMemory(model.id, _TOO_LARGE.format(size, model.device)) from None
                 sparing = True
             else:
                 model.facts[FACT] = execution
                 return lines
-    raise AssertionError("the last trial is certain")
+    raise AssertionError("the last run is certain")
 
 
-def _experiment(model: LoadedModel, size: tuple[int, ...], run: Trial) -> list[LayerInfo]:
+def _experiment(model: LoadedModel, size: tuple[int, ...], run: ModelRunner) -> list[LayerInfo]:
     """The experiment, with a network that is run in one way.
 
     Raises:
-        Changed: If it has to be run in another way.
+        ExecutionChanged: If it has to be run in another way.
         _NoMemory: If memory does not suffice.
-        ModelRefused: As ``examine``.
+        ModelRefused: As ``discover_layers``.
     """
     clean = _noise(model, size, seed=0)
     try:
@@ -128,7 +129,7 @@ def _experiment(model: LoadedModel, size: tuple[int, ...], run: Trial) -> list[L
             )
     except ModelRefused as error:  # tasks do not know the model's ID
         raise ModelRefused(model.id, error.reason) from error
-    except (CamHubError, Changed):
+    except (CamHubError, ExecutionChanged):
         raise
     except Exception as error:  # whatever a network raises on an input that it cannot take
         if is_out_of_memory(error):
@@ -142,22 +143,22 @@ def _experiment(model: LoadedModel, size: tuple[int, ...], run: Trial) -> list[L
     return _lines(model.module, findings, readings, found, best)
 
 
-def _check_frames(findings: Mapping[str, Finding], clean: Tensor, run: Trial) -> None:
+def _check_frames(findings: Mapping[str, Finding], clean: Tensor, run: ModelRunner) -> None:
     """Looks for frames in the batch where more layers have them there than lie on the image.
 
     Raises:
-        Changed: If there are.
+        ExecutionChanged: If there are.
     """
     if run.folded:
         return
     parts = frames_in_batch(clean)
     shapes = [found.shape or () for found in findings.values() if not found.batched]
     folded = sum(len(shape) > 2 and shape[0] in parts for shape in shapes)
-    if folded > sum(map(_lies_surely, findings.values())):
-        raise Changed(replace(run.execution, one_by_one=True, folded=True))
+    if folded > sum(map(_is_certainly_spatial, findings.values())):
+        raise ExecutionChanged(replace(run.execution, one_by_one=True, folded=True))
 
 
-def _lies_surely(finding: Finding) -> bool:
+def _is_certainly_spatial(finding: Finding) -> bool:
     """Whether an output lies on the image, and not a few tokens (or hidden units) by chance."""
     found = finding.arrangement if finding.spatial else None
     return found is not None and (found.explicit or found.frames * found.cells >= _SURE)
@@ -168,7 +169,7 @@ def _noise(model: LoadedModel, size: tuple[int, ...], *, seed: int) -> Tensor:
     return noise.to(model.device, model.dtype)
 
 
-def _target(model: LoadedModel, size: tuple[int, ...], run: Trial) -> Target:
+def _target(model: LoadedModel, size: tuple[int, ...], run: ModelRunner) -> Target:
     """What an explanation of the clean input would differentiate."""
     if not model.task.takes_reference:
         return model.task.target()
@@ -214,7 +215,7 @@ def _lines(
                 reason=f"{reason}; but {note}" if note else reason,
                 suffix_tokens=arrangement.suffix_tokens if arrangement else 0,
                 frames=arrangement.frames if arrangement else 1,
-                faint=arrangement is not None and finding.drowned,
+                faint=arrangement is not None and finding.below_precision,
                 overwritten=finding.overwritten,
                 calls=finding.calls,
                 call=finding.call,
@@ -234,7 +235,7 @@ def _lines(
 
 
 def _placement(finding: Finding) -> str:
-    """What to say of a layer whose grid does not cover the input, or may not."""
+    """The note on a layer whose grid does not cover the input, or may not."""
     if finding.extent is None:
         return (
             "its grid may not cover the whole input: the network crops or pads on the way, and how "
@@ -250,7 +251,7 @@ def _placement(finding: Finding) -> str:
 
 
 def _note(name: str, findings: Mapping[str, Finding], readings: Mapping[str, Reading]) -> str:
-    """What to say of the recommended layer if most of the network behind it could not be read."""
+    """The note on the recommended layer if most of the network behind it could not be read."""
     measured = {other for other, reading in readings.items() if reading.measured}
     if name not in measured:
         return ""
@@ -335,7 +336,7 @@ def _why_not(finding: Finding) -> str:
     if finding.match.selectivity >= SELECTIVE:
         return (
             "its output does not follow the image: its places answer in another order than the "
-            f"image's (windows, unrolled tokens), or are no places ({correlation})"
+            f"image's (windows, unrolled tokens), or have no place ({correlation})"
         )
     return f"its output does not follow the image ({correlation})"
 

@@ -73,7 +73,7 @@ class Fit(NamedTuple):
     Attributes:
         start: Where the grid starts, as a part of the input.
         stop: Where it ends.
-        clear: Whether the cells are narrow enough to tell.
+        clear: Whether the cells are narrow enough for a reliable fit.
     """
 
     start: float
@@ -162,7 +162,7 @@ def _windows(places: tuple[float, ...], extents: tuple[tuple[float, float], ...]
     """How much of each cell's window lies in each band, by width and extent.
 
     Args:
-        places: Of the cells' centres on the grid, in [0, 1].
+        places: The cells' centres on the grid, in [0, 1].
         extents: Centres and lengths.
 
     Returns:

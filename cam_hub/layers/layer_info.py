@@ -30,11 +30,11 @@ class LayerInfo:
         faint: Whether a change of the input is lost in this output's rounding errors (deep
             networks with random weights), so that its maps are computed in double precision.
         overwritten: Whether what follows writes to its output (in-place layers, ``+=``), so that
-            whoever keeps that must keep a copy.
+            only a copy of it lasts.
         calls: How often it runs in one pass.
         call: Which of these calls is explained, from 0.
-        readable_calls: Of a layer with weights that runs several times (a backbone shared by two
-            views): the calls whose output follows the image.
+        readable_calls: The calls whose output follows the image, for a layer with weights that
+            runs several times (a backbone shared by two views).
         turn: How the network has turned the image before this layer (``"T"`` transposed, ``"H"``
             mirrored, ``"V"`` upside down, or several of these); empty if it is upright. Grid and
             maps are those of the image, turned back.

@@ -103,8 +103,8 @@ class Frame:
     """What of the input bounds the readings of an output.
 
     Attributes:
-        rows: Of the input.
-        cols: Of the input.
+        rows: Rows of the input.
+        cols: Columns of the input.
         frames: Steps of time in the input, 1 for an image.
     """
 
@@ -451,7 +451,7 @@ def _grids(length: int, frame: Frame) -> Iterator[tuple[tuple[int, int], int, in
                 continue
             places = (length - extra) // frames
             rows = round((places * frame.aspect) ** 0.5)
-            # An input that is no multiple of the patch leaves each side short by less than a cell.
+            # Where the patch does not divide the input, each side is short by less than a cell.
             if rows < 1 or places % rows or extra > frames * places:
                 continue
             if abs(rows - places // rows * frame.aspect) >= max(1.0, frame.aspect):

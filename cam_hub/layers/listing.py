@@ -16,7 +16,7 @@ from cam_hub.hooks.execution import PLAIN
 from cam_hub.hooks.modes import default_modes
 from cam_hub.hooks.recording import modules_by_name
 from cam_hub.layers import cache
-from cam_hub.layers.discovery import examine
+from cam_hub.layers.discovery import discover_layers
 from cam_hub.layers.layer_info import LayerInfo
 from cam_hub.models.loaded_model import EXECUTION, LoadedModel
 from cam_hub.models.network import quantized_parts
@@ -83,7 +83,7 @@ SUGGESTIONS = {
 """The words that stand for layers, with their meaning."""
 
 _CHAINS = ("Sequential", "ModuleList", "ModuleDict")
-"""Modules that only put others in a row: what is in them is no part of a block because of that."""
+"""Modules that only put others in a row; their parts do not form a block because of that."""
 
 
 @default_modes()
@@ -93,7 +93,7 @@ def list_layers(
     """Lists a model's layers with what the experiment found out about them.
 
     The experiment takes ten forward passes and one backward pass; five to fifteen others
-    where it is in doubt whether the deepest layer keeps the picture's quarters apart. The result
+    where it is in doubt whether the deepest layer keeps the picture's quadrants apart. The result
     is stored with the model and, for a model loaded by its ID, on disk (``layers/cache.py``); a
     model with classes of a user's own, whose code may change, is examined each time it is loaded.
 
@@ -126,7 +126,7 @@ def list_layers(
             key = cache.cache_key(model, size)
             found = stored_layers(key, model)
             if found is None:
-                found = examine(model, size)
+                found = discover_layers(model, size)
                 if model.execution.is_plain:  # the files do not record any other execution
                     store_layers(key, found)
             else:
@@ -178,11 +178,11 @@ def suggest_layers(
             "quantised.",
         )
     if not names:
-        raise NoMap(f"the model {model.id!r} has none that fits {how!r}: {_lack(layers)}")
+        raise NoMap(f"the model {model.id!r} has none that fits {how!r}: {_why_none(layers)}")
     return names
 
 
-def _lack(layers: Sequence[LayerInfo]) -> str:
+def _why_none(layers: Sequence[LayerInfo]) -> str:
     """Why no layer is usable, or not of the kind that was asked for."""
     usable = sum(layer.usable for layer in layers)
     if usable:
@@ -202,7 +202,7 @@ def _lack(layers: Sequence[LayerInfo]) -> str:
 
 
 def _stage_ends(usable: list[LayerInfo]) -> list[str]:
-    """The last layer of each stage that is no part of a block of another stage."""
+    """The last layer of each stage outside the blocks of other stages."""
     blocks = {layer.name: layer for layer in usable if layer.module_type not in _CHAINS}
 
     def parts_of_others(layer: LayerInfo) -> int:
@@ -269,7 +269,7 @@ def resolve_layers(
     Raises:
         LayerNotFound: If a name is not one of the model's.
         NoMap: If a layer is not spatial, or no class score depends on it.
-        InvalidArgument: If nothing is named, or something that is no layer.
+        InvalidArgument: If nothing is named, or something other than layers.
     """
     if choice is None:
         choice = "best"

@@ -45,7 +45,7 @@ from cam_hub.layers.layouts import (
     to_maps,
     turn_back,
 )
-from cam_hub.layers.trial import run_observed
+from cam_hub.layers.model_runner import run_observed
 from cam_hub.models.precision import double_pair
 
 __all__ = ["Finding", "Run", "disturb", "frames_in_batch"]
@@ -57,8 +57,8 @@ _ROUNDINGS = 64
 """A change below this many rounding errors of the output's greatest value is lost in them."""
 
 _CHANNELS, _FEW_CHANNELS, _SMALL = 64, 32, 256
-"""So many channels tell how much a place has changed; fewer on grids of more cells than a small
-one has."""
+"""Number of channels that suffice to measure the change of a place; fewer on grids of more cells
+than a small one has."""
 
 
 _MAX_CALLS = 8
@@ -77,12 +77,12 @@ class Finding:
     """What the experiment showed of one layer's (last) output.
 
     Attributes:
-        shape: Shape of the output for one image, or None if it is no tensor.
+        shape: Shape of the output for one image, or None if it is not a tensor.
         readings: The readings that its shape allows, with how well each follows the bands, the
             best first.
         moved: Whether any disturbance changed the output at all.
-        drowned: Whether it changed by hardly more than rounding errors, or not at all, so that
-            where it changed says nothing (deep networks with random weights).
+        below_precision: Whether it changed by hardly more than rounding errors, or not at all, so
+            that the place of the change is meaningless (deep networks with random weights).
         batched: Whether one of its dimensions is the batch: the first one or, of a sequence, the
             second one, as two batches of different sizes show.
         finite: Whether it holds no NaN or infinity.
@@ -91,13 +91,13 @@ class Finding:
         readable: The calls whose output follows the image, where all were looked at.
         overwritten: Whether what follows writes to the output (in-place layers, ``+=``).
         extent: The part of the input that the grid covers, as measured or as that of earlier
-            layers; None if it cannot be told.
+            layers; None if it cannot be determined.
     """
 
     shape: tuple[int, ...] | None
     readings: tuple[tuple[Arrangement, Match], ...] = ()
     moved: bool = True
-    drowned: bool = False
+    below_precision: bool = False
     batched: bool = True
     finite: bool = True
     calls: int = 1
@@ -127,7 +127,7 @@ def disturb(
 ) -> dict[str, Finding]:
     """Runs the experiment on all submodules, without gradients.
 
-    One pass of the clean input tells the shapes; then come the disturbed copies, ``2 * BANDS``
+    One pass of the clean input shows the shapes; then come the disturbed copies, ``2 * BANDS``
     of them, at once or in a few chunks if they would not fit, each chunk with the clean input
     again (so that both see the same arithmetic).
 
@@ -138,7 +138,7 @@ def disturb(
         run: How to run the model on a batch of them.
         budget: Bytes that the activations of one chunk may take, roughly; None for a part of
             what the device has free.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Returns:
         One finding per submodule that ran, in the order in which they finished (last calls).
@@ -165,9 +165,9 @@ def disturb(
         if is_out_of_memory(error):
             raise
         # Its code insists on single precision: there is nothing finer to be had.
-        return {name: replace(found, drowned=False) for name, found in findings.items()}
+        return {name: replace(found, below_precision=False) for name, found in findings.items()}
     return {
-        name: replace(found, drowned=findings[name].drowned)
+        name: replace(found, below_precision=findings[name].below_precision)
         for name, found in finest.items()
         if name in findings
     }
@@ -181,7 +181,7 @@ def _unclear(findings: Sequence[Finding]) -> bool:
     moving = [place for place, found in enumerate(findings) if found.readings and found.moved]
     last = moving[-1] if moving else -1
     return any(
-        found.drowned and not found.spatial and (found.moved or place > last)
+        found.below_precision and not found.spatial and (found.moved or place > last)
         for place, found in enumerate(findings)
     )
 
@@ -209,7 +209,7 @@ class _Output:
         return max((found.change for found in self.responses), default=0.0)
 
     @property
-    def drowned(self) -> bool:
+    def below_precision(self) -> bool:
         """Whether the change is hardly more than rounding errors, or less."""
         return bool(self.responses) and self.change < _ROUNDINGS * self.rounding
 
@@ -223,7 +223,7 @@ class _Output:
         """Ends a chunk."""
         if self.latest is None:
             # It does not grow with the batch, or changes its shape from image to image (proposals
-            # of boxes): it is no map.
+            # of boxes): it is not a map.
             self.batched &= self.batch_axis == 0
             self.layouts, self.responses = (), []
         else:
@@ -243,7 +243,7 @@ class _Output:
             self.shape,
             tuple(found),
             self.change > 0 or not self.responses,
-            self.drowned,
+            self.below_precision,
             self.batched,
             self.finite,
             self.calls,
@@ -576,7 +576,7 @@ def _match(
         One list per output, with one match per reading.
     """
     count = len(answers)
-    # Tokens that respond to nothing are no border, but class tokens and prompts.
+    # Tokens that respond to nothing are class tokens and prompts, not a border.
     matches = match_all(_maps(answers, readings), lines=lines, borders=readings[0].explicit)
     return [matches[place::count] for place in range(count)]
 
@@ -761,7 +761,7 @@ def _run_chunk(module: nn.Module, batch: Tensor, run: Run, outputs: _Outputs) ->
             found.latest = None
             return
         tensor = tensor.transpose(0, found.batch_axis)
-        # A later call in the same pass replaces what an earlier one said.
+        # A later call in the same pass replaces the result of an earlier one.
         if previous and same_values(tensor, previous[0]) and not previous[1]():
             found.latest = previous[2]
         else:
@@ -777,7 +777,7 @@ def _run_chunk(module: nn.Module, batch: Tensor, run: Run, outputs: _Outputs) ->
 
 def _disturbed(clean: Tensor, seed: int) -> Iterator[Tensor]:
     """One copy per horizontal band, then one per vertical band."""
-    # Another seed than callers may have drawn the clean input with: its multiple is no disturbance.
+    # Another seed than that of the clean input, whose multiple would not be a disturbance.
     generator = torch.Generator().manual_seed(seed + 7919)
     noise = 2 * torch.randn(clean.shape, generator=generator).to(clean)
     for axis in (-2, -1):

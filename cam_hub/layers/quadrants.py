@@ -1,9 +1,9 @@
-"""Does each quarter of the picture move its own quarter of a layer most?
+"""Whether each quadrant of the picture changes the same quadrant of a layer most.
 
-The bands of the first experiment tell where the cells of a layer look, on average over the cells.
-A layer can follow them and still mix the picture up: where some cells are louder than others, they
-answer most to whatever changes. So where the halves of a layer are hardly apart under the bands
-(``Match.halves``), its quarters are looked at one by one.
+The bands of the first experiment show where the cells of a layer look, on average over the cells.
+A layer can follow them and still mix the picture: where some cells are stronger than others, they
+respond most to any change. So where the halves of a layer hardly differ under the bands
+(``Match.halves``), its quadrants are examined one by one.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from cam_hub.hooks.memory import in_chunks
 from cam_hub.hooks.recording import main_tensor
 from cam_hub.layers.correspondence import lead
 from cam_hub.layers.layouts import LAYOUTS, Arrangement, batch_first, to_maps
+from cam_hub.layers.model_runner import run_observed
 from cam_hub.layers.probe import Run
-from cam_hub.layers.trial import run_observed
 
-__all__ = ["CLEAR_HALVES", "CLEAR_QUARTERS", "ROUNDS", "areas", "quarter_leads"]
+__all__ = ["CLEAR_HALVES", "CLEAR_QUADRANTS", "ROUNDS", "areas", "quadrant_leads"]
 
-CLEAR_HALVES, CLEAR_QUARTERS = 0.2, 0.25
-"""Halves that lead by this much under the bands leave no doubt, nor do quarters that lead by this
+CLEAR_HALVES, CLEAR_QUADRANTS = 0.2, 0.25
+"""Halves that lead by this much under the bands leave no doubt, nor do quadrants that lead by this
 much in one round, or by an n-th of it on average over n rounds."""
 
 ROUNDS = 6
-"""How often each quarter is redrawn at most, each time in another picture. From one picture to the
-next the lead of a layer's quarters deviates by 0.05 to 0.1: a single one decides nothing."""
+"""How often each quadrant is redrawn at most, each time in another picture. From one picture to the
+next the lead of a layer's quadrants deviates by 0.05 to 0.1: a single one decides nothing."""
 
 Area = tuple[slice, slice]
 Place = tuple[tuple[int, ...], Arrangement]
 
 
-def quarter_leads(
+def quadrant_leads(
     module: nn.Module,
     clean: Tensor,
     run: Run,
@@ -48,12 +48,12 @@ def quarter_leads(
     at_once: int = 4,
     seed: int = 0,
 ) -> Iterator[dict[str, float]]:
-    """Redraws one quarter of the picture after the other and compares where layers change.
+    """Redraws one quadrant of the picture after the other and compares where layers change.
 
-    The pictures are noise of the same kind as the clean input. Each step redraws one quarter of
+    The pictures are noise of the same kind as the clean input. Each step redraws one quadrant of
     the picture before it, which changes neither its mean nor its variance; after a round of four
-    the picture is another one altogether. So what one round says does not hang on the picture of
-    another.
+    the picture is an entirely new one. So the result of one round does not depend on the picture
+    of another.
 
     Args:
         module: The model.
@@ -63,12 +63,12 @@ def quarter_leads(
         layers: The layers, with the shape of each one's last output for one image and how that
             lies on the image.
         at_once: How many pictures run at once, besides the one that the first is compared with.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Yields:
         After each of ``ROUNDS`` rounds, which takes five passes or a few more, the least lead of a
-        quarter, over all rounds so far: how much more it changed than the other that changed most
-        when its own quarter of the picture was redrawn, ``(own - other) / max(own, other)`` in
+        quadrant, over all rounds so far: how much more it changed than the other that changed most
+        when its own quadrant of the picture was redrawn, ``(own - other) / max(own, other)`` in
         [-1, 1]. NaN for a layer whose output does not grow with the batch.
     """
     # Another seed than the clean input and the bands were drawn with.
@@ -83,28 +83,28 @@ def quarter_leads(
                 for name, more in found.items():
                     steps[name] += more
                 before = pictures[-1]
-        for name, kept in changes.items():
-            kept.append(steps[name])
-        yield {name: _least_lead(changes[name], layers[name][1].grid) for name in layers}
+        for name, rounds in changes.items():
+            rounds.append(steps[name])
+        yield {name: _smallest_lead(changes[name], layers[name][1].grid) for name in layers}
 
 
 def _redrawn(picture: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
     for rows, cols in areas(*picture.shape[-2:]):
         picture = picture.clone()
-        quarter = picture[..., rows, cols]
-        quarter.copy_(torch.randn(quarter.shape, generator=generator))
+        quadrant = picture[..., rows, cols]
+        quadrant.copy_(torch.randn(quadrant.shape, generator=generator))
         yield picture
 
 
 def _steps(
     module: nn.Module, batch: Tensor, run: Run, layers: Mapping[str, Place]
 ) -> dict[str, list[list[float]]]:
-    """How much the quarters of each layer change from each picture of a batch to the next."""
+    """How much the quadrants of each layer change from each picture of a batch to the next."""
     found: dict[str, list[list[float]]] = {}
 
     def visit(name: str, output: Any) -> None:
         tensor, (shape, arrangement) = main_tensor(output), layers[name]
-        # A later call in the same pass replaces what an earlier one said.
+        # A later call in the same pass replaces the result of an earlier one.
         found.pop(name, None)
         if tensor is None or tensor.ndim <= arrangement.batch_axis:
             return
@@ -118,7 +118,7 @@ def _steps(
 
 
 def _change(before: Tensor, after: Tensor, arrangement: Arrangement) -> list[float]:
-    """The mean size of the change in each quarter."""
+    """The mean size of the change in each quadrant."""
     size = (after - before).abs().mean(LAYOUTS[arrangement.layout].channel_axis, keepdim=True)
     # In this order: MPS has no double precision.
     maps = to_maps(size, arrangement).cpu().double()
@@ -126,16 +126,16 @@ def _change(before: Tensor, after: Tensor, arrangement: Arrangement) -> list[flo
     return [float(grid[area].mean()) for area in areas(*arrangement.grid)]
 
 
-def _least_lead(rounds: Sequence[Sequence[Sequence[float]]], grid: tuple[int, int]) -> float:
-    """``rounds[r][i][j]`` is what redrawing quarter i of a picture did to the layer's j."""
-    quarters = areas(*grid)
-    if any(len(changes) != len(quarters) for changes in rounds):
+def _smallest_lead(rounds: Sequence[Sequence[Sequence[float]]], grid: tuple[int, int]) -> float:
+    """``rounds[r][i][j]`` is what redrawing quadrant i of a picture did to the layer's j."""
+    quadrants = areas(*grid)
+    if any(len(changes) != len(quadrants) for changes in rounds):
         return math.nan
     leads = []
     for own, changes in enumerate(zip(*rounds, strict=True)):
         change = [fmean(sizes) for sizes in zip(*changes, strict=True)]
         others = [
-            size for size, area in zip(change, quarters, strict=True) if area != quarters[own]
+            size for size, area in zip(change, quadrants, strict=True) if area != quadrants[own]
         ]
         other = max(others, default=change[own])  # a single cell: everything is everywhere
         leads.append(lead(change[own], other))
@@ -143,7 +143,7 @@ def _least_lead(rounds: Sequence[Sequence[Sequence[float]]], grid: tuple[int, in
 
 
 def areas(rows: int, cols: int, halved: Sequence[bool] = (True, True)) -> list[Area]:
-    """The four quarters, or two halves where only one axis is halved.
+    """The four quadrants, or two halves where only one axis is halved.
 
     The middle row or column of an odd number belongs to none. A single row is the upper and the
     lower half at once, and is not compared with itself.

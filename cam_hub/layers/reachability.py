@@ -1,4 +1,4 @@
-"""Which layers the scores depend on, found by the way back from them."""
+"""Which layers the scores depend on, found by backward passes from the scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Dependence", "Dependences", "dependences"]
 _T = TypeVar("_T")
 
 _CELLS, _CHANNELS = 256, 32
-"""So many cells or channels are looked at first: mostly they tell what all do."""
+"""Number of cells or channels that are examined first; mostly they show the result for all."""
 
 Score = Callable[[Any], Tensor]
 """From what a model returns to ``(1, K)`` scores."""
@@ -37,15 +37,15 @@ class Dependence:
         channels: The part of its channels that some score depends on, in [0, 1].
         cells: The part of its cells that some score depends on, in [0, 1]. Tokens without a place
             do not count.
-        speaks: Whether anything in it speaks for the predicted class (for each of several, if that
-            was asked for): whether its LayerCAM map of the clean input is not blank.
+        has_positive_evidence: Whether its LayerCAM map of the clean input is not blank for the
+            predicted class (for each of the highest scores, if several are requested).
         sorted: Whether its channels are classes already: the predicted one's score depends on a
             single channel of several.
     """
 
     channels: float
     cells: float
-    speaks: bool
+    has_positive_evidence: bool
     sorted: bool
 
 
@@ -62,10 +62,10 @@ class Dependences(dict[str, Dependence]):
     def feeding(self, name: str) -> set[str]:
         """The layers, of those that scores depend on, on which this layer's output depends."""
         if name not in self._feeding:
-            self._feeding[name] = self._find_feeding(name)
+            self._feeding[name] = self._find_upstream(name)
         return self._feeding[name]
 
-    def quarter_leads(self, name: str, *, every: bool = False) -> dict[str, float]:
+    def quadrant_leads(self, name: str, *, every: bool = False) -> dict[str, float]:
         """Whether the cells of a layer depend on those at the same place of earlier ones.
 
         Disturbing the image does not show where cells lie that respond to all of it alike. But a
@@ -74,16 +74,16 @@ class Dependences(dict[str, Dependence]):
 
         Args:
             name: The layer.
-            every: Whether every quarter is asked, not only two opposite ones: of latents, these
-                depend most on their own by chance in one case of sixteen.
+            every: Whether every quadrant is examined, not only two opposite ones: with latents,
+                these depend most on their own by chance in one case of sixteen.
 
         Returns:
-            A lead for each layer that it depends on: by how much the quarters depend more on their
-            own quarter of that layer than on any other, ``(own - other) / max(own, other)`` in
+            A lead for each layer that it depends on: by how much the quadrants depend more on their
+            own quadrant of that layer than on any other, ``(own - other) / max(own, other)`` in
             [-1, 1], the least of them.
         """
         grid = self._layers[name].grid
-        # Next to a long axis, one of two or three cells is not asked: kernels cover all of it.
+        # Next to a long axis, one of two or three cells is not examined: kernels cover all of it.
         halved = tuple(side > FEW_CELLS or max(grid) <= FEW_CELLS for side in grid)
         maps = to_maps(self._taps.activations[name], self._layers[name])
         maps = maps.reshape(*maps.shape[:2], -1, *grid)
@@ -91,17 +91,17 @@ class Dependences(dict[str, Dependence]):
 
         def visit(other: str, gradient: Tensor) -> None:
             if other != name and other in self:
-                own = _own_lead(gradient, self._layers[other], halved, quarter)
+                own = _own_lead(gradient, self._layers[other], halved, quadrant)
                 leads.setdefault(other, []).append(own)
 
-        quarters = areas(*grid, halved)
-        asked = range(len(quarters)) if every else (0, -1)
-        for quarter in asked:
-            area = quarters[quarter]
+        quadrants = areas(*grid, halved)
+        examined = range(len(quadrants)) if every else (0, -1)
+        for quadrant in examined:
+            area = quadrants[quadrant]
             self._taps.visit_gradients(_mixture(maps[..., area[0], area[1]]), visit)
-        return {other: min(found) for other, found in leads.items() if len(found) == len(asked)}
+        return {other: min(found) for other, found in leads.items() if len(found) == len(examined)}
 
-    def _find_feeding(self, name: str) -> set[str]:
+    def _find_upstream(self, name: str) -> set[str]:
         before = self._taps.upstream(self._taps.activations[name]) & self.keys() - {name}
         if before.isdisjoint(self._taps.upstream(self._scores, stop=name)):
             # All that scores depend on in them passes through this layer: no pass is needed.
@@ -129,11 +129,11 @@ def dependences(
     overwritten: Container[str] | None = None,
     chosen: Mapping[str, int] | None = None,
 ) -> Iterator[Dependences]:
-    """Finds out by one forward pass and the way back how scores depend on layers.
+    """Determines how scores depend on layers, by one forward pass and backward passes from it.
 
     A random mixture of all scores is differentiated, in which no dependence can cancel out; then
-    the highest scores, one by one. Gradients are judged as they come by, so that memory holds the
-    pass of one input and no copies of it.
+    the highest scores, one by one. Gradients are evaluated as they are computed, so that memory
+    holds the forward pass of one input and no copies of it.
 
     Args:
         module: The model.
@@ -141,7 +141,7 @@ def dependences(
         run: How to run the model on it.
         score: From what it returns to scores.
         layers: The layers in question, and how each lies on the image.
-        highest: How many of the highest scores something in a layer must speak for.
+        highest: Number of the highest scores for which a layer needs positive evidence.
         overwritten: The layers whose output is written to by what follows; None if that is not
             known.
         chosen: Of layers that run several times, which call counts; the last one of the others.
@@ -163,12 +163,12 @@ def dependences(
                 )
             )
             scores = score(run(module, clean))
-            told = taps.intact
+            intact = taps.intact
         except RuntimeError:  # torch's, for writing to what it must not
-            told = False
+            intact = False
             if overwritten is None:
                 raise
-        if not told:  # with autograd on, something else is written to than without
+        if not intact:  # with autograd on, something else is written to than without
             stack.close()
             taps = stack.enter_context(
                 tap(module, list(layers), batch_second=second, folded=folded, chosen=chosen)
@@ -195,36 +195,41 @@ def _judge_all(
     taps.visit_gradients(_mixture(scores), count)
     tops = []
     for top in scores.flatten().topk(min(highest, scores.numel())).values:
-        voices: dict[str, _Voice] = {}
+        by_layer: dict[str, _GradientSummary] = {}
 
-        def listen(name: str, gradient: Tensor, voices: dict[str, _Voice] = voices) -> None:
-            voices[name] = once(_listen, layers[name], gradient, taps.activations[name].detach())
+        def visit(
+            name: str, gradient: Tensor, by_layer: dict[str, _GradientSummary] = by_layer
+        ) -> None:
+            activation = taps.activations[name].detach()
+            by_layer[name] = once(_summarize, layers[name], gradient, activation)
 
-        taps.visit_gradients(top, listen)
-        tops.append(voices)
-    # A score that depends on nothing (a class of which there is no box) asks for nothing.
-    asked = [voices for voices in tops if any(voice.heard for voice in voices.values())]
-    silent = _Voice(heard=False, speaks=False, sorted=False)
+        taps.visit_gradients(top, visit)
+        tops.append(by_layer)
+    # A score that depends on nothing (a class without a box) does not count.
+    counting = [top for top in tops if any(summary.nonzero for summary in top.values())]
+    nothing = _GradientSummary(nonzero=False, has_positive_evidence=False, sorted=False)
     for name in taps.activations:
         if name in counted:
-            heard = [voices.get(name, silent) for voices in asked or tops[:1]]
-            speaks = all(voice.speaks for voice in heard)
-            found[name] = Dependence(*counted[name], speaks, heard[0].sorted)
+            summaries = [by_layer.get(name, nothing) for by_layer in counting or tops[:1]]
+            evidence = all(summary.has_positive_evidence for summary in summaries)
+            found[name] = Dependence(*counted[name], evidence, summaries[0].sorted)
     return found
 
 
 class _Once:
-    """Judges what containers and layers that do nothing share with the layer before them once."""
+    """Evaluates once what containers and layers without effect share with the layer before them."""
 
     def __init__(self) -> None:
         self._last: tuple[Any, ...] = ()
         self._found: Any = None
 
-    def __call__(self, judge: Callable[..., _T], arrangement: Arrangement, *tensors: Tensor) -> _T:
-        asked = (judge, arrangement, *tensors)
-        if len(asked) != len(self._last) or not all(map(_same, asked, self._last)):
-            found = judge(*(to_maps(tensor, arrangement) for tensor in tensors))
-            self._last, self._found = asked, found
+    def __call__(
+        self, function: Callable[..., _T], arrangement: Arrangement, *tensors: Tensor
+    ) -> _T:
+        arguments = (function, arrangement, *tensors)
+        if len(arguments) != len(self._last) or not all(map(_same, arguments, self._last)):
+            found = function(*(to_maps(tensor, arrangement) for tensor in tensors))
+            self._last, self._found = arguments, found
         answer: _T = self._found
         return answer
 
@@ -236,11 +241,11 @@ def _same(one: Any, other: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class _Voice:
-    """What one score's gradient says of a layer; the meaning is that of ``Dependence``."""
+class _GradientSummary:
+    """The gradient of one score in a layer, summarized; for the meaning see ``Dependence``."""
 
-    heard: bool
-    speaks: bool
+    nonzero: bool
+    has_positive_evidence: bool
     sorted: bool
 
 
@@ -253,26 +258,29 @@ def _count(gradient: Tensor) -> tuple[float, float]:
     values = gradient[0].flatten(1)
     channels, cells = values.shape
     # A part of the values suffices where it shows that none is left out.
-    alive = _alive(_spread(values, 1, _CELLS), 0), _alive(_spread(values, 0, _CHANNELS), 1)
-    if alive != (channels, cells):
-        alive = _alive(values, 0), _alive(values, 1)
-    return alive[0] / channels, alive[1] / cells
+    nonzero_parts = (
+        _count_nonzero(_evenly_spaced(values, 1, _CELLS), 0),
+        _count_nonzero(_evenly_spaced(values, 0, _CHANNELS), 1),
+    )
+    if nonzero_parts != (channels, cells):
+        nonzero_parts = _count_nonzero(values, 0), _count_nonzero(values, 1)
+    return nonzero_parts[0] / channels, nonzero_parts[1] / cells
 
 
-def _listen(gradient: Tensor, activation: Tensor) -> _Voice:
+def _summarize(gradient: Tensor, activation: Tensor) -> _GradientSummary:
     values = gradient[0].flatten(1)
-    alive = int(_spread(values, 1, _CELLS).abs().sum(dim=1).count_nonzero())
-    if alive <= 1:
-        alive = int(values.abs().sum(dim=1).count_nonzero())
+    nonzero_parts = int(_evenly_spaced(values, 1, _CELLS).abs().sum(dim=1).count_nonzero())
+    if nonzero_parts <= 1:
+        nonzero_parts = int(values.abs().sum(dim=1).count_nonzero())
     pair = activation.flatten(2), gradient.flatten(2)
-    return _Voice(
-        heard=alive > 0,
-        speaks=alive > 0
+    return _GradientSummary(
+        nonzero=nonzero_parts > 0,
+        has_positive_evidence=nonzero_parts > 0
         and (
-            bool(layercam(*(_spread(each, 2, _CELLS) for each in pair)).any())
+            bool(layercam(*(_evenly_spaced(each, 2, _CELLS) for each in pair)).any())
             or bool(layercam(*pair).any())
         ),
-        sorted=len(values) > 1 and alive == 1,
+        sorted=len(values) > 1 and nonzero_parts == 1,
     )
 
 
@@ -282,12 +290,12 @@ def _any(gradient: Tensor) -> bool:
     return bool(values[:_CELLS].count_nonzero()) or bool(values.count_nonzero())
 
 
-def _alive(values: Tensor, axis: int) -> int:
+def _count_nonzero(values: Tensor, axis: int) -> int:
     """How many rows (axis 0) or columns (axis 1) of a table hold more than zeros."""
     return int(values.abs().sum(dim=1 - axis).count_nonzero())
 
 
-def _spread(values: Tensor, axis: int, most: int) -> Tensor:
+def _evenly_spaced(values: Tensor, axis: int, most: int) -> Tensor:
     """At most so many of the entries along an axis, evenly spread."""
     index = [slice(None)] * values.ndim
     index[axis] = slice(None, None, -(-values.shape[axis] // most))
@@ -295,13 +303,13 @@ def _spread(values: Tensor, axis: int, most: int) -> Tensor:
 
 
 def _own_lead(
-    gradient: Tensor, arrangement: Arrangement, halved: tuple[bool, ...], quarter: int
+    gradient: Tensor, arrangement: Arrangement, halved: tuple[bool, ...], quadrant: int
 ) -> float:
     maps = to_maps(gradient.abs(), arrangement).sum(dim=(0, 1))
     grid = maps.reshape(-1, *arrangement.grid).sum(dim=0)
-    quarters = areas(*arrangement.grid, halved)
-    own = quarters[quarter]
-    others = [float(grid[area].mean()) for area in quarters if area != own]
+    quadrants = areas(*arrangement.grid, halved)
+    own = quadrants[quadrant]
+    others = [float(grid[area].mean()) for area in quadrants if area != own]
     size = float(grid[own].mean())
     return lead(size, max(others, default=size))
 

@@ -14,7 +14,7 @@ from cam_hub.hooks.memory import copies_at_once
 from cam_hub.layers.correspondence import SELECTIVE, Match
 from cam_hub.layers.layouts import Arrangement
 from cam_hub.layers.probe import Finding, Run
-from cam_hub.layers.quadrants import CLEAR_HALVES, CLEAR_QUARTERS, quarter_leads
+from cam_hub.layers.quadrants import CLEAR_HALVES, CLEAR_QUADRANTS, quadrant_leads
 from cam_hub.layers.reachability import Dependence, Dependences
 from cam_hub.models.precision import double_pair
 
@@ -48,7 +48,7 @@ class Reading:
         match: How well the output follows the image under it.
         measured: True if the experiment shows it. False if its cells answer to all disturbances
             alike, and it is read as the measured outputs of the same network are: networks with
-            random weights may tell all places of everything.
+            random weights may spread everything over all places.
         doubtful: Whether it is read as a sequence a stride coarser than a measured one. Latents
             may be of such a length by chance: ``recommendation.confirmed`` settles it.
     """
@@ -83,7 +83,7 @@ def read_layouts(findings: Mapping[str, Finding]) -> dict[str, Reading]:
 
 
 def _by_shape(finding: Finding, measured: list[Arrangement]) -> Reading | None:
-    """The reading that continues what was measured, where nothing speaks against it."""
+    """The reading that continues what was measured, where nothing contradicts it."""
     if not finding.moved:
         return None
     fitting = [
@@ -206,8 +206,8 @@ _DEEP = 0.9
 layers."""
 
 _OWN, _OWN_OF_ALL = 0.1, 0.25
-"""The least lead of a layer's own quarters over the others, in an earlier layer, from which a
-layer that is read by its shape is recommended; and that of every quarter, from which a doubtful
+"""The least lead of a layer's own quadrants over the others, in an earlier layer, from which a
+layer that is read by its shape is recommended; and that of every quadrant, from which a doubtful
 reading holds."""
 
 _LINKS = 8
@@ -224,7 +224,7 @@ class Recommendation(NamedTuple):
         name: Its name.
         branches: Where other branches of the network end, which do not pass through it (several
             streams, several scales); the last first.
-        instead_of: The deepest layer, if it was passed over since it mixes the picture's quarters.
+        instead_of: The deepest layer, if it was passed over since it mixes the picture's quadrants.
     """
 
     name: str
@@ -249,15 +249,15 @@ def confirmed(readings: Mapping[str, Reading], reached: Dependences) -> dict[str
     for name, reading in readings.items():
         if reading.doubtful and name in reached:
             last[_tokens(reading)] = name
-    kept = {
+    confirmed_grids = {
         grid
         for grid, name in last.items()
-        if _supported(name, readings, reached, every_quarter=True)
+        if _supported(name, readings, reached, every_quadrant=True)
     }
     return {
         name: reading
         for name, reading in readings.items()
-        if not reading.doubtful or _tokens(reading) in kept
+        if not reading.doubtful or _tokens(reading) in confirmed_grids
     }
 
 
@@ -273,12 +273,12 @@ def recommend(
     *,
     dense: bool = False,
 ) -> Recommendation | None:
-    """Picks the deepest layer: the last to finish that speaks, and speaks as a whole.
+    """Picks the deepest layer: the last to finish with positive evidence, and that as a whole.
 
     Where the scores depend on part of an output only (the last block of a class-token
     transformer, of which only the class token is asked for), an earlier output is the better
-    choice; likewise where nothing in it speaks for the predicted class, so that its map would be
-    blank. A block goes before its own parts.
+    choice. So it is where the output has no positive evidence for the predicted class, so that its
+    map would be blank. A block goes before its own parts.
 
     Args:
         order: All layers that ran, in the order in which they finished.
@@ -292,7 +292,7 @@ def recommend(
     """
     usable = [name for name in order if name in readings and name in reached]
     if dense:
-        usable = [name for name in usable if not _answers(name, readings, reached)] or usable
+        usable = [name for name in usable if not _is_output(name, readings, reached)] or usable
     if not usable:
         return None
     deepest = _deepest(order, usable, readings, reached)
@@ -303,7 +303,9 @@ def recommend(
     return Recommendation(name, _other_ends(name, usable, readings, reached))
 
 
-def _answers(name: str, readings: Mapping[str, Reading], reached: Mapping[str, Dependence]) -> bool:
+def _is_output(
+    name: str, readings: Mapping[str, Reading], reached: Mapping[str, Dependence]
+) -> bool:
     """Whether the channels of a layer are a dense model's answer: one class each, or one mask."""
     return reached[name].sorted or readings[name].arrangement.channels == 1
 
@@ -325,16 +327,16 @@ def alternatives(
         among: The layers that are deep enough.
 
     Returns:
-        Layers before it that are measured and speak, the first choice first: those that scores
-        depend on as a whole, from the last to the first; then, likewise, those of which some
-        channels are dead, and those of which only every second row and column counts.
+        Layers before it that are measured and have positive evidence, the first choice first: those
+        that scores depend on as a whole, from the last to the first; then, in the same order, those
+        with some dead channels, and those of which only every second row and column counts.
     """
     found: list[tuple[int, str]] = []
     for name in reversed(order[: order.index(best)]):
         if name not in among or name not in readings or name not in reached:
             continue
         counts = reached[name]
-        if readings[name].measured and counts.speaks and not counts.sorted:
+        if readings[name].measured and counts.has_positive_evidence and not counts.sorted:
             fit = (
                 counts.channels >= channels and counts.cells >= cells for channels, cells in _FITS
             )
@@ -361,8 +363,8 @@ def _deepest(
     order: Sequence[str], usable: list[str], readings: Mapping[str, Reading], reached: Dependences
 ) -> str:
     whole = [name for name in usable if min(reached[name].channels, reached[name].cells) >= _WHOLE]
-    speaking = [name for name in whole if reached[name].speaks]
-    found = speaking or whole or usable
+    supporting = [name for name in whole if reached[name].has_positive_evidence]
+    found = supporting or whole or usable
     measured = [name for name in found if readings[name].measured]
     place = {name: index for index, name in enumerate(order)}
     if not measured:
@@ -376,18 +378,18 @@ def _supported(
     readings: Mapping[str, Reading],
     reached: Dependences,
     *,
-    every_quarter: bool = False,
+    every_quadrant: bool = False,
 ) -> bool:
     """Whether a layer that is read by its shape lies on the image as measured ones before it do.
 
     It need not depend on a measured one directly: each may lie as another one before it does.
     """
     waiting, seen = [name], {name}
-    least = _OWN_OF_ALL if every_quarter else _OWN
+    least = _OWN_OF_ALL if every_quadrant else _OWN
     for _ in range(_LINKS):
         if not waiting:
             return False
-        leads = reached.quarter_leads(waiting.pop(), every=every_quarter)
+        leads = reached.quadrant_leads(waiting.pop(), every=every_quadrant)
         alike = [other for other in readings if leads.get(other, 0.0) >= least]
         if any(readings[other].measured for other in alike):
             return True
@@ -406,7 +408,7 @@ def _source(
 ) -> str | None:
     """The layer that queries, keys and values are made of, if the given one is one of them.
 
-    Of a class-token transformer the last block's values are the last to count as a whole, but the
+    In a class-token transformer the last block's values are the last to count as a whole, but the
     keys beside them count as well: a map of the values alone would leave them out. Where all are
     one layer, it does not count as a whole, and the norm before it is explained; so is it here.
     The same goes for adapters (LoRA), which stand beside the layer that they adapt.
@@ -419,13 +421,13 @@ def _source(
         reached: The layers that scores depend on.
 
     Returns:
-        None if nothing stands beside the layer, or nothing that speaks feeds them all.
+        None if nothing stands beside the layer, or nothing with positive evidence feeds them all.
     """
     if block != name and reached[block].channels >= _WHOLE:
         return None
     around = [other for other in readings if name.startswith(f"{other}.")]
     if around and all(other in reached and _counts_as_whole(reached[other]) for other in around):
-        return None  # what follows counts, too, but does not speak: no part of it is left out
+        return None  # what follows counts, too, without positive evidence: no part is left out
     grid = readings[name].arrangement.grid
     place = usable.index(name)
 
@@ -444,7 +446,7 @@ def _source(
     if beside:
         common = reached.feeding(name) & reached.feeding(beside[0])
     elif reached[block].channels < _WHOLE:
-        # Part of a block that does not count as a whole: what else does it consist of?
+        # Part of a block that does not count as a whole: look at its other parts.
         inside = [other for other in usable[place + 1 :] if other.startswith(f"{block}.")]
         for other in [other for other in inside if counts_beside(other)][:_PARTS]:
             others_feeding = reached.feeding(other)
@@ -457,7 +459,7 @@ def _source(
         if other in common
         and readings[other].arrangement.grid == grid
         and readings[other].measured >= readings[name].measured
-        and reached[other].speaks
+        and reached[other].has_positive_evidence
         and min(reached[other].channels, reached[other].cells) >= _WHOLE
     ]
     return sources[-1] if sources else None
@@ -477,7 +479,7 @@ def _in_one_block(name: str, other: str) -> bool:
 def _outermost(
     name: str, usable: list[str], readings: Mapping[str, Reading], reached: Dependences
 ) -> str:
-    """The outermost block that ends with the layer and speaks in all its cells, or itself.
+    """The outermost block that ends with the layer and has positive evidence, or the layer itself.
 
     Some of its channels may be dead to what follows (a ReLU behind a normalisation whose weights
     have not been trained).
@@ -487,7 +489,7 @@ def _outermost(
         for other in usable
         if name.startswith(f"{other}.")
         and readings[other].measured >= readings[name].measured
-        and reached[other].speaks
+        and reached[other].has_positive_evidence
         and reached[other].cells >= _WHOLE
         and reached[other].channels >= _MANY
     ]
@@ -504,13 +506,13 @@ def _other_ends(
         # Queries, keys and values stand side by side without being branches.
         sibling = other.rpartition(".")[0] == name.rpartition(".")[0] != ""
         aside = readings[other].measured and other not in feeding and not sibling
-        if aside and reached[other].speaks and reached[other].cells >= _WHOLE:
+        if aside and reached[other].has_positive_evidence and reached[other].cells >= _WHOLE:
             ends[readings[other].arrangement.grid] = other
     return tuple(reversed(ends.values()))
 
 
 _LEAST = 0.05
-"""Least lead of the quarters of a layer that is taken in place of the deepest one."""
+"""The minimum lead of the quadrants of a layer that replaces the deepest one."""
 
 
 def choose(
@@ -523,7 +525,7 @@ def choose(
     *,
     dense: bool = False,
 ) -> Recommendation | None:
-    """Picks the deepest layer, or a late one that does not mix the picture's quarters as it does.
+    """Picks the deepest layer, or a late one that does not mix the picture's quadrants as it does.
 
     Where the bands leave no doubt that the deepest layer keeps them apart, no further pass is made.
 
@@ -546,13 +548,13 @@ def choose(
     others = alternatives(best.name, list(findings), readings, reached, late)
     if not others:
         return best
-    if findings[best.name].drowned:
+    if findings[best.name].below_precision:
         module, clean = double_pair(module, clean) or (module, clean)
-    kept = _apart(module, clean, run, best.name, others, findings, readings)
-    return recommend_instead(best, kept[0], readings, reached) if kept else best
+    separating = _separating(module, clean, run, best.name, others, findings, readings)
+    return recommend_instead(best, separating[0], readings, reached) if separating else best
 
 
-def _apart(
+def _separating(
     module: nn.Module,
     clean: Tensor,
     run: Run,
@@ -561,15 +563,15 @@ def _apart(
     findings: Mapping[str, Finding],
     readings: Mapping[str, Reading],
 ) -> list[str]:
-    """Which of the others keep the quarters apart; none if the best layer does, too."""
+    """Which of the others keep the quadrants apart; none if the best layer does, too."""
     names = (best, *others)
     layers = {name: (findings[name].shape or (), readings[name].arrangement) for name in names}
     largest = max(prod(finding.shape or ()) for finding in findings.values())
     room = copies_at_once(largest * clean.element_size(), clean.device)
-    rounds = quarter_leads(module, clean, run, layers, at_once=room)
+    rounds = quadrant_leads(module, clean, run, layers, at_once=room)
     for number, leads in enumerate(rounds, start=1):
         others = [name for name in others if leads[name] > 0]
-        if not others or leads[best] >= CLEAR_QUARTERS / number:
+        if not others or leads[best] >= CLEAR_QUADRANTS / number:
             return []
-    # A lead that is no number is no answer either, so this asks for what must hold.
+    # A lead may be NaN, which fulfils neither condition.
     return [] if leads[best] > 0 else [name for name in others if leads[name] >= _LEAST]

@@ -129,7 +129,7 @@ class TestWrappedModels:
     def test_its_layers_need_no_second_experiment(self, wrapped, monkeypatch):
         layers = cam_hub.list_layers(wrapped)
         data = pickle.dumps(wrapped)
-        monkeypatch.setattr("cam_hub.layers.listing.examine", None)
+        monkeypatch.setattr("cam_hub.layers.listing.discover_layers", None)
         assert cam_hub.list_layers(pickle.loads(data)) == layers
         assert cam_hub.list_layers(copy.deepcopy(wrapped)) == layers
 

@@ -23,13 +23,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The models that have been examined, in order."""
     names: list[str] = []
-    examine = listing.examine
+    discover_layers = listing.discover_layers
 
     def spy(model, size):
         names.append(model.id)
-        return examine(model, size)
+        return discover_layers(model, size)
 
-    monkeypatch.setattr(listing, "examine", spy)
+    monkeypatch.setattr(listing, "discover_layers", spy)
     return names
 
 

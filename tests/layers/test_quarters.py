@@ -11,10 +11,10 @@ from torch import nn
 
 import cam_hub
 from cam_hub.layers.correspondence import match_bands
-from cam_hub.layers.discovery import examine
+from cam_hub.layers.discovery import discover_layers
 from cam_hub.layers.layouts import Arrangement
 from cam_hub.layers.probe import Finding, disturb
-from cam_hub.layers.quadrants import ROUNDS, _least_lead, quarter_leads
+from cam_hub.layers.quadrants import ROUNDS, _smallest_lead, quadrant_leads
 from cam_hub.layers.recommendation import late_layers, read_layouts
 from cam_hub.models.outputs import with_output
 from tests.layers.test_examination import Do
@@ -75,7 +75,7 @@ def leads_of(
     """The leads of the quarters of a layer on patches of noise, after each round."""
     clean = torch.randn(1, *SIZE, generator=torch.Generator().manual_seed(0))
     layers = {"last": ((12, *grid), Arrangement("NCHW", grid, 12))}
-    rounds = quarter_leads(
+    rounds = quadrant_leads(
         Chain(last), clean, lambda net, x: net(x), layers, at_once=at_once, seed=seed
     )
     return [found["last"] for found in rounds]
@@ -105,9 +105,9 @@ class TestTheLeadOfAQuarter:
         four = [[4, 1, 1, 1], [1, 4, 1, 1], [1, 1, 4, 1], [1, 1, 1, 4]]
         once = [[1, 2, 1, 1], *four[1:]]  # in one picture the second quarter answered to the first
         grid = (2, 2)
-        assert _least_lead([once], grid) == -0.5
-        assert _least_lead([once, four], grid) == pytest.approx((2.5 - 1.5) / 2.5)
-        assert math.isnan(_least_lead([four, []], grid)), "it did not answer in each"
+        assert _smallest_lead([once], grid) == -0.5
+        assert _smallest_lead([once, four], grid) == pytest.approx((2.5 - 1.5) / 2.5)
+        assert math.isnan(_smallest_lead([four, []], grid)), "it did not answer in each"
 
     def test_of_a_single_row_compares_left_and_right_alone(self):
         assert leads_of(nn.AdaptiveAvgPool2d((1, 8)), grid=(1, 8)) == [1] * ROUNDS
@@ -161,7 +161,7 @@ class TestTheChoice:
         """Trained weights: halves hardly differ under the bands, but the quarters do."""
         images: list[int] = []
         handle = lite0.module.register_forward_pre_hook(lambda _, a: images.append(len(a[0])))
-        layers = examine(lite0, lite0.input_size)
+        layers = discover_layers(lite0, lite0.input_size)
         handle.remove()
         assert [layer.name for layer in layers if layer.recommended] == ["bn2"]
         assert sum(images) == ONE_ROUND

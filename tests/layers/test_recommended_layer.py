@@ -27,7 +27,7 @@ def test_the_last_layer_that_speaks_as_a_whole_is_found_off_plain_networks(
 
 def test_a_layer_whose_map_would_be_blank_is_not_recommended():
     class Sulky(nn.Module):
-        """Its last layer is below zero everywhere, and scores rise with it: nothing speaks."""
+        """Its last layer is below zero everywhere, and scores rise with it: no evidence."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -75,7 +75,7 @@ def test_a_branch_counts_for_itself_where_what_follows_does_not_speak():
             super().__init__()
             self.embed = nn.Conv2d(3, 8, 8, 8)
             self.body = Join()
-            self.body.join.bias.data.fill_(-100)  # it speaks for nothing
+            self.body.join.bias.data.fill_(-100)  # no positive evidence for any class
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.body(self.embed(x)).mean((2, 3))

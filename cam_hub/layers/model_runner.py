@@ -1,8 +1,8 @@
-"""A network on trial: runs it for the experiment, and finds out how it has to be run.
+"""Runs a network for the experiment, and determines how it has to be run.
 
-The passes of the experiment show it by the way: whether a pass draws random numbers or writes to
-buffers, whether a batch is taken at all, and whether the clean input gets the same answer alone
-and among others. Only where something is odd do further passes follow.
+The passes of the experiment also show whether a pass draws random numbers or writes to buffers,
+whether the network takes a batch at all, and whether the clean input has the same output alone and
+among others. Only where something is odd do further passes follow.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import main_tensor, observe, unobserved
 from cam_hub.targets.base import Task
 
-__all__ = ["Changed", "Trial", "run_observed"]
+__all__ = ["ExecutionChanged", "ModelRunner", "run_observed"]
 
 _TOLERANCE = 1e-3
 """Answers that differ by more than this part of the greatest value are not the same but for
@@ -31,7 +31,7 @@ _SAME = 1e-6
 """The same for passes that compute alike: batches of one size."""
 
 
-class Changed(Exception):
+class ExecutionChanged(Exception):
     """The network has to be run in another way than assumed: the experiment starts again.
 
     Attributes:
@@ -43,7 +43,7 @@ class Changed(Exception):
         self.execution = execution
 
 
-class Trial:
+class ModelRunner:
     """Runs a network on batches of inputs, the first of which is the clean one alone.
 
     Args:
@@ -79,7 +79,7 @@ class Trial:
         """Runs the network, or a copy of it.
 
         Raises:
-            Changed: If it has to be run in another way.
+            ExecutionChanged: If it has to be run in another way.
         """
         if self._certain or module is not self._module:  # a copy in double precision
             return self._run(module, batch)
@@ -90,7 +90,7 @@ class Trial:
         except Exception as error:
             if len(batch) == 1 or is_out_of_memory(error):
                 raise
-            raise Changed(replace(self.execution, one_by_one=True)) from error
+            raise ExecutionChanged(replace(self.execution, one_by_one=True)) from error
         if self._clean is not None and torch.equal(batch[:1], self._clean):
             with unobserved():
                 self._compare(main_tensor(output), len(batch))
@@ -108,7 +108,7 @@ class Trial:
                 with unobserved():
                     varies = seen.drawn and self._differs(clean)
                 found = replace(self.execution, draws=seen.drawn, written=seen.written)
-                raise Changed(self._varying(found, clean) if varies else found)
+                raise ExecutionChanged(self._varying(found, clean) if varies else found)
         else:
             output = self._run(self._module, clean)
         answer = main_tensor(output)
@@ -122,18 +122,18 @@ class Trial:
         if alone is None or clean is None or self._clear or answer is None or not alone.numel():
             return
         if alone.shape[:1] == (1,) and answer.shape[1:] == alone.shape[1:]:
-            if len(answer) == images and _apart(answer[:1], alone) <= _TOLERANCE:
+            if len(answer) == images and _difference(answer[:1], alone) <= _TOLERANCE:
                 return
         elif images == 1 or alone.shape[:1] != (1,):
             return  # no answer per image, as of detectors
         self._clear = True
         if self._differs(clean):
             if not self.execution.varies:
-                raise Changed(self._varying(replace(self.execution, draws=True), clean))
+                raise ExecutionChanged(self._varying(replace(self.execution, draws=True), clean))
             if self.execution.settled:
-                raise Changed(replace(self.execution, settled=False))
+                raise ExecutionChanged(replace(self.execution, settled=False))
         elif images > 1 and (len(answer) != images or self._mixes(clean)):
-            raise Changed(replace(self.execution, one_by_one=True))
+            raise ExecutionChanged(replace(self.execution, one_by_one=True))
 
     def _varying(self, execution: Execution, clean: Tensor) -> Execution:
         """How a network is run whose answers vary: with all that may be the reason held still."""
@@ -158,17 +158,17 @@ class Trial:
         one, other = answers
         if one is None or other is None:
             return False
-        return one.shape != other.shape or _apart(one, other) > _SAME
+        return one.shape != other.shape or _difference(one, other) > _SAME
 
     def _mixes(self, clean: Tensor) -> bool:
-        """Whether the clean input's answer depends on what else is in the batch."""
+        """Whether the clean input's output depends on the other images of the batch."""
         others = [torch.zeros_like(clean), clean.flip(-1) * 2]
         with torch.no_grad():
             outputs = [self._run(self._module, torch.cat([clean, each])) for each in others]
         one, other = map(main_tensor, outputs)
         if one is None or other is None:
             return False
-        return _apart(one[:1], other[:1]) > _SAME
+        return _difference(one[:1], other[:1]) > _SAME
 
 
 def run_observed(
@@ -193,24 +193,24 @@ def run_observed(
         with observe(module, visit, names):
             run(module, batch)
         return
-    kept: dict[tuple[str, int], list[Tensor | None]] = {}
-    wanted = list(names)
+    outputs: dict[tuple[str, int], list[Tensor | None]] = {}
+    layers = list(names)
     for image in torch.split(batch, 1):
         calls: dict[str, int] = {}
 
-        def keep(name: str, output: Any, calls: dict[str, int] = calls) -> None:
+        def collect(name: str, output: Any, calls: dict[str, int] = calls) -> None:
             tensor = main_tensor(output)
             key = name, calls.get(name, 0)
             calls[name] = key[1] + 1
-            kept.setdefault(key, []).append(None if tensor is None else tensor.detach().clone())
+            outputs.setdefault(key, []).append(None if tensor is None else tensor.detach().clone())
 
-        with observe(module, keep, wanted):
+        with observe(module, collect, layers):
             run(module, image)
-    for (name, _), parts in kept.items():
-        visit(name, _together(parts, len(batch)))
+    for (name, _), parts in outputs.items():
+        visit(name, _joined(parts, len(batch)))
 
 
-def _together(parts: list[Tensor | None], images: int) -> Tensor | None:
+def _joined(parts: list[Tensor | None], images: int) -> Tensor | None:
     """The outputs of several images in one; None where they do not fit together."""
     tensors = [part for part in parts if part is not None]
     if len(tensors) != images or len({part.shape for part in tensors}) != 1:
@@ -223,8 +223,8 @@ def _together(parts: list[Tensor | None], images: int) -> Tensor | None:
     return torch.stack(tensors)
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
-    """The greatest difference as a part of the greatest value; 0 where that cannot be told."""
+def _difference(one: Tensor, other: Tensor) -> float:
+    """The greatest difference as a part of the greatest value; 0 where it is undefined."""
     if one.shape != other.shape or not one.numel() or not one.is_floating_point():
         return 0.0
     one, other = one.detach().float(), other.detach().float()
