@@ -1,6 +1,6 @@
-"""Bounds what downloaded weights take on the disk: the Hub's cache and torch's checkpoints.
+"""A limit for downloaded weights on disk: the Hub's cache and torch's checkpoints.
 
-Other files may share the bound: an app passes the folders of its uploads and results.
+Other files may share the limit: an app passes the folders of its uploads and results.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from cam_hub.errors import InvalidArgument
 __all__ = ["trim"]
 
 GRACE = 900.0
-"""Seconds for which a file stays after it was written: a download that another thread or process
-has begun is not taken from under it."""
+"""Seconds for which a file stays after it was written, since another thread or process may still be
+downloading."""
 
 _busy = threading.Lock()
 
 
 @dataclass(frozen=True)
 class _Item:
-    """Something that may be deleted: a revision of a repo, by its commit, or a file.
+    """A revision of a repo, or a file, that may be deleted.
 
     Attributes:
         used: When it was last read or written, in seconds since 1970.
-        what: The commit or the file.
-        size: Bytes of the file.
+        what: The commit of a revision, or the path of a file.
+        size: The size of a file, in bytes.
     """
 
     used: float
@@ -53,23 +53,22 @@ def trim(
     grace: float = GRACE,
     folders: Iterable[Path] = (),
 ) -> int:
-    """Deletes what was used least recently until the rest fits.
+    """Deletes the least recently used files until the rest fits.
 
-    Files in use are those of ``keep``; they are marked as just used. A cache that is damaged, or
-    that others are changing at the same time, loses what can be deleted without doubt and raises
-    nothing. If another thread is trimming, nothing is done.
+    Models in ``keep`` are in use and marked as just used. From a cache that is damaged, or changed
+    by another process meanwhile, only what is safe to delete is deleted, without an error. If
+    another thread is trimming, nothing is done.
 
     Args:
-        limit_bytes: Bytes that models of the Hub, checkpoints of torchvision and ``folders`` may
-            take together.
-        keep: IDs of models (``owner/name[@revision]``, ``torchvision/name[@weights]``,
-            bare timm names) of which
-            nothing is deleted.
+        limit_bytes: Maximum size of models of the Hub, checkpoints of torchvision and ``folders``
+            together, in bytes.
+        keep: IDs of models that stay (``owner/name[@revision]``, ``torchvision/name[@weights]``,
+            bare timm names).
         grace: Seconds for which a file stays after it was written, at least 0.
         folders: Folders of other files that share the limit; each is deleted as a whole.
 
     Returns:
-        Bytes that were freed.
+        The number of bytes freed.
 
     Raises:
         InvalidArgument: If a number is negative.
@@ -118,7 +117,7 @@ def _trim(limit: int, keep: Collection[str], newest: float, folders: list[_Item]
             freed += _delete(item.what, item.size)
         elif cache is not None:
             commits.append(item.what)
-            # Revisions share files, so that only for all together it is known what they free.
+            # Revisions share files: the freed size is known only for all of them together.
             in_commits = cache.delete_revisions(*commits).expected_freed_size
     if cache is not None and commits:
         with suppress(OSError):  # another process may be faster
@@ -127,7 +126,7 @@ def _trim(limit: int, keep: Collection[str], newest: float, folders: list[_Item]
 
 
 def _scan() -> HFCacheInfo | None:
-    """What is in the Hub's cache; None where there is none."""
+    """The content of the Hub's cache; None if it does not exist."""
     try:
         return huggingface_hub.scan_cache_dir(huggingface_hub.constants.HF_HUB_CACHE)
     except (CacheNotFound, ValueError, OSError):
@@ -140,12 +139,12 @@ def _revision(revision: CachedRevisionInfo) -> _Item:
 
 
 def _pieces(repo: CachedRepoInfo) -> Iterable[Path]:
-    """Files whose download was broken off; it would go on with what is there."""
+    """The files of interrupted downloads, which would be resumed."""
     return (repo.repo_path / "blobs").glob("*.incomplete")
 
 
 def _is_being_written(repo: CachedRepoInfo, newest: float) -> bool:
-    """Whether something has been downloaded into this repo of late."""
+    """Whether a file has been downloaded into this repo recently."""
     for path in (repo.repo_path / "blobs").glob("*"):
         with suppress(OSError):
             if path.stat().st_mtime >= newest:
@@ -154,7 +153,7 @@ def _is_being_written(repo: CachedRepoInfo, newest: float) -> bool:
 
 
 def _checkpoints() -> Path:
-    """Where torchvision's weights are."""
+    """The folder of torchvision's weights."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
@@ -163,7 +162,7 @@ def _checkpoint_names(id: str) -> list[str]:
     source, _, name = id.partition("/")
     if source != "torchvision":
         return []
-    import torchvision.models as zoo  # noqa: PLC0415 - seconds, for those who have none of it
+    import torchvision.models as zoo  # noqa: PLC0415 - takes seconds
 
     if name not in zoo.list_models():
         return []
@@ -186,7 +185,7 @@ def _folders(paths: Iterable[Path]) -> Iterator[_Item]:
 
 
 def _mark_as_used(paths: Iterable[Path]) -> None:
-    """File systems tell late, or never, that a file was read."""
+    """Sets the access time, which file systems update late or never."""
     for path in paths:
         with suppress(OSError):
             os.utime(path, (time.time(), path.stat().st_mtime))
@@ -198,6 +197,6 @@ def _delete(path: Path, size: int) -> int:
             shutil.rmtree(path)
         else:
             path.unlink()
-    except OSError:  # another process was faster, or it is not ours
+    except OSError:  # another process was faster, or it may not be deleted
         return 0
     return size

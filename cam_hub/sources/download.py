@@ -27,42 +27,42 @@ from cam_hub.models.faults import Sender, TooSlow, network_trouble
 from cam_hub.models.limits import readable
 from cam_hub.models.loaded_model import Progress
 
-__all__ = ["Parcel", "Report", "Told", "caller_may_stop", "download", "file_lock", "poll_of"]
+__all__ = ["OnBytes", "RemoteFile", "Report", "caller_may_stop", "download", "file_lock", "poll_of"]
 
 
-Told = Callable[[int], None]
-"""Called with the bytes of a file that are there. What it raises ends the transfer; it must be
-nothing that networks and disks raise."""
+OnBytes = Callable[[int], None]
+"""Called with the number of bytes received. An exception from it ends the transfer; it must not be
+one of those that networks and disks raise."""
 
-_TRIES = 3
-"""How often a connection that is cut is taken up again with little or nothing gained."""
+_MAX_ATTEMPTS = 3
+"""Attempts in a row that may each bring less than ``_GAIN``."""
 _GAIN = 2**20
-"""Bytes that make a try a good one."""
+"""The number of bytes after which an attempt does not count."""
 _PAUSE = 0.5
-"""Seconds between two of them."""
-_CUT = (httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.TimeoutException)
-_SLOWEST = 1000
-"""Bytes per second: the least that a server may send."""
+"""Seconds between two attempts."""
+_CUTS = (httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.TimeoutException)
+_MIN_RATE = 1000
+"""The minimum rate of a server, in bytes per second."""
 _WINDOW = 3
-"""Time-outs long is the time over which that is measured."""
+"""The time over which the rate is measured, in time-outs."""
 _SLACK = 2**20
-"""Bytes beyond twice the size that may arrive where the size is not exact."""
+"""The tolerance beyond twice a size that is not exact, in bytes."""
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """One file that is to be fetched.
+class RemoteFile:
+    """A file to be fetched.
 
     Attributes:
         id: The model's ID, for messages.
         name: The file's name, for messages.
-        address: Where it is.
-        size: Its bytes.
-        digest: What it must add up to: 40 hexadecimal digits are the SHA-1 that git gives it;
-            any other number of them is how its SHA-256 begins.
-        sender: Whose server it is.
-        exact: Whether the size is its size, rather than about that.
-        headers: To send along. The authorization among them goes to no other host.
+        address: Its URL.
+        size: Its size in bytes.
+        digest: Its digest: 40 hexadecimal digits are git's SHA-1 of it; any other number of
+            digits is the beginning of its SHA-256.
+        sender: The operator of the server.
+        exact: Whether the size is exact rather than approximate.
+        headers: The headers of the request. The authorization is sent to no other host.
     """
 
     id: str
@@ -75,18 +75,19 @@ class Parcel:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def refusal(self, reason: str) -> HubUnavailable:
-        """The error that tells why it could not be had."""
+        """The error for a failed transfer."""
         return HubUnavailable(self.id, reason)
 
 
 @contextmanager
-def file_lock(target: Path, lock: Path, told: Told) -> Iterator[None]:
-    """Sees to it that of all programs that want a file only this thread fetches it.
+def file_lock(target: Path, lock: Path, on_bytes: OnBytes) -> Iterator[None]:
+    """Locks a file, so that only one thread of all processes fetches it.
 
     Args:
-        target: The file's place; its folder is made.
-        lock: The file that all of them lock.
-        told: Hears, while another has the lock, what that one has got; so a caller may give up.
+        target: The path of the file; its folder is made.
+        lock: The lock file.
+        on_bytes: Called with the progress of the other process while that has the lock, so that a
+            caller may give up.
 
     Raises:
         OSError: If the disk fails.
@@ -99,47 +100,47 @@ def file_lock(target: Path, lock: Path, told: Told) -> Iterator[None]:
                 stack.enter_context(WeakFileLock(lock, timeout=1.0))
                 break
             except TimeoutError:
-                told(_size(_partial(target)))
+                on_bytes(_size(_partial(target)))
         yield
 
 
-def download(parcel: Parcel, target: Path, told: Told) -> None:
-    """Fetches a file to its place, going on where an earlier try was cut.
+def download(file: RemoteFile, target: Path, on_bytes: OnBytes) -> None:
+    """Fetches a file, resuming an earlier transfer that was cut.
 
-    A server that is silent for ``HF_HUB_DOWNLOAD_TIMEOUT`` seconds, or sends less than 1,000 bytes
-    per second for three times that, is given up like one that cuts the connection: after three
-    tries in a row that brought less than a megabyte each.
+    The transfer ends after three attempts in a row that brought less than a megabyte each. An
+    attempt ends when the connection is cut, when the server sends nothing for
+    ``HF_HUB_DOWNLOAD_TIMEOUT`` seconds, or less than 1,000 bytes per second for three times that.
 
     Args:
-        parcel: What.
-        target: Its place. Whoever may want it too is kept off by :func:`alone`.
-        told: Hears how many bytes are there, again and again, and of all of them at the end.
+        file: The file.
+        target: Its path, locked by :func:`file_lock`.
+        on_bytes: Called with the number of bytes now and then, and with the size at the end.
 
     Raises:
-        HubUnavailable: If what arrives is not what was promised, or ends too early for good.
+        HubUnavailable: If size or digest are wrong, or the transfer ends too early.
         httpx2.HTTPError, OfflineModeIsEnabled, OSError: If nothing arrives, or the disk fails;
             see :func:`cam_hub.models.faults.plain_faults`.
     """
     partial = _partial(target)
-    _persist(parcel, partial, lambda count: told(min(count, parcel.size)))
-    _verify(parcel, partial)
+    _persist(file, partial, lambda count: on_bytes(min(count, file.size)))
+    _verify(file, partial)
     partial.replace(target)
-    told(parcel.size)
+    on_bytes(file.size)
 
 
-def _persist(parcel: Parcel, partial: Path, told: Told) -> None:
-    """Receives until all is there, taking up what was cut."""
-    tries = 0
+def _persist(file: RemoteFile, partial: Path, on_bytes: OnBytes) -> None:
+    """Receives until the file is complete, resuming after each cut."""
+    attempts = 0
     while True:
         before = _size(partial)
         try:
-            _receive(parcel, partial, told)
+            _receive(file, partial, on_bytes)
             return
-        except _CUT as error:
-            tries = 1 if _size(partial) - before >= _GAIN else tries + 1
-            if tries >= _TRIES and (arrived := _size(partial)):
-                raise _given_up(parcel, arrived, error) from error
-            if tries >= _TRIES:
+        except _CUTS as error:
+            attempts = 1 if _size(partial) - before >= _GAIN else attempts + 1
+            if attempts >= _MAX_ATTEMPTS and (arrived := _size(partial)):
+                raise _given_up(file, arrived, error) from error
+            if attempts >= _MAX_ATTEMPTS:
                 raise
         except (HubUnavailable, OfflineModeIsEnabled):  # which are OSErrors, too
             raise
@@ -148,90 +149,89 @@ def _persist(parcel: Parcel, partial: Path, told: Told) -> None:
                 partial.unlink()  # a full disk is not left full
             raise
         time.sleep(_PAUSE)
-        told(_size(partial))
+        on_bytes(_size(partial))
 
 
-def _given_up(parcel: Parcel, arrived: int, error: Exception) -> HubUnavailable:
-    """What to say of a transfer that does not come to its end."""
-    about = "" if parcel.exact else "about "
-    return parcel.refusal(
-        f"{network_trouble(error, parcel.sender)} {arrived:,} of {about}{parcel.size:,} bytes have "
+def _given_up(file: RemoteFile, arrived: int, error: Exception) -> HubUnavailable:
+    """The error for a transfer that was cut too often."""
+    about = "" if file.exact else "about "
+    return file.refusal(
+        f"{network_trouble(error, file.sender)} {arrived:,} of {about}{file.size:,} bytes have "
         "arrived. They are kept, and the next try goes on where it was cut."
     )
 
 
-def _receive(parcel: Parcel, partial: Path, told: Told) -> None:
-    """Asks once for what is missing, and appends it."""
+def _receive(file: RemoteFile, partial: Path, on_bytes: OnBytes) -> None:
+    """Requests the missing bytes once, and appends them."""
     start = _size(partial)
-    if parcel.exact and start >= parcel.size > 0:
-        return  # complete, but not yet verified; or too long, which the digest will tell
-    headers = {**parcel.headers, "Accept-Encoding": "identity"}
+    if file.exact and start >= file.size > 0:
+        return  # complete but not verified, or too long, which the digest shows
+    headers = {**file.headers, "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    with get_session().stream("GET", parcel.address, headers=headers, timeout=timeout) as response:
+    with get_session().stream("GET", file.address, headers=headers, timeout=timeout) as response:
         if start and response.status_code == 416:
-            if not parcel.exact:
-                return  # nothing is missing; whether it is the right file, the digest will tell
+            if not file.exact:
+                return  # complete; the digest shows whether it is the right file
             partial.unlink()
             raise httpx2.RemoteProtocolError("it cannot go on where it was cut")
-        position = _position(parcel, response, partial, start)
-        _check_promise(parcel, response, position)
+        position = _position(file, response, partial, start)
+        _check_promise(file, response, position)
         with partial.open("r+b" if position else "wb", buffering=0) as out:
             out.seek(position)
             for chunk in _paced(response.iter_raw(), _WINDOW * timeout):
                 position += len(chunk)
-                if position > (parcel.size if parcel.exact else 2 * parcel.size + _SLACK):
+                if position > (file.size if file.exact else 2 * file.size + _SLACK):
                     break
                 _write(out, chunk)
-                told(position)
+                on_bytes(position)
             else:
-                if parcel.exact and position < parcel.size:
+                if file.exact and position < file.size:
                     raise httpx2.RemoteProtocolError("it ended too early")
                 return
     partial.unlink()
-    raise parcel.refusal(
-        f"{parcel.sender.name} sends more bytes than the file has. What arrived was thrown away; "
+    raise file.refusal(
+        f"{file.sender.name} sends more bytes than the file has. What arrived was thrown away; "
         "try again later."
     )
 
 
-def _position(parcel: Parcel, response: httpx2.Response, partial: Path, start: int) -> int:
-    """Where in the file the bytes of an answer belong."""
+def _position(file: RemoteFile, response: httpx2.Response, partial: Path, start: int) -> int:
+    """The position in the file of the first byte of a response."""
     if response.status_code == 200:
-        return 0  # all of it, whatever was asked for
+        return 0  # the whole file, even if a range was requested
     response.raise_for_status()
     if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
         partial.unlink(missing_ok=True)
-        raise parcel.refusal(
-            f"{parcel.sender.name} sends another part of the file than it was asked for. What had "
+        raise file.refusal(
+            f"{file.sender.name} sends another part of the file than it was asked for. What had "
             "arrived was thrown away; try again."
         )
     return start
 
 
-def _check_promise(parcel: Parcel, response: httpx2.Response, position: int) -> None:
-    """Refuses what will not have the right size, before it is received."""
+def _check_promise(file: RemoteFile, response: httpx2.Response, position: int) -> None:
+    """Refuses a response that announces a wrong size, before it is received."""
     promised = response.headers.get("Content-Length", "")
-    if parcel.exact and promised.isdecimal() and position + int(promised) != parcel.size:
-        raise parcel.refusal(
-            f"{parcel.name} comes with {position + int(promised):,} bytes, and should have "
-            f"{parcel.size:,}. Nothing of it was used; try again later."
+    if file.exact and promised.isdecimal() and position + int(promised) != file.size:
+        raise file.refusal(
+            f"{file.name} comes with {position + int(promised):,} bytes, and should have "
+            f"{file.size:,}. Nothing of it was used; try again later."
         )
 
 
 def _paced(chunks: Iterator[bytes], window: float) -> Iterator[bytes]:
-    """Passes on what arrives, as long as enough does.
+    """Yields the chunks of a response as long as they arrive fast enough.
 
-    Only the time spent on waiting counts, so that a slow disk or listener is not held against the
-    server.
+    Only the time spent waiting counts: a slow disk or callback is not the server's fault.
 
     Args:
-        chunks: What arrives.
+        chunks: The chunks.
         window: Seconds over which the rate is measured.
 
     Raises:
-        TooSlow: If less arrives in a window than may.
+        TooSlow: If less than the minimum arrives in a window.
     """
     waited, arrived = 0.0, 0
     while True:
@@ -242,22 +242,22 @@ def _paced(chunks: Iterator[bytes], window: float) -> Iterator[bytes]:
         waited += time.monotonic() - before
         arrived += len(chunk)
         if waited >= window:
-            if arrived < _SLOWEST * waited:
+            if arrived < _MIN_RATE * waited:
                 raise TooSlow(f"{arrived} bytes in {waited:.0f} seconds")
             waited, arrived = 0.0, 0
         yield chunk
 
 
 def _write(file: io.RawIOBase, chunk: bytes) -> None:
-    """Writes all of it; unbuffered, so that nothing is left to fail when the file is closed."""
+    """Writes a whole chunk; unbuffered, so that nothing can fail when the file is closed."""
     rest = memoryview(chunk)
     while rest:
         rest = rest[file.write(rest) or 0 :]
 
 
-def _verify(parcel: Parcel, partial: Path) -> None:
-    """Refuses what does not add up to its digest, and removes it."""
-    if len(parcel.digest) == 40:
+def _verify(file: RemoteFile, partial: Path) -> None:
+    """Removes and refuses a file with another digest."""
+    if len(file.digest) == 40:
         kind, digest = "git's SHA-1", hashlib.sha1(usedforsecurity=False)
         digest.update(b"blob %d\0" % _size(partial))
     else:
@@ -265,17 +265,17 @@ def _verify(parcel: Parcel, partial: Path) -> None:
     with partial.open("rb") as content:
         while chunk := content.read(2**20):
             digest.update(chunk)
-    if not digest.hexdigest().startswith(parcel.digest):
+    if not digest.hexdigest().startswith(file.digest):
         partial.unlink()
-        raise parcel.refusal(
-            f"{parcel.name} arrived damaged, or something else was sent in its place (a login "
+        raise file.refusal(
+            f"{file.name} arrived damaged, or something else was sent in its place (a login "
             f"page?): its checksum ({kind}) begins with {digest.hexdigest()[:8]} instead of "
-            f"{parcel.digest[:8]}. It was thrown away; try again."
+            f"{file.digest[:8]}. It was thrown away; try again."
         )
 
 
 def _partial(target: Path) -> Path:
-    """Where that which has arrived is kept until it is whole."""
+    """The path of the incomplete file."""
     return target.with_name(f"{target.name}.incomplete")
 
 
@@ -286,15 +286,15 @@ def _size(path: Path) -> int:
         return 0
 
 
-_SECONDS = 0.1
-"""Between two words to the caller."""
+_INTERVAL = 0.1
+"""Minimum time between two calls of a caller's function."""
 
-_SILENT = 1.0
-"""Seconds of reading before the first word: most files are read by then."""
+_FIRST_CALL = 1.0
+"""Seconds of reading before the first call: most files are read by then."""
 
 
 class _Stopped(BaseException):
-    """Carries what the caller's function raised past everything that handles errors."""
+    """Carries an exception of the caller's function past all error handling."""
 
     def __init__(self, reason: BaseException) -> None:
         super().__init__()
@@ -303,7 +303,7 @@ class _Stopped(BaseException):
 
 @contextmanager
 def caller_may_stop() -> Iterator[None]:
-    """Lets out, unchanged, what the function that hears of progress raises inside."""
+    """Raises an exception of the caller's progress function unchanged."""
     try:
         yield
     except _Stopped as stopped:
@@ -314,41 +314,41 @@ def caller_may_stop() -> Iterator[None]:
 
 
 def poll_of(id: str, progress: Progress | None) -> Callable[[], None]:
-    """A function to be called again and again while the files of a model are read.
+    """A function to be called often while the files of a model are read.
 
-    It passes on the news, seldom enough, and ends the reading if the caller's function raises.
-    Use it inside :func:`caller_may_stop`.
+    It calls the caller's function at most ten times per second, and an exception of that ends the
+    reading. Use it inside :func:`caller_may_stop`.
 
     Args:
         id: The model's ID.
         progress: The caller's function; None if there is none.
     """
-    due = time.monotonic() + _SILENT
+    due = time.monotonic() + _FIRST_CALL
 
     def poll() -> None:
         nonlocal due
         if progress is None or (now := time.monotonic()) < due:
             return
-        due = now + _SECONDS
+        due = now + _INTERVAL
         _call(progress, 1.0, f"Reading {id}")
 
     return poll
 
 
-def _call(progress: Progress, part: float, words: str) -> None:
+def _call(progress: Progress, part: float, message: str) -> None:
     try:
-        progress(part, words)
+        progress(part, message)
     except BaseException as error:
         raise _Stopped(error) from error
 
 
 class Report:
-    """Adds up the bytes of several files.
+    """The progress of fetching several files.
 
     Args:
         id: The model's ID.
-        total: Bytes of all files together.
-        progress: Hears of it; None for nobody.
+        total: The size of all files together, in bytes.
+        progress: The caller's function; None if there is none.
     """
 
     def __init__(self, id: str, total: int, progress: Progress | None) -> None:
@@ -360,26 +360,26 @@ class Report:
         """Begins the next file.
 
         Args:
-            size: Its bytes, if known.
+            size: Its size in bytes, if known.
 
         Returns:
-            To be called with the bytes of it that are there.
+            A function to be called with the number of its bytes that have arrived.
         """
         before, done = self._before, False
         self._before += size or 0
 
-        def told(count: int) -> None:
+        def on_bytes(count: int) -> None:
             nonlocal done
             now = time.monotonic()
-            if now - self._last >= _SECONDS or (count == size and not done):
+            if now - self._last >= _INTERVAL or (count == size and not done):
                 self._last, done = now, count == size
-                self._tell(before + count)
+                self._report(before + count)
 
-        return told
+        return on_bytes
 
-    def _tell(self, count: int) -> None:
+    def _report(self, count: int) -> None:
         if self._progress is None:
             return
         total = max(self._total, count)
-        words = f"Fetching {self._id}: {readable(count)} of {readable(total)}"
-        _call(self._progress, count / total if total else 1.0, words)
+        message = f"Fetching {self._id}: {readable(count)} of {readable(total)}"
+        _call(self._progress, count / total if total else 1.0, message)

@@ -55,11 +55,11 @@ class LocalSource:
         )
 
     def describe(self, request: LoadRequest) -> ModelFacts:
-        """What its files say without being read."""
+        """The facts in the names and sizes of its files."""
         return _facts(str(request.id), _contents(request)[1])
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
-        """None: folders are nobody's to propose."""
+        """None: folders are not proposed."""
         del pretrained
         return ()
 
@@ -122,8 +122,8 @@ def _inside(id: str, folder: Path, name: str) -> Path:
     if not path.is_relative_to(home):
         raise ModelRefused(id, f"{name} is a link to a file outside of the folder.")
     if not path.is_file():
-        raise ModelRefused(id, f"{name} is no file.")
-    # The link's own name tells the format of what it leads to.
+        raise ModelRefused(id, f"{name} is not a file.")
+    # The link's own name shows the format of its target.
     return folder / name
 
 

@@ -1,17 +1,27 @@
-"""``load_model``: finds the source that an ID belongs to and lets it load the model."""
+"""``load_model`` and ``describe_model``: the source of an ID, or the IDs nearest to it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from difflib import SequenceMatcher
+from pathlib import Path
 
 import torch
 
 from cam_hub._validation import with_hints
-from cam_hub.errors import HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
+from cam_hub.errors import (
+    CamHubError,
+    HubUnavailable,
+    InvalidArgument,
+    ModelNotFound,
+    ModelRefused,
+    nearest_names,
+)
 from cam_hub.hooks.modes import default_modes
+from cam_hub.models import timm_models
 from cam_hub.models.limits import UNLIMITED, LoadLimits, ModelFacts, check_limits
 from cam_hub.models.loaded_model import (
     LoadedModel,
@@ -21,16 +31,17 @@ from cam_hub.models.loaded_model import (
     note_origin,
     pick_device,
 )
-from cam_hub.models.model_id import ModelId, local_model_id, parse_model_id
+from cam_hub.models.model_id import ModelId, local_model_id, parse_model_id, path_hint
 from cam_hub.options import OutputChoice, check_options
+from cam_hub.sources.hub.listing import shared_listing
 from cam_hub.sources.hub.source import HubSource
 from cam_hub.sources.local import LocalSource
-from cam_hub.sources.similar_names import local_hint, suggest
 from cam_hub.sources.timm import EmbeddedSource, TimmSource
 from cam_hub.sources.torchvision import TorchvisionSource
 from cam_hub.targets.registry import make_task
 
 __all__ = ["SOURCES", "describe_model", "known_ids", "load_model"]
+
 
 SOURCES: tuple[Source, ...] = (
     EmbeddedSource(),
@@ -70,11 +81,11 @@ def load_model(
             ``hf auth login``) if it has one, True insists on it, False sends none.
         revision: Branch, tag or commit, as after ``@``.
         limits: How much loading may cost.
-        progress: Told, again and again while something is fetched, which part of the work is done
-            (in [0, 1]) and what is being done.
-        task: What its answer is, one of ``cam_hub.targets.registry.TASKS``, such as
-            ``"regression"`` for a network that was fine-tuned to return values; None for what its
-            configuration says.
+        progress: Called while files are fetched, with the fraction of the work that is done
+            (in [0, 1]) and a description.
+        task: The kind of its output, one of ``cam_hub.targets.registry.TASKS``, such as
+            ``"regression"`` for a network that was fine-tuned to return values; None for the task
+            in its configuration.
         output: As for ``wrap_model``.
 
     Returns:
@@ -83,7 +94,7 @@ def load_model(
     Raises:
         ModelNotFound: If no model has this ID, or more than one; it names the nearest.
         ModelRefused: If it cannot be explained or must not be loaded.
-        HubUnavailable: If it had to be fetched and could not be.
+        HubUnavailable: If it could not be fetched.
         InvalidArgument: If the device does not exist, two revisions are given, or one of a folder,
             the token cannot be one, or there is no such task.
     """
@@ -112,23 +123,23 @@ def describe_model(
     revision: str | None = None,
     limits: LoadLimits = UNLIMITED,
 ) -> ModelFacts:
-    """Tells what is known about a model, at the price of one small request or none.
+    """Describes a model, at the price of one small request or none.
 
     Args:
         model_id: As for ``load_model``.
         pretrained: False describes the bare architecture and contacts no network.
         token: As for ``load_model``.
         revision: Branch, tag or commit, as after ``@``.
-        limits: Those that the model would be loaded with. Nothing is refused here; the facts
-            say what would be, and why.
+        limits: The limits for loading it. A model that exceeds them is described, with the reason
+            in ``refusal``.
 
     Returns:
-        Its facts; those that nobody states are None.
+        Its facts; unknown ones are None.
 
     Raises:
         ModelNotFound: If no model has this ID, or more than one; it names the nearest.
         ModelRefused: If the caller may not see it.
-        HubUnavailable: If the Hub had to be asked and did not answer.
+        HubUnavailable: If the Hub was needed and did not respond.
         InvalidArgument: If two revisions are given, or the token cannot be one.
     """
     id = _read_id(model_id, revision, limits)
@@ -177,10 +188,10 @@ def _nearest_named(request: LoadRequest) -> Iterator[None]:
     except ModelNotFound as error:
         if error.nearest:
             raise
-        raise suggest(request, error, known_ids(pretrained=request.pretrained)) from error
+        raise _suggest(request, error, known_ids(pretrained=request.pretrained)) from error
     except HubUnavailable as error:
         id = request.id
-        if not (id.kind == "hub" and request.limits.local and (hint := local_hint(str(id)))):
+        if not (id.kind == "hub" and request.limits.local and (hint := _local_hint(str(id)))):
             raise
         raise HubUnavailable(error.model_id, f"{error.reason} {hint}") from error
 
@@ -192,3 +203,92 @@ def known_ids(*, pretrained: bool) -> list[str]:
         pretrained: Whether trained weights are wanted.
     """
     return [name for source in SOURCES for name in source.known_ids(pretrained=pretrained)]
+
+
+_MAX_NAMES = 5
+_MIN_SIMILARITY = 0.6
+"""Minimum similarity, in [0, 1], of the name of a suggested repo."""
+
+
+def _suggest(request: LoadRequest, error: ModelNotFound, known: Iterable[str]) -> ModelNotFound:
+    """The same error with the nearest IDs.
+
+    The Hub is searched only for IDs of repos on it; if it does not respond, the suggestions come
+    from the libraries.
+
+    Args:
+        request: The request for the unknown ID.
+        error: The error of its source.
+        known: The IDs that are known without a network.
+    """
+    id = request.id
+    if id.kind == "local":
+        return error
+    if request.limits.local and (hint := _local_hint(str(id))):
+        error = ModelNotFound(str(id), error.nearest, f"{hint} {error.hint}".strip())
+    owner, _, name = id.name.rpartition("/")
+    tags = timm_models.tags_of(name) if request.pretrained and owner == "timm" else []
+    if tags and "." not in name:
+        return timm_models.ambiguous(id, tags)
+    from_hub = _on_hub(request) if request.pretrained and id.kind == "hub" else []
+    from_libraries = _in_libraries(str(id.repo), known)
+    nearest = list(dict.fromkeys([*from_hub, *from_libraries]))[:_MAX_NAMES]
+    return ModelNotFound(str(id), nearest, error.hint)
+
+
+def _local_hint(id: str) -> str:
+    """A hint for an ID that may be a path."""
+    if Path(id).is_dir():
+        return f"There is a folder of this name here: give it as Path({id!r})."
+    return path_hint(id)
+
+
+def _on_hub(request: LoadRequest) -> list[str]:
+    """Repos of the same name, and of the same owner with a similar one."""
+    owner, _, name = request.id.name.partition("/")
+    found: list[str] = []
+    try:
+        for search, author in ((name, None), ("", owner)):
+            hits = shared_listing.find(search, author=author, limit=100, token=request.token)
+            found += [hit.id for hit in hits]
+    except CamHubError:
+        pass  # the error about the unknown ID is more useful
+    near = [
+        id
+        for id in dict.fromkeys(found)
+        if _similarity(id.partition("/")[2], name) >= _MIN_SIMILARITY
+    ]
+    return sorted(near, key=lambda id: -_similarity(id, request.id.name))[:_MAX_NAMES]
+
+
+def _in_libraries(wanted: str, known: Iterable[str]) -> list[str]:
+    """Known IDs of the same architecture, or else of those with similar names."""
+    by_stem: dict[str, list[str]] = {}
+    for id in known:
+        by_stem.setdefault(_stem(id), []).append(id)
+    if "." in wanted.rpartition("/")[2]:  # without a tag, all are equally similar
+        for ids in by_stem.values():
+            ids.sort(key=lambda id: -_similarity(id, wanted))
+    stem = _stem(wanted)
+    if stem in by_stem:
+        return by_stem[stem][:_MAX_NAMES]
+    beginning = sorted((name for name in by_stem if name.startswith(stem)), key=len)
+    near = dict.fromkeys([*beginning[:_MAX_NAMES], *nearest_names(stem, by_stem, _MAX_NAMES)])
+    return [id for name in near for id in _one_per_owner(by_stem[name])][:_MAX_NAMES]
+
+
+def _one_per_owner(ids: Iterable[str]) -> list[str]:
+    """The first ID of each library."""
+    first: dict[str, str] = {}
+    for id in ids:
+        first.setdefault(id.rpartition("/")[0], id)
+    return list(first.values())
+
+
+def _stem(id: str) -> str:
+    """The architecture in an ID: without owner, tag and revision."""
+    return id.rpartition("/")[2].partition("@")[0].partition(".")[0].lower()
+
+
+def _similarity(one: str, other: str) -> float:
+    return SequenceMatcher(None, one.lower(), other.lower(), autojunk=False).ratio()

@@ -18,11 +18,11 @@ from cam_hub.sources.registry import known_ids
 
 __all__ = ["Found", "ModelHit", "find_models", "search_models"]
 
-_LONGEST = 200
-_MOST = 100
+_MAX_CHARS = 200
+_MAX_LIMIT = 100
 _PER_LIBRARY_HIT = 3
-"""Repos of the Hub that are named before each of torchvision's models that fits as well: those
-have no downloads to be compared by."""
+"""Repos of the Hub before each equally fitting model of torchvision's, which has no number of
+downloads to compare."""
 
 
 _RANKS = 7
@@ -31,11 +31,11 @@ _PARTS = re.compile(r"[^a-z0-9]+")
 
 @dataclass(frozen=True)
 class Found:
-    """The answer to a search.
+    """The result of a search.
 
     Attributes:
         hits: Best first.
-        trouble: Why the Hub had no say in it; None if it had.
+        trouble: Why the Hub's list is missing; None if it is included.
     """
 
     hits: tuple[ModelHit, ...]
@@ -50,14 +50,14 @@ def search_models(
     Args:
         query: Words, all of which must stand in the ID, in any order and case; an ID or the URL of
             a repo; empty for the most downloaded ones.
-        limit: How many at most, 1 to 100.
+        limit: Maximum number of models, 1 to 100.
         token: Access token, so that private repos are found, too; None for the one that this
             machine is logged in with, False for none.
 
     Returns:
-        Those that answer to the very name first, then those that begin with the first word, then
-        the others; among them the most downloaded first. Without the Hub, timm's and torchvision's
-        own models; that takes three seconds at most, and none for some seconds after.
+        Models of exactly this name first, then those that begin with the first word, then the
+        others; the most downloaded first within each group. Without the Hub, timm's and
+        torchvision's own models, after three seconds at most.
 
     Raises:
         InvalidArgument: If a value cannot work, or the Hub does not accept the token.
@@ -69,16 +69,16 @@ def search_models(
 def find_models(
     query: str, *, limit: int = 20, token: Token = None, listing: HubListing = shared_listing
 ) -> Found:
-    """Likewise, and says if the Hub had no say in it.
+    """Finds models, and reports whether the Hub's list is included.
 
     Args:
         query: As for ``search_models``.
-        limit: Likewise.
-        token: Likewise.
-        listing: Who asks the Hub.
+        limit: As for ``search_models``.
+        token: As for ``search_models``.
+        listing: The listing of the Hub.
     """
     words = _words(query)
-    check_whole("limit", limit, 1, _MOST)
+    check_whole("limit", limit, 1, _MAX_LIMIT)
     trouble = None
     listed: list[ModelHit] = []
     try:
@@ -94,9 +94,9 @@ def find_models(
 
 def _words(query: str) -> list[str]:
     """The words of a query, in lower case."""
-    if not isinstance(query, str) or len(query) > _LONGEST:
-        raise InvalidArgument("query", query, f"a text of at most {_LONGEST} characters")
-    # What cannot be printed cannot stand in an ID, and some of it not even in a request.
+    if not isinstance(query, str) or len(query) > _MAX_CHARS:
+        raise InvalidArgument("query", query, f"a text of at most {_MAX_CHARS} characters")
+    # IDs have no unprintable characters, and a request cannot hold some of them.
     text = "".join(letter if letter.isprintable() else " " for letter in query).strip()
     if looks_like_url(text):
         text = parse_model_id(text).name
@@ -105,12 +105,12 @@ def _words(query: str) -> list[str]:
 
 
 def _listed(words: Sequence[str], limit: int, token: Token, listing: HubListing) -> list[ModelHit]:
-    """What the Hub lists."""
+    """The models that the Hub lists."""
     hits = _fitting(listing.find(" ".join(words), limit=limit, token=token), words)
     if not hits and len(words) > 1:
         # Words that do not stand side by side in the ID: those with the longest of them.
         longest = max(words, key=len)
-        hits = _fitting(listing.find(longest, limit=_MOST, token=token), words)
+        hits = _fitting(listing.find(longest, limit=_MAX_LIMIT, token=token), words)
     return hits
 
 
@@ -134,7 +134,7 @@ def _mixed(
         ahead = iter(here)
         for hit in others:
             if _rank(hit.id, words) == rank:
-                if rank or not words:  # the very name is nobody else's
+                if rank or not words:  # a model of exactly this name comes first
                     mixed += islice(ahead, _PER_LIBRARY_HIT)
                 mixed.append(hit)
         mixed += ahead
@@ -142,10 +142,10 @@ def _mixed(
 
 
 def _rank(id: str, words: Sequence[str]) -> int:
-    """How well an ID answers to words, 0 best.
+    """How well an ID matches words; 0 is best.
 
-    By its whole name, by its architecture, by its beginning, or less; and in each of these by
-    whole parts of its name before pieces of them.
+    The order is: the whole name, the architecture, the beginning, anything else; within each,
+    whole parts of the name come before pieces of them.
     """
     text, name = id.lower(), id.lower().rpartition("/")[2]
     first = words[0] if words else ""
@@ -160,7 +160,7 @@ def _rank(id: str, words: Sequence[str]) -> int:
 
 @cache
 def _library_hits() -> tuple[tuple[ModelHit, ...], tuple[ModelHit, ...]]:
-    """What can be named without any network: weights that timm knows, and torchvision's models."""
+    """The models that are known without a network: timm's weights, and torchvision's."""
     ids = dict.fromkeys(known_ids(pretrained=True))
     prefix = "torchvision/"
     return (
@@ -170,7 +170,7 @@ def _library_hits() -> tuple[tuple[ModelHit, ...], tuple[ModelHit, ...]]:
 
 
 def _torchvision_hit(id: str) -> ModelHit:
-    """A model of torchvision's, with what its default weights say of themselves."""
+    """A model of torchvision's, with the facts in the metadata of its default weights."""
     meta = zoo.get_model_weights(id.partition("/")[2])["DEFAULT"].meta
     megabytes = meta.get("_file_size")
     return ModelHit(

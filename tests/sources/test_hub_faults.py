@@ -178,7 +178,7 @@ def test_a_file_of_which_the_hub_tells_no_size_is_not_fetched(hub):
     hub.facts[REPO] = {
         "siblings": [{"rfilename": "config.json"}, {"rfilename": "model.safetensors"}]
     }
-    with pytest.raises(HubUnavailable, match=r"does not say what config\.json must add up to"):
+    with pytest.raises(HubUnavailable, match=r"states no size or no digest of config\.json"):
         load()
 
 

@@ -89,7 +89,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(name, folder, tmp_path):
 def test_a_link_that_leads_nowhere_is_refused(folder):
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to("nothing")
-    with pytest.raises(ModelRefused, match=r"model\.safetensors is no file"):
+    with pytest.raises(ModelRefused, match=r"model\.safetensors is not a file"):
         load(folder)
 
 

@@ -90,7 +90,7 @@ def test_those_who_wait_see_how_far_it_is(hub):
     threads = [ask(store, results, progress=lambda *state: told[0].append(state))]
     assert hub.asked.wait(20)
     loading = next(iter(store._loading.values()))
-    loading.teller(None)(0.5, "half of it")
+    loading.reporter(None)(0.5, "half of it")
     threads.append(ask(store, results, progress=lambda *state: told[1].append(state)))
     time.sleep(0.5)
     hub.go_on.set()
@@ -143,7 +143,7 @@ def test_many_threads_with_little_room_neither_block_nor_leak():
         for id in plan:
             try:
                 with lease(store, id) as model:
-                    assert sum(kept.users for kept in store._kept.values()) >= 1
+                    assert sum(entry.users for entry in store._entries.values()) >= 1
                     assert model.id == id
             except ModelNotFound:
                 assert id == "no_such_model"
@@ -157,4 +157,4 @@ def test_many_threads_with_little_room_neither_block_nor_leak():
         thread.join(120)
     assert errors == []
     assert store._loading == {}
-    assert not any(kept.users for kept in store._kept.values())
+    assert not any(entry.users for entry in store._entries.values())

@@ -42,13 +42,13 @@ HUB = Sender(
 
 @dataclass(frozen=True)
 class RepoRequest:
-    """What is asked of the Hub, as far as messages speak of it.
+    """A request about a repo, for messages.
 
     Attributes:
         id: The model's ID, as it was given.
         repo: ``owner/name``.
         revision: Branch, tag or commit, if one was named.
-        signed: Whether a token goes along.
+        signed: Whether a token is sent.
     """
 
     id: str
@@ -59,7 +59,7 @@ class RepoRequest:
 
 @contextmanager
 def plain_errors(wanted: RepoRequest) -> Iterator[None]:
-    """Turns what huggingface_hub, its HTTP client and the disk raise into errors of ours.
+    """Turns errors of huggingface_hub, its HTTP client and the disk into errors of ours.
 
     Raises:
         ModelNotFound: If there is no such repo or revision, or not for this caller.
@@ -81,7 +81,7 @@ def plain_errors(wanted: RepoRequest) -> Iterator[None]:
 
 
 def _refusal(wanted: RepoRequest, error: hub.HfHubHTTPError) -> CamHubError | None:
-    """The error for an answer that says no; None for a Hub that fails."""
+    """The error for a refusal; None if the Hub itself failed."""
     id, status = wanted.id, error.response.status_code
     if isinstance(error, hub.GatedRepoError):
         return ModelRefused(id, _gated(wanted.signed))
@@ -90,7 +90,7 @@ def _refusal(wanted: RepoRequest, error: hub.HfHubHTTPError) -> CamHubError | No
     if isinstance(error, hub.RevisionNotFoundError):
         return ModelNotFound(id, [wanted.repo], f"The repo has no revision {wanted.revision!r}.")
     if isinstance(error, hub.EntryNotFoundError):
-        return ModelRefused(id, "a file that it is said to have is not there.")
+        return ModelRefused(id, "a file in its listing does not exist.")
     if isinstance(error, hub.RepositoryNotFoundError) or (status == 401 and not wanted.signed):
         return ModelNotFound(id, hint=_hidden(wanted.signed))
     if status == 401:
@@ -132,14 +132,14 @@ def _hidden(signed: bool) -> str:
 
 
 Token = str | bool | None
-"""An access token; True for the one of this machine, which must then have one; None for that one
-if there is one; False for none."""
+"""An access token; True for that of this machine, which must exist; None for that or,
+if there is none, for none; False for none."""
 
-_LONGEST_WAIT = 3
-"""Seconds that are waited when the Hub asks for it; if it asks for more, that is an error."""
+_MAX_WAIT = 3
+"""The longest ``Retry-After`` that is honoured, in seconds; a longer one is an error."""
 
-_HURRY = 3
-"""Seconds that the Hub has to answer while the cache could answer in its place."""
+_SHORT_TIMEOUT = 3
+"""The time-out in seconds where the cache can replace the response."""
 
 _OTHER_KINDS: tuple[Literal["dataset", "space"], ...] = ("dataset", "space")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}\Z")
@@ -148,7 +148,7 @@ _DIGEST = re.compile(r"[0-9a-f]{40}\Z|[0-9a-f]{64}\Z")
 
 
 class HubClient:
-    """Asks about one repo on behalf of one caller.
+    """Requests about one repo, with the access token of one caller.
 
     Args:
         id: The model's ID, as it was given.
@@ -181,17 +181,17 @@ class HubClient:
 
     @property
     def own(self) -> bool:
-        """Whether the caller is the one whose machine this is, rather than somebody served."""
+        """Whether the caller is this machine's user, not a remote one with a token of their own."""
         return self._token is None or self._token is True
 
     def facts(self, *, patient: bool) -> ModelFacts:
-        """Everything that the Hub tells about the repo.
+        """The facts about the repo.
 
         Args:
-            patient: Whether to wait where the Hub is slow, or asks for a little time.
+            patient: Whether to wait for a slow Hub, and for a short ``Retry-After``.
 
         Returns:
-            The facts; which file is read, and what of it is cached, is left open.
+            The facts, without the choice of the weights and without what is cached.
 
         Raises:
             ModelNotFound: If there is no such repo or revision, or it is private.
@@ -202,20 +202,20 @@ class HubClient:
         timeout = constants.HF_HUB_ETAG_TIMEOUT
         with plain_errors(self.wanted):
             try:
-                return self._ask(timeout if patient else min(timeout, _HURRY))
+                return self._ask(timeout if patient else min(timeout, _SHORT_TIMEOUT))
             except RepositoryNotFoundError as error:
                 if (kind := self._other_kind()) is not None:
                     raise ModelRefused(self.wanted.id, not_a_model(kind)) from error
                 raise
             except HfHubHTTPError as error:
                 seconds = retry_after(error.response)
-                if not patient or seconds is None or seconds > _LONGEST_WAIT:
+                if not patient or seconds is None or seconds > _MAX_WAIT:
                     raise
             time.sleep(seconds)
             return self._ask(timeout)
 
     def check_access(self, name: str) -> None:
-        """Does nothing if the caller may fetch a file of the repo; facts are shown more freely.
+        """Raises an error if the caller may not fetch a file; the Hub shows facts more freely.
 
         Raises:
             CamHubError: As for ``facts``.
@@ -228,16 +228,16 @@ class HubClient:
             )
 
     def address(self, name: str, revision: str) -> str:
-        """Where a file of the repo is fetched from."""
+        """The URL of a file of the repo."""
         return hf_hub_url(self.repo, name, revision=revision)
 
     def _other_kind(self) -> Literal["dataset", "space"] | None:
-        """What the Hub has under this name, where that is no model."""
+        """The type of the repo of this name, if it is not a model."""
         api = HfApi(library_name="cam_hub", library_version=__version__)
         for kind in _OTHER_KINDS:
-            # Whatever goes wrong: that there is no such model has been said already.
+            # Any failure: the error that there is no such model is raised in any case.
             with suppress(OSError, httpx2.HTTPError, ValueError, TypeError, KeyError):
-                api.repo_info(self.repo, repo_type=kind, timeout=_HURRY, token=self._token)
+                api.repo_info(self.repo, repo_type=kind, timeout=_SHORT_TIMEOUT, token=self._token)
                 return kind
         return None
 
@@ -254,7 +254,7 @@ class HubClient:
         except OSError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            # Whatever reading JSON that is none, or is another, ends in.
+            # The errors of reading a body that is not JSON, or is other JSON.
             raise HubUnavailable(
                 self.wanted.id,
                 "the answer is not the Hub's: a page to log in to this network, perhaps, or a "
@@ -268,17 +268,17 @@ def is_commit(revision: str | None) -> bool:
 
 
 def check_token(token: Token) -> None:
-    """Does nothing if this can be a token: others would come up in the HTTP client's messages.
+    """Refuses a malformed token, which would appear in messages of the HTTP client.
 
     Raises:
-        InvalidArgument: If it cannot; what was given is not shown.
+        InvalidArgument: If it is malformed. The message does not show it.
     """
     if isinstance(token, str) and not _TOKEN.match(token):
         raise InvalidArgument("token", "…", "an access token of the Hub, True, False or None")
 
 
 def _as_facts(id: str, info: ModelInfo) -> ModelFacts:
-    """The client's answer as ours."""
+    """The facts in the client's response."""
     if not is_commit(info.sha) or info.siblings is None:
         raise ValueError("no commit, or no files")
     card: Any = info.card_data
@@ -309,5 +309,5 @@ def _as_facts(id: str, info: ModelInfo) -> ModelFacts:
 
 
 def _digest(text: str | None) -> str | None:
-    """A digest, if it is one: it becomes the name of a file."""
+    """The text, if it is a digest: it becomes the name of a file."""
     return text if text is not None and _DIGEST.match(text) else None

@@ -1,4 +1,4 @@
-"""Models on the Hub by words of their IDs."""
+"""The search for models on the Hub, by words of their IDs."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["HubListing", "ModelHit", "Token", "read_hit", "shared_listing"]
 
 
 _TASKS = (None, "image-classification", "image-feature-extraction", "feature-extraction")
-"""What a repo may call the task of a model that can be explained; many do not say."""
+"""The task labels of repos whose models can be explained; many repos have none."""
 
 _WIDTHS = {"64": 8, "32": 4, "16": 2, "8": 1}
-"""Bytes of a number, by the digits that safetensors' names of types hold (F32, BF16, I8)."""
+"""Byte width by the digits in safetensors' names of types (F32, BF16, I8)."""
 
 
 @dataclass(frozen=True)
 class ModelHit:
-    """A model that answers a search.
+    """A model found by a search.
 
     Attributes:
         id: What ``load_model`` takes.
@@ -45,7 +45,7 @@ class ModelHit:
         gated: Whether terms must be accepted on the Hub first.
         private: Whether only some accounts may read it.
         task: As the Hub calls it, such as ``"image-classification"``.
-        library: Likewise, ``"timm"`` or ``"torchvision"``.
+        library: The library of the repo, ``"timm"`` or ``"torchvision"``.
 
     What is not known is None.
     """
@@ -64,9 +64,9 @@ class ModelHit:
 
 
 def read_hit(row: Mapping[str, Any]) -> ModelHit | None:
-    """A repo as the Hub describes it; None if it is not for this package.
+    """A repo in the Hub's list; None if this package cannot explain its model.
 
-    The Hub's own fields are as they should be, but what comes out of cards is anybody's.
+    The Hub's own fields have the right types. Those from cards are of unknown origin.
     """
     id, library, task = row.get("id"), row.get("library_name"), row.get("pipeline_tag")
     if library not in (None, "timm") or task not in _TASKS or row.get("disabled"):
@@ -92,7 +92,7 @@ def read_hit(row: Mapping[str, Any]) -> ModelHit | None:
 
 
 def _weights(described: object) -> tuple[int | None, int | None]:
-    """Parameters, and their bytes, out of what the Hub read in a safetensors file's header."""
+    """Parameters and their bytes, from the Hub's summary of safetensors headers."""
     if not isinstance(described, Mapping):
         return None, None
     kinds = described.get("parameters")
@@ -119,7 +119,7 @@ def _number(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-_WHAT = "the list of models"
+_LIST = "the list of models"
 _EXPAND = (
     "downloads",
     "likes",
@@ -132,14 +132,14 @@ _EXPAND = (
     "cardData",
     "tags",
 )
-_MOST_AT_ONCE = 4
-"""Questions that may wait for the Hub at the same time."""
+_MAX_REQUESTS = 4
+"""Maximum number of concurrent requests."""
 
 Hits = tuple[ModelHit, ...]
 
 
 @dataclass(frozen=True)
-class _Question:
+class _Query:
     search: str
     author: str | None
     limit: int
@@ -148,7 +148,7 @@ class _Question:
 
 @dataclass
 class _Pending:
-    """A question that was put to the Hub."""
+    """A request under way."""
 
     done: threading.Event = field(default_factory=threading.Event)
     hits: Hits = ()
@@ -156,18 +156,17 @@ class _Pending:
 
 
 class HubListing:
-    """Asks the Hub for its timm models, and remembers for a while what it said.
+    """The Hub's list of timm models, cached for a while.
 
-    Meant to be asked at every few letters that somebody types. So a question that several ask is
-    put once; after one that failed no other is put for some seconds; and nobody waits longer than
-    told, even where looking up the Hub's name hangs. Answers to somebody's own token are neither
-    remembered nor shared.
+    It serves requests at every few keystrokes: equal requests are sent once; after a failure, none
+    is sent for some seconds; and a request never takes longer than its time-out, even if resolving
+    the host name hangs. Responses to a caller's own token are neither cached nor shared.
 
     Args:
-        patience: Seconds that an answer may take.
-        pause: Seconds without questions after a failure.
-        keep_seconds: How long an answer is remembered.
-        keep: How many are.
+        patience: The time-out in seconds.
+        pause: Seconds without requests after a failure.
+        keep_seconds: How long a response is cached, in seconds.
+        keep: Maximum number of cached responses.
     """
 
     def __init__(
@@ -183,139 +182,139 @@ class HubListing:
         self.keep_seconds = keep_seconds
         self.keep = keep
         self._lock = threading.Lock()
-        self._known: OrderedDict[_Question, tuple[float, Hits]] = OrderedDict()
-        self._pending: dict[_Question, _Pending] = {}
-        self._asking = 0
-        self._trouble: tuple[float, HubUnavailable] | None = None
+        self._responses: OrderedDict[_Query, tuple[float, Hits]] = OrderedDict()
+        self._pending: dict[_Query, _Pending] = {}
+        self._active = 0
+        self._failure: tuple[float, HubUnavailable] | None = None
 
     def find(
         self, search: str = "", *, author: str | None = None, limit: int = 20, token: Token = None
     ) -> Hits:
-        """The timm models that the Hub has, those with the most downloads first.
+        """The Hub's timm models, those with the most downloads first.
 
         Args:
-            search: What their IDs hold; empty for all.
-            author: Whose repos; None for anybody's.
-            limit: How many at most.
-            token: Whose repos besides the public ones.
+            search: A part of their IDs; empty for all.
+            author: The owner of the repos; None for all owners.
+            limit: Maximum number of models.
+            token: The access token, for private repos.
 
         Raises:
-            HubUnavailable: If the Hub did not answer in time, or not as it should, or did not a
-                moment ago.
-            InvalidArgument: If the token cannot be one, or the Hub does not accept it.
+            HubUnavailable: If the Hub does not respond in time or as it should, or did not a moment
+                ago.
+            InvalidArgument: If the token is malformed, or the Hub does not accept it.
         """
         check_token(token)
-        question = _Question(search, author, limit, token is False)
+        query = _Query(search, author, limit, token is False)
         own = isinstance(token, str)
         with self._lock:
-            if not own and (known := self._remembered(question)) is not None:
+            if not own and (known := self._cached(query)) is not None:
                 return known
-            if self._trouble is not None and time.monotonic() < self._trouble[0]:
-                raise copy(self._trouble[1])
-            pending = None if own else self._pending.get(question)
+            if self._failure is not None and time.monotonic() < self._failure[0]:
+                raise copy(self._failure[1])
+            pending = None if own else self._pending.get(query)
             if pending is None:
-                pending = self._start(question, token, shared=not own)
+                pending = self._start(query, token, shared=not own)
         if not pending.done.wait(self.patience):
-            error = HubUnavailable(_WHAT, f"no answer within {self.patience:g} seconds.")
-            self._stumble(error)
+            error = HubUnavailable(_LIST, f"no answer within {self.patience:g} seconds.")
+            self._record_failure(error)
             raise error
         if pending.error is not None:
-            raise copy(pending.error)  # others may wait for the same answer
+            raise copy(pending.error)  # other threads may wait for the same response
         return pending.hits
 
     def forget(self) -> None:
-        """Forgets all answers and failures."""
+        """Clears the cache and the record of the last failure."""
         with self._lock:
-            self._known.clear()
-            self._trouble = None
+            self._responses.clear()
+            self._failure = None
 
-    def _remembered(self, question: _Question) -> Hits | None:
-        found = self._known.get(question)
+    def _cached(self, query: _Query) -> Hits | None:
+        found = self._responses.get(query)
         if found is None or time.monotonic() - found[0] > self.keep_seconds:
             return None
-        self._known.move_to_end(question)
+        self._responses.move_to_end(query)
         return found[1]
 
-    def _start(self, question: _Question, token: Token, *, shared: bool) -> _Pending:
-        if self._asking >= _MOST_AT_ONCE:
-            raise HubUnavailable(_WHAT, "too many searches are under way; try again.")
+    def _start(self, query: _Query, token: Token, *, shared: bool) -> _Pending:
+        if self._active >= _MAX_REQUESTS:
+            raise HubUnavailable(_LIST, "too many searches are under way; try again.")
         pending = _Pending()
-        self._asking += 1
+        self._active += 1
         if shared:
-            self._pending[question] = pending
-        # A thread that does not hold up the end of the program.
+            self._pending[query] = pending
+        # A daemon thread does not delay the exit of the process.
         threading.Thread(
-            target=self._work, args=(question, token, pending, shared), daemon=True
+            target=self._work, args=(query, token, pending, shared), daemon=True
         ).start()
         return pending
 
-    def _work(self, question: _Question, token: Token, pending: _Pending, shared: bool) -> None:
+    def _work(self, query: _Query, token: Token, pending: _Pending, shared: bool) -> None:
         try:
-            pending.hits = _ask(question, token, self.patience)
+            pending.hits = _ask(query, token, self.patience)
         except HubUnavailable as error:
             pending.error = error
-            self._stumble(error)
+            self._record_failure(error)
         except CamHubError as error:
             pending.error = error
         with self._lock:
-            self._asking -= 1
+            self._active -= 1
             if shared:
-                del self._pending[question]
+                del self._pending[query]
             if pending.error is None:
-                self._trouble = None
+                self._failure = None
             if shared and pending.error is None:
-                self._known[question] = (time.monotonic(), pending.hits)
-                while len(self._known) > self.keep:
-                    self._known.popitem(last=False)
+                self._responses[query] = (time.monotonic(), pending.hits)
+                while len(self._responses) > self.keep:
+                    self._responses.popitem(last=False)
         pending.done.set()
 
-    def _stumble(self, error: HubUnavailable) -> None:
+    def _record_failure(self, error: HubUnavailable) -> None:
         with self._lock:
-            self._trouble = (time.monotonic() + self.pause, error)
+            self._failure = (time.monotonic() + self.pause, error)
 
 
 shared_listing = HubListing()
-"""The one that all calls of this process share."""
+"""The listing that all calls in this process share."""
 
 
-def _ask(question: _Question, token: Token, patience: float) -> Hits:
-    """Puts a question to the Hub.
+def _ask(query: _Query, token: Token, patience: float) -> Hits:
+    """Sends a request to the Hub.
 
-    With the client's own session, but not through its ``list_models``: that takes no time-out, and
-    tries for half a minute what is wanted at once or not at all.
+    It uses the client's session but not ``list_models``, which has no time-out and retries for half
+    a minute.
     """
-    wanted: dict[str, Any] = {
+    parameters: dict[str, Any] = {
         "filter": "timm",
-        "search": question.search or None,
-        "author": question.author,
+        "search": query.search or None,
+        "author": query.author,
         "sort": "downloads",
-        "limit": question.limit,
+        "limit": query.limit,
         "expand": list(_EXPAND),
     }
     try:
         response = get_session().get(
             f"{constants.ENDPOINT}/api/models",
-            params={name: value for name, value in wanted.items() if value is not None},
+            params={name: value for name, value in parameters.items() if value is not None},
             headers=build_hf_headers(token=token),
             timeout=patience,
         )
         hf_raise_for_status(response)
     except OfflineModeIsEnabled:
-        raise HubUnavailable(_WHAT, "HF_HUB_OFFLINE is set.") from None
+        raise HubUnavailable(_LIST, "HF_HUB_OFFLINE is set.") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403) and isinstance(token, str):
             expected = "one that the Hub accepts (it may have expired)"
             raise InvalidArgument("token", "(hidden)", expected) from None
-        raise HubUnavailable(_WHAT, f"the Hub answered with status {status}.") from error
-    except Exception as error:  # the session's own errors, of whichever library it is made of
+        raise HubUnavailable(_LIST, f"the Hub answered with status {status}.") from error
+    except Exception as error:  # errors of the session's HTTP library
         what = str(error) or type(error).__name__
-        raise HubUnavailable(_WHAT, f"the Hub cannot be reached ({what}).") from error
+        raise HubUnavailable(_LIST, f"the Hub cannot be reached ({what}).") from error
     try:
         rows = response.json()
     except ValueError as error:
-        raise HubUnavailable(_WHAT, "the Hub's answer is not JSON.") from error
+        raise HubUnavailable(_LIST, "the Hub's answer is not JSON.") from error
     if not isinstance(rows, list):
-        raise HubUnavailable(_WHAT, "the Hub's answer is not a list.")
-    hits = (read_hit(row) for row in rows[: question.limit] if isinstance(row, Mapping))
+        raise HubUnavailable(_LIST, "the Hub's answer is not a list.")
+    hits = (read_hit(row) for row in rows[: query.limit] if isinstance(row, Mapping))
     return tuple(hit for hit in hits if hit is not None)

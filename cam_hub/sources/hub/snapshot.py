@@ -22,18 +22,25 @@ from cam_hub.models.config import CONFIG, CONFIG_BYTES
 from cam_hub.models.limits import FileFacts, LoadLimits, ModelFacts, check_limits
 from cam_hub.models.loaded_model import LoadRequest
 from cam_hub.models.repo_files import choose_weights, foreign, why_none
-from cam_hub.sources.download import Parcel, Report, Told, caller_may_stop, download, file_lock
+from cam_hub.sources.download import (
+    OnBytes,
+    RemoteFile,
+    Report,
+    caller_may_stop,
+    download,
+    file_lock,
+)
 from cam_hub.sources.hub.client import HUB, HubClient, is_commit, plain_errors
 
 __all__ = ["RepoCache", "Snapshot", "facts_of", "fetch", "open_snapshot"]
 
 
 _PUBLIC = ".cam_hub_public"
-"""Name of an empty file in a repo's folder: the Hub said that everybody may have what is there."""
+"""Name of an empty file in the folder of a public repo, by the last response of the Hub."""
 
 
 class RepoCache:
-    """What the cache holds of one repo.
+    """The cached files of one repo.
 
     Args:
         repo: ``owner/name``.
@@ -46,12 +53,12 @@ class RepoCache:
         self.folder = self.root / repo_folder_name(repo_id=repo, repo_type="model")
 
     def find(self, revision: str | None, name: str, size: int | None = None) -> Path | None:
-        """A file that is there whole.
+        """A complete file.
 
         Args:
             revision: Branch, tag or commit as it was last seen; None for the main branch.
             name: The file's path in the repo.
-            size: Bytes that it must have, if known.
+            size: Its size in bytes, if known.
         """
         found = try_to_load_from_cache(self.repo, name, cache_dir=self.root, revision=revision)
         if not isinstance(found, str):
@@ -60,22 +67,22 @@ class RepoCache:
         return path if size is None or path.stat().st_size == size else None
 
     def blob(self, digest: str) -> Path:
-        """Where the content of this digest belongs."""
+        """The path of the content with this digest."""
         return self.folder / "blobs" / digest
 
     def holds(self, digest: str | None, size: int | None) -> bool:
-        """Whether the content of this digest is there, of whichever commit it is."""
+        """Whether the content with this digest is cached, for any commit."""
         if digest is None:
             return False
         blob = self.blob(digest)
         return blob.is_file() and size in (None, blob.stat().st_size)
 
     def lock(self, digest: str) -> Path:
-        """The file that whoever fetches this content locks, in whatever program."""
+        """The lock file of this content, the same for all programs."""
         return self.root / ".locks" / self.folder.name / f"{digest}.lock"
 
     def name(self, digest: str, commit: str, name: str) -> Path:
-        """Lets a file of a commit stand for a blob that is there.
+        """Links a file of a commit to its cached content.
 
         Returns:
             The file.
@@ -94,7 +101,7 @@ class RepoCache:
         return blob.replace(pointer)
 
     def point(self, revision: str | None, commit: str) -> None:
-        """Notes which commit a branch or tag stands for, for times without a network."""
+        """Records the commit of a branch or tag, for use without a network."""
         revision = revision or constants.DEFAULT_REVISION
         reference = self.folder / "refs" / revision
         if revision == commit or not self.folder.exists():
@@ -108,11 +115,11 @@ class RepoCache:
 
     @property
     def public(self) -> bool:
-        """Whether everybody may have what is here, as the Hub said when it was last asked."""
+        """Whether the repo was public in the last response of the Hub."""
         return (self.folder / _PUBLIC).is_file()
 
     def note_public(self, public: bool) -> None:
-        """Remembers what the Hub said about that."""
+        """Records whether the repo is public."""
         mark = self.folder / _PUBLIC
         with suppress(OSError):
             if not public:
@@ -122,7 +129,7 @@ class RepoCache:
 
 
 def _beside(path: Path) -> Path:
-    """A name for what is to replace a file at one stroke, so that others never miss it."""
+    """A temporary name in the same folder, from which a file is replaced atomically."""
     return path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp")
 
 
@@ -133,35 +140,37 @@ def fetch(
     headers: Mapping[str, str],
     cache: RepoCache,
     commit: str,
-    told: Told,
+    on_bytes: OnBytes,
 ) -> Path:
     """Fetches a file, unless its content is in the cache already.
 
     Args:
         id: The model's ID, for messages.
-        file: Which; its size and its digest must be known.
-        address: Where it is.
-        headers: To send along. The authorization among them goes to no other host.
-        cache: Where it goes.
-        commit: Whose file it is.
-        told: Hears how many bytes are there, again and again; what it raises ends the download.
+        file: The file; its size and its digest must be known.
+        address: Its URL.
+        headers: The headers of the request. The authorization is sent to no other host.
+        cache: The cache of the repo.
+        commit: The commit.
+        on_bytes: Called with the number of bytes now and then; an exception ends the download.
 
     Returns:
         The file in the cache.
 
     Raises:
-        HubUnavailable: If what arrives is not what was promised.
+        HubUnavailable: If its size or its digest are wrong.
         httpx2.HTTPError, OSError: If the network or the disk fails.
     """
     if file.digest is None or file.size is None:
-        raise HubUnavailable(id, f"the Hub does not say what {file.name} must add up to.")
+        raise HubUnavailable(id, f"the Hub states no size or no digest of {file.name}.")
     blob = cache.blob(file.digest)
-    with file_lock(blob, cache.lock(file.digest), told):
+    with file_lock(blob, cache.lock(file.digest), on_bytes):
         if (found := cache.find(commit, file.name, file.size)) is not None:
-            return found  # somebody else has fetched it, and may be reading it
+            return found  # another thread has fetched it, and may be reading it
         if not cache.holds(file.digest, file.size):
-            parcel = Parcel(id, file.name, address, file.size, file.digest, HUB, headers=headers)
-            download(parcel, blob, told)
+            remote = RemoteFile(
+                id, file.name, address, file.size, file.digest, HUB, headers=headers
+            )
+            download(remote, blob, on_bytes)
         return cache.name(file.digest, commit, file.name)
 
 
@@ -170,7 +179,7 @@ class Snapshot:
     """The files of a model at one commit.
 
     Attributes:
-        facts: What is known about it. Its ``weights_file`` is the one to read.
+        facts: The facts about it. Its ``weights_file`` is the one to read.
     """
 
     facts: ModelFacts
@@ -184,7 +193,7 @@ class Snapshot:
         return self.facts.revision or ""
 
     def path(self, name: str) -> Path:
-        """A file of the model, fetched unless it is there.
+        """A file of the model, fetched unless it is cached.
 
         Raises:
             HubUnavailable: If it cannot be fetched.
@@ -216,18 +225,18 @@ class Snapshot:
 
 @contextmanager
 def open_snapshot(request: LoadRequest, repo: str) -> Iterator[Snapshot]:
-    """Decides where the files of a model come from, and whether they may be used at all.
+    """Opens the files of a model, cached or fetched, if the caller may use them.
 
     Args:
-        request: What is asked for.
+        request: The request.
         repo: ``owner/name``.
 
     Yields:
-        The snapshot; outside this context its files may be gone again.
+        The snapshot; outside this context its files may be deleted.
 
     Raises:
         ModelNotFound: If there is no such repo or revision, or it is private.
-        ModelRefused: If it is not a model of ours, costs too much, or may not be read.
+        ModelRefused: If it is not a timm model, exceeds the limits, or may not be read.
         HubUnavailable: If the Hub fails and the cache does not hold the model.
     """
     id, limits = str(request.id), request.limits
@@ -236,7 +245,7 @@ def open_snapshot(request: LoadRequest, repo: str) -> Iterator[Snapshot]:
     with caller_may_stop():
         facts = _facts(client, cache, limits)
         if facts.fresh and facts.gated and not client.own:
-            client.check_access(CONFIG)  # what is cached would be used without asking
+            client.check_access(CONFIG)  # cached files would be used without a request
         if facts.restricted and not limits.keep_restricted and not client.own:
             with tempfile.TemporaryDirectory(
                 prefix="cam-hub-", ignore_cleanup_errors=True
@@ -248,10 +257,10 @@ def open_snapshot(request: LoadRequest, repo: str) -> Iterator[Snapshot]:
 
 
 def facts_of(request: LoadRequest, repo: str) -> ModelFacts:
-    """The facts about a repo, without fetching anything of it; errors as for a snapshot.
+    """The facts about a repo, without fetching a file; errors as for a snapshot.
 
-    What would be refused can still be described; the facts say why it would be. Of a gated repo,
-    the Hub is also asked whether it is open to this caller.
+    A repo that would be refused is described, too, with the reason. For a gated repo, a second
+    request checks the caller's access.
     """
     client = HubClient(str(request.id), repo, request.id.revision, request.token)
     cache = RepoCache(repo)
@@ -267,7 +276,7 @@ def facts_of(request: LoadRequest, repo: str) -> ModelFacts:
 
 
 def _check(facts: ModelFacts, limits: LoadLimits) -> None:
-    """Does nothing if a repo looks like one that timm can read; refuses others."""
+    """Refuses a repo that timm cannot read."""
     id = facts.id
     if facts.disabled:
         raise ModelRefused(id, "the Hub has taken it out of service.")
@@ -287,11 +296,11 @@ def _check(facts: ModelFacts, limits: LoadLimits) -> None:
 def _admitted(
     facts: ModelFacts, cache: RepoCache, client: HubClient, request: LoadRequest
 ) -> Snapshot:
-    """The snapshot, if its facts are those of a model that may be loaded."""
+    """The snapshot, if the model may be loaded."""
     _check(facts, request.limits)
     facts = replace(facts, fetch_bytes=_missing(facts, cache))
     check_limits(facts, request.limits, cache.root)
-    # What the Hub says now holds for what is already here, too.
+    # Fresh facts apply to cached files, too.
     if facts.fresh:
         cache.note_public(not facts.restricted)
         if cache.find(facts.revision, CONFIG):
@@ -301,7 +310,7 @@ def _admitted(
 
 
 def _facts(client: HubClient, cache: RepoCache, limits: LoadLimits) -> ModelFacts:
-    """What the Hub says; what the cache tells, where that cannot change or the Hub is silent."""
+    """The Hub's facts; those of the cache for a fixed commit, or if the Hub fails."""
     cached = _cached_facts(client, cache, limits)
     may_use = cached is not None and (client.own or cache.public)
     if cached is not None and may_use and is_commit(client.revision):
@@ -316,7 +325,7 @@ def _facts(client: HubClient, cache: RepoCache, limits: LoadLimits) -> ModelFact
         if not may_use:
             raise HubUnavailable(
                 error.model_id,
-                f"{error.reason} So nobody can say whether this caller may have what is in the "
+                f"{error.reason} So it is not known whether this caller may use the files in the "
                 "local cache.",
             ) from error
         return cached
@@ -329,7 +338,7 @@ def _facts(client: HubClient, cache: RepoCache, limits: LoadLimits) -> ModelFact
 
 
 def _cached_facts(client: HubClient, cache: RepoCache, limits: LoadLimits) -> ModelFacts | None:
-    """What the cache tells of a model, if it holds all that is needed of it."""
+    """The facts about a model whose required files are all cached; None for any other."""
     config = cache.find(client.revision, CONFIG)
     if config is None:
         return None
@@ -355,7 +364,7 @@ def _cached_facts(client: HubClient, cache: RepoCache, limits: LoadLimits) -> Mo
 
 
 def _missing(facts: ModelFacts, cache: RepoCache) -> int:
-    """Bytes that are still to be fetched."""
+    """The number of bytes that are not cached."""
     wanted = [facts.file(CONFIG), facts.file(facts.weights_file or "")]
     return sum(
         file.size or 0
@@ -367,7 +376,7 @@ def _missing(facts: ModelFacts, cache: RepoCache) -> int:
 
 
 def _weights(files: Sequence[FileFacts], limits: LoadLimits) -> FileFacts | None:
-    """The file of weights that is read."""
+    """The file of weights to read."""
     have = {file.name: file for file in files}
     name = choose_weights(have, pickles=limits.pickles)
     return have[name] if name is not None else None

@@ -27,11 +27,11 @@ class HubSource:
     name = "hub"
 
     def claims(self, request: LoadRequest) -> bool:
-        """Whether pretrained weights of a repo or of a bare timm name are asked for."""
+        """Whether the request is for pretrained weights of a repo or of a bare timm name."""
         return request.pretrained and request.id.kind in ("hub", "timm")
 
     def load(self, request: LoadRequest) -> LoadedModel:
-        """Asks for the facts, fetches what is missing (into the Hub's own cache), builds it."""
+        """Requests the facts, fetches missing files into the Hub's cache, and builds the model."""
         id, repo = str(request.id), _repo(request)
         with open_snapshot(request, repo) as snapshot:
             config = _config(id, snapshot)
@@ -49,7 +49,7 @@ class HubSource:
         )
 
     def describe(self, request: LoadRequest) -> ModelFacts:
-        """What the Hub says about the repo; without it, what the cache tells."""
+        """The facts from the Hub; without it, those from the cache."""
         repo = _repo(request)
         facts = facts_of(request, repo)
         size, labels = _declared(request, repo, facts)
@@ -61,7 +61,7 @@ class HubSource:
 
 
 def _config(id: str, snapshot: Snapshot) -> RepoConfig:
-    """The repo's configuration; its card is fetched where only that can tell the labels."""
+    """The repo's configuration; its card is fetched where only that can hold the labels."""
     path = snapshot.path(CONFIG)
     config = read_config(id, path)
     if config.label_names or not config.num_classes or infer_imagenet_subset(config.pretrained_cfg):
@@ -76,9 +76,9 @@ def _config(id: str, snapshot: Snapshot) -> RepoConfig:
 def _declared(
     request: LoadRequest, repo: str, facts: ModelFacts
 ) -> tuple[tuple[int, ...] | None, tuple[str, ...] | None]:
-    """Input size and labels: as the configuration says, if it is here, else as timm knows them.
+    """Input size and labels: from the configuration if it is cached, else from timm.
 
-    Out of a file that is here only because it was opened for somebody, nobody else is told.
+    A cached configuration of a restricted repo is used for this machine's user only.
     """
     owner, _, name = repo.partition("/")
     size = timm_models.input_size_of(name) if owner == "timm" else None
@@ -95,12 +95,12 @@ def _declared(
 
 
 def _name(request: LoadRequest, repo: str) -> str:
-    """The ID under which the same model is found again."""
+    """The ID that loads the same model."""
     return repo + (f"@{request.id.revision}" if request.id.revision else "")
 
 
 def _repo(request: LoadRequest) -> str:
-    """The repo: as named, or of ``architecture.tag``; of ``architecture`` if it has only one."""
+    """The repo of an ID: named in it, or that of timm's architecture, if it has only one tag."""
     name = request.id.name
     if request.id.kind == "hub":
         return name
