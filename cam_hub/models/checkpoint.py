@@ -30,28 +30,28 @@ from cam_hub.models.repo_files import SAFE
 __all__ = [
     "HEADER_BYTES",
     "PickleWarning",
+    "check_finite",
     "load_pickle",
     "pickle_notes",
     "read_checkpoint",
     "read_content",
-    "refuse_broken",
     "tensors_in",
     "unwrap",
     "without_prefixes",
 ]
 
 
-_PARTS = 32
+_MAX_PARTS = 32
 """Maximum number of parts of a name, between dots, that are tried as a prefix."""
 
-_ENOUGH = 0.5
+_MIN_SHARE = 0.5
 """Minimum share of the architecture's names that one prefix must stand before."""
 
 _AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|averaged?)(?:[._]|$)|_ema|ema_", re.IGNORECASE)
 
 
 def without_prefixes(
-    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor] | Mapping[str, Any]
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor] | Mapping[str, Any]
 ) -> dict[str, Tensor] | None:
     """Finds an architecture's weights among tensors by what their names end in.
 
@@ -62,18 +62,18 @@ def without_prefixes(
 
     Args:
         tensors: Everything that a file holds, by name.
-        wanted: The architecture's own parameters and buffers.
+        expected: The architecture's own parameters and buffers.
 
     Returns:
         Tensors by the architecture's names, together with others under the same prefix where the
         match is not complete; None if no prefix stands before enough of the names.
     """
-    fits = {name: _prefixes(name, tensor, wanted) for name, tensor in tensors.items()}
+    fits = {name: _prefixes(name, tensor, expected) for name, tensor in tensors.items()}
     counts = Counter(prefix for prefixes in fits.values() for prefix in prefixes)
     if not counts:
         return None
     most = max(counts.values())
-    if most < _ENOUGH * len(wanted):
+    if most < _MIN_SHARE * len(expected):
         return None
     equal = [prefix for prefix, count in counts.items() if count == most]
     chosen = next(filter(_AVERAGED.search, equal), equal[0])
@@ -82,18 +82,18 @@ def without_prefixes(
         for name, tensor in tensors.items()
         if name.startswith(chosen)
     }
-    found |= _elsewhere(tensors, fits, wanted.keys() - found.keys())
-    if wanted.keys() <= found.keys():
-        return {name: found[name] for name in wanted}
+    found |= _under_other_prefixes(tensors, fits, expected.keys() - found.keys())
+    if expected.keys() <= found.keys():
+        return {name: found[name] for name in expected}
     return found
 
 
-def _prefixes(name: str, tensor: Tensor, wanted: Mapping[str, Any]) -> list[str]:
+def _prefixes(name: str, tensor: Tensor, expected: Mapping[str, Any]) -> list[str]:
     """What stands before one of the architecture's names in a tensor's name, if the shape fits."""
     found = []
     start = 0
-    for _ in range(_PARTS):
-        own = wanted.get(name[start:])
+    for _ in range(_MAX_PARTS):
+        own = expected.get(name[start:])
         if own is not None and own.shape == tensor.shape:
             found.append(name[:start])
         start = name.find(".", start) + 1
@@ -102,7 +102,7 @@ def _prefixes(name: str, tensor: Tensor, wanted: Mapping[str, Any]) -> list[str]
     return found
 
 
-def _elsewhere(
+def _under_other_prefixes(
     tensors: Mapping[str, Tensor], fits: Mapping[str, list[str]], missing: Collection[str]
 ) -> dict[str, Tensor]:
     """Missing weights that exist under exactly one other prefix."""
@@ -127,16 +127,16 @@ HEADER_BYTES = 2**24
 
 _OLD_PICKLES = 5  # in torch's old format: magic number, version, system, content, storages
 
-_DEPTH = 8  # of tables in tables
-_OBJECTS = 2**20  # in them
+_MAX_DEPTH = 8  # of tables in tables
+_MAX_OBJECTS = 2**20  # in them
 
-_SHARED = 16
-"""Tensors may share bytes of the file; all of them together are at most so many times as large."""
+_MAX_SHARING = 16
+"""Tensors may share bytes of the file: the maximum ratio of their total size to the file's."""
 
-_HANDS = min(8, os.cpu_count() or 1)
+_WORKERS = min(8, os.cpu_count() or 1)
 """Threads that look for broken weights, each at another one."""
 
-_TRUSTED = threading.Lock()  # torch keeps the list of harmless classes once per process
+_SAFE_GLOBALS_LOCK = threading.Lock()  # torch keeps the list of harmless classes once per process
 
 
 class PickleWarning(UserWarning):
@@ -144,7 +144,7 @@ class PickleWarning(UserWarning):
 
 
 def pickle_notes(id: str, name: str) -> tuple[str, ...]:
-    """What those who use weights out of a file should be told: nothing, if it is no pickle.
+    """The notes for users of the weights in a file: none, unless it is a pickle.
 
     Args:
         id: The model's ID.
@@ -168,9 +168,9 @@ def read_checkpoint(
 
     Args:
         id: The model's ID, for messages.
-        path: Of the file; its ending says which format it has.
-        pickles: Whether a pickle is read; a :class:`PickleWarning` tells of it.
-        poll: Called now and then; what it raises ends the reading.
+        path: The file; its ending determines the format.
+        pickles: Whether a pickle is read, with a :class:`PickleWarning`.
+        poll: Called now and then; an error that it raises ends the reading.
 
     Returns:
         Tensors by name, out of the wrapping that training programs put around them.
@@ -213,7 +213,7 @@ def load_pickle(id: str, path: Path, poll: Callable[[], None] = lambda: None) ->
             with path.open("rb") as file:
                 scan_pickles(file.read(PICKLE_BYTES), _OLD_PICKLES, poll)
         # What timm's own training program leaves in a checkpoint beside the weights.
-        with _TRUSTED, torch.serialization.safe_globals([argparse.Namespace]):
+        with _SAFE_GLOBALS_LOCK, torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped or None)
     except ValueError as error:
         raise ModelRefused(
@@ -222,8 +222,8 @@ def load_pickle(id: str, path: Path, poll: Callable[[], None] = lambda: None) ->
     except pickle.UnpicklingError as error:
         raise ModelRefused(
             id,
-            f"its file {path.name} is no plain pickle of tensors ({_first_line(error)}). Nothing "
-            "in it was executed.",
+            f"its file {path.name} is not a plain pickle of tensors ({_first_line(error)}). "
+            "Nothing in it was executed.",
         ) from None
     except Exception as error:  # whatever a damaged file makes torch raise
         raise ModelRefused(
@@ -232,27 +232,27 @@ def load_pickle(id: str, path: Path, poll: Callable[[], None] = lambda: None) ->
     return content
 
 
-def refuse_broken(id: str, module: nn.Module, poll: Callable[[], None] = lambda: None) -> None:
-    """Refuses a loaded network with weights that are no numbers.
+def check_finite(id: str, module: nn.Module, poll: Callable[[], None] = lambda: None) -> None:
+    """Refuses a loaded network with weights that are not finite.
 
     Raises:
         ModelRefused: If a parameter holds NaN or infinity, or a buffer holds NaN. (Buffers may be
             infinite: bounds, masks.)
     """
     checks: list[tuple[str, Callable[[Tensor], bool], Tensor]]
-    checks = [(name, _is_broken, tensor) for name, tensor in module.named_parameters()]
+    checks = [(name, _is_not_finite, tensor) for name, tensor in module.named_parameters()]
     checks += [(name, _has_nan, tensor) for name, tensor in module.named_buffers()]
     broken = []
     # Weights that are mapped from a file are read here for the first time.
-    with ThreadPoolExecutor(_HANDS) as hands:
+    with ThreadPoolExecutor(_WORKERS) as workers:
         try:
-            verdicts = hands.map(lambda check: check[1](check[2]), checks)
+            verdicts = workers.map(lambda check: check[1](check[2]), checks)
             for (name, _, _), bad in zip(checks, verdicts, strict=True):
                 poll()
                 if bad:
                     broken.append(name)
         finally:
-            hands.shutdown(cancel_futures=True)
+            workers.shutdown(cancel_futures=True)
     if broken:
         raise ModelRefused(
             id,
@@ -282,7 +282,7 @@ def unwrap(
         raise ModelRefused(id, f"its file {path.name} holds no named weights.")
     if not weights:
         return tensors_in(id, path, content, poll)
-    _refuse_odd(id, path, weights)
+    _check_tensors(id, path, weights)
     clean: dict[str, Any] = clean_state_dict(weights)
     if all(name.startswith(_WRAPPED_BY_TRANSFORMERS) for name in clean):
         clean = {name.removeprefix(_WRAPPED_BY_TRANSFORMERS): clean[name] for name in clean}
@@ -303,13 +303,13 @@ def tensors_in(
     while todo:
         name, item, depth = todo.pop()
         objects += 1
-        if objects > _OBJECTS or len(found) > MAX_TENSORS:
+        if objects > _MAX_OBJECTS or len(found) > MAX_TENSORS:
             raise ModelRefused(id, f"its file {path.name} holds far more than weights.")
         if objects % 4096 == 0:
             poll()
         if isinstance(item, Tensor):
             found[name] = item
-        elif isinstance(item, Mapping) and depth < _DEPTH:
+        elif isinstance(item, Mapping) and depth < _MAX_DEPTH:
             # In reverse, so that they come off the stack in their order.
             todo += [
                 (f"{name}.{key}" if name else key, value, depth + 1)
@@ -319,7 +319,7 @@ def tensors_in(
             ]
     if not found:
         raise ModelRefused(id, f"its file {path.name} holds no named weights.")
-    _refuse_odd(id, path, found)
+    _check_tensors(id, path, found)
     return found
 
 
@@ -371,8 +371,8 @@ def _header(path: Path) -> bytes:
         length = int.from_bytes(file.read(8), "little")
         if size < 10 or length > size - 8:
             raise ValueError(
-                f"its header claims {length:,} bytes, of a file of {size:,}: it is no safetensors "
-                "file, or cut short"
+                f"its header claims {length:,} bytes, of a file of {size:,}: it is not a "
+                "safetensors file, or cut short"
             )
         if length > HEADER_BYTES:
             raise ValueError(f"its header has {length:,} bytes, more than {HEADER_BYTES:,}")
@@ -447,7 +447,7 @@ def _instructions(path: Path) -> bytes:
     return found
 
 
-def _refuse_odd(id: str, path: Path, weights: Mapping[str, Tensor]) -> None:
+def _check_tensors(id: str, path: Path, weights: Mapping[str, Tensor]) -> None:
     """Refuses too many tensors, names too long, and tensors that are not what they claim.
 
     A few bytes may be repeated to large tensors (strides of 0), or a tensor may have no bytes.
@@ -468,8 +468,10 @@ def _refuse_odd(id: str, path: Path, weights: Mapping[str, Tensor]) -> None:
     largest = max(sizes, key=sizes.__getitem__)
     odd = next((name for name, item in weights.items() if _is_odd(item)), None)
     if odd is not None:
-        raise ModelRefused(id, f"in its file {path.name}, {odd[:80]!r} is no plain dense tensor.")
-    if sizes[largest] > size or sum(sizes.values()) > _SHARED * size:
+        raise ModelRefused(
+            id, f"in its file {path.name}, {odd[:80]!r} is not a plain dense tensor."
+        )
+    if sizes[largest] > size or sum(sizes.values()) > _MAX_SHARING * size:
         raise ModelRefused(
             id,
             f"its file {path.name} of {size:,} bytes claims {sum(sizes.values()):,} bytes of "
@@ -481,7 +483,7 @@ def _is_odd(tensor: Tensor) -> bool:
     return tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized
 
 
-def _is_broken(tensor: Tensor) -> bool:
+def _is_not_finite(tensor: Tensor) -> bool:
     # A sum is several times as fast, and hides neither NaN nor infinity; it may overflow.
     if not tensor.is_floating_point() or bool(tensor.sum(dtype=_wide(tensor)).isfinite()):
         return False
@@ -489,7 +491,7 @@ def _is_broken(tensor: Tensor) -> bool:
 
 
 def _has_nan(tensor: Tensor) -> bool:
-    return _is_broken(tensor) and bool(tensor.isnan().any())
+    return _is_not_finite(tensor) and bool(tensor.isnan().any())
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
@@ -497,6 +499,6 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 
 def _first_line(error: BaseException) -> str:
-    """What an error says, without the paths and the advice that torch adds to it."""
+    """The message of an error, without the paths and the advice that torch adds to it."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].split(". ")[0][:160]

@@ -5,8 +5,8 @@ timm writes it in one of two layouts: today's, with ``architecture``, ``num_clas
 in which all of that stands side by side. Both are read as timm does; beyond that, labels are also
 found under the names that transformers gives them, and unknown keys do no harm.
 
-What says where weights are to be had from (``url``, ``file``, ``hf_hub_id`` and kin) is dropped:
-they come out of the repo that was asked for, and from nowhere else.
+The origins of weights (``url``, ``file``, ``hf_hub_id`` and the like) are dropped: weights come
+from the requested repo only.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _ELSEWHERE = frozenset(
 )
 _FIELDS = frozenset(entry.name for entry in fields(PretrainedCfg)) - _ELSEWHERE
 
-# What decides how timm builds and loads is not the repo's to say, nor where the network lives.
+# A repo does not decide how timm builds and loads, nor the network's device.
 _RESERVED = (
     frozenset(signature(timm.create_model).parameters)
     | frozenset(signature(build_model_with_cfg).parameters)
@@ -63,7 +63,7 @@ _RESERVED = (
 
 @dataclass(frozen=True)
 class RepoConfig:
-    """What a repo says of its model, checked.
+    """A repo's configuration of its model, checked.
 
     Attributes:
         architecture: Name of the timm architecture, without a tag.
@@ -71,7 +71,7 @@ class RepoConfig:
         pretrained_cfg: timm's ``PretrainedCfg`` of the weights, as keyword arguments. Labels stand
             in ``label_names`` as they are to be shown, or not at all.
         num_classes: How many classes the weights have, 0 for features alone.
-        label_names: One label per class, or None where the repo tells none.
+        label_names: One label per class, or None where the repo has none.
         raw: All that ``config.json`` holds.
     """
 
@@ -88,7 +88,7 @@ def read_config(id: str, path: Path) -> RepoConfig:
 
     Args:
         id: The model's ID, for messages.
-        path: Of the file; a card beside it (``README.md``) is asked for labels, too.
+        path: The file; labels may also come from a card beside it (``README.md``).
 
     Raises:
         ModelRefused: If it is too large or no JSON, describes a model of another library or of an
@@ -170,7 +170,7 @@ def _mapping(name: str, value: object) -> dict[str, Any]:
 
 
 def _class_count(declared: Mapping[str, Any], args: Mapping[str, Any]) -> int:
-    """How many classes there are; where no number says it, the labels do."""
+    """The number of classes, or the number of labels where none is declared."""
     found = declared.get("num_classes")
     if found is None:
         found = args.get("num_classes")
@@ -182,7 +182,7 @@ def _class_count(declared: Mapping[str, Any], args: Mapping[str, Any]) -> int:
     other = args.get("num_classes", count)
     if other != count:
         # timm would go by the latter, and leave the classifier random.
-        raise InvalidArgument("model_args.num_classes", other, f"{count}, as num_classes says")
+        raise InvalidArgument("model_args.num_classes", other, f"{count}, as in num_classes")
     return count
 
 

@@ -1,6 +1,6 @@
 """What goes wrong on the way of a file to this machine, in words: network, server, disk.
 
-None of the messages repeats what a library said: that may hold addresses with signatures, local
+None of the messages repeats that of a library: it may hold addresses with signatures, local
 paths, or the header with the token.
 """
 
@@ -36,16 +36,16 @@ class TooSlow(httpx2.ReadTimeout):
 
 @dataclass(frozen=True)
 class Sender:
-    """Who sends files, and where they are kept, as far as messages speak of it.
+    """The server of files and the place where they are stored, as messages name them.
 
     Attributes:
         name: What to call it.
         folder: What to call the place of its files.
         setting: The environment variable that has that place elsewhere.
-        room: How to make room there, in brackets; empty if there is no tool for it.
+        room: How to make room there, in brackets; empty if no tool does it.
         lost: What to look at when it cannot be reached, in full sentences.
-        advice: How to do without it, in full sentences; empty if there is no way.
-        crowd: How to be allowed more requests, in a full sentence; empty if there is no way.
+        advice: How to do without it, in full sentences; may be empty.
+        crowd: How to be allowed more requests, in a full sentence; may be empty.
     """
 
     name: str
@@ -88,7 +88,7 @@ def plain_faults(id: str, sender: Sender) -> Iterator[None]:
 
 
 def retry_after(response: httpx2.Response) -> int | None:
-    """Seconds after which a server wants to be asked again, if it says so."""
+    """Seconds to wait before the next request, if the server states them."""
     limit = parse_ratelimit_headers(response.headers)
     if limit is not None and limit.remaining == 0:
         return limit.reset_in_seconds
@@ -97,7 +97,7 @@ def retry_after(response: httpx2.Response) -> int | None:
 
 
 def network_trouble(error: Exception, sender: Sender) -> str:
-    """Of a request without an answer, or of an answer that has no end."""
+    """The reason for a request without a response, or a response that does not end."""
     name, causes = sender.name, list(_causes(error))
     if isinstance(error, TooSlow):
         return _sentences(f"{name} sends next to nothing. Try again later.", sender.advice)
@@ -127,7 +127,7 @@ def _unreachable(why: str, sender: Sender) -> str:
 
 
 def _status_trouble(response: httpx2.Response, sender: Sender) -> str:
-    """Of an answer with a status that is no success."""
+    """The reason for a response with an error status."""
     name, status = sender.name, response.status_code
     try:
         shown = f"error {status} ({HTTPStatus(status).phrase})"
@@ -148,7 +148,7 @@ def _status_trouble(response: httpx2.Response, sender: Sender) -> str:
 
 
 def _disk_trouble(error: OSError, sender: Sender) -> str:
-    """Of a disk that is full, or not ours to write to."""
+    """The reason where the disk is full or not writable."""
     if error.errno in _FULL:
         room = f" {sender.room}" if sender.room else ""
         return (

@@ -287,7 +287,7 @@ _FACTS = _RESHAPES | {
     "stride",
     "untyped_storage",
 }
-"""Functions that tell of a tensor what does not depend on its values, and give no view of it."""
+"""Functions whose result does not depend on a tensor's values, and is not a view of it."""
 
 _PRODUCTS = {"conv2d", "linear"}
 """Costly functions that are not computed of what was left out. (Some constructors pass a picture
@@ -456,7 +456,7 @@ class _WithoutInitialisation(TorchFunctionMode):
         return target
 
     def _may_take(self, owner: nn.Parameter, value: object) -> bool:
-        """Whether a tensor can become a parameter's memory: of its kind, and nobody else's."""
+        """Whether a tensor can become a parameter's memory: of its kind, and not used elsewhere."""
         if type(value) not in (Tensor, nn.Parameter) or not isinstance(value, Tensor):
             return False
         storage = value.untyped_storage()

@@ -168,7 +168,7 @@ def labels_of(config: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
     name.
 
     Args:
-        config: What a repo, or its card, says of itself.
+        config: The configuration of a repo, or the metadata of its card.
         count: How many classes there are.
 
     Returns:
@@ -201,7 +201,7 @@ def declared_count(config: Mapping[str, Any]) -> int | None:
 def card_labels(folder: Path, count: int) -> tuple[str, ...] | None:
     """The labels in the front matter of the card in a folder.
 
-    A card is prose for people; one that is missing, huge or damaged says nothing, and is no error.
+    A card is prose for people; a missing, huge or damaged one has no labels, without an error.
 
     Args:
         folder: Where the card is.
@@ -241,7 +241,7 @@ def _texts(found: object, count: int) -> tuple[str, ...] | None:
 
 
 def _indices(found: Mapping[Any, Any]) -> dict[int, Any] | None:
-    """The key of each index, or None if the keys are no indices."""
+    """The key of each index, or None if the keys are not indices."""
     try:
         indices = {int(key): key for key in found}
     except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""What is known about a model before it is loaded, and the limits on what loading may cost."""
+"""Facts about a model before it is loaded, and the limits on what loading may cost."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class LoadLimits:
             nothing), with a warning.
         local: Whether folders of this machine may be loaded.
         keep_restricted: Whether files of private and gated repos that a given token has opened
-            stay in the disk cache. An app that serves several people says no: it then fetches
-            them into a folder of their own, and removes that as soon as the model is built.
+            stay in the disk cache. An app that serves several people sets False: such files are
+            then downloaded to a separate folder, which is deleted once the model is built.
     """
 
     parameters: int | None = None
@@ -64,7 +64,7 @@ class LoadLimits:
     def from_environment(
         self, prefix: str = "CAM_HUB_", environ: Mapping[str, str] | None = None
     ) -> LoadLimits:
-        """These limits, with what the environment says in place of some of them.
+        """These limits, some of them replaced by environment variables.
 
         Args:
             prefix: In front of the names, which are the attributes' in capitals: for example
@@ -103,24 +103,24 @@ def _read(name: str, text: str, default: bool | int | None) -> bool | int | None
 
 
 UNLIMITED = LoadLimits()
-"""The limits of whoever loads on a machine of their own."""
+"""The limits for loading on a machine of your own."""
 
 
 _BYTES_PER_PARAMETER = 4
-"""Of float32, which weights are stored in unless they say otherwise."""
+"""The size in float32, the default type of stored weights."""
 
 
 def check_limits(facts: ModelFacts, limits: LoadLimits, folder: Path | None = None) -> None:
-    """Does nothing if a model is within the limits.
+    """Raises ``ModelRefused`` if a model exceeds the limits.
 
     Args:
-        facts: What is known about it. What is not known does not count, except that parameters
-            are then taken from the bytes of the weights.
-        limits: How much it may cost.
-        folder: Where its files would go; it need not exist yet.
+        facts: Facts about the model. Unknown values do not count, except that the number of
+            parameters is then estimated from the bytes of the weights.
+        limits: The limits.
+        folder: The folder of its files; it need not exist yet.
 
     Raises:
-        ModelRefused: If it is not; it names the number and the limit.
+        ModelRefused: With the number and the limit.
     """
     parameters, about, fetch = facts.parameters, "", facts.fetch_bytes
     if parameters is None and facts.weights_bytes is not None:
@@ -167,7 +167,7 @@ def _exceeds(number: int | None, limit: int | None) -> bool:
 
 
 def _free(folder: Path) -> int:
-    """Bytes that are free where a folder is, or would be made."""
+    """The free bytes on the disk of a folder, which need not exist."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
@@ -179,9 +179,9 @@ class FileFacts:
 
     Attributes:
         name: Its path inside the repo.
-        size: Its bytes, or None if the Hub does not say.
-        digest: What its content must add up to: 64 hexadecimal digits are its SHA-256, 40 the
-            SHA-1 that git gives it. None if the Hub does not say.
+        size: Its bytes, or None if the Hub does not state them.
+        digest: The digest of its content: 64 hexadecimal digits are its SHA-256, 40 its SHA-1 in
+            git. None if the Hub does not state it.
     """
 
     name: str
@@ -191,7 +191,7 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model, described without loading it. What nobody says is None.
+    """A model, described without loading it. Unknown values are None.
 
     Attributes:
         id: Its ID.
@@ -210,13 +210,13 @@ class ModelFacts:
         library: The library that its authors made it with.
         tags: Its tags on the Hub.
         downloads: Downloads of the last 30 days.
-        input_size: Channels, rows and columns of its input, where they can be told without
-            loading it.
-        class_names: One label per class, where they can be told without loading it.
-        refusal: Why ``load_model`` with the same limits and token would refuse it, as far as that
-            can be told; None if nothing is known to speak against it.
+        input_size: Channels, rows and columns of its input, where they are known without loading
+            it.
+        class_names: One label per class, where they are known without loading it.
+        refusal: Why ``load_model`` with the same limits and token would refuse it; None if no
+            reason is known.
         files: Everything in its repo.
-        fresh: False when the Hub could not be asked and this is what the local cache tells.
+        fresh: False if the Hub could not be reached and this is from the local cache.
     """
 
     id: str
@@ -241,7 +241,7 @@ class ModelFacts:
 
     @property
     def restricted(self) -> bool:
-        """Whether not everybody may have it."""
+        """Whether access to it is restricted."""
         return self.gated or self.private
 
     def file(self, name: str) -> FileFacts | None:

@@ -100,7 +100,7 @@ def _sample(tensor: Tensor) -> Hashable:
 
 
 EXECUTION = "execution"
-"""The fact about a model that says how it has to be run."""
+"""The fact about a model that holds its ``Execution``."""
 
 Progress = Callable[[float, str], None]
 
@@ -131,7 +131,7 @@ class LoadedModel:
         id: The model's ID; giving it to ``load_model`` gives the same model. For a wrapped
             module, its class name.
         module: The network, in evaluation mode when it comes from a source of ours.
-        preprocessing: From photo, or clip, to input tensor, and the way back.
+        preprocessing: From photo, or clip, to input tensor, and back.
         class_names: One label per class, or None where the model has none.
         source: Which source it comes from (``"hub"``, ``"embedded"``, ``"torchvision"``,
             ``"timm"``, ``"module"``).
@@ -140,8 +140,8 @@ class LoadedModel:
         pretrained: False for random weights; None for a wrapped module, of which that is not
             known.
         task: What its answer is, and how it is called.
-        notes: What those who use it should be told, such as that its weights came as a pickle.
-        facts: Anything worth finding out once per model, kept by whoever found it out.
+        notes: Notes for users, such as that its weights came as a pickle.
+        facts: Results that are computed once per model, by name.
     """
 
     id: str
@@ -188,7 +188,7 @@ class LoadedModel:
     def input_size(self) -> tuple[int, ...]:
         """Channels, rows and columns of the input that the model was made for.
 
-        Of a model of clips four numbers: channels, frames, rows and columns.
+        For a model of clips, four numbers: channels, frames, rows and columns.
         """
         return self.preprocessing.input_size
 
@@ -200,7 +200,7 @@ class LoadedModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weights' floating-point type, float32 where there are no weights."""
+        """The weights' floating-point type, float32 if it has none."""
         weights = self.module.parameters()
         return next((p.dtype for p in weights if p.is_floating_point()), torch.float32)
 
@@ -242,7 +242,7 @@ class LoadedModel:
             a clip ``(1, channels, frames, rows, cols)``.
 
         Raises:
-            ImageRefused: If it is no image, or no clip.
+            ImageRefused: If it is not an image or clip.
         """
         return self.open(image).tensor.to(self.device, self.dtype)
 
@@ -284,14 +284,14 @@ class LoadedModel:
         Args:
             batch: ``(N, channels, rows, cols)``, of clips ``(N, channels, frames, rows, cols)``,
                 preprocessed, on the model's device.
-            tokens: Whether the way back will come through layers of tokens of which few matter.
+            tokens: Whether the backward pass will reach layers of tokens of which few matter.
 
         Returns:
             Whatever the network answers; the task's ``Target`` makes scores of it.
 
         Raises:
-            ModelRefused: If the network raises. That memory does not suffice is told as torch tells
-                it: smaller batches may do.
+            ModelRefused: If the network raises. Lack of memory raises torch's own error: smaller
+                batches may fit.
         """
         if batch.is_meta and (reason := unusable(self.module)):
             raise ModelRefused(self.id, reason)
@@ -352,14 +352,14 @@ class LoadRequest:
     """What ``load_model`` was asked for, in full.
 
     Attributes:
-        id: Of the model.
+        id: The model's ID.
         pretrained: Whether trained weights are wanted.
         device: Where it is to be.
         token: Access token for private and gated repos; None for this machine's own, if it has
             one; False for none.
         limits: How much it may cost.
-        progress: Told, again and again while something is fetched, which part of the work is done
-            (in [0, 1]) and what is being done.
+        progress: Called repeatedly during a download with the part of the work that is done (in
+            [0, 1]) and its description.
     """
 
     id: ModelId
@@ -371,7 +371,7 @@ class LoadRequest:
 
     @property
     def is_own(self) -> bool:
-        """Whether whoever asks speaks for this machine, rather than being somebody served."""
+        """Whether the request is made for this machine, not for a user of an app on it."""
         return self.token is None or self.token is True
 
 
@@ -396,7 +396,7 @@ class Source(Protocol):
         """
 
     def describe(self, request: LoadRequest) -> ModelFacts:
-        """What is known about the model before it is loaded; errors as for ``load``."""
+        """Facts about the model before it is loaded; errors as for ``load``."""
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
         """IDs that this source could load and can name without any network, for suggestions."""
@@ -422,7 +422,7 @@ def pick_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=chosen)
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
-        raise InvalidArgument("device", device, f"{expected} (torch says: {first})") from None
+        raise InvalidArgument("device", device, f"{expected} (torch: {first})") from None
     if chosen.type == "meta":
         raise InvalidArgument("device", device, expected)
     return chosen

@@ -75,17 +75,17 @@ def read_hub_url(text: str) -> tuple[str, str | None]:
         text: An address, with or without its scheme; query and fragment are dropped.
 
     Returns:
-        ``owner/name`` (as it stands there; whether that can be a repo is for the grammar of IDs),
+        ``owner/name`` (unchecked; the grammar of IDs decides whether that can be a repo),
         and the revision if the address names one.
 
     Raises:
-        ModelNotFound: If it is the address of something else; it says of what.
+        ModelNotFound: If it is the address of something else, which the message names.
     """
     try:
         url = urlsplit(text if _SCHEME.match(text) else f"https://{text}")
         prefix = _prefix_of(url)
     except ValueError:  # a host in brackets, or with characters that turn into others
-        raise ModelNotFound(text, hint="It is no valid address.") from None
+        raise ModelNotFound(text, hint="It is not a valid address.") from None
     if url.username is not None or url.password is not None:
         raise ModelNotFound(_shown(url), hint="Its address holds a password: remove that part.")
     if url.scheme not in ("http", "https"):
@@ -121,7 +121,7 @@ def _revision(url: SplitResult, rest: list[str]) -> str | None:
 def _prefix_of(url: SplitResult) -> str | None:
     """The path below which the Hub has its repos at this host; None if this is not the Hub."""
     place = url.hostname, url.port
-    with suppress(ValueError):  # what the environment holds may be no address
+    with suppress(ValueError):  # the variable may hold anything
         own = urlsplit(os.environ.get("HF_ENDPOINT") or "")
         if own.hostname and place == (own.hostname, own.port):
             return own.path.rstrip("/")
@@ -266,8 +266,8 @@ def local_model_id(path: str | os.PathLike[str]) -> ModelId:
     """The ID of a folder, whatever its name looks like.
 
     Args:
-        path: Of the folder; ``~`` is the home folder, and what is relative is so to the working
-            folder. Whether it exists is not asked.
+        path: Path of the folder; ``~`` is the home folder, and a relative path starts at the
+            working folder. The folder need not exist.
 
     Raises:
         ModelNotFound: If no folder can have this path (NUL, control characters, too long, empty).
@@ -279,7 +279,7 @@ def local_model_id(path: str | os.PathLike[str]) -> ModelId:
 
 
 def _read(text: str) -> ModelId:
-    """An ID that is no folder's."""
+    """The ID in a text that does not name a folder."""
     if looks_like_url(text):
         return ModelId("hub", *read_hub_url(text))
     prefix = next((prefix for prefix in _HUB_PREFIXES if text.startswith(prefix)), "")

@@ -17,8 +17,8 @@ from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.hooks.eager import unwrapped
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.models.checkpoint import (
+    check_finite,
     read_content,
-    refuse_broken,
     tensors_in,
     unwrap,
     without_prefixes,
@@ -29,7 +29,7 @@ from cam_hub.models.initialisation import loaded, without_memory
 __all__ = ["build", "check_form", "quantized_parts"]
 
 
-_SWELLS = 4
+_MAX_GROWTH = 4
 """A network may have so many times the parameters of its file: some are made of fewer weights."""
 
 _SPARE = 2**22
@@ -74,7 +74,7 @@ def build(
 
     Args:
         id: The model's ID, for messages.
-        config: What the repo says of it.
+        config: The repo's configuration.
         weights: The file of its weights.
         pickles: Whether that may be a pickle.
         own_memory: Whether the file may be written to while the network lives; it then maps
@@ -83,7 +83,7 @@ def build(
 
     Raises:
         ModelRefused: If the weights cannot be read, the network cannot be built or is far larger
-            than its weights, they do not fit each other, or the weights are no finite numbers.
+            than its weights, they do not fit each other, or the weights are not finite.
     """
     content = read_content(id, weights, pickles=pickles, poll=poll)
     tensors = unwrap(id, weights, content, poll)
@@ -98,7 +98,7 @@ def build(
         Preprocessing.from_timm(resolve_model_data_config(module))
     except InvalidArgument as error:
         raise ModelRefused(id, f"its {CONFIG} describes no possible input: {error}") from error
-    refuse_broken(id, module, poll)
+    check_finite(id, module, poll)
     return module
 
 
@@ -168,7 +168,7 @@ def _try_out(
             id, f"timm could not build it from its files. {_first_line(error)}"
         ) from error
     asked = sum(parameter.numel() for parameter in module.parameters())
-    if asked > _SWELLS * present + _SPARE:
+    if asked > _MAX_GROWTH * present + _SPARE:
         raise ModelRefused(
             id,
             f"its {CONFIG} asks for a network of {asked:,} parameters, and its weights have "
@@ -194,7 +194,7 @@ def _random(config: RepoConfig) -> nn.Module:
 
 
 def _misfits(error: Exception) -> str | None:
-    """What torch says of weights that do not fit, cut; None if the error says nothing of it."""
+    """Torch's account of weights that do not fit, cut; None for other errors."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if len(lines) < 2 or not lines[0].startswith("Error(s) in loading state_dict"):
         return None

@@ -88,7 +88,7 @@ def _settled(model: LoadedModel, chosen: OutputChoice) -> LoadedModel | None:
         raise
     except Exception as error:  # whatever a network raises
         if chosen is None:
-            return None  # whoever runs it next reports that
+            return None  # the next run reports that
         if is_out_of_memory(error):
             raise OutOfMemory(model.id, "a forward pass of one image does not fit.") from error
         first = (str(error) or type(error).__name__).splitlines()[0]
@@ -105,7 +105,7 @@ def _settled(model: LoadedModel, chosen: OutputChoice) -> LoadedModel | None:
 
 
 def _notes(model_id: str, task: Task, *, chosen: bool) -> list[str]:
-    """What users should be told; a value that cannot be a logit is a warning, too."""
+    """The notes for users; a value that cannot be a logit is a warning, too."""
     notes = []
     if task.head is not None and not chosen and len(task.head.others) > 1:
         others = ", ".join(task.head.others)
@@ -120,7 +120,7 @@ def _notes(model_id: str, task: Task, *, chosen: bool) -> list[str]:
         low, high = task.value
         notes.append(
             f"its single output lies between {low:.4g} and {high:.4g} for a few inputs, so it "
-            "cannot be a logit, and no probability is stated; if it is a value, say so: "
+            "cannot be a logit, and no probability is stated; if it is a value, pass "
             "task='regression'"
         )
         warnings.warn(f"{model_id}: {notes[-1]}", stacklevel=2)

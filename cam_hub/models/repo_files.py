@@ -33,7 +33,7 @@ def choose_weights(files: Collection[str], *, pickles: bool) -> str | None:
 
     Args:
         files: Paths of the repo's files; only those at its top count.
-        pickles: Whether a pickle will do where there is no safetensors file.
+        pickles: Whether a pickle suffices where a safetensors file is missing.
 
     Returns:
         Its name, or None if there is none. One of several parts is none.
@@ -99,7 +99,7 @@ class _Library:
         names: What the Hub calls the library, in its ``library_name`` or tags.
         files: Files that only they hold, or endings of such (with a dot in front).
         keys: Keys of config.json that only they have.
-        advice: What would work instead, where there is more to say than of any repo.
+        advice: What would work instead, if that is more specific than for any repo.
     """
 
     what: str
@@ -170,7 +170,7 @@ _LIBRARIES = (
 def foreign(
     files: Collection[str], library: str | None, config: object, tags: Collection[str] = ()
 ) -> str | None:
-    """Says of a repo that timm cannot read what it is, and what would work.
+    """The reason why timm cannot read a repo of another library, and what would work.
 
     Args:
         files: Paths of the repo's files, as far as they are known.
@@ -180,7 +180,7 @@ def foreign(
 
     Returns:
         The reason for a refusal, in full sentences; None if the configuration names an
-        architecture, as timm's do, or the Hub calls it timm's, or nothing tells of any library.
+        architecture, as timm's do, or the Hub calls it timm's, or no library is recognized.
     """
     facts = config if isinstance(config, Mapping) else {}
     if isinstance(facts.get("architecture"), str) or library == "timm" or "timm" in tags:
@@ -203,7 +203,7 @@ def foreign(
 
 
 def not_a_model(kind: Literal["dataset", "space"]) -> str:
-    """The reason for a refusal of what is no repo of a model at all."""
+    """The reason for refusing a repo of another kind than models."""
     what = {"dataset": "a dataset", "space": "a Space (an app)"}[kind]
     return f"it is {what} and not a model. {_TIMM}"
 
@@ -216,7 +216,7 @@ def _holds(files: Collection[str], wanted: str) -> bool:
 
 
 def _type(other: _Library, facts: Mapping[str, Any]) -> str:
-    """The kind of model within the library, where the configuration tells."""
+    """The kind of model within the library, where the configuration names it."""
     kind = facts.get("model_type")
     told = isinstance(kind, str) and "model_type" in other.keys
     return f" of type {str(kind)[:40]!r}" if told else ""

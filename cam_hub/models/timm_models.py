@@ -135,7 +135,7 @@ def as_loaded(
         source: Which source it comes from.
         revision: What exactly was loaded.
         declared: The repo's own configuration, where there is one.
-        notes: What those who use it should be told.
+        notes: Notes for users.
     """
     task, labels = task_of(module, declared or {}), labels_of(module)
     if isinstance(task, Classification) and labels and getattr(module, "num_classes", 0) == 1:
@@ -158,8 +158,8 @@ def task_of(module: nn.Module, declared: Mapping[str, Any]) -> Task:
     """What a timm module answers.
 
     Without a classifier it gives features; so does one that ends in an embedding, see
-    ``_is_embedding``. Otherwise it classifies, each class for itself if the configuration says so
-    (``problem_type``, as transformers writes it).
+    ``_is_embedding``. Otherwise it classifies, each class for itself if the configuration declares
+    it (``problem_type``, as transformers writes it).
     """
     count = getattr(module, "num_classes", None)
     if count == 0 or _is_embedding(module):
@@ -174,9 +174,9 @@ def task_of(module: nn.Module, declared: Mapping[str, Any]) -> Task:
 def _is_embedding(module: nn.Module) -> bool:
     """Whether a head is the projection into a joint space (CLIP and kin) rather than a classifier.
 
-    No configuration says so. It is one if it has no labels; if the number of its outputs is none
-    of ImageNet's, and the same as in timm's own configuration of these weights (a fine-tuned
-    classifier has another); and if that is not many more than there are features.
+    No configuration declares that. It is one if it has no labels; if the number of its outputs is
+    not one of ImageNet's, and the same as in timm's own configuration of these weights (a
+    fine-tuned classifier has another); and if that is not many more than there are features.
     """
     count = getattr(module, "num_classes", None)
     features = getattr(module, "num_features", None)
@@ -217,5 +217,5 @@ def ambiguous(id: ModelId, tags: Sequence[str]) -> ModelNotFound:
     return ModelNotFound(
         str(id),
         [f"timm/{tag}" for tag in tags],
-        "The name alone does not say which pretrained weights are meant: add the tag.",
+        "The name alone does not determine the pretrained weights: add the tag.",
     )

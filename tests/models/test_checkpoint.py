@@ -95,7 +95,7 @@ LYING: dict[str, tuple[bytes, str]] = {
         header(b'{"x":' + json.dumps(entry(0, 4)).encode() + b',"x":'
                + json.dumps(entry(0, 4)).encode() + b"}", bytes(4)), "names 'x' twice"
     ),
-    "a pickle": (pickle.dumps({"a": 1}, protocol=2) * 20, "no safetensors file"),
+    "a pickle": (pickle.dumps({"a": 1}, protocol=2) * 20, "not a safetensors file"),
     "nothing in it": (header({}), "no named weights"),
 }  # fmt: skip
 
@@ -183,7 +183,7 @@ def test_a_plain_pickle_of_python_is_refused_and_has_not_run(tmp_path):
 
 def test_a_whole_pickled_network_is_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pth")
-    with pytest.raises(ModelRefused, match="no plain pickle of tensors"):
+    with pytest.raises(ModelRefused, match="not a plain pickle of tensors"):
         read(tmp_path / "model.pth")
 
 
@@ -204,8 +204,8 @@ ODD: dict[str, tuple[object, str]] = {
     "no tensors": ({"epoch": 3}, "no named weights"),
     "numbers for names": ({0: torch.ones(2)}, "no named weights"),
     "a few bytes repeated": (swollen(), r"claims 4,000,000,000,000 bytes"),
-    "without content": ({"x": torch.ones(2, device="meta")}, "no plain dense tensor"),
-    "sparse": ({"x": torch.eye(3).to_sparse()}, "no plain dense tensor"),
+    "without content": ({"x": torch.ones(2, device="meta")}, "not a plain dense tensor"),
+    "sparse": ({"x": torch.eye(3).to_sparse()}, "not a plain dense tensor"),
 }
 
 

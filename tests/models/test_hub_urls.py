@@ -49,8 +49,8 @@ OTHER = {
     "ftp://huggingface.co/owner/name": "scheme is ftp://",
     "hf://owner/name": "scheme is hf://",
     "file:///etc/passwd": "scheme is file://",
-    "https://[huggingface.co/owner/name": "no valid address",
-    "https://huggingface.co:port/owner/name": "no valid address",
+    "https://[huggingface.co/owner/name": "not a valid address",
+    "https://huggingface.co:port/owner/name": "not a valid address",
 }
 
 
