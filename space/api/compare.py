@@ -17,11 +17,10 @@ from space.api.endpoint import (
 )
 from space.config.settings import Settings
 from space.service.compare_form import read_compare_request
-from space.service.errors import readable
+from space.service.errors import readable, teller, warn
 from space.service.explain_form import DEFAULTS
 from space.service.explainer import Explainer
 from space.service.exports import write_compare_files
-from space.service.request_context import teller, warn
 from space.service.result_files import Workspace
 
 __all__ = ["add_compare_endpoint"]

@@ -11,10 +11,9 @@ from gradio.events import api
 from cam_hub.models.limits import ModelFacts
 from space.api.endpoint import document
 from space.config.settings import DESCRIBING, Settings
-from space.service.errors import readable
+from space.service.errors import readable, token_of
 from space.service.explain_form import read_model_id
 from space.service.explainer import Explainer
-from space.service.request_context import token_of
 
 __all__ = ["FactsRow", "add_describe_endpoint", "make_describe"]
 

@@ -20,8 +20,8 @@ from gradio.events import api
 
 from cam_hub.options import Interface, Option, options_for
 from cam_hub.targets.predictions import Prediction
+from space.service.errors import token_of
 from space.service.explain_form import DEFAULTS
-from space.service.request_context import token_of
 
 __all__ = [
     "PARAMETERS",

@@ -19,11 +19,10 @@ from space.api.endpoint import (
     prediction_rows,
 )
 from space.config.settings import Settings
-from space.service.errors import readable
+from space.service.errors import readable, teller, warn
 from space.service.explain_form import read_request
 from space.service.explainer import Explainer
 from space.service.exports import Artifacts
-from space.service.request_context import teller, warn
 from space.service.result_files import Workspace
 
 __all__ = ["add_endpoint"]

@@ -17,11 +17,10 @@ from space.api.endpoint import (
     prediction_rows,
 )
 from space.config.settings import Settings
-from space.service.errors import readable
+from space.service.errors import readable, teller
 from space.service.explain_form import read_limited_options, read_model_id, read_whole
 from space.service.explainer import Explainer
 from space.service.photos import read_photo
-from space.service.request_context import teller
 
 __all__ = ["SeenRow", "add_predict_endpoint"]
 

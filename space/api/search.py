@@ -10,8 +10,7 @@ from gradio.events import api
 from cam_hub.sources.search import ModelHit, find_models
 from space.api.endpoint import document
 from space.config.settings import SEARCHING
-from space.service.errors import readable
-from space.service.request_context import searching_as
+from space.service.errors import readable, searching_as
 
 __all__ = ["HitRow", "add_search_endpoint", "search"]
 

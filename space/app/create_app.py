@@ -22,9 +22,9 @@ from space.config.settings import Settings
 from space.page.compare_tab import COMPARE_TAB, build_compare_tab, connect_compare
 from space.page.controls import build_controls
 from space.page.events import Wiring
-from space.page.explain_handlers import FirstSight
 from space.page.fields import connect_classes, connect_facts, connect_search
 from space.page.layers_tab import LAYERS_TAB, RESULT_TAB, build_layers_panel, connect_layers
+from space.page.page_load import FirstSight, connect_page_load
 from space.page.presenter import Presenter
 from space.page.results_panel import build_results_panel
 from space.service.explainer import Explainer
@@ -89,7 +89,7 @@ def create_app(settings: Settings | None = None) -> GuardedBlocks:
         presenter = Presenter.of(settings, workspace, examples, panel)
         wiring = Wiring(explainer, settings, controls, panel, presenter)
         first_sight = FirstSight(explainer, presenter, settings)
-        wiring.opens(app, first_sight)
+        connect_page_load(app, settings, controls, panel, presenter, first_sight, wiring)
         app.warm_up = first_sight.kept
         connect_classes(explainer, settings, controls, wiring.kept)
         connect_layers(explainer, settings, controls, layers)

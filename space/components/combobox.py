@@ -10,9 +10,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from space.components import live_region
+__all__ = ["CSS", "LIVE_REGION", "LIVE_REGION_CSS", "SCRIPT", "Proposals", "markup"]
 
-__all__ = ["CSS", "SCRIPT", "Proposals", "markup"]
+
+LIVE_REGION = '<p class="spoken" role="status"></p>'
+"""A line that only screen readers announce; scripts find it as ``.spoken``."""
+
+LIVE_REGION_CSS = """
+.spoken {
+  position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden;
+  clip-path: inset(50%); white-space: nowrap;
+}
+"""
+"""Hides the line, for ``css_template``."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ def markup(elem_id: str, label: str, info: str, listed: str, *, before: str = ""
     <p class="note"></p>
   </div>
 </div>
-{live_region.MARKUP}
+{LIVE_REGION}
 """
 
 
@@ -101,7 +111,7 @@ input { color: var(--body-text-color); font: inherit; font-size: var(--input-tex
 .note:empty { display: none; }
 """
 
-CSS = _CSS + live_region.CSS
+CSS = _CSS + LIVE_REGION_CSS
 """For ``css_template``; a field's own rules follow it."""
 
 # Opening lines of a field's script, which go on with `combobox({...})`. `props.name` is the

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import gradio as gr
 
-from space.components import live_region
+from space.components.combobox import LIVE_REGION, LIVE_REGION_CSS
 
 __all__ = ["FILE_KINDS", "build_take_away", "take_away_value"]
 
@@ -40,8 +40,8 @@ def build_take_away() -> gr.HTML:
     )
     return gr.HTML(
         dict(take_away_value("", has_photo=True, has_reference=True, codes={})),
-        html_template=_TEMPLATE.replace("BUTTONS", buttons) + live_region.MARKUP,
-        css_template=_CSS + live_region.CSS,
+        html_template=_TEMPLATE.replace("BUTTONS", buttons) + LIVE_REGION,
+        css_template=_CSS + LIVE_REGION_CSS,
         js_on_load=_JS,
         apply_default_css=False,
         padding=False,

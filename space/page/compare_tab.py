@@ -24,10 +24,9 @@ from space.components.formatting import colormap_choices, method_choices
 from space.config.settings import Settings
 from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls, Values
 from space.service.compare_form import read_compare_request
-from space.service.errors import readable
+from space.service.errors import readable, teller, token_of, warn
 from space.service.explainer import Explainer
 from space.service.exports import write_compare_files
-from space.service.request_context import teller, token_of, warn
 from space.service.result_files import Workspace
 
 __all__ = ["COMPARE_TAB", "CompareHandlers", "ComparePanel", "build_compare_tab", "connect_compare"]

@@ -12,13 +12,11 @@ from cam_hub.errors import InvalidArgument
 from space.components.downloads import FILE_KINDS
 from space.config.settings import Settings
 from space.page.controls import Controls, Values
-from space.page.explain_handlers import address_of
-from space.page.presenter import Presenter, Updates
+from space.page.presenter import Presenter, Updates, address_of
 from space.page.results_panel import ResultsPanel
 from space.service.display_options import Look, read_look
-from space.service.errors import readable
+from space.service.errors import event_value, readable
 from space.service.label_search import naming
-from space.service.request_context import event_value
 from space.service.result_files import served
 
 __all__ = ["LookHandlers", "press"]

@@ -12,8 +12,7 @@ from space.components.style import SHOW_RESULT, STARTER_JS
 from space.config.settings import Settings
 from space.page.controls import Controls
 from space.page.display_handlers import LookHandlers
-from space.page.explain_handlers import FirstSight, Handlers
-from space.page.page_load import Opening
+from space.page.explain_handlers import Handlers
 from space.page.presenter import Presenter
 from space.page.results_panel import ResultsPanel
 from space.service.explainer import Explainer
@@ -29,6 +28,8 @@ class Wiring:
 
     Attributes:
         kept: The visitor's last result.
+        pending: The class and the layer that the next result is to show.
+        starter: Presses the button.
         run: The event that answers a request, for those who wait for its end.
     """
 
@@ -41,58 +42,16 @@ class Wiring:
         presenter: Presenter,
     ) -> None:
         self.kept = gr.State(None, time_to_live=settings.keep_seconds)
-        self._pending = gr.State(None)
-        self._starter = gr.HTML("", js_on_load=STARTER_JS, elem_id="starter", turn=0)
+        self.pending = gr.State(None)
+        self.starter = gr.HTML("", js_on_load=STARTER_JS, elem_id="starter", turn=0)
         self._settings, self._controls, self._panel = settings, controls, panel
         self._presenter = presenter
         self._page = Handlers(
-            explainer, settings, controls, panel, presenter, self.kept, self._pending
+            explainer, settings, controls, panel, presenter, self.kept, self.pending
         )
         self.run = self._answers()
         self._asks()
         self._looks()
-
-    def opens(self, app: gr.Blocks, first_sight: FirstSight) -> None:
-        """Wires what is shown first."""
-        controls, panel = self._controls, self._panel
-        page = Opening(
-            self._settings,
-            controls,
-            panel,
-            self._presenter,
-            first_sight,
-            self.kept,
-            self._pending,
-            self._starter,
-        )
-        app.load(
-            page.open,
-            None,
-            [
-                *self._shown,
-                *controls.inputs,
-                *panel.style.values(),
-                controls.method_note,
-                controls.layer_choice,
-                self.kept,
-                self._pending,
-                self._starter,
-            ],
-            show_progress="hidden",
-            concurrency_id="opening",
-            concurrency_limit=8,
-            **_PRIVATE,
-        )
-
-    @property
-    def _large(self) -> list[Any]:
-        return [self._panel.summary, self._panel.viewer, self._panel.take_away]
-
-    @property
-    def _shown(self) -> list[Any]:
-        panel = self._panel
-        parts = [panel.body, panel.shown_class, panel.shown_layer, panel.predictions, panel.maps]
-        return [*self._large, *parts]
 
     def _answers(self) -> Dependency:
         """The button. Browsers run the events of one click one after the other, in this order."""
@@ -108,8 +67,8 @@ class Wiring:
         run: Dependency = gr.on(
             started,
             page.answer,
-            {*controls.inputs, *panel.style.values(), self._pending},
-            [self.kept, self._pending, *self._shown, controls.photo, controls.target_layers],
+            {*controls.inputs, *panel.style.values(), self.pending},
+            [self.kept, self.pending, *self._panel.shown, controls.photo, controls.target_layers],
             preprocess=False,
             show_progress_on=panel.summary,
             trigger_mode="once",
@@ -119,7 +78,7 @@ class Wiring:
         )
         controls.run.click(None, js=SHOW_RESULT, **_PRIVATE)
         # After an error, browsers run what follows `failure` only, not `then`.
-        outcome = [self._pending, panel.summary, controls.stop]
+        outcome = [self.pending, panel.summary, controls.stop]
         run.failure(page.failed, self.kept, outcome, **_AT_ONCE)
         run.then(page.withdraw_stop, None, controls.stop, **_AT_ONCE)
         controls.stop.click(
@@ -131,7 +90,7 @@ class Wiring:
     def _cleared(self) -> list[Any]:
         panel = self._panel
         shown = [panel.summary, panel.body, panel.viewer, panel.maps]
-        return [self.kept, self._pending, *shown, self._controls.stop]
+        return [self.kept, self.pending, *shown, self._controls.stop]
 
     def _asks(self) -> None:
         """What is taken for another question ends the answer to the last one."""
@@ -173,7 +132,7 @@ class Wiring:
         """Whatever changes how a result is looked at; the last change wins."""
         panel, controls = self._panel, self._controls
         page = LookHandlers(
-            self._settings, controls, panel, self._presenter, self.kept, self._starter
+            self._settings, controls, panel, self._presenter, self.kept, self.starter
         )
         look: set[Block] = {self.kept, *panel.look.values()}
         quick: dict[str, Any] = {
@@ -189,17 +148,17 @@ class Wiring:
             [*every, panel.view.input, panel.alpha.input, panel.threshold.input],
             page.redraw,
             look,
-            self._large,
+            self._panel.large,
             **quick,
         )
         gr.on(every, page.redraw_strip, look, panel.maps, **quick)
         # A deferred event is repeated with the data of the event before it: each of these runs.
         each = {**quick, "trigger_mode": "multiple"}
-        panel.maps.select(page.pick_layer, look, [panel.shown_layer, *self._large], **each)
+        panel.maps.select(page.pick_layer, look, [panel.shown_layer, *self._panel.large], **each)
         panel.predictions.select(
             page.pick_class,
             look,
-            [panel.shown_class, panel.maps, controls.classes, self._starter, *self._large],
+            [panel.shown_class, panel.maps, controls.classes, self.starter, *self._panel.large],
             **each,
         )
         # Files of large photos take seconds, in which others want to look.

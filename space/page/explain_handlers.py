@@ -2,103 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from cam_hub.errors import CamHubError
 from cam_hub.methods import METHODS
-from cam_hub.results.explanation import Explanation
 from space.components import formatting
 from space.components.photo_field import example_named
 from space.config.settings import Settings
 from space.page.controls import Controls, Values
-from space.page.presenter import Presenter, Updates
+from space.page.presenter import Presenter, Updates, address_of
 from space.page.results_panel import FAILED, NOTHING_YET, STOPPED, ResultsPanel
 from space.service.display_options import Look, read_look
-from space.service.errors import readable
+from space.service.errors import event_value, readable, teller, token_of, warn
 from space.service.explain_form import read_request
 from space.service.explainer import Explainer
-from space.service.request_context import event_value, teller, token_of, warn
 from space.service.session_result import SessionResult
 
-__all__ = ["FirstSight", "Handlers", "address_of"]
-
-
-_LOG = logging.getLogger(__name__)
-
-_AGAIN = 300.0
-"""Seconds after which something that failed is tried again."""
-
-
-class FirstSight:
-    """The explanation of the first example by the model that the page starts with.
-
-    Args:
-        explainer: Makes it.
-        presenter: Keeps it.
-        settings: Of the app.
-    """
-
-    def __init__(self, explainer: Explainer, presenter: Presenter, settings: Settings) -> None:
-        self._explainer = explainer
-        self._presenter = presenter
-        self._settings = settings
-        self._lock = threading.Lock()
-        self._result: Explanation | None = None
-        self._kept: SessionResult | None = None
-        self._failed_at = -_AGAIN
-
-    def kept(self) -> SessionResult | None:
-        """The result, made by whoever asks first; None where there is none to show.
-
-        Its folder is shared by all visitors, and made anew before it is so old that it is removed.
-        """
-        with self._lock:
-            if self._result is None and time.monotonic() - self._failed_at >= _AGAIN:
-                self._make()
-            if self._result is None or self._kept is None:
-                return None
-            if not _is_fresh(self._kept.folder, self._settings.keep_seconds / 2):
-                self._kept = self._presenter.keep(self._result, self._kept.request)
-            return self._kept
-
-    def _make(self) -> None:
-        self._failed_at = time.monotonic()
-        if not self._presenter.examples:
-            return
-        try:
-            model_id = self._settings.default_model
-            # Weights are fetched when somebody asks for them, not for a first sight.
-            if self._explainer.describe(model_id).fetch_bytes != 0:
-                return
-            example = self._presenter.examples[0]
-            request = read_request(
-                image={"path": str(example.served()), "orig_name": example.name},
-                model_id=model_id,
-                target_layers=["best"],
-                limits=self._settings.limits,
-            )
-            result = self._explainer.explain(request, lambda part, what: None).result
-        except CamHubError as problem:
-            _LOG.info("no first sight: %s", problem.message)
-            return
-        self._result = replace(result)
-        self._kept = self._presenter.keep(result, request)
-
-
-def _is_fresh(folder: Path, seconds: float) -> bool:
-    try:
-        return time.time() - folder.stat().st_mtime < seconds
-    except OSError:
-        return False
+__all__ = ["Handlers"]
 
 
 @dataclass(frozen=True)
@@ -233,11 +157,3 @@ def lasting() -> Iterator[None]:
     except gr.Error as problem:
         problem.duration = None
         raise
-
-
-def address_of(settings: Settings, http: gr.Request) -> str:
-    """Where programs find the app: the Space, or the URL at which the visitor found it."""
-    if settings.space_id:
-        return settings.space_id
-    request = http.request if http is not None else None
-    return str(request.base_url).rstrip("/") if request is not None else "http://127.0.0.1:7860"

@@ -18,11 +18,10 @@ from space.components.model_facts import ASKING, NO_FACTS, facts_html, trouble_h
 from space.components.model_field import proposal_of
 from space.config.settings import DESCRIBING, SEARCHING, Settings
 from space.page.controls import Controls
-from space.service.errors import readable, title_of
+from space.service.errors import event_value, readable, searching_as, title_of, token_of
 from space.service.explain_form import read_model_id
 from space.service.explainer import Explainer
 from space.service.label_search import Labels, naming
-from space.service.request_context import event_value, searching_as, token_of
 from space.service.session_result import SessionResult
 
 __all__ = ["connect_classes", "connect_facts", "connect_search"]

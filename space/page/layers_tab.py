@@ -13,10 +13,9 @@ from space.components.layer_table import NO_TABLE, TABLE_CSS, TABLE_JS, TICK_JS
 from space.components.style import SHOW_LAYERS
 from space.config.settings import Settings
 from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls
-from space.service.errors import readable
+from space.service.errors import event_value, readable, teller, token_of, warn
 from space.service.explain_form import read_model_id, read_texts
 from space.service.explainer import Explainer
-from space.service.request_context import event_value, teller, token_of, warn
 
 __all__ = [
     "LAYERS_TAB",

@@ -2,30 +2,106 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from cam_hub.errors import CamHubError
 from cam_hub.methods import METHODS
 from cam_hub.options import options_for
+from cam_hub.results.explanation import Explanation
 from space.components import formatting
 from space.components.photo_field import example_named
 from space.config.settings import Settings
 from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls
 from space.page.display_handlers import press
-from space.page.explain_handlers import FirstSight, address_of
-from space.page.presenter import Presenter, Updates
+from space.page.events import Wiring
+from space.page.presenter import Presenter, Updates, address_of
 from space.page.results_panel import NOTHING_YET, OPENING, ResultsPanel
 from space.service.display_options import Look
 from space.service.errors import readable
-from space.service.explain_form import box_text, read_box, read_model_id, read_texts
+from space.service.explain_form import box_text, read_box, read_model_id, read_request, read_texts
+from space.service.explainer import Explainer
 from space.service.links import View, is_link, read_query
 from space.service.photos import read_photo
+from space.service.session_result import SessionResult
 
-__all__ = ["Opening"]
+__all__ = ["FirstSight", "Opening", "connect_page_load"]
+
+_LOG = logging.getLogger(__name__)
+
+_AGAIN = 300.0
+"""Seconds after which something that failed is tried again."""
 
 _CHOOSE = "<p>This link names no photo: choose one, then press <strong>Explain</strong>.</p>"
+
+
+class FirstSight:
+    """The explanation of the first example by the model that the page starts with.
+
+    Args:
+        explainer: Makes it.
+        presenter: Keeps it.
+        settings: Of the app.
+    """
+
+    def __init__(self, explainer: Explainer, presenter: Presenter, settings: Settings) -> None:
+        self._explainer = explainer
+        self._presenter = presenter
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._result: Explanation | None = None
+        self._kept: SessionResult | None = None
+        self._failed_at = -_AGAIN
+
+    def kept(self) -> SessionResult | None:
+        """The result, made by whoever asks first; None where there is none to show.
+
+        Its folder is shared by all visitors, and made anew before it is so old that it is removed.
+        """
+        with self._lock:
+            if self._result is None and time.monotonic() - self._failed_at >= _AGAIN:
+                self._make()
+            if self._result is None or self._kept is None:
+                return None
+            if not _is_fresh(self._kept.folder, self._settings.keep_seconds / 2):
+                self._kept = self._presenter.keep(self._result, self._kept.request)
+            return self._kept
+
+    def _make(self) -> None:
+        self._failed_at = time.monotonic()
+        if not self._presenter.examples:
+            return
+        try:
+            model_id = self._settings.default_model
+            # Weights are fetched when somebody asks for them, not for a first sight.
+            if self._explainer.describe(model_id).fetch_bytes != 0:
+                return
+            example = self._presenter.examples[0]
+            request = read_request(
+                image={"path": str(example.served()), "orig_name": example.name},
+                model_id=model_id,
+                target_layers=["best"],
+                limits=self._settings.limits,
+            )
+            result = self._explainer.explain(request, lambda part, what: None).result
+        except CamHubError as problem:
+            _LOG.info("no first sight: %s", problem.message)
+            return
+        self._result = replace(result)
+        self._kept = self._presenter.keep(result, request)
+
+
+def _is_fresh(folder: Path, seconds: float) -> bool:
+    try:
+        return time.time() - folder.stat().st_mtime < seconds
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -118,3 +194,43 @@ class Opening:
             return {controls.photo: None, controls.photo_url: name}
         example = example_named(self.presenter.examples, name)
         return {controls.photo: str(example.served()), controls.photo_url: ""}
+
+
+def connect_page_load(
+    app: gr.Blocks,
+    settings: Settings,
+    controls: Controls,
+    panel: ResultsPanel,
+    presenter: Presenter,
+    first_sight: FirstSight,
+    events: Wiring,
+) -> None:
+    """Wires the load of the page that is being built."""
+    page = Opening(
+        settings,
+        controls,
+        panel,
+        presenter,
+        first_sight,
+        events.kept,
+        events.pending,
+        events.starter,
+    )
+    app.load(
+        page.open,
+        None,
+        [
+            *panel.shown,
+            *controls.inputs,
+            *panel.style.values(),
+            controls.method_note,
+            controls.layer_choice,
+            events.kept,
+            events.pending,
+            events.starter,
+        ],
+        show_progress="hidden",
+        concurrency_id="opening",
+        concurrency_limit=8,
+        api_visibility="private",
+    )

@@ -26,7 +26,7 @@ from space.service.links import View, query_of
 from space.service.result_files import Workspace, served
 from space.service.session_result import SessionResult
 
-__all__ = ["Presenter", "Updates"]
+__all__ = ["Presenter", "Updates", "address_of"]
 
 Updates = dict[Any, Any]
 """New values by component."""
@@ -160,3 +160,11 @@ class Presenter:
             return request.photo.url
         found = example_of(self.examples, request.photo.path) if request.photo.path else None
         return found.name if found is not None else ""
+
+
+def address_of(settings: Settings, http: gr.Request) -> str:
+    """Where programs find the app: the Space, or the URL at which the visitor found it."""
+    if settings.space_id:
+        return settings.space_id
+    request = http.request if http is not None else None
+    return str(request.base_url).rstrip("/") if request is not None else "http://127.0.0.1:7860"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 
 from space.components.downloads import build_take_away
@@ -59,6 +60,17 @@ class ResultsPanel:
     def look(self) -> dict[str, Component]:
         """The components of a ``Look`` by its attributes."""
         return {"class_index": self.shown_class, "layer": self.shown_layer, **self.style}
+
+    @property
+    def large(self) -> list[Component]:
+        """The components that another map changes."""
+        return [self.summary, self.viewer, self.take_away]
+
+    @property
+    def shown(self) -> list[Block]:
+        """The components that another result changes."""
+        parts = [self.body, self.shown_class, self.shown_layer, self.predictions, self.maps]
+        return [*self.large, *parts]
 
 
 def build_results_panel() -> ResultsPanel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,16 +25,14 @@ from cam_hub.sources.store import ModelStore
 from space.config.settings import Settings
 from space.service import zerogpu
 from space.service.compare_form import CompareForm
+from space.service.errors import Progress
 from space.service.explain_form import ExplainForm
 from space.service.label_search import Labels, LabelShelf
 from space.service.layer_table import LayerTable, make_table
 from space.service.photos import Photo
 from space.service.result_files import FileBudget
 
-__all__ = ["Explained", "Explainer", "Progress"]
-
-Progress = Callable[[float, str], None]
-"""Called with the part of the work that is done, in [0, 1], and what comes next."""
+__all__ = ["Explained", "Explainer"]
 
 _PATIENCE = 0.2
 """Seconds between two looks at whether somebody still waits for the answer."""
