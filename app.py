@@ -88,7 +88,7 @@ def _settings(values: dict[str, Any], space_id: str | None) -> Settings:
 
     lent = is_lent()
     from cam_hub.models.loaded_model import pick_device  # noqa: PLC0415
-    from space.app.sign_in import can_sign_in  # noqa: PLC0415
+    from space.app.create_app import can_sign_in  # noqa: PLC0415
     from space.config.settings import Settings  # noqa: PLC0415
 
     device = "cpu" if lent else str(pick_device(values["device"]))

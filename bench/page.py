@@ -15,8 +15,7 @@ from pathlib import Path
 
 import cam_hub
 from cam_hub.images.decoding import open_image
-from space.components.preview import Screen
-from space.components.viewer import map_strip_html, viewer_html
+from space.components.viewer import Screen, map_strip_html, viewer_html
 from space.config.settings import example_photos
 from space.service.display_options import VIEWS, Look
 from space.service.exports import Artifacts

@@ -16,9 +16,8 @@ from space.api.endpoint import (
     option_parameters,
 )
 from space.config.settings import Settings
-from space.service.compare_form import read_compare_request
 from space.service.errors import readable, teller, warn
-from space.service.explain_form import DEFAULTS
+from space.service.explain_form import DEFAULTS, read_compare_request
 from space.service.explainer import Explainer
 from space.service.exports import write_compare_files
 from space.service.result_files import Workspace

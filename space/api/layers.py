@@ -12,8 +12,7 @@ from space.api.endpoint import document
 from space.config.settings import Settings
 from space.service.errors import readable, teller, token_of, warn
 from space.service.explain_form import read_model_id
-from space.service.explainer import Explainer
-from space.service.layer_table import LayerTable
+from space.service.explainer import Explainer, LayerTable
 
 __all__ = ["LayerRow", "add_layers_endpoint", "make_layers"]
 

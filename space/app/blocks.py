@@ -27,9 +27,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
-from space.app.hosts import KnownHosts
 from space.app.mcp import teach
-from space.app.request_guard import NOT_FOUND, Doors, Sessions
+from space.app.request_guard import NOT_FOUND, Doors, KnownHosts, Sessions
 from space.config.settings import Settings
 from space.service.errors import CANCELLED, Problem
 from space.service.explainer import Explainer

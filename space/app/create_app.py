@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio import oauth
+from gradio.utils import get_space
+from huggingface_hub import get_token
 
 from space.api.compare import add_compare_endpoint
 from space.api.describe import add_describe_endpoint
@@ -15,22 +18,81 @@ from space.api.search import add_search_endpoint
 from space.app.blocks import GuardedBlocks
 from space.app.mcp import can_serve_agents
 from space.app.request_guard import handlers
-from space.app.sign_in import build_account
 from space.components.photo_field import load_examples
 from space.components.style import CSS, JS, theme
 from space.config.settings import Settings
 from space.page.compare_tab import COMPARE_TAB, build_compare_tab, connect_compare
-from space.page.controls import build_controls
+from space.page.controls import build_controls, connect_classes, connect_facts, connect_search
 from space.page.events import Wiring
-from space.page.fields import connect_classes, connect_facts, connect_search
 from space.page.layers_tab import LAYERS_TAB, RESULT_TAB, build_layers_panel, connect_layers
 from space.page.page_load import FirstSight, connect_page_load
-from space.page.presenter import Presenter
-from space.page.results_panel import build_results_panel
+from space.page.results_panel import Presenter, build_results_panel
 from space.service.explainer import Explainer
 from space.service.result_files import Workspace, keeping_clean
 
-__all__ = ["create_app", "launch_options"]
+__all__ = ["account_line", "build_account", "can_sign_in", "create_app", "launch_options"]
+
+
+def can_sign_in() -> bool:
+    """Whether visitors can sign in: on a Space whose card asks for that (``hf_oauth: true``).
+
+    Elsewhere Gradio's button does not sign anybody in, and on a Space without these variables the
+    app would not start.
+    """
+    return get_space() is not None and all(
+        (
+            oauth.OAUTH_CLIENT_ID,
+            oauth.OAUTH_CLIENT_SECRET,
+            oauth.OAUTH_SCOPES,
+            oauth.OPENID_PROVIDER_URL,
+        )
+    )
+
+
+def build_account(app: gr.Blocks, settings: Settings) -> None:
+    """Builds the button to sign in and out, or the line, where it is called.
+
+    Args:
+        app: The app that is being built.
+        settings: Its settings.
+    """
+    if settings.space_id:
+        gr.DuplicateButton("Duplicate this Space", size="sm", min_width=180, elem_id="duplicate")
+    if settings.random_weights:
+        return
+    if settings.sign_in:
+        gr.LoginButton(
+            "Sign in with Hugging Face",
+            logout_value="Sign out ({})",
+            size="sm",
+            scale=0,
+            min_width=220,
+            elem_id="account",
+        )
+    else:
+        line = gr.Markdown(elem_id="account")
+        app.load(
+            lambda: account_line(settings),
+            None,
+            line,
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+
+
+def account_line(settings: Settings) -> str:
+    """Whose access token opens models; nobody is asked for it."""
+    if settings.space_id:
+        return "Public models only: nobody can sign in here."
+    try:
+        token = get_token()
+    except OSError:  # a file that cannot be read
+        token = None
+    if token:
+        return "Private and gated models are opened by this machine's access token."
+    return "Nobody is logged in to the Hub: public models only (`hf auth login` opens others)."
+
 
 _TITLE = """
 # cam_hub

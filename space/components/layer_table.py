@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from cam_hub.layers.listing import LayerInfo
-from space.service.layer_table import LayerTable
+from space.service.explainer import LayerTable
 
 __all__ = ["NO_TABLE", "TABLE_CSS", "TABLE_JS", "TICK_JS", "layer_table", "layer_trouble"]
 

@@ -15,7 +15,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from cam_hub.errors import InvalidArgument
-from space.components.preview import data_uri
+from space.components.viewer import data_uri
 from space.config.settings import example_photos
 
 __all__ = [

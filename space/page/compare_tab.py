@@ -23,8 +23,8 @@ from space.components.comparison import (
 from space.components.formatting import colormap_choices, method_choices
 from space.config.settings import Settings
 from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls, Values
-from space.service.compare_form import read_compare_request
 from space.service.errors import readable, teller, token_of, warn
+from space.service.explain_form import read_compare_request
 from space.service.explainer import Explainer
 from space.service.exports import write_compare_files
 from space.service.result_files import Workspace

@@ -19,17 +19,23 @@ from space.components import formatting
 from space.components.photo_field import example_named
 from space.config.settings import Settings
 from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls
-from space.page.display_handlers import press
 from space.page.events import Wiring
-from space.page.presenter import Presenter, Updates, address_of
-from space.page.results_panel import NOTHING_YET, OPENING, ResultsPanel
+from space.page.results_panel import (
+    NOTHING_YET,
+    OPENING,
+    Presenter,
+    ResultsPanel,
+    Updates,
+    address_of,
+    press,
+)
 from space.service.display_options import Look
 from space.service.errors import readable
 from space.service.explain_form import box_text, read_box, read_model_id, read_request, read_texts
 from space.service.explainer import Explainer
+from space.service.exports import SessionResult
 from space.service.links import View, is_link, read_query
 from space.service.photos import read_photo
-from space.service.session_result import SessionResult
 
 __all__ = ["FirstSight", "Opening", "connect_page_load"]
 

@@ -1,19 +1,62 @@
-"""The right column of the page: what came out."""
+"""The result on the page: its components, their values, and how it is displayed.
+
+Nothing here runs a model.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
 from gradio.components import Component
 
-from space.components.downloads import build_take_away
-from space.components.formatting import build_prediction_list, colormap_choices
-from space.components.viewer import build_map_strip, build_viewer
-from space.service.display_options import SCALES, VIEWS, Look
+from cam_hub.errors import InvalidArgument
+from cam_hub.results.explanation import Explanation
+from space.components import formatting
+from space.components.downloads import FILE_KINDS, build_take_away, take_away_value
+from space.components.formatting import (
+    build_prediction_list,
+    colormap_choices,
+    prediction_list_html,
+)
+from space.components.photo_field import Example, example_of
+from space.components.viewer import (
+    Screen,
+    Screens,
+    build_map_strip,
+    build_viewer,
+    map_strip_html,
+    viewer_html,
+)
+from space.config.settings import Settings
+from space.page.controls import Controls, Values
+from space.service.display_options import SCALES, VIEWS, Look, read_look
+from space.service.errors import event_value, readable
+from space.service.explain_form import ExplainForm
+from space.service.exports import Artifacts, SessionResult, reopen
+from space.service.label_search import naming
+from space.service.links import View, client_code, python_code, query_of
+from space.service.result_files import Workspace, served
 
-__all__ = ["FAILED", "NOTHING_YET", "OPENING", "STOPPED", "ResultsPanel", "build_results_panel"]
+__all__ = [
+    "FAILED",
+    "NOTHING_YET",
+    "OPENING",
+    "STOPPED",
+    "LookHandlers",
+    "Presenter",
+    "ResultsPanel",
+    "Updates",
+    "address_of",
+    "build_results_panel",
+    "press",
+]
+
 
 NOTHING_YET = "<p>Choose a photo and press <strong>Explain</strong> (or Ctrl+Enter).</p>"
 
@@ -154,3 +197,269 @@ const say = () => { if (said.innerHTML !== props.value) said.innerHTML = props.v
 say();
 watch("value", say);
 """
+
+
+Updates = dict[Any, Any]
+"""New values by component."""
+
+_SCREEN_PHOTO = "screen.jpg"
+
+
+@dataclass(frozen=True)
+class Presenter:
+    """Shows results. Nothing here runs a model.
+
+    Attributes:
+        settings: Of the app.
+        workspace: Where results are kept.
+        examples: The photos that links can name.
+        panel: The components that are written to.
+        screens: Results that are ready to be looked at.
+    """
+
+    settings: Settings
+    workspace: Workspace
+    examples: Sequence[Example]
+    panel: ResultsPanel
+    screens: Screens
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        workspace: Workspace,
+        examples: Sequence[Example],
+        panel: ResultsPanel,
+    ) -> Presenter:
+        """One that holds nothing yet."""
+        return cls(settings, workspace, examples, panel, Screens(reopen))
+
+    def keep(self, result: Explanation, request: ExplainForm) -> SessionResult:
+        """Writes a new result where it can be looked at again."""
+        with self.workspace.writing() as folder:
+            result.save_data(folder)
+            screen = self.screens.put(folder, result)
+            screen.result.photo.save(folder / _SCREEN_PHOTO, quality=90, subsampling=0)
+        return SessionResult(folder, request, result.predictions, self._photo_for_links(request))
+
+    def all(self, kept: SessionResult, look: Look, address: str) -> Updates:
+        """Everything about a new result.
+
+        Raises:
+            CamHubError: If the look does not fit the result, or that is gone.
+        """
+        screen = self.screens.get(kept.folder)
+        result, panel = screen.result, self.panel
+        index, _ = look.at(result)
+        return {
+            panel.body: gr.update(visible=True),
+            panel.shown_class: gr.update(
+                choices=formatting.shown_class_choices(result),
+                value=index,
+                visible=len(result.classes) > 1,
+            ),
+            panel.shown_layer: look.layer or "",
+            panel.predictions: prediction_list_html(result.predictions, result.classes),
+            **self.strip(kept, look),
+            **self.large(kept, look, address),
+        }
+
+    def large(self, kept: SessionResult, look: Look, address: str) -> Updates:
+        """The large picture, and what says how to come back to it; arguments as for ``all``."""
+        screen = self.screens.get(kept.folder)
+        index, layer = look.at(screen.result)
+        return {
+            self.panel.summary: formatting.summary(
+                screen.result, index, layer, kept.request.contrast
+            ),
+            self.panel.viewer: viewer_html(screen, look, served(kept.folder / _SCREEN_PHOTO)),
+            self.panel.take_away: self._take_away(kept, screen, look, address),
+        }
+
+    def strip(self, kept: SessionResult, look: Look) -> Updates:
+        """The maps side by side; arguments as for ``all``."""
+        return {self.panel.maps: map_strip_html(self.screens.get(kept.folder), look)}
+
+    def file(self, kept: SessionResult, look: Look, kind: str) -> Path:
+        """A file of what is shown, with the photo's own pixels; made now if it is not there.
+
+        Raises:
+            CamHubError: If the result is gone, or has no map to write.
+        """
+        result = reopen(kept.folder)
+        index, layer = look.at(result)
+        artifacts = Artifacts(result, kept.folder, look.alpha, look.colormap, look.scale)
+        if kind == "manifest":
+            return artifacts.manifest
+        if kind == "archive":
+            return artifacts.archive()
+        if kind == "map":
+            return artifacts.map(index, layer)
+        path = artifacts.overlay(index, None if len(result.layers) == 1 else layer)
+        if path is None:
+            result.heatmap(index, layer)  # raises, and says why
+            raise AssertionError("a blank map has no heatmap")
+        return path
+
+    def _take_away(
+        self, kept: SessionResult, screen: Screen, look: Look, address: str
+    ) -> dict[str, object]:
+        result = screen.result
+        index, layer = look.at(result)
+        request = replace(kept.request, alpha=look.alpha, colormap=look.colormap, scale=look.scale)
+        shown = replace(
+            look,
+            class_index=None if index == Look().at(result)[0] else index,
+            layer=None if len(result.layers) == 1 else layer,
+        )
+        view = View.of(request, kept.photo, shown)
+        chosen = None if index == result.classes[0] else index
+        codes = {
+            "The same in Python": python_code(request, result.layers, chosen, shown.layer),
+            "The same with gradio_client": client_code(request, address),
+        }
+        return take_away_value(
+            query_of(view),
+            has_photo=bool(kept.photo),
+            has_reference=request.reference is None,
+            codes=codes,
+        )
+
+    def _photo_for_links(self, request: ExplainForm) -> str:
+        """What a link can say of the photo: an address, or an example's name."""
+        if request.photo.url is not None:
+            return request.photo.url
+        found = example_of(self.examples, request.photo.path) if request.photo.path else None
+        return found.name if found is not None else ""
+
+
+def address_of(settings: Settings, http: gr.Request) -> str:
+    """Where programs find the app: the Space, or the URL at which the visitor found it."""
+    if settings.space_id:
+        return settings.space_id
+    request = http.request if http is not None else None
+    return str(request.base_url).rstrip("/") if request is not None else "http://127.0.0.1:7860"
+
+
+@dataclass(frozen=True)
+class LookHandlers:
+    """The handlers. What comes from a page without a result is passed over.
+
+    ``kept`` is the visitor's last result; ``starter`` presses the button.
+    """
+
+    settings: Settings
+    controls: Controls
+    panel: ResultsPanel
+    presenter: Presenter
+    kept: gr.State
+    starter: gr.HTML
+
+    def redraw(
+        self,
+        values: Values,
+        http: gr.Request,
+    ) -> Updates:
+        """Draws the large picture anew."""
+        kept = values[self.kept]
+        if kept is None:
+            return self._nothing()
+        with readable(as_html=True):
+            look = self._look(values)
+            return self.presenter.large(kept, look, address_of(self.settings, http))
+
+    def redraw_strip(
+        self,
+        values: Values,
+    ) -> Updates:
+        """Draws the maps side by side anew."""
+        kept = values[self.kept]
+        if kept is None:
+            return {self.panel.maps: gr.skip()}
+        with readable(as_html=True):
+            look = self._look(values)
+            return self.presenter.strip(kept, look)
+
+    def pick_layer(
+        self,
+        values: Values,
+        picked: gr.EventData,
+        http: gr.Request,
+    ) -> Updates:
+        """Shows one of the maps large."""
+        layer = event_value(picked, "layer")
+        shown = self.redraw({**values, self.panel.shown_layer: layer}, http)
+        return {self.panel.shown_layer: layer or "", **shown}
+
+    def pick_class(
+        self,
+        values: Values,
+        picked: gr.EventData,
+        http: gr.Request,
+    ) -> Updates:
+        """Shows the class of a prediction: at once if it was explained, else by a new request."""
+        index = event_value(picked, "chosen")
+        kept = values[self.kept]
+        if kept is None:
+            return self._nothing()
+        with readable(as_html=True):
+            look = self._look(values, class_index=index)
+            result = self.presenter.screens.get(kept.folder).result
+            if index in result.classes:
+                address = address_of(self.settings, http)
+                return {
+                    self.panel.shown_class: index,
+                    **self.presenter.large(kept, look, address),
+                    **self.presenter.strip(kept, look),
+                }
+            found = next((p for p in result.predictions if p.class_index == index), None)
+            if found is None:
+                raise InvalidArgument("class", index, "one of the predictions")
+            labels = {found.class_index: found.label, **result.labels}
+            texts = list(labels.values())
+            names = [naming(text, each, texts.count(text)) for each, text in labels.items()]
+            most = self.settings.limits.max_classes
+            return {self.controls.classes: names[:most], self.starter: press()}
+
+    def hand_over(
+        self,
+        values: Values,
+        picked: gr.EventData,
+    ) -> Updates:
+        """Makes a file of what is shown."""
+        kind = event_value(picked, "kind")
+        with readable(as_html=True):
+            if not isinstance(kind, str) or kind not in FILE_KINDS:
+                raise InvalidArgument("kind", kind, f"one of {', '.join(FILE_KINDS)}")
+            kept = values[self.kept]
+            if kept is None:
+                raise InvalidArgument("result", None, "one: explain a photo first")
+            look = self._look(values)
+            path = self.presenter.file(kept, look, kind)
+            ready = {"address": served(path), "name": path.name, "turn": time.monotonic_ns()}
+            return {self.panel.take_away: gr.update(ready=ready)}
+
+    def no_file(self) -> Updates:
+        """Ends the waiting for a file that there is not."""
+        return {self.panel.take_away: gr.update(ready={"turn": time.monotonic_ns()})}
+
+    def fit(self, view: Any) -> Updates:
+        """Lets only what has an effect on a view be set."""
+        return {
+            self.panel.alpha: gr.update(interactive=view in ("overlay", "boxes")),
+            self.panel.threshold: gr.update(interactive=view in ("boxes", "cutout")),
+            self.panel.colormap: gr.update(interactive=view != "cutout"),
+        }
+
+    def _look(self, values: Values, **changed: Any) -> Look:
+        found = {name: values[each] for name, each in self.panel.look.items()}
+        return read_look(**{**found, **changed})
+
+    def _nothing(self) -> Updates:
+        return {self.panel.viewer: gr.skip()}
+
+
+def press() -> dict[str, Any]:
+    """The update that lets the starter press the button."""
+    update: dict[str, Any] = gr.update(turn=time.monotonic_ns())
+    return update

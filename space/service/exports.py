@@ -20,9 +20,29 @@ from cam_hub.results.explanation import Explanation
 from cam_hub.results.maps import ScaleChoice
 from cam_hub.results.overlay import colormap_table
 from cam_hub.results.serialization import MANIFEST, PHOTO, digest_of, file_stem, manifest_text
+from cam_hub.targets.predictions import Prediction
+from space.service.explain_form import ExplainForm
 from space.service.result_files import mark_as_used
 
-__all__ = ["Artifacts", "CompareFiles", "reopen", "write_compare_files"]
+__all__ = ["Artifacts", "CompareFiles", "SessionResult", "reopen", "write_compare_files"]
+
+
+@dataclass(frozen=True)
+class SessionResult:
+    """A result that can be looked at again.
+
+    Attributes:
+        folder: Where its files are. The explanation itself stays there too: sessions cost little
+            memory.
+        request: What was asked for.
+        predictions: The most probable classes.
+        photo: What a link says of the photo: an example's name or an address; empty for an upload.
+    """
+
+    folder: Path
+    request: ExplainForm
+    predictions: tuple[Prediction, ...] = ()
+    photo: str = ""
 
 
 def reopen(folder: Path) -> Explanation:

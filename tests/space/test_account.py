@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from space.app import sign_in
+from space.app import create_app as sign_in
 from space.config.settings import Settings
 
 

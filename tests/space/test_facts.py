@@ -12,7 +12,7 @@ from gradio_client.exceptions import AppError
 import cam_hub
 from cam_hub.models.limits import ModelFacts
 from cam_hub.sources.hub.listing import shared_listing
-from space.components.model_facts import facts_html
+from space.components.model_field import facts_html
 from tests.fakes.browser import Browser
 from tests.fakes.hub import FakeHub
 from tests.fakes.hub.bread import REPO

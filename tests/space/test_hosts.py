@@ -11,8 +11,14 @@ import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from space.app.hosts import Authority, KnownHosts, read_authority, read_origin
-from space.app.request_guard import Doors, Sessions
+from space.app.request_guard import (
+    Authority,
+    Doors,
+    KnownHosts,
+    Sessions,
+    read_authority,
+    read_origin,
+)
 from space.config.settings import Settings
 
 LOCAL = Settings(device="cpu")

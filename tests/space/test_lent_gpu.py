@@ -46,7 +46,7 @@ from cam_hub.errors import ClassNotFound, CamHubError
 from space.service.explainer import Explainer
 from space.service.zerogpu import is_lent
 from space.service.photos import Photo
-from space.service.explain_form import Request
+from space.service.explain_form import ExplainForm
 from space.config.settings import Settings
 from pathlib import Path
 
@@ -55,7 +55,7 @@ app = Explainer(Settings(device="cuda", lent_gpu=True))
 photo = Path(sys.argv[1])
 
 def request(*classes):
-    return Request(Photo("a.png", path=photo), cam_hub.DEFAULT_MODEL, "layercam", ("best",),
+    return ExplainForm(Photo("a.png", path=photo), cam_hub.DEFAULT_MODEL, "layercam", ("best",),
                    classes, 4, 0.3, 0, 0.5, "jet")
 
 explained = app.explain(request("lion", "293"), lambda *_: None)

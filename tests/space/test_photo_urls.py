@@ -12,8 +12,7 @@ import pytest
 
 from cam_hub.errors import ImageRefused
 from space.config.settings import PhotoRules
-from space.service.photos import check_url, fetch_photo, is_url, url_name
-from space.service.public_network import is_public, look_up
+from space.service.photos import check_url, fetch_photo, is_public, is_url, look_up, url_name
 from tests.fakes.photo_server import PhotoServer, serve_photos
 
 PHOTO = b"\xff\xd8 the bytes of a photo"
@@ -247,7 +246,7 @@ def test_a_redirect_to_another_scheme_is_not_followed(server: PhotoServer):
 
 def test_this_machines_own_addresses_are_not_public_whatever_they_look_like(monkeypatch):
     # Every address of the loopback network is this machine's; here they count as public.
-    monkeypatch.setattr("space.service.public_network.is_public", lambda address: True)
+    monkeypatch.setattr("space.service.photos.is_public", lambda address: True)
     with pytest.raises(ImageRefused, match="public address"):
         fetch_photo("http://photos.example/a", PhotoRules(resolve=Names(["127.0.0.2"])))
 

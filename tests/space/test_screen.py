@@ -13,8 +13,7 @@ from PIL import Image
 import cam_hub
 from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound
 from cam_hub.results.explanation import Explanation
-from space.components.preview import Screen, Screens, Span, reduced
-from space.components.viewer import map_strip_html, viewer_html
+from space.components.viewer import Screen, Screens, Span, map_strip_html, reduced, viewer_html
 from space.service.display_options import SCALES, VIEWS, Look, read_look
 
 HOSTILE = '"><img src=x onerror=alert(1)>'

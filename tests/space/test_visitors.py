@@ -15,7 +15,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from cam_hub.sources.hub.listing import shared_listing
-from space.app import sign_in as account
+from space.app import create_app as account
 from tests.fakes.browser import Browser
 from tests.fakes.hub import Call, FakeHub
 from tests.fakes.hub.bread import REPO, bread_repo
