@@ -10,7 +10,7 @@ from functools import partial
 from typing import TypeVar
 
 from cam_hub.attribution.passes import RECENT, Job, Pass
-from cam_hub.layers.layer_info import LayerInfo
+from cam_hub.layers.layouts import LayerInfo
 from cam_hub.methods import MomentSum
 from cam_hub.targets.classes import ResolvedClasses
 

@@ -19,11 +19,11 @@ from cam_hub.errors import InvalidArgument, NoMap
 from cam_hub.hooks.memory import reported
 from cam_hub.hooks.modes import default_modes
 from cam_hub.layers.extent import on_input
-from cam_hub.layers.layer_info import LayerInfo
+from cam_hub.layers.layouts import LayerInfo
 from cam_hub.layers.listing import LayerChoice, at_call, layers_before, resolve_layers
 from cam_hub.methods import METHODS, Method
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.models.precision import in_double
+from cam_hub.models.variants import in_double
 from cam_hub.options import OutputChoice
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.manifest import make_manifest

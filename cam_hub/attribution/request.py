@@ -14,8 +14,7 @@ from cam_hub.errors import InvalidArgument
 from cam_hub.layers.listing import LayerChoice, plain_choice
 from cam_hub.methods import Sign
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.models.outputs import with_output
-from cam_hub.models.precision import autocast_type
+from cam_hub.models.variants import autocast_type, with_output
 from cam_hub.options import OutputChoice, check_options, recorded
 from cam_hub.sources import store
 from cam_hub.targets.classes import ClassChoice, ContrastChoice

@@ -46,7 +46,7 @@ from cam_hub.layers.layouts import (
     turn_back,
 )
 from cam_hub.layers.model_runner import run_observed
-from cam_hub.models.precision import double_pair
+from cam_hub.models.variants import double_pair
 
 __all__ = ["Finding", "Run", "disturb", "frames_in_batch"]
 

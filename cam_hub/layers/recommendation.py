@@ -16,7 +16,7 @@ from cam_hub.layers.layouts import Arrangement
 from cam_hub.layers.probe import Finding, Run
 from cam_hub.layers.quadrants import CLEAR_HALVES, CLEAR_QUADRANTS, quadrant_leads
 from cam_hub.layers.reachability import Dependence, Dependences
-from cam_hub.models.precision import double_pair
+from cam_hub.models.variants import double_pair
 
 __all__ = [
     "Reading",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cam_hub.attribution.passes.accumulator import Map
 from cam_hub.attribution.passes.forward import Setting
-from cam_hub.layers.layer_info import LayerInfo
+from cam_hub.layers.layouts import LayerInfo
 from cam_hub.methods import Method
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.base import ClassScores, Target

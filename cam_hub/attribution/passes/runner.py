@@ -17,8 +17,7 @@ from cam_hub.errors import NoMap, OutOfMemory
 from cam_hub.hooks.frozen_eval import frozen_eval, mixes_batch
 from cam_hub.hooks.memory import in_chunks, is_out_of_memory
 from cam_hub.hooks.recording import tap
-from cam_hub.layers.layer_info import LayerInfo
-from cam_hub.layers.layouts import batch_second, frames_folded, to_maps
+from cam_hub.layers.layouts import LayerInfo, batch_second, frames_folded, to_maps
 from cam_hub.methods import Evidence
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.base import ClassScores, Target

@@ -1,31 +1,35 @@
-"""The output of a model that is explained, and how it is to be read: found once per model."""
+"""Variants of a loaded model: with another output, or in double precision."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import warnings
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from cam_hub.errors import InvalidArgument, ModelRefused, OutOfMemory
 from cam_hub.hooks.eager import unwrapped
 from cam_hub.hooks.execution import watch
 from cam_hub.hooks.memory import is_out_of_memory
-from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.models.loaded_model import EXECUTION, LoadedModel
 from cam_hub.options import OutputChoice
 from cam_hub.targets.base import Task
 from cam_hub.targets.classification import Classification
 from cam_hub.targets.reading import probes
 
-__all__ = ["with_output"]
+__all__ = ["autocast_type", "double_copy", "double_pair", "in_double", "with_output"]
 
-_FACT = "outputs"
+
+_OUTPUTS = "outputs"
 """The fact of a model that holds it with an output settled, by the choice of the output."""
 
-_MOST = 8
+_MAX_OUTPUTS = 8
 """Outputs of one model that are kept; a function that is written anew for each call is another."""
 
 _LOG = logging.getLogger("cam_hub")
@@ -53,12 +57,12 @@ def with_output(model: LoadedModel, output: OutputChoice = None) -> LoadedModel:
     ):
         return model
     with model.lock:
-        known: dict[Any, LoadedModel] = model.facts.setdefault(_FACT, {})
+        known: dict[Any, LoadedModel] = model.facts.setdefault(_OUTPUTS, {})
         if chosen not in known:
             found = _settled(model, chosen)
             if found is None:
                 return model
-            while len(known) >= _MOST:
+            while len(known) >= _MAX_OUTPUTS:
                 del known[next(iter(known))]
             known[chosen] = found
         return known[chosen]
@@ -127,3 +131,92 @@ def _notes(model_id: str, task: Task, *, chosen: bool) -> list[str]:
     for note in notes:
         _LOG.info("%s: %s", model_id, note)
     return notes
+
+
+_DOUBLE = "in_double"
+
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def autocast_type(word: str | None) -> torch.dtype | None:
+    """The type that a word stands for in which autocast computes; None for none.
+
+    Raises:
+        InvalidArgument: If it is no such word.
+    """
+    if word is None:
+        return None
+    if not isinstance(word, str) or word not in _AUTOCAST:
+        raise InvalidArgument("autocast", word, f"None or one of {', '.join(_AUTOCAST)}")
+    return _AUTOCAST[word]
+
+
+def in_double(model: LoadedModel) -> LoadedModel:
+    """The same model in double precision, made once and kept with it.
+
+    Args:
+        model: The model; it stays as it is.
+
+    Returns:
+        A copy with its own weights, twice the size; on the CPU where the device has no double
+        precision (MPS). The model itself if it is in double precision already, or if its module
+        cannot be copied.
+    """
+    if model.dtype == torch.float64:
+        return model
+    with model.lock:
+        if _DOUBLE not in model.facts:
+            model.facts[_DOUBLE] = twin = _twin(model)
+            if twin is not model:
+                _LOG.info("%s: computed in double precision as well, which takes a copy", model.id)
+        found: LoadedModel = model.facts[_DOUBLE]
+    return found
+
+
+def double_copy(module: nn.Module) -> nn.Module | None:
+    """A copy in double precision, on the CPU where the device has none (MPS).
+
+    Args:
+        module: The module; it stays as it is.
+
+    Returns:
+        None if it cannot be copied.
+    """
+    try:
+        copied = copy.deepcopy(module)
+    except (RuntimeError, TypeError, NotImplementedError):
+        return None
+    tensors = chain(copied.parameters(), copied.buffers())
+    if any(tensor.device.type == "mps" for tensor in tensors):
+        copied = copied.cpu()
+    for child in copied.modules():
+        # Tensors that are neither parameters nor buffers do not follow by themselves.
+        for name, value in vars(child).items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                vars(child)[name] = value.detach().double()
+    return copied.double()
+
+
+def double_pair(module: nn.Module, clean: Tensor) -> tuple[nn.Module, Tensor] | None:
+    """A copy of a module and of its input in double precision, both on the same device.
+
+    Args:
+        module: The module; it stays as it is.
+        clean: Its input.
+
+    Returns:
+        None if they are in double precision already, or if the module cannot be copied.
+    """
+    finer = double_copy(module) if clean.dtype != torch.float64 else None
+    if finer is None:
+        return None
+    place = next(chain(finer.parameters(), finer.buffers()), clean).device
+    return finer, clean.to(place).double()
+
+
+def _twin(model: LoadedModel) -> LoadedModel:
+    module = double_copy(model.module)
+    if module is None:
+        return model
+    facts = {EXECUTION: model.execution}
+    return replace(model, module=module, facts=facts, lock=threading.RLock())
