@@ -4,7 +4,8 @@ A transfer resumes where it was cut; the file gets its place only when its size 
 right, and until then is ``NAME.incomplete`` beside it. huggingface_hub's download (2.4) begins anew
 with every call and checks no digest; torch's does not resume and has no time-out. The HTTP client
 is that of huggingface_hub (httpx2), so that proxies, certificates, offline mode and
-``HF_HUB_DOWNLOAD_TIMEOUT`` apply to all files.
+``HF_HUB_DOWNLOAD_TIMEOUT`` apply to all files. Where the Hub offers a file in its Xet storage and
+hf_xet is installed, the first attempt streams it from there.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
-from huggingface_hub.utils import WeakFileLock
+from huggingface_hub.utils import (
+    WeakFileLock,
+    XetFileData,
+    parse_xet_file_data_from_response,
+)
 
 from cam_hub.errors import HubUnavailable
 from cam_hub.models.faults import Sender, TooSlow, network_trouble
@@ -130,13 +137,14 @@ def download(file: RemoteFile, target: Path, on_bytes: OnBytes) -> None:
 
 def _persist(file: RemoteFile, partial: Path, on_bytes: OnBytes) -> None:
     """Receives until the file is complete, resuming after each cut."""
-    attempts = 0
+    attempts, xet = 0, True
     while True:
         before = _size(partial)
         try:
-            _receive(file, partial, on_bytes)
+            _receive(file, partial, on_bytes, xet=xet)
             return
         except _CUTS as error:
+            xet = False
             attempts = 1 if _size(partial) - before >= _GAIN else attempts + 1
             if attempts >= _MAX_ATTEMPTS and (arrived := _size(partial)):
                 raise _given_up(file, arrived, error) from error
@@ -161,8 +169,8 @@ def _given_up(file: RemoteFile, arrived: int, error: Exception) -> HubUnavailabl
     )
 
 
-def _receive(file: RemoteFile, partial: Path, on_bytes: OnBytes) -> None:
-    """Requests the missing bytes once, and appends them."""
+def _receive(file: RemoteFile, partial: Path, on_bytes: OnBytes, *, xet: bool) -> None:
+    """Requests the missing bytes once, from Xet storage if allowed, and appends them."""
     start = _size(partial)
     if file.exact and start >= file.size > 0:
         return  # complete but not verified, or too long, which the digest shows
@@ -178,9 +186,15 @@ def _receive(file: RemoteFile, partial: Path, on_bytes: OnBytes) -> None:
             raise httpx2.RemoteProtocolError("it cannot go on where it was cut")
         position = _position(file, response, partial, start)
         _check_promise(file, response, position)
+        in_xet = _find_in_xet(file, response) if xet else None
+        if in_xet is None:
+            chunks = response.iter_raw()
+        else:
+            response.close()
+            chunks = _stream_from_xet(file, in_xet, position)
         with partial.open("r+b" if position else "wb", buffering=0) as out:
             out.seek(position)
-            for chunk in _paced(response.iter_raw(), _WINDOW * timeout):
+            for chunk in _paced(chunks, _WINDOW * timeout):
                 position += len(chunk)
                 if position > (file.size if file.exact else 2 * file.size + _SLACK):
                     break
@@ -219,6 +233,35 @@ def _check_promise(file: RemoteFile, response: httpx2.Response, position: int) -
             f"{file.name} comes with {position + int(promised):,} bytes, and should have "
             f"{file.size:,}. Nothing of it was used; try again later."
         )
+
+
+def _find_in_xet(file: RemoteFile, response: httpx2.Response) -> XetFileData | None:
+    """The place of a file in the Hub's Xet storage; None if it has none, or hf_xet is missing."""
+    if not file.exact or constants.HF_HUB_DISABLE_XET or find_spec("hf_xet") is None:
+        return None
+    for each in (*response.history, response):
+        found = parse_xet_file_data_from_response(each)
+        # The authorization is sent to the refresh route.
+        if found and urlsplit(found.refresh_route)[:2] == urlsplit(file.address)[:2]:
+            return found
+    return None
+
+
+def _stream_from_xet(file: RemoteFile, place: XetFileData, start: int) -> Iterator[bytes]:
+    """Yields the bytes of a file from a position on.
+
+    Raises:
+        httpx2.ReadError: If hf_xet fails in any way.
+    """
+    from hf_xet import XetFileInfo, XetSession  # noqa: PLC0415 - optional
+
+    try:
+        with XetSession().new_download_stream_group(
+            token_refresh_url=place.refresh_route, token_refresh_headers=dict(file.headers)
+        ) as group:
+            yield from group.download_stream(XetFileInfo(place.file_hash, file.size), start=start)
+    except Exception as error:
+        raise httpx2.ReadError(f"hf_xet: {error}") from error
 
 
 def _paced(chunks: Iterator[bytes], window: float) -> Iterator[bytes]:
