@@ -197,6 +197,8 @@ def on_input(cam: NDArray[np.float32], extent: Extent) -> NDArray[np.float32]:
         A map of as many rows and columns as the whole input has room for: 0 where the network does
         not look, and without the border that it adds.
     """
+    if extent == FULL:
+        return cam
     top, left, bottom, right = extent
     return _along(_along(cam, -2, top, bottom), -1, left, right)
 

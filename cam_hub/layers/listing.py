@@ -118,7 +118,10 @@ def list_layers(
     model = with_output(model)
     size = model.input_size
     if input_size is not None:
-        size = check_sizes("input_size", input_size, _dimensions(input_size, model))
+        # A module made for photos may be given clips, and vice versa.
+        axes = len(input_size) if isinstance(input_size, (tuple, list)) else 0
+        axes = axes if axes in (3, 4) else len(model.input_size)
+        size = check_sizes("input_size", input_size, axes)
     with model.lock:
         known: dict[tuple[int, ...], list[LayerInfo]]
         known = model.facts.setdefault("layers", {})
@@ -218,12 +221,6 @@ def _stage_ends(usable: list[LayerInfo]) -> list[str]:
     # At the deepest resolution the choice was made with more care.
     ends |= {layer.stage: layer for layer in usable if layer.recommended}
     return [layer.name for layer in usable if layer in ends.values()]
-
-
-def _dimensions(size: object, model: LoadedModel) -> int:
-    """How many sizes an input has: a module made for photos may be given clips, and vice versa."""
-    given = len(size) if isinstance(size, (tuple, list)) else 0
-    return given if given in (3, 4) else len(model.input_size)
 
 
 _LOG = logging.getLogger("cam_hub")

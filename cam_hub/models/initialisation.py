@@ -408,7 +408,8 @@ class _WithoutInitialisation(TorchFunctionMode):
                 return self._write(name, known[0], first, args, kwargs)
         if name == "__get__":
             return self._get(func, first, sys._getframe(1))
-        if _only_shapes(name) or not self._is_hollow((args, list(kwargs.values()))):
+        only_shape_counts = name.endswith("_like") or name.startswith("new_")
+        if only_shape_counts or not self._is_hollow((args, list(kwargs.values()))):
             return func(*args, **kwargs)
         if name in _PRODUCTS and not kwargs:
             result = torch.zeros_like(func(*map(_on_meta, args)), device="cpu")
@@ -474,7 +475,11 @@ class _WithoutInitialisation(TorchFunctionMode):
         results = list(_tensors(result))
         for tensor in results:
             self._mark(tensor)
-        if not results or _keeps_statistics(args, kwargs):
+        # A batch normalisation writes statistics to its buffers.
+        batch_norm = (
+            kwargs.get("training") is True and len(args) > 1 and isinstance(args[1], Tensor)
+        )
+        if not results or batch_norm:
             self.values_were_read = True
 
     def _mark(self, tensor: Tensor) -> None:
@@ -490,17 +495,8 @@ def _on_meta(value: Any) -> Any:
     return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
 
 
-def _keeps_statistics(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a function is a batch normalisation that writes to its buffers on the side."""
-    return kwargs.get("training") is True and len(args) > 1 and isinstance(args[1], Tensor)
-
-
 def _weakly(storage: torch.UntypedStorage) -> StorageWeakRef:
     return StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-
-
-def _only_shapes(name: str) -> bool:
-    return name.endswith("_like") or name.startswith("new_")
 
 
 def _writes(name: str) -> bool:

@@ -80,13 +80,11 @@ class Origin:
 def _state(module: nn.Module) -> Hashable:
     parts = tuple((name, type(part)) for name, part in module.named_modules())
     hooked = any(foreign_hooks(part) for part in module.modules())
-    writes = tuple(map(_writes, module.parameters()))
+    writes = tuple(
+        -1 if weight.is_inference() else weight._version for weight in module.parameters()
+    )
     values = tuple(map(_sample, chain(module.parameters(), module.buffers())))
     return parts, hooked, writes, values
-
-
-def _writes(weight: Tensor) -> int:
-    return -1 if weight.is_inference() else weight._version
 
 
 def _sample(tensor: Tensor) -> Hashable:

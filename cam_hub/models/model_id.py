@@ -301,13 +301,9 @@ def _names_folder(text: str) -> bool:
 
 def _is_name(kind: Kind, name: str) -> bool:
     words = name.split("/", 2)
-    if kind == "hub" and name.endswith(".git"):
+    if (kind == "hub" and name.endswith(".git")) or ".." in name or "--" in name:
         return False
-    return len(words) == (2 if kind == "hub" else 1) and all(map(_is_word, words))
-
-
-def _is_word(word: str) -> bool:
-    return bool(_WORD.match(word)) and ".." not in word and "--" not in word
+    return len(words) == (2 if kind == "hub" else 1) and all(map(_WORD.match, words))
 
 
 def _is_revision(revision: str) -> bool:
