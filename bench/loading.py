@@ -27,7 +27,7 @@ from timm.data.config import resolve_model_data_config
 from timm.models import save_for_hf
 from torch import nn
 
-from cam_hub.models.initialisation import loaded
+from cam_hub.models.initialisation import build_without_initialisation
 
 MODELS = (
     "vit_large_patch16_224",
@@ -74,7 +74,7 @@ def _row(name: str, folder: Path, repeats: int) -> str:
         return module
 
     def ours() -> nn.Module:
-        return loaded(by_timm)
+        return build_without_initialisation(by_timm)
 
     def bound() -> nn.Module:
         with torch.device("meta"):

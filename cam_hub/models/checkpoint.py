@@ -382,16 +382,12 @@ def _header(path: Path) -> bytes:
 def _refuse_repeated(header: bytes) -> None:
     """Refuses a name that occurs twice in any object of a header that is known to be valid."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> None:
-        if len({name for name, _ in pairs}) == len(pairs):
-            return
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
+    def check_names(pairs: list[tuple[str, Any]]) -> None:
+        for name, count in Counter(name for name, _ in pairs).items():
+            if count > 1:
                 raise ValueError(f"its header names {name[:80]!r} twice")
-            seen.add(name)
 
-    json.loads(header, object_pairs_hook=unique)
+    json.loads(header, object_pairs_hook=check_names)
 
 
 class _Directory(io.RawIOBase):

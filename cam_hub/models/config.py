@@ -34,7 +34,7 @@ from cam_hub._validation import (
 from cam_hub.errors import InvalidArgument, ModelRefused, nearest_names
 from cam_hub.images.preprocessing import CROP_MODES, INTERPOLATIONS
 from cam_hub.models.labels import card_labels, declared_count, labels_of
-from cam_hub.models.repo_files import foreign
+from cam_hub.models.repo_files import why_other_library
 
 __all__ = ["CONFIG", "CONFIG_BYTES", "RepoConfig", "read_config"]
 
@@ -95,7 +95,7 @@ def read_config(id: str, path: Path) -> RepoConfig:
             architecture that timm has not, or holds a value that cannot be.
     """
     raw = _read(id, path)
-    if (reason := foreign((), None, raw)) is not None:
+    if (reason := why_other_library((), None, raw)) is not None:
         raise ModelRefused(id, reason)
     named = raw.get("architecture") if isinstance(raw, dict) else None
     if not isinstance(raw, dict) or named is None:

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from cam_hub.errors import ModelRefused
 
-__all__ = ["align", "loaded", "without_memory"]
+__all__ = ["align", "build_on_meta", "build_without_initialisation"]
 
 
 _LARGEST_STEP = 2**28
@@ -32,7 +32,7 @@ class _Meter(TorchFunctionMode):
         self.id = id
         self.poll = poll
         self.calls = 0
-        self.most = calls
+        self.max_calls = calls
 
     def __torch_function__(
         self,
@@ -45,7 +45,7 @@ class _Meter(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         self.calls += 1
         self.poll()
-        if self.calls > self.most:
+        if self.calls > self.max_calls:
             raise ModelRefused(
                 self.id, "it asks for a network of far more layers than its file has weights for."
             )
@@ -58,7 +58,7 @@ class _Meter(TorchFunctionMode):
         return result
 
 
-def without_memory(
+def build_on_meta(
     id: str,
     construct: Callable[[], nn.Module],
     calls: int,
@@ -82,10 +82,10 @@ def without_memory(
 _ALIGNMENT = 64
 """Bytes: what torch's own allocator keeps to."""
 
-_WORTH_A_TRIAL = 32 << 20
+_MIN_BYTES_TO_EXAMINE = 32 << 20
 """Bytes. So many are moved faster than it is found out which of them must be."""
 
-_FEW = 16
+_MAX_UNPACKED = 16
 """Products of fewer rows, or columns, may be computed without packing. (Seen to depend on
 alignment: those of one.)"""
 
@@ -118,7 +118,7 @@ def align(module: nn.Module, weights: Sequence[nn.Parameter]) -> None:
         weights: Those of its parameters that may lie askew.
     """
     askew: Sequence[nn.Parameter] = [each for each in weights if each.data_ptr() % _ALIGNMENT]
-    if sum(weight.nbytes for weight in askew) > _WORTH_A_TRIAL:
+    if sum(weight.nbytes for weight in askew) > _MIN_BYTES_TO_EXAMINE:
         askew = _delicate(module, askew)
     for weight in askew:
         weight.data = weight.data.clone()
@@ -242,7 +242,7 @@ def _is_safe(name: str, result: Tensor) -> bool:
     if name not in _PACKED:
         return False
     columns = result.shape[_PACKED[name]]
-    return columns >= _FEW and result.numel() // columns >= _FEW
+    return columns >= _MAX_UNPACKED and result.numel() // columns >= _MAX_UNPACKED
 
 
 _WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__"}
@@ -294,7 +294,7 @@ _PRODUCTS = {"conv2d", "linear"}
 through a part of the network to find out a shape.)"""
 
 
-def loaded(
+def build_without_initialisation(
     build: Callable[[], nn.Module],
     *,
     own_memory: bool = False,
@@ -312,7 +312,7 @@ def loaded(
 
     Args:
         build: Gives the network with its weights, and keeps no tensor of the state dict. It is
-            called a second time where something was left out that mattered.
+            called a second time where a skipped initialisation mattered.
         own_memory: Whether all tensors are copied, so that the file may be overwritten, too: for
             folders that people write to.
         poll: Called at every call of torch's functions; what it raises ends the loading.
@@ -328,12 +328,12 @@ def loaded(
         if not mode.values_were_read:
             raise
     else:
-        if not mode.values_were_read and not mode.left_out(module):
+        if not mode.values_were_read and not mode.has_uninitialized(module):
             if own_memory:
-                for weight in mode.handed_over:
+                for weight in mode.adopted:
                     weight.data = weight.data.clone()
             else:
-                align(module, mode.handed_over)
+                align(module, mode.adopted)
             return module
     with _Polling(poll):
         return build()
@@ -359,30 +359,30 @@ class _Polling(TorchFunctionMode):
 
 
 class _WithoutInitialisation(TorchFunctionMode):
-    """Leaves out what is written to parameters, and knows what is hollow for that reason.
+    """Skips writes to parameters, and tracks which memory is uninitialized for that reason.
 
     Memory is known by its address. A weak reference keeps the address from being used again, and
     lets the memory itself go. Modes are a thread's own: others initialise as ever.
 
     Attributes:
         values_were_read: Whether a value that had been left out has left the world of tensors.
-        handed_over: Parameters whose memory was the checkpoint's.
+        adopted: Parameters whose memory was the checkpoint's.
     """
 
     def __init__(self, poll: Callable[[], None]) -> None:
         super().__init__()
         self._poll = poll
         self.values_were_read = False
-        self.handed_over: list[nn.Parameter] = []
+        self.adopted: list[nn.Parameter] = []
         self._owners: dict[int, tuple[nn.Parameter, StorageWeakRef]] = {}
-        self._hollow: dict[int, StorageWeakRef] = {}
-        self._taken: dict[int, StorageWeakRef] = {}
+        self._uninitialized: dict[int, StorageWeakRef] = {}
+        self._adopted_storages: dict[int, StorageWeakRef] = {}
 
-    def left_out(self, module: nn.Module) -> bool:
+    def has_uninitialized(self, module: nn.Module) -> bool:
         """Whether anything in a network still lacks what was left out, or was computed of it."""
         for child in module.modules():
-            for kept in (child._parameters, child._buffers, vars(child)):
-                if self._is_hollow(list(kept.values())):
+            for values in (child._parameters, child._buffers, vars(child)):
+                if self._is_uninitialized(list(values.values())):
                     return True
         return False
 
@@ -401,7 +401,7 @@ class _WithoutInitialisation(TorchFunctionMode):
         self._poll()
         first = args[0] if args else kwargs.get("tensor")
         if isinstance(first, nn.Parameter):
-            self._note(first)
+            self._add_owner(first)
         if _writes(name) and isinstance(first, Tensor):
             known = self._owners.get(_address(first))
             if known is not None:
@@ -409,28 +409,28 @@ class _WithoutInitialisation(TorchFunctionMode):
         if name == "__get__":
             return self._get(func, first, sys._getframe(1))
         only_shape_counts = name.endswith("_like") or name.startswith("new_")
-        if only_shape_counts or not self._is_hollow((args, list(kwargs.values()))):
+        if only_shape_counts or not self._is_uninitialized((args, list(kwargs.values()))):
             return func(*args, **kwargs)
         if name in _PRODUCTS and not kwargs:
             result = torch.zeros_like(func(*map(_on_meta, args)), device="cpu")
         else:
             result = func(*args, **kwargs)
-        self._follow(args, kwargs, result)
+        self._propagate(args, kwargs, result)
         return result
 
     def _get(self, func: Any, tensor: Any, caller: FrameType) -> Any:
         """An attribute. Torch's initialisers leave tensors without numbers alone, so these are."""
         asked = func.__self__.__name__ == "is_meta" and isinstance(tensor, nn.Parameter)
         if asked and caller.f_globals.get("__name__") == nn.init.__name__:
-            self._mark(tensor)
+            self._mark_uninitialized(tensor)
             return True
         return func(tensor)
 
-    def _note(self, parameter: nn.Parameter) -> None:
+    def _add_owner(self, parameter: nn.Parameter) -> None:
         storage = parameter.untyped_storage()
         address = storage._cdata
-        if address not in self._taken and address not in self._owners:
-            self._owners[address] = (parameter, _weakly(storage))
+        if address not in self._adopted_storages and address not in self._owners:
+            self._owners[address] = (parameter, _weak_ref(storage))
 
     def _write(
         self,
@@ -442,21 +442,23 @@ class _WithoutInitialisation(TorchFunctionMode):
     ) -> Tensor:
         """What is done instead of writing to the memory of a parameter."""
         address = _address(target)
-        if name != "copy_" or target is not owner or self._is_hollow(args[1:]):
-            self._mark(target)
+        if name != "copy_" or target is not owner or self._is_uninitialized(args[1:]):
+            self._mark_uninitialized(target)
             return target
-        if self._may_take(owner, args[1]) and _state_dict_is_loaded(sys._getframe(2)):
+        if self._can_adopt(owner, args[1]) and _state_dict_is_loaded(sys._getframe(2)):
             storage = args[1].untyped_storage()
-            self._taken[storage._cdata] = _weakly(storage)
-            self._mark(owner)  # whatever else has that memory does not get the numbers
+            self._adopted_storages[storage._cdata] = _weak_ref(storage)
+            self._mark_uninitialized(
+                owner
+            )  # whatever else has that memory does not get the numbers
             owner.data = args[1].detach()
-            self.handed_over.append(owner)
+            self.adopted.append(owner)
         else:
             owner.copy_(*args[1:], **kwargs)
-            self._hollow.pop(address, None)
+            self._uninitialized.pop(address, None)
         return target
 
-    def _may_take(self, owner: nn.Parameter, value: object) -> bool:
+    def _can_adopt(self, owner: nn.Parameter, value: object) -> bool:
         """Whether a tensor can become a parameter's memory: of its kind, and not used elsewhere."""
         if type(value) not in (Tensor, nn.Parameter) or not isinstance(value, Tensor):
             return False
@@ -466,15 +468,15 @@ class _WithoutInitialisation(TorchFunctionMode):
             and value.stride() == owner.stride()
             and value.is_contiguous()
             and storage.nbytes() == value.numel() * value.element_size()
-            and storage._cdata not in self._taken
+            and storage._cdata not in self._adopted_storages
             and storage._cdata not in self._owners
         )
 
-    def _follow(self, args: Sequence[Any], kwargs: Mapping[str, Any], result: object) -> None:
-        """What is computed of hollow tensors is hollow; what is not a tensor must not be."""
+    def _propagate(self, args: Sequence[Any], kwargs: Mapping[str, Any], result: object) -> None:
+        """Marks results of uninitialized tensors; a result that is not a tensor has read values."""
         results = list(_tensors(result))
         for tensor in results:
-            self._mark(tensor)
+            self._mark_uninitialized(tensor)
         # A batch normalisation writes statistics to its buffers.
         batch_norm = (
             kwargs.get("training") is True and len(args) > 1 and isinstance(args[1], Tensor)
@@ -482,12 +484,12 @@ class _WithoutInitialisation(TorchFunctionMode):
         if not results or batch_norm:
             self.values_were_read = True
 
-    def _mark(self, tensor: Tensor) -> None:
-        self._hollow.setdefault(_address(tensor), _weakly(tensor.untyped_storage()))
+    def _mark_uninitialized(self, tensor: Tensor) -> None:
+        self._uninitialized.setdefault(_address(tensor), _weak_ref(tensor.untyped_storage()))
 
-    def _is_hollow(self, values: object) -> bool:
-        return bool(self._hollow) and any(
-            _address(each) in self._hollow for each in _tensors(values)
+    def _is_uninitialized(self, values: object) -> bool:
+        return bool(self._uninitialized) and any(
+            _address(each) in self._uninitialized for each in _tensors(values)
         )
 
 
@@ -495,7 +497,7 @@ def _on_meta(value: Any) -> Any:
     return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
 
 
-def _weakly(storage: torch.UntypedStorage) -> StorageWeakRef:
+def _weak_ref(storage: torch.UntypedStorage) -> StorageWeakRef:
     return StorageWeakRef(storage)  # type: ignore[no-untyped-call]
 
 

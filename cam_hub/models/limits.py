@@ -18,7 +18,7 @@ __all__ = [
     "LoadLimits",
     "ModelFacts",
     "check_limits",
-    "readable",
+    "format_bytes",
 ]
 
 
@@ -134,21 +134,21 @@ def check_limits(facts: ModelFacts, limits: LoadLimits, folder: Path | None = No
     if _exceeds(fetch, limits.download_bytes):
         raise ModelRefused(
             facts.id,
-            f"{readable(fetch)} would have to be fetched for it, and at most "
-            f"{readable(limits.download_bytes)} are fetched here. A smaller model works.",
+            f"{format_bytes(fetch)} would have to be fetched for it, and at most "
+            f"{format_bytes(limits.download_bytes)} are fetched here. A smaller model works.",
         )
     if fetch and folder is not None:
         free = _free(folder)
         if free - fetch < limits.free_disk_bytes:
             raise ModelRefused(
                 facts.id,
-                f"{readable(fetch)} would have to be fetched for it, of {readable(free)} that are "
-                f"free on the disk of the cache, and {readable(limits.free_disk_bytes)} must stay "
-                "free.",
+                f"{format_bytes(fetch)} would have to be fetched for it, of {format_bytes(free)} "
+                "that are free on the disk of the cache, and "
+                f"{format_bytes(limits.free_disk_bytes)} must stay free.",
             )
 
 
-def readable(count: int | None) -> str:
+def format_bytes(count: int | None) -> str:
     """A number of bytes, for people: ``"97.8 MB"``."""
     if count is None:
         return "an unknown number of bytes"

@@ -44,7 +44,7 @@ __all__ = [
     "is_as_loaded",
     "note_origin",
     "pick_device",
-    "settle",
+    "prepare_for_inference",
     "wake",
 ]
 
@@ -437,6 +437,6 @@ def wake(module: nn.Module) -> None:
             nn.init.trunc_normal_(weight, std=0.02)
 
 
-def settle(module: nn.Module, device: torch.device) -> nn.Module:
+def prepare_for_inference(module: nn.Module, device: torch.device) -> nn.Module:
     """Puts a freshly loaded module into the state in which it stays: evaluation, frozen."""
     return module.eval().requires_grad_(False).to(device)

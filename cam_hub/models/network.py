@@ -24,7 +24,7 @@ from cam_hub.models.checkpoint import (
     without_prefixes,
 )
 from cam_hub.models.config import CONFIG, RepoConfig
-from cam_hub.models.initialisation import loaded, without_memory
+from cam_hub.models.initialisation import build_on_meta, build_without_initialisation
 
 __all__ = ["build", "check_form", "quantized_parts"]
 
@@ -122,7 +122,7 @@ def _create(
         return module
 
     try:
-        module = loaded(create, own_memory=own_memory, poll=poll)
+        module = build_without_initialisation(create, own_memory=own_memory, poll=poll)
     except Exception as error:  # timm lets bare errors of every kind through
         why = _misfits(error) or _differences(id, config, tensors, poll) or _first_line(error)
         raise ModelRefused(id, f"timm could not build it from its files. {why}") from error
@@ -181,7 +181,7 @@ def _without_memory(
 ) -> nn.Module:
     """The network without values, if that takes no more than its number of weights explains."""
     calls = _CALLS + _CALLS_PER_WEIGHT * tensors
-    return without_memory(id, lambda: _random(config), calls, poll)
+    return build_on_meta(id, lambda: _random(config), calls, poll)
 
 
 def _random(config: RepoConfig) -> nn.Module:

@@ -7,7 +7,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["PICKLES", "SAFE", "choose_weights", "foreign", "not_a_model", "why_none"]
+__all__ = [
+    "PICKLES",
+    "SAFE",
+    "choose_weights",
+    "not_a_model",
+    "why_no_weights",
+    "why_other_library",
+]
 
 
 SAFE = ".safetensors"
@@ -51,7 +58,7 @@ def choose_weights(files: Collection[str], *, pickles: bool) -> str | None:
     return by_kind[0][1] if by_kind else None
 
 
-def why_none(files: Collection[str]) -> str | None:
+def why_no_weights(files: Collection[str]) -> str | None:
     """The reason why a repo, or a folder, has no weights to be read, and what would work.
 
     Args:
@@ -167,7 +174,7 @@ _LIBRARIES = (
 )
 
 
-def foreign(
+def why_other_library(
     files: Collection[str], library: str | None, config: object, tags: Collection[str] = ()
 ) -> str | None:
     """The reason why timm cannot read a repo of another library, and what would work.

@@ -15,7 +15,7 @@ from torch import nn
 
 from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.images.preprocessing import Preprocessing
-from cam_hub.models.loaded_model import LoadedModel, LoadRequest, settle
+from cam_hub.models.loaded_model import LoadedModel, LoadRequest, prepare_for_inference
 from cam_hub.models.model_id import ModelId
 from cam_hub.targets.base import Task
 from cam_hub.targets.classification import Classification
@@ -143,7 +143,7 @@ def as_loaded(
         task, labels = replace(task, names=names), names.of(1)
     return LoadedModel(
         id=id,
-        module=settle(module, request.device),
+        module=prepare_for_inference(module, request.device),
         preprocessing=Preprocessing.from_timm(resolve_model_data_config(module)),
         class_names=labels,
         source=source,

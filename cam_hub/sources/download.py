@@ -31,7 +31,7 @@ from huggingface_hub.utils import (
 
 from cam_hub.errors import HubUnavailable
 from cam_hub.models.faults import Sender, TooSlow, network_trouble
-from cam_hub.models.limits import readable
+from cam_hub.models.limits import format_bytes
 from cam_hub.models.loaded_model import Progress
 
 __all__ = ["OnBytes", "RemoteFile", "Report", "caller_may_stop", "download", "file_lock", "poll_of"]
@@ -424,5 +424,5 @@ class Report:
         if self._progress is None:
             return
         total = max(self._total, count)
-        message = f"Fetching {self._id}: {readable(count)} of {readable(total)}"
+        message = f"Fetching {self._id}: {format_bytes(count)} of {format_bytes(total)}"
         _call(self._progress, count / total if total else 1.0, message)

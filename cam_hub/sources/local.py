@@ -14,7 +14,7 @@ from cam_hub.models.limits import ModelFacts, check_limits
 from cam_hub.models.loaded_model import LoadedModel, LoadRequest
 from cam_hub.models.model_id import path_hint
 from cam_hub.models.network import build
-from cam_hub.models.repo_files import choose_weights, foreign, why_none
+from cam_hub.models.repo_files import choose_weights, why_no_weights, why_other_library
 from cam_hub.sources.download import caller_may_stop, poll_of
 
 __all__ = ["LocalSource"]
@@ -76,11 +76,13 @@ def _contents(request: LoadRequest) -> tuple[Path, Path]:
     folder = Path(request.id.name)
     files = _files(id, folder)
     if CONFIG not in files:
-        reason = foreign(files, None, None) or f"the folder has no {CONFIG}."
+        reason = why_other_library(files, None, None) or f"the folder has no {CONFIG}."
         raise ModelRefused(id, reason)
     weights = choose_weights(files, pickles=True)
     if weights is None:
-        raise ModelRefused(id, why_none(files) or "the folder has no weights (model.safetensors).")
+        raise ModelRefused(
+            id, why_no_weights(files) or "the folder has no weights (model.safetensors)."
+        )
     return _inside(id, folder, CONFIG), _inside(id, folder, weights)
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.models import timm_models
-from cam_hub.models.initialisation import loaded
+from cam_hub.models.initialisation import build_without_initialisation
 from cam_hub.models.limits import ModelFacts, check_limits
 from cam_hub.models.loaded_model import LoadedModel, LoadRequest, wake
 
@@ -80,7 +80,7 @@ class EmbeddedSource:
         if not digest.startswith(path.stem.rpartition("-")[2]):
             raise ModelRefused(id, f"its file {path.name} is damaged; install its package again.")
         return timm_models.as_loaded(
-            loaded(lambda: _build(id, path)),
+            build_without_initialisation(lambda: _build(id, path)),
             request,
             id=id,
             source=self.name,

@@ -23,9 +23,9 @@ from cam_hub.images.clips import ClipPreprocessing
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.models.checkpoint import load_pickle
 from cam_hub.models.faults import Sender, plain_faults
-from cam_hub.models.initialisation import loaded
+from cam_hub.models.initialisation import build_without_initialisation
 from cam_hub.models.limits import ModelFacts, check_limits
-from cam_hub.models.loaded_model import LoadedModel, LoadRequest, settle, wake
+from cam_hub.models.loaded_model import LoadedModel, LoadRequest, prepare_for_inference, wake
 from cam_hub.sources.download import (
     RemoteFile,
     Report,
@@ -277,7 +277,7 @@ class TorchvisionSource:
             task = "similarity"
         return LoadedModel(
             id=id,
-            module=settle(module, request.device),
+            module=prepare_for_inference(module, request.device),
             preprocessing=kind.preprocessing(weights, module),
             class_names=names,
             source=self.name,
@@ -344,7 +344,7 @@ def _build(request: LoadRequest, weights: zoo.Weights) -> nn.Module:
     try:
         if not request.pretrained:
             return cast(nn.Module, zoo.get_model(name, weights=None, **options))
-        return loaded(lambda: zoo.get_model(name, weights=weights, **options))
+        return build_without_initialisation(lambda: zoo.get_model(name, weights=weights, **options))
     except Exception as error:  # whatever a file of another network makes torch raise
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelRefused(

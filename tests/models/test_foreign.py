@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cam_hub.models.repo_files import foreign, not_a_model
+from cam_hub.models.repo_files import not_a_model, why_other_library
 
 FOREIGN: dict[str, tuple[set[str], str | None, object, str]] = {
     "transformers": (set(), None, {"model_type": "vit"}, "a transformers model of type 'vit'"),
@@ -30,24 +30,26 @@ FOREIGN: dict[str, tuple[set[str], str | None, object, str]] = {
 @pytest.mark.parametrize("case", FOREIGN)
 def test_repos_of_other_libraries_are_named_with_what_works(case):
     files, library, config, words = FOREIGN[case]
-    reason = foreign(files, library, config)
+    reason = why_other_library(files, library, config)
     assert words in reason
     assert reason.endswith(".")
 
 
 def test_the_hubs_tags_tell_too():
-    assert "ultralytics" in foreign({"best.pt"}, None, None, ["object-detection", "ultralytics"])
+    assert "ultralytics" in why_other_library(
+        {"best.pt"}, None, None, ["object-detection", "ultralytics"]
+    )
 
 
 def test_a_timm_repo_is_none_of_them_whatever_else_it_holds():
     files = {"open_clip_config.json", "model.safetensors", "preprocessor_config.json"}
-    assert foreign(files, "open_clip", {"architecture": "vit_base_patch16_224"}) is None
-    assert foreign({"model.safetensors"}, "timm", {"architecture": "resnet18"}) is None
-    assert foreign(files, None, None, ["timm", "transformers"]) is None
+    assert why_other_library(files, "open_clip", {"architecture": "vit_base_patch16_224"}) is None
+    assert why_other_library({"model.safetensors"}, "timm", {"architecture": "resnet18"}) is None
+    assert why_other_library(files, None, None, ["timm", "transformers"]) is None
 
 
 def test_a_repo_that_nothing_is_known_of_is_none_of_them():
-    assert foreign({"model.safetensors"}, None, None) is None
+    assert why_other_library({"model.safetensors"}, None, None) is None
 
 
 @pytest.mark.parametrize(("kind", "words"), [("dataset", "a dataset"), ("space", "a Space")])

@@ -256,8 +256,8 @@ class Gone(Exception):
 @pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "pickle"])
 @pytest.mark.parametrize("after", [0, 1, 20])
 def test_a_caller_who_goes_away_ends_the_reading(safe, after, tmp_path, monkeypatch):
-    monkeypatch.setattr(reporting, "_SILENT", 0)
-    monkeypatch.setattr(reporting, "_SECONDS", 0)
+    monkeypatch.setattr(reporting, "_FIRST_CALL", 0)
+    monkeypatch.setattr(reporting, "_INTERVAL", 0)
     push(tmp_path, network(num_classes=3), safe=safe)
     calls = []
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cam_hub.models.initialisation import loaded
+from cam_hub.models.initialisation import build_without_initialisation
 from tests.fakes.checkpoints import by_timm, everything, save
 
 
@@ -31,7 +31,7 @@ def both(cls: type[nn.Module], state: dict[str, torch.Tensor], **options):
         return build_with(cls, {name: each.clone() for name, each in state.items()}, **options)
 
     torch.manual_seed(1)
-    ours = loaded(build)
+    ours = build_without_initialisation(build)
     torch.manual_seed(1)
     theirs = build_with(cls, state, **options)
     one, other = everything(ours), everything(theirs)
@@ -159,7 +159,7 @@ def test_a_tensor_that_the_checkpoint_holds_twice_becomes_two_weights():
         module.load_state_dict({"0.weight": one, "1.weight": one})
         return module
 
-    module = loaded(build)
+    module = build_without_initialisation(build)
     with torch.no_grad():
         module[0].weight.zero_()
     assert bool(module[1].weight.any())
@@ -192,7 +192,7 @@ def test_weights_of_another_precision_are_converted():
 def test_nothing_is_drawn(tmp_path):
     save(timm.create_model("test_resnet"), tmp_path)
     before = torch.get_rng_state()
-    loaded(lambda: by_timm(tmp_path))
+    build_without_initialisation(lambda: by_timm(tmp_path))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -200,7 +200,7 @@ def test_another_class_count_draws_the_classifier_as_timm_does(tmp_path):
     save(timm.create_model("test_resnet"), tmp_path)
     build = lambda: timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7)  # noqa: E731
     torch.manual_seed(2)
-    ours = everything(loaded(build))
+    ours = everything(build_without_initialisation(build))
     torch.manual_seed(2)
     theirs = everything(build())
     assert ours["fc.weight"].shape[0] == 7
@@ -209,7 +209,9 @@ def test_another_class_count_draws_the_classifier_as_timm_does(tmp_path):
 
 def test_whatever_goes_wrong_is_told_and_leaves_nothing_behind():
     with pytest.raises(RuntimeError, match="size mismatch"):
-        loaded(lambda: build_with(Plain, {**state_of(Plain), "last.bias": torch.zeros(9)}))
+        build_without_initialisation(
+            lambda: build_with(Plain, {**state_of(Plain), "last.bias": torch.zeros(9)})
+        )
     torch.manual_seed(0)
     assert bool(nn.Linear(8, 8).weight.any())
 
@@ -231,7 +233,7 @@ def test_other_threads_initialise_as_ever():
         assert done.wait(10)
         return build_with(Plain, state_of(Plain))
 
-    loaded(build)
+    build_without_initialisation(build)
     thread.join()
     # Drawn from -1/8 to 1/8.
     assert float(drawn[0].std()) == pytest.approx(0.125 / 3**0.5, rel=0.1)
@@ -246,7 +248,7 @@ class TestMappedFiles:
 
     def test_training_leaves_the_file_as_it_is(self, folder):
         before = (folder / "model.safetensors").read_bytes()
-        module = loaded(lambda: by_timm(folder)).train()
+        module = build_without_initialisation(lambda: by_timm(folder)).train()
         optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
         module(torch.randn(1, 3, 160, 160)).sum().backward()
         first = module.patch_embed.proj.weight.detach().clone()
@@ -256,13 +258,13 @@ class TestMappedFiles:
 
     def test_the_file_may_be_deleted(self, folder):
         expected = everything(by_timm(folder))
-        module = loaded(lambda: by_timm(folder))
+        module = build_without_initialisation(lambda: by_timm(folder))
         (folder / "model.safetensors").unlink()
         assert all(torch.equal(each, expected[name]) for name, each in everything(module).items())
 
     def test_with_memory_of_its_own_the_file_may_be_overwritten(self, folder):
         expected = everything(by_timm(folder))
-        module = loaded(lambda: by_timm(folder), own_memory=True)
+        module = build_without_initialisation(lambda: by_timm(folder), own_memory=True)
         with (folder / "model.safetensors").open("r+b") as file:
             file.truncate(0)
         assert all(torch.equal(each, expected[name]) for name, each in everything(module).items())
@@ -277,7 +279,7 @@ class TestMappedFiles:
             module.load_state_dict(load_file(path))
             return module
 
-        module = loaded(build)
+        module = build_without_initialisation(build)
         start = module.blocks.weight.data_ptr()
         maps = Path("/proc/self/maps").read_text("utf-8").splitlines()
         mapped = [line.split()[0] for line in maps if str(path) in line]

@@ -14,7 +14,7 @@ from torch import nn
 from bench.zoo import cli
 from bench.zoo.costs import Costs
 from bench.zoo.plan import Candidate, counted, every_model, smallest_of_each_family
-from cam_hub.models.initialisation import loaded
+from cam_hub.models.initialisation import build_without_initialisation
 from tests.fakes.checkpoints import by_timm, everything, same, save
 
 SMALL, MEDIUM = 1_000_000, 60_000_000
@@ -83,7 +83,7 @@ def test_a_network_of_timm_is_the_same_as_when_timm_loads_it(tmp_path, name):
         builds.append(name)
         return by_timm(tmp_path)
 
-    ours = loaded(build)
+    ours = build_without_initialisation(build)
     picture = torch.randn(1, *resolve_model_data_config(ours)["input_size"])
     assert_same(ours, by_timm(tmp_path), picture)
     assert builds == [name]
@@ -114,6 +114,6 @@ def test_a_network_of_torchvision_is_the_same_as_when_torchvision_loads_it(
         builds.append(name)
         return zoo.get_model(name, weights=weights)
 
-    ours = loaded(build)
+    ours = build_without_initialisation(build)
     assert_same(ours, zoo.get_model(name, weights=weights), torch.randn(1, 3, 224, 224))
     assert builds == [name]

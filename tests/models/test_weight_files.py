@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cam_hub.models.repo_files import choose_weights, why_none
+from cam_hub.models.repo_files import choose_weights, why_no_weights
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_no_name_is_chosen_that_is_more_than_a_name_on_any_system(name):
     ],
 )
 def test_the_reason_names_the_file_and_what_would_work(files, words):
-    reason = why_none(files)
+    reason = why_no_weights(files)
     assert words in reason
     assert "model.safetensors they work" in reason
 
@@ -62,4 +62,4 @@ def test_the_reason_names_the_file_and_what_would_work(files, words):
     "files", [[], ["config.json"], ["../x.safetensors"], ["..\\x.pth"], ["/etc/x.pth"]]
 )
 def test_nothing_like_weights_has_no_reason(files):
-    assert why_none(files) is None
+    assert why_no_weights(files) is None

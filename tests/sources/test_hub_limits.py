@@ -9,7 +9,7 @@ import timm
 
 import cam_hub
 from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
-from cam_hub.models.limits import UNLIMITED, LoadLimits, readable
+from cam_hub.models.limits import UNLIMITED, LoadLimits, format_bytes
 from tests.fakes.hub import FakeHub
 from tests.fakes.hub.bread import REPO
 from tests.fakes.hub.faults import Fault
@@ -191,7 +191,7 @@ class Heard:
 def test_progress_grows_to_one_and_names_the_bytes(hub):
     heard = Heard()
     load(progress=heard)
-    total = readable(sum(sizes(hub).values()))
+    total = format_bytes(sum(sizes(hub).values()))
     assert heard.parts == sorted(heard.parts)
     assert heard.parts[-1] == 1.0
     assert heard.words[-1] == f"Fetching {REPO}: {total} of {total}"
@@ -270,4 +270,4 @@ def test_a_variable_that_makes_no_sense_is_named(name, value):
     [(999, "999 bytes"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (10**15, "1000.0 TB")],
 )
 def test_bytes_are_readable(count, words):
-    assert readable(count) == words
+    assert format_bytes(count) == words

@@ -21,7 +21,7 @@ from cam_hub.errors import HubUnavailable, ModelRefused
 from cam_hub.models.config import CONFIG, CONFIG_BYTES
 from cam_hub.models.limits import FileFacts, LoadLimits, ModelFacts, check_limits
 from cam_hub.models.loaded_model import LoadRequest
-from cam_hub.models.repo_files import choose_weights, foreign, why_none
+from cam_hub.models.repo_files import choose_weights, why_no_weights, why_other_library
 from cam_hub.sources.download import (
     OnBytes,
     RemoteFile,
@@ -281,7 +281,7 @@ def _check(facts: ModelFacts, limits: LoadLimits) -> None:
     if facts.disabled:
         raise ModelRefused(id, "the Hub has taken it out of service.")
     names = [file.name for file in facts.files]
-    other = foreign(names, facts.library, None, facts.tags)
+    other = why_other_library(names, facts.library, None, facts.tags)
     config = facts.file(CONFIG)
     if config is None:
         reason = f"it has no {CONFIG}, so it is not a model that timm can read."
@@ -290,7 +290,7 @@ def _check(facts: ModelFacts, limits: LoadLimits) -> None:
         raise ModelRefused(id, f"its {CONFIG} has {config.size:,} bytes; none needs that many.")
     if facts.weights_file is None:
         reason = "it has no model.safetensors, so it is not a model that timm can read."
-        raise ModelRefused(id, other or why_none(names) or reason)
+        raise ModelRefused(id, other or why_no_weights(names) or reason)
 
 
 def _admitted(
