@@ -27,8 +27,8 @@ def clean_line(text: object, limit: int | None = None) -> str:
 
     Returns:
         The text with single spaces for white space, U+FFFD for each control character and lone
-        surrogate, without characters of direction, and with "…" where it was cut. Clean text stays
-        as it is, apart from its white space.
+        surrogate, without characters of direction, and with "…" where it was cut. In clean text,
+        only white space changes.
     """
     line = " ".join(_clean(_SPACE.sub(" ", str(text))).split())
     return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-        arguments: Of the command line; None for the program's own.
+        arguments: The arguments; None for those of the process.
 
     Returns:
         Exit code: 0 if all went well, 1 after an error of ``cam_hub.errors`` or of the environment
@@ -300,7 +300,7 @@ def _explain(options: argparse.Namespace) -> int:
     from cam_hub.results.maps import read_scale  # noqa: PLC0415
     from cam_hub.results.overlay import colormap_table  # noqa: PLC0415
     from cam_hub.results.serialization import MANIFEST, check_place, folder_path  # noqa: PLC0415
-    from cam_hub.targets.predictions import said_of  # noqa: PLC0415
+    from cam_hub.targets.predictions import prediction_text  # noqa: PLC0415
 
     check_fraction("alpha", options.alpha, zero=True)
     colormap_table(options.colormap)
@@ -319,7 +319,7 @@ def _explain(options: argparse.Namespace) -> int:
         **_choices(options, _EXPLAIN),
     )
     for found in result.predictions:
-        _write(f"{said_of(found):>7}  {found.class_index:5d}  {found.label}\n")
+        _write(f"{prediction_text(found):>7}  {found.class_index:5d}  {found.label}\n")
     _write(f"explained: {result.target}\n")
     _write(f"saved to {result.save(options.out, **look)}\n")
     if options.push:
@@ -342,7 +342,7 @@ def _explain_folder(options: argparse.Namespace, look: dict[str, Any]) -> int:
     from cam_hub.results.maps import shared_scale  # noqa: PLC0415
     from cam_hub.results.serialization import folder_path  # noqa: PLC0415
     from cam_hub.targets.classes import expected, parse_top  # noqa: PLC0415
-    from cam_hub.targets.predictions import said_of  # noqa: PLC0415
+    from cam_hub.targets.predictions import prediction_text  # noqa: PLC0415
 
     one = set(options_for(_EXPLAIN)) - set(options_for("many"))
     for name in ("region", "push", *sorted(one)):
@@ -374,7 +374,7 @@ def _explain_folder(options: argparse.Namespace, look: dict[str, Any]) -> int:
             _write(f"{name}: error ({error.code}): {error}\n", sys.stderr)
             code = 1
         else:
-            best = [f"{said_of(found)} {found.label}" for found in result.predictions[:1]]
+            best = [f"{prediction_text(found)} {found.label}" for found in result.predictions[:1]]
             _write(": ".join([name, *best]) + "\n")
     for folder in saved if common else ():
         Explanation.load(folder).save(folder, **{**look, "scale": scales})
@@ -434,7 +434,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _choices(options: argparse.Namespace, interface: Interface) -> dict[str, Any]:
-    """What the command line says of how to explain."""
+    """The options of the explanation in the arguments."""
     layers, classes = options.layer, options.classes
     return {
         "method": options.method,

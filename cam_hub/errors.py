@@ -1,8 +1,8 @@
 """Every error that cam_hub raises on purpose, in one place.
 
-Each class says in its message what was wrong, what was seen and what would work, and carries the
-same facts as attributes, so that a program need not read the message. ``code`` is a short,
-stable word for programs that talk to the app.
+The message of each class states what was wrong, what was found and what would work. The same facts
+are attributes, so that programs need not parse the message. ``code`` is a short, stable word for
+clients of the app.
 """
 
 from __future__ import annotations
@@ -299,7 +299,7 @@ class DiskUnavailable(CamHubError, OSError):
             error: Any error.
 
         Returns:
-            None if the error says nothing about the disk.
+            None if the error is not about the disk.
         """
         if isinstance(error, cls):
             return error

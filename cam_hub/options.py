@@ -45,7 +45,7 @@ class Option:
     """One option.
 
     Attributes:
-        name: Of the argument, in every interface.
+        name: The name of the argument, in every interface.
         kind: ``"choice"`` for one of ``choices`` (or none, where None is the default), ``"whole"``
             for a whole number or none, ``"count"`` for a whole number of at least 1, ``"switch"``
             for true or false, ``"image"`` for an image or none, ``"output"`` for an

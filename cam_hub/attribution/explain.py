@@ -679,7 +679,7 @@ def _predictions(
     chosen = {
         index: standings.prediction(index, names)
         for index in passed.settled.classes
-        if standings.tells(index)
+        if standings.is_scored(index)
     }
     if standings.predicted is not None:
         standings = standings.predicted

@@ -82,7 +82,7 @@ def predict(
     with reported(model.id, _TOO_LARGE), frozen_eval(model.module), torch.no_grad():
         found = model.run(prepared.tensor)
         _check(model, target.scores(found))
-    standings = target.standings(found)
+    standings = target.class_scores(found)
     names = target.labels or model.class_names
     described = target.describe()
     return Predicted(

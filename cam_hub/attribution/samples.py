@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
-from cam_hub.images.decoding import file_endings, local_path, told
+from cam_hub.images.decoding import file_endings, local_path, message_of
 from cam_hub.results.serialization import saved_files
 from cam_hub.targets.classes import LabelledClass, as_index
 
@@ -414,4 +414,4 @@ def _each(values: Any, count: int) -> Sequence[Any]:
 def _unreadable(index: int, error: Exception) -> CamHubError:
     if isinstance(error, CamHubError):
         return error
-    return ImageRefused(f"item {index} of the data set cannot be read: {told(error)}")
+    return ImageRefused(f"item {index} of the data set cannot be read: {message_of(error)}")

@@ -88,7 +88,7 @@ def open_clip(source: object, frames: int, *, max_pixels: int = MAX_PIXELS) -> l
         So many pictures in mode "RGB", all of one size; a repeated frame is the same object.
 
     Raises:
-        ImageRefused: The source is no clip, is empty, damaged, too long or too large, or its
+        ImageRefused: The source is not a clip, is empty, damaged, too long or too large, or its
             frames differ in size.
         InvalidArgument: ``frames`` is not a positive whole number.
     """
@@ -208,7 +208,7 @@ class ClipPreprocessing:
 
         Args:
             preset: What ``weights.transforms()`` returns, a ``VideoClassification``.
-            frames: How many frames the model takes; the preset does not say.
+            frames: The number of frames of the input, which is not in the preset.
 
         Raises:
             InvalidArgument: The preset is none, or has values that can never work.

@@ -25,10 +25,10 @@ __all__ = [
     "MAX_PIXELS",
     "file_endings",
     "local_path",
+    "message_of",
     "open_image",
     "read_image_file",
     "to_picture",
-    "told",
 ]
 
 
@@ -37,13 +37,13 @@ Look = Callable[[Image.Image, str], Found]
 """Takes an image whose header was read, and what messages call it."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI")
-"""What is read, as far as the installed Pillow can."""
+"""The formats that are read, if the installed Pillow can."""
 
-# Read too where a Pillow plugin that knows them is registered.
+# Also read if a Pillow plugin for them is registered.
 _PLUGIN_FORMATS = ("HEIF", "JXL")
 
-# What is given by mistake: how the file begins, and what it is.
-_STRANGERS = (
+# Files given by mistake: the beginning, and the format.
+_OTHER_FORMATS = (
     (
         rb"(\xef\xbb\xbf)?\s*(<\?xml|<!--|<!doctype svg|<svg)",
         "XML or an SVG drawing; export it as PNG",
@@ -141,7 +141,7 @@ def _from_path(text: str, look: Look[Found]) -> Found:
     except ImageRefused:
         raise
     except (OSError, ValueError) as error:  # no permission, a name too long or with a NUL
-        raise ImageRefused(f"{name} cannot be opened: {told(error)}") from error
+        raise ImageRefused(f"{name} cannot be opened: {message_of(error)}") from error
     with file:
         return _opened(file, name, look)
 
@@ -155,7 +155,7 @@ def _from_file(file: Any, look: Look[Found]) -> Found:
         position = file.tell() if seekable else 0
         stream = file if seekable else io.BytesIO(file.read())
     except (OSError, ValueError, TypeError) as error:  # closed, write-only, gives text
-        raise ImageRefused(f"{name} cannot be read: {told(error)}") from error
+        raise ImageRefused(f"{name} cannot be read: {message_of(error)}") from error
     try:
         return _opened(stream, name, look)
     finally:
@@ -168,7 +168,7 @@ def _opened(file: IO[bytes], name: str, look: Look[Found]) -> Found:
         file.seek(0)
         head = file.read(1024)
     except (OSError, ValueError) as error:
-        raise ImageRefused(f"{name} cannot be read: {told(error)}") from error
+        raise ImageRefused(f"{name} cannot be read: {message_of(error)}") from error
     if not head:
         raise ImageRefused(f"{name} is empty (0 bytes)")
     formats = _readable()
@@ -177,23 +177,23 @@ def _opened(file: IO[bytes], name: str, look: Look[Found]) -> Found:
     except UnidentifiedImageError:
         raise ImageRefused(f"{name} is {_guess(head, formats)}") from None
     except BOMBS as error:
-        raise ImageRefused(f"{name} is too large: {told(error)}") from error
+        raise ImageRefused(f"{name} is too large: {message_of(error)}") from error
     except Exception as error:
-        raise ImageRefused(f"{name} is damaged in its header: {told(error)}") from error
+        raise ImageRefused(f"{name} is damaged in its header: {message_of(error)}") from error
     with image:
         return look(image, name)
 
 
 def _guess(head: bytes, formats: list[str]) -> str:
-    """Say what a file is that Pillow does not know."""
-    for pattern, what in _STRANGERS:
+    """The format of a file that Pillow does not read."""
+    for pattern, what in _OTHER_FORMATS:
         if re.match(pattern, head, re.IGNORECASE | re.DOTALL):
             return what
     return f"no image that can be read, or is damaged at its start; {', '.join(formats)} work"
 
 
-def told(error: BaseException) -> str:
-    """What an error says, or its kind where it says nothing."""
+def message_of(error: BaseException) -> str:
+    """The message of an error, or its type if it has none."""
     return _shortened(str(error) or type(error).__name__)
 
 
@@ -232,7 +232,7 @@ def open_image(source: object, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             (``PIL.Image.MAX_IMAGE_PIXELS``) holds as well and is left as it is.
 
     Returns:
-        A new picture in mode "RGB": the first frame, turned as its EXIF orientation says,
+        A new picture in mode "RGB": the first frame, turned by its EXIF orientation,
         transparent parts laid on white. 16 bits often hold fewer (12 from cameras and scanners):
         white is what a TIFF file declares, else the least of 255, 4095 and 65535 that holds all
         pixels; so for 32-bit integers. For grey pixels in floats it is the least of 1, 255 and
@@ -275,7 +275,7 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
         elif len(shape) == 4:
             hint = "; give one image at a time"
         raise ImageRefused(
-            f"an array of shape {shape} is no picture; it takes (H, W), (H, W, 1), (H, W, 3) or "
+            f"an array of shape {shape} is not a picture; it takes (H, W), (H, W, 1), (H, W, 3) or "
             f"(H, W, 4){hint}"
         )
     _check_size((shape[1], shape[0]), "the array", max_pixels)
@@ -307,7 +307,7 @@ def to_picture(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> I
     except MemoryError as error:
         raise ImageRefused(f"{name}, {_by(image.size)}, does not fit into memory") from error
     turn = None
-    with suppress(Exception):  # a broken EXIF block says nothing against the pixels
+    with suppress(Exception):  # the pixels may be intact despite a broken EXIF block
         turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     if turn is not None:
         result = result.transpose(turn)
@@ -321,10 +321,12 @@ def _load(image: Image.Image, name: str) -> None:
     except MemoryError:
         raise
     except BOMBS as error:
-        raise ImageRefused(f"{name} is too large: {told(error)}") from error
+        raise ImageRefused(f"{name} is too large: {message_of(error)}") from error
     except Exception as error:  # decoders raise whatever their parsers stumble over
         kind = f"{image.format} " if image.format else ""
-        raise ImageRefused(f"{name} is a damaged or cut off {kind}file: {told(error)}") from error
+        raise ImageRefused(
+            f"{name} is a damaged or cut off {kind}file: {message_of(error)}"
+        ) from error
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -343,7 +345,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:
-        reason = f"its {image.mode} pixels cannot be turned into RGB: {told(error)}"
+        reason = f"its {image.mode} pixels cannot be turned into RGB: {message_of(error)}"
         raise ImageRefused(f"{name} is not usable, {reason}") from error
     opaque = Image.new("RGB", image.size, "white")
     opaque.paste(clear, mask=clear)
@@ -360,7 +362,7 @@ def _of_16_bits(values: NDArray[np.uint16], white: int = 0) -> NDArray[np.uint8]
 
 
 def _declared_white(image: Image.Image) -> int:
-    """The largest value that a TIFF file says its pixels can have; 0 for none."""
+    """The largest pixel value by a TIFF file's own metadata; 0 for none."""
     tags = getattr(image, "tag_v2", {})
     with suppress(Exception):  # tags hold whatever a stranger has written
         if _MAX_SAMPLE in tags:

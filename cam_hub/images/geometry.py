@@ -1,4 +1,4 @@
-"""Where a photo lies in a model's input, and the way back for a map.
+"""The placement of a photo in a model's input, and of a map on the photo.
 
 Resizing, cropping, squashing and padding are one axis-aligned affine transform from photo pixels to
 input pixels. :class:`Placement` holds it with its inverse. Coordinates are continuous: pixel ``i``
@@ -135,7 +135,7 @@ class Placement:
         """Lay a model's map over the photo.
 
         Cell ``(r, c)`` of the map covers the input rows ``[r * h / rows, (r + 1) * h / rows)`` and
-        the columns likewise. Each photo pixel takes the map's value at its own centre. "bilinear"
+        the columns alike. Each photo pixel takes the map's value at its own centre. "bilinear"
         interpolates between cell centres and holds the edge cells' values beyond the outermost
         centres (``align_corners=False`` in the words of ``torch.nn.functional.interpolate``); maps
         finer than the photo are sampled, not averaged. "nearest" takes the cell that the centre
@@ -148,7 +148,7 @@ class Placement:
 
         Returns:
             float32 of shape ``(height, width)`` of the photo. Peak memory is this array and one
-            intermediate that is no larger than the larger of it and the map.
+            intermediate of at most the size of the larger of it and the map.
 
         Raises:
             InvalidArgument: The map is empty, not two-dimensional or not of real numbers, or the

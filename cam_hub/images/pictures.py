@@ -1,4 +1,4 @@
-"""The pictures of an explanation, painted when somebody asks for them."""
+"""The pictures of an explanation, painted on first access."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ Paint = Callable[[], Iterable[Image.Image]]
 class Pictures:
     """One picture, or the frames of a clip: upright, RGB, all of one size.
 
-    A picture that was given as a tensor has to be painted first, which takes longer than all else
-    that is done around a small network; many who explain tensors never look at it. Any number of
-    threads may ask.
+    A picture given as a tensor must be painted first, which takes longer than everything else
+    around a small network, and is often not needed. Access is thread-safe.
 
     Args:
-        paint: Makes the pictures, at least one; called when they are first asked for.
+        paint: Makes the pictures, at least one; called on first access.
         clip: Whether they are frames.
         facts: What the manifest records of the image, where the pictures are not the image
             itself but what is shown in its place.
@@ -52,30 +51,30 @@ class Pictures:
 
     @classmethod
     def of(cls, frames: Iterable[Image.Image], *, clip: bool = False) -> Pictures:
-        """Pictures that are at hand."""
+        """Pictures that are painted already."""
         return cls(partial(tuple, tuple(frames)), clip=clip)
 
     @property
     def frames(self) -> tuple[Image.Image, ...]:
-        """The pictures; of an image one."""
+        """The pictures; one for an image."""
         paint = self._paint
         if paint is not None:
             self._frames = tuple(paint())
-            self._paint = None  # and with it what was painted
+            self._paint = None  # frees the tensor, too
         if self._frames is None:
-            raise AssertionError("they are there before what paints them goes")
+            raise AssertionError("neither pictures nor a function that paints them")
         return self._frames
 
     @property
     def photo(self) -> Image.Image:
-        """The picture; of a clip the frame in the middle."""
+        """The picture; for a clip, the frame in the middle."""
         return self.frames[len(self.frames) // 2]
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
-        """What the manifest says of the picture: its size, and the digest of its pixels.
+        """The manifest's entry for the picture: its size, and the digest of its pixels.
 
-        Of a clip also how many frames there are, and the digest of their digests.
+        For a clip, also the number of frames, and the digest of their digests.
         """
         if self._recorded is not None:
             return self._recorded()

@@ -70,11 +70,11 @@ _WHOLE_CROPS = 4
 
 @dataclass(frozen=True)
 class Crop:
-    """What a preprocessing does to a photo before it becomes numbers.
+    """The geometric part of a preprocessing.
 
     Attributes:
-        height: Of the input.
-        width: Of the input.
+        height: Height of the input.
+        width: Width of the input.
         resize_size: As in ``Preprocessing``, and so are the others.
         crop_mode: How the photo's proportions are treated.
         interpolation: Filter of the resize.

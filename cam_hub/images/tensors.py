@@ -1,4 +1,4 @@
-"""Already preprocessed images: what is accepted as one, and what is not."""
+"""Checks of tensors that hold preprocessed images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["check_tensor", "is_finite", "pixels_of", "same"]
 
 
 def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor:
-    """Take an already preprocessed image or clip, or say why it is none.
+    """Checks a preprocessed image or clip.
 
     Args:
         tensor: Floating point, of shape ``(C, H, W)`` or ``(1, C, H, W)``; of a clip
@@ -48,7 +48,9 @@ def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor
             "to explain_many"
         )
     if len(shape) not in (axes, axes + 1):
-        raise ImageRefused(f"a tensor of shape {shape} is no {kind_of}; it takes {wanted}")
+        raise ImageRefused(
+            f"a tensor of shape {shape} is not a single {kind_of}; it takes {wanted}"
+        )
     if 0 in shape:
         raise ImageRefused(f"a tensor of shape {shape} is empty")
     if shape[-axes] != channels:

@@ -26,15 +26,15 @@ __all__ = ["Comparison"]
 class Comparison:
     """Maps of one picture by several models (rows) and methods, layers or classes (columns).
 
-    Where a method takes a ``scale``, that is ``"shares"``: one scale for the whole grid, on which a
-    place is the hotter the more of its map's total it holds; ``"values"``: un-normalised, the
+    Where a method takes a ``scale``, that is ``"shares"``: one scale for the whole grid, of each
+    position's share of its map's total; ``"values"``: un-normalised, the
     maps of one model, method and layer together, others apart; or ``"own"``: each map from its
-    least to its greatest value. ``cam_hub.results.comparison_sheets`` tells why.
+    least to its greatest value. ``cam_hub.results.comparison_sheets`` has the reasons.
 
     Attributes:
         photo: The picture, upright, RGB; None where each model makes its own of it.
         kind: What the columns are: ``"methods"``, ``"layers"`` or ``"classes"``.
-        titles: What stands above the columns.
+        titles: The titles of the columns.
         rows: One per model.
     """
 
@@ -50,7 +50,7 @@ class Comparison:
 
     @property
     def first_error(self) -> CamHubError | None:
-        """Why there is no map at all; None if there is one."""
+        """The first error, if no cell has a map; None otherwise."""
         if any(cell.explanation is not None for cell in self.cells):
             return None
         return next(cell.error for cell in self.cells if cell.error is not None)
@@ -140,7 +140,7 @@ class Comparison:
         colormap: str = "jet",
         tile_width: int = 400,
     ) -> list[Image.Image]:
-        """The cells of one row, each as a captioned picture; the layers of a network as a film.
+        """The cells of one row, each as a captioned frame of an animation.
 
         Args:
             scale: As for ``pictures``.
@@ -239,7 +239,7 @@ class Comparison:
                 files that its table lists with their digests, as long as they are unchanged. All
                 others stay. Whenever the process ends, the folder holds the earlier result or the
                 new one.
-            scale: Of the sheet and the strips, as for ``pictures``, and so are the others.
+            scale: The scale of the sheet and the strips, as for ``pictures``.
             alpha: Opacity.
             colormap: Colour map.
 

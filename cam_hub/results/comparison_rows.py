@@ -45,12 +45,12 @@ __all__ = [
 
 
 Kind = Literal["methods", "layers", "classes"]
-"""What the columns of a comparison are."""
+"""The kind of the columns of a comparison."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What it took to make a map.
+    """The cost of a map.
 
     Attributes:
         seconds: From the photo to the map, without loading the model and looking for its layers.
@@ -65,18 +65,18 @@ class Cost:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One place of the grid.
+    """One cell of the grid.
 
     Attributes:
         method: Name of the method.
         layer: The layer, as far as it is known.
-        class_index: The class, likewise.
+        class_index: The class, as far as it is known.
         label: Its label.
         probability: In [0, 1]; None where the model gives none.
-        explanation: What the map belongs to; None if there is no map. Cells of one row may share
+        explanation: The explanation with the map; None without a map. Cells of one row may share
             it.
         cost: What the map took; None where nothing was done.
-        error: Why there is no map; None if there is one.
+        error: The reason for a missing map; None if there is one.
     """
 
     method: str
@@ -97,9 +97,9 @@ class Cell:
 
     @property
     def reason(self) -> str:
-        """Why there is no map; empty if there is one."""
+        """The reason for a missing map; empty if there is one."""
         if isinstance(self.error, NoMap):
-            return self.error.reason  # its message repeats what the cell says already
+            return self.error.reason  # its message repeats the facts in the cell
         return self.error.message if self.error is not None else ""
 
 
@@ -112,7 +112,7 @@ class Row:
         cells: One per column.
         predictions: Its most probable classes; empty for a model without classes, and where
             nothing was explained.
-        notes: What those who use the model should be told.
+        notes: Warnings about the model, for its users.
         has_random_weights: Whether its weights were drawn rather than trained: what its maps show
             means nothing then.
         loading_seconds: How long it took to have the model, and to know its layers.
@@ -181,11 +181,11 @@ def save(
 
     Args:
         photo: The common photo.
-        kind: What the columns are.
-        titles: Of the columns.
+        kind: The kind of the columns.
+        titles: The titles of the columns.
         rows: The rows.
         folder: Where to.
-        drawn: What writes further files, by name.
+        drawn: The writers of further files, by name.
 
     Raises:
         InvalidArgument: If the folder is a file, or holds anything but an earlier comparison, or

@@ -18,7 +18,7 @@ from cam_hub.results.explanation import Explanation
 from cam_hub.results.maps import Map
 from cam_hub.results.montage import colorbar, label_text, montage, note, stack
 from cam_hub.results.overlay import fitting
-from cam_hub.targets.predictions import Prediction, said_of
+from cam_hub.targets.predictions import Prediction, prediction_text
 
 __all__ = [
     "FULL_HEAT",
@@ -87,8 +87,8 @@ def heat_of(
         scale: Name of the scale.
 
     Returns:
-        Float32 ``(rows, cols)`` each, None where there was none. Of a signed map the shares are
-        those of its total magnitude, and zero stays zero.
+        Float32 ``(rows, cols)`` each, None for None. For a signed map, the shares are those of its
+        total magnitude, and zero stays zero.
     """
     peaks: dict[Hashable, float] = {}
     for cam, unit in zip(cams, units, strict=True):
@@ -116,7 +116,7 @@ def ends_of(scale: Scale, *, signed: bool = False) -> tuple[str, str]:
     return {
         "shares": ("0", f"{FULL_HEAT:g} times an even spread, or more"),
         "values": ("0", "the greatest value"),
-        "own": ("least value of the map", "its greatest value"),
+        "own": ("minimum of the map", "its maximum"),
     }[scale]
 
 
@@ -193,12 +193,12 @@ def sheet(
 
     Args:
         photo: Stands before the rows; None: each row's own.
-        titles: Of the columns.
+        titles: The titles of the columns.
         rows: The rows.
-        pictures: Of the cells, row by row; None where there is none.
-        scale: The one that the pictures were drawn on.
-        colormap: Theirs.
-        tile_width: Pixels.
+        pictures: The pictures of the cells, row by row; None for a cell without one.
+        scale: The scale of the pictures.
+        colormap: The colour map of the pictures.
+        tile_width: Width of a tile in pixels.
     """
     tiles: list[Tile] = []
     flowing = len(rows) == 1 and len(titles) > _MOST_ABREAST
@@ -263,7 +263,7 @@ def percent(probability: float) -> str:
 def percent_or_score(found: Prediction) -> str:
     """The probability of a prediction in words; its score if it has none."""
     if found.probability is None:
-        return said_of(found)
+        return prediction_text(found)
     return percent(found.probability)
 
 

@@ -227,8 +227,8 @@ class Explanation(Maps):
     ) -> Image.Image:
         """One picture of all layers' overlays, with the photo first and the fusion last.
 
-        A layer whose map is blank is shown as the bare photo, and its caption says so. Of a clip,
-        each layer has a row: its fusion over time, and its steps (of many, eight spread evenly).
+        A layer with a blank map is shown as the bare photo, with a note in its caption. For a clip,
+        each layer has a row: its fusion over time, and its steps (at most eight, evenly spread).
         """
         index = self._class(class_index)
         if self.steps > 1:

@@ -179,24 +179,24 @@ def make_manifest(
     layer_notes: Mapping[str, str] | None = None,
     agreement: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """The manifest of an explanation, but for what it says of the picture.
+    """The manifest of an explanation, without the entry for the picture.
 
     Args:
         model: The model.
         placement: Where the model's input lay on the picture.
         method: Name of the method.
-        parameters: Of the method.
+        parameters: The parameters of the method.
         layers: Names of the target layers.
         classes: The explained classes: ``class_index``, ``label`` and, where there is one,
             ``probability``.
-        contrast: The classes whose scores were taken off theirs: ``class_index``, ``label`` and
-            ``weight``.
-        target: What was differentiated, as ``Target.describe`` tells it.
-        options: Of the request, as ``options.recorded`` gives them.
+        contrast: The classes whose scores were subtracted from theirs: ``class_index``, ``label``
+            and ``weight``.
+        target: The scores that were differentiated, from ``Target.describe``.
+        options: The options of the request, from ``options.recorded``.
         predictions: The most probable classes.
-        grids: Rows and columns of the maps, by class index and layer; of a clip steps, rows and
+        grids: Rows and columns of the maps, by class index and layer; for a clip steps, rows and
             columns.
-        samples: How many noisy copies each map is made of; none of maps without noise.
+        samples: The number of noisy copies for each map; empty for maps without noise.
         precision: Floating-point type of the pass.
         autocast: The type in which autocast computed what it could, or None.
         batch_size: How many images passed the network at once, if there was more than one.

@@ -48,7 +48,7 @@ ScaleChoice = Limits | str | None
 greatest value; ``"common"`` for one scale for all maps of the picture."""
 
 _HELD = 4 << 20
-"""Bytes of a heatmap that may be held: those of a megapixel."""
+"""Maximum size of a cached heatmap, in bytes: that of a megapixel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Maps:
     None stands for the fusion of all of them. An image has one step.
 
     Attributes:
-        pictures: What was explained.
+        pictures: The explained pictures.
         placement: Where the model's input lay on it.
         predictions: The most probable classes, the first the most probable; empty for a model
             without classes.
@@ -68,7 +68,7 @@ class Maps:
         cams: One un-normalised map, float32 ``(rows, cols)``, per class index and layer; of a clip
             ``(steps, rows, cols)``, with as many steps as the layer has.
         labels: The labels of the explained classes, by index.
-        described: The manifest, or all of it but what it says of the pictures.
+        described: The manifest, perhaps without the entry for the pictures.
     """
 
     pictures: Pictures
@@ -188,21 +188,21 @@ class Maps:
         """The map as the method computes it, at the layer's own resolution.
 
         The steps of a clip come from one pass and are on one scale, so that they are fused by the
-        largest value of each place, as LayerCAM fuses layers: a place that spoke for a moment is
-        not thinned by the time in which it was silent, as a mean would do.
+        largest value of each place, as LayerCAM fuses layers: unlike a mean, this
+        does not dilute a short activation by the rest of the time.
 
         Args:
             class_index: One of ``classes``; None for the first.
             layer: One of ``layers``; None for the fusion of all of them (the map itself if there
                 is only one layer), linear in space and time where their grids differ.
-            step: A step of time; None for the fusion of all. Of a layer that has fewer than
-                ``steps``, that of its own which covers the middle of this one.
+            step: A step of time; None for the fusion of all. For a layer with fewer than
+                ``steps``, the layer's step at the middle of this one.
 
         Returns:
             Float32 ``(rows, cols)``, at least 0 unless ``signed``. Maps of one layer, and steps of
             one clip, are un-normalised and can be compared with each other; a fusion of layers is
-            in [0, 1], signed in [-1, 1], since it needs its maps on one scale. A step in which
-            nothing spoke is zero.
+            in [0, 1], signed in [-1, 1], since it needs its maps on one scale. A step
+            without evidence is zero.
 
         Raises:
             ClassNotFound: If the class was not explained.
@@ -251,8 +251,8 @@ class Maps:
         Returns:
             Float32 ``(H, W)`` in [0, 1]: the map, stretched from its least to its greatest value
             (of a step: from the least to the greatest of all steps), laid through the inverse of
-            the model's resize and crop. 0 where the model saw nothing (``seen`` tells these
-            pixels from the cold ones). A signed map keeps its zero and is in [-1, 1]: it is
+            the model's resize and crop. 0 outside the model's input (``seen`` distinguishes
+            these pixels from cold ones). A signed map keeps its zero and is in [-1, 1]: it is
             divided by its largest magnitude, or by that of ``scale``.
 
         Raises:
@@ -305,7 +305,7 @@ class Maps:
     ) -> NDArray[np.bool_]:
         """``(H, W)``: the pixels whose heat is at least ``threshold``, in (0, 1].
 
-        Of a signed map these speak for the class; ``sign="against"`` has those that speak against.
+        For a signed map these support the class; ``sign="against"`` has those that oppose it.
         """
         return regions.mask(self._positive(class_index, layer, step), threshold)
 

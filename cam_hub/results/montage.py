@@ -35,7 +35,7 @@ _PAPER = (255, 255, 255)
 _INK = (32, 32, 36)
 _VOID = (232, 232, 236)
 _ELLIPSIS = "…"
-_TALLEST = 2  # a tile is at most so many times as high as wide: slivers would be endless
+_TALLEST = 2  # maximum height of a tile in relation to its width: slivers would be very high
 _MAX_CODES = 3  # code points that stand for a label
 _SHEET_ASPECT = 1.5  # width to height that an automatic number of columns aims at
 
@@ -80,7 +80,7 @@ def montage(
     check_whole("tile_width", tile_width, 16, MAX_TILE_WIDTH)
     pictures = [_scaled(checked_photo(image, "tiles"), tile_width) for _, image in tiles]
     if columns is None:
-        columns = _pleasant_columns(len(tiles), max(image.height for image in pictures), tile_width)
+        columns = _default_columns(len(tiles), max(image.height for image in pictures), tile_width)
     columns = min(check_whole("columns", columns), len(tiles))
 
     margin = max(4, tile_width // 20)
@@ -152,7 +152,7 @@ def colorbar(
 
 
 def note(text: str, size: tuple[int, int]) -> Image.Image:
-    """Words in a picture's place: why there is none.
+    """A text in the place of a missing picture.
 
     Args:
         text: Broken into lines; what does not fit is left out.
@@ -198,7 +198,7 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def _wrapped(text: str, font: _Font, width: float, most: int) -> list[str]:
-    """At most so many lines of at most this width; the last one tells if there was more."""
+    """Lines of at most this width; the last one ends in an ellipsis if the text is longer."""
     words = text.split()
     lines: list[str] = []
     while words and len(lines) < most:
@@ -219,15 +219,15 @@ def _scaled(image: Image.Image, width: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
-def _pleasant_columns(count: int, tile_height: int, tile_width: int) -> int:
-    """As many columns as give the sheet its aspect, evened out so that the last row is filled."""
+def _default_columns(count: int, tile_height: int, tile_width: int) -> int:
+    """The number of columns for the aspect of the sheet, adjusted to fill the last row."""
     columns = round(math.sqrt(count * _SHEET_ASPECT * tile_height / tile_width))
     rows = math.ceil(count / min(max(columns, 1), count))
     return math.ceil(count / rows)
 
 
 def _fitted(text: str, font: _Font, width: float) -> str:
-    """Text on one line that is no wider than ``width`` pixels, its middle left out if need be."""
+    """Text on one line of at most ``width`` pixels, with its middle left out if necessary."""
     text = _written(text)
     # Nothing that fits has many more characters than pixels; a megabyte of text is not measured.
     room = int(width)

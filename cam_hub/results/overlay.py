@@ -59,7 +59,7 @@ def pixels_of(image: Image.Image) -> Pixels:
 
 
 def picture_of(pixels: Pixels) -> Image.Image:
-    """The way back from ``pixels_of``."""
+    """The RGB image of pixels; the inverse of ``pixels_of``."""
     height, width, _ = pixels.shape
     return Image.frombytes("RGB", (width, height), pixels.tobytes(), "raw", "RGBX")
 
@@ -68,9 +68,9 @@ def mixed(ground: Pixels, colours: Pixels, weight: int) -> Pixels:
     """Two pictures mixed in fixed point, rounded to the nearest level.
 
     Args:
-        ground: Any shape.
-        colours: Of the same shape.
-        weight: Theirs, from 0 for the ground alone to ``ONE`` for the colours alone.
+        ground: Pixels of any shape.
+        colours: Pixels of the same shape.
+        weight: The weight of the colours, from 0 for the ground alone to ``ONE``.
     """
     if weight == ONE:
         return colours
@@ -94,7 +94,7 @@ def mixed(ground: Pixels, colours: Pixels, weight: int) -> Pixels:
 
 
 def unseen_mark(ground: Pixels, first_row: int, period: int) -> Pixels:
-    """How a band of the photo looks in full where the model saw nothing: dark, grey, hatched.
+    """The mark for pixels outside the model's input, at full opacity: dark, grey, hatched.
 
     Args:
         ground: The band.
@@ -102,7 +102,7 @@ def unseen_mark(ground: Pixels, first_row: int, period: int) -> Pixels:
         period: Pixels from one line to the next, along a row.
 
     Returns:
-        As many, in [0, 193], the channels equal.
+        Pixels of the same shape in [0, 193], with equal channels.
     """
     rows, columns = ground.shape[:2]
     # Luma after ITU-R BT.601 as Pillow has it, times 0.6: at most 153.
@@ -119,7 +119,7 @@ def unseen_mark(ground: Pixels, first_row: int, period: int) -> Pixels:
 
 
 class Colormap(NamedTuple):
-    """What a menu needs to know about a colour map.
+    """A colour map, as shown in a menu.
 
     Attributes:
         name: Matplotlib's name of it.
@@ -127,7 +127,7 @@ class Colormap(NamedTuple):
             one hue over a pale middle to another.
         colour_blind_safe: Its lightness never falls from cold to hot, so it is read rightly
             without seeing hue at all: with any colour vision, and in grey print. Diverging maps
-            fail this test, though many viewers tell their two ends apart by hue.
+            fail this test, though most viewers distinguish their two ends by hue.
     """
 
     name: str
@@ -229,7 +229,7 @@ def colorize(heatmap: Heatmap, colormap: str = "jet") -> Image.Image:
         RGB image of W × H: each pixel takes the nearest of the map's 256 colours.
 
     Raises:
-        InvalidArgument: The heatmap is no picture or holds NaN, or the colour map is unknown.
+        InvalidArgument: The heatmap is not a picture or holds NaN, or the colour map is unknown.
     """
     heatmap = checked_heatmap(heatmap)
     table = colormap_table(colormap)
@@ -271,7 +271,7 @@ def overlay(
         A new RGB image of W × H.
 
     Raises:
-        InvalidArgument: Sizes differ, the photo is not RGB, the heatmap is no picture or holds
+        InvalidArgument: Sizes differ, the photo is not RGB, the heatmap is not a picture or holds
             NaN, alpha is out of range, or the colour map is unknown.
     """
     photo = checked_photo(photo)
@@ -365,7 +365,7 @@ def checked_photo(photo: Image.Image, argument: str = "photo") -> Image.Image:
 
     Raises:
         InvalidArgument: It is anything else. No mode is converted silently: transparency and
-            16-bit greys need a decision that belongs to whoever opened the file.
+            16-bit greys require a decision of the caller.
     """
     if not isinstance(photo, Image.Image) or photo.mode != "RGB" or 0 in photo.size:
         seen = f"{type(photo).__name__}, mode {getattr(photo, 'mode', None)}"

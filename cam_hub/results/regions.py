@@ -112,7 +112,7 @@ def boxes(heatmap: Heatmap, threshold: float, *, min_area: float = 0.0) -> list[
 def checked_heatmap(heatmap: Heatmap, argument: str = "heatmap") -> Heatmap:
     """A heatmap as a real array ``(H, W)`` with at least one pixel.
 
-    Values are not looked at: whoever reads them pixel by pixel refuses NaN on the way.
+    Values are not checked: functions that read them refuse NaN.
 
     Args:
         heatmap: What was given.

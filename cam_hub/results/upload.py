@@ -60,7 +60,7 @@ class HubWriter:
 
     Raises:
         InvalidArgument: If ``repo_id`` is not of that form.
-        HubRefused: If there is no token.
+        HubRefused: If no token is found.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a task is: how its networks are called, and what of their answer is differentiated."""
+"""Base classes of tasks: how a network is called, and which scores of its output are explained."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ __all__ = [
 ]
 
 _SHOWN = 5
-"""Predictions that an explanation holds."""
+"""Number of predictions in an explanation."""
 
 _VALUES = 100
-"""Values of a regression that an explanation holds."""
+"""Maximum number of values of a regression in an explanation."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the features of a picture are compared with.
+    """The reference with which features of a picture are compared.
 
     Attributes:
-        output: The network's output for the reference picture; None where that is the explained
+        output: The network's output for the reference picture; None if that is the explained
             picture itself.
-        baseline: The network's output for a picture in which there is nothing to see, or None.
-        facts: What the manifest says of the reference picture; JSON types only.
+        baseline: The network's output for a blank picture, or None.
+        facts: The manifest's entry for the reference picture; JSON types only.
     """
 
     output: Any = None
@@ -59,16 +59,16 @@ class Reference:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """How the classes stand in the clean image.
+    """The scores of all classes for the image without noise.
 
     Attributes:
         ranking: ``(K,)``, higher is better; orders predictions and ``top(count)``.
-        probabilities: ``(K,)`` in [0, 1], or None where the answer is no probability.
+        probabilities: ``(K,)`` in [0, 1], or None if the output has no probabilities.
         eligible: ``(K,)`` bool: classes that may be chosen without being named. The others stay
             out of ``top(count)``, and out of the predictions too if their probability is 0.
         scores: ``(K,)`` raw scores that predictions hold, or None.
-        predicted: Where something else than the classes was scored: how the classes stand.
-        labels: Of ``predicted``: names of the classes, where the model's own do not apply.
+        predicted: The scores of the classes, if something else than the classes is explained.
+        labels: Names of the classes in ``predicted``, if the model's own do not apply.
     """
 
     ranking: Tensor
@@ -82,42 +82,42 @@ class ClassScores:
     def of(
         cls, ranking: Tensor, probabilities: Tensor | None, scores: Tensor | None = None
     ) -> ClassScores:
-        """Standings in which every class may be chosen."""
+        """Scores of classes which may all be chosen."""
         eligible = torch.ones(ranking.shape, dtype=torch.bool)
         return cls(ranking, probabilities, eligible, scores)
 
     @cached_property
-    def said(self) -> Tensor:
-        """``(K,)`` bool: the classes of which the model said anything, which predictions tell."""
+    def has_score(self) -> Tensor:
+        """``(K,)`` bool: the classes with a score, which predictions may contain."""
         if self.probabilities is None or bool(self.eligible.all()):
             return self.eligible
         return self.eligible | (self.probabilities > 0)
 
     @cached_property
     def shown(self) -> tuple[int, ...]:
-        """The classes of the predictions of an explanation, looked for once."""
+        """The classes of an explanation's predictions."""
         return self.best(_SHOWN)
 
     def best(self, count: int) -> tuple[int, ...]:
-        """The most probable classes; of values, which have no order, the first ones.
+        """The most probable classes; for values, which have no order, the first ones.
 
         Args:
-            count: How many at most; of values always up to a hundred.
+            count: Maximum number of classes; for values, it is always a hundred.
         """
         if self.probabilities is None:
             return () if self.scores is None else tuple(range(min(len(self.scores), _VALUES)))
-        return tuple(best_of(self.ranking, self.said, count))
+        return tuple(best_of(self.ranking, self.has_score, count))
 
-    def tells(self, index: int) -> bool:
-        """Whether the model said anything about a class."""
+    def is_scored(self, index: int) -> bool:
+        """Whether a class has a score."""
         nothing = self.probabilities is None and self.scores is None
-        return not nothing and bool(self.said[index])
+        return not nothing and bool(self.has_score[index])
 
     def prediction(self, index: int, names: Sequence[str] | None) -> Prediction:
-        """What the model says of a class.
+        """The prediction of a class.
 
         Args:
-            index: Of the class.
+            index: The index of the class.
             names: The labels of all classes, or None.
         """
         probability = None if self.probabilities is None else float(self.probabilities[index])
@@ -126,11 +126,11 @@ class ClassScores:
 
 
 class Target(ABC):
-    """What is differentiated in one explanation.
+    """The scores that one explanation differentiates.
 
-    A target is used for one picture and by one thread. The first output that it is given holds the
-    clean image in its first row; what that fixes (a reference, a box) holds for all that follow. As
-    long as it was given none, ``copy.copy`` of it is a target of its own.
+    A target is used for one picture and by one thread. The first output holds the image without
+    noise in its first row, which fixes the reference or the box for all later outputs. Before that,
+    ``copy.copy`` returns an independent target.
 
     Attributes:
         labels: Names of the scores, where the model's own class names do not apply.
@@ -140,7 +140,7 @@ class Target(ABC):
 
     @abstractmethod
     def scores(self, output: Any) -> Tensor:
-        """``(N, K)`` scores, differentiable, of what ``Task.run`` returned for N images.
+        """``(N, K)`` scores, differentiable, for the outputs of ``Task.run`` for N images.
 
         Raises:
             ModelRefused: If the output is not of the task's kind.
@@ -157,11 +157,11 @@ class Target(ABC):
         raise InvalidArgument("target", "probability", "'logit': there are no probabilities")
 
     @abstractmethod
-    def standings(self, output: Any) -> ClassScores:
-        """How the classes stand in the first image of the first output; after ``scores``."""
+    def class_scores(self, output: Any) -> ClassScores:
+        """The scores of all classes for the first image of the first output; after ``scores``."""
 
     def check(self, classes: Sequence[int]) -> None:
-        """Makes sure that these classes can be explained; after ``standings``.
+        """Checks that these classes can be explained; call ``class_scores`` first.
 
         Args:
             classes: Class indices; none if none was named and none is eligible.
@@ -178,27 +178,25 @@ class Target(ABC):
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """A kind of answer. To add one: a module with a child, and its line in ``registry.TASKS``.
+    """A kind of output. A new one is a module with a subclass, and its line in ``registry.TASKS``.
 
     Attributes:
         name: Its name in the registry.
-        dense: Whether the model answers for every place of the picture.
-        without_batch: How many dimensions its answer for one image has if the network removes the
-            batch's.
+        dense: Whether there is one output for each position in the picture.
+        without_batch: The number of dimensions of an output without a batch dimension.
         scattered: Whether its scores come from different parts of the network (pyramid levels).
-        saturating: Whether its scores are probabilities, which have no gradient where all but
-            nothing is missing to 1.
-        takes_region: Whether a part of the photo can be asked about.
-        takes_reference: Whether another picture can be compared with.
-        has_classes: Whether its scores are those of classes, which can be held against each other.
+        saturating: Whether its scores are probabilities, whose gradient vanishes close to 1.
+        takes_region: Whether it has an explanation for a part of the photo.
+        takes_reference: Whether it compares with another picture.
+        has_classes: Whether its scores are those of classes, which can be contrasted.
         has_probabilities: Whether a score has a probability that can be explained in its place.
         wanted: The output that the model was wrapped with, as a caller names it; None for the
             main one.
         head: The output of the network that is explained, if it returns several.
-        settled: Whether a look at what the network returns has settled the output.
+        settled: Whether the output was determined by running the network.
         inner: What the network applies to its scores before it returns them (softmax or sigmoid);
             None for nothing.
-        captured: Whether the scores before that can be had in a pass.
+        captured: Whether the scores before that can be recorded in a pass.
     """
 
     name: ClassVar[str]
@@ -233,12 +231,12 @@ class Task(ABC):
         """Calls the network on preprocessed images, ``(N, channels, rows, cols)``.
 
         Returns:
-            What a ``Target`` makes scores of: the output that is explained.
+            The output that is explained, from which a ``Target`` computes scores.
         """
         return self.run_whole(module, batch)[1]
 
     def run_whole(self, module: nn.Module, batch: Tensor) -> tuple[Any, Any]:
-        """Everything that the network returns, and of it what ``run`` returns.
+        """The whole output of the network, and the part that ``run`` returns.
 
         Where the network applies softmax or sigmoid itself, the latter are its scores before that;
         if these cannot be had, the logarithms of the probabilities (softmax) or their logits.
@@ -254,7 +252,7 @@ class Task(ABC):
         return raw, scores_of(probabilities, self.inner) if before is None else before
 
     def call(self, module: nn.Module, batch: Tensor) -> Any:
-        """Everything that the network returns."""
+        """The whole output of the network."""
         return module(batch)
 
     def read_from(
@@ -265,7 +263,7 @@ class Task(ABC):
         choice: OutputChoice = None,
         labels: int | None = None,
     ) -> Task:
-        """The task for this network, after a look at what it returns.
+        """The task for this network, determined by running it.
 
         Args:
             module: The network.
@@ -275,7 +273,7 @@ class Task(ABC):
 
         Raises:
             InvalidArgument: If there is no such output.
-            Exception: Whatever the network raises on the first input.
+            Exception: Any error of the network on the first input.
         """
         del labels
         if choice is None:
@@ -284,7 +282,7 @@ class Task(ABC):
         return replace(self, head=found.head)
 
     def split(self, output: Any, counts: Sequence[int]) -> list[Any]:
-        """Takes the answer for a batch apart.
+        """Splits the output for a batch.
 
         Args:
             output: What ``run`` returned.
@@ -308,15 +306,15 @@ class Task(ABC):
         """The target of one explanation.
 
         Args:
-            region: The part of the photo that is asked about.
-            reference: What features are compared with.
+            region: The part of the photo that is explained.
+            reference: The reference of features.
 
         Raises:
             InvalidArgument: If the task cannot use an argument.
         """
 
     def check_target(self, target: str) -> None:
-        """Makes sure that there is such a score.
+        """Checks that there is such a score.
 
         Args:
             target: ``"logit"`` or ``"probability"``.
@@ -332,7 +330,7 @@ class Task(ABC):
             )
 
     def check_contrast(self, contrast: ContrastChoice) -> None:
-        """Makes sure that there is something that classes can be held against.
+        """Checks that there are classes to contrast.
 
         Raises:
             InvalidArgument: If a contrast is given and there are no classes.
@@ -341,7 +339,7 @@ class Task(ABC):
             raise InvalidArgument(
                 "contrast",
                 contrast,
-                f"None, since the answer of a {self.name} model is no choice between classes",
+                f"None, since a {self.name} model does not choose between classes",
             )
 
     def _refuse(self, *, region: Region | None = None, reference: Reference | None = None) -> None:

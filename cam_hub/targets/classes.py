@@ -1,4 +1,4 @@
-"""Which classes are meant: by index, by label, the best ones; and what they are held against."""
+"""The selection of classes by index, label or rank, and of the classes to contrast them with."""
 
 from __future__ import annotations
 
@@ -136,12 +136,12 @@ def choose_classes(
     names: Sequence[str] | None,
     eligible: Tensor | None = None,
 ) -> list[int]:
-    """Finds the class indices that are meant.
+    """Finds the indices of the selected classes.
 
     Args:
         choice: An index; a label, in full or one of its comma-separated names, whatever its
             case; ``top(count)`` or the text ``"top(count)"``; several of these; or None for the
-            predicted class. A text of digits that is no label is an index.
+            predicted class. A text of digits that is not a label is an index.
         ranking: ``(K,)``, higher is better.
         names: K labels, or None.
         eligible: ``(K,)`` bool, which classes may be chosen without being named; None for all.
@@ -189,18 +189,18 @@ def resolve_classes(
     names: Sequence[str] | None,
     eligible: Tensor | None = None,
 ) -> ResolvedClasses:
-    """Finds the classes that are meant, and the one that they are held against.
+    """Finds the selected classes, and those to contrast them with.
 
     Args:
         choice: As for ``choose_classes``, and so are the others.
         contrast: As for ``find_contrast``.
-        ranking: How the classes stand.
+        ranking: The scores of the classes.
         names: Their labels, or None.
-        eligible: Which may be chosen without being named.
+        eligible: The classes that may be chosen without being named.
 
     Raises:
         ClassNotFound: As ``choose_classes``.
-        InvalidArgument: As ``choose_classes``, and if a class would be held against itself.
+        InvalidArgument: As ``choose_classes``, and if a class would be contrasted with itself.
     """
     classes = tuple(choose_classes(choice, ranking, names, eligible))
     others = find_contrast(contrast, ranking.numel(), names)

@@ -107,7 +107,7 @@ class _ClassScores(Target):
         scores = self.scores(output)
         return scores.sigmoid() if self._sigmoid else scores.softmax(dim=1)
 
-    def standings(self, output: Any) -> ClassScores:
+    def class_scores(self, output: Any) -> ClassScores:
         """By score, with probabilities by softmax or sigmoid."""
         # In this order: MPS has no double precision.
         scores = self.scores(output)[0].detach().cpu().double()

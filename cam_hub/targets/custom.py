@@ -32,7 +32,7 @@ class Probabilities(Target):
 
     @property
     def labels(self) -> tuple[str, ...] | None:  # type: ignore[override]
-        """Those of the target."""
+        """The class scores of the target."""
         return self._base.labels
 
     def scores(self, output: Any) -> Tensor:
@@ -40,12 +40,12 @@ class Probabilities(Target):
         self._base.scores(output)
         return self._base.probabilities(output)
 
-    def standings(self, output: Any) -> ClassScores:
-        """Those of the target."""
-        return self._base.standings(output)
+    def class_scores(self, output: Any) -> ClassScores:
+        """The class scores of the target."""
+        return self._base.class_scores(output)
 
     def check(self, classes: Sequence[int]) -> None:
-        """As the target does."""
+        """Checks the classes by the target."""
         self._base.check(classes)
 
     def describe(self) -> dict[str, Any]:
@@ -154,10 +154,10 @@ class _Value(Target):
             )
         return found.reshape(count, 1)
 
-    def standings(self, output: Any) -> ClassScores:
+    def class_scores(self, output: Any) -> ClassScores:
         """One value, beside the predictions of the network's own task."""
         self._base.scores(output.read)
-        own = self._base.standings(output.read)
+        own = self._base.class_scores(output.read)
         with torch.no_grad():
             value = self.scores(output)[:1].detach().cpu().double().reshape(1)
         standing = ClassScores.of(value, None, value)

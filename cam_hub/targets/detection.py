@@ -31,8 +31,9 @@ def run_leniently(
 ) -> tuple[Any, float]:
     """Calls a detector with its score thresholds at 0, without writing to it.
 
-    Other threads may be calling the same module, so the parts that hold a threshold are replaced
-    by shallow copies in a copy of the way to them. All else, hooks too, is shared.
+    Other threads may be calling the same module, so the parts that hold a threshold, and
+    the modules that contain them, are replaced by shallow copies. Everything else, hooks too, is
+    shared.
 
     Args:
         module: The detector.
@@ -40,7 +41,7 @@ def run_leniently(
         *strict: Parts that keep their threshold.
 
     Returns:
-        What the detector returned, and the highest threshold that was put to 0.
+        The output of the detector, and the highest threshold that was set to 0.
     """
     found: list[float] = []
     view = _lenient(module, strict, found)
@@ -204,7 +205,7 @@ class _BoxScores(Target):
             return torch.stack([first, *rest])
         return torch.stack([self._followed(found, self._fixed) for found in output.images])
 
-    def standings(self, output: Any) -> ClassScores:
+    def class_scores(self, output: Any) -> ClassScores:
         """By score, times the overlap with the region; what the detector drops does not count."""
         del output
         fixed = self._settled()

@@ -30,12 +30,12 @@ __all__ = [
 _MAIN_KEYS = ("logits", "out")
 """Names under which networks that return a mapping keep their main tensor, by convention."""
 
-# Errors of tasks are raised where no model ID is known; whoever knows it puts it in.
+# Errors of tasks are raised where the model ID is not known; callers replace this text by it.
 _ANY_MODEL = "the model"
 
 
 def main_output(output: Any) -> Tensor | None:
-    """The tensor that an answer is about.
+    """The main tensor of an output.
 
     Args:
         output: A tensor; or a mapping or dataclass, of which ``"logits"`` or ``"out"`` is taken,

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from cam_hub.errors import InvalidArgument
 
-__all__ = ["Names", "Prediction", "best_of", "label_of", "said_of"]
+__all__ = ["Names", "Prediction", "best_of", "label_of", "prediction_text"]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class, or an output, with what the model says of it.
+    """A class, or a value of a regression, with its score.
 
     Attributes:
         class_index: Its index among the model's classes.
         label: Its label, or ``"class <index>"`` where the model has none.
-        probability: In [0, 1]; None where the answer is no probability, as in a regression.
+        probability: In [0, 1]; None if the model has no probabilities, as in a regression.
         score: The raw score: the logit, or the value of a regression; None where there is none
             beside the probability.
     """
@@ -41,8 +41,8 @@ def label_of(index: int, names: Sequence[str] | None) -> str:
     return names[index] if names is not None and index < len(names) else f"class {index}"
 
 
-def said_of(found: Prediction) -> str:
-    """What a model says of a class, in a few characters: the probability, else the score."""
+def prediction_text(found: Prediction) -> str:
+    """A prediction in a few characters: the probability, else the score."""
     if found.probability is not None:
         return f"{found.probability:.2%}"
     return "" if found.score is None else f"{found.score:.4g}"
@@ -54,7 +54,7 @@ def best_of(ranking: Tensor, allowed: Tensor | None, count: int | None) -> list[
     Args:
         ranking: ``(K,)``.
         allowed: ``(K,)`` bool, which may be among them; None for all.
-        count: How many at most; None for all.
+        count: Maximum number; None for all.
     """
     # In NumPy: after a forward pass each kind of torch's calls costs tens of microseconds.
     values = ranking.detach().cpu().double().numpy()

@@ -1,9 +1,9 @@
-"""How to read what a network returns, found by a few passes: its main output, and what it applies.
+"""The interpretation of a network's output, by a few passes: main output and last function.
 
 Some networks return several tensors (heads), and some end in a softmax or sigmoid of their own. A
 table of architectures would not help with a user's network, so it is run on a few inputs: the
-values tell probabilities from scores, and the autograd graph tells what was computed last and from
-what.
+values distinguish probabilities from scores, and the autograd graph shows the last operations and
+their inputs.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ _BOUNDED = {"Sigmoid", "Hardsigmoid", "Softmax", "Tanh", "Clamp", "Reciprocal", 
 """Names of graph nodes of functions whose values are bounded, or that can make up such a one."""
 
 _NEAR = 6
-"""So many graph nodes before an output are looked at for a bounded function."""
+"""Graph nodes before an output that are searched for a bounded function."""
 
 _DEEPER = 1.2
-"""Of several heads, the main one is computed by so many times as many operations as the others."""
+"""The main head has at least this many times as many operations as the others."""
 
 _NEVER_NEAR_ZERO = 16.0
-"""A logit of this size is a probability of 1 - 1e-7. One that always is larger is not a logit."""
+"""A logit of this size is a probability of 1 - 1e-7. An output that is always larger is none."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def probes(size: Sequence[int], like: Tensor) -> Iterator[Tensor]:
     """A few inputs, ``(1, *size)``: noise, a plain picture, and noise of a high contrast.
 
     Args:
-        size: Of the input, without the batch.
+        size: Shape of the input, without the batch.
         like: A tensor of the type and on the device of the inputs.
     """
     generator = torch.Generator().manual_seed(0)
@@ -187,11 +187,11 @@ def read_outputs(
     labels: int | None = None,
     kind: Kind = "classes",
 ) -> Reading:
-    """Runs a network on a few inputs, and finds out how to read what it returns.
+    """Runs a network on a few inputs, and determines how to interpret its output.
 
     Args:
         module: The network.
-        inputs: The first one must work, the others may fail.
+        inputs: The inputs; those after the first may fail.
         run: Calls the network; returns everything that it returns.
         choice: The output that a caller has chosen, or None.
         labels: How many class labels there are; None if that is not known.
@@ -339,7 +339,7 @@ _FITS: dict[Kind, Callable[[Tensor], bool]] = {
 
 
 def _main(raws: Sequence[Any], labels: int | None, kind: Kind) -> tuple[Path, bool]:
-    """The path of the main output, empty if there is no choice; and whether it has many labels."""
+    """The path of the main output, empty if there is only one; and whether it has many labels."""
     outputs = named_outputs(raws[0])
     if () in outputs:
         return (), False

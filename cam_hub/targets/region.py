@@ -43,11 +43,11 @@ class Region:
     whole: bool = False
 
     def weights(self, rows: int, cols: int) -> NDArray[np.float64]:
-        """How much of each cell of an output lies in the region.
+        """The part of each cell of an output that lies in the region.
 
         Args:
-            rows: Of a grid that is laid over the model's input.
-            cols: Likewise.
+            rows: Rows of a grid over the model's input.
+            cols: Columns of the grid.
 
         Returns:
             ``(rows, cols)`` in [0, 1]: the part of the cell's area that the region covers, exact

@@ -94,7 +94,7 @@ class _Values(Target):
             self.labels = tuple(f"value {index}" for index in range(count))
         return found
 
-    def standings(self, output: Any) -> ClassScores:
+    def class_scores(self, output: Any) -> ClassScores:
         """In the order of the outputs: values of different meaning have no other."""
         values = self.scores(output)[0].detach().cpu().double()
         order = -torch.arange(len(values), dtype=torch.float64)

@@ -110,7 +110,7 @@ class _RegionScores(Target):
         each = logits.sigmoid() if alone else logits.softmax(dim=1)
         return torch.einsum("nkhw,hw->nk", each, self._weights(each))
 
-    def standings(self, output: Any) -> ClassScores:
+    def class_scores(self, output: Any) -> ClassScores:
         """By the mean over the region of each pixel's probability."""
         logits = self._logits(output)[:1].detach().float()
         found = self.probabilities(logits)[0].cpu().double()

@@ -37,8 +37,8 @@ class Similarity(Task):
     features are.
 
     Attributes:
-        width: Length of the feature vector, where it is known: tells the axis of features from
-            those of places in an output that is not pooled.
+        width: Length of the feature vector, if known: distinguishes the axis of features from
+            those of positions in an output that is not pooled.
     """
 
     name: ClassVar[str] = "similarity"
@@ -77,8 +77,8 @@ class _Features(Target):
         """``(N, D)``."""
         return pooled(output, self._width)
 
-    def standings(self, output: Any) -> ClassScores:
-        """By value; features are no probabilities."""
+    def class_scores(self, output: Any) -> ClassScores:
+        """By value; features are not probabilities."""
         return ClassScores.of(self.scores(output)[0].detach().cpu().double(), None)
 
     def describe(self) -> dict[str, Any]:
@@ -104,8 +104,8 @@ class _Similar(Target):
             self._direction = self._aim(features[0].detach())
         return (features @ self._direction)[:, None]
 
-    def standings(self, output: Any) -> ClassScores:
-        """One score, which is no probability."""
+    def class_scores(self, output: Any) -> ClassScores:
+        """One score, which is not a probability."""
         return ClassScores.of(self.scores(output)[0].detach().cpu().double(), None)
 
     def describe(self) -> dict[str, Any]:
@@ -136,8 +136,8 @@ class _Similar(Target):
             raise NoMap("the features of the reference are not finite (NaN or infinity)")
         if length == 0:
             raise NoMap(
-                "the features of the reference are those of a picture with nothing to see in it, "
-                "so there is no similarity to explain; give another reference"
+                "the features of the reference are those of a blank picture, so that the "
+                "similarity cannot be explained; give another reference"
             )
         pair = torch.stack([clean, wanted]).cpu().double()
         self._cosine = float(torch.cosine_similarity(pair[0], pair[1], dim=0))

@@ -11,7 +11,7 @@ from cam_hub.layers.listing import SUGGESTIONS, LayerInfo
 from cam_hub.methods import METHODS
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.overlay import COLORMAPS
-from cam_hub.targets.predictions import Prediction, said_of
+from cam_hub.targets.predictions import Prediction, prediction_text
 
 __all__ = [
     "build_prediction_list",
@@ -169,7 +169,7 @@ def percent(found: Prediction) -> str:
     """A probability in three digits at most; the score of what has none."""
     probability = found.probability
     if probability is None:
-        return said_of(found)
+        return prediction_text(found)
     return f"{probability:.1%}" if probability >= 0.0005 else "< 0.1%"
 
 

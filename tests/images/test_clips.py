@@ -128,7 +128,7 @@ def test_only_the_frames_that_are_taken_are_opened():
         ([PICTURES[0], "missing.png"], "frame 1 of the clip: there is no file 'missing.png'"),
         ([PICTURES[0], None], "NoneType is not a kind of picture"),
         (noise(2, 4, 4).astype(np.float32) + 300, "scale it to"),
-        (noise(2, 4, 4)[None], "is no picture"),
+        (noise(2, 4, 4)[None], "is not a picture"),
         (animated()[:-20], "damaged"),
         (None, "NoneType is not a kind of picture"),
     ],
@@ -233,7 +233,7 @@ def test_a_preprocessed_clip_is_shown_as_its_frames():
 @pytest.mark.parametrize(
     ("shape", "why"),
     [
-        ((3, 8, 8), r"is no clip; it takes \(C, T, H, W\)"),
+        ((3, 8, 8), r"is not a single clip; it takes \(C, T, H, W\)"),
         ((2, 3, 4, 8, 8), "holds 2 clips"),
         ((4, 3, 8, 8), "frames of their own"),
         ((4, 8, 8, 3), "channels-last"),

@@ -88,7 +88,7 @@ def test_a_background_goes_with_photos_and_tensors_too(lion):
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        (bands(5), r"give an array \(H, W, 13\)|does not fit|is no picture"),
+        (bands(5), r"give an array \(H, W, 13\)|does not fit|is not a picture"),
         (bands(13).astype(np.int32), "int32 is not read"),
         (np.where(bands(13) > 0.5, np.nan, 0), "NaN"),
         (np.zeros((0, 4, 13)), "does not fit"),

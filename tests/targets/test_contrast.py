@@ -141,7 +141,7 @@ def test_labels_and_models_that_no_contrast_fits_are_refused_before_pictures_are
 
 def test_a_model_without_classes_has_no_contrast():
     model = of_task("similarity")
-    with pytest.raises(InvalidArgument, match="no choice between classes"):
+    with pytest.raises(InvalidArgument, match="does not choose between classes"):
         explain(model, inputs(model, 1)[0], target_layers=layer_of(model), contrast=1)
 
 

@@ -73,19 +73,19 @@ class TestMainOutput:
 class TestClassification:
     def test_softmax_is_over_all_classes(self):
         output = torch.tensor([[0.0, math.log(3)]])
-        standings = aimed(Classification(), output).standings(output)
+        standings = aimed(Classification(), output).class_scores(output)
         assert standings.probabilities.tolist() == pytest.approx([0.25, 0.75])
         assert standings.eligible.all()
 
     def test_half_precision_scores_give_probabilities_that_add_up(self):
         output = torch.randn((1, 1000), generator=torch.Generator().manual_seed(0)).half()
-        standings = aimed(Classification(), output).standings(output)
+        standings = aimed(Classification(), output).class_scores(output)
         assert float(standings.probabilities.sum()) == pytest.approx(1)
 
     def test_with_many_labels_each_class_has_a_sigmoid_of_its_own(self):
         output = torch.tensor([[0.0, math.log(3)]])
         target = aimed(Classification(multi_label=True), output)
-        assert target.standings(output).probabilities.tolist() == pytest.approx([0.5, 0.75])
+        assert target.class_scores(output).probabilities.tolist() == pytest.approx([0.5, 0.75])
         assert target.describe()["text"] == "class score before sigmoid"
 
     @pytest.mark.parametrize("shape", [(2,), (2, 1), (2, 1, 1, 1)])
@@ -94,7 +94,7 @@ class TestClassification:
         target = aimed(Classification(), output)
         z = math.log(3)
         assert target.scores(output).tolist() == [pytest.approx([-z, z])] * 2
-        assert target.standings(output).probabilities.tolist() == pytest.approx([0.25, 0.75])
+        assert target.class_scores(output).probabilities.tolist() == pytest.approx([0.25, 0.75])
         assert target.describe()["probabilities"] == "sigmoid"
 
     @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ class TestSimilarity:
     def test_there_is_no_class_and_no_probability(self):
         target = Similarity().target(reference=Reference())
         assert target.scores(self.FEATURES).shape == (3, 1)
-        assert target.standings(self.FEATURES).probabilities is None
+        assert target.class_scores(self.FEATURES).probabilities is None
         assert target.labels == ("similarity to itself",)
 
     def test_with_nothing_to_refer_to_each_feature_is_a_score(self):
@@ -207,7 +207,7 @@ class TestSimilarity:
 
     def test_features_equal_to_the_baseline_have_no_direction(self):
         reference = Reference(baseline=self.FEATURES[:1])
-        with pytest.raises(NoMap, match="nothing to see"):
+        with pytest.raises(NoMap, match="blank picture"):
             Similarity().target(reference=reference).scores(self.FEATURES)
 
     def test_features_that_are_not_finite_are_no_reference(self):

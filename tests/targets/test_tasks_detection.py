@@ -55,7 +55,7 @@ def test_a_region_chooses_among_boxes_by_score_times_overlap():
     target = Detection(4).target(region=read_region((0, 0, 20, 20), HALF))
     output = detected(TWO)
     assert target.scores(output).tolist() == [[0, 0.5, 0.25, 0]]
-    assert target.standings(output).ranking.tolist() == [0, 0.5, 0.25, 0]
+    assert target.class_scores(output).ranking.tolist() == [0, 0.5, 0.25, 0]
     target.check([1])
     described = target.describe()
     assert described["boxes"] == {"1": [0, 0, 20, 20]}, "in the photo's pixels"
@@ -94,7 +94,7 @@ def test_what_is_below_the_models_threshold_is_not_chosen_but_can_be_named():
     output = detected(image((LEFT, 1, 0.5), (RIGHT, 2, 0.04)))
     target = Detection(4).target()
     target.scores(output)
-    standings = target.standings(output)
+    standings = target.class_scores(output)
     assert standings.eligible.tolist() == [False, True, False, False]
     assert standings.probabilities.tolist() == [0, 0.5, 0, 0]
     target.check([2])
@@ -107,7 +107,7 @@ def test_nothing_detected_has_no_map(found):
     output = detected(image(*found))
     target = Detection(4).target()
     target.scores(output)
-    assert not target.standings(output).eligible.any()
+    assert not target.class_scores(output).eligible.any()
     with pytest.raises(NoMap, match=r"nothing was detected .*threshold 0\.05"):
         target.check([])
 

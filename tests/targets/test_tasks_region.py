@@ -126,12 +126,12 @@ class TestSegmentation:
     def test_probabilities_are_means_over_pixels(self):
         output = torch.tensor([[[[0.0, math.log(3)]], [[0.0, 0.0]]]])  # 1/2 and 3/4
         target = Segmentation().target()
-        standings = target.standings(output)
+        standings = target.class_scores(output)
         assert standings.probabilities.tolist() == pytest.approx([0.625, 0.375])
 
     def test_the_background_is_not_chosen_unless_named(self):
         task = Segmentation.make(class_names=["__background__", "cat"], multi_label=False)
-        assert task.target().standings(self.LOGITS).eligible.tolist() == [False, True]
+        assert task.target().class_scores(self.LOGITS).eligible.tolist() == [False, True]
 
     def test_the_manifest_tells_the_region(self):
         target = Segmentation().target(region=read_region((0, 0, 4, 2), SAME))

@@ -127,7 +127,7 @@ class _Share:
             if len(scores) != images or not is_finite(scores[0]):
                 self.alone = True
             elif not self.begun:
-                self.standings = target.standings(output)
+                self.standings = target.class_scores(output)
                 self.settled = job.settled(self.standings, target)
                 self.gatherings = [
                     Gathering(job.methods, job.samples) for _ in self.settled.classes

@@ -307,7 +307,7 @@ def record(
         if clean:
             if not is_finite(scores[0]):
                 raise NoMap("the model's scores for this picture are not finite (NaN or infinity)")
-            standings = target.standings(output)
+            standings = target.class_scores(output)
     return Trace(taps, scores, layers, clean=clean), standings
 
 
