@@ -2,7 +2,7 @@
 
 Most networks are functions of the image. Some draw random numbers (dropout that stays active),
 write to their buffers (observers, running averages), or take one image at a time. What a network
-does is observed (``layers/trial.py``); here a forward pass is run accordingly, and leaves
+does is observed (``layers/model_runner.py``); here a forward pass is run accordingly, and leaves
 the network and the caller's random numbers as they were.
 """
 

@@ -1,4 +1,4 @@
-"""What was found out about a model's layers is found again, without a pass."""
+"""The layers of a model that was loaded before come from the cache, without a pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cam_hub.layers import cache, listing
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for answers in which there are none yet."""
+    """The folder of an empty cache."""
     monkeypatch.setenv("CAM_HUB_CACHE", str(tmp_path))
     return tmp_path / "layers"
 

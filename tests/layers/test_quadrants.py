@@ -17,7 +17,7 @@ from cam_hub.layers.probe import Finding, disturb
 from cam_hub.layers.quadrants import ROUNDS, _smallest_lead, quadrant_leads
 from cam_hub.layers.recommendation import late_layers, read_layouts
 from cam_hub.models.variants import with_output
-from tests.layers.test_examination import Do
+from tests.layers.test_discovery import Do
 
 SIZE = (3, 64, 64)
 GRID = (8, 8)

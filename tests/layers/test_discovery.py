@@ -1,4 +1,4 @@
-"""What the experiment says of outputs that are hard to read, and what it costs."""
+"""Discovery for outputs that are hard to read, and its cost."""
 
 from __future__ import annotations
 

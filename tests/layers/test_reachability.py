@@ -1,4 +1,4 @@
-"""What scores depend on: gradients judged on their way back, with and without copies."""
+"""The layers that scores depend on: gradients of the backward pass, with and without copies."""
 
 from __future__ import annotations
 

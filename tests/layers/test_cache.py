@@ -1,4 +1,4 @@
-"""Answers kept on disk: what comes back, what is ignored, and that nothing ever fails."""
+"""The files of the layer cache: what is read back, what is ignored, and that nothing fails."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = [{"name": "layer4", "grid": [7, 7], "usable": True, "reason": "7×7", "st
 
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the answers, which nobody has made yet."""
+    """The folder of the cache, which does not exist yet."""
     monkeypatch.setenv("CAM_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "layers"
 
