@@ -22,9 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 import cam_hub
-from cam_hub.attribution.explain import make_job
 from cam_hub.attribution.passes import Job, Noise, RecentPasses
-from cam_hub.attribution.preparation import prepare
+from cam_hub.attribution.preparation import make_job, prepare
 from cam_hub.attribution.request import ExplainOptions
 from cam_hub.methods import METHODS
 

@@ -398,13 +398,13 @@ def _compare(options: argparse.Namespace) -> int:
     check_folder(folder_path(options.out, "--out"))
     question = ask(
         options.photo,
-        methods=options.methods,
+        options.methods,
         target_layers=layers[0] if layers and len(layers) == 1 else layers,
         classes=classes[0] if classes and len(classes) == 1 else classes,
         contrast=options.contrast,
         region=options.region,
         reference=options.reference,
-        options=read_options(vars(options), _COMPARE),
+        **read_options(vars(options), _COMPARE),
         num_samples=options.samples,
         std=options.std,
         seed=options.seed,

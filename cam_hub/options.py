@@ -1,8 +1,8 @@
 """Options of an explanation in one table: every interface offers what stands here.
 
 The Python functions, the command line, the endpoints, the page, its links and code snippets, and
-the manifest all follow ``OPTIONS``. A new option is one entry here, an argument of the Python
-functions of the same name, and the code that uses it.
+the manifest all follow ``OPTIONS``. A new option is one entry here, its type in ``OptionValues``,
+and the code that uses it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypedDict
 
 from cam_hub.errors import InvalidArgument
 
@@ -19,6 +19,7 @@ __all__ = [
     "OPTIONS",
     "Interface",
     "Option",
+    "OptionValues",
     "OutputChoice",
     "check_options",
     "name_of",
@@ -31,6 +32,20 @@ __all__ = [
 OutputChoice = str | int | tuple[str | int, ...] | Callable[[Any], Any] | None
 """How an output of a network may be named: its key, its index, both in a row for nested outputs, a
 function of everything that the network returns; None for the main one."""
+
+
+class OptionValues(TypedDict, total=False):
+    """The options as Python arguments, with their types."""
+
+    sign: Literal["for", "against", "both"]
+    target: str
+    output: OutputChoice
+    call: int | None
+    background: object
+    batch_size: int
+    autocast: str | None
+    reuse: bool
+    sampling: str
 
 
 Interface = Literal["explain", "many", "compare", "predict", "page"]

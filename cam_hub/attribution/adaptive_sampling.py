@@ -10,8 +10,9 @@ from functools import partial
 from typing import TypeVar
 
 from cam_hub.attribution.passes import RECENT, Job, Pass
+from cam_hub.attribution.request import ExplainOptions
 from cam_hub.layers.layouts import LayerInfo
-from cam_hub.methods import MomentSum
+from cam_hub.methods import Method, MomentSum
 from cam_hub.targets.classes import ResolvedClasses
 
 __all__ = ["MOST_SAMPLES", "WANTED", "more_samples", "sampled_adaptively"]
@@ -39,8 +40,8 @@ Key = tuple[str, int, str]
 """Method, class index and layer of a map."""
 
 
-def sampled_adaptively(job: Job, passed: Pass, *, reuse: bool) -> Pass:
-    """A pass whose maps are made of as many noisy copies as each of them needs.
+def sampled_adaptively(job: Job, passed: Pass, method: Method, request: ExplainOptions) -> Pass:
+    """A pass in which a method's maps are made of as many noisy copies as each of them needs.
 
     How far the copies differ gives the correlation that another seed's map can be expected to have
     (``methods.agreement``), and the number of copies of which it would be high enough. The map is
@@ -48,29 +49,30 @@ def sampled_adaptively(job: Job, passed: Pass, *, reuse: bool) -> Pass:
     is the same whatever else is asked for along with it.
 
     Args:
-        job: What the pass was to find out. Maps at other layers, or of other methods, than its own
-            are left as they are.
+        job: What the pass was to find out. Maps at other layers are left as they are.
         passed: What it has brought back, of as many copies as were asked for.
-        reuse: As for ``RecentPasses.run``.
+        method: The method; maps of others are left as they are.
+        request: The request; nothing is changed where the number of copies is fixed.
 
     Raises:
         CamHubError: As ``RecentPasses.run``.
     """
-    wanted = {}
-    for method in job.methods:
-        for index in passed.settled.classes:
-            for layer in job.layers:
-                key = method.key, index, layer
-                more = _wanted(job.samples, passed.agreements.get(key))
-                if more is not None:
-                    wanted[key] = more
+    if request.options["sampling"] == "fixed" or not method.needs_noise:
+        return passed
+    job, wanted = replace(job, methods=[method]), {}
+    for index in passed.settled.classes:
+        for layer in job.layers:
+            key = method.key, index, layer
+            more = _wanted(job.samples, passed.agreements.get(key))
+            if more is not None:
+                wanted[key] = more
     maps, agreements, samples = dict(passed.maps), dict(passed.agreements), dict(passed.samples)
     while wanted:
         number = min(wanted.values())
         keys = {key for key, each in wanted.items() if each == number}
         _LOG.info("%s: %d noisy copies for %d maps", job.model.id, number, len(keys))
         for again in _jobs(job, passed.settled, keys, number):
-            found = RECENT.run(again, reuse=reuse)
+            found = RECENT.run(again, reuse=request.reuses)
             for key in keys & found.maps.keys():
                 maps[key], agreements[key] = found.maps[key], found.agreements[key]
                 samples[key] = number
@@ -113,7 +115,7 @@ def more_samples(samples: int, agreement: float) -> int:
 
 def _jobs(job: Job, settled: ResolvedClasses, keys: Iterable[Key], number: int) -> Iterator[Job]:
     """Jobs for some of the maps out of another number of copies, whose sums fit into memory."""
-    methods, indices, names = (set(each) for each in zip(*keys, strict=True))
+    _, indices, names = (set(each) for each in zip(*keys, strict=True))
     if job.noise is None:
         raise AssertionError("maps without noise agree with themselves")
     noise = replace(job.noise, num_samples=number)
@@ -128,7 +130,6 @@ def _jobs(job: Job, settled: ResolvedClasses, keys: Iterable[Key], number: int) 
             yield replace(
                 job,
                 layers={layer.name: layer for layer in group},
-                methods=[method for method in job.methods if method.key in methods],
                 noise=noise,
                 settle=partial(_settle, chosen),
             )

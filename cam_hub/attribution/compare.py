@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from torch import Tensor, nn
 
 from cam_hub._validation import with_hints
 from cam_hub.attribution.compare_columns import Columns, read_columns
-from cam_hub.attribution.compare_work import CellQuery, Teller, empty_cell, foreseen, make_row
+from cam_hub.attribution.compare_work import (
+    CellQuery,
+    ProgressReport,
+    empty_cell,
+    foreseen,
+    make_row,
+)
 from cam_hub.attribution.passes import Progress
-from cam_hub.attribution.request import ExplainOptions, model_of
+from cam_hub.attribution.request import (
+    ExplainArguments,
+    ExplainOptions,
+    model_of,
+    takes_arguments,
+)
 from cam_hub.errors import CamHubError, InvalidArgument, NoMap
 from cam_hub.hooks.modes import default_modes
 from cam_hub.images.decoding import open_image
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.options import OutputChoice, check_options
 from cam_hub.results.comparison import Comparison
 from cam_hub.results.comparison_rows import Row
-from cam_hub.targets.classes import ClassChoice, ContrastChoice, is_iterable
-from cam_hub.targets.region import RegionChoice
+from cam_hub.targets.classes import is_iterable
 
 __all__ = ["Lease", "ask", "compare", "make_grid"]
 
@@ -34,27 +43,13 @@ Lease = Callable[[str, Progress], AbstractContextManager[LoadedModel]]
 
 @with_hints
 @default_modes()
+@takes_arguments("compare")
 def compare(
     models: LoadedModel | str | Iterable[LoadedModel | str],
     image: object,
     *,
     methods: str | Iterable[str] = "smoothgradcampp",
-    target_layers: str | Iterable[str] | None = None,
-    classes: ClassChoice = None,
-    contrast: ContrastChoice = None,
-    sign: str = "for",
-    target: str = "logit",
-    output: OutputChoice = None,
-    call: int | None = None,
-    sampling: str = "adaptive",
-    region: RegionChoice = None,
-    reference: object = None,
-    num_samples: int = 4,
-    std: float = 0.3,
-    seed: int = 0,
-    batch_size: int = 8,
-    autocast: str | None = None,
-    progress: Progress | None = None,
+    **arguments: Unpack[ExplainArguments],
 ) -> Comparison:
     """Explains one picture by several models, methods, layers or classes, for looking at together.
 
@@ -104,78 +99,37 @@ def compare(
         ImageRefused: If the image cannot be read.
     """
     wanted = _models(models)
-    question = ask(
-        image,
-        methods=methods,
-        target_layers=target_layers,
-        classes=classes,
-        contrast=contrast,
-        options={
-            "sign": sign,
-            "target": target,
-            "output": output,
-            "call": call,
-            "batch_size": batch_size,
-            "autocast": autocast,
-            "sampling": sampling,
-        },
-        region=region,
-        reference=reference,
-        num_samples=num_samples,
-        std=std,
-        seed=seed,
-    )
+    progress = arguments.pop("progress", None)
+    question = ask(image, methods, **arguments)
     return make_grid(wanted, question, _shared_store, progress)
 
 
 @default_modes()
 def ask(
     image: object,
+    methods: str | Iterable[str] = "smoothgradcampp",
     *,
-    methods: str | Iterable[str],
-    target_layers: str | Iterable[str] | None,
-    classes: ClassChoice,
-    num_samples: int,
-    std: float,
-    seed: int,
-    contrast: ContrastChoice = None,
-    options: Mapping[str, Any] | None = None,
-    region: RegionChoice = None,
-    reference: object = None,
     most: int | None = None,
+    **arguments: Unpack[ExplainArguments],
 ) -> CellQuery:
     """Checks everything that can be judged without a model.
 
     Args:
         image: As for ``compare``, and so are the others.
         methods: Methods.
-        target_layers: Layers.
-        classes: Classes.
-        num_samples: Noisy copies.
-        std: Their noise.
-        seed: Of the noise.
-        contrast: The class that is held against.
-        options: Those of ``cam_hub.options``; missing ones have their defaults.
-        region: Part of the photo.
-        reference: Picture to compare with.
         most: Most layers that a word may stand for; None for any number.
+        arguments: The other arguments.
 
     Raises:
         InvalidArgument, MethodNotFound, ImageRefused: As ``compare``.
     """
-    columns = read_columns(methods, target_layers, classes)
-    ExplainOptions.checked(num_samples=num_samples, std=std, seed=seed)
-    arguments = {
-        **check_options(options or {}),
-        "contrast": contrast,
-        "region": region,
-        "reference": reference,
-        "num_samples": num_samples,
-        "std": std,
-        "seed": seed,
-    }
+    columns = read_columns(
+        methods, arguments.pop("target_layers", None), arguments.pop("classes", None)
+    )
+    checked = ExplainOptions.checked(**arguments).options
+    options = {name: checked.get(name, value) for name, value in arguments.items()}
     held, photo = _opened(image)
-    return CellQuery(held, photo, columns, arguments, most)
+    return CellQuery(held, photo, columns, options, most)
 
 
 @default_modes()
@@ -193,22 +147,22 @@ def make_grid(
         lease: Hands out models by their IDs.
         progress: As for ``compare``.
     """
-    tell = Teller(progress)
+    report = ProgressReport(progress)
     rows: list[Row | CamHubError] = []
     for place, model in enumerate(models):
         name = model if isinstance(model, str) else model.id
         many = f"{name} ({place + 1} of {len(models)}): " if len(models) > 1 else f"{name}: "
-        tell.row(place, len(models), many)
+        report.row(place, len(models), many)
         started = time.perf_counter()
         try:
-            with foreseen(name, tell), _held(model, lease, tell) as loaded:
-                rows.append(make_row(loaded, question, tell, started))
+            with foreseen(name, report), _held(model, lease, report) as loaded:
+                rows.append(make_row(loaded, question, report, started))
         except CamHubError as error:
-            if tell.stopped:
+            if report.stopped:
                 raise
             rows.append(error)
-        tell.span(0.0, 1.0)
-        tell(1.0, "done")
+        report.span(0.0, 1.0)
+        report(1.0, "done")
     return _put_together(models, rows, question)
 
 
@@ -240,12 +194,12 @@ def _filled(row: Row, count: int, columns: Columns) -> Row:
 
 
 @contextmanager
-def _held(model: LoadedModel | str, lease: Lease, tell: Teller) -> Iterator[LoadedModel]:
+def _held(model: LoadedModel | str, lease: Lease, report: ProgressReport) -> Iterator[LoadedModel]:
     if isinstance(model, LoadedModel):
         yield model
         return
-    tell(0.0, "loading")
-    with lease(model, tell) as loaded:
+    report(0.0, "loading")
+    with lease(model, report) as loaded:
         yield loaded
 
 

@@ -26,7 +26,7 @@ Class = int | str
 
 @dataclass(frozen=True)
 class Columns:
-    """What is asked of every model; several values in one of the three at most.
+    """The methods, layers and classes of a comparison; several values in one of the three at most.
 
     Attributes:
         kind: Which of them the columns are; ``"methods"`` where each has one value.
@@ -90,7 +90,7 @@ class Columns:
 
 
 def read_columns(methods: str | Iterable[str], layers: Any, classes: ClassChoice) -> Columns:
-    """Checks what is asked for, without any model.
+    """Checks methods, layers and classes without any model.
 
     Args:
         methods: A method's name, or several.
@@ -183,8 +183,8 @@ def _listed(argument: str, value: Any) -> list[Any]:
 def own_class(wanted: Class, names: Sequence[str] | None) -> Class:
     """A class as one model names it.
 
-    Label sets differ in how many names they give a class: where one says "lion, king of beasts,
-    Panthera leo", another one says "lion". So a label that a model lacks is looked for by each of
+    Label sets differ in how many names they give a class: where one has "lion, king of beasts,
+    Panthera leo", another one has "lion". So a label that a model lacks is looked for by each of
     its comma-separated names. An index means what it means in each model.
 
     Args:

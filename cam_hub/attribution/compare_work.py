@@ -28,7 +28,7 @@ from cam_hub.targets.classes import Top
 __all__ = [
     "CellQuery",
     "Done",
-    "Teller",
+    "ProgressReport",
     "Worker",
     "answers",
     "empty_cell",
@@ -39,16 +39,18 @@ __all__ = [
 
 
 _FOUND = 0.2
-"""The part of a row's work, as it is told, after which the model and its layers are there."""
+"""The part of a row's progress after which the model and its layers are there."""
 
 
-def make_row(model: LoadedModel, question: CellQuery, tell: Teller, started: float) -> Row:
+def make_row(
+    model: LoadedModel, question: CellQuery, report: ProgressReport, started: float
+) -> Row:
     """Asks one model everything.
 
     Args:
         model: The model.
-        question: What is asked.
-        tell: Told how far this row is.
+        question: The query.
+        report: Called with the progress of this row.
         started: When loading the model began (``time.perf_counter``).
 
     Returns:
@@ -57,16 +59,16 @@ def make_row(model: LoadedModel, question: CellQuery, tell: Teller, started: flo
     Raises:
         CamHubError: If nothing can be had from this model at all.
     """
-    tell(_FOUND / 2, "finding layers")
+    report(_FOUND / 2, "finding layers")
     model = with_output(model, question.options.get("output"))
     prepared = prepare(model, question.picture_for(model))
     list_layers(model, input_size=prepared.size)
     names = _names_of(model, question, prepared.size)
     loading = time.perf_counter() - started
     forward = forward_seconds(model, prepared)
-    worker = Worker(model, question, forward, tell)
+    worker = Worker(model, question, forward, report)
     columns = question.columns
-    tell.span(_FOUND, 1 - _FOUND)
+    report.span(_FOUND, 1 - _FOUND)
     if columns.kind == "methods":
         cells = _by_methods(worker, columns)
     elif columns.kind == "layers":
@@ -116,11 +118,11 @@ def _by_methods(worker: Worker, columns: Columns) -> list[Cell]:
     classes, cells = _classes_of(worker.model, columns), []
     share = (1 - _FOUND) / len(columns.methods)
     for place, method in enumerate(columns.methods):
-        worker.tell.span(_FOUND + place * share, share)
+        worker.report.span(_FOUND + place * share, share)
         try:
             done = worker.explain(method, columns.layers, classes, 1)
         except CamHubError as error:
-            if worker.tell.stopped:
+            if worker.report.stopped:
                 raise
             cells.append(empty_cell(columns, place, error))
         else:
@@ -140,7 +142,7 @@ def _by_layers(
             found[name] = error
     good = [name for name in names if name not in found]
     found |= answers(
-        good, lambda some: worker.explain(method, some, classes, len(some)), worker.tell
+        good, lambda some: worker.explain(method, some, classes, len(some)), worker.report
     )
     return [
         _cell(done, name, done.result.classes[0])
@@ -166,14 +168,14 @@ def _by_classes(worker: Worker, columns: Columns) -> list[Cell]:
     best = answers(
         [Top(count)] if count else [],
         lambda tops: worker.explain(method, layers, tops[0], count),
-        worker.tell,
+        worker.report,
     )
     if count and not named and isinstance(failed := best[Top(count)], CamHubError):
         raise failed
     found = answers(
         list(dict.fromkeys(known)),
         lambda some: worker.explain(method, layers, some, len(some)),
-        worker.tell,
+        worker.report,
     )
     cells = []
     for place, (item, rank) in enumerate(columns.class_columns):
@@ -268,10 +270,10 @@ class Done:
     cost: Cost
 
 
-class Teller:
-    """Passes on how far the work is, and remembers whether it was told to stop.
+class ProgressReport:
+    """Reports progress, and records whether the receiver has stopped the work.
 
-    What is told never falls, also where a piece of work is done again in parts.
+    The reported part never falls, also where a piece of work is done again in parts.
     """
 
     def __init__(self, progress: Progress | None) -> None:
@@ -281,15 +283,15 @@ class Teller:
         self.stopped = False
 
     def row(self, number: int, count: int, prefix: str) -> None:
-        """What is told from now on is about one of so many rows."""
+        """From now on progress is that of one of so many rows."""
         self._row, self._span, self._prefix = (number / count, 1 / count), (0.0, 1.0), prefix
 
     def span(self, start: float, length: float) -> None:
-        """What is told from now on is about this part of the row."""
+        """From now on progress is that of this part of the row."""
         self._span = (start, length)
 
     def __call__(self, part: float, what: str) -> None:
-        """Tells of a part, in [0, 1], of what ``span`` has named."""
+        """Reports a part, in [0, 1], of what ``span`` has named."""
         if self._progress is None:
             return
         for start, length in (self._span, self._row):
@@ -303,7 +305,7 @@ class Teller:
 
 
 @contextmanager
-def foreseen(model_id: str, tell: Teller) -> Iterator[None]:
+def foreseen(model_id: str, report: ProgressReport) -> Iterator[None]:
     """Makes errors that no one foresaw the model's own, so that other rows go on.
 
     Raises:
@@ -314,7 +316,7 @@ def foreseen(model_id: str, tell: Teller) -> Iterator[None]:
     except CamHubError:
         raise
     except Exception as error:  # whatever the code of a network raises on its way back
-        if tell.stopped:
+        if report.stopped:
             raise
         first = (str(error) or type(error).__name__).splitlines()[0]
         if is_out_of_memory(error):
@@ -328,15 +330,15 @@ class Worker:
 
     Attributes:
         model: The model.
-        question: What is asked.
+        question: The query.
         forward: Seconds of a plain forward pass.
-        tell: Told how far it is.
+        report: Called with the progress.
     """
 
     model: LoadedModel
     question: CellQuery
     forward: float
-    tell: Teller
+    report: ProgressReport
 
     def explain(self, method: str, layers: Any, classes: Any, maps: int) -> Done:
         """Makes some maps together: the only call of the engine.
@@ -351,7 +353,7 @@ class Worker:
             CamHubError: As ``explain``.
         """
         start = _now(self.model.device)
-        with foreseen(self.model.id, self.tell):
+        with foreseen(self.model.id, self.report):
             result = explain(
                 self.model,
                 self.question.picture_for(self.model),
@@ -359,7 +361,7 @@ class Worker:
                 target_layers=layers,
                 classes=classes,
                 reuse=False,  # else the cost of a map would be that of finding it
-                progress=self.tell,
+                progress=self.report,
                 **self.question.options,
             )
         seconds = _now(self.model.device) - start
@@ -370,7 +372,7 @@ class Worker:
 
 
 def answers(
-    items: Sequence[Item], work: Callable[[list[Item]], Done], tell: Teller
+    items: Sequence[Item], work: Callable[[list[Item]], Done], report: ProgressReport
 ) -> dict[Item, Done | CamHubError]:
     """Does work for several things at once, and finds those that make it fail.
 
@@ -380,7 +382,7 @@ def answers(
     Args:
         items: The things.
         work: Does it for some of them together.
-        tell: Knows whether the work is to stop.
+        report: Its ``stopped`` shows whether the work is to stop.
 
     Returns:
         For each the work that it is in, or its error.
@@ -390,12 +392,12 @@ def answers(
     try:
         return dict.fromkeys(items, work(list(items)))
     except CamHubError as error:
-        if tell.stopped:
+        if report.stopped:
             raise
         if len(items) == 1:
             return {items[0]: error}
     half = len(items) // 2
-    return answers(items[:half], work, tell) | answers(items[half:], work, tell)
+    return answers(items[:half], work, report) | answers(items[half:], work, report)
 
 
 def forward_seconds(model: LoadedModel, prepared: Prepared) -> float:

@@ -10,32 +10,32 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import torch
 from torch import Tensor
 
 from cam_hub._validation import with_hints
-from cam_hub.attribution.explain import (
-    explain_prepared,
-    explanation_of,
-    make_job,
-)
+from cam_hub.attribution.explain import explain_prepared, explanation_of
 from cam_hub.attribution.passes import BatchLimit, Job, Pass, Progress, run_together
-from cam_hub.attribution.preparation import Prepared, prepare
-from cam_hub.attribution.request import ExplainOptions, check_count, model_of
+from cam_hub.attribution.preparation import Prepared, make_job, prepare
+from cam_hub.attribution.request import (
+    ExplainArguments,
+    ExplainOptions,
+    check_count,
+    model_of,
+    takes_arguments,
+)
 from cam_hub.attribution.samples import Sample, open_samples
 from cam_hub.errors import CamHubError, ClassNotFound
 from cam_hub.hooks.modes import default_modes
-from cam_hub.layers.listing import LayerChoice, resolve_layers
+from cam_hub.layers.listing import resolve_layers
 from cam_hub.methods import METHODS, Method
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.options import OutputChoice
 from cam_hub.results.explanation import Explanation
 from cam_hub.targets.base import Reference, Target
 from cam_hub.targets.classes import (
     ClassChoice,
-    ContrastChoice,
     Expected,
     choose_classes,
     expected,
@@ -122,7 +122,7 @@ def _read(model: LoadedModel, sample: Sample) -> Ready | Refused:
 
 
 Done = Callable[[float], None]
-"""Told how many pictures are done, in parts of one too."""
+"""Called with the number of pictures that are done, fractions included."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class BatchExplainer:
     Attributes:
         model: The model.
         method: Makes the maps.
-        request: What is asked about each picture, by nothing that can be looked at only once.
+        request: The request for each picture; it holds no iterator.
         room: Most images, noisy copies included, that pass the network at once.
     """
 
@@ -156,7 +156,7 @@ class BatchExplainer:
                 request = replace(request, reference=prepare(model, request.reference))
         else:
             task.target(reference=Reference() if request.reference is not None else None)
-            task.check_target(request.target)
+            task.check_target(request.options["target"])
             names = model.class_names
             count = len(names or "1")
             try:
@@ -168,7 +168,7 @@ class BatchExplainer:
                 if isinstance(error.name, str):
                     raise
         resolve_layers(model, request.target_layers, model.input_size)
-        return cls(model, method, request, BatchLimit(request.batch_size))
+        return cls(model, method, request, BatchLimit(request.options["batch_size"]))
 
     @default_modes()
     def explain(
@@ -292,7 +292,7 @@ class Outcome:
 
     @property
     def error(self) -> CamHubError | None:
-        """Why there is no explanation; None if there is one."""
+        """The error in place of an explanation; None if there is one."""
         return self.result if isinstance(self.result, CamHubError) else None
 
     @property
@@ -309,27 +309,14 @@ class Outcome:
 
 @with_hints
 @default_modes()
+@takes_arguments("many", without=["region"])
 def explain_many(
     model_or_id: LoadedModel | str,
     images: str | os.PathLike[str] | Iterable[object],
     *,
     method: str = "smoothgradcampp",
-    target_layers: LayerChoice = None,
-    classes: ClassChoice = None,
-    contrast: ContrastChoice = None,
-    sign: str = "for",
-    target: str = "logit",
-    output: OutputChoice = None,
-    call: int | None = None,
-    sampling: str = "adaptive",
-    reference: object = None,
-    num_samples: int = 4,
-    std: float = 0.3,
-    seed: int = 0,
-    batch_size: int = 8,
-    autocast: str | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    **arguments: Unpack[ExplainArguments],
 ) -> Iterator[Outcome]:
     """Explains pictures in batches, while threads read those that come next.
 
@@ -373,7 +360,7 @@ def explain_many(
         autocast: As for ``explain``.
         threads: How many read pictures; None for one per processor, at most eight.
         progress: Called after each pass with the part of the pictures that is done (0 where
-            ``images`` does not tell how many there are) and a few words; what it raises stops the
+            ``images`` has no length) and a few words; what it raises stops the
             work.
 
     Returns:
@@ -388,27 +375,14 @@ def explain_many(
             not there, or the reference does not work.
         ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
     """
+    progress = arguments.pop("progress", None)
     request = ExplainOptions.checked(
-        target_layers=target_layers,
-        classes=_held(classes),
-        contrast=contrast,
-        sign=sign,
-        target=target,
-        output=output,
-        call=call,
-        sampling=sampling,
-        reference=reference,
-        num_samples=num_samples,
-        std=std,
-        seed=seed,
-        batch_size=batch_size,
-        autocast=autocast,
-        reuse=False,
+        **{**arguments, "classes": _held(arguments.get("classes")), "reuse": False}
     )
-    chosen = METHODS[method].signed(request.sign)
+    chosen = METHODS[method].signed(request.options["sign"])
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
     check_count("threads", threads)
-    model = model_of(model_or_id, request.output)
+    model = model_of(model_or_id, request.options["output"])
     pictures = open_samples(images, clips=len(model.input_size) == 4)
     explainer = BatchExplainer.checked(model, chosen, request)
     return _outcomes(explainer, pictures, threads, progress)
@@ -418,7 +392,7 @@ def _outcomes(
     explainer: BatchExplainer, pictures: Iterable[Sample], threads: int, progress: Progress | None
 ) -> Iterator[Outcome]:
     total = len(pictures) if isinstance(pictures, Sized) else None
-    size = explainer.request.batch_size
+    size = explainer.request.options["batch_size"]
     before = 0
 
     def done(count: float) -> None:

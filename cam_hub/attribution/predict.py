@@ -53,7 +53,7 @@ class Predicted:
 def predict(
     model_or_id: LoadedModel | str, image: object, *, top: int = 5, output: OutputChoice = None
 ) -> Predicted:
-    """Tells the most probable classes of a picture.
+    """Returns the most probable classes of a picture.
 
     Args:
         model_or_id: As for ``explain``.
@@ -66,7 +66,7 @@ def predict(
         since other images pass along there), and what the model saw of it.
 
     Raises:
-        InvalidArgument: If ``top`` is no count, or a bare module is given.
+        InvalidArgument: If ``top`` is not a count, or a bare module is given.
         ImageRefused: If the image cannot be read, or does not fit the model.
         ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
         ModelRefused: Also if the model raises, or its scores are not finite.

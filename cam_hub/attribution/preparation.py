@@ -1,10 +1,10 @@
-"""What goes into a pass: the picture or clip as the model's input, and what is asked about it."""
+"""What goes into a pass: the image as the model's input, layers, target."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from cam_hub.attribution.memory_format import suited_format
+from cam_hub.attribution.passes import Job, Setting
+from cam_hub.attribution.request import ExplainOptions
 from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused
 from cam_hub.hooks.frozen_eval import frozen_eval, unusable
+from cam_hub.hooks.memory import reported
 from cam_hub.images.clips import ClipPreprocessing
 from cam_hub.images.decoding import open_image
 from cam_hub.images.geometry import Placement
@@ -23,11 +27,18 @@ from cam_hub.images.pictures import Pictures
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.images.tensors import check_tensor, pixels_of, same
 from cam_hub.images.transforms import TransformPreprocessing
+from cam_hub.layers.layouts import LayerInfo
+from cam_hub.layers.listing import at_call, resolve_layers
+from cam_hub.methods import Method
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.targets.base import Reference, Target
+from cam_hub.models.variants import autocast_type, in_double
+from cam_hub.options import recorded
+from cam_hub.targets.base import Reference, Target, Task
+from cam_hub.targets.classes import resolve_classes
+from cam_hub.targets.custom import Custom, Probabilities
 from cam_hub.targets.region import Region, RegionChoice, read_region
 
-__all__ = ["Prepared", "TargetSpec", "ask", "prepare"]
+__all__ = ["Prepared", "TargetSpec", "ask", "make_job", "precise_enough", "prepare"]
 
 _BASELINE_SEED = 90210  # none that callers are likely to draw a picture with
 
@@ -100,7 +111,7 @@ def prepare(model: LoadedModel, image: object, background: object = None) -> Pre
 def _prepare_tensor(model: LoadedModel, image: Tensor) -> Prepared:
     """An already preprocessed tensor as a model's input."""
     turn = model.preprocessing
-    # Asked again about the same input, another class say, it is painted once at most.
+    # A second request for the same input does not denormalise it again.
     last: Prepared | None = model.facts.get("last_prepared")
     at = model.device, model.dtype
     if last is not None and _is_of(image, last.tensor, at):  # before any copy is made
@@ -161,12 +172,12 @@ def _over(prepared: Prepared, background: object) -> Prepared:
 
 @dataclass(frozen=True, eq=False)
 class TargetSpec:
-    """What is asked about a picture, checked, before anything is computed.
+    """Region and reference of a request, checked before anything is computed.
 
     Attributes:
         region: The part of the photo, or None.
         reference: The picture to compare with, or None.
-        key: What tells it from other questions about the same input of the same model; hashable.
+        key: Differs from that of every other region and reference; hashable.
     """
 
     region: Region | None
@@ -201,7 +212,7 @@ class TargetSpec:
 def ask(
     model: LoadedModel, prepared: Prepared, region: RegionChoice, reference: object
 ) -> TargetSpec:
-    """Checks what is asked about one picture.
+    """Checks region and reference for one picture.
 
     Args:
         model: The model.
@@ -217,7 +228,7 @@ def ask(
     place = None
     if task.takes_region:
         place = read_region(region, prepared.placement)
-    elif region is not None:  # the task says why it has no use for any, whatever it is
+    elif region is not None:  # the task raises, whatever region it is
         place = read_region(None, prepared.placement)
     if task.takes_reference:
         other = prepare(model, reference) if reference is not None else None
@@ -252,3 +263,101 @@ def _painted(
 
 def _digest_of(tensor: Tensor) -> bytes:
     return hashlib.sha256(tensor.float().cpu().contiguous().numpy().tobytes()).digest()
+
+
+_TOO_LARGE_TWICE = "the model does not fit twice, as it must to be run in double precision."
+
+
+def make_job(
+    model: LoadedModel,
+    prepared: Prepared,
+    methods: Sequence[Method],
+    request: ExplainOptions,
+    *,
+    double: bool = False,
+) -> Job:
+    """Resolves layers and target for a picture.
+
+    Args:
+        model: The model.
+        prepared: The picture.
+        methods: The methods.
+        request: The request; its words for layers are resolved here, those for classes need the
+            scores.
+        double: Whether the pass is to be in double precision in any case.
+
+    Raises:
+        CamHubError: If there are no such layers, or the task has no use for what was given.
+    """
+    model.task.check_contrast(request.contrast)
+    model.task.check_target(request.options["target"])
+    question = ask(model, prepared, request.region, request.reference)
+    layers = [
+        at_call(layer, request.options["call"])
+        for layer in resolve_layers(model, request.target_layers, prepared.size)
+    ]
+    with reported(model.id, _TOO_LARGE_TWICE):
+        working, tensor = precise_enough(model, prepared.tensor, layers, double=double)
+        setting = _setting(working, tensor, autocast_type(request.options["autocast"]))
+    classes = request.classes
+    if callable(classes):
+        working = replace(working, task=_custom(working.task, classes, request))
+        classes = None
+
+    def aim() -> Target:
+        target = question.aim(working, tensor)
+        return Probabilities(target) if request.options["target"] == "probability" else target
+
+    return Job(
+        model=working,
+        image=tensor,
+        layers={layer.name: layer for layer in layers},
+        aim=aim,
+        question=(question.key, request.options["target"], request.options["call"]),
+        settle=lambda found, labels: resolve_classes(
+            classes,
+            request.contrast,
+            found.ranking,
+            labels or model.class_names,
+            found.eligible,
+        ),
+        methods=methods,
+        noise=request.noise if any(method.needs_noise for method in methods) else None,
+        batch_size=request.options["batch_size"],
+        setting=setting,
+        progress=request.progress,
+        options=recorded(request.options),
+    )
+
+
+def _custom(task: Task, function: Callable[[Any], Any], request: ExplainOptions) -> Custom:
+    """The task of a caller's own function.
+
+    Raises:
+        InvalidArgument: If it is combined with what makes sense for classes only.
+    """
+    for name, value, default in (
+        ("contrast", request.contrast, None),
+        ("target", request.options["target"], "logit"),
+    ):
+        if value != default:
+            expected = f"{default!r} along with a function as classes=, which can do the same"
+            raise InvalidArgument(name, value, expected)
+    return Custom(
+        task, function, chosen=request.options["output"] is not None or task.wanted is not None
+    )
+
+
+def precise_enough(
+    model: LoadedModel, tensor: Tensor, layers: Sequence[LayerInfo], *, double: bool = False
+) -> tuple[LoadedModel, Tensor]:
+    """Both in double precision if requested, or if rounding would hide the gradients."""
+    double = double or any(layer.faint for layer in layers)
+    working = in_double(model) if double else model
+    return working, tensor.to(working.device, working.dtype)
+
+
+def _setting(model: LoadedModel, tensor: Tensor, autocast: torch.dtype | None) -> Setting:
+    if model.dtype == torch.float64:  # which autocast leaves alone
+        return Setting()
+    return Setting(autocast, suited_format(model, tensor))

@@ -1,4 +1,4 @@
-"""The way back from a manifest to the explanation that it tells of."""
+"""Makes an explanation again from its manifest."""
 
 from __future__ import annotations
 

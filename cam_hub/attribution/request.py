@@ -2,49 +2,112 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from inspect import Parameter
+from typing import Any, ParamSpec, TypeVar, Unpack, cast
 
-import torch
 from torch import nn
 
 from cam_hub.attribution.passes import Noise, Progress
 from cam_hub.errors import InvalidArgument
 from cam_hub.layers.listing import LayerChoice, plain_choice
-from cam_hub.methods import Sign
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.models.variants import autocast_type, with_output
-from cam_hub.options import OutputChoice, check_options, recorded
+from cam_hub.models.variants import with_output
+from cam_hub.options import OPTIONS, Interface, OptionValues, OutputChoice, options_for
 from cam_hub.sources import store
 from cam_hub.targets.classes import ClassChoice, ContrastChoice
 from cam_hub.targets.region import RegionChoice
 
-__all__ = ["MAX_SAMPLES", "ExplainOptions", "check_count", "model_of"]
+__all__ = [
+    "MAX_SAMPLES",
+    "ExplainArguments",
+    "ExplainOptions",
+    "check_count",
+    "model_of",
+    "takes_arguments",
+]
 
 MAX_SAMPLES = 1000
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class ExplainArguments(OptionValues, total=False):
+    """The arguments that ``explain``, ``explain_many`` and ``compare`` share."""
+
+    target_layers: LayerChoice
+    classes: ClassChoice
+    contrast: ContrastChoice
+    region: RegionChoice
+    reference: object
+    num_samples: int
+    std: float
+    seed: int
+    progress: Progress | None
+
+
+_DEFAULTS: dict[str, Any] = {
+    "target_layers": None,
+    "classes": None,
+    "contrast": None,
+    "region": None,
+    "reference": None,
+    "num_samples": 4,
+    "std": 0.3,
+    "seed": 0,
+    "progress": None,
+}
+
+
+def takes_arguments(
+    interface: Interface, *, without: Sequence[str] = ()
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Writes the arguments of ``ExplainArguments`` into a function's signature, as a decorator.
+
+    Args:
+        interface: Which options the function has.
+        without: Further arguments that it does not have.
+    """
+    # As they are written: resolved, they would fill a page of help().
+    kinds = {
+        name: getattr(kind, "__forward_arg__", kind)
+        for name, kind in ExplainArguments.__annotations__.items()
+    }
+    defaults = {name: each for name, each in _DEFAULTS.items() if name not in without}
+    defaults |= {name: option.default for name, option in options_for(interface).items()}
+    shared = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kinds[name])
+        for name, default in defaults.items()
+    ]
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+        own = [each for each in signature.parameters.values() if each.kind != each.VAR_KEYWORD]
+        function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*own, *shared]
+        )
+        return function
+
+    return decorate
 
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """The arguments of ``explain`` of these names.
+    """The arguments of ``explain`` of these names, checked.
 
     Attributes:
         target_layers: The layers.
         classes: The classes.
-        contrast: The class that they are held against, or None.
+        contrast: The class that they are contrasted with, or None.
         region: A part of the photo.
         reference: A picture to compare with.
         noise: The noisy copies, for the methods that need some.
-        batch_size: Most images that pass the network at once.
-        autocast: The type that autocast computes in, or None.
-        reuse: Whether recent passes are used, and this one kept.
-        progress: Told how far it is.
-        sign: Evidence for the classes, against them, or both.
-        target: Which score of a class is explained: ``"logit"`` or ``"probability"``.
-        output: Which output of the network is explained; None for the main one.
-        call: Which call of a layer that runs several times; None for its last.
-        sampling: Whether noisy copies are added where they disagree: ``"adaptive"``, ``"fixed"``.
+        progress: Called with the progress.
+        options: All options of ``cam_hub.options``.
     """
 
     target_layers: LayerChoice
@@ -53,77 +116,34 @@ class ExplainOptions:
     region: RegionChoice
     reference: object
     noise: Noise
-    batch_size: int
-    autocast: torch.dtype | None
-    reuse: bool
     progress: Progress | None
-    sign: Sign = "for"
-    target: str = "logit"
-    output: OutputChoice = None
-    call: int | None = None
-    sampling: str = "adaptive"
-
-    @property
-    def reuses(self) -> bool:
-        """Whether recent passes are used: not with a caller's functions, whose results may vary."""
-        return self.reuse and not callable(self.output) and not callable(self.classes)
-
-    @property
-    def recorded(self) -> dict[str, Any]:
-        """The options of ``cam_hub.options``, as the manifest records them."""
-        return recorded(vars(self))
+    options: OptionValues
 
     @classmethod
-    def checked(
-        cls,
-        *,
-        target_layers: LayerChoice = None,
-        classes: ClassChoice = None,
-        contrast: ContrastChoice = None,
-        region: RegionChoice = None,
-        reference: object = None,
-        num_samples: int = 4,
-        std: float = 0.3,
-        seed: int = 0,
-        batch_size: int = 8,
-        autocast: str | None = None,
-        reuse: bool = True,
-        progress: Progress | None = None,
-        sign: str = "for",
-        target: str = "logit",
-        output: OutputChoice = None,
-        call: int | None = None,
-        sampling: str = "adaptive",
-    ) -> ExplainOptions:
+    def checked(cls, **given: Unpack[ExplainArguments]) -> ExplainOptions:
         """Checks the numbers whatever the method, so that a wrong one never passes unseen.
 
         Raises:
             InvalidArgument: If one of them can never work.
         """
-        _check_samples(num_samples, std, seed)
-        options = check_options(
-            {
-                "sign": sign,
-                "target": target,
-                "output": output,
-                "call": call,
-                "sampling": sampling,
-                "batch_size": batch_size,
-                "autocast": autocast,
-                "reuse": reuse,
-            }
-        )
-        options["autocast"] = autocast_type(options["autocast"])
+        values: dict[str, Any] = {**_DEFAULTS, **given}
+        samples, std, seed = (values.pop(name) for name in ("num_samples", "std", "seed"))
+        _check_samples(samples, std, seed)
+        options = {
+            name: option.check(values.pop(name, option.default)) for name, option in OPTIONS.items()
+        }
         return cls(
-            target_layers=plain_choice(target_layers),
-            classes=classes,
-            contrast=contrast,
-            region=region,
-            reference=reference,
-            noise=Noise(num_samples, float(std), seed),
-            progress=progress,
-            **options,
+            target_layers=plain_choice(values.pop("target_layers")),
+            noise=Noise(samples, float(std), seed),
+            options=cast(OptionValues, options),
+            **values,
         )
+
+    @property
+    def reuses(self) -> bool:
+        """Whether recent passes are used: not with a caller's functions, whose results may vary."""
+        functions = callable(self.options["output"]) or callable(self.classes)
+        return self.options["reuse"] and not functions
 
 
 def model_of(model_or_id: LoadedModel | str, output: OutputChoice = None) -> LoadedModel:
@@ -148,7 +168,7 @@ def check_count(argument: str, value: int) -> None:
     """Makes sure that something can be counted by a number.
 
     Raises:
-        InvalidArgument: If it is no whole number of at least 1.
+        InvalidArgument: If it is not a whole number of at least 1.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidArgument(argument, value, "a count of at least 1")

@@ -193,12 +193,11 @@ class Explainer:
         """
         photo = self.open(request.form.photo, progress)
         asked = request.form.arguments(lambda other: self.open(other, progress))
-        options = {name: asked.pop(name) for name in request.form.options}
         del asked["method"]
         question = ask(
             photo,
-            **{**asked, "methods": request.methods, "target_layers": request.layer_choice},
-            options=options,
+            request.methods,
+            **{**asked, "target_layers": request.layer_choice},
             most=self._settings.limits.max_cells // len(request.models),
         )
         grid = make_grid(

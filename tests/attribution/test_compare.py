@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import cam_hub
 from cam_hub import compare, explain
 from cam_hub.attribution.compare_columns import own_class
-from cam_hub.attribution.compare_work import Done, Teller, answers
+from cam_hub.attribution.compare_work import Done, ProgressReport, answers
 from cam_hub.errors import (
     CamHubError,
     ClassNotFound,
@@ -203,7 +203,7 @@ class TestWhatFails:
                 raise NoMap("five")
             return Done(None, None)
 
-        found = answers(range(16), work, Teller(None))
+        found = answers(range(16), work, ProgressReport(None))
         assert [item for item, done in found.items() if isinstance(done, CamHubError)] == [5]
         assert len(calls) == 9
 

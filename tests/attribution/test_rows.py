@@ -10,10 +10,9 @@ from torch import Tensor
 
 import cam_hub
 from cam_hub import METHODS
-from cam_hub.attribution.explain import make_job
 from cam_hub.attribution.passes import Job, Noise, Setting
 from cam_hub.attribution.passes.job import rows_of, stacked
-from cam_hub.attribution.preparation import prepare
+from cam_hub.attribution.preparation import make_job, prepare
 from cam_hub.attribution.request import ExplainOptions
 from tests.fakes.engine_nets import Pooled, Pyramid, noisy_copies, picture
 

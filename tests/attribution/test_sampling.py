@@ -15,8 +15,8 @@ import cam_hub
 from cam_hub import Explanation, explain
 from cam_hub.attribution import adaptive_sampling
 from cam_hub.attribution.adaptive_sampling import MOST_SAMPLES, WANTED, more_samples
-from cam_hub.attribution.explain import STEADY
 from cam_hub.attribution.passes.accumulator import Gathering
+from cam_hub.attribution.result import STEADY
 from cam_hub.methods import METHODS, Moments, MomentSum
 from cam_hub.methods.agreement import agreement
 from space.components.formatting import summary

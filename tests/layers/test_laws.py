@@ -11,9 +11,8 @@ import torch
 
 import cam_hub
 from cam_hub import METHODS, explain
-from cam_hub.attribution.explain import make_job
 from cam_hub.attribution.passes import RECENT, Noise, RecentPasses, Setting
-from cam_hub.attribution.preparation import prepare
+from cam_hub.attribution.preparation import make_job, prepare
 from cam_hub.attribution.request import ExplainOptions
 from cam_hub.layers.layouts import LAYOUTS
 from cam_hub.targets.registry import TASKS

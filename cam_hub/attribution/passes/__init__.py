@@ -2,7 +2,7 @@
 
 | module | one job |
 |---|---|
-| ``job`` | what a pass has to find, its noisy copies, and the rows of its batch |
+| ``job`` | the input of a pass: model, image, layers, target; noisy copies; rows of a batch |
 | ``forward`` | some images through the network, with the graph for the backward pass |
 | ``accumulator`` | gradients, layer by layer as they arrive, to maps |
 | ``runner`` | one whole pass: chunks, classes, layers, methods |

@@ -1,4 +1,4 @@
-"""From gradients, layer by layer as they come by, to maps."""
+"""Accumulates the gradients of each layer and makes maps of them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Allowance:
 
 
 class Gathering:
-    """The maps of one class, made as soon as all that they need has come by.
+    """The maps of one class, each made as soon as its gradients are complete.
 
     Where everything comes at once, a layer's gradient is let go before the next one is computed.
     What comes in several chunks is summed up.
@@ -58,7 +58,7 @@ class Gathering:
         maps: By method and layer.
         agreements: Of methods that need noise, by method and layer: how far another
             seed's map can be expected to agree, see ``methods.agreement``. A single copy has none.
-        evidence: Of the clean image, by layer, as far as it was allowed to be kept.
+        evidence: That of the clean image, by layer, as far as the allowance goes.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Several pictures through the network and back together.
 
 The clean pictures and their noisy copies form one row, which is cut into chunks wherever one is
-full. Of each chunk, the scores of all its pictures are differentiated at once: in evaluation mode
+full. The scores of all pictures of a chunk are differentiated at once: in evaluation mode
 one picture's score does not depend on another, so every row receives the gradient of its own.
 """
 
@@ -53,7 +53,7 @@ def run_together(
         jobs: One per picture; of the same model, layers, noise and setting, and of inputs of one
             size. Their own batch size and progress do not matter here.
         room: Most images per chunk.
-        progress: Told after each chunk which part of the work is done; what it raises stops the
+        progress: Called after each chunk with the part that is done; what it raises stops the
             work.
 
     Returns:
@@ -132,7 +132,7 @@ class _Share:
                 self.gatherings = [
                     Gathering(job.methods, job.samples) for _ in self.settled.classes
                 ]
-        except ModelRefused:  # alone, it says so under the model's ID
+        except ModelRefused:  # alone, its error names the model
             self.alone = True
         except CamHubError as error:
             self.error = error
@@ -164,7 +164,7 @@ class _Share:
 
 
 def _leave(shares: Sequence[_Share]) -> None:
-    """Leaves pictures to be passed alone, and lets go of what was kept of them."""
+    """Leaves pictures to be passed alone, and frees what was kept of them."""
     for share in shares:
         share.alone = True
         share.gatherings = []
@@ -199,7 +199,7 @@ def _pass(batch: Tensor, shares: Sequence[_Share], counts: Sequence[int]) -> Non
         counts: How many images of each.
 
     Raises:
-        CamHubError: If the chunk does not work as one; what it says is not meant for anyone.
+        CamHubError: If the chunk does not work as one; its message is not shown.
     """
     job = shares[0].job
     model = job.model

@@ -26,7 +26,7 @@ __all__ = ["BackwardPath", "Setting", "Trace", "record", "run_forward", "saved",
 
 
 def saved(root: Tensor) -> Iterator[Tensor]:
-    """The tensors that a graph keeps for the way back."""
+    """The tensors that a graph keeps for the backward pass."""
     pending, seen = [root.grad_fn], set()
     while pending:
         node = pending.pop()
@@ -37,7 +37,7 @@ def saved(root: Tensor) -> Iterator[Tensor]:
         for name in _saved_names(type(node)):
             try:
                 found = getattr(node, name)
-            except RuntimeError:  # overwritten since, which the way back will tell
+            except RuntimeError:  # overwritten since: the backward pass raises
                 continue
             parts = found if isinstance(found, (tuple, list)) else (found,)
             yield from (part for part in parts if isinstance(part, Tensor))
@@ -62,7 +62,7 @@ class Setting:
 
     Attributes:
         autocast: Floating-point type of torch's autocast, or None for the model's own.
-        memory_format: Of the batch. Convolutions hand it on, whatever their weights' own is.
+        memory_format: That of the batch. Convolutions hand it on, whatever their weights' own is.
     """
 
     autocast: torch.dtype | None = None
@@ -76,7 +76,7 @@ class Setting:
 
 
 class BackwardPath:
-    """The way back to the target layers that one forward pass has left open.
+    """The graph of one forward pass, back to the target layers.
 
     Attributes:
         layers: The target layers.
@@ -94,18 +94,18 @@ class BackwardPath:
     def follow(
         self, score: Tensor, images: int, visit: Callable[[str, Tensor], None], *, keep_graph: bool
     ) -> None:
-        """The way back from a score, for the images of the batch together.
+        """The backward pass of a score, for the images of the batch together.
 
         Args:
             score: A sum of scores of the images.
             images: For how many of them, from the first on, gradients are shown.
             visit: Called for each layer with its name and the gradient of each image's score by
                 its own activation, ``(images, channels, rows, cols)``; the last layer first.
-            keep_graph: Whether the way back will be taken again.
+            keep_graph: Whether another backward pass follows.
 
         Raises:
             NoMap: If the score depends on none of the layers; with torch's error as its cause where
-                the network has overwritten what the way back needs.
+                the network has overwritten what the backward pass needs.
         """
         self._taps.check_reached(score, list(self.layers))
         told = set()
@@ -124,7 +124,7 @@ class BackwardPath:
             if is_out_of_memory(error):
                 raise
             first = (str(error) or type(error).__name__).splitlines()[0]
-            raise NoMap(f"the way back through the network failed: {first}") from error
+            raise NoMap(f"the backward pass failed: {first}") from error
         for name in self.layers:
             if name not in told:
                 kept = self._taps.activations[name]
@@ -164,14 +164,14 @@ class Trace(BackwardPath):
         noisy: bool = True,
         keep_graph: bool,
     ) -> None:
-        """The way back from one class.
+        """The backward pass of one class.
 
         Args:
-            index: Of the class.
+            index: The class.
             contrast: The classes whose scores are taken off, with weights; None for none.
             visit: As for ``follow``.
             noisy: Whether the noisy copies are wanted, too; else the clean image is shown alone.
-            keep_graph: Whether the way back will be taken again.
+            keep_graph: Whether another backward pass follows.
 
         Raises:
             NoMap: As ``follow``.
@@ -184,7 +184,7 @@ class Trace(BackwardPath):
 
     @property
     def bytes(self) -> int:
-        """What the graph and the records keep in memory, weights left out; before the way back."""
+        """What graph and records keep in memory before the backward pass, without weights."""
         if self._bytes is None:
             sizes = {}
             for tensor in (self.scores, *self._taps.activations.values(), *saved(self.scores)):
@@ -200,7 +200,7 @@ def score_of(scores: Tensor, index: int, contrast: Weights | None) -> Tensor:
 
     Args:
         scores: ``(N, K)``.
-        index: Of the class.
+        index: The class.
         contrast: The other classes with their weights, or None.
     """
     score = scores[:, index].sum()
@@ -226,10 +226,10 @@ def run_forward(
         batch: ``(N, channels, rows, cols)`` or ``(N, channels, frames, rows, cols)``, on the
             model's device, in the memory format of the setting.
         layers: The target layers.
-        rows: Of which images the activations are recorded.
+        rows: The images whose activations are recorded.
         setting: How to run the network.
         copying: Whether every record is a copy, and the network goes on with another: slow and
-            large, but safe with networks that overwrite what the way back needs.
+            large, but safe with networks that overwrite what the backward pass needs.
 
     Returns:
         The taps, and what the network has answered.

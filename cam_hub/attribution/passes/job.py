@@ -22,7 +22,7 @@ __all__ = ["BatchContext", "Job", "Noise", "Pass", "Progress", "Row", "rows_of",
 
 
 _KEPT = 4 << 20
-"""Bytes that drawn numbers of one seed and shape may take to be kept for the next picture."""
+"""The most bytes of drawn noise that is kept for the next picture."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Job:
     Attributes:
         model: The model.
         image: ``(1, channels, rows, cols)`` or ``(1, channels, frames, rows, cols)``, preprocessed,
-            on the model's device. Nobody writes to it: what is kept of the pass is known by it.
+            on the model's device. It is never written to: cached passes are found by its values.
         layers: The target layers.
         aim: Makes a fresh target; it may cost passes of its own.
         question: What makes targets of ``aim`` differ, as far as the model and the image do not.
@@ -106,8 +106,8 @@ class Job:
         noise: The noisy copies to make; None for the clean image alone.
         batch_size: Most images that pass the network at once.
         setting: How the network is run.
-        progress: Told after each step.
-        options: Of the request, as the manifest records them.
+        progress: Called after each step.
+        options: The options of the request, as the manifest records them.
     """
 
     model: LoadedModel
@@ -150,7 +150,7 @@ class Job:
         return found
 
     def tell(self, part: float, step: int, classes: Sequence[int]) -> None:
-        """Tells ``progress``, if there is one."""
+        """Calls ``progress``, if there is one."""
         if self.progress is not None:
             self.progress(part, f"class {step + 1} of {len(classes)}")
 
@@ -166,10 +166,9 @@ class Pass:
         target: What was differentiated, for the manifest.
         maps: By method, class index and layer; ``(rows, cols)``, of a clip the grids of its steps
             one below the other.
-        agreements: Likewise, of methods that need noise: how far another seed's map can be
+        agreements: By the same keys, for methods that need noise: how far another seed's map can be
             expected to agree.
-        samples: Likewise, of maps that were made of another number of noisy copies than the job's:
-            that number.
+        samples: By the same keys, where it differs from the job's: the number of noisy copies.
     """
 
     standings: ClassScores

@@ -25,7 +25,7 @@ def state(model: LoadedModel) -> Hashable | None:
     ``weight.data``, and changing a plain attribute of a module.
 
     Returns:
-        None where that cannot be told (tensors made in inference mode keep no count of writes).
+        None where that is unknown (tensors made in inference mode keep no count of writes).
     """
     parts = anatomy(model)
     tensors = parts.tensors

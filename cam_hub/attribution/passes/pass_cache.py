@@ -44,7 +44,7 @@ class _Plan:
     Attributes:
         methods: Those that need a way back.
         samples: How many noisy copies they need.
-        traces: Ways back.
+        traces: Graphs that are kept.
         at_hand: Methods and layers that need none.
     """
 
@@ -56,16 +56,16 @@ class _Plan:
 
 @dataclass(eq=False)
 class PassEntry:
-    """What is kept of the passes of one picture in one company, under one question.
+    """The cached passes of one picture in one batch context, under one question.
 
     Attributes:
         target: What was differentiated in the last pass.
         standings: How the classes stood in its clean image.
-        labels: Of the scores.
+        labels: Names of the scores.
         maps: All that were made.
         agreements: Of those that need noise.
         traces: Of all images, in their order, or of the first ones.
-        evidence: Of the clean image.
+        evidence: That of the clean image.
         lock: Held while anything here is looked at or changed.
         counted: How many bytes it took when it was last looked at.
     """
@@ -203,7 +203,7 @@ def _keyed(found: Mapping[tuple[str, int, str], T], against: Weights | None) -> 
 
 
 LIMIT = 256 << 20
-"""Bytes that kept passes take at most, unless the environment says otherwise."""
+"""The most bytes that cached passes take, unless the environment variable is set."""
 
 VARIABLE = "CAM_HUB_PASSES"
 """The environment variable that sets the limit in MiB; 0 or ``off`` keeps nothing."""
@@ -214,14 +214,14 @@ _LARGEST = 4
 
 @dataclass(eq=False)
 class _Picture:
-    """What is kept of one picture, by the company that it had."""
+    """The cached passes of one picture, by batch context."""
 
     image: Tensor
     passes: OrderedDict[BatchContext, PassEntry] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
-        # A job's image is no caller's. Whoever else writes to it is noticed, and where writes are
-        # not counted (in inference mode) nobody gets at the copy.
+        # A job's image belongs to the job. A write to it by other code is noticed; where writes are
+        # not counted (in inference mode), a copy is kept.
         self._written = watch_writes(self.image)
         if self._written():
             self.image, self._written = self.image.clone(), bool
@@ -232,7 +232,7 @@ class _Picture:
 
     @property
     def counted(self) -> int:
-        """Bytes when its passes were last looked at."""
+        """The bytes that were counted last."""
         return self.image.nbytes + sum(kept.counted for kept in self.passes.values())
 
     def fitting(self, job: Job) -> list[PassEntry]:
@@ -252,7 +252,7 @@ class RecentPasses:
     number of threads may ask; none waits for another's pass.
 
     Args:
-        limit: Bytes to keep at most; None for what the environment says, by default ``LIMIT``.
+        limit: Bytes to keep at most; None for the environment variable's, by default ``LIMIT``.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -265,12 +265,12 @@ class RecentPasses:
 
     @property
     def limit(self) -> int:
-        """Bytes to keep at most."""
+        """The most bytes to keep."""
         return _environment() if self._limit is None else self._limit
 
     @property
     def bytes(self) -> int:
-        """Bytes that are kept now."""
+        """The bytes that are kept now."""
         with self._lock:
             pictures = [(each.image, list(each.passes.values())) for each in self._kept.values()]
         return sum(image.nbytes + sum(kept.bytes for kept in all_) for image, all_ in pictures)
@@ -284,7 +284,7 @@ class RecentPasses:
             self._kept.clear()
 
     def run(self, job: Job, *, reuse: bool = True) -> Pass:
-        """A pass, with as little of the network as what is kept allows.
+        """A pass, which runs only those parts of the network that are not cached.
 
         Args:
             job: What to find out.
@@ -325,7 +325,7 @@ class RecentPasses:
         except NoMap as error:
             if not isinstance(error.__cause__, RuntimeError):
                 raise
-            self._drop(key)  # something that the way back needs was written to
+            self._drop(key)  # something that the backward pass needs was written to
         return None
 
     def _key(self, job: Job, before: Hashable) -> Hashable:

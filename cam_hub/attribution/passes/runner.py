@@ -47,7 +47,7 @@ class Finished:
         target: The target.
         traces: Those whose way back is still open, in the order of their images: all of them, or
             the first alone, which holds the clean image, or none.
-        evidence: Of the clean image, by class index and layer, as far as it is to be kept.
+        evidence: That of the clean image, by class index and layer, as far as it is kept.
     """
 
     found: Pass
@@ -185,15 +185,15 @@ def run_backward(
 
     Args:
         trace: The trace.
-        index: Of the class.
+        index: The class.
         contrast: The classes whose scores are taken off, with weights; None for none.
-        gathering: Takes in what comes by.
+        gathering: Accumulates the gradients.
         noisy: Whether its noisy copies are wanted.
-        keep_graph: Whether the way back will be taken again.
+        keep_graph: Whether another backward pass follows.
 
     Raises:
-        NoMap: If there is no way back; with torch's error as its cause where the network has
-            overwritten what it needs.
+        NoMap: If the score does not depend on a layer; with torch's error as its cause where the
+            network has overwritten what the backward pass needs.
     """
 
     def visit(name: str, gradient: Tensor) -> None:
@@ -247,7 +247,7 @@ def _chunks(job: Job, size: int) -> Iterator[Tensor]:
 def _too_large(job: Job) -> str:
     layers = f"{len(job.layers)} layers" if len(job.layers) > 1 else "the layer"
     return (
-        f"one image of {tuple(job.image.shape[1:])} at a time, with the way back to {layers}, does "
-        f"not fit into the memory of {job.image.device}. Fewer or later layers, a smaller input or "
-        "another device would need less."
+        f"one image of {tuple(job.image.shape[1:])} at a time, with the backward pass to {layers}, "
+        f"does not fit into the memory of {job.image.device}. Fewer or later layers, a smaller "
+        "input or another device would need less."
     )

@@ -1,0 +1,101 @@
+"""Blank maps: a more precise pass, or the last earlier layer whose map is not blank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cam_hub.attribution.adaptive_sampling import sampled_adaptively
+from cam_hub.attribution.passes import RECENT
+from cam_hub.attribution.preparation import Prepared, make_job
+from cam_hub.attribution.request import ExplainOptions
+from cam_hub.attribution.result import make_explanation
+from cam_hub.errors import NoMap
+from cam_hub.layers.listing import layers_before
+from cam_hub.methods import Method
+from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.results.explanation import Explanation
+
+__all__ = ["explain_with_fallback", "is_blank"]
+
+_SIDES = {"for": "for", "against": "against", "both": "for or against"}
+
+_SATURATED = ", or target='logit': where a probability is all but 0 or 1, it has no gradient"
+
+
+def is_blank(found: Explanation) -> bool:
+    """Whether every map is zero everywhere."""
+    return not any(cam.any() for cam in found.cams.values())
+
+
+def explain_with_fallback(
+    model: LoadedModel,
+    prepared: Prepared,
+    blank: Explanation,
+    method: Method,
+    request: ExplainOptions,
+) -> Explanation:
+    """The explanation in double precision, or at the last layer whose map is not blank.
+
+    Args:
+        model: The model.
+        prepared: The picture.
+        blank: The explanation whose maps are all blank.
+        method: The method.
+        request: The request.
+
+    Raises:
+        NoMap: If there is none, or the layers were the caller's choice.
+    """
+    layers = list(blank.layers)
+    saturating = model.task.saturating or request.options["target"] == "probability"
+    if saturating and blank.described["precision"] != "float64":
+        job = make_job(model, prepared, [method], _settled(request, blank), double=True)
+        passed = RECENT.run(job, reuse=request.reuses)
+        finer = make_explanation(
+            model, prepared, method, job, sampled_adaptively(job, passed, method, request)
+        )
+        if not is_blank(finer):
+            return finer
+    alternatives: list[list[str]] = []
+    if request.target_layers is None and request.options["call"] is None:
+        alternatives = layers_before(model, layers[0], prepared.size)
+    for spare in alternatives:
+        if (found := _last_with_evidence(model, prepared, spare, method, request)) is not None:
+            return found
+    raise NoMap(
+        "blank: nothing at "
+        + (f"layer {layers[0]!r}" if len(layers) == 1 else "any of the layers")
+        + f" is evidence {_SIDES[request.options['sign']]} the class; try another layer or class"
+        + (_SATURATED if request.options["target"] == "probability" else ""),
+    )
+
+
+def _last_with_evidence(
+    model: LoadedModel,
+    prepared: Prepared,
+    layers: Sequence[str],
+    method: Method,
+    request: ExplainOptions,
+) -> Explanation | None:
+    """The explanation at the last of some layers whose map of the first class is not blank."""
+    job = make_job(model, prepared, [method], replace(request, target_layers=list(layers)))
+    try:
+        passed = RECENT.run(job, reuse=request.reuses)
+    except NoMap:
+        return None
+    index = passed.settled.classes[0]
+    not_blank = [name for name in job.layers if passed.maps[method.key, index, name].any()]
+    if not not_blank:
+        return None
+    last = not_blank[-1]
+    job = replace(job, layers={last: job.layers[last]})
+    return make_explanation(
+        model, prepared, method, job, sampled_adaptively(job, passed, method, request)
+    )
+
+
+def _settled(request: ExplainOptions, found: Explanation) -> ExplainOptions:
+    """The request for the very layers and classes that were explained."""
+    classes = request.classes if callable(request.classes) else list(found.classes)
+    return replace(request, target_layers=list(found.layers), classes=classes)
