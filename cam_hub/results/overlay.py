@@ -49,8 +49,6 @@ Pixels = npt.NDArray[np.uint8]
 ONE = 1 << 16
 """The fixed point's 1: 255 times that fits 32 bits with room for rounding."""
 
-_BLOCK = 1 << 14  # so many integers stay within the processor's caches
-
 
 def pixels_of(image: Image.Image) -> Pixels:
     """The pixels of an RGB image; not to be written to."""
@@ -76,21 +74,12 @@ def mixed(ground: Pixels, colours: Pixels, weight: int) -> Pixels:
         return colours
     if 2 * weight == ONE:  # (ground + colour + 1) // 2 without a carry
         return (ground | colours) - ((ground ^ colours) >> np.uint8(1))
-    result = np.empty(ground.size, np.uint8)
-    below, above = ground.reshape(-1), colours.reshape(-1)
-    total = np.empty(min(_BLOCK, result.size), np.uint32)
-    other = np.empty_like(total)
-    for start in range(0, result.size, _BLOCK):
-        block = slice(start, start + _BLOCK)
-        size = len(result[block])
-        # Named, the type is the same under all rules of promotion.
-        np.multiply(below[block], ONE - weight, out=total[:size], dtype=np.uint32)
-        np.multiply(above[block], weight, out=other[:size], dtype=np.uint32)
-        total += other
-        total += np.uint32(ONE // 2)
-        total >>= np.uint32(16)
-        result[block] = total[:size]
-    return result.reshape(ground.shape)
+    # With an explicit dtype, the result does not depend on NumPy's rules of promotion.
+    total = np.multiply(ground, ONE - weight, dtype=np.uint32)
+    total += np.multiply(colours, weight, dtype=np.uint32)
+    total += np.uint32(ONE // 2)
+    total >>= np.uint32(16)
+    return total.astype(np.uint8)
 
 
 def unseen_mark(ground: Pixels, first_row: int, period: int) -> Pixels:

@@ -21,6 +21,8 @@ from cam_hub.targets.reading import (
     WITHOUT_BATCH,
     Inner,
     InputsOfProbabilities,
+    Kind,
+    Reading,
     read_outputs,
     scores_of,
 )
@@ -189,6 +191,7 @@ class Task(ABC):
         takes_region: Whether it has an explanation for a part of the photo.
         takes_reference: Whether it compares with another picture.
         has_classes: Whether its scores are those of classes, which can be contrasted.
+        outputs: The kind of output that is searched for the main one; ``"any"`` for no search.
         has_probabilities: Whether a score has a probability that can be explained in its place.
         wanted: The output that the model was wrapped with, as a caller names it; None for the
             main one.
@@ -207,6 +210,7 @@ class Task(ABC):
     takes_region: ClassVar[bool] = False
     takes_reference: ClassVar[bool] = False
     has_classes: ClassVar[bool] = True
+    outputs: ClassVar[Kind] = "any"
     has_probabilities: ClassVar[bool] = False
     wanted: OutputChoice = field(default=None, kw_only=True)
     head: Head | None = field(default=None, kw_only=True)
@@ -275,10 +279,15 @@ class Task(ABC):
             InvalidArgument: If there is no such output.
             Exception: Any error of the network on the first input.
         """
-        del labels
-        if choice is None:
+        if self.outputs == "any" and choice is None:
             return self
-        found = read_outputs(module, inputs, self.call, choice=choice, kind="any")
+        found = read_outputs(
+            module, inputs, self.call, choice=choice, labels=labels, kind=self.outputs
+        )
+        return self._interpreted(found)
+
+    def _interpreted(self, found: Reading) -> Task:
+        """The task with the interpretation of a network's output."""
         return replace(self, head=found.head)
 
     def split(self, output: Any, counts: Sequence[int]) -> list[Any]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cam_hub.options import OutputChoice
 from cam_hub.targets.base import ClassScores, Reference, Target, Task
 from cam_hub.targets.heads import main_output, unexpected
 from cam_hub.targets.predictions import Names
-from cam_hub.targets.reading import read_outputs, text_of_scores
+from cam_hub.targets.reading import Kind, Reading, text_of_scores
 from cam_hub.targets.region import Region
 
 __all__ = ["Classification"]
@@ -39,6 +38,7 @@ class Classification(Task):
 
     name: ClassVar[str] = "classification"
     has_probabilities: ClassVar[bool] = True
+    outputs: ClassVar[Kind] = "classes"
     multi_label: bool = False
     names: Names | None = field(default=None, repr=False)
     value: tuple[float, float] | None = field(default=None, kw_only=True)
@@ -48,16 +48,7 @@ class Classification(Task):
         """The task for a model of these classes."""
         return cls(multi_label, Names(tuple(class_names)) if class_names else None)
 
-    def read_from(
-        self,
-        module: nn.Module,
-        inputs: Iterator[Tensor],
-        *,
-        choice: OutputChoice = None,
-        labels: int | None = None,
-    ) -> Classification:
-        """The task for this network: its main output, and whether that holds probabilities."""
-        found = read_outputs(module, inputs, self.call, choice=choice, labels=labels)
+    def _interpreted(self, found: Reading) -> Classification:
         return replace(
             self,
             head=found.head,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cam_hub.errors import InvalidArgument
-from cam_hub.options import OutputChoice
 from cam_hub.targets.base import ClassScores, Reference, Target, Task, only_single_label
 from cam_hub.targets.heads import main_output, unexpected
 from cam_hub.targets.predictions import Names
-from cam_hub.targets.reading import read_outputs
+from cam_hub.targets.reading import Kind
 from cam_hub.targets.region import Region
 
 __all__ = ["Regression"]
@@ -32,6 +31,7 @@ class Regression(Task):
     """
 
     name: ClassVar[str] = "regression"
+    outputs: ClassVar[Kind] = "values"
     names: Names | None = field(default=None, repr=False)
 
     @classmethod
@@ -47,18 +47,6 @@ class Regression(Task):
         """
         only_single_label(cls.name, multi_label)
         return cls(Names(tuple(class_names)) if class_names else None)
-
-    def read_from(
-        self,
-        module: nn.Module,
-        inputs: Iterator[Tensor],
-        *,
-        choice: OutputChoice = None,
-        labels: int | None = None,
-    ) -> Regression:
-        """The task for this network: its main output."""
-        found = read_outputs(module, inputs, self.call, choice=choice, labels=labels, kind="values")
-        return replace(self, head=found.head)
 
     def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:
         """The values.

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cam_hub.options import OutputChoice
 from cam_hub.targets.base import ClassScores, Reference, Target, Task, only_single_label
 from cam_hub.targets.heads import main_output, unexpected
 from cam_hub.targets.predictions import Names
-from cam_hub.targets.reading import SIGMOIDS, WITHOUT_BATCH, read_outputs, text_of_scores
+from cam_hub.targets.reading import SIGMOIDS, WITHOUT_BATCH, Kind, Reading, text_of_scores
 from cam_hub.targets.region import Region, as_weights
 
 __all__ = ["BACKGROUND", "Segmentation"]
@@ -44,6 +43,7 @@ class Segmentation(Task):
     without_batch: ClassVar[tuple[int, ...]] = WITHOUT_BATCH["pixels"]
     takes_region: ClassVar[bool] = True
     has_probabilities: ClassVar[bool] = True
+    outputs: ClassVar[Kind] = "pixels"
     background: int | None = None
     names: Names | None = field(default=None, repr=False)
     multi_label: bool = field(default=False, kw_only=True)
@@ -62,16 +62,7 @@ class Segmentation(Task):
             Names(tuple(names)) if names else None,
         )
 
-    def read_from(
-        self,
-        module: nn.Module,
-        inputs: Iterator[Tensor],
-        *,
-        choice: OutputChoice = None,
-        labels: int | None = None,
-    ) -> Segmentation:
-        """The task for this network: its main output, and whether that holds probabilities."""
-        found = read_outputs(module, inputs, self.call, choice=choice, labels=labels, kind="pixels")
+    def _interpreted(self, found: Reading) -> Segmentation:
         many = found.many_labels or found.inner in SIGMOIDS
         return replace(
             self,
