@@ -35,7 +35,7 @@ layers mostly have a correlation above 0.95 and a slope above 0.2)."""
 SELECTIVE = 0.25
 """The minimum selectivity of cells whose position, or lack of one, can be determined."""
 
-_LEAST = 2
+_MIN_BANDS = 2
 """At least so many bands must change a layer to show where its cells lie."""
 
 _ACROSS = 0.5
@@ -216,7 +216,7 @@ def _one_axis(change: Array, *, borders: bool) -> tuple[Array, Array]:
     total = share.sum(axis=-2)
     seen = total > 0
     count = seen.sum(axis=-1, keepdims=True)
-    answered = ((mean > 0).sum(axis=(-2, -1)) >= _LEAST) & (2 * count[..., 0] >= max(3, cells))
+    answered = ((mean > 0).sum(axis=(-2, -1)) >= _MIN_BANDS) & (2 * count[..., 0] >= max(3, cells))
     if not borders:
         answered &= seen.all(axis=-1)
     centre = np.where(seen, (_places(bands)[:, None] * share).sum(axis=-2) / total, 0.0)
@@ -260,7 +260,7 @@ def _preference(change: Array) -> Array:
     deviation = share.std(axis=-3) / cell
     answering = cell > 0
     mean = np.where(answering, deviation, 0.0).sum(axis=(-2, -1)) / answering.sum(axis=(-2, -1))
-    return np.where((band > 0).sum(axis=(-3, -2, -1)) >= _LEAST, mean, 0.0)
+    return np.where((band > 0).sum(axis=(-3, -2, -1)) >= _MIN_BANDS, mean, 0.0)
 
 
 def _halves(axes: tuple[Array, ...]) -> Array:

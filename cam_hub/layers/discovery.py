@@ -35,7 +35,7 @@ from cam_hub.targets.base import Reference, Target
 
 __all__ = ["discover_layers"]
 
-_SURE = 16
+_MIN_CERTAIN_CELLS = 16
 """So many cells of a sequence hardly ever follow the image by chance."""
 
 _RESTARTS = 5
@@ -46,7 +46,7 @@ _TOO_LARGE = (
     "A smaller input or another device would need less."
 )
 
-_SEVERAL = 5
+_HIGHEST_SCORES = 5
 """Number of the highest scores for which a layer needs positive evidence, where these come from
 different places."""
 
@@ -74,12 +74,12 @@ def discover_layers(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo
         OutOfMemory: If memory does not suffice for one image at a time.
     """
     execution = Execution(one_by_one=mixes_batch(model.module))
-    sparing = False
+    save_memory = False
     # Once for all passes: each looks through all modules for what to switch off.
     with frozen_eval(model.module):
         for left in reversed(range(_RESTARTS)):
-            way = replace(execution, one_by_one=True) if sparing else execution
-            runner = ModelRunner(model.module, model.task, way, certain=not left)
+            current = replace(execution, one_by_one=True) if save_memory else execution
+            runner = ModelRunner(model.module, model.task, current, certain=not left)
             try:
                 lines = _experiment(model, size, runner)
             except ExecutionChanged as signal:
@@ -87,7 +87,7 @@ def discover_layers(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo
             except _NoMemory:
                 if runner.one_by_one:
                     raise OutOfMemory(model.id, _TOO_LARGE.format(size, model.device)) from None
-                sparing = True
+                save_memory = True
             else:
                 model.facts[FACT] = execution
                 return lines
@@ -109,7 +109,7 @@ def _experiment(model: LoadedModel, size: tuple[int, ...], run: ModelRunner) -> 
         readings = read_layouts(findings)
         tapped = {name: reading.arrangement for name, reading in readings.items()}
         score = _target(model, size, run).scores
-        highest = _SEVERAL if model.task.scattered else 1
+        highest = _HIGHEST_SCORES if model.task.scattered else 1
         overwritten = {name for name in tapped if findings[name].overwritten}
         with dependences(
             model.module,
@@ -160,7 +160,9 @@ def _check_frames(findings: Mapping[str, Finding], clean: Tensor, run: ModelRunn
 def _is_certainly_spatial(finding: Finding) -> bool:
     """Whether an output lies on the image, and not a few tokens (or hidden units) by chance."""
     found = finding.arrangement if finding.spatial else None
-    return found is not None and (found.explicit or found.frames * found.cells >= _SURE)
+    return found is not None and (
+        found.explicit or found.frames * found.cells >= _MIN_CERTAIN_CELLS
+    )
 
 
 def _noise(model: LoadedModel, size: tuple[int, ...], *, seed: int) -> Tensor:

@@ -128,11 +128,11 @@ def _fit_axis(energy: Tensor, side: int, finer: Ends | None) -> Fit:
             return Fit(*ends, clear=True)
     whole = float(shifted[len(shifted) // 2])
     errors = _errors(share, _windows(places, _EXTENTS))
-    least = float(errors.min())
-    if least > _BETTER * poor:
-        return Fit(*expected, clear=least <= _BETTER * whole)
+    minimum = float(errors.min())
+    if minimum > _BETTER * poor:
+        return Fit(*expected, clear=minimum <= _BETTER * whole)
     # Few cells are fitted by several extents alike.
-    near = torch.tensor(_EXTENTS)[errors <= 1.1 * least + _TIE]
+    near = torch.tensor(_EXTENTS)[errors <= 1.1 * minimum + _TIE]
     centre, length = near.mean(dim=0).tolist()
     start, stop = centre - length / 2, centre + length / 2
     off = max(abs(start - expected[0]), abs(stop - expected[1]))
@@ -207,8 +207,8 @@ def _along(cam: NDArray[np.float32], axis: int, start: float, stop: float) -> ND
     if (start, stop) == (0.0, 1.0):
         return cam
     cells = cam.shape[axis]
-    wanted = max(1, round(cells / (stop - start)))
-    at = ((np.arange(wanted) + 0.5) / wanted - start) / (stop - start) * cells - 0.5
+    cells_of_input = max(1, round(cells / (stop - start)))
+    at = ((np.arange(cells_of_input) + 0.5) / cells_of_input - start) / (stop - start) * cells - 0.5
     covered = (at > -0.5) & (at < cells - 0.5)
     # Between the centres of two cells their values are mixed.
     mixture = np.maximum(0, 1 - np.abs(np.clip(at, 0, cells - 1)[:, None] - np.arange(cells)))

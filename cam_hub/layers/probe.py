@@ -149,9 +149,9 @@ def disturb(
         parts = frames_in_batch(clean) if getattr(run, "folded", False) else ()
         seen, earlier = _shapes(module, clean, run, frame, parts)
         largest = max((output.size for output in seen.values()), default=0)
-        room = copies_at_once(largest, clean.device, budget)
+        max_copies = copies_at_once(largest, clean.device, budget)
         # All at once, one axis', or fewer if need be.
-        fitting = [size for size in (2 * BANDS, BANDS, BANDS // 2, 1) if size <= room]
+        fitting = [size for size in (2 * BANDS, BANDS, BANDS // 2, 1) if size <= max_copies]
         copies = list(_disturbed(clean, seed))
         _run_all(module, clean, copies, run, _Outputs(seen, earlier), fitting)
     findings = _findings(seen, frame, _recurrent(module), turned=seen.keys() - earlier.keys())
@@ -311,8 +311,8 @@ def _sample(output: Tensor, name: str) -> Tensor:
         index[axis] = sampled(output.shape[axis])
     channels = output.shape[layout.channel_axis]
     cells = output[0].numel() // max(1, channels)
-    most = _CHANNELS if cells <= _SMALL else _FEW_CHANNELS
-    index[layout.channel_axis] = slice(None, None, -(-channels // most))
+    max_channels = _CHANNELS if cells <= _SMALL else _FEW_CHANNELS
+    index[layout.channel_axis] = slice(None, None, -(-channels // max_channels))
     return output[tuple(index)]
 
 
@@ -601,8 +601,8 @@ def frames_in_batch(clean: Tensor) -> tuple[int, ...]:
 
     They are the frames of a clip, or pictures one behind the other in an image's channels.
     """
-    most = clean.shape[2] if clean.ndim == 5 else clean.shape[1]
-    return tuple(count for count in range(2, most + 1) if most % count == 0)
+    max_frames = clean.shape[2] if clean.ndim == 5 else clean.shape[1]
+    return tuple(count for count in range(2, max_frames + 1) if max_frames % count == 0)
 
 
 def _shapes(
@@ -721,8 +721,8 @@ def _greatest(tensor: Tensor) -> float:
         tensor = tensor.dequantize()
     if tensor.is_complex() or tensor.dtype == torch.bool:
         tensor = tensor.abs().float()
-    least, most = torch.aminmax(tensor)
-    return max(abs(float(least)), abs(float(most)))
+    minimum, maximum = torch.aminmax(tensor)
+    return max(abs(float(minimum)), abs(float(maximum)))
 
 
 def _run_all(

@@ -295,10 +295,10 @@ def _count_nonzero(values: Tensor, axis: int) -> int:
     return int(values.abs().sum(dim=1 - axis).count_nonzero())
 
 
-def _evenly_spaced(values: Tensor, axis: int, most: int) -> Tensor:
+def _evenly_spaced(values: Tensor, axis: int, max_count: int) -> Tensor:
     """At most so many of the entries along an axis, evenly spread."""
     index = [slice(None)] * values.ndim
-    index[axis] = slice(None, None, -(-values.shape[axis] // most))
+    index[axis] = slice(None, None, -(-values.shape[axis] // max_count))
     return values[tuple(index)]
 
 

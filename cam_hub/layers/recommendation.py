@@ -385,12 +385,12 @@ def _supported(
     It need not depend on a measured one directly: each may lie as another one before it does.
     """
     waiting, seen = [name], {name}
-    least = _OWN_OF_ALL if every_quadrant else _OWN
+    min_lead = _OWN_OF_ALL if every_quadrant else _OWN
     for _ in range(_LINKS):
         if not waiting:
             return False
         leads = reached.quadrant_leads(waiting.pop(), every=every_quadrant)
-        alike = [other for other in readings if leads.get(other, 0.0) >= least]
+        alike = [other for other in readings if leads.get(other, 0.0) >= min_lead]
         if any(readings[other].measured for other in alike):
             return True
         # The earliest one leads furthest back.
@@ -511,7 +511,7 @@ def _other_ends(
     return tuple(reversed(ends.values()))
 
 
-_LEAST = 0.05
+_MIN_LEAD = 0.05
 """The minimum lead of the quadrants of a layer that replaces the deepest one."""
 
 
@@ -567,11 +567,11 @@ def _separating(
     names = (best, *others)
     layers = {name: (findings[name].shape or (), readings[name].arrangement) for name in names}
     largest = max(prod(finding.shape or ()) for finding in findings.values())
-    room = copies_at_once(largest * clean.element_size(), clean.device)
-    rounds = quadrant_leads(module, clean, run, layers, at_once=room)
+    at_once = copies_at_once(largest * clean.element_size(), clean.device)
+    rounds = quadrant_leads(module, clean, run, layers, at_once=at_once)
     for number, leads in enumerate(rounds, start=1):
         others = [name for name in others if leads[name] > 0]
         if not others or leads[best] >= CLEAR_QUADRANTS / number:
             return []
     # A lead may be NaN, which fulfils neither condition.
-    return [] if leads[best] > 0 else [name for name in others if leads[name] >= _LEAST]
+    return [] if leads[best] > 0 else [name for name in others if leads[name] >= _MIN_LEAD]

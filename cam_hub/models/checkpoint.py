@@ -72,10 +72,10 @@ def without_prefixes(
     counts = Counter(prefix for prefixes in fits.values() for prefix in prefixes)
     if not counts:
         return None
-    most = max(counts.values())
-    if most < _MIN_SHARE * len(expected):
+    max_count = max(counts.values())
+    if max_count < _MIN_SHARE * len(expected):
         return None
-    equal = [prefix for prefix, count in counts.items() if count == most]
+    equal = [prefix for prefix, count in counts.items() if count == max_count]
     chosen = next(filter(_AVERAGED.search, equal), equal[0])
     found = {
         name.removeprefix(chosen): tensor
@@ -246,8 +246,8 @@ def check_finite(id: str, module: nn.Module, poll: Callable[[], None] = lambda: 
     # Weights that are mapped from a file are read here for the first time.
     with ThreadPoolExecutor(_WORKERS) as workers:
         try:
-            verdicts = workers.map(lambda check: check[1](check[2]), checks)
-            for (name, _, _), bad in zip(checks, verdicts, strict=True):
+            results = workers.map(lambda check: check[1](check[2]), checks)
+            for (name, _, _), bad in zip(checks, results, strict=True):
                 poll()
                 if bad:
                     broken.append(name)

@@ -420,8 +420,8 @@ class _WithoutInitialisation(TorchFunctionMode):
 
     def _get(self, func: Any, tensor: Any, caller: FrameType) -> Any:
         """An attribute. Torch's initialisers leave tensors without numbers alone, so these are."""
-        asked = func.__self__.__name__ == "is_meta" and isinstance(tensor, nn.Parameter)
-        if asked and caller.f_globals.get("__name__") == nn.init.__name__:
+        checks_meta = func.__self__.__name__ == "is_meta" and isinstance(tensor, nn.Parameter)
+        if checks_meta and caller.f_globals.get("__name__") == nn.init.__name__:
             self._mark_uninitialized(tensor)
             return True
         return func(tensor)

@@ -44,7 +44,7 @@ _ORDINARY_SIDE = 512
 _SHOWN = 240  # characters of one line of torch's account of what does not fit
 
 
-class _Handed(PretrainedCfg):
+class _ConfigWithWeights(PretrainedCfg):
     """A configuration with the weights in it.
 
     timm takes weights so, but copies them whenever it turns its configuration into a dictionary;
@@ -113,9 +113,9 @@ def _create(
         _try_out(id, config, tensors, poll)
 
     def create() -> nn.Module:
-        handed = _Handed(**config.pretrained_cfg, state_dict=dict(tensors))
+        pretrained = _ConfigWithWeights(**config.pretrained_cfg, state_dict=dict(tensors))
         module: nn.Module = timm.create_model(
-            config.architecture, pretrained=True, pretrained_cfg=handed, **_arguments(config)
+            config.architecture, pretrained=True, pretrained_cfg=pretrained, **_arguments(config)
         )
         # The configuration outlives the weights' file, of which it must hold nothing.
         vars(module)["pretrained_cfg"].pop("state_dict")
@@ -167,11 +167,11 @@ def _try_out(
         raise ModelRefused(
             id, f"timm could not build it from its files. {_first_line(error)}"
         ) from error
-    asked = sum(parameter.numel() for parameter in module.parameters())
-    if asked > _MAX_GROWTH * present + _SPARE:
+    required = sum(parameter.numel() for parameter in module.parameters())
+    if required > _MAX_GROWTH * present + _SPARE:
         raise ModelRefused(
             id,
-            f"its {CONFIG} asks for a network of {asked:,} parameters, and its weights have "
+            f"its {CONFIG} asks for a network of {required:,} parameters, and its weights have "
             f"{present:,}.",
         )
 
@@ -209,16 +209,16 @@ def _differences(
 
     timm renames weights of other origin, so that some difference proves nothing.
     """
-    wanted = _state(id, config, len(tensors), poll)
-    if wanted is None:
+    expected = _state(id, config, len(tensors), poll)
+    if expected is None:
         return None
     missing, extra = [
-        sorted(a.keys() - b.keys()) for a, b in ((wanted, tensors), (tensors, wanted))
+        sorted(a.keys() - b.keys()) for a, b in ((expected, tensors), (tensors, expected))
     ]
-    if len(missing) * 2 < len(wanted):
+    if len(missing) * 2 < len(expected):
         return None
     return (
-        f"Its weights are not those of {config.architecture!r}: {len(missing)} of {len(wanted)} "
+        f"Its weights are not those of {config.architecture!r}: {len(missing)} of {len(expected)} "
         f"are missing (such as {_cut(', '.join(missing[:3]))}), {len(extra)} belong to something "
         f"else (such as {_cut(', '.join(extra[:3]))})."
     )
@@ -228,8 +228,8 @@ def _without_prefixes(
     id: str, config: RepoConfig, tensors: Mapping[str, Tensor], poll: Callable[[], None]
 ) -> Mapping[str, Tensor] | None:
     """The architecture's weights among all that a file holds, under whatever prefix."""
-    wanted = _state(id, config, len(tensors), poll)
-    return without_prefixes(tensors, wanted) if wanted else None
+    expected = _state(id, config, len(tensors), poll)
+    return without_prefixes(tensors, expected) if expected else None
 
 
 def _state(

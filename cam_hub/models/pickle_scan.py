@@ -105,7 +105,7 @@ class _Scan:
     def run(self) -> None:  # noqa: PLR0912 - a branch for each kind of instruction
         """Scans up to the end of the next pickle."""
         stack: list[_Item] = []
-        marks: list[list[_Item]] = []
+        outer_stacks: list[list[_Item]] = []
         memo: dict[int, _Item] = {}
         while True:
             self._steps += 1
@@ -122,10 +122,10 @@ class _Scan:
                 elif code in _GETS:
                     stack.append(memo[self._number(_GETS[code])])
                 elif code == b"(":
-                    marks.append(stack)
+                    outer_stacks.append(stack)
                     stack = []
                 elif code in _TO_MARK:
-                    items, stack = stack, marks.pop()
+                    items, stack = stack, outer_stacks.pop()
                     if code == b"t":
                         stack.append(_tuple(items))
                 elif code in _TUPLES:

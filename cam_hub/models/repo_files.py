@@ -215,15 +215,15 @@ def not_a_model(kind: Literal["dataset", "space"]) -> str:
     return f"it is {what} and not a model. {_TIMM}"
 
 
-def _holds(files: Collection[str], wanted: str) -> bool:
+def _holds(files: Collection[str], name_or_ending: str) -> bool:
     """Whether a file is there, at the top or (of a whole kind) anywhere."""
-    if wanted.startswith("."):
-        return any(file.endswith(wanted) for file in files)
-    return wanted in files
+    if name_or_ending.startswith("."):
+        return any(file.endswith(name_or_ending) for file in files)
+    return name_or_ending in files
 
 
 def _type(other: _Library, facts: Mapping[str, Any]) -> str:
     """The kind of model within the library, where the configuration names it."""
     kind = facts.get("model_type")
-    told = isinstance(kind, str) and "model_type" in other.keys
-    return f" of type {str(kind)[:40]!r}" if told else ""
+    is_declared = isinstance(kind, str) and "model_type" in other.keys
+    return f" of type {str(kind)[:40]!r}" if is_declared else ""
