@@ -30,9 +30,9 @@ from huggingface_hub.utils import (
 )
 
 from cam_hub.errors import HubUnavailable
-from cam_hub.models.faults import Sender, TooSlow, network_trouble
 from cam_hub.models.limits import format_bytes
 from cam_hub.models.loaded_model import Progress
+from cam_hub.sources.transfer_errors import FileServer, TooSlow, network_error
 
 __all__ = ["OnBytes", "RemoteFile", "Report", "caller_may_stop", "download", "file_lock", "poll_of"]
 
@@ -67,7 +67,7 @@ class RemoteFile:
         size: Its size in bytes.
         digest: Its digest: 40 hexadecimal digits are git's SHA-1 of it; any other number of
             digits is the beginning of its SHA-256.
-        sender: The operator of the server.
+        server: The operator of the server.
         exact: Whether the size is exact rather than approximate.
         headers: The headers of the request. The authorization is sent to no other host.
     """
@@ -77,7 +77,7 @@ class RemoteFile:
     address: str
     size: int
     digest: str
-    sender: Sender
+    server: FileServer
     exact: bool = True
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -126,7 +126,7 @@ def download(file: RemoteFile, target: Path, on_bytes: OnBytes) -> None:
     Raises:
         HubUnavailable: If size or digest are wrong, or the transfer ends too early.
         httpx2.HTTPError, OfflineModeIsEnabled, OSError: If nothing arrives, or the disk fails;
-            see :func:`cam_hub.models.faults.plain_faults`.
+            see :func:`cam_hub.sources.transfer_errors.translated_errors`.
     """
     partial = _partial(target)
     _persist(file, partial, lambda count: on_bytes(min(count, file.size)))
@@ -164,7 +164,7 @@ def _given_up(file: RemoteFile, arrived: int, error: Exception) -> HubUnavailabl
     """The error for a transfer that was cut too often."""
     about = "" if file.exact else "about "
     return file.refusal(
-        f"{network_trouble(error, file.sender)} {arrived:,} of {about}{file.size:,} bytes have "
+        f"{network_error(error, file.server)} {arrived:,} of {about}{file.size:,} bytes have "
         "arrived. They are kept, and the next try goes on where it was cut."
     )
 
@@ -206,7 +206,7 @@ def _receive(file: RemoteFile, partial: Path, on_bytes: OnBytes, *, xet: bool) -
                 return
     partial.unlink()
     raise file.refusal(
-        f"{file.sender.name} sends more bytes than the file has. What arrived was thrown away; "
+        f"{file.server.name} sends more bytes than the file has. What arrived was thrown away; "
         "try again later."
     )
 
@@ -219,7 +219,7 @@ def _position(file: RemoteFile, response: httpx2.Response, partial: Path, start:
     if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
         partial.unlink(missing_ok=True)
         raise file.refusal(
-            f"{file.sender.name} sends another part of the file than it was asked for. What had "
+            f"{file.server.name} sends another part of the file than it was asked for. What had "
             "arrived was thrown away; try again."
         )
     return start

@@ -22,7 +22,6 @@ from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused
 from cam_hub.images.clips import ClipPreprocessing
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.models.checkpoint import load_pickle
-from cam_hub.models.faults import Sender, plain_faults
 from cam_hub.models.initialisation import build_without_initialisation
 from cam_hub.models.limits import ModelFacts, check_limits
 from cam_hub.models.loaded_model import LoadedModel, LoadRequest, prepare_for_inference, wake
@@ -34,6 +33,7 @@ from cam_hub.sources.download import (
     file_lock,
     poll_of,
 )
+from cam_hub.sources.transfer_errors import FileServer, translated_errors
 from cam_hub.targets.detection import THRESHOLD
 from cam_hub.targets.registry import make_task
 
@@ -158,11 +158,11 @@ _ADVICE = (
     "A checkpoint that lies in torch's hub folder ($TORCH_HOME/hub/checkpoints) is used without "
     f"a network, and {_MIRROR} names a mirror."
 )
-_SENDER = Sender(
+_SERVER = FileServer(
     name="its server",
     folder="torch's hub folder",
     setting="TORCH_HOME",
-    lost=_ADVICE,
+    unreachable_hint=_ADVICE,
     advice=_ADVICE,
 )
 
@@ -217,11 +217,11 @@ def _fetch(request: LoadRequest, weights: zoo.Weights, path: Path) -> None:
         _address(weights.url),
         size,
         digest[1],
-        _SENDER,
+        _SERVER,
         exact=False,
         headers={"User-Agent": f"cam_hub/{__version__}"},
     )
-    with caller_may_stop(), plain_faults(id, _SENDER):
+    with caller_may_stop(), translated_errors(id, _SERVER):
         on_bytes = Report(id, size, request.progress).file(size)
         with file_lock(path, path.with_name(f".{path.name}.lock"), on_bytes):
             if not path.is_file():

@@ -10,13 +10,15 @@ import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from cam_hub.errors import HubUnavailable
-from cam_hub.models.faults import Sender, plain_faults
 from cam_hub.sources.download import RemoteFile, download, file_lock
+from cam_hub.sources.transfer_errors import FileServer, translated_errors
 from tests.fakes.hub.files import git_sha1, sha256
 from tests.fakes.mirror import Mirror, serve
 
 BODY = bytes(range(256)) * 40
-SENDER = Sender("the bakery", "the pantry", "PANTRY", lost="Is the door open?", advice="Bake.")
+SERVER = FileServer(
+    "the bakery", "the pantry", "PANTRY", unreachable_hint="Is the door open?", advice="Bake."
+)
 
 
 @pytest.fixture
@@ -30,12 +32,12 @@ def mirror(monkeypatch) -> Iterator[tuple[Mirror, str]]:
 def remote_file(
     address: str, digest: str = sha256(BODY), size: int = len(BODY), **more
 ) -> RemoteFile:
-    return RemoteFile("baker/bread", "file", address, size, digest, SENDER, **more)
+    return RemoteFile("baker/bread", "file", address, size, digest, SERVER, **more)
 
 
 def fetch(remote_file: RemoteFile, folder: Path) -> list[int]:
     heard: list[int] = []
-    with plain_faults(remote_file.id, SENDER):
+    with translated_errors(remote_file.id, SERVER):
         download(remote_file, folder / "file", heard.append)
     return heard
 

@@ -22,20 +22,20 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from cam_hub._text import clean_line
 from cam_hub._version import __version__
 from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
-from cam_hub.models.faults import Sender, plain_faults, retry_after
 from cam_hub.models.limits import FileFacts, ModelFacts
 from cam_hub.models.repo_files import not_a_model
+from cam_hub.sources.transfer_errors import FileServer, retry_after, translated_errors
 
 __all__ = ["HUB", "HubClient", "RepoRequest", "Token", "check_token", "is_commit", "plain_errors"]
 
 
-HUB = Sender(
+HUB = FileServer(
     name="the Hub",
     folder="the Hub's cache",
     setting="HF_HOME",
-    room="(`hf cache ls`)",
-    lost="Is HF_ENDPOINT right?",
-    crowd="With a token more are allowed.",
+    space_hint="(`hf cache ls`)",
+    unreachable_hint="Is HF_ENDPOINT right?",
+    rate_limit_hint="With a token more are allowed.",
 )
 """The Hub, and its cache on this machine."""
 
@@ -66,7 +66,7 @@ def plain_errors(wanted: RepoRequest) -> Iterator[None]:
         ModelRefused: If the caller may not have it.
         HubUnavailable: If the Hub, the network or the disk fails.
     """
-    with plain_faults(wanted.id, HUB):
+    with translated_errors(wanted.id, HUB):
         try:
             try:
                 yield
