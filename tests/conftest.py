@@ -112,6 +112,26 @@ def hub(hub_cache: Path) -> Iterator[FakeHub]:
         yield hub
 
 
+@pytest.fixture
+def fresh_listing() -> Iterator[None]:
+    """Nothing is cached of the Hub's list of models, neither before nor after a test."""
+    from cam_hub.sources.hub.listing import shared_listing
+
+    shared_listing.forget()
+    yield
+    shared_listing.forget()
+
+
+@pytest.fixture
+def bakery_hub() -> Iterator[FakeHub]:
+    """A hub with the repos of ``bakery``."""
+    from tests.fakes.hub.bakery import bakery
+
+    hub = bakery()
+    with serve(hub, HUB_PORT):
+        yield hub
+
+
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """Address of the running app."""

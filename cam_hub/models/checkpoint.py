@@ -33,7 +33,6 @@ __all__ = [
     "check_finite",
     "load_pickle",
     "pickle_notes",
-    "read_checkpoint",
     "read_content",
     "tensors_in",
     "unwrap",
@@ -158,10 +157,8 @@ def pickle_notes(id: str, name: str) -> tuple[str, ...]:
     )
 
 
-def read_checkpoint(
-    id: str, path: Path, *, pickles: bool, poll: Callable[[], None] = lambda: None
-) -> dict[str, Tensor]:
-    """Reads weights: safetensors, or a pickle by a reader that executes nothing.
+def read_content(id: str, path: Path, *, pickles: bool, poll: Callable[[], None]) -> object:
+    """Reads a file of weights: safetensors, or a pickle by a reader that executes nothing.
 
     The tensors are mapped from the file where its format allows it, so that they cost no memory
     until they are used.
@@ -173,18 +170,12 @@ def read_checkpoint(
         poll: Called now and then; an error that it raises ends the reading.
 
     Returns:
-        Tensors by name, out of the wrapping that training programs put around them.
+        The whole content, for :func:`unwrap`.
 
     Raises:
         ModelRefused: If it is damaged, lies about its content, holds anything else than weights,
             or is a pickle and must not be.
     """
-    content = read_content(id, path, pickles=pickles, poll=poll)
-    return unwrap(id, path, content, poll)
-
-
-def read_content(id: str, path: Path, *, pickles: bool, poll: Callable[[], None]) -> object:
-    """Reads everything that a file of weights holds; arguments and errors as above."""
     if path.name.endswith(SAFE):
         return _read_safetensors(id, path, poll)
     if not pickles:

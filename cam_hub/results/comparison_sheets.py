@@ -132,7 +132,7 @@ def _heat(cam: Map, peak: float, scale: Scale) -> Map:
     return heat
 
 
-_MOST_ABREAST = 8
+_MAX_ABREAST = 8
 _LINES = 3
 
 Pictures = Sequence[Image.Image | None]
@@ -201,8 +201,8 @@ def sheet(
         tile_width: Width of a tile in pixels.
     """
     tiles: list[Tile] = []
-    flowing = len(rows) == 1 and len(titles) > _MOST_ABREAST
-    abreast = min(len(titles), _MOST_ABREAST) + 1
+    flowing = len(rows) == 1 and len(titles) > _MAX_ABREAST
+    abreast = min(len(titles), _MAX_ABREAST) + 1
     for row, overlays in zip(rows, pictures, strict=True):
         ground = photo or _photo_of(row) or note("no photo", (tile_width, tile_width))
         tiles.append((_of_row(row), ground))

@@ -19,7 +19,7 @@ __all__ = ["COMPARISON", "check_explanation", "check_parts", "make_manifest"]
 Schema = Any
 """A type; ``[schema]`` for a list; a dict for an object; ``(schema, None)`` where null will do."""
 
-_MOST = 2**63  # no number of ours is as large
+_LIMIT = 2**63  # larger than any number in a manifest
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _TEXT = (str, None)
 _NUMBER = (float, None)
@@ -149,7 +149,7 @@ def _is(value: object, kind: type) -> bool:
         return isinstance(value, kind)
     kinds = (int,) if kind is int else (int, float)
     # False for NaN, too.
-    return isinstance(value, kinds) and not isinstance(value, bool) and -_MOST < value < _MOST
+    return isinstance(value, kinds) and not isinstance(value, bool) and -_LIMIT < value < _LIMIT
 
 
 def _unfit(where: str, expected: str, value: object) -> ValueError:

@@ -35,7 +35,7 @@ _PAPER = (255, 255, 255)
 _INK = (32, 32, 36)
 _VOID = (232, 232, 236)
 _ELLIPSIS = "…"
-_TALLEST = 2  # maximum height of a tile in relation to its width: slivers would be very high
+_MAX_ASPECT = 2  # maximum height of a tile in relation to its width: slivers would be very high
 _MAX_CODES = 3  # code points that stand for a label
 _SHEET_ASPECT = 1.5  # width to height that an automatic number of columns aims at
 
@@ -214,7 +214,7 @@ def _wrapped(text: str, font: _Font, width: float, most: int) -> list[str]:
 
 def _scaled(image: Image.Image, width: int) -> Image.Image:
     """The image at this width, or at the greatest height where it would be taller than that."""
-    scale = min(width / image.width, _TALLEST * width / image.height)
+    scale = min(width / image.width, _MAX_ASPECT * width / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 

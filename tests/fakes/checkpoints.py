@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
+from cam_hub.models.checkpoint import read_content, unwrap
+
 
 def save(module: nn.Module, folder: Path, **config: object) -> None:
     """Writes a timm network with its configuration; of none of its numbers a constructor knows."""
@@ -47,3 +49,8 @@ def same(one: object, other: object) -> bool:
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     assert isinstance(one, (list, tuple)) and isinstance(other, (list, tuple))
     return len(one) == len(other) and all(map(same, one, other))
+
+
+def read_checkpoint(id: str, path: Path, *, pickles: bool) -> dict[str, torch.Tensor]:
+    """The tensors of a file of weights, by name."""
+    return unwrap(id, path, read_content(id, path, pickles=pickles, poll=lambda: None))

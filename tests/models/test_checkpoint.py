@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save, save_file
 
 from cam_hub.errors import ModelRefused
-from cam_hub.models.checkpoint import HEADER_BYTES, PickleWarning, read_checkpoint
+from cam_hub.models.checkpoint import HEADER_BYTES, PickleWarning
+from tests.fakes.checkpoints import read_checkpoint
 from tests.fakes.peaks import takes_at_most
 
 ID = "baker/bread"

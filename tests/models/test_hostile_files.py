@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 
 import cam_hub
 from cam_hub.errors import ModelRefused, nearest_names
-from cam_hub.models.checkpoint import read_checkpoint
 from cam_hub.models.config import read_config
 from cam_hub.models.limits import MAX_NAME, MAX_TENSORS
 from cam_hub.models.pickle_scan import scan_pickles
 from cam_hub.sources import download as reporting
+from tests.fakes.checkpoints import read_checkpoint
 from tests.fakes.repo_folders import network, push, read_back
 
 pytestmark = pytest.mark.filterwarnings("ignore::cam_hub.models.checkpoint.PickleWarning")

@@ -9,7 +9,6 @@ import pytest
 
 import cam_hub
 from cam_hub.errors import CamHubError, HubUnavailable, ModelNotFound
-from cam_hub.sources.hub.listing import shared_listing
 from tests.conftest import HUB_PORT
 from tests.fakes.hub import FakeHub, serve
 from tests.fakes.hub.bakery import bakery
@@ -26,12 +25,9 @@ def hub() -> Iterator[FakeHub]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered(tmp_path, monkeypatch):
-    """Neither files nor answers of other tests."""
+def empty_cache(tmp_path, monkeypatch, fresh_listing):
+    """Neither files nor responses of other tests."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    shared_listing.forget()
-    yield
-    shared_listing.forget()
 
 
 def refused(id: str, **options: object) -> ModelNotFound:

@@ -11,19 +11,15 @@ from gradio_client.exceptions import AppError
 
 import cam_hub
 from cam_hub.models.limits import ModelFacts
-from cam_hub.sources.hub.listing import shared_listing
 from space.components.model_field import facts_html
 from tests.fakes.browser import Browser
 from tests.fakes.hub import FakeHub
 from tests.fakes.hub.bread import REPO
 from tests.fakes.hub.faults import Fault
 
+pytestmark = pytest.mark.usefixtures("fresh_listing")
+
 HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(autouse=True)
-def nothing_remembered():
-    shared_listing.forget()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,29 +9,14 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 import cam_hub
-from cam_hub.sources.hub.listing import shared_listing
 from space.components.model_field import Proposal, proposal_of
-from tests.conftest import HUB_PORT
 from tests.fakes.browser import Browser
-from tests.fakes.hub import FakeHub, serve
-from tests.fakes.hub.bakery import bakery
+from tests.fakes.hub import FakeHub
 from tests.fakes.space_app import SETTINGS
 
+pytestmark = pytest.mark.usefixtures("fresh_listing")
+
 HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture
-def hub() -> Iterator[FakeHub]:
-    hub = bakery()
-    with serve(hub, HUB_PORT):
-        yield hub
-
-
-@pytest.fixture(autouse=True)
-def nothing_remembered():
-    shared_listing.forget()
-    yield
-    shared_listing.forget()
 
 
 @pytest.fixture
@@ -63,7 +47,7 @@ def field(browser: Browser) -> dict[str, Any]:
     return found
 
 
-def test_repos_are_proposed_with_downloads_and_size(browser: Browser, hub: FakeHub):
+def test_repos_are_proposed_with_downloads_and_size(browser: Browser, bakery_hub: FakeHub):
     proposed = propose(browser, "convnext food")
     assert proposed == {
         "query": "convnext food",
@@ -83,7 +67,9 @@ def test_models_of_torchvision_and_timm_are_proposed_without_a_hub(browser: Brow
     assert proposed["note"].startswith("Without the Hub: ")
 
 
-def test_words_that_nothing_has_are_said_to_be_taken_as_an_id(browser: Browser, hub: FakeHub):
+def test_words_that_nothing_has_are_said_to_be_taken_as_an_id(
+    browser: Browser, bakery_hub: FakeHub
+):
     proposed = propose(browser, "zzqq")
     assert proposed["entries"] == []
     assert "taken as it is typed" in proposed["note"]
@@ -105,12 +91,12 @@ def test_what_cannot_be_searched_for_gets_a_note_and_no_error(
 
 
 def test_what_visitors_search_for_is_asked_without_the_servers_own_token(
-    browser: Browser, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, bakery_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("HF_TOKEN", "hf_cook")
     assert propose(browser, "convnext secret")["entries"] == []
-    assert [call.token for call in hub.calls] == [None] * len(hub.calls)
-    assert hub.calls
+    assert [call.token for call in bakery_hub.calls] == [None] * len(bakery_hub.calls)
+    assert bakery_hub.calls
 
 
 def test_the_field_starts_with_the_default_and_proposes_models_at_once(browser: Browser):
@@ -149,7 +135,7 @@ def test_an_entry_tells_what_is_known_and_nothing_else(hit: cam_hub.ModelHit, fa
 # The endpoint
 
 
-def test_the_endpoint_answers_with_the_facts_of_every_hit(client: Client, hub: FakeHub):
+def test_the_endpoint_answers_with_the_facts_of_every_hit(client: Client, bakery_hub: FakeHub):
     rows = client.predict("convnext food", api_name="/search")
     hits = cam_hub.search_models("convnext food")
     assert [row["id"] for row in rows] == [hit.id for hit in hits]
