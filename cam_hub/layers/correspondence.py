@@ -46,11 +46,11 @@ FEW_CELLS, CLEARER = 3, 0.1
 """So few cells along an axis correlate by chance; they must be selective, too, with this slope."""
 
 FINEST = 16
-"""Of finer grids about so many rows and columns are looked at: it is enough, and saves time."""
+"""Number of rows and columns that are examined on finer grids, roughly: enough, and saves time."""
 
 
 def sampled(side: int) -> slice:
-    """Which of so many rows or columns are looked at."""
+    """The rows or columns of a side that are examined."""
     step = -(-side // FINEST)
     return slice(step // 2, None, step)
 
@@ -62,14 +62,14 @@ class Match(NamedTuple):
         correlation: Correlation of the places of what moves the cells with the cells' own places;
             the lesser of the two axes, in [-1, 1].
         slope: How far these places move along with the cells, the lesser of the two axes: 1 if a
-            cell answers to its own place only, 0 if to all alike.
+            cell responds to its own place only, 0 if to all alike.
         selectivity: How much cells prefer some bands to others (deviation over the bands by mean,
-            in [0, sqrt(BANDS - 1)]); near 0 if each answers to all alike, so that its
+            in [0, sqrt(BANDS - 1)]); near 0 if each responds to all alike, so that its
             position cannot be determined.
         halves: Of what follows the bands, how much more each half of the cells moves than the
             opposite one where its own half of the input is disturbed: ``(own - other) / max(own,
             other)``, the least of all that can be compared, in [-1, 1]. It is low where each
-            answers to all, and where some cells are louder than others. Else 0.
+            responds to all, and where some cells are stronger than others. Else 0.
     """
 
     correlation: float

@@ -62,8 +62,8 @@ class ModelRunner:
         self.execution = execution
         self._module, self._task, self._certain = module, task, certain
         self._clean: Tensor | None = None
-        self._answer: Tensor | None = None
-        self._clear = False
+        self._clean_output: Tensor | None = None
+        self._compared = False
 
     @property
     def one_by_one(self) -> bool:
@@ -83,7 +83,7 @@ class ModelRunner:
         """
         if self._certain or module is not self._module:  # a copy in double precision
             return self._run(module, batch)
-        if self._answer is None:
+        if self._clean_output is None:
             return self._first(batch)
         try:
             output = self._run(module, batch)
@@ -113,20 +113,20 @@ class ModelRunner:
             output = self._run(self._module, clean)
         answer = main_tensor(output)
         self._clean = clean
-        self._answer = torch.empty(0) if answer is None else answer.detach().clone()
+        self._clean_output = torch.empty(0) if answer is None else answer.detach().clone()
         return output
 
     def _compare(self, answer: Tensor | None, images: int) -> None:
         """Makes sure that the clean input, first in its batch, gets the answer it gets alone."""
-        alone, clean = self._answer, self._clean
-        if alone is None or clean is None or self._clear or answer is None or not alone.numel():
+        alone, clean = self._clean_output, self._clean
+        if alone is None or clean is None or self._compared or answer is None or not alone.numel():
             return
         if alone.shape[:1] == (1,) and answer.shape[1:] == alone.shape[1:]:
             if len(answer) == images and _difference(answer[:1], alone) <= _TOLERANCE:
                 return
         elif images == 1 or alone.shape[:1] != (1,):
             return  # no answer per image, as of detectors
-        self._clear = True
+        self._compared = True
         if self._differs(clean):
             if not self.execution.varies:
                 raise ExecutionChanged(self._varying(replace(self.execution, draws=True), clean))
@@ -136,7 +136,7 @@ class ModelRunner:
             raise ExecutionChanged(replace(self.execution, one_by_one=True))
 
     def _varying(self, execution: Execution, clean: Tensor) -> Execution:
-        """How a network is run whose answers vary: with all that may be the reason held still."""
+        """The execution of a network whose outputs vary: all possible reasons are held constant."""
         with unobserved(), torch.no_grad(), watch(self._module):
             numbers = changed_numbers(
                 self._module, lambda: self._task.run(unwrapped(self._module), clean)
@@ -146,7 +146,7 @@ class ModelRunner:
 
     def _differs(self, clean: Tensor) -> bool:
         """Whether two passes of the clean input, each with other random numbers, differ."""
-        answers = []
+        outputs = []
         with torch.no_grad():
             for seed in (1, 2):
                 if self.execution.varies:  # seeded already
@@ -154,8 +154,8 @@ class ModelRunner:
                 else:
                     with watch(self._module, seed=seed):
                         output = self._task.run(unwrapped(self._module), clean)
-                answers.append(main_tensor(output))
-        one, other = answers
+                outputs.append(main_tensor(output))
+        one, other = outputs
         if one is None or other is None:
             return False
         return one.shape != other.shape or _difference(one, other) > _SAME

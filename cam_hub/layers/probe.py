@@ -1,7 +1,7 @@
 """The experiment: disturb a part of the input and see which positions of each output move.
 
 The input is cut into horizontal bands and, once more, into vertical ones; each disturbed copy
-differs from the clean input in one band only. Where an output lies on the image, its rows answer
+differs from the clean input in one band only. Where an output lies on the image, its rows respond
 to the horizontal bands and its columns to the vertical ones. So the reading of an output (which
 axes are rows and columns) that follows the bands best is its layout, and an output that follows
 them under no reading is not spatial.
@@ -62,7 +62,7 @@ than a small one has."""
 
 
 _MAX_CALLS = 8
-"""Of a layer that runs more often than this in one pass, only the last call is looked at."""
+"""For a layer that runs more often than this in one pass, only the last call is examined."""
 
 _SPARE = 2
 """Where other outputs show the grids of a network, so many tokens without a place may be left over
@@ -88,7 +88,7 @@ class Finding:
         finite: Whether it holds no NaN or infinity.
         calls: How often the layer ran in one pass; the last output counts.
         call: Which of these calls it is about, from 0.
-        readable: The calls whose output follows the image, where all were looked at.
+        readable: The calls whose output follows the image, where all were examined.
         overwritten: Whether what follows writes to the output (in-place layers, ``+=``).
         extent: The part of the input that the grid covers, as measured or as that of earlier
             layers; None if it cannot be determined.
@@ -273,13 +273,13 @@ class _Outputs:
             yield from outputs
 
     def at(self, name: str, call: int) -> _Output:
-        """The output of one call; where only the last one is looked at, that."""
+        """The output of one call; or the last one where only that is examined."""
         outputs = self._earlier.get(name, ())
         return outputs[call] if call < len(outputs) else self._seen[name]
 
 
 class _Responses:
-    """How the places of one output answered to the disturbances of one chunk.
+    """The responses of the places of one output to the disturbances of one chunk.
 
     Args:
         output: What the layer returned, batch first, the clean input's before the others.
@@ -397,12 +397,12 @@ def _add_turned(
         if known and not any(reading.explicit for reading, _ in found[name]):
             shape = (1, *(output.shape or ()))
             for _, tried in _by_extra(shape, output.layouts, known):
-                _add([found[name]], _answers([output], tried[0].layout), tried)
+                _add([found[name]], _stacked_responses([output], tried[0].layout), tried)
 
 
 def _turned_match(output: _Output, reading: Arrangement, turn: str) -> Match:
     """How well an output follows the bands if the network has turned the image."""
-    maps = _maps(_answers([output], reading.layout), [reading])
+    maps = _maps(_stacked_responses([output], reading.layout), [reading])
     [match] = match_all(turn_back(maps, turn), borders=True)
     return match
 
@@ -427,7 +427,7 @@ def _placed(findings: Mapping[str, Finding], seen: Mapping[str, _Output]) -> dic
         reading = findings[name].arrangement
         if reading is None:
             continue
-        maps = to_maps(_answers([seen[name]], reading.layout).flatten(0, 2), reading)
+        maps = to_maps(_stacked_responses([seen[name]], reading.layout).flatten(0, 2), reading)
         maps = maps.reshape(2 * BANDS, 2, reading.frames, -1, maps.shape[-1])[:, 0].mean(dim=1)
         finer = [
             next((ends for side, ends in known[axis] if follows(grid[axis], side)), None)
@@ -463,7 +463,7 @@ def _after_first(seen: Mapping[str, _Output], recurrent: Collection[str]) -> set
 def _explicit(groups: Sequence[Sequence[_Output]], frame: Frame) -> list[list[Readings]]:
     """The readings of outputs with rows and columns of their own, which are of one shape a group.
 
-    All that are looked at on a grid of one size are matched at once.
+    All that are examined on a grid of one size are matched at once.
     """
     found: list[list[Readings]] = [[[] for _ in group] for group in groups]
     by_size: dict[tuple[int, ...], list[tuple[list[Readings], Arrangement, Tensor]]] = {}
@@ -471,7 +471,7 @@ def _explicit(groups: Sequence[Sequence[_Output]], frame: Frame) -> list[list[Re
         shape, folded = (1, *(group[0].shape or ())), group[0].folded
         for reading in arrangements(shape, frame, folded=folded):
             if reading.cells > 1:
-                maps = _maps(_answers(group, reading.layout), [reading])
+                maps = _maps(_stacked_responses(group, reading.layout), [reading])
                 by_size.setdefault(maps.shape[3:], []).append((own, reading, maps))
     for parts in by_size.values():
         matches = iter(match_all(torch.cat([maps for _, _, maps in parts]), borders=True))
@@ -497,9 +497,9 @@ def _sequential(
     """
     found: list[Readings] = [[] for _ in outputs]
     shape, axis = (1, *(outputs[0].shape or ())), outputs[0].batch_axis
-    answers = {layout: _answers(outputs, layout) for layout in outputs[0].layouts}
+    responses = {layout: _stacked_responses(outputs, layout) for layout in outputs[0].layouts}
     for extra, tried in _by_extra(shape, outputs[0].layouts, known):
-        own, readings = answers[tried[0].layout], tried
+        own, readings = responses[tried[0].layout], tried
         if extra > _FEW:
             if _follows(found):
                 break
@@ -512,9 +512,9 @@ def _sequential(
             if known and extra > _SPARE:
                 continue
             if reading.cells > 1 and (lines or not single):
-                _add(found, answers[reading.layout], [reading], lines=single)
+                _add(found, responses[reading.layout], [reading], lines=single)
     if not _follows(found) and lines and frame.frames == 1:
-        for layout, own in answers.items():
+        for layout, own in responses.items():
             for reading in single_lines(shape, layout):
                 if max(reading.grid) <= max(frame.rows, frame.cols):
                     _add(found, own, [reading])
@@ -528,10 +528,10 @@ def _apart_in_time(known: Collection[Arrangement], frame: Frame) -> bool:
 
 
 def _add(
-    found: list[Readings], answers: Tensor, readings: Sequence[Arrangement], *, lines: bool = True
+    found: list[Readings], responses: Tensor, readings: Sequence[Arrangement], *, lines: bool = True
 ) -> None:
     """Adds to what is found of some outputs how well they follow the bands under some readings."""
-    for own, matches in zip(found, _match(answers, readings, lines=lines), strict=True):
+    for own, matches in zip(found, _match(responses, readings, lines=lines), strict=True):
         own.extend(zip(readings, matches, strict=True))
 
 
@@ -551,11 +551,11 @@ def _by_extra(
     return sorted(pairs, key=itemgetter(0))
 
 
-def _best(answers: Tensor, readings: Sequence[Arrangement]) -> list[Arrangement]:
+def _best(responses: Tensor, readings: Sequence[Arrangement]) -> list[Arrangement]:
     """The reading under which some of the outputs follow the bands best; none if none does."""
     pairs = [
         (match, reading)
-        for matches in _match(answers, readings)
+        for matches in _match(responses, readings)
         for reading, match in zip(readings, matches, strict=True)
     ]
     match, reading = max(pairs, key=lambda pair: pair[0].rank)
@@ -563,33 +563,33 @@ def _best(answers: Tensor, readings: Sequence[Arrangement]) -> list[Arrangement]
 
 
 def _match(
-    answers: Tensor, readings: Sequence[Arrangement], *, lines: bool = True
+    responses: Tensor, readings: Sequence[Arrangement], *, lines: bool = True
 ) -> list[list[Match]]:
     """How well outputs follow the bands under readings of one layout and grid.
 
     Args:
-        answers: From ``_answers``.
+        responses: From ``_stacked_responses``.
         readings: Which may differ in what stands before and after the grid.
         lines: As for ``match_all``.
 
     Returns:
         One list per output, with one match per reading.
     """
-    count = len(answers)
+    count = len(responses)
     # Tokens that respond to nothing are class tokens and prompts, not a border.
-    matches = match_all(_maps(answers, readings), lines=lines, borders=readings[0].explicit)
+    matches = match_all(_maps(responses, readings), lines=lines, borders=readings[0].explicit)
     return [matches[place::count] for place in range(count)]
 
 
-def _maps(answers: Tensor, readings: Sequence[Arrangement]) -> Tensor:
+def _maps(responses: Tensor, readings: Sequence[Arrangement]) -> Tensor:
     """``(readings * outputs, 2 * BANDS, 2, rows, cols)``; over steps of time the mean is taken."""
-    maps = torch.stack([to_maps(answers.flatten(0, 2), reading) for reading in readings])
+    maps = torch.stack([to_maps(responses.flatten(0, 2), reading) for reading in readings])
     return maps.reshape(
-        len(readings) * len(answers), 2 * BANDS, 2, readings[0].frames, -1, maps.shape[-1]
+        len(readings) * len(responses), 2 * BANDS, 2, readings[0].frames, -1, maps.shape[-1]
     ).mean(dim=3)
 
 
-def _answers(outputs: Sequence[_Output], layout: str) -> Tensor:
+def _stacked_responses(outputs: Sequence[_Output], layout: str) -> Tensor:
     """The ``sizes`` of outputs of one shape: ``(outputs, 2 * BANDS, 2, …)``."""
     return torch.stack(
         [torch.cat([each.by_layout[layout] for each in output.responses]) for output in outputs]
@@ -750,7 +750,7 @@ def _run_all(
 
 
 def _run_chunk(module: nn.Module, batch: Tensor, run: Run, outputs: _Outputs) -> None:
-    """Runs the clean input with some disturbed copies and takes in what the layers answer."""
+    """Runs the clean input with some disturbed copies and collects the responses of the layers."""
     previous: tuple[Tensor, Callable[[], bool], _Responses] | None = None
 
     def visit(name: str, output: Any) -> None:
