@@ -167,15 +167,15 @@ def check_map(cam: Tensor, layer: str | None = None) -> None:
     low, high = cam.min(), cam.max()
     if low == high == 0:
         raise NoMap(
-            "no position at this layer spoke for the class: the map is zero everywhere. Either "
-            "the score does not depend on these positions, or all they say speaks against the "
-            "class. Try another layer, method or class.",
+            "no position at this layer is evidence for the class: the map is zero everywhere. "
+            "Either the score does not depend on these positions, or all of them are evidence "
+            "against the class. Try another layer, method or class.",
             layer,
         )
     if _flat(low, high):
         raise NoMap(
-            f"all {positions} positions spoke equally for the class ({float(high):.3g}), so the "
-            "map points nowhere. Try a layer with a finer grid, or another method.",
+            f"all {positions} positions are equal evidence for the class ({float(high):.3g}), so "
+            "that the map points nowhere. Try a layer with a finer grid, or another method.",
             layer,
         )
 

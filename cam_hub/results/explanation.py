@@ -422,11 +422,11 @@ class Explanation(Maps):
         rows: list[str | None] = [*self.layers, *([None] if len(self.layers) > 1 else [])]
         tiles = []
         for name in rows:
-            spoke = name is None or bool(self.cams[index, name].any())
+            not_blank = name is None or bool(self.cams[index, name].any())
             for step in (None, *steps):
                 what = name or "fusion"
                 what += f": step {step + 1} of {self.steps}" if step is not None else ""
-                if spoke:
+                if not_blank:
                     picture = self.overlay(index, name, step=step, alpha=alpha, colormap=colormap)
                     tiles.append((what, picture))
                 else:

@@ -95,7 +95,7 @@ def summary(result: Explanation, class_index: int, layer: str | None, against: s
         else f"layer <code>{html.escape(layer)}</code>"
     )
     return (
-        f"<h2>What spoke {_SIDES[result.sign]} <strong>{label}</strong>{than}</h2>"
+        f"<h2>Evidence {_SIDES[result.sign]} <strong>{label}</strong>{than}</h2>"
         f"<p>in <code>{model}</code>: {title} at {where}{taken}</p>"
         f"{_notes(result, layer)}"
     )
@@ -162,7 +162,7 @@ def prediction_list_html(predictions: Sequence[Prediction], explained: Collectio
     if not predictions:
         return ""
     rows = "".join(_row(found, found.class_index in explained) for found in predictions[:_MOST])
-    return f"<h3>Predictions</h3><p>Choose one to see what spoke for it.</p><ol>{rows}</ol>"
+    return f"<h3>Predictions</h3><p>Select one to see the evidence for it.</p><ol>{rows}</ol>"
 
 
 def percent(found: Prediction) -> str:

@@ -121,7 +121,7 @@ class Screen:
         return (column + 0.5) / heat.shape[1], (row + 0.5) / heat.shape[0]
 
     def _for(self, heat: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What speaks for the class, from 0 to 1: of a signed map the half above its middle."""
+        """The evidence for the class, from 0 to 1; for a signed map, the half above its middle."""
         return np.maximum(2 * heat - 1, 0) if self.result.signed else heat
 
     def _heat(
@@ -311,9 +311,10 @@ def _legend(screen: Screen, look: Look) -> str:
     if not screen.result.seen.all():
         lines.append("Hatched grey: the model's crop left it out, so nothing is known there.")
     side = "against" if screen.result.sign == "against" else "for"
-    ends = f"cold, {number(span.low)}", f"hot, {number(span.high)}: spoke most {side} {label}"
+    low, high = number(span.low), number(span.high)
+    ends = f"cold, {low}", f"hot, {high}: strongest evidence {side} {label}"
     if signed:
-        ends = f"{number(span.low)}: spoke most against {label}", f"{number(span.high)}: for it"
+        ends = f"{low}: strongest evidence against {label}", f"{high}: for it"
     return (
         f'<div class="bar" role="img" aria-label="Colours from {ends[0]} to {ends[1]}" '
         f'style="background: {_gradient(taken)}">{mark}</div>'

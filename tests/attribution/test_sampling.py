@@ -84,7 +84,7 @@ def test_how_copies_are_cut_into_chunks_does_not_change_a_group(sizes: list[int]
         # three groups two such sums share one e. Nothing but the shared groups agrees.
         ([[0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
           [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]], 0.0),
-        ([[0.0, 0.0], [0.0, 0.0]], 1.0),  # all say that nothing spoke
+        ([[0.0, 0.0], [0.0, 0.0]], 1.0),  # all are blank
         ([[3.0, 3.0], [3.0, 3.0]], 1.0),
         ([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]], 0.0),  # one says so
         ([[0.0, 1.0, 2.0], [0.0, 1.0, math.inf]], 0.0),

@@ -194,7 +194,7 @@ class TestSegmentation:
 
     def test_a_region_asks_about_its_pixels_only(self, model):
         photo = Image.new("RGB", (64, 32), "lime")
-        with pytest.raises(NoMap, match="all 64 positions spoke equally"):
+        with pytest.raises(NoMap, match="all 64 positions are equal evidence"):
             cam_hub.explain(model, photo, target_layers="act", method="layercam").cam()
         left = cam_hub.explain(
             model, photo, target_layers="act", method="layercam", region=(0, 0, 32, 32)

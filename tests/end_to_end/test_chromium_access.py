@@ -33,7 +33,7 @@ def result(visitor: Visitor) -> None:
     visitor.page.click('#layer_choice label:has-text("Stages")')
     visitor.page.click("#advanced button")
     visitor.explain()
-    visitor.sees("What spoke for cheetah")
+    visitor.sees("Evidence for cheetah")
     visitor.page.click('#view label:has-text("Boxes")')
     visitor.page.click("#take_away summary >> nth=0")
 
@@ -167,7 +167,7 @@ def test_the_keyboard_alone_asks_and_answers(visitor: Visitor):
     page.keyboard.type("espresso", delay=20)
     page.wait_for_selector('#classes_list li:has-text("espresso")')
     page.keyboard.press("Control+Enter")
-    visitor.sees("What spoke for espresso")
+    visitor.sees("Evidence for espresso")
     before = visitor.picture()
     page.focus('#view input[value="boxes"]')
     page.keyboard.press("Space")

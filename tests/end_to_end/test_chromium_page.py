@@ -35,7 +35,7 @@ sizes = pytest.mark.parametrize("options", [DESKTOP, PHONE], ids=["desktop", "ph
 @pytest.mark.parametrize("options", [DESKTOP, PHONE, DARK], ids=["desktop", "phone", "dark"])
 def test_a_result_is_in_view_on_the_first_screen(visit: Open, options: dict[str, Any]):
     visitor = visit(options)
-    visitor.sees("What spoke for tiger cat")
+    visitor.sees("Evidence for tiger cat")
     box = visitor.page.locator("#viewer .stage").bounding_box()
     view = options["viewport"]
     assert box["y"] + 0.8 * box["height"] < view["height"], "most of the picture is on the screen"
@@ -59,12 +59,12 @@ def test_an_example_is_explained_for_several_classes_at_several_layers(
     visitor.choose_class("classes", "lion king")
     visitor.page.click('#layer_choice label:has-text("Stages")')
     visitor.explain()
-    visitor.sees("What spoke for cheetah")
+    visitor.sees("Evidence for cheetah")
     assert "the fusion of 5 layers" in visitor.summary
     assert visitor.page.locator("#maps li").count() == 6
     before = visitor.picture()
     visitor.page.click('#shown_class label:has-text("lion")')
-    visitor.sees("What spoke for lion")
+    visitor.sees("Evidence for lion")
     visitor.other_picture(before)
     if options is PHONE:
         top = visitor.page.locator("#summary").bounding_box()["y"]
@@ -81,7 +81,7 @@ def test_a_photo_is_uploaded_pasted_and_taken(visit: Open, lion: Image.Image, tm
     page.set_input_files("#photo input[type=file]", tmp_path / f"{HOSTILE[:10]}.png")
     page.wait_for_selector("#photo img")
     visitor.explain()
-    visitor.sees("What spoke for lion")
+    visitor.sees("Evidence for lion")
     assert "cannot be in a link" in page.inner_text("#link_note")
 
     page.evaluate("""async () => {
@@ -98,7 +98,7 @@ def test_a_photo_is_uploaded_pasted_and_taken(visit: Open, lion: Image.Image, tm
     page.click('#photo [aria-label="capture photo"]')
     page.wait_for_selector("#photo img")
     visitor.explain()
-    visitor.sees("What spoke for")
+    visitor.sees("Evidence for")
 
 
 def test_an_address_inside_of_this_machine_is_refused_and_the_page_goes_on(visit: Open, url: str):
@@ -114,7 +114,7 @@ def test_an_address_inside_of_this_machine_is_refused_and_the_page_goes_on(visit
     visitor.page.click(".toast-close")
     visitor.take_example("coffee.jpg")
     visitor.explain()
-    visitor.sees("What spoke for espresso")
+    visitor.sees("Evidence for espresso")
 
 
 @sizes
@@ -140,7 +140,7 @@ def test_why_this_rather_than_that(visit: Open):
     alone = visitor.picture()
     visitor.choose_class("contrast", "egyptian cat")
     visitor.explain()
-    visitor.sees("What spoke for tiger cat rather than Egyptian cat")
+    visitor.sees("Evidence for tiger cat rather than Egyptian cat")
     assert visitor.picture() != alone
 
 
@@ -164,7 +164,7 @@ def test_every_change_of_the_look_is_another_picture_and_no_run_of_the_model(
     visit: Open, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
     visitor = visit(options, "?photo=lion.jpg&classes=lion&classes=cheetah&layers=stages")
-    visitor.sees("What spoke for lion")
+    visitor.sees("Evidence for lion")
 
     def never(*_: object) -> None:
         raise AssertionError("a model was run")
@@ -214,7 +214,7 @@ def test_a_prediction_that_is_chosen_is_explained(visit: Open):
     visitor = visit()
     visitor.sees("tiger cat")
     visitor.page.click('#predictions button:has-text("Egyptian cat")')
-    visitor.sees("What spoke for Egyptian cat")
+    visitor.sees("Evidence for Egyptian cat")
     assert "tiger cat" in visitor.page.inner_text("#classes .chips")
 
 
@@ -251,12 +251,12 @@ def test_files_hold_the_exact_pixels_and_numbers(
 def test_a_link_opens_the_same_view(visit: Open, options: dict[str, Any]):
     query = "?photo=lion.jpg&method=layercam&layers=stages&classes=lion&classes=cheetah"
     visitor = visit(options, f"{query}&class=293&layer=blocks.4&view=boxes&threshold=0.3")
-    visitor.sees("What spoke for cheetah")
+    visitor.sees("Evidence for cheetah")
     visitor.page.click('#take_away button[aria-label="Copy the link"]')
     link = visitor.page.evaluate("navigator.clipboard.readText()")
     assert link == visitor.page.input_value("#link_text")
     other = visit(options, "?" + link.partition("?")[2])
-    other.sees("What spoke for cheetah")
+    other.sees("Evidence for cheetah")
     assert other.summary == visitor.summary
     assert other.picture() == visitor.picture()
     assert other.page.input_value("#link_text") == link

@@ -81,9 +81,9 @@ def test_scaling_refuses_a_map_without_batch_and_grid(scale: Scale) -> None:
     ("cam", "reason"),
     [
         ([[0.0, float("nan")], [1.0, float("inf")]], "2 of 4 positions are NaN or infinite"),
-        ([[0.0, 0.0], [0.0, 0.0]], "no position at this layer spoke for the class"),
-        ([[2.5, 2.5], [2.5, 2.5]], r"all 4 positions spoke equally for the class \(2.5\)"),
-        ([[3.0]], "all 1 positions spoke equally"),
+        ([[0.0, 0.0], [0.0, 0.0]], "no position at this layer is evidence for the class"),
+        ([[2.5, 2.5], [2.5, 2.5]], r"all 4 positions are equal evidence for the class \(2.5\)"),
+        ([[3.0]], "all 1 positions are equal evidence"),
         ([[]], "no positions"),
     ],
     ids=["not finite", "zero", "flat", "a single cell", "empty"],

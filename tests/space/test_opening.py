@@ -85,7 +85,7 @@ def test_the_page_opens_with_a_result_of_the_embedded_model(
 ):
     done, shown = browser.open()
     assert done
-    assert "What spoke for <strong>tiger cat</strong>" in shown["summary"]
+    assert "Evidence for <strong>tiger cat</strong>" in shown["summary"]
     assert shown["results"]["visible"] is True
     assert shown["take_away"]["query"].endswith("photo=cat.jpg")
     assert browser.picture(shown["viewer"], "before").shape[1::-1] == photos["cat"].size

@@ -75,7 +75,7 @@ def test_the_button_shows_the_overlay_the_predictions_and_a_map_per_layer_with_t
     titles = re.findall(r"<strong>(.*?)</strong>", shown["maps"])
     assert titles == ["fusion of 2", "blocks.4", "bn2"]
     assert shown["results"]["visible"] is True
-    assert "What spoke for <strong>lion</strong>" in shown["summary"]
+    assert "Evidence for <strong>lion</strong>" in shown["summary"]
     assert "blocks.4" in [value for _, value in shown["target_layers"]["choices"]]
 
 

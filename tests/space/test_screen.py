@@ -130,7 +130,7 @@ def test_the_hottest_place_is_where_the_map_has_its_greatest_value(result: Expla
 def test_the_figure_says_scale_units_and_what_the_model_did_not_see(screen: Screen):
     own = viewer_html(screen, Look(layer="bn2"), "photo.jpg")
     span = screen.span(Look(layer="bn2"))
-    assert f"hot, {span.high:.3g}: spoke most for lion" in own
+    assert f"hot, {span.high:.3g}: strongest evidence for lion" in own
     assert "this map's least to its greatest value, in the method's own units" in own
     assert "Hatched grey" in own
     common = viewer_html(screen, Look(layer="bn2", scale="common"), "photo.jpg")
@@ -161,7 +161,7 @@ def test_pictures_have_words_for_those_who_do_not_see_them(screen: Screen):
 
 @pytest.mark.parametrize(
     ("cam", "reason"),
-    [(0.0, "zero everywhere"), (3.0, "spoke equally"), (np.nan, "NaN or infinite")],
+    [(0.0, "zero everywhere"), (3.0, "are equal evidence"), (np.nan, "NaN or infinite")],
 )
 def test_what_means_nothing_is_not_painted_and_the_reason_is_said(
     result: Explanation, cam: float, reason: str

@@ -45,7 +45,7 @@ def artifacts(result: Explanation, tmp_path: Path) -> Artifacts:
 
 
 def blanked(result: Explanation, index: int) -> Explanation:
-    """The same explanation, with nothing that spoke for one class."""
+    """The same explanation, with a blank map of one class."""
     cams = {key: np.zeros_like(cam) if key[0] == index else cam for key, cam in result.cams.items()}
     return dataclasses.replace(result, cams=cams)
 
