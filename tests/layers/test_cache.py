@@ -112,7 +112,7 @@ def test_a_tilde_stands_for_the_home(tmp_path, monkeypatch):
     assert cache.folder() == tmp_path / "mine" / "layers"
 
 
-# Files that are no answers.
+# Damaged and foreign files.
 
 DAMAGE: dict[str, Callable[[], bytes]] = {
     "empty": lambda: b"",

@@ -153,7 +153,7 @@ def test_a_relu_that_is_used_in_several_places_is_no_shared_layer():
 
 
 class Recurrent(nn.Module):
-    """Frames of a clip through a network of images, and what it says of them through an LSTM."""
+    """Frames of a clip through a network of images, and its outputs for them through an LSTM."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -58,11 +58,11 @@ class Case:
 
     Attributes:
         build: Makes the network.
-        size: Of its input.
+        size: Size of its input.
         late: What the recommended layer's name may begin with; none if a refusal is right.
         grid: Rows and columns of the recommended layer; None if several are right.
         never: What no usable layer's name may begin with.
-        task: Of the network.
+        task: The network's task.
     """
 
     build: Callable[[], nn.Module]

@@ -14,7 +14,7 @@ SMALL = (3, 48, 64)
 
 
 class Net(nn.Module):
-    """A small network in which every kind of layer occurs that a probe must tell apart."""
+    """A small network with every kind of layer that a probe must distinguish."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ def smeared(x: torch.Tensor) -> torch.Tensor:
 
 
 def loud(x: torch.Tensor, volume: float = 60) -> torch.Tensor:
-    """Every place keeps its own, but the lower right one, which hears of all, is loudest."""
+    """Every place keeps its own, but the lower right one, which receives all, is loudest."""
     rows, cols = (torch.linspace(0, 1, side, device=x.device).to(x) for side in x.shape[2:])
     return x + volume * smeared(x) * (rows[:, None] * cols).square()
 
@@ -122,7 +122,7 @@ def test_halves_of_a_layer_are_compared_under_the_bands():
         bands[band, :, band, :] = 1
         bands[4 + band, :, :, band] = 1
     assert match_bands(bands).halves == 1
-    # The lower half hears half as much of the upper as that does itself.
+    # The lower half receives half as much of the upper as that does itself.
     bands[:2, :, 2:] = 0.25
     assert match_bands(bands).halves == pytest.approx(0.5)
     assert match_bands(bands.flip(2)).halves == 0, "upside down they follow nothing"
@@ -194,7 +194,7 @@ class TestLateLayers:
 
 
 def test_what_is_read_of_the_loud_layer_by_its_bands_is_still_that_it_follows_the_image():
-    """So it is the quarters alone that speak against it."""
+    """So only the quarters exclude it."""
     clean = torch.randn(1, *SIZE, generator=torch.Generator().manual_seed(0))
     reading = read_layouts(disturb(Chain(Do(loud)), clean, lambda net, x: net(x)))["last"]
     assert reading.measured

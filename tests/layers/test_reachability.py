@@ -143,7 +143,7 @@ def test_a_layer_feeds_those_that_come_before_it(net, noise):
 
 
 def test_what_the_graph_shows_of_dependence_is_what_gradients_show(noise):
-    """A residual sum in which one branch is multiplied by zero: the graph alone cannot tell."""
+    """A residual sum in which one branch is multiplied by zero: the graph does not show that."""
 
     class Branches(nn.Module):
         def __init__(self) -> None:

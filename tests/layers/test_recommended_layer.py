@@ -58,7 +58,7 @@ def test_layers_whose_class_token_alone_is_heard_are_no_targets():
 
 
 def test_a_branch_counts_for_itself_where_what_follows_does_not_speak():
-    """Two branches that are joined are no keys and values: no part of the block is left out."""
+    """Two branches that are joined are not keys and values: no part of the block is left out."""
 
     class Join(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Files that somebody made to hold up or crash whoever reads them: refused, in linear time."""
+"""Files made to delay or crash their readers: refused, in linear time."""
 
 from __future__ import annotations
 

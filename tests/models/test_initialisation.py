@@ -23,7 +23,7 @@ def build_with(cls: type[nn.Module], state: dict[str, torch.Tensor], **options) 
 
 
 def both(cls: type[nn.Module], state: dict[str, torch.Tensor], **options):
-    """As loaded by ``loaded`` and in the ordinary way, and how often it was built for that."""
+    """The network built without initialisation and ordinarily, and the number of builds."""
     builds = []
 
     def build() -> nn.Module:
@@ -269,7 +269,7 @@ class TestMappedFiles:
             file.truncate(0)
         assert all(torch.equal(each, expected[name]) for name, each in everything(module).items())
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what is mapped")
     def test_large_weights_are_not_copied(self, tmp_path):
         path = tmp_path / "weights.safetensors"
         save_file({"blocks.weight": torch.randn(3072, 3072)}, path)

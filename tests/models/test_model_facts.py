@@ -1,4 +1,4 @@
-"""What is known of a model before it is loaded: what speaks against it, and its input."""
+"""Facts about a model before it is loaded: reasons for a refusal, and its input."""
 
 from __future__ import annotations
 
