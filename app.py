@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from space.app.blocks import GuardedBlocks
     from space.config.settings import Settings
 
-_PATIENCE = 4.0
+_POLL_SECONDS = 4.0
 """Seconds for an end in good order."""
 
 _HELP = """\
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, starts the app and waits for Ctrl+C or SIGTERM.
 
     Args:
-        arguments: Of the command line; None for the program's own.
+        arguments: Arguments of the command line; None for the program's own.
 
     Returns:
         Exit code: 2 if the app could not start. After a clean end the process ends with 0.
@@ -66,12 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         values = read_options(vars(options), os.environ, on_space=space_id is not None)
         prepare(os.environ, values["host"], values["port"])
-        if options.port is not None:  # checked again later; this tells within a moment
+        if options.port is not None:  # checked again later; this check takes a moment
             check_address(values["host"], values["port"])
         with direct_loopback(os.environ):
             settings = _settings(values, space_id)
             app, stop = _launch(settings, values["port"], browser=not options.no_browser)
-    except Exception as error:  # noqa: BLE001 (whatever it is, it is told in one line)
+    except Exception as error:  # noqa: BLE001 (any error is reported in one line)
         return _refuse(reason_of(error))
     return _serve(app, settings, stop)
 
@@ -84,9 +84,9 @@ def _settings(values: dict[str, Any], space_id: str | None) -> Settings:
     """
     # Imported after --help was answered: torch takes seconds. A GPU that is lent call by call
     # wants to be known of before torch is.
-    from space.service.zerogpu import is_lent  # noqa: PLC0415
+    from space.service.zerogpu import on_zero_gpu  # noqa: PLC0415
 
-    lent = is_lent()
+    lent = on_zero_gpu()
     from cam_hub.models.loaded_model import pick_device  # noqa: PLC0415
     from space.app.create_app import can_sign_in  # noqa: PLC0415
     from space.config.settings import Settings  # noqa: PLC0415
@@ -97,7 +97,7 @@ def _settings(values: dict[str, Any], space_id: str | None) -> Settings:
         space_id=space_id,
         space_host=os.environ.get("SPACE_HOST", "") if space_id else "",
         sign_in=can_sign_in(),
-        lent_gpu=lent,
+        zero_gpu=lent,
     )
 
 
@@ -133,25 +133,25 @@ def _launch(settings: Settings, port: int, *, browser: bool) -> tuple[GuardedBlo
 
 
 def _serve(app: GuardedBlocks, settings: Settings, stop: Event) -> int:
-    from space.service.request_log import listen  # noqa: PLC0415
+    from space.service.request_log import configure_logging  # noqa: PLC0415
 
-    listen()
+    configure_logging()
     app.health.started(settings)
     Thread(target=app.warm_up, name="warm up", daemon=True).start()
     _say(f"cam_hub on {settings.device} at {app.local_url} (Ctrl+C ends it)")
     stop.wait()
-    watch = Timer(2 * _PATIENCE, _end)
+    watch = Timer(2 * _POLL_SECONDS, _end)
     watch.daemon = True
     watch.start()
     app.close(verbose=False)
     # Requests that are being answered end at their next step, and leave nothing behind.
-    app.explainer.finish(_PATIENCE)
+    app.explainer.finish(_POLL_SECONDS)
     _end()
     return 0
 
 
 def _end() -> None:
-    """Ends the process at once: threads that compute cannot be interrupted, and nobody waits."""
+    """Ends the process at once: threads that compute cannot be interrupted."""
     _say("cam_hub has ended")
     with suppress(OSError):
         sys.stderr.flush()
@@ -175,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _has_desktop() -> bool:
-    """Whether a browser can be opened in front of somebody."""
+    """Whether a browser can be opened on a screen."""
     if os.environ.get("SPACE_ID") or os.environ.get("SSH_CONNECTION"):
         return False
     if sys.platform in ("win32", "darwin"):

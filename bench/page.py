@@ -15,10 +15,10 @@ from pathlib import Path
 
 import cam_hub
 from cam_hub.images.decoding import open_image
-from space.components.viewer import Screen, map_strip_html, viewer_html
+from space.components.viewer import Preview, map_strip_html, viewer_html
 from space.config.settings import example_photos
-from space.service.display_options import VIEWS, Look
-from space.service.exports import Artifacts
+from space.service.display_options import VIEWS, DisplayOptions
+from space.service.exports import Exports
 from space.service.label_search import Labels
 
 _SIZE = (4000, 3000)
@@ -32,8 +32,8 @@ def main() -> None:
     result = cam_hub.explain(
         model, photo, method="layercam", target_layers="stages", classes=cam_hub.top(2)
     )
-    screen = Screen(result)
-    plain = Look()
+    screen = Preview(result)
+    plain = DisplayOptions()
     viewer_html(screen, plain, "")  # the colour maps are loaded: no visitor is the first
     other, layer = result.classes[1], result.layers[2]
     rows: dict[str, Callable[[], object]] = {
@@ -57,7 +57,7 @@ def main() -> None:
         _print(name, [_timed(call) for _ in range(_TURNS)])
     with tempfile.TemporaryDirectory() as folder:
         result.save_data(Path(folder))
-        exact = Artifacts(result, Path(folder), 0.5, "jet")
+        exact = Exports(result, Path(folder), 0.5, "jet")
         _print("file: overlay of 12 megapixels", [_timed(lambda: exact.overlay(result.classes[0]))])
         _print("file: everything", [_timed(exact.archive)])
 

@@ -49,10 +49,10 @@ def classes(page: Any) -> None:
     entry.scroll_into_view_if_needed()
 
 
-def take_away(page: Any) -> None:
+def downloads(page: Any) -> None:
     """Files, link and code."""
-    page.locator("#take_away summary").first.click()
-    page.locator("#take_away").scroll_into_view_if_needed()
+    page.locator("#downloads summary").first.click()
+    page.locator("#downloads").scroll_into_view_if_needed()
 
 
 def layers(page: Any) -> None:
@@ -67,7 +67,7 @@ VIEWS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "boxes": (f"{_LION}&view=boxes&threshold=0.45&colours=viridis", boxes),
     "contrast": ("?photo=lion.jpg&method=layercam&classes=lion&than=chow", first),
     "classes": ("", classes),
-    "take-away": ("", take_away),
+    "take-away": ("", downloads),
     "layers": ("", layers),
 }
 

@@ -16,7 +16,7 @@ from space.api.endpoint import (
     option_parameters,
 )
 from space.config.settings import Settings
-from space.service.errors import readable, teller, warn
+from space.service.errors import cancellable_progress, readable, warn
 from space.service.explain_form import DEFAULTS, read_compare_request
 from space.service.explainer import Explainer
 from space.service.exports import write_compare_files
@@ -83,16 +83,16 @@ def add_compare_endpoint(explainer: Explainer, workspace: Workspace, settings: S
 
         The rows are models. The columns are the methods, the target layers or the classes:
         whichever has several values. A model that fails and a map that is blank leave the others
-        theirs; their cells say why.
+        theirs; their cells give the reason.
         """
         with readable(as_html=False):
             values["models"] = values["models"] or [settings.default_model]
             values["methods"] = values["methods"] or [DEFAULTS["method"]]
             request = read_compare_request(**values, limits=settings.limits)
-            tell = teller(gr.Progress())
-            grid = explainer.compare(request, tell, visitor)
+            report = cancellable_progress(gr.Progress())
+            grid = explainer.compare(request, report, visitor)
             warn(note for row in grid.rows for note in row.notes)
-            tell(0.9, "Writing files")
+            report(0.9, "Writing files")
             with workspace.writing() as folder:
                 files = write_compare_files(
                     grid, folder, request.scale, request.form.alpha, request.form.colormap

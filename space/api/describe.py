@@ -1,4 +1,4 @@
-"""``/describe``: what is known about a model before it is loaded, for programs."""
+"""``/describe``: the facts about a model before it is loaded, for programs."""
 
 # Annotations must be real types here, not texts: Gradio reads inputs and outputs off them.
 
@@ -55,7 +55,7 @@ def make_describe(explainer: Explainer, settings: Settings) -> Callable[..., Fac
     def describe(
         model_id: str = settings.default_model, visitor: gr.OAuthToken | None = None
     ) -> FactsRow:
-        """Tells what is known about an image model, without loading or fetching it.
+        """Returns the facts about an image model, without loading or fetching it.
 
         Args:
             model_id: A timm or torchvision model.

@@ -19,10 +19,10 @@ from space.api.endpoint import (
     prediction_rows,
 )
 from space.config.settings import Settings
-from space.service.errors import readable, teller, warn
+from space.service.errors import cancellable_progress, readable, warn
 from space.service.explain_form import read_request
 from space.service.explainer import Explainer
-from space.service.exports import Artifacts
+from space.service.exports import Exports
 from space.service.result_files import Workspace
 
 __all__ = ["add_endpoint"]
@@ -58,15 +58,15 @@ def add_endpoint(explainer: Explainer, workspace: Workspace, settings: Settings)
         """Shows which pixels of a photo support which class of an image model."""
         with readable(as_html=False):
             request = read_request(**values, limits=settings.limits)
-            # Gradio finds out by itself which request this is the progress of.
-            tell = teller(gr.Progress())
-            explained = explainer.explain(request, tell, visitor)
+            # Gradio derives from the thread which request this is the progress of.
+            report = cancellable_progress(gr.Progress())
+            explained = explainer.explain(request, report, visitor)
             result = explained.result
             warn(explained.layers.notes)
-            tell(0.9, "Writing files")
+            report(0.9, "Writing files")
             with workspace.writing() as folder:
                 result.save_data(folder)
-                files = Artifacts(
+                files = Exports(
                     result,
                     folder,
                     request.alpha,

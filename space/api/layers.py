@@ -10,7 +10,7 @@ from gradio.events import api
 
 from space.api.endpoint import document
 from space.config.settings import Settings
-from space.service.errors import readable, teller, token_of, warn
+from space.service.errors import cancellable_progress, readable, token_of, warn
 from space.service.explain_form import read_model_id
 from space.service.explainer import Explainer, LayerTable
 
@@ -37,7 +37,7 @@ class LayerRow(TypedDict):
 
 _INPUTS = {
     "model_id": "'owner/name[@revision]' on the Hub, 'torchvision/name[@weights]' or a timm name",
-    "show_all": "whether layers that give no map are listed, too; their reason says why",
+    "show_all": "whether layers that give no map are listed, too; reason explains it",
 }
 
 _OUTPUTS = {
@@ -67,7 +67,7 @@ def make_layers(explainer: Explainer, settings: Settings) -> Callable[..., list[
         with readable(as_html=False):
             table = explainer.layers(
                 read_model_id(model_id, settings.limits),
-                teller(gr.Progress()),
+                cancellable_progress(gr.Progress()),
                 token_of(visitor),
             )
             warn(table.notes)

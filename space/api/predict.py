@@ -17,7 +17,7 @@ from space.api.endpoint import (
     prediction_rows,
 )
 from space.config.settings import Settings
-from space.service.errors import readable, teller
+from space.service.errors import cancellable_progress, readable
 from space.service.explain_form import read_limited_options, read_model_id, read_whole
 from space.service.explainer import Explainer
 from space.service.photos import read_photo
@@ -57,14 +57,14 @@ def add_predict_endpoint(explainer: Explainer, settings: Settings) -> None:
     """Adds ``/predict`` to the app that is being built."""
 
     def predict(values: dict[str, Any], visitor: str | None) -> Answer:
-        """Tells what an image model sees in a photo: its most probable classes."""
+        """Predicts the most probable classes of a photo."""
         with readable(as_html=False):
             limits = settings.limits
             found = explainer.predict(
                 read_photo(values["image"], limits.photo_rules),
                 read_model_id(values["model_id"], limits),
                 read_whole("top", values["top"], limits.max_top),
-                teller(gr.Progress()),
+                cancellable_progress(gr.Progress()),
                 visitor,
                 read_limited_options(values, limits, "predict")["output"],
             )

@@ -27,8 +27,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
-from space.app.mcp import teach
-from space.app.request_guard import NOT_FOUND, Doors, KnownHosts, Sessions
+from space.app.mcp import configure_mcp
+from space.app.request_guard import NOT_FOUND, KnownHosts, RequestGuard, Sessions
 from space.config.settings import Settings
 from space.service.errors import CANCELLED, Problem
 from space.service.explainer import Explainer
@@ -79,7 +79,7 @@ class GuardedQueue(Queue):
 class GuardedBlocks(gr.Blocks):
     """The app.
 
-    Gradio by itself fetches every file that a request names by a URL, of any size, before a handler
+    Plain Gradio fetches every file that a request names by a URL, of any size, before a handler
     sees it. Here URLs reach the handlers as they were sent.
 
     Args:
@@ -109,7 +109,7 @@ class GuardedBlocks(gr.Blocks):
     @mcp_server_obj.setter
     def mcp_server_obj(self, server: Any) -> None:
         if server is not None:
-            teach(server)
+            configure_mcp(server)
         self._agents = server
 
     @property
@@ -128,7 +128,7 @@ class GuardedBlocks(gr.Blocks):
         )
         # Added last, so it is the first of the middleware: before Gradio's own CORS rules.
         app.add_middleware(
-            Doors,
+            RequestGuard,
             hosts=KnownHosts.of(self._settings),
             sessions=Sessions(self._has_session, self._has_event),
             max_body=MAX_BODY,

@@ -16,19 +16,19 @@ from space.api.layers import add_layers_endpoint
 from space.api.predict import add_predict_endpoint
 from space.api.search import add_search_endpoint
 from space.app.blocks import GuardedBlocks
-from space.app.mcp import can_serve_agents
+from space.app.mcp import has_mcp_package
 from space.app.request_guard import handlers
 from space.components.photo_field import load_examples
 from space.components.style import CSS, JS, theme
 from space.config.settings import Settings
 from space.page.compare_tab import COMPARE_TAB, build_compare_tab, connect_compare
 from space.page.controls import build_controls, connect_classes, connect_facts, connect_search
-from space.page.events import Wiring
+from space.page.events import ExplainEvents
 from space.page.layers_tab import LAYERS_TAB, RESULT_TAB, build_layers_panel, connect_layers
-from space.page.page_load import FirstSight, connect_page_load
+from space.page.page_load import InitialResult, connect_page_load
 from space.page.results_panel import Presenter, build_results_panel
 from space.service.explainer import Explainer
-from space.service.result_files import Workspace, keeping_clean
+from space.service.result_files import Workspace, cleanup
 
 __all__ = ["account_line", "build_account", "can_sign_in", "create_app", "launch_options"]
 
@@ -36,7 +36,7 @@ __all__ = ["account_line", "build_account", "can_sign_in", "create_app", "launch
 def can_sign_in() -> bool:
     """Whether visitors can sign in: on a Space whose card asks for that (``hf_oauth: true``).
 
-    Elsewhere Gradio's button does not sign anybody in, and on a Space without these variables the
+    Elsewhere Gradio's button does not sign visitors in, and on a Space without these variables the
     app would not start.
     """
     return get_space() is not None and all(
@@ -82,16 +82,16 @@ def build_account(app: gr.Blocks, settings: Settings) -> None:
 
 
 def account_line(settings: Settings) -> str:
-    """Whose access token opens models; nobody is asked for it."""
+    """Whose access token opens models."""
     if settings.space_id:
-        return "Public models only: nobody can sign in here."
+        return "Public models only: sign-in is not set up here."
     try:
         token = get_token()
     except OSError:  # a file that cannot be read
         token = None
     if token:
         return "Private and gated models are opened by this machine's access token."
-    return "Nobody is logged in to the Hub: public models only (`hf auth login` opens others)."
+    return "Not logged in to the Hub: public models only (`hf auth login` opens others)."
 
 
 _TITLE = """
@@ -149,44 +149,44 @@ def create_app(settings: Settings | None = None) -> GuardedBlocks:
                 with gr.Tab("Compare", id=COMPARE_TAB, elem_id="compare"):
                     compared = build_compare_tab(settings)
         presenter = Presenter.of(settings, workspace, examples, panel)
-        wiring = Wiring(explainer, settings, controls, panel, presenter)
-        first_sight = FirstSight(explainer, presenter, settings)
-        connect_page_load(app, settings, controls, panel, presenter, first_sight, wiring)
-        app.warm_up = first_sight.kept
-        connect_classes(explainer, settings, controls, wiring.kept)
+        events = ExplainEvents(explainer, settings, controls, panel, presenter)
+        initial_result = InitialResult(explainer, presenter, settings)
+        connect_page_load(app, settings, controls, panel, presenter, initial_result, events)
+        app.warm_up = initial_result.kept
+        connect_classes(explainer, settings, controls, events.kept)
         connect_layers(explainer, settings, controls, layers)
         connect_compare(explainer, workspace, settings, controls, compared)
         connect_search(controls)
-        connect_facts(app, explainer, settings, controls, wiring.run)
+        connect_facts(app, explainer, settings, controls, events.run)
         add_endpoint(explainer, workspace, settings)
         add_layers_endpoint(explainer, settings)
         add_predict_endpoint(explainer, settings)
         add_compare_endpoint(explainer, workspace, settings)
         add_search_endpoint()
         add_describe_endpoint(explainer, settings)
-    # Whoever skipped the queue would skip its bounds.
+    # A request that skipped the queue would skip its bounds.
     app.queue(max_size=settings.queue_size, default_concurrency_limit=8, api_open=False)
     return app
 
 
 def launch_options(settings: Settings) -> dict[str, Any]:
-    """What ``launch`` needs to be told, whoever launches."""
+    """The arguments of ``launch``."""
     return {
         "theme": theme(),
         "css": CSS,
         "js": JS,
         "max_file_size": settings.limits.max_file_bytes,
         # All errors of ours are put into words; Gradio's own (a missing argument, a file that
-        # was not uploaded) say more than silence.
+        # was not uploaded) are better than silence.
         "show_error": True,
         "footer_links": ["api", "settings"],
         "ssr_mode": False,
         "share": False,
         "enable_monitoring": False,
         "state_session_capacity": settings.sessions,
-        "mcp_server": can_serve_agents(),
+        "mcp_server": has_mcp_package(),
         "app_kwargs": {
-            "lifespan": keeping_clean(settings),
+            "lifespan": cleanup(settings),
             "exception_handlers": handlers(),
         },
     }

@@ -1,6 +1,6 @@
 """What agents get over MCP: pictures as pictures, everything else as JSON.
 
-Gradio makes a tool of every public endpoint. By itself it answers clients that do not follow the
+Gradio makes a tool of every public endpoint. Plain Gradio answers clients that do not follow the
 progress with one text, in Python's notation and with folders of the server; pictures at the
 photo's full size would fill an agent's memory.
 """
@@ -22,18 +22,18 @@ from PIL import Image
 if TYPE_CHECKING:
     from gradio.mcp import GradioMCPServer
 
-__all__ = ["can_serve_agents", "teach"]
+__all__ = ["configure_mcp", "has_mcp_package"]
 
 _SIDE = 1024
-"""Most pixels along a side of a picture in an answer; its URL leads to all of them."""
+"""The maximum side of a picture in an answer, in pixels; its URL leads to the full size."""
 
 
-def can_serve_agents() -> bool:
+def has_mcp_package() -> bool:
     """Whether the package that MCP needs is installed."""
     return find_spec("mcp") is not None
 
 
-def teach(server: GradioMCPServer) -> None:
+def configure_mcp(server: GradioMCPServer) -> None:
     """Changes how a server of Gradio's answers, as above, and lets it accept optional pictures."""
     server.postprocess_output_data = partial(_content, server.types)  # type: ignore[method-assign]
     read = server.convert_strings_to_filedata
@@ -65,7 +65,7 @@ def _content(types: Any, data: Sequence[Any], root_url: str) -> list[Any]:
         types: ``mcp.types``.
         data: The values of the endpoint's outputs; as one tuple, if the client did not ask to
             follow the progress.
-        root_url: Of the app.
+        root_url: The URL of the app.
     """
     values = data[0] if len(data) == 1 and isinstance(data[0], tuple) else data
     parts: list[Any] = []

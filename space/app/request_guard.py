@@ -31,15 +31,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cam_hub.errors import DiskUnavailable, InvalidArgument, TooMuch
 from space.config.settings import Settings
 from space.service.errors import INTERNAL, INTERNAL_CODE, INTERNAL_TITLES
-from space.service.request_log import printable, trail
+from space.service.request_log import error_chain, printable
 
 __all__ = [
     "BUSY",
     "FORBIDDEN",
     "NOT_FOUND",
     "Authority",
-    "Doors",
     "KnownHosts",
+    "RequestGuard",
     "Sessions",
     "describe",
     "handlers",
@@ -109,7 +109,7 @@ def read_authority(text: str) -> Authority | None:
 class KnownHosts:
     """The hosts under which the app is reached, and the origins that may send it requests.
 
-    Loopback is always known. An app that listens on all addresses of its machine is reached by any
+    Loopback is always known. An app bound to all addresses of its machine is reached by any
     IP address and by the machine's name: an address cannot be rebound, since no lookup is involved.
 
     Args:
@@ -168,8 +168,8 @@ class KnownHosts:
         """Whether a request comes from the page of another site.
 
         Args:
-            headers: Of the request; ``refusal`` has found nothing wrong with them.
-            method: Of the request.
+            headers: The request's headers; ``refusal`` has found nothing wrong with them.
+            method: The request's method.
             path: Its path, after the prefix of the API.
         """
         if origins := headers.getlist("origin"):
@@ -263,10 +263,12 @@ def status_of(error: Exception) -> tuple[int, str, str]:
 
 
 async def _malformed(request: Request, error: RequestValidationError) -> JSONResponse:
-    """A body that is no JSON of the kind that the route takes."""
+    """A body that is not JSON of the kind that the route takes."""
     del request
-    told = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:3]]
-    return _answer(422, InvalidArgument.code, f"The request cannot be read. {'; '.join(told)}.", [])
+    problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:3]]
+    return _answer(
+        422, InvalidArgument.code, f"The request cannot be read. {'; '.join(problems)}.", []
+    )
 
 
 async def _refused(request: Request, error: HTTPException) -> JSONResponse:
@@ -335,16 +337,16 @@ class Sessions:
     has_event: Callable[[str], bool]
 
 
-class Doors:
+class RequestGuard:
     """ASGI middleware around the app, outside of Gradio's own.
 
     Args:
         app: What is behind.
         hosts: Under which hosts the app answers.
-        sessions: What the queue knows.
-        max_body: Most bytes of a request that is no upload; uploads have their own limit.
-        max_message: Most bytes of what an agent sends, which may have a photo within.
-        max_upload: Most bytes of an upload, all its files together.
+        sessions: The sessions and events of the queue.
+        max_body: Maximum bytes of requests other than uploads, which have their own limit.
+        max_message: Maximum bytes of an agent's request, which may contain a photo.
+        max_upload: Maximum bytes of an upload, all its files together.
         idle_seconds: How long the next piece of a body is waited for.
         body_seconds: How long a body may take as a whole.
     """
@@ -388,7 +390,7 @@ class Doors:
         except Exception as error:  # noqa: BLE001 (the last place where it can be caught)
             status, code, words = status_of(error)
             if not answer.ended:
-                _LOG.warning("a request failed: %s, status %d", trail(error), status)
+                _LOG.warning("a request failed: %s, status %d", error_chain(error), status)
             await answer.refuse(status, code, words)
 
     async def _guarded(self, scope: Scope, receive: Receive, answer: _Answer) -> None:

@@ -1,4 +1,4 @@
-"""The field for classes: a list of all labels of the model, searched as one types.
+"""The field for classes: a list of all labels of the model, searched while typing.
 
 A model may have twenty thousand. The field's value is a list of texts, as requests take them:
 labels, indices, ``top(3)``.
@@ -34,7 +34,7 @@ def build_class_field(elem_id: str, label: str, info: str, *, most: int) -> gr.H
     """Builds the field where it is called; fires ``input`` with the ``query`` that is typed.
 
     Args:
-        elem_id: Of the component; must be an identifier.
+        elem_id: The component's ID; must be an identifier.
         label: Above the field.
         info: Below the label.
         most: How many classes may be chosen.
@@ -152,7 +152,7 @@ watch("proposals", () => {
   last = answer;
   show(entries, words, fill);
   draw();
-  say(entries.length, "class", "classes");
+  announce(entries.length, "class", "classes");
 });
 watch("value", draw);
 """

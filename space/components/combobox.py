@@ -1,7 +1,7 @@
-"""What the fields share that search as one types: a text field with a list (a combobox).
+"""A text field with a list that is searched while typing (a combobox).
 
 Gradio's own menu sends all of its entries to the browser and keeps those that hold the typed text
-as it stands. These fields ask the server, and are what screen readers know as a combobox with a
+verbatim. These fields ask the server, and are what screen readers know as a combobox with a
 listbox. Entries are made of text, never of markup: strangers name repos and classes.
 """
 
@@ -13,11 +13,11 @@ from typing import Any
 __all__ = ["CSS", "LIVE_REGION", "LIVE_REGION_CSS", "SCRIPT", "Proposals", "markup"]
 
 
-LIVE_REGION = '<p class="spoken" role="status"></p>'
-"""A line that only screen readers announce; scripts find it as ``.spoken``."""
+LIVE_REGION = '<p class="live-region" role="status"></p>'
+"""A line that only screen readers announce; scripts find it as ``.live-region``."""
 
 LIVE_REGION_CSS = """
-.spoken {
+.live-region {
   position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden;
   clip-path: inset(50%); white-space: nowrap;
 }
@@ -48,7 +48,7 @@ def markup(elem_id: str, label: str, info: str, listed: str, *, before: str = ""
     """The field as HTML.
 
     Args:
-        elem_id: Of the component; an identifier.
+        elem_id: The component's ID; an identifier.
         label: Above the field.
         info: Below the label.
         listed: What the list holds, for those who do not see it.
@@ -119,7 +119,7 @@ CSS = _CSS + LIVE_REGION_CSS
 SCRIPT = """
 const input = element.querySelector("input"), popup = element.querySelector(".popup");
 const list = element.querySelector(".list"), note = element.querySelector(".note");
-const spoken = element.querySelector(".spoken");
+const live = element.querySelector(".live-region");
 let timer = 0, active = -1;
 
 const typed = () => input.value.trim();
@@ -152,11 +152,11 @@ const show = (entries, words, fill) => {
   popup.hidden = !entries.length && !words;
   input.setAttribute("aria-expanded", String(!popup.hidden));
 };
-const say = (count, one, many) => {
-  spoken.textContent = count + " " + (count === 1 ? one : many);
+const announce = (count, one, many) => {
+  live.textContent = count + " " + (count === 1 ? one : many);
 };
 // ask(): the list is wanted. choose(value): an entry, or the typed text. escape(open), key(event):
-// what else keys do.
+// other keys.
 const combobox = ({ delay, ask, choose, escape, key }) => {
   input.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(ask, delay); });
   input.addEventListener("click", () => { if (popup.hidden) ask(); });

@@ -53,7 +53,7 @@ def scale_choices() -> list[tuple[str, str]]:
 
 
 def tile_side(grid: Comparison) -> int:
-    """Most pixels along a side of a picture in the grid: less where there are many to be drawn."""
+    """The maximum side of a picture in the grid, in pixels; smaller where there are many."""
     return _SIDE if len(grid.cells) <= _MANY else _SIDE_OF_MANY
 
 
@@ -90,7 +90,7 @@ def _legend(scale: Scale, colormap: str, *, signed: bool) -> str:
 
 def _section(row: Row, titles: tuple[str, ...], pictures: tuple[Image.Image | None, ...]) -> str:
     if not any(pictures) and len({cell.reason for cell in row.cells}) == 1:
-        cells = _nothing(row.cells[0].reason)  # said once rather than in every cell
+        cells = _nothing(row.cells[0].reason)  # once rather than in every cell
     else:
         cells = "".join(
             _figure(row, title, cell, picture)

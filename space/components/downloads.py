@@ -1,4 +1,4 @@
-"""What can be taken away from a result: files, a link, and the code that gives the same map."""
+"""The downloads of a result: files, a link, and the code that gives the same map."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import gradio as gr
 
 from space.components.combobox import LIVE_REGION, LIVE_REGION_CSS
 
-__all__ = ["FILE_KINDS", "build_take_away", "take_away_value"]
+__all__ = ["FILE_KINDS", "build_downloads", "downloads_value"]
 
 FILE_KINDS = {
     "overlay": "Overlay (PNG)",
@@ -18,17 +18,14 @@ FILE_KINDS = {
 }
 """What can be downloaded, and the words for it."""
 
-_NO_PHOTO = (
-    "An uploaded photo cannot be in a link: whoever opens this one chooses a photo of theirs."
-)
+_NO_PHOTO = "An uploaded photo cannot be in a link: each visitor chooses a photo of their own."
 _NO_REFERENCE = (
-    "An uploaded reference cannot be in a link: whoever opens this one sees the photo compared "
-    "with itself."
+    "An uploaded reference cannot be in a link: with this one the photo is compared with itself."
 )
-_ALL = "Whoever opens it sees this view."
+_ALL = "It opens this view."
 
 
-def build_take_away() -> gr.HTML:
+def build_downloads() -> gr.HTML:
     """Builds the part where it is called.
 
     It fires ``select`` with ``kind``, a key of ``FILE_KINDS``; the file is handed over as the prop
@@ -39,24 +36,24 @@ def build_take_away() -> gr.HTML:
         for kind, words in FILE_KINDS.items()
     )
     return gr.HTML(
-        dict(take_away_value("", has_photo=True, has_reference=True, codes={})),
+        dict(downloads_value("", has_photo=True, has_reference=True, codes={})),
         html_template=_TEMPLATE.replace("BUTTONS", buttons) + LIVE_REGION,
         css_template=_CSS + LIVE_REGION_CSS,
         js_on_load=_JS,
         apply_default_css=False,
         padding=False,
-        elem_id="take_away",
+        elem_id="downloads",
         ready={},
     )
 
 
-def take_away_value(
+def downloads_value(
     query: str, *, has_photo: bool, has_reference: bool, codes: Mapping[str, str]
 ) -> dict[str, object]:
     """The value of the component.
 
     Args:
-        query: Of the link to this view.
+        query: The query of the link to this view.
         has_photo: Whether the photo is in it.
         has_reference: Whether the reference is in it, if there was one.
         codes: Texts to copy, by their titles.
@@ -119,7 +116,7 @@ pre {
 # Everything is shown as text. Files are made when they are asked for, and then downloaded.
 _JS = """
 const link = element.querySelector("input"), codes = element.querySelector(".codes");
-const note = element.querySelector("#link_note"), spoken = element.querySelector(".spoken");
+const note = element.querySelector("#link_note"), live = element.querySelector(".live-region");
 const here = () => location.href.split(/[?#]/)[0];
 
 const draw = () => {
@@ -159,17 +156,17 @@ const put = async (text, button) => {
     area.remove();
     button.focus();
   }
-  spoken.textContent = "Copied.";
+  live.textContent = "Copied.";
   const words = button.textContent;
   button.textContent = "Copied";
-  setTimeout(() => { button.textContent = words; spoken.textContent = ""; }, 1500);
+  setTimeout(() => { button.textContent = words; live.textContent = ""; }, 1500);
 };
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
   if (button.dataset.kind) {
     button.setAttribute("aria-busy", "true");
-    spoken.textContent = "Making the file …";
+    live.textContent = "Making the file …";
     trigger("select", { kind: button.dataset.kind });
   } else {
     const box = button.closest("details");
@@ -187,7 +184,7 @@ watch("ready", () => {
   document.body.append(anchor);
   anchor.click();
   anchor.remove();
-  spoken.textContent = props.ready.name + " is downloaded.";
+  live.textContent = props.ready.name + " is downloaded.";
 });
 draw();
 """

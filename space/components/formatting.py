@@ -46,7 +46,7 @@ def method_note(name: object) -> str:
 
 
 def colormap_choices() -> Choices:
-    """Good colour maps; those that can be read without seeing hue say so."""
+    """Good colour maps; those that can be read without seeing hue are marked."""
     return [
         (f"{entry.name} (colour-blind safe)" if entry.colour_blind_safe else entry.name, name)
         for name, entry in COLORMAPS.items()
@@ -75,7 +75,7 @@ def shown_class_choices(result: Explanation) -> list[tuple[str, int]]:
 
 
 def summary(result: Explanation, class_index: int, layer: str | None, against: str = "") -> str:
-    """A heading and a line of HTML that say what is shown.
+    """A heading and a line of HTML about what is shown.
 
     Args:
         result: The explanation.
@@ -174,7 +174,7 @@ def percent(found: Prediction) -> str:
 
 
 def _row(found: Prediction, is_here: bool) -> str:
-    label, said = html.escape(found.label), html.escape(percent(found))
+    label, share = html.escape(found.label), html.escape(percent(found))
     bar = (
         ""
         if found.probability is None
@@ -184,7 +184,7 @@ def _row(found: Prediction, is_here: bool) -> str:
     note = "<small>its map is here</small>" if is_here else ""
     return (
         f'<li><button type="button" data-index="{found.class_index}">'
-        f'<span class="label">{label}</span><span class="part">{said}</span>'
+        f'<span class="label">{label}</span><span class="part">{share}</span>'
         f"{bar}{note}</button></li>"
     )
 

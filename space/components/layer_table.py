@@ -1,6 +1,6 @@
 """A table of layers as HTML, with its style and its script. Nothing here knows Gradio.
 
-Names and reasons are escaped: whoever wrote a model chose them.
+Names and reasons are escaped: the authors of models chose them.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _grid(layer: LayerInfo) -> str:
 
 
 def _tokens(layer: LayerInfo) -> str:
-    """Tokens before the grid; those after it are rare, and said in words."""
+    """Tokens before the grid; those after it are rare, and in the last column."""
     if layer.grid is None:
         return "–"
     after = f", {layer.suffix_tokens} after" if layer.suffix_tokens else ""
@@ -194,7 +194,7 @@ tr.recommended > :first-child { box-shadow: inset 4px 0 var(--color-accent); }
 """Style of the table; Gradio confines it to the component."""
 
 # Runs once. A click anywhere in a row ticks it, unless text is being selected; a button answers
-# to Enter and Space by itself. The recommended row is brought into the box's view, since it
+# to Enter and Space already. The recommended row is brought into the box's view, since it
 # stands near the end.
 TABLE_JS = """
 element.addEventListener("click", (event) => {

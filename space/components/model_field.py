@@ -136,7 +136,7 @@ watch("proposals", () => {
   const { query, entries, note: words } = props.proposals;
   if (document.activeElement !== input || query !== typed() || query === props.value) return;
   show(entries, words, fill);
-  say(entries.length, "model", "models");
+  announce(entries.length, "model", "models");
 });
 watch("value", () => { if (document.activeElement !== input) input.value = props.value; });
 """
@@ -144,7 +144,7 @@ watch("value", () => { if (document.activeElement !== input) input.value = props
 
 NO_FACTS = ""
 
-ASKING = '<p class="asking">Asking what is known about it …</p>'
+ASKING = '<p class="asking">Asking for its facts …</p>'
 
 FACTS_CSS = """
 p { margin: 0; font-size: 0.85rem; line-height: 1.45; overflow-wrap: anywhere; }
@@ -161,7 +161,7 @@ def facts_html(facts: ModelFacts, *, random_weights: bool = False) -> str:
     """The lines for a model.
 
     Args:
-        facts: What is known; a fact that is not is left out.
+        facts: The facts; one that is missing is left out.
         random_weights: Whether it would be loaded without its weights, so that nothing is fetched.
     """
     parts = [
@@ -179,20 +179,20 @@ def facts_html(facts: ModelFacts, *, random_weights: bool = False) -> str:
     shown = " · ".join(f"<span>{html.escape(part[:80])}</span>" for part in parts if part)
     lines = [f'<p class="facts">{shown}{_page(facts)}</p>']
     if not facts.fresh:
-        lines.append('<p class="facts">The Hub does not answer: this is what is known here.</p>')
+        lines.append('<p class="facts">The Hub does not answer: these facts are stored here.</p>')
     if facts.refusal:
         lines.append(trouble_html("It would not be loaded", facts.refusal))
     return "".join(lines)
 
 
 def trouble_html(title: str, message: str) -> str:
-    """A problem, in words that anybody may have written."""
+    """A problem; its words may come from strangers."""
     sentence = message[:1].upper() + message[1:]
     return f'<p class="refused"><strong>{html.escape(title)}.</strong> {html.escape(sentence)}</p>'
 
 
 def _many(count: int) -> str:
-    """A number of parameters; thousands of millions are called billions, as everybody does."""
+    """A number of parameters; thousands of millions are called billions."""
     return short(count).replace("G", "B")
 
 

@@ -35,10 +35,10 @@ _THUMB_SIDE = 96
 
 @dataclass(frozen=True)
 class Example:
-    """A photo that anybody can ask about.
+    """A photo that every visitor can choose.
 
     Attributes:
-        name: Of its file; this is what links say.
+        name: The name of its file, which links contain.
         source: The file, as it was installed.
         title: What it shows, in a word.
         digest: SHA-256 of the file.

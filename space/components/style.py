@@ -16,7 +16,7 @@ CSS = """
 #account { flex: 0 1 auto; }
 #account p { margin: 0; font-size: 0.85rem; color: var(--body-text-color-subdued); }
 #ask .html-container, #summary .html-container, #viewer .html-container, #maps .html-container,
-#predictions .html-container, #take_away .html-container, #examples .html-container,
+#predictions .html-container, #downloads .html-container, #examples .html-container,
 #method_note .html-container { padding: 0 !important; }
 #ask h2, #summary h2 { margin: 0; font-size: 1.15rem; line-height: 1.35; }
 #facts { margin-top: -0.5rem; }
@@ -66,7 +66,7 @@ SHOW_RESULT = """
 }
 """
 
-# Likewise the table of layers, where they are to be picked from it.
+# Also the table of layers, where they are to be picked from it.
 SHOW_LAYERS = """
 (choice) => {
   if (choice === "any" && window.innerWidth < 768) {
@@ -76,7 +76,7 @@ SHOW_LAYERS = """
 """
 
 
-# Presses the button when the server says so, after the fields have their new values.
+# Presses the button on request of the server, after the fields have their new values.
 STARTER_JS = """
 watch("turn", () => setTimeout(() => document.getElementById("explain")?.click(), 150));
 """

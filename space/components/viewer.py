@@ -22,11 +22,11 @@ from cam_hub.images.geometry import Placement
 from cam_hub.results import overlay, regions
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.overlay import colormap_table, fitting
-from space.service.display_options import SCALES, Look
+from space.service.display_options import SCALES, DisplayOptions
 
 __all__ = [
-    "Screen",
-    "Screens",
+    "Preview",
+    "PreviewCache",
     "Span",
     "build_map_strip",
     "build_viewer",
@@ -52,7 +52,7 @@ class Span:
     high: float
 
 
-class Screen:
+class Preview:
     """One explanation, ready to be looked at.
 
     Args:
@@ -63,7 +63,7 @@ class Screen:
         self.result = reduced(result, _SHOWN_SIDE)
         self._spans: dict[tuple[int, str | None, str], Span] = {}
 
-    def span(self, look: Look) -> Span:
+    def span(self, look: DisplayOptions) -> Span:
         """Between which values the colours run.
 
         Raises:
@@ -74,7 +74,7 @@ class Screen:
             self._spans[key] = self._measured(*key)
         return self._spans[key]
 
-    def picture(self, look: Look) -> Image.Image:
+    def picture(self, look: DisplayOptions) -> Image.Image:
         """What is shown, RGB.
 
         Raises:
@@ -93,7 +93,7 @@ class Screen:
             return overlay.draw_boxes(painted, _boxes(self._for(heat), look.threshold))
         return painted
 
-    def thumbnail(self, look: Look) -> Image.Image:
+    def thumbnail(self, look: DisplayOptions) -> Image.Image:
         """The map over a small copy of the photo, at an opacity of its own.
 
         Raises:
@@ -108,13 +108,13 @@ class Screen:
             seen=small.seen,
         )
 
-    def regions(self, look: Look) -> tuple[int, float]:
+    def regions(self, look: DisplayOptions) -> tuple[int, float]:
         """How many places reach the threshold, but for specks, and which part of the photo does."""
         heat = self._for(self._heat(self.result, look))
         mask = regions.mask(heat, look.threshold)
         return len(_boxes(heat, look.threshold)), float(mask.mean())
 
-    def hottest(self, look: Look) -> tuple[float, float]:
+    def hottest(self, look: DisplayOptions) -> tuple[float, float]:
         """Where the map is hottest: across and down the photo, in [0, 1]."""
         heat = self._heat(self._small, look)
         row, column = np.unravel_index(int(heat.argmax()), heat.shape)
@@ -125,7 +125,7 @@ class Screen:
         return np.maximum(2 * heat - 1, 0) if self.result.signed else heat
 
     def _heat(
-        self, result: Explanation, look: Look, *, nearest: bool = False
+        self, result: Explanation, look: DisplayOptions, *, nearest: bool = False
     ) -> NDArray[np.float32]:
         index, layer = look.at(result)
         span = self.span(look)
@@ -141,7 +141,7 @@ class Screen:
         return reduced(self.result, _THUMB_SIDE)
 
 
-class Screens:
+class PreviewCache:
     """Screens by the folder of their result; the least recently used are read again when needed.
 
     Args:
@@ -152,12 +152,12 @@ class Screens:
     def __init__(self, read: Callable[[Path], Explanation], most: int = 24) -> None:
         self._read = read
         self._most = most
-        self._held: OrderedDict[Path, Screen] = OrderedDict()
+        self._held: OrderedDict[Path, Preview] = OrderedDict()
         self._lock = threading.Lock()
 
-    def put(self, folder: Path, result: Explanation) -> Screen:
+    def put(self, folder: Path, result: Explanation) -> Preview:
         """Holds the screen of a result that has just been made."""
-        screen = Screen(result)
+        screen = Preview(result)
         with self._lock:
             self._held[folder] = screen
             self._held.move_to_end(folder)
@@ -165,7 +165,7 @@ class Screens:
                 self._held.popitem(last=False)
         return screen
 
-    def get(self, folder: Path) -> Screen:
+    def get(self, folder: Path) -> Preview:
         """The screen of the result in a folder.
 
         Raises:
@@ -228,7 +228,7 @@ def build_viewer() -> gr.HTML:
     )
 
 
-def viewer_html(screen: Screen, look: Look, photo: str) -> str:
+def viewer_html(screen: Preview, look: DisplayOptions, photo: str) -> str:
     """The figure as HTML.
 
     Args:
@@ -243,7 +243,7 @@ def viewer_html(screen: Screen, look: Look, photo: str) -> str:
     shape = f"aspect-ratio: {width} / {height}; --shape: {width / height:.4f}"
     before = f'<img class="before" src="{html.escape(photo)}" alt="The photo that was explained.">'
     try:
-        picture, said = data_uri(screen.picture(look)), _description(screen, look)
+        picture, text = data_uri(screen.picture(look)), _description(screen, look)
     except NoMap as problem:
         words = html.escape(problem.message)
         return (
@@ -253,7 +253,7 @@ def viewer_html(screen: Screen, look: Look, photo: str) -> str:
         )
     return (
         f'<figure><div class="stage" style="{shape}">{before}'
-        f'<img class="after" src="{picture}" alt="{html.escape(said)}">'
+        f'<img class="after" src="{picture}" alt="{html.escape(text)}">'
         '<span class="cut" aria-hidden="true"></span>'
         '<span class="grip" aria-hidden="true">◂▸</span>'
         '<input type="range" min="0" max="100" value="0" '
@@ -262,7 +262,7 @@ def viewer_html(screen: Screen, look: Look, photo: str) -> str:
     )
 
 
-def _description(screen: Screen, look: Look) -> str:
+def _description(screen: Preview, look: DisplayOptions) -> str:
     """The picture in words, for those who do not see it."""
     index, _ = look.at(screen.result)
     across, down = screen.hottest(look)
@@ -275,7 +275,7 @@ def _description(screen: Screen, look: Look) -> str:
     )
 
 
-def _legend(screen: Screen, look: Look) -> str:
+def _legend(screen: Preview, look: DisplayOptions) -> str:
     index, layer = look.at(screen.result)
     span = screen.span(look)
     label = html.escape(screen.result.labels[index].split(",", maxsplit=1)[0])
@@ -406,12 +406,12 @@ def build_map_strip() -> gr.HTML:
     )
 
 
-def map_strip_html(screen: Screen, look: Look) -> str:
+def map_strip_html(screen: Preview, look: DisplayOptions) -> str:
     """The strip as HTML: of one map only, how to get more.
 
     Args:
         screen: The result.
-        look: Tells class, colours and scale, and which map is large.
+        look: The class, the colours and the scale, and which map is large.
     """
     names = screen.result.layers
     if len(names) == 1:
@@ -427,7 +427,7 @@ def map_strip_html(screen: Screen, look: Look) -> str:
     )
 
 
-def _tile(screen: Screen, look: Look, is_large: bool) -> str:
+def _tile(screen: Preview, look: DisplayOptions, is_large: bool) -> str:
     name = look.layer
     title = html.escape(name or f"fusion of {len(screen.result.layers)}")
     try:

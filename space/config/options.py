@@ -40,9 +40,9 @@ class Option:
     """One setting.
 
     Attributes:
-        name: Of the flag, without its dashes.
+        name: The flag without its dashes.
         kind: What it takes.
-        default: Its value where nothing is said.
+        default: Its value where nothing is given.
         help: What it does, for people.
         field: Which field of ``Settings`` it is: ``concurrency``, ``limits.max_pixels``,
             ``load_limits.pickles``; empty for what only ``app.py`` uses.
@@ -121,7 +121,7 @@ OPTIONS = (
     Option("max-layers", "count", 64, "layers of one request", "limits.max_layers"),
     Option("max-models", "count", 6, "models of one comparison", "limits.max_models"),
     Option("max-cells", "count", 64, "maps of one comparison", "limits.max_cells"),
-    Option("max-top", "count", 100, "predicted classes that are told", "limits.max_top"),
+    Option("max-top", "count", 100, "predicted classes that are returned", "limits.max_top"),
     Option("max-pixels", "count", 64_000_000, "pixels of a photo", "limits.max_pixels"),
     Option("max-bytes", "count", 40 * 2**20, "bytes of a photo's file", "limits.max_file_bytes"),
     Option("urls", "switch", True, "whether photos are fetched from public URLs", "limits.by_url"),
@@ -182,7 +182,7 @@ def read_options(
         Values by the options' names.
 
     Raises:
-        InvalidArgument: If one of them is no value of its setting.
+        InvalidArgument: If one of them is not a value of its setting.
     """
     return {option.name: _found(option, typed, variables, on_space) for option in OPTIONS}
 

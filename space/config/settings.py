@@ -56,10 +56,10 @@ FREE_SPACE = LoadLimits(
     local=False,
     keep_restricted=False,
 )
-"""What anybody may have loaded on a Space that costs nothing: 16 GB of memory, 50 GB of disk, two
+"""The models that a Space loads that costs nothing: 16 GB of memory, 50 GB of disk, two
 slow cores. The largest ViTs in common use (632 million parameters, 2.5 GB) fit."""
 DISK_BYTES_OF_A_SPACE = 20 * 10**9
-"""Bytes of downloaded weights on a Space, whose disk has 50 GB at least, the app's own included."""
+"""The maximum bytes of downloaded weights on a Space, whose disk has at least 50 GB in all."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class PhotoRules:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request may ask for, since anybody may send one.
+    """How much one request may ask for, since strangers may send one.
 
     Attributes:
         max_samples: Noisy copies.
@@ -99,11 +99,11 @@ class Limits:
         max_layers: Target layers.
         max_models: Models beside each other.
         max_cells: Maps beside each other: models times methods, layers or classes.
-        max_top: Predicted classes that ``/predict`` tells.
+        max_top: Predicted classes that ``/predict`` returns.
         max_pixels: Pixels of the photo.
         max_file_bytes: Bytes of the photo's file, uploaded or fetched.
         max_text: Characters of a model ID, a layer's name or a class.
-        owners: Whose models on the Hub are loaded; None for everybody's. Bare timm names are
+        owners: Whose models on the Hub are loaded; None for all. Bare timm names are
             timm's; models that come with a package are on no Hub.
         by_url: Whether photos at URLs are fetched.
         urls: How they are.
@@ -124,7 +124,7 @@ class Limits:
 
     @property
     def photo_rules(self) -> PhotoRules:
-        """The rules for photos at URLs: no more bytes than an uploaded one may have."""
+        """The rules for photos at URLs: no more bytes than an upload may have."""
         return replace(self.urls, max_bytes=self.max_file_bytes, allowed=self.by_url)
 
     def lets_load(self, id: ModelId) -> bool:
@@ -143,7 +143,7 @@ class Settings:
         device: Where models run; a word for ``cam_hub.load_model``.
         random_weights: Whether all models get random weights instead of trained ones. No network
             is needed then, and layers are found as ever, but what maps show means nothing; the
-            page says so.
+            page shows a notice.
         limits: How much one request may ask for.
         load_limits: What may be loaded; variables such as ``CAM_HUB_PARAMETERS`` change it.
         concurrency: How many requests use a model at the same time.
@@ -185,7 +185,7 @@ class Settings:
     space_host: str = ""
     space_id: str | None = None
     sign_in: bool = False
-    lent_gpu: bool = False
+    zero_gpu: bool = False
 
     @classmethod
     def of(cls, options: Mapping[str, Any], **others: Any) -> Settings:
@@ -193,7 +193,7 @@ class Settings:
 
         Args:
             options: Values by the options' names.
-            others: Fields that are no options.
+            others: Other fields than options.
 
         Raises:
             ModelNotFound: If the default model's ID is none.

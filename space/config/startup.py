@@ -1,4 +1,4 @@
-"""Makes odd environments ordinary before anything heavy is imported, or says what is in the way.
+"""Makes odd environments ordinary before anything heavy is imported, or raises ``CannotStart``.
 
 Nothing here imports torch or Gradio, so that what cannot work ends within a moment.
 """
@@ -162,7 +162,7 @@ def _allow_many_connections() -> None:
 
 
 def _files_folder(environ: MutableMapping[str, str]) -> Path:
-    """A folder for uploads and results that can be written and is not somebody else's.
+    """A folder for uploads and results that can be written and belongs to this user.
 
     Raises:
         CannotStart: If there is none.
@@ -196,7 +196,7 @@ def _temporary() -> Path | None:
 
 
 def _secure_temporary_folder(environ: MutableMapping[str, str], folder: Path) -> None:
-    """Has libraries use the folder for files where there is no other temporary one."""
+    """Has libraries use the folder for files where no temporary folder can be written."""
     if _temporary() is None:
         tempfile.tempdir = environ["TMPDIR"] = str(folder)
 
@@ -216,7 +216,7 @@ def _can_write(folder: Path) -> bool:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a folder in a place that everybody may write to was made by this user."""
+    """Whether a folder in a place that all users may write to was made by this user."""
     facts = folder.lstat()
     return (
         folder.is_dir()

@@ -23,7 +23,7 @@ from space.components.comparison import (
 from space.components.formatting import colormap_choices, method_choices
 from space.config.settings import Settings
 from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls, Values
-from space.service.errors import readable, teller, token_of, warn
+from space.service.errors import cancellable_progress, readable, token_of, warn
 from space.service.explain_form import read_compare_request
 from space.service.explainer import Explainer
 from space.service.exports import write_compare_files
@@ -215,10 +215,10 @@ class CompareHandlers:
                 **{name: values[each] for name, each in panel.style.items()},
                 limits=self.settings.limits,
             )
-            tell = teller(progress)
-            grid = self.explainer.compare(request, tell, token_of(visitor))
+            report = cancellable_progress(progress)
+            grid = self.explainer.compare(request, report, token_of(visitor))
             warn(note for row in grid.rows for note in row.notes)
-            tell(0.92, "Drawing")
+            report(0.92, "Drawing")
             with self.workspace.writing() as folder:
                 grid.save_data(folder / "whole")
                 screen = grid.reduced(tile_side(grid))
@@ -269,7 +269,7 @@ class CompareHandlers:
         return {self.panel.stop: gr.update(visible=False)}
 
     def stopped(self, kept: Path | None) -> Updates:
-        """Says that the request was ended; a grid from before it stays in view."""
+        """Reports that the request was ended; a grid from before it stays in view."""
         return {self.panel.grid: gr.skip() if kept else _STOPPED, **self.withdraw_stop()}
 
     def clear(self) -> Updates:
@@ -308,7 +308,7 @@ def connect_compare(
     Args:
         explainer: Has the models.
         workspace: Has the folders of answers.
-        settings: Of the app.
+        settings: The app's settings.
         controls: The form, which fills in what the tab leaves open.
         panel: The tab.
     """

@@ -109,7 +109,7 @@ class Controls:
         """The request, as ``read_request`` takes it.
 
         Args:
-            values: Of the components, among others.
+            values: The values of the components, among others.
         """
         photo = photo_of(values[self.photo], values[self.photo_url])
         return {"image": photo, **{name: values[each] for name, each in self.fields.items()}}
@@ -182,7 +182,7 @@ def _build_layers() -> tuple[gr.Radio, gr.Dropdown]:
         " pick. Several are fused.",
         elem_id="layer_choice",
     )
-    # What is asked for is always what stands here, also while it cannot be seen.
+    # The request always uses these values, also while they are hidden.
     target_layers = gr.Dropdown(
         choices=layer_choices(),
         value=["best"],
@@ -282,7 +282,7 @@ _MAX_MODELS = 20
 
 
 def connect_search(controls: Controls) -> None:
-    """Wires the field for the model's ID. The event is no endpoint."""
+    """Wires the field for the model's ID. The event is not an endpoint."""
     field = controls.model_id
 
     def propose(typed: gr.EventData, visitor: gr.OAuthToken | None) -> dict[Any, Any]:
@@ -304,7 +304,7 @@ def connect_search(controls: Controls) -> None:
 
 
 def _proposals(query: Any, visitor: gr.OAuthToken | None) -> Proposals:
-    """The models for a query; a problem is told below them, since any ID may still be typed."""
+    """The models for a query; a problem is shown below them, since any ID may still be typed."""
     text = query if isinstance(query, str) else ""
     try:
         found = find_models(text, limit=_MAX_MODELS, token=searching_as(visitor))
@@ -324,7 +324,7 @@ _MAX_LABELS = 60
 def connect_classes(
     explainer: Explainer, settings: Settings, controls: Controls, kept: gr.State
 ) -> None:
-    """Wires both fields. The events are no endpoints, and none uses a model."""
+    """Wires both fields. The events are not endpoints, and none uses a model."""
     page = _Proposer(explainer, settings)
     for field in (controls.classes, controls.contrast):
         field.input(
@@ -417,7 +417,7 @@ def connect_facts(
     Args:
         app: The app that is being built.
         explainer: Asks for the facts.
-        settings: Of the app.
+        settings: The app's settings.
         controls: Have the field and the lines.
         run: The event that loads the model. Connected before, so that nothing waits for the facts.
     """
@@ -448,7 +448,7 @@ class _Describer:
     settings: Settings
 
     def show(self, model_id: Any, visitor: gr.OAuthToken | None) -> Iterator[str]:
-        """Says first that the Hub is asked, then what it said; a problem is told in its place."""
+        """Shows first that the Hub is asked, then the facts or the problem."""
         if not isinstance(model_id, str) or not model_id.strip():
             yield NO_FACTS
             return
@@ -456,7 +456,7 @@ class _Describer:
         yield self._answer(model_id, visitor)
 
     def refresh(self, model_id: Any, visitor: gr.OAuthToken | None) -> str:
-        """Likewise after the model was loaded, when what was fetched is here."""
+        """Shows the facts again after the model was loaded."""
         return self._answer(model_id, visitor)
 
     def _answer(self, model_id: Any, visitor: gr.OAuthToken | None) -> str:

@@ -21,23 +21,23 @@ from space.page.results_panel import (
     FAILED,
     NOTHING_YET,
     STOPPED,
-    LookHandlers,
+    DisplayHandlers,
     Presenter,
     ResultsPanel,
     Updates,
     address_of,
 )
-from space.service.display_options import Look, read_look
-from space.service.errors import event_value, readable, teller, token_of, warn
+from space.service.display_options import DisplayOptions, read_display_options
+from space.service.errors import cancellable_progress, event_value, readable, token_of, warn
 from space.service.explain_form import read_request
 from space.service.explainer import Explainer
 from space.service.exports import SessionResult
 
-__all__ = ["Handlers", "Wiring"]
+__all__ = ["ExplainEvents", "ExplainHandlers"]
 
 
 @dataclass(frozen=True)
-class Handlers:
+class ExplainHandlers:
     """The handlers. Gradio's own conversions of inputs are off: they would decode photos.
 
     ``kept`` is the visitor's last result, ``pending`` the class and the layer that the next one is
@@ -60,7 +60,7 @@ class Handlers:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio wants it)
     ) -> Updates:
         """Explains the photo and shows the result."""
-        with lasting(), readable(as_html=True):
+        with persistent_messages(), readable(as_html=True):
             style = {name: values[each] for name, each in self.panel.style.items()}
             request = read_request(
                 **self.controls.read(values),
@@ -68,16 +68,16 @@ class Handlers:
                 colormap=style["colormap"],
                 limits=self.settings.limits,
             )
-            look = read_look(**style)
-            pending: Look | None = values[self.pending]
+            look = read_display_options(**style)
+            pending: DisplayOptions | None = values[self.pending]
             if pending is not None:
                 look = replace(look, class_index=pending.class_index, layer=pending.layer)
-            tell = teller(progress)
-            explained = self.explainer.explain(request, tell, token_of(visitor))
+            report = cancellable_progress(progress)
+            explained = self.explainer.explain(request, report, token_of(visitor))
             result, layers = explained.result, explained.layers
             look.at(result)
             warn(layers.notes)
-            tell(0.92, "Drawing")
+            report(0.92, "Drawing")
             kept = self.presenter.keep(result, request)
             return {
                 self.kept: kept,
@@ -140,17 +140,17 @@ class Handlers:
         return {self.controls.stop: gr.update(visible=False)}
 
     def stopped(self, kept: SessionResult | None) -> Updates:
-        """Says that the request was ended; a result from before it stays in view."""
+        """Reports that the request was ended; a result from before it stays in view."""
         said = gr.skip() if kept is not None else STOPPED
         return {self.panel.summary: said, **self.withdraw_stop()}
 
     def failed(self, kept: SessionResult | None) -> Updates:
-        """Says that there is no answer; a result from before it stays in view."""
+        """Reports a failure; a result from before it stays in view."""
         said = gr.skip() if kept is not None else FAILED
         return {self.pending: None, self.panel.summary: said, **self.withdraw_stop()}
 
     def explain_method(self, method: Any) -> Updates:
-        """Says what a method does; lets the noise be set only where it makes use of it."""
+        """Describes a method; enables the noise only for methods that use it."""
         noisy = method in METHODS and METHODS[method].needs_noise
         controls = self.controls
         fields = (controls.num_samples, controls.std, controls.seed)
@@ -161,7 +161,7 @@ class Handlers:
 
 
 @contextmanager
-def lasting() -> Iterator[None]:
+def persistent_messages() -> Iterator[None]:
     """Messages of its block stay on the page until they are closed, since nothing else does."""
     try:
         yield
@@ -174,7 +174,7 @@ _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 _AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", **_PRIVATE}
 
 
-class Wiring:
+class ExplainEvents:
     """Wires the page that is being built. None of its events is an endpoint.
 
     Attributes:
@@ -197,14 +197,14 @@ class Wiring:
         self.starter = gr.HTML("", js_on_load=STARTER_JS, elem_id="starter", turn=0)
         self._settings, self._controls, self._panel = settings, controls, panel
         self._presenter = presenter
-        self._page = Handlers(
+        self._page = ExplainHandlers(
             explainer, settings, controls, panel, presenter, self.kept, self.pending
         )
-        self.run = self._answers()
-        self._asks()
-        self._looks()
+        self.run = self._connect_explain()
+        self._connect_form()
+        self._connect_display()
 
-    def _answers(self) -> Dependency:
+    def _connect_explain(self) -> Dependency:
         """The button. Browsers run the events of one click one after the other, in this order."""
         page, controls, panel = self._page, self._controls, self._panel
         started = [
@@ -243,7 +243,7 @@ class Wiring:
         shown = [panel.summary, panel.body, panel.viewer, panel.maps]
         return [self.kept, self.pending, *shown, self._controls.stop]
 
-    def _asks(self) -> None:
+    def _connect_form(self) -> None:
         """What is taken for another question ends the answer to the last one."""
         page, controls = self._page, self._controls
         anew: dict[str, Any] = {"cancels": [self.run], "preprocess": False, **_AT_ONCE}
@@ -279,10 +279,10 @@ class Wiring:
             **_AT_ONCE,
         )
 
-    def _looks(self) -> None:
+    def _connect_display(self) -> None:
         """Whatever changes how a result is looked at; the last change wins."""
         panel, controls = self._panel, self._controls
-        page = LookHandlers(
+        page = DisplayHandlers(
             self._settings, controls, panel, self._presenter, self.kept, self.starter
         )
         look: set[Block] = {self.kept, *panel.look.values()}
@@ -314,11 +314,11 @@ class Wiring:
         )
         # Files of large photos take seconds, in which others want to look.
         making = {**each, "concurrency_id": "files", "concurrency_limit": 2}
-        panel.take_away.select(page.hand_over, look, panel.take_away, **making).failure(
-            page.no_file, None, panel.take_away, **_AT_ONCE
+        panel.downloads.select(page.download, look, panel.downloads, **making).failure(
+            page.end_download, None, panel.downloads, **_AT_ONCE
         )
         panel.view.change(
-            page.fit,
+            page.enable_controls,
             panel.view,
             [panel.alpha, panel.threshold, panel.colormap],
             preprocess=False,

@@ -13,7 +13,7 @@ from space.components.layer_table import NO_TABLE, TABLE_CSS, TABLE_JS, TICK_JS
 from space.components.style import SHOW_LAYERS
 from space.config.settings import Settings
 from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls
-from space.service.errors import event_value, readable, teller, token_of, warn
+from space.service.errors import cancellable_progress, event_value, readable, token_of, warn
 from space.service.explain_form import read_model_id, read_texts
 from space.service.explainer import Explainer
 
@@ -93,13 +93,13 @@ class LayerHandlers:
         visitor: gr.OAuthToken | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio wants it)
     ) -> Updates:
-        """Lists the model's layers; a problem is told in their place."""
+        """Lists the model's layers; a problem is shown in their place."""
         try:
             with readable(as_html=True):
                 wanted = self._layers(target_layers)
                 table = self.explainer.layers(
                     read_model_id(model_id, self.settings.limits),
-                    teller(progress),
+                    cancellable_progress(progress),
                     token_of(visitor),
                 )
                 warn(table.notes)
@@ -123,7 +123,7 @@ class LayerHandlers:
         visitor: gr.OAuthToken | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Updates:
-        """Likewise, but only while somebody looks: it takes seconds."""
+        """Lists them only while the tab is open: it takes seconds."""
         if not is_open:
             return {self.panel.table: gr.skip()}
         return self.show(model_id, target_layers, show_all, visitor, progress)

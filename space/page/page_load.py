@@ -19,7 +19,7 @@ from space.components import formatting
 from space.components.photo_field import example_named
 from space.config.settings import Settings
 from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls
-from space.page.events import Wiring
+from space.page.events import ExplainEvents
 from space.page.results_panel import (
     NOTHING_YET,
     OPENING,
@@ -29,7 +29,7 @@ from space.page.results_panel import (
     address_of,
     press,
 )
-from space.service.display_options import Look
+from space.service.display_options import DisplayOptions
 from space.service.errors import readable
 from space.service.explain_form import box_text, read_box, read_model_id, read_request, read_texts
 from space.service.explainer import Explainer
@@ -37,23 +37,23 @@ from space.service.exports import SessionResult
 from space.service.links import View, is_link, read_query
 from space.service.photos import read_photo
 
-__all__ = ["FirstSight", "Opening", "connect_page_load"]
+__all__ = ["InitialResult", "PageLoad", "connect_page_load"]
 
 _LOG = logging.getLogger(__name__)
 
-_AGAIN = 300.0
+_RETRY_SECONDS = 300.0
 """Seconds after which something that failed is tried again."""
 
 _CHOOSE = "<p>This link names no photo: choose one, then press <strong>Explain</strong>.</p>"
 
 
-class FirstSight:
+class InitialResult:
     """The explanation of the first example by the model that the page starts with.
 
     Args:
         explainer: Makes it.
         presenter: Keeps it.
-        settings: Of the app.
+        settings: The app's settings.
     """
 
     def __init__(self, explainer: Explainer, presenter: Presenter, settings: Settings) -> None:
@@ -63,15 +63,15 @@ class FirstSight:
         self._lock = threading.Lock()
         self._result: Explanation | None = None
         self._kept: SessionResult | None = None
-        self._failed_at = -_AGAIN
+        self._failed_at = -_RETRY_SECONDS
 
     def kept(self) -> SessionResult | None:
-        """The result, made by whoever asks first; None where there is none to show.
+        """The result, made by the first request; None where there is none to show.
 
         Its folder is shared by all visitors, and made anew before it is so old that it is removed.
         """
         with self._lock:
-            if self._result is None and time.monotonic() - self._failed_at >= _AGAIN:
+            if self._result is None and time.monotonic() - self._failed_at >= _RETRY_SECONDS:
                 self._make()
             if self._result is None or self._kept is None:
                 return None
@@ -85,7 +85,7 @@ class FirstSight:
             return
         try:
             model_id = self._settings.default_model
-            # Weights are fetched when somebody asks for them, not for a first sight.
+            # Weights are fetched on request only.
             if self._explainer.describe(model_id).fetch_bytes != 0:
                 return
             example = self._presenter.examples[0]
@@ -111,14 +111,14 @@ def _is_fresh(folder: Path, seconds: float) -> bool:
 
 
 @dataclass(frozen=True)
-class Opening:
+class PageLoad:
     """The handler of the page's load."""
 
     settings: Settings
     controls: Controls
     panel: ResultsPanel
     presenter: Presenter
-    first_sight: FirstSight
+    initial_result: InitialResult
     kept: gr.State
     pending: gr.State
     starter: gr.HTML
@@ -139,10 +139,10 @@ class Opening:
             return {self.panel.summary: said}
 
     def _plain(self, http: gr.Request) -> Updates:
-        kept = self.first_sight.kept()
+        kept = self.initial_result.kept()
         if kept is None:
             return {self.panel.summary: NOTHING_YET}
-        shown = self.presenter.all(kept, Look(), address_of(self.settings, http))
+        shown = self.presenter.all(kept, DisplayOptions(), address_of(self.settings, http))
         return {self.kept: kept, **shown}
 
     def _linked(self, view: View) -> Updates:
@@ -208,16 +208,16 @@ def connect_page_load(
     controls: Controls,
     panel: ResultsPanel,
     presenter: Presenter,
-    first_sight: FirstSight,
-    events: Wiring,
+    initial_result: InitialResult,
+    events: ExplainEvents,
 ) -> None:
     """Wires the load of the page that is being built."""
-    page = Opening(
+    page = PageLoad(
         settings,
         controls,
         panel,
         presenter,
-        first_sight,
+        initial_result,
         events.kept,
         events.pending,
         events.starter,

@@ -18,7 +18,7 @@ from gradio.components import Component
 from cam_hub.errors import InvalidArgument
 from cam_hub.results.explanation import Explanation
 from space.components import formatting
-from space.components.downloads import FILE_KINDS, build_take_away, take_away_value
+from space.components.downloads import FILE_KINDS, build_downloads, downloads_value
 from space.components.formatting import (
     build_prediction_list,
     colormap_choices,
@@ -26,8 +26,8 @@ from space.components.formatting import (
 )
 from space.components.photo_field import Example, example_of
 from space.components.viewer import (
-    Screen,
-    Screens,
+    Preview,
+    PreviewCache,
     build_map_strip,
     build_viewer,
     map_strip_html,
@@ -35,10 +35,10 @@ from space.components.viewer import (
 )
 from space.config.settings import Settings
 from space.page.controls import Controls, Values
-from space.service.display_options import SCALES, VIEWS, Look, read_look
+from space.service.display_options import SCALES, VIEWS, DisplayOptions, read_display_options
 from space.service.errors import event_value, readable
 from space.service.explain_form import ExplainForm
-from space.service.exports import Artifacts, SessionResult, reopen
+from space.service.exports import Exports, SessionResult, reopen
 from space.service.label_search import naming
 from space.service.links import View, client_code, python_code, query_of
 from space.service.result_files import Workspace, served
@@ -48,7 +48,7 @@ __all__ = [
     "NOTHING_YET",
     "OPENING",
     "STOPPED",
-    "LookHandlers",
+    "DisplayHandlers",
     "Presenter",
     "ResultsPanel",
     "Updates",
@@ -64,7 +64,7 @@ OPENING = "<p>Opening the view of the link …</p>"
 
 STOPPED = "<p>Stopped. Press <strong>Explain</strong> to start again.</p>"
 
-FAILED = "<p>Not explained: the message says why.</p>"
+FAILED = "<p>Not explained: the message gives the reason.</p>"
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ class ResultsPanel:
     scale: gr.Radio
     predictions: gr.HTML
     maps: gr.HTML
-    take_away: gr.HTML
+    downloads: gr.HTML
 
     @property
     def style(self) -> dict[str, Component]:
-        """How maps are drawn: the components by the attributes of ``Look``."""
+        """How maps are drawn: the components by the attributes of ``DisplayOptions``."""
         return {
             "view": self.view,
             "alpha": self.alpha,
@@ -101,13 +101,13 @@ class ResultsPanel:
 
     @property
     def look(self) -> dict[str, Component]:
-        """The components of a ``Look`` by its attributes."""
+        """The components of a ``DisplayOptions`` by its attributes."""
         return {"class_index": self.shown_class, "layer": self.shown_layer, **self.style}
 
     @property
     def large(self) -> list[Component]:
         """The components that another map changes."""
-        return [self.summary, self.viewer, self.take_away]
+        return [self.summary, self.viewer, self.downloads]
 
     @property
     def shown(self) -> list[Block]:
@@ -118,10 +118,10 @@ class ResultsPanel:
 
 def build_results_panel() -> ResultsPanel:
     """Builds the column where it is called."""
-    plain = Look()
+    plain = DisplayOptions()
     summary = gr.HTML(
         NOTHING_YET,
-        html_template='<div class="said" role="status"></div>',
+        html_template='<div class="summary" role="status"></div>',
         js_on_load=_SUMMARY_JS,
         apply_default_css=False,
         min_height=64,
@@ -172,7 +172,7 @@ def build_results_panel() -> ResultsPanel:
                 predictions = build_prediction_list()
             with gr.Column(min_width=260, scale=3):
                 maps = build_map_strip()
-        take_away = build_take_away()
+        downloads = build_downloads()
     return ResultsPanel(
         summary=summary,
         body=body,
@@ -186,23 +186,25 @@ def build_results_panel() -> ResultsPanel:
         scale=scale,
         predictions=predictions,
         maps=maps,
-        take_away=take_away,
+        downloads=downloads,
     )
 
 
-# Screen readers speak what changes inside of an element that is there all along.
+# Screen readers announce changes within an element that was there before.
 _SUMMARY_JS = """
-const said = element.querySelector(".said");
-const say = () => { if (said.innerHTML !== props.value) said.innerHTML = props.value; };
-say();
-watch("value", say);
+const summary = element.querySelector(".summary");
+const update = () => {
+  if (summary.innerHTML !== props.value) summary.innerHTML = props.value;
+};
+update();
+watch("value", update);
 """
 
 
 Updates = dict[Any, Any]
 """New values by component."""
 
-_SCREEN_PHOTO = "screen.jpg"
+_PREVIEW_PHOTO = "screen.jpg"
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ class Presenter:
     """Shows results. Nothing here runs a model.
 
     Attributes:
-        settings: Of the app.
+        settings: The app's settings.
         workspace: Where results are kept.
         examples: The photos that links can name.
         panel: The components that are written to.
@@ -221,7 +223,7 @@ class Presenter:
     workspace: Workspace
     examples: Sequence[Example]
     panel: ResultsPanel
-    screens: Screens
+    previews: PreviewCache
 
     @classmethod
     def of(
@@ -232,23 +234,23 @@ class Presenter:
         panel: ResultsPanel,
     ) -> Presenter:
         """One that holds nothing yet."""
-        return cls(settings, workspace, examples, panel, Screens(reopen))
+        return cls(settings, workspace, examples, panel, PreviewCache(reopen))
 
     def keep(self, result: Explanation, request: ExplainForm) -> SessionResult:
         """Writes a new result where it can be looked at again."""
         with self.workspace.writing() as folder:
             result.save_data(folder)
-            screen = self.screens.put(folder, result)
-            screen.result.photo.save(folder / _SCREEN_PHOTO, quality=90, subsampling=0)
+            screen = self.previews.put(folder, result)
+            screen.result.photo.save(folder / _PREVIEW_PHOTO, quality=90, subsampling=0)
         return SessionResult(folder, request, result.predictions, self._photo_for_links(request))
 
-    def all(self, kept: SessionResult, look: Look, address: str) -> Updates:
+    def all(self, kept: SessionResult, look: DisplayOptions, address: str) -> Updates:
         """Everything about a new result.
 
         Raises:
             CamHubError: If the look does not fit the result, or that is gone.
         """
-        screen = self.screens.get(kept.folder)
+        screen = self.previews.get(kept.folder)
         result, panel = screen.result, self.panel
         index, _ = look.at(result)
         return {
@@ -264,23 +266,23 @@ class Presenter:
             **self.large(kept, look, address),
         }
 
-    def large(self, kept: SessionResult, look: Look, address: str) -> Updates:
-        """The large picture, and what says how to come back to it; arguments as for ``all``."""
-        screen = self.screens.get(kept.folder)
+    def large(self, kept: SessionResult, look: DisplayOptions, address: str) -> Updates:
+        """The large picture, with its link and code; arguments as for ``all``."""
+        screen = self.previews.get(kept.folder)
         index, layer = look.at(screen.result)
         return {
             self.panel.summary: formatting.summary(
                 screen.result, index, layer, kept.request.contrast
             ),
-            self.panel.viewer: viewer_html(screen, look, served(kept.folder / _SCREEN_PHOTO)),
-            self.panel.take_away: self._take_away(kept, screen, look, address),
+            self.panel.viewer: viewer_html(screen, look, served(kept.folder / _PREVIEW_PHOTO)),
+            self.panel.downloads: self._downloads(kept, screen, look, address),
         }
 
-    def strip(self, kept: SessionResult, look: Look) -> Updates:
+    def strip(self, kept: SessionResult, look: DisplayOptions) -> Updates:
         """The maps side by side; arguments as for ``all``."""
-        return {self.panel.maps: map_strip_html(self.screens.get(kept.folder), look)}
+        return {self.panel.maps: map_strip_html(self.previews.get(kept.folder), look)}
 
-    def file(self, kept: SessionResult, look: Look, kind: str) -> Path:
+    def file(self, kept: SessionResult, look: DisplayOptions, kind: str) -> Path:
         """A file of what is shown, with the photo's own pixels; made now if it is not there.
 
         Raises:
@@ -288,7 +290,7 @@ class Presenter:
         """
         result = reopen(kept.folder)
         index, layer = look.at(result)
-        artifacts = Artifacts(result, kept.folder, look.alpha, look.colormap, look.scale)
+        artifacts = Exports(result, kept.folder, look.alpha, look.colormap, look.scale)
         if kind == "manifest":
             return artifacts.manifest
         if kind == "archive":
@@ -297,19 +299,19 @@ class Presenter:
             return artifacts.map(index, layer)
         path = artifacts.overlay(index, None if len(result.layers) == 1 else layer)
         if path is None:
-            result.heatmap(index, layer)  # raises, and says why
+            result.heatmap(index, layer)  # raises with the reason
             raise AssertionError("a blank map has no heatmap")
         return path
 
-    def _take_away(
-        self, kept: SessionResult, screen: Screen, look: Look, address: str
+    def _downloads(
+        self, kept: SessionResult, screen: Preview, look: DisplayOptions, address: str
     ) -> dict[str, object]:
         result = screen.result
         index, layer = look.at(result)
         request = replace(kept.request, alpha=look.alpha, colormap=look.colormap, scale=look.scale)
         shown = replace(
             look,
-            class_index=None if index == Look().at(result)[0] else index,
+            class_index=None if index == DisplayOptions().at(result)[0] else index,
             layer=None if len(result.layers) == 1 else layer,
         )
         view = View.of(request, kept.photo, shown)
@@ -318,7 +320,7 @@ class Presenter:
             "The same in Python": python_code(request, result.layers, chosen, shown.layer),
             "The same with gradio_client": client_code(request, address),
         }
-        return take_away_value(
+        return downloads_value(
             query_of(view),
             has_photo=bool(kept.photo),
             has_reference=request.reference is None,
@@ -326,7 +328,7 @@ class Presenter:
         )
 
     def _photo_for_links(self, request: ExplainForm) -> str:
-        """What a link can say of the photo: an address, or an example's name."""
+        """The photo as a link names it: an address, or an example's name."""
         if request.photo.url is not None:
             return request.photo.url
         found = example_of(self.examples, request.photo.path) if request.photo.path else None
@@ -342,7 +344,7 @@ def address_of(settings: Settings, http: gr.Request) -> str:
 
 
 @dataclass(frozen=True)
-class LookHandlers:
+class DisplayHandlers:
     """The handlers. What comes from a page without a result is passed over.
 
     ``kept`` is the visitor's last result; ``starter`` presses the button.
@@ -404,7 +406,7 @@ class LookHandlers:
             return self._nothing()
         with readable(as_html=True):
             look = self._look(values, class_index=index)
-            result = self.presenter.screens.get(kept.folder).result
+            result = self.presenter.previews.get(kept.folder).result
             if index in result.classes:
                 address = address_of(self.settings, http)
                 return {
@@ -421,7 +423,7 @@ class LookHandlers:
             most = self.settings.limits.max_classes
             return {self.controls.classes: names[:most], self.starter: press()}
 
-    def hand_over(
+    def download(
         self,
         values: Values,
         picked: gr.EventData,
@@ -437,13 +439,13 @@ class LookHandlers:
             look = self._look(values)
             path = self.presenter.file(kept, look, kind)
             ready = {"address": served(path), "name": path.name, "turn": time.monotonic_ns()}
-            return {self.panel.take_away: gr.update(ready=ready)}
+            return {self.panel.downloads: gr.update(ready=ready)}
 
-    def no_file(self) -> Updates:
+    def end_download(self) -> Updates:
         """Ends the waiting for a file that there is not."""
-        return {self.panel.take_away: gr.update(ready={"turn": time.monotonic_ns()})}
+        return {self.panel.downloads: gr.update(ready={"turn": time.monotonic_ns()})}
 
-    def fit(self, view: Any) -> Updates:
+    def enable_controls(self, view: Any) -> Updates:
         """Lets only what has an effect on a view be set."""
         return {
             self.panel.alpha: gr.update(interactive=view in ("overlay", "boxes")),
@@ -451,9 +453,9 @@ class LookHandlers:
             self.panel.colormap: gr.update(interactive=view != "cutout"),
         }
 
-    def _look(self, values: Values, **changed: Any) -> Look:
+    def _look(self, values: Values, **changed: Any) -> DisplayOptions:
         found = {name: values[each] for name, each in self.panel.look.items()}
-        return read_look(**{**found, **changed})
+        return read_display_options(**{**found, **changed})
 
     def _nothing(self) -> Updates:
         return {self.panel.viewer: gr.skip()}

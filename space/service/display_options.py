@@ -8,7 +8,7 @@ from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, neares
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.overlay import COLORMAPS
 
-__all__ = ["SCALES", "VIEWS", "Look", "read_look"]
+__all__ = ["SCALES", "VIEWS", "DisplayOptions", "read_display_options"]
 
 VIEWS = {
     "overlay": "Overlay",
@@ -23,7 +23,7 @@ SCALES = {"own": "Each map on its own", "common": "One scale for all"}
 
 
 @dataclass(frozen=True)
-class Look:
+class DisplayOptions:
     """One view of a result.
 
     Attributes:
@@ -65,7 +65,7 @@ class Look:
         return index, result.layers[0] if len(result.layers) == 1 else layer
 
 
-def read_look(
+def read_display_options(
     *,
     class_index: object = None,
     layer: object = None,
@@ -74,8 +74,8 @@ def read_look(
     colormap: object = "jet",
     threshold: object = 0.5,
     scale: object = "own",
-) -> Look:
-    """Checks a look that came from outside; arguments as the attributes of ``Look``.
+) -> DisplayOptions:
+    """Checks a look that came from outside; arguments as the attributes of ``DisplayOptions``.
 
     Raises:
         InvalidArgument: If a value can mean nothing.
@@ -86,7 +86,7 @@ def read_look(
         raise InvalidArgument("class", class_index, "the index of an explained class")
     if layer is not None and not isinstance(layer, str):
         raise InvalidArgument("layer", layer, "the name of an explained layer")
-    return Look(
+    return DisplayOptions(
         class_index=class_index,
         layer=layer or None,
         view=_one_of("view", view, VIEWS),

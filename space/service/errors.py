@@ -21,10 +21,10 @@ __all__ = [
     "INTERNAL_TITLES",
     "Problem",
     "Progress",
+    "cancellable_progress",
     "event_value",
     "readable",
     "searching_as",
-    "teller",
     "title_of",
     "token_of",
     "warn",
@@ -64,7 +64,7 @@ CANCELLED = "cancelled"
 
 
 class Problem(gr.Error):
-    """An error on its way to whoever sent the request.
+    """An error on its way to the sender of the request.
 
     Gradio passes on a message and a title, and clients refuse fields that they do not know. So for
     programs the title is the code. It also ends the message in brackets, since MCP clients get
@@ -164,43 +164,43 @@ def token_of(given: gr.OAuthToken | None) -> str | None:
 
     Gradio takes it from the visitor's session, or from what a program sends as ``oauth_token``.
     Headers (``Authorization``, ``x-hf-authorization``) are not looked at: they open the door of a
-    private Space, and whoever sends them has not allowed the app to act in their name.
+    private Space, and do not allow the app to act in the visitor's name.
     """
     return given.token if given is not None else None
 
 
 def searching_as(visitor: gr.OAuthToken | None) -> str | bool:
-    """The visitor's token, or nobody's: what this machine may read is not for all to find."""
+    """The visitor's token, or False: this machine's own token must not open models to visitors."""
     return token_of(visitor) or False
 
 
-def teller(progress: gr.Progress) -> Progress:
-    """Passes on how far a request is, and ends it as soon as nobody waits for the answer.
+def cancellable_progress(progress: gr.Progress) -> Progress:
+    """Passes on the progress of a request, and ends it once its client is gone.
 
     A thread cannot be stopped from outside: after a visitor has pressed Stop or closed the page,
     Gradio drops the answer, but a download would go on to its end.
 
     Args:
-        progress: Of the request that is being answered by this thread.
+        progress: The progress of the request that this thread answers.
 
     Returns:
-        To be called again and again; raises a ``Problem``, which nobody reads, to end the request.
+        To be called again and again; raises a ``Problem`` to end the request.
     """
     blocks, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
 
-    def tell(part: float, what: str) -> None:
+    def report(part: float, what: str) -> None:
         # What did not come through the queue has no event.
         if blocks is not None and event_id is not None:
             event = blocks._queue.event_ids_to_events.get(event_id)
             if event is None or not event.alive or blocks._queue.stopped:
-                raise Problem(CANCELLED, "Nobody waits for the answer.", "Ended", as_html=False)
+                raise Problem(CANCELLED, "The client is gone.", "Ended", as_html=False)
         progress(part, desc=what)
 
-    return tell
+    return report
 
 
 def warn(notes: Iterable[str]) -> None:
-    """Shows notes to whoever sent the request that is being answered by this thread.
+    """Shows notes to the sender of the request that this thread answers.
 
     Python's own warnings would not do: they are shown once, and to whichever visitor comes first.
     """

@@ -209,7 +209,7 @@ def read_limited_options(
 ) -> dict[str, Any]:
     """Checks the options of ``cam_hub.options``.
 
-    As many images pass the network at once as there may be noisy copies.
+    A batch may be as large as the number of noisy copies.
 
     Args:
         values: By name, and others; the default of an option that is missing or empty.
@@ -398,7 +398,7 @@ def read_compare_request(
 ) -> CompareForm:
     """Checks everything that can be judged without a model.
 
-    An ID that cannot be one is not refused here: its row will say so, and the others go on.
+    An ID that cannot be one is not refused here: its row gets the reason, and the others go on.
 
     Args:
         models: A text or a list of texts.

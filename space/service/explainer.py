@@ -32,7 +32,7 @@ from space.config.settings import Settings
 from space.service import zerogpu
 from space.service.errors import Progress
 from space.service.explain_form import CompareForm, ExplainForm
-from space.service.label_search import Labels, LabelShelf
+from space.service.label_search import LabelCache, Labels
 from space.service.photos import Photo
 from space.service.result_files import FileBudget
 
@@ -49,7 +49,7 @@ class LayerTable:
         meaning: By each word of ``suggest_layers``, the names that it stands for; none where the
             model has no such layer.
         random_weights: Whether the weights were drawn, not trained.
-        notes: What those who use the model should be told.
+        notes: Notes for users of the model.
     """
 
     model_id: str
@@ -110,8 +110,8 @@ def _meaning(model: LoadedModel, word: str) -> tuple[str, ...]:
         return ()
 
 
-_PATIENCE = 0.2
-"""Seconds between two looks at whether somebody still waits for the answer."""
+_POLL_SECONDS = 0.2
+"""Seconds between two checks whether the client still waits for the answer."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Explainer:
     """Answers requests; one for all visitors, used by several threads.
 
     Args:
-        settings: Of the app.
+        settings: The app's settings.
         files: The uploads and results that share the disk with the weights, if there are any.
     """
 
@@ -141,7 +141,7 @@ class Explainer:
         self._store = ModelStore(settings.model_bytes)
         # Gradio's own bound counts a cancelled request as gone while its thread still works.
         self._places = threading.BoundedSemaphore(settings.concurrency)
-        self._labels = LabelShelf()
+        self._labels = LabelCache()
 
     def explain(
         self, request: ExplainForm, progress: Progress, visitor: str | None = None
@@ -150,8 +150,8 @@ class Explainer:
 
         Args:
             request: What to explain.
-            progress: Told what is being done; what it raises ends the work.
-            visitor: Access token of whoever asks, if one came along. It is used for this request
+            progress: Called with each step; an exception that it raises ends the work.
+            visitor: The visitor's access token, if there is one. It is used for this request
                 only.
 
         Returns:
@@ -164,12 +164,12 @@ class Explainer:
         photo = self.open(request.photo, progress)
         asked = request.arguments(lambda other: self.open(other, progress))
         progress(0.05, f"Loading {request.model_id}")
-        # Told unscaled: the part of the bytes that stands beside it is this one.
+        # Reported unscaled: the text beside it counts bytes.
         with self._model(request.model_id, progress, visitor) as model:
             progress(0.3, "Finding layers")
             self._check_layers(model, request.target_layers)
             progress(0.4, "Explaining")
-            if self._settings.lent_gpu:
+            if self._settings.zero_gpu:
                 result = zerogpu.explain(model, photo, asked)
             else:
                 result = cam_hub.explain(
@@ -203,7 +203,7 @@ class Explainer:
         grid = make_grid(
             request.models,
             question,
-            lambda model_id, tell: self._model(model_id, tell, visitor),
+            lambda model_id, report: self._model(model_id, report, visitor),
             lambda part, what: progress(0.05 + 0.85 * part, what),
         )
         if grid.first_error is not None:
@@ -255,7 +255,7 @@ class Explainer:
             return make_table(model)
 
     def describe(self, model_id: str, visitor: str | None = None) -> ModelFacts:
-        """What is known about a model before it is loaded.
+        """The facts about a model before it is loaded.
 
         Raises:
             CamHubError: As ``cam_hub.describe_model``.
@@ -266,7 +266,7 @@ class Explainer:
             token=self._token(visitor),
             limits=self._settings.load_limits,
         )
-        # A model that was loaded may have told more than can be known before.
+        # A loaded model may have had more labels than its files.
         if facts.class_names or self.labels(model_id, visitor) is None:
             self._labels.put(model_id, visitor, facts.class_names)
         return facts
@@ -281,9 +281,9 @@ class Explainer:
     ) -> Iterator[LoadedModel]:
         """A model, held in memory and on the disk for as long as it is used.
 
-        Only so many threads hold one at a time; the others wait, and hear of it.
+        Only so many threads hold one at a time; the others wait, and report it as their progress.
         """
-        while not self._places.acquire(timeout=_PATIENCE):
+        while not self._places.acquire(timeout=_POLL_SECONDS):
             progress(0.0, "Waiting for others")
         try:
             with self._lease(model_id, progress, visitor) as model:
@@ -302,7 +302,7 @@ class Explainer:
         with self._store.lease(
             model_id,
             pretrained=not self._settings.random_weights,
-            device="cpu" if self._settings.lent_gpu else self._settings.device,
+            device="cpu" if self._settings.zero_gpu else self._settings.device,
             token=self._token(visitor),
             limits=self._settings.load_limits,
             progress=progress,
@@ -312,7 +312,7 @@ class Explainer:
             yield model
 
     def finish(self, seconds: float) -> None:
-        """Waits until nobody uses a model any more; at most so many seconds."""
+        """Waits until no model is in use; at most so many seconds."""
         end = time.monotonic() + seconds
         for _ in range(self._settings.concurrency):
             if not self._places.acquire(timeout=max(0.0, end - time.monotonic())):

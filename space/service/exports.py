@@ -24,7 +24,7 @@ from cam_hub.targets.predictions import Prediction
 from space.service.explain_form import ExplainForm
 from space.service.result_files import mark_as_used
 
-__all__ = ["Artifacts", "CompareFiles", "SessionResult", "reopen", "write_compare_files"]
+__all__ = ["CompareFiles", "Exports", "SessionResult", "reopen", "write_compare_files"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SessionResult:
             memory.
         request: What was asked for.
         predictions: The most probable classes.
-        photo: What a link says of the photo: an example's name or an address; empty for an upload.
+        photo: The photo as a link names it: an example's name or an address; empty for an upload.
     """
 
     folder: Path
@@ -60,7 +60,7 @@ def reopen(folder: Path) -> Explanation:
         ) from None
 
 
-class Artifacts:
+class Exports:
     """The files of an explanation in one look. Overlays are drawn when first asked for.
 
     Args:

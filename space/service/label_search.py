@@ -10,7 +10,7 @@ from functools import cached_property
 
 from cam_hub.targets.classes import parse_top
 
-__all__ = ["LabelShelf", "Labels"]
+__all__ = ["LabelCache", "Labels"]
 
 
 class Labels:
@@ -27,7 +27,7 @@ class Labels:
         return len(self.names)
 
     def name_of(self, index: int) -> str:
-        """What stands for a class in a request: its label, or the index if that says more.
+        """What stands for a class in a request: its label, or the index if the label is ambiguous.
 
         Several classes may share a label (both kinds of crane), and a label may look like an
         index or like ``top(3)``.
@@ -70,8 +70,8 @@ class Labels:
         return counts
 
 
-class LabelShelf:
-    """Labels by model and visitor, so that nobody sees those of somebody else's private model.
+class LabelCache:
+    """Labels by model and visitor, so that no visitor sees those of another's private model.
 
     Args:
         most: How many models' labels are held.

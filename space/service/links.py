@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from cam_hub.errors import InvalidArgument
 from cam_hub.options import OPTIONS, options_for
 from cam_hub.results.maps import ScaleChoice
-from space.service.display_options import Look, read_look
+from space.service.display_options import DisplayOptions, read_display_options
 from space.service.explain_form import ExplainForm, box_text
 from space.service.photos import Photo
 
@@ -48,11 +48,11 @@ class View:
     std: float = 0.3
     seed: int = 0
     photo: str = ""
-    look: Look = field(default_factory=Look)
+    look: DisplayOptions = field(default_factory=DisplayOptions)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, form: ExplainForm, photo: str, look: Look) -> View:
+    def of(cls, form: ExplainForm, photo: str, look: DisplayOptions) -> View:
         """The view of a result.
 
         Args:
@@ -154,16 +154,16 @@ def read_query(pairs: Sequence[tuple[str, str]], default_model: str) -> View:
     return View(**{**single, **many, "look": _look(look), "options": options})  # type: ignore[arg-type]
 
 
-def _look(values: dict[str, object]) -> Look:
+def _look(values: dict[str, object]) -> DisplayOptions:
     """The look; a problem is stated in the words of links."""
     for key, (name, _) in _LOOKS.items():
         if name in values:
             try:
-                read_look(**{name: values[name]})
+                read_display_options(**{name: values[name]})
             except InvalidArgument as problem:
                 expected = problem.message.partition("expected ")[2].rstrip(".")
                 raise InvalidArgument(key, values[name], expected) from None
-    return read_look(**values)
+    return read_display_options(**values)
 
 
 def _typed(key: str, text: str, kind: type) -> object:
@@ -238,8 +238,9 @@ def client_code(request: ExplainForm, address: str) -> str:
             "scale": None if request.scale == "own" else _scale_text(request.scale),
             "colorbar": request.colorbar or None,
             **{
-                name: _sent(value) if isinstance(value, Photo) else str(value)
+                name: str(value)
                 for name, value in _changed(request.options).items()
+                if OPTIONS[name].kind not in ("image", "switch", "count")
             },
             "api_name": "/explain",
         },

@@ -61,11 +61,11 @@ _LOOKUPS = ThreadPoolExecutor(8, "look-up")
 
 
 class NotPublic(OSError):
-    """A host has no address, or one that is not public. It is not said which: that is private."""
+    """A host has no address, or one that is not public; which of them is private."""
 
 
 def is_public(text: str) -> bool:
-    """Whether an address can be reached by anybody, so that reaching it gives nothing away.
+    """Whether an address is public, so that reaching it reveals nothing.
 
     Args:
         text: An IPv4 or IPv6 address. Addresses within addresses (mapped, NAT64, 6to4, ISATAP)
@@ -257,7 +257,7 @@ def url_name(url: str) -> str:
 
 
 def check_url(url: str, rules: PhotoRules) -> httpx2.URL:
-    """Judges a URL without contacting anybody.
+    """Checks a URL without any connection.
 
     Args:
         url: An absolute one.
@@ -267,8 +267,8 @@ def check_url(url: str, rules: PhotoRules) -> httpx2.URL:
         Its parts.
 
     Raises:
-        ImageRefused: If it is no URL, of another scheme than http and https, names a user or a
-            password, or a port other than 80 and 443: nobody should knock at other services
+        ImageRefused: If it is not a URL, of another scheme than http and https, names a user or a
+            password, or a port other than 80 and 443: other services must not be reached
             through this app.
     """
     if not rules.allowed:
@@ -278,7 +278,7 @@ def check_url(url: str, rules: PhotoRules) -> httpx2.URL:
     try:
         parts = httpx2.URL(url.strip())
     except (httpx2.InvalidURL, ValueError) as error:
-        raise ImageRefused(f"{_quoted(url)} is no URL: {error}") from None
+        raise ImageRefused(f"{_quoted(url)} is not a URL: {error}") from None
     if parts.scheme not in _PORTS:
         raise ImageRefused(
             f"{_quoted(url)} cannot be fetched: only http:// and https:// URLs can; upload the "
@@ -295,14 +295,14 @@ def check_url(url: str, rules: PhotoRules) -> httpx2.URL:
 
 
 def fetch_photo(
-    url: str, rules: PhotoRules, tell: Callable[[int], None] = lambda arrived: None
+    url: str, rules: PhotoRules, report: Callable[[int], None] = lambda arrived: None
 ) -> bytes:
-    """Fetches a photo. Whether it is one is judged by whoever opens it, not by what is declared.
+    """Fetches a photo. Whether it is one is judged when it is opened, not by what is declared.
 
     Args:
-        url: Of the photo.
+        url: The photo's URL.
         rules: What may be fetched.
-        tell: Called with the bytes that have arrived; what it raises ends the work.
+        report: Called with the bytes that have arrived; what it raises ends the work.
 
     Returns:
         The bytes of the photo's file.
@@ -316,7 +316,7 @@ def fetch_photo(
     )
     parts = check_url(url, rules)
     for _ in range(rules.redirects + 1):
-        found = _get(parts, rules, backend, tell)
+        found = _get(parts, rules, backend, report)
         if isinstance(found, bytes):
             return found
         parts = check_url(found, rules)
@@ -324,7 +324,7 @@ def fetch_photo(
 
 
 def _get(
-    parts: httpx2.URL, rules: PhotoRules, backend: PublicBackend, tell: Callable[[int], None]
+    parts: httpx2.URL, rules: PhotoRules, backend: PublicBackend, report: Callable[[int], None]
 ) -> bytes | str:
     """One request: the photo, or the URL that it leads to."""
     where = _quoted(str(parts))
@@ -354,10 +354,10 @@ def _get(
                 return _joined(parts, headers[b"location"])
             if answer.status != 200:
                 raise ImageRefused(f"{where} was answered with status {answer.status}")
-            return _body(answer, where, rules.max_bytes, tell)
+            return _body(answer, where, rules.max_bytes, report)
     except NotPublic:
         raise ImageRefused(
-            f"{where} does not lead to a public address; only photos that anybody can fetch are "
+            f"{where} does not lead to a public address; only photos at public addresses are "
             "fetched, others can be uploaded"
         ) from None
     except httpcore2.TimeoutException:
@@ -369,13 +369,15 @@ def _get(
         raise ImageRefused(f"{where} could not be fetched: {what}") from None
 
 
-def _body(answer: httpcore2.Response, where: str, most: int, tell: Callable[[int], None]) -> bytes:
+def _body(
+    answer: httpcore2.Response, where: str, most: int, report: Callable[[int], None]
+) -> bytes:
     body = bytearray()
     for part in answer.iter_stream():
         body += part
         if len(body) > most:
             raise ImageRefused(f"{where} has more than {most:,} bytes, which is the limit")
-        tell(len(body))
+        report(len(body))
     return bytes(body)
 
 
@@ -383,7 +385,7 @@ def _joined(parts: httpx2.URL, location: bytes) -> str:
     try:
         return str(parts.join(location.decode("utf-8")))
     except (httpx2.InvalidURL, ValueError):
-        raise ImageRefused(f"{_quoted(str(parts))} is redirected to what is no URL") from None
+        raise ImageRefused(f"{_quoted(str(parts))} is redirected to an invalid URL") from None
 
 
 @cache
@@ -397,7 +399,7 @@ def _quoted(url: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """What a library said, cut; it may repeat what the other server sent."""
+    """A library's message, cut; it may repeat what the other server sent."""
     return " ".join(text.split())[:160]
 
 
@@ -416,14 +418,17 @@ class Photo:
     url: str | None = None
 
     def open(
-        self, rules: PhotoRules, max_pixels: int, tell: Callable[[int], None] = lambda arrived: None
+        self,
+        rules: PhotoRules,
+        max_pixels: int,
+        report: Callable[[int], None] = lambda arrived: None,
     ) -> Image.Image:
         """Fetches it if need be, and opens it.
 
         Args:
             rules: What may be fetched.
             max_pixels: More are refused before they are decoded.
-            tell: Called with the bytes that have arrived; what it raises ends the work.
+            report: Called with the bytes that have arrived; what it raises ends the work.
 
         Returns:
             As ``cam_hub.images.decoding.open_image``.
@@ -433,7 +438,7 @@ class Photo:
         """
         # Bytes, not a path: messages should not name folders of this machine.
         if self.url is not None:
-            return open_image(fetch_photo(self.url, rules, tell), max_pixels=max_pixels)
+            return open_image(fetch_photo(self.url, rules, report), max_pixels=max_pixels)
         try:
             content = self.path.read_bytes() if self.path is not None else b""
         except FileNotFoundError:  # it was kept for its time
@@ -476,7 +481,7 @@ def _uploaded(path: str, name: object) -> Photo:
     """The file that was uploaded, and its name.
 
     Gradio checks paths only in mappings that claim to be files, so it is checked here again that
-    nobody names a file of this machine.
+    no request names a file of this machine.
     """
     try:
         found = Path(path).resolve()

@@ -1,4 +1,4 @@
-"""What the log says: how the app started, how each request ended, how much memory it takes."""
+"""The log: how the app started, how each request ended, how much memory it takes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from cam_hub.errors import CamHubError
 from cam_hub.models.model_id import parse_model_id
 from space.config.settings import Settings
 
-__all__ = ["HealthLog", "OneLine", "listen", "log_unforeseen", "printable", "trail"]
+__all__ = [
+    "HealthLog",
+    "OneLine",
+    "configure_logging",
+    "error_chain",
+    "log_unforeseen",
+    "printable",
+]
 
 _LOG = logging.getLogger("cam_hub.app")
 _PACKAGES = ("gradio", "torch", "torchvision", "timm")
@@ -41,14 +48,16 @@ class OneLine(logging.Formatter):
         """The line."""
         message = record.getMessage()
         if record.exc_info and isinstance(record.exc_info[1], Exception):
-            message = f"{message.splitlines()[0] if message else ''} ({trail(record.exc_info[1])})"
+            message = (
+                f"{message.splitlines()[0] if message else ''} ({error_chain(record.exc_info[1])})"
+            )
         plain = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None})
         plain.msg, plain.args, plain.stack_info = printable(message, 300), (), None
         return super().format(plain)
 
 
-def listen() -> None:
-    """Has the log written to standard error, as a Space shows it; for whoever starts the app."""
+def configure_logging() -> None:
+    """Has the log written to standard error, as a Space shows it."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(_FORMAT))
     for name in ("cam_hub", "space"):
@@ -74,14 +83,14 @@ def printable(text: str, most: int = 120) -> str:
 
 
 def log_unforeseen(logger: logging.Logger, place: str, error: BaseException) -> None:
-    """Logs an error that nobody expected: in full the first time, in one line from then on.
+    """Logs an unexpected error: in full the first time, in one line from then on.
 
     Args:
         logger: Where to.
         place: What was being done.
         error: The error; it is taken for the same one if it comes from the same calls.
     """
-    found = trail(error)
+    found = error_chain(error)
     if found in _seen or len(_seen) >= _MOST_TRACEBACKS:
         logger.error("unforeseen error around %s: %s", printable(place), found)
         return
@@ -89,7 +98,7 @@ def log_unforeseen(logger: logging.Logger, place: str, error: BaseException) -> 
     logger.error("unforeseen error around %s: %s", printable(place), found, exc_info=error)
 
 
-def trail(error: BaseException) -> str:
+def error_chain(error: BaseException) -> str:
     """Where an error comes from, in one line: its type, and the innermost calls.
 
     Its message is left out, since a stranger may have written it.
@@ -110,7 +119,7 @@ class HealthLog:
         self._told = time.monotonic()
 
     def started(self, settings: Settings) -> None:
-        """Says what runs here, and within which limits."""
+        """Logs what runs here, and within which limits."""
         versions = " ".join(f"{name} {version(name)}" for name in _PACKAGES)
         limits = settings.limits
         _LOG.info(
@@ -130,7 +139,7 @@ class HealthLog:
         )
 
     def answered(self, what: str, model_id: object, seconds: float, code: str) -> None:
-        """Says how a request ended.
+        """Logs how a request ended.
 
         Args:
             what: The endpoint, or the page's event.
@@ -158,7 +167,7 @@ def _named(model_id: object) -> str:
 
 
 def _memory() -> str:
-    """What the process holds in memory, where the system tells."""
+    """The memory of the process, where the system reports it."""
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/self/status").read_text("ascii").splitlines():
             if line.startswith("VmRSS:"):

@@ -40,8 +40,8 @@ __all__ = [
     "FileBudget",
     "Uploads",
     "Workspace",
+    "cleanup",
     "forget_followed",
-    "keeping_clean",
     "mark_as_used",
     "served",
     "visitor_of",
@@ -55,7 +55,7 @@ GRACE = 60.0
 """Seconds for which a folder is taken for one that a running request uses."""
 
 _LEAST = 8192
-"""Bytes that a folder counts for at least; many tiny files use up a disk, too."""
+"""The minimum number of bytes that a folder counts for; many tiny files use up a disk, too."""
 
 _COST_OF_A_LOOK = 20.0
 """The disk is looked at again after so many times the last look's duration."""
@@ -81,7 +81,7 @@ class FileBudget:
     """Bounds the folders of uploads and results together.
 
     Folders of running requests stay: those that ``in_use`` names, and those that were written or
-    used within the last minute. The bound holds for each visitor first: whoever uploads too much
+    used within the last minute. The bound holds for each visitor first: one who uploads too much
     loses uploads of their own.
 
     Args:
@@ -111,7 +111,7 @@ class FileBudget:
 
         Args:
             size: Bytes that are about to be written; give them back with ``release``.
-            visitor: Who writes them; empty for nobody in particular.
+            visitor: The visitor who writes them; empty for none.
 
         Raises:
             DiskUnavailable: If that does not suffice.
@@ -163,7 +163,7 @@ class FileBudget:
                 self._visitors[folder] = visitor
 
     def taken(self) -> int:
-        """Bytes that the folders count for."""
+        """The number of bytes that the folders count for."""
         with self._lock:
             self._look(again=True)
             return sum(each.size for each in self._known.values())
@@ -465,7 +465,7 @@ class Workspace:
         _remove(self.root.parent, oldest, lambda name: bool(UPLOAD_FOLDER.match(name)))
 
 
-def keeping_clean(settings: Settings) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+def cleanup(settings: Settings) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     """The background work of a running app: removes old files, between requests, too."""
 
     async def work() -> None:

@@ -23,10 +23,10 @@ from cam_hub.errors import CamHubError
 from cam_hub.models.loaded_model import LoadedModel, pick_device
 from cam_hub.results.explanation import Explanation
 
-__all__ = ["SECONDS", "explain", "is_lent", "marked"]
+__all__ = ["SECONDS", "explain", "marked", "on_zero_gpu"]
 
 SECONDS = 30
-"""What one call may take, told to whoever lends the GPU; shorter calls wait less."""
+"""The seconds that one call may take; shorter calls wait less."""
 
 _PARTS = ("id", "preprocessing", "class_names", "source", "revision", "pretrained", "task", "notes")
 """What of a model goes over beside its network; locks cannot, and facts are found again."""
@@ -37,8 +37,8 @@ Work = Callable[[Mapping[str, Any], Image.Image, Mapping[str, Any], str], CamHub
 """Takes the model's parts, the photo, the options, and the folder of the model and the answer."""
 
 
-def is_lent() -> bool:
-    """Whether this is a Space whose GPU is lent call by call, and says so."""
+def on_zero_gpu() -> bool:
+    """Whether this is a Space whose GPU is lent call by call."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true") and bool(
         find_spec("spaces")
     )
@@ -69,7 +69,7 @@ def explain(
 
 def marked(work: Work) -> Work:
     """The function, marked as one that the GPU is lent to, where that is done."""
-    if not is_lent():
+    if not on_zero_gpu():
         return work
     import spaces  # noqa: PLC0415 (only Spaces have it)
 

@@ -15,7 +15,7 @@ from torch import nn
 import cam_hub
 from cam_hub.cli import main
 from cam_hub.errors import ImageRefused, InvalidArgument, NoMap
-from space.service.exports import Artifacts
+from space.service.exports import Exports
 
 FRAMES, SIDE, CELL = 8, 32, 8
 STEPS = 4
@@ -213,7 +213,7 @@ def test_the_pages_archive_of_a_clip_is_an_explanation_again(spot, tmp_path):
     folder = tmp_path / "kept"
     folder.mkdir()
     spot.save_data(folder)
-    with zipfile.ZipFile(Artifacts(spot, folder, 0.5, "jet").archive()) as file:
+    with zipfile.ZipFile(Exports(spot, folder, 0.5, "jet").archive()) as file:
         file.extractall(tmp_path / "unpacked")
     again = cam_hub.Explanation.load(tmp_path / "unpacked")
     assert [f.tobytes() for f in again.frames] == [f.tobytes() for f in spot.frames]

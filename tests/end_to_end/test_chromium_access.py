@@ -21,7 +21,7 @@ def axe() -> str:
     return axe_script()
 
 
-def first_sight(visitor: Visitor) -> None:
+def initial_result(visitor: Visitor) -> None:
     visitor.sees("tiger cat")
 
 
@@ -35,7 +35,7 @@ def result(visitor: Visitor) -> None:
     visitor.explain()
     visitor.sees("Evidence for cheetah")
     visitor.page.click('#view label:has-text("Boxes")')
-    visitor.page.click("#take_away summary >> nth=0")
+    visitor.page.click("#downloads summary >> nth=0")
 
 
 def class_list(visitor: Visitor) -> None:
@@ -66,7 +66,7 @@ def refusal(visitor: Visitor) -> None:
 
 
 @pytest.mark.parametrize("options", [DESKTOP, DARK, PHONE], ids=["desktop", "dark", "phone"])
-@pytest.mark.parametrize("reach", [first_sight, result, class_list, layers, compare, refusal])
+@pytest.mark.parametrize("reach", [initial_result, result, class_list, layers, compare, refusal])
 def test_axe_finds_nothing_serious(
     browser: Any,
     url: str,
@@ -122,7 +122,7 @@ def test_everything_is_reached_with_tab_in_the_order_of_the_page(visitor: Visito
         "alpha",
         "scale",
         "predictions",
-        "take_away",
+        "downloads",
         "link_text",
     ]
     found = [name for name in reached if name in wanted]
@@ -138,7 +138,7 @@ def test_what_has_the_focus_can_be_seen(visitor: Visitor):
         "#explain",
         "#viewer input",
         "#predictions button",
-        "#take_away button",
+        "#downloads button",
         "#link_text",
     ):
         page.evaluate("document.activeElement?.blur()")
@@ -188,6 +188,6 @@ def test_headings_are_in_order_and_every_picture_has_words(visitor: Visitor):
 
 def test_what_happens_is_told_to_screen_readers(visitor: Visitor):
     assert visitor.page.locator('#summary [role="status"]').count() == 1
-    assert visitor.page.locator('#take_away [role="status"]').count() == 1
+    assert visitor.page.locator('#downloads [role="status"]').count() == 1
     said = visitor.page.get_attribute("#viewer .after", "alt")
     assert said.startswith("Heatmap over photo for tiger cat")

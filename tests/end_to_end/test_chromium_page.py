@@ -95,6 +95,7 @@ def test_a_photo_is_uploaded_pasted_and_taken(visit: Open, lion: Image.Image, tm
 
     page.click('#photo [aria-label="Capture from camera"]')
     page.click('#photo button:has-text("Click to Access Webcam"), #photo .access-webcam')
+    page.wait_for_function("() => document.querySelector('#photo video')?.readyState >= 2")
     page.click('#photo [aria-label="capture photo"]')
     page.wait_for_selector("#photo img")
     visitor.explain()
@@ -233,7 +234,7 @@ def test_files_hold_the_exact_pixels_and_numbers(
     found: dict[str, bytes] = {}
     for kind in ("overlay", "map", "manifest", "archive"):
         with visitor.page.expect_download() as download:
-            visitor.page.click(f'#take_away [data-kind="{kind}"]')
+            visitor.page.click(f'#downloads [data-kind="{kind}"]')
         found[kind] = Path(download.value.path()).read_bytes()
     manifest = json.loads(found["manifest"])
     (photo,) = [path for path in example_photos() if path.endswith("cat.jpg")]
@@ -252,7 +253,7 @@ def test_a_link_opens_the_same_view(visit: Open, options: dict[str, Any]):
     query = "?photo=lion.jpg&method=layercam&layers=stages&classes=lion&classes=cheetah"
     visitor = visit(options, f"{query}&class=293&layer=blocks.4&view=boxes&threshold=0.3")
     visitor.sees("Evidence for cheetah")
-    visitor.page.click('#take_away button[aria-label="Copy the link"]')
+    visitor.page.click('#downloads button[aria-label="Copy the link"]')
     link = visitor.page.evaluate("navigator.clipboard.readText()")
     assert link == visitor.page.input_value("#link_text")
     other = visit(options, "?" + link.partition("?")[2])
@@ -265,8 +266,8 @@ def test_a_link_opens_the_same_view(visit: Open, options: dict[str, Any]):
 def test_the_code_is_there_to_be_copied(visit: Open):
     visitor = visit()
     visitor.sees("tiger cat")
-    visitor.page.click("#take_away summary:has-text('The same in Python')")
-    visitor.page.click('#take_away [aria-label="Copy: The same in Python"]')
+    visitor.page.click("#downloads summary:has-text('The same in Python')")
+    visitor.page.click('#downloads [aria-label="Copy: The same in Python"]')
     code = visitor.page.evaluate("navigator.clipboard.readText()")
     assert re.search(r"cam_hub\.explain\(\s*'timm/tf_efficientnet_lite0.in1k',\s*'cat.jpg'", code)
     compile(code, "code", "exec")

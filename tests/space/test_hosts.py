@@ -13,8 +13,8 @@ from starlette.datastructures import Headers
 
 from space.app.request_guard import (
     Authority,
-    Doors,
     KnownHosts,
+    RequestGuard,
     Sessions,
     read_authority,
     read_origin,
@@ -152,7 +152,7 @@ def test_a_trusted_site_may_read_answers_and_nobody_else():
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"here"})
 
-    guarded = Doors(
+    guarded = RequestGuard(
         page,
         hosts=KnownHosts.of(replace(LOCAL, allowed_hosts=("lab.example.org",))),
         sessions=Sessions(lambda session: True, lambda event: True),

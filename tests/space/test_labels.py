@@ -9,7 +9,7 @@ from PIL import Image
 
 import cam_hub
 from cam_hub.targets.classes import choose_classes
-from space.service.label_search import Labels, LabelShelf
+from space.service.label_search import LabelCache, Labels
 from tests.fakes.browser import Browser
 from tests.fakes.space_app import encoded
 
@@ -55,7 +55,7 @@ def test_a_class_is_named_so_that_it_alone_is_meant():
 
 
 def test_labels_of_a_private_model_are_for_the_visitor_who_opened_it():
-    shelf = LabelShelf(most=2)
+    shelf = LabelCache(most=2)
     shelf.put("ann/bread", "hf_ann", ["rye", "spelt"])
     assert shelf.get("ann/bread", "hf_bob") is None
     assert shelf.get("ann/bread", None) is None

@@ -30,7 +30,7 @@ def browser(url: str) -> Browser:
 def test_an_event_with_data_of_its_own_is_neither_deferred_nor_dropped():
     """With ``always_last``, browsers repeat the data of the earlier event; ``once`` drops it."""
     events = [event for event in create_app(SETTINGS).fns.values() if event.collects_event_data]
-    assert {"propose", "pick_layer", "pick_class", "hand_over", "choose_example", "pick"} <= {
+    assert {"propose", "pick_layer", "pick_class", "download", "choose_example", "pick"} <= {
         event.name for event in events
     }
     assert {event.name: event.trigger_mode for event in events} == {
@@ -90,7 +90,7 @@ def test_another_class_and_look_are_drawn_from_the_kept_result(
     assert done
     assert near(browser.picture(drawn["viewer"]), direct.overlay(alpha=0.8, colormap="magma"))
     assert "cheetah" in drawn["summary"]
-    (python, client) = (code["text"] for code in drawn["take_away"]["codes"])
+    (python, client) = (code["text"] for code in drawn["downloads"]["codes"])
     assert "result.overlay(293, alpha=0.8, colormap='magma')" in python
     assert "alpha=0.8" in client
 
@@ -146,7 +146,7 @@ def test_a_result_belongs_to_its_session(browser: Browser, url: str, lion: Image
     assert done
     assert "data:image" not in json.dumps(drawn)
     done, refused = stranger.fire(
-        stranger.event("take_away", "select", "take_away"), {}, data={"kind": "archive"}
+        stranger.event("downloads", "select", "downloads"), {}, data={"kind": "archive"}
     )
     assert not done
     assert "explain a photo first" in refused["error"]

@@ -193,9 +193,9 @@ def test_what_anybody_can_reach_is_public(address: str):
 def test_no_spelling_of_this_machine_is_contacted(server: PhotoServer, host: str):
     before = len(server.asked)
     strict = replace(HERE, loopback=False)
-    with pytest.raises(ImageRefused, match=r"only 80 and 443|is no URL"):
+    with pytest.raises(ImageRefused, match=r"only 80 and 443|is not a URL"):
         fetch_photo(f"http://{host}:{server.port}/cat.jpg", strict)
-    with pytest.raises(ImageRefused, match=r"does not lead to a public address|is no URL"):
+    with pytest.raises(ImageRefused, match=r"does not lead to a public address|is not a URL"):
         fetch_photo(f"http://{host}/cat.jpg", strict)
     assert len(server.asked) == before
 
@@ -312,9 +312,9 @@ def test_whoever_has_left_is_not_fetched_for(server: PhotoServer):
         ("https://me@example.org/cat.jpg", "user name or password"),
         ("http://example.org:22/cat.jpg", "port 22"),
         ("https://example.org:8443/cat.jpg", "port 8443"),
-        ("http://exa\nmple.org/", "no URL"),
-        ("http://example.org:port/", "no URL"),
-        ("http://[::1/", "no URL"),
+        ("http://exa\nmple.org/", "not a URL"),
+        ("http://example.org:port/", "not a URL"),
+        ("http://[::1/", "not a URL"),
         ("http://example.org/" + "a" * 3000, "3019 characters"),
     ],
 )

@@ -12,7 +12,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from cam_hub.errors import InvalidArgument, TooMuch
-from space.components.downloads import take_away_value
+from space.components.downloads import downloads_value
 from space.config.settings import Settings
 from space.service.explain_form import box_text, read_box
 from tests.fakes.browser import Browser
@@ -99,10 +99,10 @@ def test_a_segmenter_is_asked_about_a_region_through_every_door(random_url: str,
     upload = browser.upload(photo.read_bytes())
     done, shown = browser.explain(upload, model_id=SEGMENTER, region="16, 32, 200.5, 220")
     assert done
-    codes = {code["title"]: code["text"] for code in shown["take_away"]["codes"]}
+    codes = {code["title"]: code["text"] for code in shown["downloads"]["codes"]}
     assert "region=(16.0, 32.0, 200.5, 220.0)" in codes["The same in Python"]
     assert "region=[16.0, 32.0, 200.5, 220.0]" in codes["The same with gradio_client"]
-    assert "part=16%2C+32%2C+200.5%2C+220" in shown["take_away"]["query"]
+    assert "part=16%2C+32%2C+200.5%2C+220" in shown["downloads"]["query"]
     done, cleared = browser.fire(browser.event("photo", "input", "viewer"), {"photo": upload})
     assert done
     assert cleared["region"] == "", "it was meant in another photo's pixels"
@@ -123,7 +123,7 @@ def test_a_model_without_classes_compares_with_a_reference_through_every_door(
     done, shown = browser.explain(files[0], model_id=EMBEDDER, reference=files[1])
     assert done
     assert "similarity to the reference" in shown["summary"]
-    codes = {code["title"]: code["text"] for code in shown["take_away"]["codes"]}
+    codes = {code["title"]: code["text"] for code in shown["downloads"]["codes"]}
     assert "reference='cat.png'" in codes["The same in Python"]
     assert "reference=handle_file('cat.png')" in codes["The same with gradio_client"]
 
@@ -135,7 +135,7 @@ def test_a_classifier_has_no_use_for_a_reference(client: Client, photo: Path, ca
 
 def test_an_uploaded_reference_is_not_in_a_link_and_it_is_said():
     def note(**given: bool) -> object:
-        return take_away_value("model=x", codes={}, **given)["note"]
+        return downloads_value("model=x", codes={}, **given)["note"]
 
     assert "compared with itself" in str(note(has_photo=True, has_reference=False))
     assert "compared" not in str(note(has_photo=True, has_reference=True))

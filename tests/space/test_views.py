@@ -26,7 +26,7 @@ from space.components import formatting
 from space.components.formatting import prediction_list_html
 from space.config.settings import Settings, example_photos
 from space.service.errors import INTERNAL, readable, title_of
-from space.service.exports import Artifacts, reopen
+from space.service.exports import Exports, reopen
 from space.service.result_files import Workspace
 
 
@@ -39,9 +39,9 @@ def result(lite0: cam_hub.LoadedModel, lion: Image.Image) -> Explanation:
 
 
 @pytest.fixture
-def artifacts(result: Explanation, tmp_path: Path) -> Artifacts:
+def artifacts(result: Explanation, tmp_path: Path) -> Exports:
     result.save_data(tmp_path)
-    return Artifacts(result, tmp_path, 0.4, "viridis")
+    return Exports(result, tmp_path, 0.4, "viridis")
 
 
 def blanked(result: Explanation, index: int) -> Explanation:
@@ -85,7 +85,7 @@ def test_what_model_authors_wrote_is_text_and_never_markup(result: Explanation):
 # Files
 
 
-def test_the_archive_holds_an_explanation_that_loads_again(artifacts: Artifacts, tmp_path: Path):
+def test_the_archive_holds_an_explanation_that_loads_again(artifacts: Exports, tmp_path: Path):
     with zipfile.ZipFile(artifacts.archive()) as file:
         assert file.testzip() is None
         file.extractall(tmp_path / "unpacked")
@@ -100,7 +100,7 @@ def test_the_archive_holds_an_explanation_that_loads_again(artifacts: Artifacts,
 
 
 def test_the_archive_names_its_files_as_save_does(
-    artifacts: Artifacts, result: Explanation, tmp_path: Path
+    artifacts: Exports, result: Explanation, tmp_path: Path
 ):
     saved = {path.name for path in result.save(tmp_path / "saved").iterdir()}
     with zipfile.ZipFile(artifacts.archive()) as file:
@@ -108,7 +108,7 @@ def test_the_archive_names_its_files_as_save_does(
 
 
 def test_an_unpacked_archive_is_replaced_like_any_folder_of_ours(
-    artifacts: Artifacts, result: Explanation, tmp_path: Path
+    artifacts: Exports, result: Explanation, tmp_path: Path
 ):
     with zipfile.ZipFile(artifacts.archive()) as file:
         file.extractall(tmp_path / "unpacked")
@@ -119,9 +119,9 @@ def test_an_unpacked_archive_is_replaced_like_any_folder_of_ours(
     assert not [name for name in names if name.startswith("overlay-")]
 
 
-def test_looks_do_not_overwrite_each_other(artifacts: Artifacts, result: Explanation):
+def test_looks_do_not_overwrite_each_other(artifacts: Exports, result: Explanation):
     folder = artifacts.photo.parent
-    other = Artifacts(result, folder, 0.9, "magma")
+    other = Exports(result, folder, 0.9, "magma")
     first, second = artifacts.overlay(291), other.overlay(291)
     assert first is not None
     assert second is not None
@@ -130,7 +130,7 @@ def test_looks_do_not_overwrite_each_other(artifacts: Artifacts, result: Explana
 
 
 def test_a_single_map_is_the_one_of_its_layer_or_the_fusion(
-    artifacts: Artifacts, result: Explanation
+    artifacts: Exports, result: Explanation
 ):
     for layer in (None, "blocks.4"):
         found = np.load(artifacts.map(293, layer), allow_pickle=False)
@@ -139,7 +139,7 @@ def test_a_single_map_is_the_one_of_its_layer_or_the_fusion(
 
 def test_a_colour_map_never_becomes_a_path(result: Explanation, tmp_path: Path):
     with pytest.raises(InvalidArgument, match="colormap"):
-        Artifacts(result, tmp_path, 0.5, "../elsewhere")
+        Exports(result, tmp_path, 0.5, "../elsewhere")
 
 
 def test_a_result_that_is_gone_is_reported_in_words(tmp_path: Path):

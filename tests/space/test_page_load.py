@@ -12,7 +12,7 @@ from PIL import Image
 
 import cam_hub
 from cam_hub.errors import InvalidArgument
-from space.service.display_options import Look
+from space.service.display_options import DisplayOptions
 from space.service.explainer import Explainer
 from space.service.links import View, is_link, query_of, read_query
 from tests.fakes.browser import Browser
@@ -30,7 +30,7 @@ FULL = View(
     std=0.25,
     seed=7,
     photo="https://example.org/a b.jpg?x=1&y=2",
-    look=Look(291, "layer3", "boxes", 0.35, "viridis", 0.65, "common"),
+    look=DisplayOptions(291, "layer3", "boxes", 0.35, "viridis", 0.65, "common"),
 )
 
 
@@ -87,7 +87,7 @@ def test_the_page_opens_with_a_result_of_the_embedded_model(
     assert done
     assert "Evidence for <strong>tiger cat</strong>" in shown["summary"]
     assert shown["results"]["visible"] is True
-    assert shown["take_away"]["query"].endswith("photo=cat.jpg")
+    assert shown["downloads"]["query"].endswith("photo=cat.jpg")
     assert browser.picture(shown["viewer"], "before").shape[1::-1] == photos["cat"].size
 
 
@@ -164,23 +164,23 @@ def test_the_view_that_opens_is_the_one_that_was_linked(browser: Browser, url: s
         target_layers=("blocks.4", "bn2"),
         classes=("291", "293"),
         photo="lion.jpg",
-        look=Look(293, "blocks.4", "map", scale="common"),
+        look=DisplayOptions(293, "blocks.4", "map", scale="common"),
     )
     shown = linked(browser, query_of(view))
     values = {name: shown[name] for name in ("photo", "classes", "view", "scale")}
     values |= {"method": "layercam", "target_layers": ["blocks.4", "bn2"]}
     done, answered = browser.fire(browser.explaining, values)
     assert done
-    assert read_query(parse_qsl(answered["take_away"]["query"]), "") == view
+    assert read_query(parse_qsl(answered["downloads"]["query"]), "") == view
     assert answered["shown_class"]["value"] == 293
     assert "at layer <code>blocks.4</code>" in answered["summary"]
 
 
 def test_an_uploaded_photo_is_in_no_link_and_that_is_said(browser: Browser, lion: Image.Image):
     _, shown = browser.explain(browser.upload(encoded(lion, "PNG")))
-    assert "photo" not in shown["take_away"]["query"]
-    assert "cannot be in a link" in shown["take_away"]["note"]
-    opened = linked(Browser(browser.url), shown["take_away"]["query"])
+    assert "photo" not in shown["downloads"]["query"]
+    assert "cannot be in a link" in shown["downloads"]["note"]
+    opened = linked(Browser(browser.url), shown["downloads"]["query"])
     assert "names no photo" in opened["summary"]
     assert not pressed(opened)
 

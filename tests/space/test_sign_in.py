@@ -36,7 +36,7 @@ def test_nobody_can_sign_in_where_something_is_missing(monkeypatch, environment,
     ("settings", "token", "words"),
     [
         (Settings(), "hf_mine", "opened by this machine's access token"),
-        (Settings(), "", "Nobody is logged in"),
+        (Settings(), "", "Not logged in"),
         (Settings(space_id="a/b"), "hf_mine", "Public models only"),
     ],
 )

@@ -164,7 +164,7 @@ def test_what_does_not_exist_gets_a_message(
 def test_the_endpoint_documents_names_types_defaults_and_meanings(client: Client):
     info: Any = client.view_api(return_format="dict", print_info=False)
     endpoint = info["named_endpoints"]["/describe"]
-    assert endpoint["description"].startswith("Tells what is known about an image model")
+    assert endpoint["description"].startswith("Returns the facts about an image model")
     (parameter,) = endpoint["parameters"]
     assert parameter["parameter_name"] == "model_id"
     assert parameter["parameter_default"] == cam_hub.DEFAULT_MODEL

@@ -44,14 +44,14 @@ from PIL import Image
 import cam_hub
 from cam_hub.errors import ClassNotFound, CamHubError
 from space.service.explainer import Explainer
-from space.service.zerogpu import is_lent
+from space.service.zerogpu import on_zero_gpu
 from space.service.photos import Photo
 from space.service.explain_form import ExplainForm
 from space.config.settings import Settings
 from pathlib import Path
 
-assert is_lent()
-app = Explainer(Settings(device="cuda", lent_gpu=True))
+assert on_zero_gpu()
+app = Explainer(Settings(device="cuda", zero_gpu=True))
 photo = Path(sys.argv[1])
 
 def request(*classes):
@@ -100,7 +100,7 @@ def test_an_explanation_from_another_process_is_the_same_and_so_are_its_errors(
 
 def test_elsewhere_nothing_is_marked(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
-    assert not zerogpu.is_lent()
+    assert not zerogpu.on_zero_gpu()
 
     def work(*_: object) -> None:
         """Would explain."""
@@ -111,7 +111,7 @@ def test_elsewhere_nothing_is_marked(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("said", ["", "false", "0"])
 def test_a_space_that_does_not_lend_says_so(monkeypatch: pytest.MonkeyPatch, said: str):
     monkeypatch.setenv("SPACES_ZERO_GPU", said)
-    assert not zerogpu.is_lent()
+    assert not zerogpu.on_zero_gpu()
 
 
 def test_where_gpus_are_lent_the_function_is_marked_with_its_time(
@@ -126,7 +126,7 @@ def test_where_gpus_are_lent_the_function_is_marked_with_its_time(
     stand_in = ModuleType("spaces")
     stand_in.GPU = mark  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "spaces", stand_in)
-    monkeypatch.setattr(zerogpu, "is_lent", lambda: True)
+    monkeypatch.setattr(zerogpu, "on_zero_gpu", lambda: True)
     zerogpu.marked(lambda *_: None)
     assert marks == [zerogpu.SECONDS]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from space.config.settings import Settings
-from space.service.result_files import Workspace, keeping_clean
+from space.service.result_files import Workspace, cleanup
 
 
 def aged(folder: Path, seconds: float) -> Path:
@@ -46,7 +46,7 @@ def test_it_is_swept_also_when_nobody_asks_for_anything(
     folder = aged(tmp_path / "cam_hub" / "old", 59.7)
 
     async def live() -> None:
-        async with keeping_clean(settings)(None):
+        async with cleanup(settings)(None):
             for _ in range(60):
                 await asyncio.sleep(0.05)
                 if not folder.exists():
