@@ -15,14 +15,13 @@ from typing import Any, TypeVar, Unpack
 import torch
 from torch import Tensor
 
-from cam_hub._validation import with_hints
+from cam_hub._validation import check_whole, with_hints
 from cam_hub.attribution.explain import explain_prepared, explanation_of
 from cam_hub.attribution.passes import BatchLimit, Job, Pass, Progress, run_together
 from cam_hub.attribution.preparation import Prepared, make_job, prepare
 from cam_hub.attribution.request import (
     ExplainArguments,
     ExplainOptions,
-    check_count,
     model_of,
     takes_arguments,
 )
@@ -381,7 +380,7 @@ def explain_many(
     )
     chosen = METHODS[method].signed(request.options["sign"])
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
-    check_count("threads", threads)
+    check_whole("threads", threads)
     model = model_of(model_or_id, request.options["output"])
     pictures = open_samples(images, clips=len(model.input_size) == 4)
     explainer = BatchExplainer.checked(model, chosen, request)

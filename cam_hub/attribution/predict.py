@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cam_hub._validation import with_hints
+from cam_hub._validation import check_whole, with_hints
 from cam_hub.attribution.preparation import prepare
-from cam_hub.attribution.request import check_count, model_of
+from cam_hub.attribution.request import model_of
 from cam_hub.errors import ModelRefused
 from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import reported
@@ -72,7 +72,7 @@ def predict(
         ModelRefused: Also if the model raises, or its scores are not finite.
         NoMap: If a detector finds nothing in the picture.
     """
-    check_count("top", top)
+    check_whole("top", top)
     chosen = check_options({"output": output})["output"]
     model = model_of(model_or_id, chosen)
     prepared = prepare(model, image)

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, cast
 
 from torch import nn
 
+from cam_hub._validation import check_whole
 from cam_hub.attribution.passes import Noise, Progress
 from cam_hub.errors import InvalidArgument
 from cam_hub.layers.listing import LayerChoice, plain_choice
@@ -25,7 +26,6 @@ __all__ = [
     "MAX_SAMPLES",
     "ExplainArguments",
     "ExplainOptions",
-    "check_count",
     "model_of",
     "takes_arguments",
 ]
@@ -128,7 +128,11 @@ class ExplainOptions:
         """
         values: dict[str, Any] = {**_DEFAULTS, **given}
         samples, std, seed = (values.pop(name) for name in ("num_samples", "std", "seed"))
-        _check_samples(samples, std, seed)
+        check_whole("num_samples", samples, 1, MAX_SAMPLES)
+        check_whole("seed", seed, 0, 2**63 - 1)
+        number = isinstance(std, (int, float)) and not isinstance(std, bool)
+        if not number or not 0 <= std <= sys.float_info.max:
+            raise InvalidArgument("std", std, "a finite number, at least 0")
         options = {
             name: option.check(values.pop(name, option.default)) for name, option in OPTIONS.items()
         }
@@ -162,28 +166,3 @@ def model_of(model_or_id: LoadedModel | str, output: OutputChoice = None) -> Loa
     if isinstance(model_or_id, nn.Module):
         raise InvalidArgument("model", type(model_or_id).__name__, "wrap_model(module) or an ID")
     return with_output(store.get(model_or_id), output)
-
-
-def check_count(argument: str, value: int) -> None:
-    """Makes sure that something can be counted by a number.
-
-    Raises:
-        InvalidArgument: If it is not a whole number of at least 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidArgument(argument, value, "a count of at least 1")
-
-
-def _check_samples(num_samples: object, std: object, seed: object) -> None:
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int):
-        raise InvalidArgument("num_samples", num_samples, "a whole number")
-    if not 1 <= num_samples <= MAX_SAMPLES:
-        raise InvalidArgument("num_samples", num_samples, f"1 to {MAX_SAMPLES}")
-    if (
-        isinstance(std, bool)
-        or not isinstance(std, (int, float))
-        or not 0 <= std <= sys.float_info.max
-    ):
-        raise InvalidArgument("std", std, "a finite number, at least 0")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InvalidArgument("seed", seed, "a whole number from 0 to 2**63 - 1")
