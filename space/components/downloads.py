@@ -67,7 +67,7 @@ def downloads_value(
 
 
 _TEMPLATE = """
-<h3>Take away</h3>
+<h3>Downloads, link and code</h3>
 <div class="files" role="group" aria-label="Files to download">BUTTONS</div>
 <div class="link">
   <label for="link_text">Link to this view</label>

@@ -162,7 +162,7 @@ class Settings:
         space_host: The host of the Space; empty if it follows from ``space_id``.
         space_id: ``owner/name`` when the app runs as a Hugging Face Space, else None.
         sign_in: Whether visitors can sign in with Hugging Face.
-        lent_gpu: Whether the GPU is lent call by call (ZeroGPU); models are loaded on the CPU then.
+        zero_gpu: Whether the GPU is lent call by call (ZeroGPU); models are loaded on the CPU then.
     """
 
     default_model: str = DEFAULT_MODEL
