@@ -15,7 +15,7 @@ import cam_hub
 from cam_hub import Explanation, explain
 from cam_hub.attribution import adaptive_sampling
 from cam_hub.attribution.adaptive_sampling import MOST_SAMPLES, WANTED, more_samples
-from cam_hub.attribution.passes.accumulator import Gathering
+from cam_hub.attribution.passes.accumulator import Accumulator
 from cam_hub.attribution.result import STEADY
 from cam_hub.methods import METHODS, Moments, MomentSum
 from cam_hub.methods.agreement import agreement
@@ -116,12 +116,14 @@ def test_the_agreement_of_a_layer_is_that_of_its_maps() -> None:
     clean = torch.ones_like(activation)
     first, second = torch.zeros_like(clean), torch.zeros_like(clean)
     first[0, [0, 2]] = second[0, [1, 2]] = 1.0
-    gathering = Gathering([METHODS["smoothgradcampp"]], samples=2)
-    gathering.take("layer", activation[:, :, None], torch.cat([clean, first, second])[:, :, None])
+    accumulator = Accumulator([METHODS["smoothgradcampp"]], samples=2)
+    accumulator.take(
+        0, "layer", activation[:, :, None], torch.cat([clean, first, second])[:, :, None]
+    )
     # α = 1/(2 + ΣA): 1/3 for channels 1 and 2, 1/4 for 3; w = 4/3 and 1. So the maps are
     # (1, 1 + 4/3, 0, 0) and (1 + 4/3, 1, 0, 0), whatever their order.
     expected = agreement(torch.tensor([[3.0, 7.0, 0, 0], [7.0, 3.0, 0, 0]]))
-    assert gathering.agreements["smoothgradcampp", "layer"] == pytest.approx(expected)
+    assert accumulator.agreements["smoothgradcampp", 0, "layer"] == pytest.approx(expected)
     assert 0 < expected < 1
 
 

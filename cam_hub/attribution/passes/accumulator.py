@@ -14,7 +14,7 @@ from cam_hub.errors import NoMap
 from cam_hub.methods import Evidence, Method, Moments, MomentSum
 from cam_hub.methods.agreement import agreement
 
-__all__ = ["Allowance", "Gathering", "Map", "make_map"]
+__all__ = ["Accumulator", "Allowance", "Key", "Map", "make_map"]
 
 Map = NDArray[np.float32]
 
@@ -43,40 +43,45 @@ class Allowance:
         return Evidence(known, _alone(gradient))
 
 
-class Gathering:
-    """The maps of one class, each made as soon as its gradients are complete.
+Key = tuple[str, int, str]
+"""Method, class index and layer of a map."""
 
-    Where everything comes at once, a layer's gradient is let go before the next one is computed.
-    What comes in several chunks is summed up.
+
+class Accumulator:
+    """Accumulates the gradients of each class and layer, and makes each map as soon as it can.
+
+    Where all gradients of a layer arrive at once, they are freed before the next layer's are
+    computed. Those that arrive in several chunks are summed up.
 
     Args:
         methods: The methods.
-        samples: How many noisy copies will come in all.
+        samples: How many noisy copies will arrive in all.
         allowance: For the clean image's evidence, from which other methods can be had.
 
     Attributes:
-        maps: By method and layer.
-        agreements: Of methods that need noise, by method and layer: how far another
-            seed's map can be expected to agree, see ``methods.agreement``. A single copy has none.
-        evidence: That of the clean image, by layer, as far as the allowance goes.
+        maps: By method, class index and layer.
+        agreements: By the same keys, for methods that need noise: how far another seed's map can be
+            expected to agree, see ``methods.agreement``. A single copy has none.
+        evidence: That of the clean image, by class index and layer, as far as the allowance goes.
     """
 
     def __init__(
         self, methods: Sequence[Method], samples: int, allowance: Allowance | None = None
     ) -> None:
-        self.maps: dict[tuple[str, str], Map] = {}
-        self.agreements: dict[tuple[str, str], float] = {}
-        self.evidence: dict[str, Evidence] = {}
+        self.maps: dict[Key, Map] = {}
+        self.agreements: dict[Key, float] = {}
+        self.evidence: dict[tuple[int, str], Evidence] = {}
         self._allowance = allowance or Allowance()
         self._methods = methods
         self._samples = samples
-        self._clean: dict[str, tuple[Tensor, Tensor]] = {}
-        self._sums: dict[str, MomentSum] = {}
+        self._clean: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+        self._sums: dict[tuple[int, str], MomentSum] = {}
 
-    def take(self, name: str, activation: Tensor | None, gradients: Tensor) -> None:
-        """Takes in one layer's share of a chunk.
+    def take(self, index: int, name: str, activation: Tensor | None, gradients: Tensor) -> None:
+        """Takes in one class's gradients of a chunk at one layer.
 
         Args:
+            index: The class.
             name: The layer.
             activation: ``(1, channels, rows, cols)`` of the clean image, if its gradient comes
                 first; else None.
@@ -85,37 +90,40 @@ class Gathering:
         Raises:
             NoMap: If a map is not finite.
         """
-        noisy = gradients
+        place, noisy = (index, name), gradients
         if activation is not None:
             clean, noisy = gradients[:1], gradients[1:]
-            self._make(name, Evidence(activation, clean), noise=False)
+            self._make(place, Evidence(activation, clean), noise=False)
             if (kept := self._allowance.keep(name, activation, clean)) is not None:
-                self.evidence[name] = kept
+                self.evidence[place] = kept
             if any(method.needs_noise for method in self._methods):
                 alone = self._samples == len(noisy)
-                self._clean[name] = activation, clean if alone else clean.clone()
+                self._clean[place] = activation, clean if alone else clean.clone()
         if len(noisy) and self._samples:
-            total = self._sums.setdefault(name, MomentSum())
-            total.add(noisy[:, None])
-        if name in self._clean and name in self._sums and self._sums[name].count == self._samples:
-            total, pair = self._sums.pop(name), self._clean.pop(name)
-            self._make(name, Evidence(*pair, total.mean()))
+            self._sums.setdefault(place, MomentSum()).add(noisy[:, None])
+        if place in self._clean and place in self._sums:
+            if self._sums[place].count < self._samples:
+                return
+            total, pair = self._sums.pop(place), self._clean.pop(place)
+            self._make(place, Evidence(*pair, total.mean()))
             if (without := total.without_each()) is not None:
-                self._compare(name, pair, without)
+                self._compare(place, pair, without)
 
-    def _make(self, name: str, evidence: Evidence, *, noise: bool = True) -> None:
+    def _make(self, place: tuple[int, str], evidence: Evidence, *, noise: bool = True) -> None:
         for method in self._methods:
             if method.needs_noise == noise:
-                self.maps[method.key, name] = make_map(method, evidence, name)
+                self.maps[method.key, *place] = make_map(method, evidence, place[1])
 
-    def _compare(self, name: str, clean: tuple[Tensor, Tensor], without: Moments) -> None:
+    def _compare(
+        self, place: tuple[int, str], clean: tuple[Tensor, Tensor], without: Moments
+    ) -> None:
         groups = len(without.first)
         activation, gradient = (each.expand(groups, *each.shape[1:]) for each in clean)
         evidence = Evidence(activation, gradient, without)
         for method in self._methods:
             if method.needs_noise:
                 with torch.no_grad():
-                    self.agreements[method.key, name] = agreement(method.compute(evidence))
+                    self.agreements[method.key, *place] = agreement(method.compute(evidence))
 
 
 def make_map(method: Method, evidence: Evidence, name: str) -> Map:

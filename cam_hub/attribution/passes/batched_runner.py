@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cam_hub.attribution.passes.accumulator import Gathering
+from cam_hub.attribution.passes.accumulator import Accumulator
 from cam_hub.attribution.passes.forward import BackwardPath, run_forward, score_of
 from cam_hub.attribution.passes.job import Job, Pass, Row, rows_of, stacked
 from cam_hub.attribution.passes.model_state import anatomy
@@ -98,9 +98,12 @@ class _Share:
     target: Target | None = None
     standings: ClassScores | None = None
     settled: ResolvedClasses = field(default_factory=partial(ResolvedClasses, ()))
-    gatherings: list[Gathering] = field(default_factory=list)
+    accumulator: Accumulator = field(init=False)
     error: CamHubError | None = None
     alone: bool = False
+
+    def __post_init__(self) -> None:
+        self.accumulator = Accumulator(self.job.methods, self.job.samples)
 
     @property
     def over(self) -> bool:
@@ -129,9 +132,6 @@ class _Share:
             elif not self.begun:
                 self.standings = target.class_scores(output)
                 self.settled = job.settled(self.standings, target)
-                self.gatherings = [
-                    Gathering(job.methods, job.samples) for _ in self.settled.classes
-                ]
         except ModelRefused:  # alone, its error names the model
             self.alone = True
         except CamHubError as error:
@@ -141,7 +141,7 @@ class _Share:
     def take(self, step: int, name: str, activation: Tensor | None, gradients: Tensor) -> None:
         """Takes in what came back for one of the classes, by its place among them."""
         try:
-            self.gatherings[step].take(name, activation, gradients)
+            self.accumulator.take(self.settled.classes[step], name, activation, gradients)
         except CamHubError as error:
             self.error = error
 
@@ -149,25 +149,22 @@ class _Share:
         """What ``run_together`` returns for it."""
         if self.error is not None or self.alone or self.standings is None or self.target is None:
             return self.error
-        maps = {
-            (method, index, name): cam
-            for index, gathering in zip(self.settled.classes, self.gatherings, strict=True)
-            for (method, name), cam in gathering.maps.items()
-        }
-        agreements = {
-            (method, index, name): agreement
-            for index, gathering in zip(self.settled.classes, self.gatherings, strict=True)
-            for (method, name), agreement in gathering.agreements.items()
-        }
-        told = self.target.describe()
-        return Pass(self.standings, self.settled, self.target.labels, told, maps, agreements)
+        found, target = self.accumulator, self.target
+        return Pass(
+            self.standings,
+            self.settled,
+            target.labels,
+            target.describe(),
+            found.maps,
+            found.agreements,
+        )
 
 
 def _leave(shares: Sequence[_Share]) -> None:
     """Leaves pictures to be passed alone, and frees what was kept of them."""
     for share in shares:
         share.alone = True
-        share.gatherings = []
+        share.accumulator = Accumulator(share.job.methods, share.job.samples)
 
 
 def _chunks(shares: Sequence[_Share], room: BatchLimit) -> Iterator[tuple[list[int], Tensor]]:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from cam_hub.attribution.passes.accumulator import Allowance, Gathering, Map, make_map
+from cam_hub.attribution.passes.accumulator import Accumulator, Allowance, Map, make_map
 from cam_hub.attribution.passes.forward import Trace
 from cam_hub.attribution.passes.job import BatchContext, Job, Pass
 from cam_hub.attribution.passes.model_state import sample, state
@@ -168,20 +168,15 @@ class PassEntry:
         with self.lock:
             shared = {name: each.activation for (*_, name), each in self.evidence.items()}
         allowance = Allowance(room - self.evidence_bytes, shared)
-        gathering = Gathering(plan.methods, plan.samples, allowance)
+        found = Accumulator(plan.methods, plan.samples, allowance)
         for trace in plan.traces:
-            run_backward(trace, index, against, gathering, noisy=plan.samples > 0, keep_graph=True)
-        found = {(method, index, name): cam for (method, name), cam in gathering.maps.items()}
+            run_backward(trace, index, against, found, noisy=plan.samples > 0, keep_graph=True)
         for method, name, evidence in plan.at_hand:
-            found[method.key, index, name] = make_map(method, evidence, name)
-        agreements = {
-            (method, index, name): agreement
-            for (method, name), agreement in gathering.agreements.items()
-        }
+            found.maps[method.key, index, name] = make_map(method, evidence, name)
         with self.lock:
-            self.maps.update(_keyed(found, against))
-            self.agreements.update(_keyed(agreements, against))
-            for name, evidence in gathering.evidence.items():
+            self.maps.update(_keyed(found.maps, against))
+            self.agreements.update(_keyed(found.agreements, against))
+            for (_, name), evidence in found.evidence.items():
                 self.evidence[index, against, name] = evidence
 
     def _covering(self, layers: set[str], samples: int) -> list[Trace] | None:

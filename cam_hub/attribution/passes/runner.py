@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cam_hub.attribution.passes.accumulator import Allowance, Gathering
+from cam_hub.attribution.passes.accumulator import Accumulator, Allowance
 from cam_hub.attribution.passes.forward import Trace, record
 from cam_hub.attribution.passes.job import Job, Pass, rows_of, stacked
 from cam_hub.attribution.passes.model_state import anatomy
@@ -20,7 +20,7 @@ from cam_hub.hooks.recording import tap
 from cam_hub.layers.layouts import LayerInfo, batch_second, frames_folded, to_maps
 from cam_hub.methods import Evidence
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.targets.base import ClassScores, Target
+from cam_hub.targets.base import Target
 from cam_hub.targets.classes import ResolvedClasses, Weights
 
 __all__ = [
@@ -104,11 +104,10 @@ class _Run:
         self._job = job
         self._size = size
         self._left = keep
-        self._allowance = Allowance(keep // EVIDENCE)
+        self._accumulator = Accumulator(job.methods, job.samples, Allowance(keep // EVIDENCE))
         self._copying = copying
         self._traces: list[Trace] = []
         self._settled = ResolvedClasses(())
-        self._gatherings: list[Gathering] = []
 
     def finish(self) -> Finished:
         job = self._job
@@ -127,37 +126,23 @@ class _Run:
             )
             if found is not None:
                 standings = found
-                self._choose(standings, target)
+                self._settled = job.settled(standings, target)
             self._go_back(trace, number, total)
         if standings is None:
             raise AssertionError("there is always a chunk with the clean image")
-        maps = {
-            (method, index, name): cam
-            for index, gathering in zip(self._settled.classes, self._gatherings, strict=True)
-            for (method, name), cam in gathering.maps.items()
-        }
-        agreements = {
-            (method, index, name): agreement
-            for index, gathering in zip(self._settled.classes, self._gatherings, strict=True)
-            for (method, name), agreement in gathering.agreements.items()
-        }
-        done = Pass(standings, self._settled, target.labels, target.describe(), maps, agreements)
+        accumulated = self._accumulator
+        done = Pass(
+            standings,
+            self._settled,
+            target.labels,
+            target.describe(),
+            accumulated.maps,
+            accumulated.agreements,
+        )
         traces = self._traces
         if len(traces) < total:
             traces = traces[:1]
-        evidence = {
-            (index, name): each
-            for index, gathering in zip(self._settled.classes, self._gatherings, strict=True)
-            for name, each in gathering.evidence.items()
-        }
-        return Finished(done, target, traces, evidence)
-
-    def _choose(self, standings: ClassScores, target: Target) -> None:
-        job = self._job
-        self._settled = job.settled(standings, target)
-        self._gatherings = [
-            Gathering(job.methods, job.samples, self._allowance) for _ in self._settled.classes
-        ]
+        return Finished(done, target, traces, accumulated.evidence)
 
     def _go_back(self, trace: Trace, number: int, total: int) -> None:
         classes, against = self._settled.classes, self._settled.contrast
@@ -169,14 +154,14 @@ class _Run:
         for step, index in enumerate(classes):
             self._job.tell((number + (step + 1) / (count + 1)) / total, step, classes)
             last = not keep and step + 1 == count
-            run_backward(trace, index, against, self._gatherings[step], keep_graph=not last)
+            run_backward(trace, index, against, self._accumulator, keep_graph=not last)
 
 
 def run_backward(
     trace: Trace,
     index: int,
     contrast: Weights | None,
-    gathering: Gathering,
+    accumulator: Accumulator,
     *,
     noisy: bool = True,
     keep_graph: bool,
@@ -187,7 +172,7 @@ def run_backward(
         trace: The trace.
         index: The class.
         contrast: The classes whose scores are taken off, with weights; None for none.
-        gathering: Accumulates the gradients.
+        accumulator: Takes in the gradients.
         noisy: Whether its noisy copies are wanted.
         keep_graph: Whether another backward pass follows.
 
@@ -197,7 +182,8 @@ def run_backward(
     """
 
     def visit(name: str, gradient: Tensor) -> None:
-        gathering.take(name, trace.activation(name) if trace.clean else None, gradient)
+        activation = trace.activation(name) if trace.clean else None
+        accumulator.take(index, name, activation, gradient)
 
     trace.back(index, contrast, visit, noisy=noisy, keep_graph=keep_graph)
 
