@@ -78,7 +78,7 @@ def test_a_browser_is_opened_only_in_front_of_somebody(monkeypatch: pytest.Monke
 def test_a_port_that_is_taken_ends_with_one_line_and_code_2(capsys: pytest.CaptureFixture[str]):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
-        other.configure_logging()
+        other.listen()
         port = other.getsockname()[1]
         assert app.main(["--port", str(port), "--device", "cpu", "--no-browser"]) == 2
     written = capsys.readouterr().err

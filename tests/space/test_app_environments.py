@@ -71,7 +71,7 @@ def test_what_cannot_work_ends_at_once_with_one_line(tmp_path: Path, case: str, 
 def test_a_port_in_use_is_named_at_once(tmp_path: Path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
-        other.configure_logging()
+        other.listen()
         port = str(other.getsockname()[1])
         done = subprocess.run(
             [*APP, "--port", port], env=environment(tmp_path), capture_output=True, text=True,
