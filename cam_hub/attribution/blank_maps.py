@@ -16,7 +16,7 @@ from cam_hub.methods import Method
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results.explanation import Explanation
 
-__all__ = ["explain_with_fallback", "is_blank"]
+__all__ = ["explain_with_fallback", "has_blank_class"]
 
 _SIDES = {"for": "for", "against": "against", "both": "for or against"}
 
@@ -26,6 +26,13 @@ _SATURATED = ", or target='logit': where a probability is all but 0 or 1, it has
 def is_blank(found: Explanation) -> bool:
     """Whether every map is zero everywhere."""
     return not any(cam.any() for cam in found.cams.values())
+
+
+def has_blank_class(found: Explanation) -> bool:
+    """Whether the maps of one of the classes are zero everywhere at all layers."""
+    return any(
+        not any(found.cams[index, name].any() for name in found.layers) for index in found.classes
+    )
 
 
 def explain_with_fallback(
@@ -40,7 +47,7 @@ def explain_with_fallback(
     Args:
         model: The model.
         prepared: The picture.
-        blank: The explanation whose maps are all blank.
+        blank: The explanation in which a class has blank maps only.
         method: The method.
         request: The request.
 
@@ -57,6 +64,8 @@ def explain_with_fallback(
         )
         if not is_blank(finer):
             return finer
+    if not is_blank(blank):
+        return blank
     alternatives: list[list[str]] = []
     if request.target_layers is None and request.options["call"] is None:
         alternatives = layers_before(model, layers[0], prepared.size)

@@ -126,6 +126,9 @@ def ask(
     columns = read_columns(
         methods, arguments.pop("target_layers", None), arguments.pop("classes", None)
     )
+    contrast: object = arguments.get("contrast")
+    if isinstance(contrast, Iterator):
+        arguments["contrast"] = list(contrast)
     checked = ExplainOptions.checked(**arguments).options
     options = {name: checked.get(name, value) for name, value in arguments.items()}
     held, photo = _opened(image)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cam_hub._validation import with_hints
 from cam_hub.attribution.adaptive_sampling import sampled_adaptively
-from cam_hub.attribution.blank_maps import explain_with_fallback, is_blank
+from cam_hub.attribution.blank_maps import explain_with_fallback, has_blank_class
 from cam_hub.attribution.passes import RECENT, Job, Pass, Progress, forward_activations
 from cam_hub.attribution.preparation import Prepared, make_job, precise_enough, prepare
 from cam_hub.attribution.request import (
@@ -27,6 +27,7 @@ from cam_hub.layers.listing import LayerChoice, resolve_layers
 from cam_hub.methods import METHODS, Method
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results.explanation import Explanation
+from cam_hub.targets.classes import is_iterable
 
 __all__ = ["activations", "explain", "explain_methods", "explain_prepared", "explanation_of"]
 
@@ -155,6 +156,8 @@ def explain_methods(
         CamHubError: As ``explain``; of several methods the first that has no map.
     """
     request = ExplainOptions.checked(**arguments)
+    if not is_iterable(methods):
+        raise InvalidArgument("methods", type(methods).__name__, "the name of a method, or several")
     named = [methods] if isinstance(methods, str) else list(methods)
     found = (METHODS[name].signed(request.options["sign"]) for name in named)
     chosen = list({method.name: method for method in found}.values())
@@ -253,7 +256,7 @@ def explanation_of(
     found = make_explanation(
         model, prepared, method, job, sampled_adaptively(job, passed, method, request)
     )
-    if is_blank(found):
+    if has_blank_class(found):
         return explain_with_fallback(model, prepared, found, method, request)
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, ParamSpec, TypeVar, Unpack, cast
@@ -127,6 +127,8 @@ class ExplainOptions:
             InvalidArgument: If one of them can never work.
         """
         values: dict[str, Any] = {**_DEFAULTS, **given}
+        if isinstance(values["contrast"], Iterator):  # which is read for every picture and method
+            values["contrast"] = list(values["contrast"])
         samples, std, seed = (values.pop(name) for name in ("num_samples", "std", "seed"))
         check_whole("num_samples", samples, 1, MAX_SAMPLES)
         check_whole("seed", seed, 0, 2**63 - 1)

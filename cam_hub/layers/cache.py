@@ -15,8 +15,10 @@ import stat
 import sys
 import tempfile
 import time
+import weakref
 from contextlib import suppress
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -81,7 +83,9 @@ def cache_key(model: LoadedModel, size: tuple[int, ...]) -> str | None:
     try:
         if nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
             return None
-        described += [[name, *_structure(part)] for name, part in model.module.named_modules()]
+        parts = list(model.module.named_modules())
+        described += [[name, *_structure(part)] for name, part in parts]
+        described += [_replaced_methods(kind) for kind in {type(part): None for _, part in parts}]
         text = json.dumps(described, default=_described)
     except Exception:  # noqa: BLE001 - odd modules fail oddly; they are not cached
         return None
@@ -109,6 +113,23 @@ def _structure(part: nn.Module) -> list[Any]:
     return [type(part), tensors, settings]
 
 
+def _replaced_methods(kind: type) -> list[Any]:
+    """The functions of a class, and of those that it is derived from, that stem from elsewhere."""
+    return [
+        [base, name, code]
+        for base in kind.__mro__
+        if base is not nn.Module  # to which other packages add methods
+        for name, value in vars(base).items()
+        if isinstance(
+            code := getattr(value, "__func__", getattr(value, "fget", value)), FunctionType
+        )
+        and (
+            code.__qualname__ != f"{base.__qualname__}.{name}"
+            or {code.__module__, code.__globals__.get("__name__")} != {base.__module__}
+        )
+    ]
+
+
 def _without_tensors(table: dict[Any, Any]) -> dict[str, Any]:
     """A dictionary without the tensors that forward passes store there, by size or device."""
     return {str(key): value for key, value in table.items() if not isinstance(value, Tensor)}
@@ -126,8 +147,10 @@ def _described(value: Any) -> Any:
         return sorted(map(repr, value))
     if isinstance(value, functools.partial):
         return [value.func, value.args, value.keywords]
-    if isinstance(value, (torch.dtype, torch.memory_format)):
+    if isinstance(value, (torch.dtype, torch.memory_format, torch.device)):
         return str(value)
+    if isinstance(value, (range, slice, bytes, complex)):
+        return repr(value)
     is_code = hasattr(value, "__qualname__")
     code = value if is_code else type(value)
     # functools.wraps changes a function's __module__, but not its globals.
@@ -135,7 +158,9 @@ def _described(value: Any) -> Any:
     if module.partition(".")[0] not in _PACKAGES:
         raise TypeError
     name = f"{module}.{code.__qualname__}"
-    return name if is_code else [name, getattr(value, "__dict__", None)]
+    if is_code or isinstance(value, weakref.ref):
+        return name
+    return [name, vars(value)]  # a TypeError for values of NumPy and others without attributes
 
 
 def folder() -> Path | None:

@@ -96,6 +96,7 @@ def list_layers(
     where it is in doubt whether the deepest layer keeps the picture's quadrants apart. The result
     is stored with the model and, for a model loaded by its ID, on disk (``layers/cache.py``); a
     model with classes of a user's own, whose code may change, is examined each time it is loaded.
+    After parts of a module were replaced, wrap it anew.
 
     Args:
         model: From ``load_model`` or ``wrap_model``.

@@ -348,3 +348,14 @@ def test_a_function_of_the_output_is_one_score_for_all_methods(random, lion):
     grid = compare(random, lion, methods=["layercam", "gradcam"], classes=margin)
     assert {cell.label for cell in grid.cells} == {"margin"}
     assert same(grid.cells[0], explain(random, lion, method="layercam", classes=margin))
+
+
+def test_a_contrast_that_can_be_read_only_once_holds_for_every_cell(lite0, photos):
+    methods = ["layercam", "gradcam"]
+    once, several = (
+        compare(lite0, photos["cat"], methods=methods, classes=285, contrast=contrast)
+        for contrast in (iter([(281, 0.5), (282, 0.5)]), [(281, 0.5), (282, 0.5)])
+    )
+    for one, other in zip(once.cells, several.cells, strict=True):
+        assert one.error is None
+        assert np.array_equal(one.explanation.cam(), other.explanation.cam())

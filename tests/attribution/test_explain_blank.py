@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -34,3 +37,35 @@ def test_where_the_recommended_layer_is_blank_the_last_one_that_speaks_is_taken(
     assert found.manifest["layers"] == ["size"]
     with pytest.raises(NoMap, match="'last'"):
         explain(model, grey, method=method, std=0.0, target_layers="last")
+
+
+class Steep(nn.Module):
+    """Its scores are so far apart that float32 probabilities of most classes have no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.GELU(), nn.Conv2d(8, 16, 3, 2, 1))
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 700 * self.head(self.trunk(x))
+
+
+def test_a_class_whose_map_needs_double_precision_has_it_beside_others_too():
+    model = cam_hub.wrap_model(Steep(), input_size=(3, 64, 64))
+    image = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(1))
+    asked = {"target": "probability", "target_layers": "trunk.2", "reuse": False}
+    together = explain(model, image, classes=range(6), **asked)
+    alone = {}
+    for index in range(6):
+        with contextlib.suppress(NoMap):
+            alone[index] = explain(model, image, classes=index, **asked)
+    precisions = {found.manifest["precision"] for found in alone.values()}
+    assert precisions == {"float32", "float64"}
+    for index in range(6):
+        assert together.has_map(index, "trunk.2") == (index in alone)
+        if index in alone:
+            # In float32 what is left of a saturated probability's gradient is rounded coarsely.
+            pair = together.cam(index).ravel(), alone[index].cam().ravel()
+            assert np.corrcoef(*pair)[0, 1] > 0.999

@@ -48,3 +48,9 @@ def test_bad_lists_are_refused(lite0, lion, methods, error):
 def test_autocast_takes_its_own_words_only(lite0, lion, word):
     with pytest.raises(InvalidArgument, match="bfloat16, float16"):
         explain(lite0, lion, autocast=word)
+
+
+@pytest.mark.parametrize("methods", [None, 5, object(), []])
+def test_what_names_no_method_is_refused(lite0, photos, methods):
+    with pytest.raises(InvalidArgument, match="methods"):
+        explain_methods(lite0, photos["cat"], methods)

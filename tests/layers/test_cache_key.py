@@ -10,8 +10,10 @@ import sys
 import types
 from collections.abc import Callable
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -330,3 +332,32 @@ def test_a_module_in_an_odd_state_has_none_and_raises_nothing():
     endless.circle = []
     endless.circle.append(endless.circle)
     assert key_of(endless) is None
+
+
+def test_a_method_that_was_replaced_on_a_class_of_timm_gives_no_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kind = type(LOADED.module)
+    before = key_of(LOADED.module)
+    assert before is not None
+    monkeypatch.setattr(kind, "forward_features", lambda self, x: self.layer1(self.conv1(x)))
+    assert key_of(LOADED.module) is None
+    # One from another class of timm is code that is known, but other code.
+    other = timm.create_model("test_vit", pretrained=False)
+    monkeypatch.setattr(kind, "forward_features", type(other).forward_features)
+    assert key_of(LOADED.module) not in {None, before}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(np.int64(2), np.int64(4)), (np.arange(2), np.arange(3)), (range(2), range(4)),
+     (slice(2), slice(4)), (b"2", b"4"), (2j, 4j), (itemgetter(2), itemgetter(4))],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_settings_of_any_type_count_or_give_no_key(one: object, other: object) -> None:
+    keys = []
+    for value in (one, other):
+        module = small()
+        module[0].stride = value
+        keys.append(key_of(module))
+    assert keys == [None, None] or keys[0] != keys[1]

@@ -286,7 +286,7 @@ class RecentPasses:
             reuse: Whether kept passes are looked at, and this one is kept.
 
         Raises:
-            CamHubError: As ``running.run``.
+            CamHubError: As ``runner.run``.
         """
         limit = self.limit if reuse else 0
         before = state(job.model) if limit > 0 else None
