@@ -10,7 +10,7 @@ from cam_hub.attribution.passes import RECENT
 from cam_hub.attribution.preparation import Prepared, make_job
 from cam_hub.attribution.request import ExplainOptions
 from cam_hub.attribution.result import make_explanation
-from cam_hub.errors import NoMap
+from cam_hub.errors import NoMap, OutOfMemory
 from cam_hub.layers.listing import layers_before
 from cam_hub.methods import Method
 from cam_hub.models.loaded_model import LoadedModel
@@ -57,11 +57,12 @@ def explain_with_fallback(
     layers = list(blank.layers)
     saturating = model.task.saturating or request.options["target"] == "probability"
     if saturating and blank.described["precision"] != "float64":
-        job = make_job(model, prepared, [method], _settled(request, blank), double=True)
-        passed = RECENT.run(job, reuse=request.reuses)
-        finer = make_explanation(
-            model, prepared, method, job, sampled_adaptively(job, passed, method, request)
-        )
+        try:
+            finer = _in_double_precision(model, prepared, blank, method, request)
+        except OutOfMemory:
+            if is_blank(blank):
+                raise
+            return blank
         if not is_blank(finer):
             return finer
     if not is_blank(blank):
@@ -77,6 +78,21 @@ def explain_with_fallback(
         + (f"layer {layers[0]!r}" if len(layers) == 1 else "any of the layers")
         + f" is evidence {_SIDES[request.options['sign']]} the class; try another layer or class"
         + (_SATURATED if request.options["target"] == "probability" else ""),
+    )
+
+
+def _in_double_precision(
+    model: LoadedModel,
+    prepared: Prepared,
+    blank: Explanation,
+    method: Method,
+    request: ExplainOptions,
+) -> Explanation:
+    """The same explanation out of a pass in double precision."""
+    job = make_job(model, prepared, [method], _settled(request, blank), double=True)
+    passed = RECENT.run(job, reuse=request.reuses)
+    return make_explanation(
+        model, prepared, method, job, sampled_adaptively(job, passed, method, request)
     )
 
 
