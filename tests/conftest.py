@@ -39,6 +39,7 @@ import gradio
 import numpy as np
 import pytest
 import skimage.data
+import torch
 from gradio_client import Client
 from PIL import Image
 
@@ -178,3 +179,12 @@ def visit(browser: Any, url: str) -> Iterator[Callable[..., Visitor]]:
         assert {host for host in visitor.hosts if host not in ("data", "blob")} == {
             url.split("/")[2]
         }
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread of torch, as in the sweep over all architectures."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = pytest.mark.zoo
+pytestmark = [pytest.mark.zoo, pytest.mark.usefixtures("one_thread")]
 
 MAX_MACS = 1e9
 """Of one pass. What is more is left to the sweep."""
@@ -28,17 +28,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             if macs is not None and macs <= MAX_MACS:
                 models.append(each)
     metafunc.parametrize("model", models, ids=lambda model: model.family)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in the sweep."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_smallest_member_is_as_recorded(model):

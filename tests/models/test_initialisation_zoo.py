@@ -17,6 +17,8 @@ from bench.zoo.plan import Candidate, counted, every_model, smallest_of_each_fam
 from cam_hub.models.initialisation import build_without_initialisation
 from tests.fakes.checkpoints import by_timm, everything, same, save
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL, MEDIUM = 1_000_000, 60_000_000
 """Parameters: of families whose smallest member is always tried, and of what ``-m slow`` tries."""
 
@@ -55,14 +57,6 @@ def models() -> list[object]:
 
 def is_tried(each: Candidate) -> bool:
     return (each.parameters or 0) <= MEDIUM and (each.macs or 0) <= MAX_MACS
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def assert_same(ours: nn.Module, theirs: nn.Module, picture: torch.Tensor) -> None:
