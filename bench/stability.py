@@ -7,8 +7,8 @@ Stages, blocks (modules that contain others) and all layers of a model are expla
 two seeds of the noise, and once more with the normalised input disturbed by a thousandth of a
 standard deviation. The figures are correlations (Pearson) of two maps of one layer, for fixed
 numbers of noisy copies and for the number that ``explain`` chooses (``sampling="adaptive"``). The
-formula of torchcam 0.5, whose denominator sums activations and cubes with their signs, is measured
-as well.
+formula of torchcam 0.5, whose denominator sums activations and cubes with their signs, is also
+measured.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 import cam_hub
-from cam_hub.attribution.adaptive_sampling import MOST_SAMPLES, WANTED, more_samples
+from cam_hub.attribution.adaptive_sampling import MOST_SAMPLES, more_samples
 from cam_hub.methods import METHODS, Evidence, Method
 from cam_hub.methods.arithmetic import as_float, grid_sum, weighted_map
 
@@ -138,8 +138,8 @@ def stabilities(model: cam_hub.LoadedModel, photo: object, layers: Sequence[str]
 def _chosen(maps: Maps, layer: str) -> int:
     """The number of copies that ``explain`` takes for a layer."""
     number = FIRST
-    while number < MOST_SAMPLES and maps[OURS, number, layer].agreement < WANTED:
-        number = more_samples(number, maps[OURS, number, layer].agreement)
+    while (more := more_samples(number, maps[OURS, number, layer].agreement)) > number:
+        number = more
     return number
 
 

@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import TypeVar
 
-from cam_hub.attribution.passes import RECENT, Job, Pass
+from cam_hub.attribution.passes import RECENT, Job, Key, Pass
 from cam_hub.attribution.request import ExplainOptions
 from cam_hub.layers.layouts import LayerInfo
 from cam_hub.methods import Method, MomentSum
@@ -36,9 +37,6 @@ class allow it."""
 
 T = TypeVar("T")
 
-Key = tuple[str, int, str]
-"""Method, class index and layer of a map."""
-
 
 def sampled_adaptively(job: Job, passed: Pass, method: Method, request: ExplainOptions) -> Pass:
     """A pass in which a method's maps are made of as many noisy copies as each of them needs.
@@ -59,51 +57,43 @@ def sampled_adaptively(job: Job, passed: Pass, method: Method, request: ExplainO
     """
     if request.options["sampling"] == "fixed" or not method.needs_noise:
         return passed
-    job, wanted = replace(job, methods=[method]), {}
-    for index in passed.settled.classes:
-        for layer in job.layers:
-            key = method.key, index, layer
-            more = _wanted(job.samples, passed.agreements.get(key))
-            if more is not None:
-                wanted[key] = more
+    job = replace(job, methods=[method])
     maps, agreements, samples = dict(passed.maps), dict(passed.agreements), dict(passed.samples)
-    while wanted:
+    # A single copy has no agreement.
+    own = [
+        key
+        for key in product([method.key], passed.settled.classes, job.layers)
+        if key in agreements
+    ]
+    while wanted := {
+        key: more
+        for key in own
+        if (more := more_samples(taken := samples.get(key, job.samples), agreements[key])) > taken
+    }:
         number = min(wanted.values())
-        keys = {key for key, each in wanted.items() if each == number}
+        keys = {key for key, more in wanted.items() if more == number}
         _LOG.info("%s: %d noisy copies for %d maps", job.model.id, number, len(keys))
         for again in _jobs(job, passed.settled, keys, number):
             found = RECENT.run(again, reuse=request.reuses)
             for key in keys & found.maps.keys():
                 maps[key], agreements[key] = found.maps[key], found.agreements[key]
                 samples[key] = number
-        for key in keys:
-            del wanted[key]
-            more = _wanted(number, agreements[key])
-            if more is not None:
-                wanted[key] = more
     return replace(passed, maps=maps, agreements=agreements, samples=samples)
 
 
-def _wanted(samples: int, agreement: float | None) -> int | None:
-    """How many copies a map is to be made of instead; None if it is steady, or has the most."""
-    # Three digits, so that rounding does not decide.
-    if agreement is None or round(agreement, 3) >= WANTED or samples >= MOST_SAMPLES:
-        return None
-    return more_samples(samples, round(agreement, 3))
-
-
 def more_samples(samples: int, agreement: float) -> int:
-    """How many noisy copies should do.
+    """The number of noisy copies that a map should be made of.
 
     Args:
-        samples: The number that does not.
+        samples: The number that it is made of.
         agreement: The correlation that maps of two seeds can be expected to have.
 
     Returns:
-        Two, four, eight … times the number, ``MOST_SAMPLES`` at most. ``samples`` where that is no
-        more.
+        Two, four, eight … times the number, ``MOST_SAMPLES`` at most. ``samples`` where the map is
+        steady, or that is no more.
     """
-    if samples >= MOST_SAMPLES:
+    agreement = round(agreement, 3)  # so that rounding does not decide
+    if agreement >= WANTED or samples >= MOST_SAMPLES:
         return samples
     # Of so many times the copies, going by the variance of one.
     wanted = (1 / agreement - 1) / (1 / _AIM - 1) if agreement > 0 else math.inf

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cam_hub.attribution.adaptive_sampling import sampled_adaptively
 from cam_hub.attribution.passes import RECENT
 from cam_hub.attribution.preparation import Prepared, make_job
 from cam_hub.attribution.request import ExplainOptions
@@ -91,9 +90,7 @@ def _in_double_precision(
     """The same explanation out of a pass in double precision."""
     job = make_job(model, prepared, [method], _settled(request, blank), double=True)
     passed = RECENT.run(job, reuse=request.reuses)
-    return make_explanation(
-        model, prepared, method, job, sampled_adaptively(job, passed, method, request)
-    )
+    return make_explanation(model, prepared, method, job, passed, request)
 
 
 def _last_with_evidence(
@@ -115,9 +112,7 @@ def _last_with_evidence(
         return None
     last = not_blank[-1]
     job = replace(job, layers={last: job.layers[last]})
-    return make_explanation(
-        model, prepared, method, job, sampled_adaptively(job, passed, method, request)
-    )
+    return make_explanation(model, prepared, method, job, passed, request)
 
 
 def _settled(request: ExplainOptions, found: Explanation) -> ExplainOptions:

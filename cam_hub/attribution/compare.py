@@ -126,10 +126,8 @@ def ask(
     columns = read_columns(
         methods, arguments.pop("target_layers", None), arguments.pop("classes", None)
     )
-    contrast: object = arguments.get("contrast")
-    if isinstance(contrast, Iterator):
-        arguments["contrast"] = list(contrast)
-    checked = ExplainOptions.checked(**arguments).options
+    request = ExplainOptions.checked(**arguments)
+    checked = {**request.options, "contrast": request.contrast}
     options = {name: checked.get(name, value) for name, value in arguments.items()}
     held, photo = _opened(image)
     return CellQuery(held, photo, columns, options, most)

@@ -9,7 +9,6 @@ from typing import Unpack
 from torch import Tensor
 
 from cam_hub._validation import with_hints
-from cam_hub.attribution.adaptive_sampling import sampled_adaptively
 from cam_hub.attribution.blank_maps import explain_with_fallback, has_blank_class
 from cam_hub.attribution.passes import RECENT, Job, Pass, Progress, forward_activations
 from cam_hub.attribution.preparation import Prepared, make_job, precise_enough, prepare
@@ -123,12 +122,8 @@ def explain(
         NoMap: If every map would be blank, or the layer cannot give one.
         OutOfMemory: If memory does not suffice for one image at a time.
     """
-    request = ExplainOptions.checked(**arguments)
-    chosen = METHODS[method].signed(request.options["sign"])
-    model = model_of(model_or_id, request.options["output"])
-    return explain_prepared(
-        model, prepare(model, image, request.options["background"]), [chosen], request
-    )[chosen.name]
+    (found,) = _explain(model_or_id, image, [method], arguments).values()
+    return found
 
 
 @with_hints
@@ -155,18 +150,12 @@ def explain_methods(
     Raises:
         CamHubError: As ``explain``; of several methods the first that has no map.
     """
-    request = ExplainOptions.checked(**arguments)
     if not is_iterable(methods):
         raise InvalidArgument("methods", type(methods).__name__, "the name of a method, or several")
     named = [methods] if isinstance(methods, str) else list(methods)
-    found = (METHODS[name].signed(request.options["sign"]) for name in named)
-    chosen = list({method.name: method for method in found}.values())
-    if not chosen:
+    if not named:
         raise InvalidArgument("methods", methods, "at least one method")
-    model = model_of(model_or_id, request.options["output"])
-    return explain_prepared(
-        model, prepare(model, image, request.options["background"]), chosen, request
-    )
+    return _explain(model_or_id, image, named, arguments)
 
 
 @with_hints
@@ -203,6 +192,21 @@ def activations(
         else stacked
         for name, stacked in maps.items()
     }
+
+
+def _explain(
+    model_or_id: LoadedModel | str,
+    image: object,
+    methods: Sequence[str],
+    arguments: ExplainArguments,
+) -> dict[str, Explanation]:
+    request = ExplainOptions.checked(**arguments)
+    found = (METHODS[name].signed(request.options["sign"]) for name in methods)
+    chosen = {method.name: method for method in found}
+    model = model_of(model_or_id, request.options["output"])
+    # Open, preprocess.
+    prepared = prepare(model, image, request.options["background"])
+    return explain_prepared(model, prepared, list(chosen.values()), request)
 
 
 def explain_prepared(
@@ -253,9 +257,7 @@ def explanation_of(
     Raises:
         CamHubError: As ``explain``.
     """
-    found = make_explanation(
-        model, prepared, method, job, sampled_adaptively(job, passed, method, request)
-    )
+    found = make_explanation(model, prepared, method, job, passed, request)
     if has_blank_class(found):
         return explain_with_fallback(model, prepared, found, method, request)
     return found

@@ -10,10 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar, Unpack
+from typing import TypeVar, Unpack
 
 import torch
-from torch import Tensor
 
 from cam_hub._validation import check_whole, with_hints
 from cam_hub.attribution.explain import explain_prepared, explanation_of
@@ -39,7 +38,6 @@ from cam_hub.targets.classes import (
     choose_classes,
     expected,
     find_contrast,
-    is_iterable,
     names_expected,
     with_expected,
 )
@@ -375,9 +373,8 @@ def explain_many(
         ModelNotFound, ModelRefused, HubUnavailable: As ``load_model``.
     """
     progress = arguments.pop("progress", None)
-    request = ExplainOptions.checked(
-        **{**arguments, "classes": _held(arguments.get("classes")), "reuse": False}
-    )
+    arguments["reuse"] = False
+    request = ExplainOptions.checked(**arguments)
     chosen = METHODS[method].signed(request.options["sign"])
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
     check_whole("threads", threads)
@@ -429,9 +426,3 @@ def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         raise
     if group:
         yield group
-
-
-def _held(choice: Any) -> Any:
-    """What names layers or classes, in a form that can be looked at more than once."""
-    once = is_iterable(choice) and not isinstance(choice, (str, Sequence, Tensor))
-    return list(choice) if once else choice

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, ParamSpec, TypeVar, Unpack, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from cam_hub._validation import check_whole
 from cam_hub.attribution.passes import Noise, Progress
@@ -19,7 +19,7 @@ from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.models.variants import with_output
 from cam_hub.options import OPTIONS, Interface, OptionValues, OutputChoice, options_for
 from cam_hub.sources import store
-from cam_hub.targets.classes import ClassChoice, ContrastChoice
+from cam_hub.targets.classes import ClassChoice, ContrastChoice, is_iterable
 from cam_hub.targets.region import RegionChoice
 
 __all__ = [
@@ -127,8 +127,8 @@ class ExplainOptions:
             InvalidArgument: If one of them can never work.
         """
         values: dict[str, Any] = {**_DEFAULTS, **given}
-        if isinstance(values["contrast"], Iterator):  # which is read for every picture and method
-            values["contrast"] = list(values["contrast"])
+        for name in ("classes", "contrast"):  # which are read for every picture and method
+            values[name] = _rereadable(values[name])
         samples, std, seed = (values.pop(name) for name in ("num_samples", "std", "seed"))
         check_whole("num_samples", samples, 1, MAX_SAMPLES)
         check_whole("seed", seed, 0, 2**63 - 1)
@@ -150,6 +150,12 @@ class ExplainOptions:
         """Whether recent passes are used: not with a caller's functions, whose results may vary."""
         functions = callable(self.options["output"]) or callable(self.classes)
         return self.options["reuse"] and not functions
+
+
+def _rereadable(choice: Any) -> Any:
+    """Classes in a form that can be read more than once."""
+    once = is_iterable(choice) and not callable(choice)
+    return list(choice) if once and not isinstance(choice, (str, Sequence, Tensor)) else choice
 
 
 def model_of(model_or_id: LoadedModel | str, output: OutputChoice = None) -> LoadedModel:

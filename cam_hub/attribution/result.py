@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cam_hub.attribution.adaptive_sampling import sampled_adaptively
 from cam_hub.attribution.passes import Job, Pass
 from cam_hub.attribution.preparation import Prepared
+from cam_hub.attribution.request import ExplainOptions
 from cam_hub.layers.extent import on_input
 from cam_hub.methods import Method
 from cam_hub.models.loaded_model import LoadedModel
@@ -25,8 +27,11 @@ def make_explanation(
     method: Method,
     job: Job,
     passed: Pass,
+    request: ExplainOptions,
 ) -> Explanation:
     """An explanation: one method's maps, with all that they are maps of.
+
+    Passes of more noisy copies follow where the request allows them and the maps need them.
 
     Args:
         model: The model.
@@ -34,7 +39,9 @@ def make_explanation(
         method: The method.
         job: What the pass was to find out.
         passed: What it has brought back.
+        request: The request.
     """
+    passed = sampled_adaptively(job, passed, method, request)
     names = passed.labels or model.class_names
     cams = {
         (index, name): passed.maps[method.key, index, name]

@@ -11,6 +11,7 @@
 | ``pass_cache`` | recent passes, so that nothing is computed twice |
 """
 
+from cam_hub.attribution.passes.accumulator import Key
 from cam_hub.attribution.passes.batched_runner import BatchLimit, run_together
 from cam_hub.attribution.passes.forward import Setting
 from cam_hub.attribution.passes.job import Job, Noise, Pass, Progress
@@ -21,6 +22,7 @@ __all__ = [
     "RECENT",
     "BatchLimit",
     "Job",
+    "Key",
     "Noise",
     "Pass",
     "Progress",

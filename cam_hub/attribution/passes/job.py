@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cam_hub.attribution.passes.accumulator import Map
+from cam_hub.attribution.passes.accumulator import Key, Map
 from cam_hub.attribution.passes.forward import Setting
 from cam_hub.layers.layouts import LayerInfo
 from cam_hub.methods import Method
@@ -175,9 +175,9 @@ class Pass:
     settled: ResolvedClasses
     labels: tuple[str, ...] | None
     target: Mapping[str, Any]
-    maps: Mapping[tuple[str, int, str], Map]
-    agreements: Mapping[tuple[str, int, str], float] = field(default_factory=dict)
-    samples: Mapping[tuple[str, int, str], int] = field(default_factory=dict)
+    maps: Mapping[Key, Map]
+    agreements: Mapping[Key, float] = field(default_factory=dict)
+    samples: Mapping[Key, int] = field(default_factory=dict)
 
 
 Row = tuple[Tensor, Tensor | None]
