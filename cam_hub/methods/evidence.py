@@ -1,9 +1,9 @@
 """What a pass through a model leaves behind for the methods: activations and gradients."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-import torch
 from torch import Tensor
 
 from cam_hub.errors import InvalidArgument
@@ -119,29 +119,24 @@ class MomentSum:
         first, second, third = (sum(each[1:], each[0]) for each in zip(*self._groups, strict=True))
         return Moments(first / self.count, second / self.count, third / self.count)
 
-    def without_each(self) -> Moments | None:
+    def without_each(self) -> Iterator[Moments]:
         """The moments without each of the groups: how far they differ shows what the noise does.
 
         Every fourth sample, from the first on, is of the first group, and so on. Of fewer than four
         samples, each is a group.
 
-        Returns:
-            For B samples of a batch and G groups ``(G * B, C, *grid)``, at least float32: the whole
-            batch without the first group, then without the second …; None of fewer than two
-            samples.
+        Yields:
+            As ``mean``, without the first group, then without the second …, one at a time, so that
+            early layers do not need the memory of all; nothing of fewer than two samples.
         """
-        groups = len(self._groups)
-        if groups < 2:
-            return None
-        counts = [self.count - len(range(place, self.count, GROUPS)) for place in range(groups)]
-        found = []
-        for sums in zip(*self._groups, strict=True):
-            total = sum(sums[1:], sums[0])
-            found.append(
-                torch.cat([(total - own) / count for own, count in zip(sums, counts, strict=True)])
+        groups = self._groups if len(self._groups) > 1 else []
+        total = [sum(sums[1:], sums[0]) for sums in zip(*groups, strict=True)]
+        for place, own in enumerate(groups):
+            count = self.count - len(range(place, self.count, GROUPS))
+            first, second, third = (
+                (whole - part).div_(count) for whole, part in zip(total, own, strict=True)
             )
-        first, second, third = found
-        return Moments(first, second.clamp_(min=0), third)  # differences may round below 0
+            yield Moments(first, second.clamp_(min=0), third)  # differences may round below 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)

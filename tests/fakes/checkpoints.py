@@ -14,13 +14,17 @@ from cam_hub.models.checkpoint import read_content, unwrap
 
 
 def save(module: nn.Module, folder: Path, **config: object) -> None:
-    """Writes a timm network with its configuration; of none of its numbers a constructor knows."""
+    """Writes a timm network with its configuration; of none of its numbers a constructor knows.
+
+    What is added to the weights averages zero: of weights that lean to one side, the outputs of a
+    deep network without pretrained statistics overflow.
+    """
     generator = torch.Generator().manual_seed(0)
     state = {}
     for name, tensor in module.state_dict().items():
         state[name] = tensor.clone()
         if tensor.is_floating_point():
-            state[name] += 0.01 * torch.rand(tensor.shape, generator=generator)
+            state[name] += 0.01 * (torch.rand(tensor.shape, generator=generator) - 0.5)
     save_file(state, folder / "model.safetensors")
     save_config_for_hf(module, str(folder / "config.json"), model_config=config or None)
 
@@ -39,6 +43,15 @@ def everything(module: nn.Module) -> dict[str, torch.Tensor]:
             *module.named_buffers(remove_duplicate=False),
         ]
     )
+
+
+def tensors_of(answer: object) -> list[torch.Tensor]:
+    """All tensors in what a network answers."""
+    if isinstance(answer, torch.Tensor):
+        return [answer]
+    assert isinstance(answer, (dict, list, tuple))
+    parts = answer.values() if isinstance(answer, dict) else answer
+    return [tensor for part in parts for tensor in tensors_of(part)]
 
 
 def same(one: object, other: object) -> bool:

@@ -15,7 +15,7 @@ from bench.zoo import cli
 from bench.zoo.costs import Costs
 from bench.zoo.plan import Candidate, counted, every_model, smallest_of_each_family
 from cam_hub.models.initialisation import build_without_initialisation
-from tests.fakes.checkpoints import by_timm, everything, same, save
+from tests.fakes.checkpoints import by_timm, everything, same, save, tensors_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -64,7 +64,9 @@ def assert_same(ours: nn.Module, theirs: nn.Module, picture: torch.Tensor) -> No
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
     with torch.no_grad():
-        assert same(ours.eval()(picture), theirs.eval()(picture))
+        expected = theirs.eval()(picture)
+        assert torch.isfinite(torch.cat([each.flatten() for each in tensors_of(expected)])).all()
+        assert same(ours.eval()(picture), expected)
 
 
 @pytest.mark.parametrize("name", models())

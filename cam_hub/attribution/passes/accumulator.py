@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cam_hub.errors import NoMap
-from cam_hub.methods import Evidence, Method, Moments, MomentSum
+from cam_hub.methods import Evidence, Method, MomentSum
 from cam_hub.methods.agreement import agreement
 
 __all__ = ["Accumulator", "Allowance", "Key", "Map", "make_map"]
@@ -106,8 +106,7 @@ class Accumulator:
                 return
             total, pair = self._sums.pop(place), self._clean.pop(place)
             self._make(place, Evidence(*pair, total.mean()))
-            if (without := total.without_each()) is not None:
-                self._compare(place, pair, without)
+            self._compare(place, pair, total)
 
     def _make(self, place: tuple[int, str], evidence: Evidence, *, noise: bool = True) -> None:
         for method in self._methods:
@@ -115,15 +114,16 @@ class Accumulator:
                 self.maps[method.key, *place] = make_map(method, evidence, place[1])
 
     def _compare(
-        self, place: tuple[int, str], clean: tuple[Tensor, Tensor], without: Moments
+        self, place: tuple[int, str], clean: tuple[Tensor, Tensor], total: MomentSum
     ) -> None:
-        groups = len(without.first)
-        activation, gradient = (each.expand(groups, *each.shape[1:]) for each in clean)
-        evidence = Evidence(activation, gradient, without)
-        for method in self._methods:
-            if method.needs_noise:
-                with torch.no_grad():
-                    self.agreements[method.key, *place] = agreement(method.compute(evidence))
+        noisy = [method for method in self._methods if method.needs_noise]
+        with torch.no_grad():
+            maps = [
+                [method.compute(Evidence(*clean, without)) for method in noisy]
+                for without in total.without_each()
+            ]
+        for method, found in zip(noisy, zip(*maps, strict=True), strict=bool(maps)):
+            self.agreements[method.key, *place] = agreement(torch.cat(found))
 
 
 def make_map(method: Method, evidence: Evidence, name: str) -> Map:
