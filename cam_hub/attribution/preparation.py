@@ -24,8 +24,7 @@ from cam_hub.images.clips import ClipPreprocessing
 from cam_hub.images.decoding import open_image
 from cam_hub.images.geometry import Placement
 from cam_hub.images.pictures import Pictures
-from cam_hub.images.preprocessing import Preprocessing
-from cam_hub.images.tensors import check_tensor, pixels_of, same
+from cam_hub.images.preprocessing import Preprocessing, check_tensor, pixels_of, same
 from cam_hub.images.transforms import TransformPreprocessing
 from cam_hub.layers.layouts import LayerInfo
 from cam_hub.layers.listing import at_call, resolve_layers
@@ -100,7 +99,7 @@ def prepare(model: LoadedModel, image: object, background: object = None) -> Pre
     if opened.bands is not None:
         pictures, (height, width, _) = _grey(opened.bands), opened.bands.shape
     else:
-        pictures, (width, height) = Pictures.of(opened.frames, clip=clip), opened.frames[0].size
+        pictures, (width, height) = Pictures(opened.frames, clip=clip), opened.frames[0].size
     placement = turn.place((width, height))
     if placement is None:  # an unknown transform: only its result can be shown
         pictures = _painted(turn, opened.tensor)
@@ -136,7 +135,7 @@ def _grey(bands: NDArray[Any]) -> Pictures:
         return {"size": [width, height], "bands": count, "sha256": digest}
 
     grey = _stretched(bands.astype(np.float64).mean(axis=2))
-    return Pictures(lambda: [grey], facts=facts)
+    return Pictures([grey], facts=facts)
 
 
 def _stretched(values: NDArray[np.float64]) -> Image.Image:
@@ -166,7 +165,7 @@ def _over(prepared: Prepared, background: object) -> Prepared:
         )
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    shown = Pictures(lambda: [picture], facts=lambda: prepared.pictures.facts)
+    shown = Pictures([picture], facts=lambda: prepared.pictures.facts)
     return replace(prepared, pictures=shown)
 
 

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from cam_hub._validation import check_sizes, check_whole
 from cam_hub.errors import ImageRefused
-from cam_hub.images.decoding import MAX_PIXELS, open_image, read_image_file, to_picture
+from cam_hub.images.decoding import MAX_PIXELS, image_file, open_image, to_picture
 from cam_hub.images.geometry import Placement
-from cam_hub.images.preprocessing import Preprocessing
-from cam_hub.images.tensors import check_tensor
+from cam_hub.images.preprocessing import Preprocessing, check_tensor
 
 __all__ = ["MAX_DECODED", "MAX_FRAMES", "ClipPreprocessing", "evenly", "open_clip", "over_frames"]
 
@@ -106,7 +105,8 @@ def open_clip(source: object, frames: int, *, max_pixels: int = MAX_PIXELS) -> l
         finally:
             if place is not None:
                 source.seek(place)
-    return read_image_file(source, lambda image, name: _frames(image, name, frames, max_pixels))
+    with image_file(source) as (image, name):
+        return _frames(image, name, frames, max_pixels)
 
 
 def _taken(pictures: Sequence[object], frames: int, max_pixels: int) -> list[Image.Image]:

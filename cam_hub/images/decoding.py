@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -24,17 +24,13 @@ __all__ = [
     "FORMATS",
     "MAX_PIXELS",
     "file_endings",
+    "image_file",
     "local_path",
     "message_of",
     "open_image",
-    "read_image_file",
     "to_picture",
 ]
 
-
-Found = TypeVar("Found")
-Look = Callable[[Image.Image, str], Found]
-"""Takes an image whose header was read, and what messages call it."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI")
 """The formats that are read, if the installed Pillow can."""
@@ -62,30 +58,54 @@ BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 """What Pillow raises at pictures that are too large for it."""
 
 
-def read_image_file(source: object, look: Look[Found]) -> Found:
-    """Open an image file for someone who looks at it before it is closed again.
+@contextmanager
+def image_file(source: object) -> Iterator[tuple[Image.Image, str]]:
+    """Opens an image file, of which only the header is read.
 
     Args:
         source: A path, the bytes of an image file, or a binary file object, as for
             ``open_image``.
-        look: Called with the image, of which only the header was read, and its name for messages.
 
-    Returns:
-        What ``look`` returns.
+    Yields:
+        The image, and its name for messages.
 
     Raises:
         ImageRefused: As ``open_image``, but for what only decoding would show.
     """
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _opened(io.BytesIO(bytes(source)), "the data", look)
-    if isinstance(source, (str, os.PathLike)):
-        return _from_path(os.fsdecode(source), look)
-    if hasattr(source, "read"):
-        return _from_file(source, look)
-    raise ImageRefused(
-        f"{type(source).__name__} is not a kind of picture; give a path, the bytes of an image "
-        "file, a binary file object, a PIL image or a uint8 array of shape (H, W, 3)"
-    )
+    with ExitStack() as stack:
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            file: IO[bytes] = io.BytesIO(source)
+            name = "the data"
+        elif isinstance(source, (str, os.PathLike)):
+            text = os.fsdecode(source)
+            name = _shortened(repr(text))
+            file = stack.enter_context(_open_path(text, name))
+        elif hasattr(source, "read"):
+            name = "the file object"
+            file, position = _readable_object(source, name)
+            stack.callback(file.seek, position)
+        else:
+            raise ImageRefused(
+                f"{type(source).__name__} is not a kind of picture; give a path, the bytes of an "
+                "image file, a binary file object, a PIL image or a uint8 array of shape (H, W, 3)"
+            )
+        try:
+            file.seek(0)
+            head = file.read(1024)
+        except (OSError, ValueError) as error:
+            raise ImageRefused(f"{name} cannot be read: {message_of(error)}") from error
+        if not head:
+            raise ImageRefused(f"{name} is empty (0 bytes)")
+        formats = _readable_formats()
+        try:
+            image = stack.enter_context(Image.open(file, formats=formats))
+        except UnidentifiedImageError:
+            raise ImageRefused(f"{name} is {_guess(head, formats)}") from None
+        except BOMBS as error:
+            raise ImageRefused(f"{name} is too large: {message_of(error)}") from error
+        except Exception as error:
+            raise ImageRefused(f"{name} is damaged in its header: {message_of(error)}") from error
+        yield image, name
 
 
 def local_path(text: str) -> Path:
@@ -111,17 +131,16 @@ def local_path(text: str) -> Path:
 
 def file_endings() -> frozenset[str]:
     """How the names of files end that are read here, as far as the installed Pillow can."""
-    formats = _readable()
+    formats = _readable_formats()
     return frozenset(ending for ending, word in Image.EXTENSION.items() if word in formats)
 
 
-def _readable() -> list[str]:
+def _readable_formats() -> list[str]:
     Image.init()
     return [word for word in (*FORMATS, *_PLUGIN_FORMATS) if word in Image.OPEN]
 
 
-def _from_path(text: str, look: Look[Found]) -> Found:
-    name = _shortened(repr(text))
+def _open_path(text: str, name: str) -> IO[bytes]:
     if scheme := re.match(r"\s*((https?|ftp|s3|gs|hf)(?=://)|data(?=:))", text, re.IGNORECASE):
         raise ImageRefused(
             f"{name} is a {scheme[1].lower()}: address, and nothing is fetched here; download it "
@@ -135,53 +154,25 @@ def _from_path(text: str, look: Look[Found]) -> Found:
             raise ImageRefused(f"{name} is a folder; give an image file in it")
         if path.exists() and not path.is_file():  # opening a pipe would wait for ever
             raise ImageRefused(f"{name} is a device or a pipe; give an image file")
-        file = path.open("rb")
+        return path.open("rb")
     except FileNotFoundError:
         raise ImageRefused(f"there is no file {name}") from None
     except ImageRefused:
         raise
     except (OSError, ValueError) as error:  # no permission, a name too long or with a NUL
         raise ImageRefused(f"{name} cannot be opened: {message_of(error)}") from error
-    with file:
-        return _opened(file, name, look)
 
 
-def _from_file(file: Any, look: Look[Found]) -> Found:
-    name = "the file object"
+def _readable_object(file: Any, name: str) -> tuple[IO[bytes], int]:
+    """A file object that can be searched, and the position to leave it at."""
     if isinstance(file, io.TextIOBase):
         raise ImageRefused(f"{name} is in text mode; open it with mode 'rb'")
     try:
-        seekable = hasattr(file, "seekable") and file.seekable()
-        position = file.tell() if seekable else 0
-        stream = file if seekable else io.BytesIO(file.read())
+        if hasattr(file, "seekable") and file.seekable():
+            return file, file.tell()
+        return io.BytesIO(file.read()), 0
     except (OSError, ValueError, TypeError) as error:  # closed, write-only, gives text
         raise ImageRefused(f"{name} cannot be read: {message_of(error)}") from error
-    try:
-        return _opened(stream, name, look)
-    finally:
-        stream.seek(position)
-
-
-def _opened(file: IO[bytes], name: str, look: Look[Found]) -> Found:
-    """Read an image file's header, from its beginning, and show it."""
-    try:
-        file.seek(0)
-        head = file.read(1024)
-    except (OSError, ValueError) as error:
-        raise ImageRefused(f"{name} cannot be read: {message_of(error)}") from error
-    if not head:
-        raise ImageRefused(f"{name} is empty (0 bytes)")
-    formats = _readable()
-    try:
-        image = Image.open(file, formats=formats)  # reads the header only
-    except UnidentifiedImageError:
-        raise ImageRefused(f"{name} is {_guess(head, formats)}") from None
-    except BOMBS as error:
-        raise ImageRefused(f"{name} is too large: {message_of(error)}") from error
-    except Exception as error:
-        raise ImageRefused(f"{name} is damaged in its header: {message_of(error)}") from error
-    with image:
-        return look(image, name)
 
 
 def _guess(head: bytes, formats: list[str]) -> str:
@@ -256,7 +247,8 @@ def open_image(source: object, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 '{"bytes": …, "path": …}, or the value of its column'
             )
         source = source["path"] if source.get("bytes") is None else source["bytes"]
-    return read_image_file(source, lambda image, name: to_picture(image, name, max_pixels))
+    with image_file(source) as (image, name):
+        return to_picture(image, name, max_pixels)
 
 
 def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
@@ -278,7 +270,8 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
             f"an array of shape {shape} is not a picture; it takes (H, W), (H, W, 1), (H, W, 3) or "
             f"(H, W, 4){hint}"
         )
-    _check_size((shape[1], shape[0]), "the array", max_pixels)
+    if not 0 < shape[0] * shape[1] <= max_pixels:
+        raise _of_size((shape[1], shape[0]), "the array", max_pixels)
     pixels = array[..., 0] if shape[2:] == (1,) else array
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
@@ -300,26 +293,12 @@ def to_picture(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> I
     Raises:
         ImageRefused: It is too large, damaged, or has no RGB equivalent.
     """
-    _check_size(image.size, name, max_pixels)
-    try:
-        _load(image, name)
-        result = _to_rgb(image, name)
-    except MemoryError as error:
-        raise ImageRefused(f"{name}, {_by(image.size)}, does not fit into memory") from error
-    turn = None
-    with suppress(Exception):  # the pixels may be intact despite a broken EXIF block
-        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    if turn is not None:
-        result = result.transpose(turn)
-    result.info = {}
-    return result
-
-
-def _load(image: Image.Image, name: str) -> None:
+    if not 0 < image.width * image.height <= max_pixels:
+        raise _of_size(image.size, name, max_pixels)
     try:
         image.load()
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise _too_large_to_hold(image, name) from error
     except BOMBS as error:
         raise ImageRefused(f"{name} is too large: {message_of(error)}") from error
     except Exception as error:  # decoders raise whatever their parsers stumble over
@@ -327,6 +306,17 @@ def _load(image: Image.Image, name: str) -> None:
         raise ImageRefused(
             f"{name} is a damaged or cut off {kind}file: {message_of(error)}"
         ) from error
+    try:
+        result = _to_rgb(image, name)
+    except MemoryError as error:
+        raise _too_large_to_hold(image, name) from error
+    turn = None
+    with suppress(Exception):  # the pixels may be intact despite a broken EXIF block
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    if turn is not None:
+        result = result.transpose(turn)
+    result.info = {}
+    return result
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -402,16 +392,15 @@ def _rescaled(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
     return np.rint(scaled).astype(np.uint8)
 
 
-def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+def _of_size(size: tuple[int, int], name: str, max_pixels: int) -> ImageRefused:
     pixels = size[0] * size[1]
     if pixels < 1:
-        raise ImageRefused(f"{name} holds no pixels ({_by(size)})")
-    if pixels > max_pixels:
-        raise ImageRefused(
-            f"{name} is too large: {_by(size)} is {pixels:,} pixels, and the limit is "
-            f"{max_pixels:,}; scale it down first"
-        )
+        return ImageRefused(f"{name} holds no pixels ({size[0]} x {size[1]})")
+    return ImageRefused(
+        f"{name} is too large: {size[0]} x {size[1]} is {pixels:,} pixels, and the limit is "
+        f"{max_pixels:,}; scale it down first"
+    )
 
 
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"
+def _too_large_to_hold(image: Image.Image, name: str) -> ImageRefused:
+    return ImageRefused(f"{name}, {image.width} x {image.height}, does not fit into memory")

@@ -8,7 +8,7 @@ covers ``[i, i + 1)`` and has its centre at ``i + 0.5``; x runs right, y runs do
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -36,6 +36,8 @@ class Placement:
         scale: ``(sx, sy)``, input pixels per photo pixel, positive.
         offset: ``(ox, oy)``, where the photo's top left corner falls in the input, in input pixels;
             negative where the photo was cropped, positive where it was padded.
+        seen_box: ``(left, top, right, bottom)`` in photo coordinates: what of the photo the model
+            saw.
 
     Raises:
         InvalidArgument: A size is not positive, a number is not finite, or the photo and the input
@@ -46,6 +48,7 @@ class Placement:
     input_size: tuple[int, int]
     scale: tuple[float, float]
     offset: tuple[float, float]
+    seen_box: tuple[float, float, float, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Whatever sequences came in (lists from JSON, numpy numbers), equal placements compare
@@ -56,7 +59,11 @@ class Placement:
         object.__setattr__(self, "offset", check_finite("offset", self.offset, 2))
         if min(self.scale) <= 0:
             raise InvalidArgument("scale", self.scale, "two positive numbers")
-        left, top, right, bottom = self.seen_box
+        (width, height), (sx, sy), (ox, oy) = self.photo_size, self.scale, self.offset
+        rows, cols = self.input_size
+        left, right = max(0.0, -ox / sx), min(float(width), (cols - ox) / sx)
+        top, bottom = max(0.0, -oy / sy), min(float(height), (rows - oy) / sy)
+        object.__setattr__(self, "seen_box", (left, top, right, bottom))
         if left >= right or top >= bottom:
             raise InvalidArgument("offset", self.offset, "a place where photo and input overlap")
 
@@ -107,12 +114,6 @@ class Placement:
     def to_photo(self, u: Coordinate, v: Coordinate) -> tuple[Coordinate, Coordinate]:
         """Map input coordinates to photo coordinates: the inverse of :meth:`to_input`."""
         return (u - self.offset[0]) / self.scale[0], (v - self.offset[1]) / self.scale[1]
-
-    @property
-    def seen_box(self) -> tuple[float, float, float, float]:
-        """``(left, top, right, bottom)`` in photo coordinates: what of the photo the model saw."""
-        (left, right), (top, bottom) = self._across.seen, self._down.seen
-        return left, top, right, bottom
 
     def seen_mask(self) -> NDArray[np.bool_]:
         """Which photo pixels the model saw, as a bool array ``(height, width)``.
@@ -180,28 +181,23 @@ class Placement:
 
     @property
     def _across(self) -> _Axis:
-        return _Axis(self.photo_size[0], self.input_size[1], self.scale[0], self.offset[0])
+        seen = self.seen_box[0], self.seen_box[2]
+        return _Axis(seen, self.input_size[1], self.scale[0], self.offset[0])
 
     @property
     def _down(self) -> _Axis:
-        return _Axis(self.photo_size[1], self.input_size[0], self.scale[1], self.offset[1])
+        seen = self.seen_box[1], self.seen_box[3]
+        return _Axis(seen, self.input_size[0], self.scale[1], self.offset[1])
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of a placement: a photo of ``length`` pixels over an input of ``extent`` pixels."""
+    """One axis of a placement: the ``seen`` part of a photo over an input of ``extent`` pixels."""
 
-    length: int
+    seen: tuple[float, float]
     extent: int
     scale: float
     offset: float
-
-    @property
-    def seen(self) -> tuple[float, float]:
-        """The part of ``[0, length]`` that falls into the input, in photo coordinates."""
-        low = -self.offset / self.scale
-        high = (self.extent - self.offset) / self.scale
-        return max(0.0, low), min(float(self.length), high)
 
     @property
     def pixels(self) -> slice:

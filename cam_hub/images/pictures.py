@@ -21,7 +21,8 @@ class Pictures:
     around a small network, and is often not needed. Access is thread-safe.
 
     Args:
-        paint: Makes the pictures, at least one; called on first access.
+        pictures: The pictures, at least one; or a function that makes them, called on first
+            access.
         clip: Whether they are frames.
         facts: What the manifest records of the image, where the pictures are not the image
             itself but what is shown in its place.
@@ -32,14 +33,14 @@ class Pictures:
 
     def __init__(
         self,
-        paint: Paint,
+        pictures: Iterable[Image.Image] | Paint,
         *,
         clip: bool = False,
         facts: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
-        self._paint: Paint | None = paint
+        self._paint = pictures if callable(pictures) else None
+        self._frames = None if callable(pictures) else tuple(pictures)
         self._recorded = facts
-        self._frames: tuple[Image.Image, ...] | None = None
         self.clip = clip
 
     def __getstate__(self) -> dict[str, Any]:
@@ -48,11 +49,6 @@ class Pictures:
         recorded = None if facts is None else partial(dict[str, Any], self.facts)
         plain = {"_paint": None, "_recorded": recorded, "_frames": self.frames, "clip": self.clip}
         return plain | ({"facts": self.facts} if "facts" in self.__dict__ else {})
-
-    @classmethod
-    def of(cls, frames: Iterable[Image.Image], *, clip: bool = False) -> Pictures:
-        """Pictures that are painted already."""
-        return cls(partial(tuple, tuple(frames)), clip=clip)
 
     @property
     def frames(self) -> tuple[Image.Image, ...]:

@@ -1,21 +1,26 @@
-"""Photo to tensor, as timm and torchvision do it: resized, cropped or padded, with its geometry."""
+"""Photo to tensor, as timm and torchvision do it: resized, cropped or padded, with its geometry.
+
+Also the checks of images that are tensors already.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeGuard
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torchvision.transforms.functional import normalize, pil_to_tensor, to_pil_image
+from torchvision.tv_tensors import TVTensor
 
 from cam_hub._validation import check_finite, check_sizes
 from cam_hub.errors import ImageRefused, InvalidArgument
 from cam_hub.images.geometry import Placement
-from cam_hub.images.tensors import check_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,9 +31,12 @@ __all__ = [
     "CROP_MODES",
     "INTERPOLATIONS",
     "PLAIN_INTERPOLATIONS",
-    "Crop",
     "Preprocessing",
+    "check_tensor",
+    "is_finite",
+    "pixels_of",
     "resize_plainly",
+    "same",
 ]
 
 
@@ -66,101 +74,6 @@ def resize_plainly(photo: Image.Image, size: tuple[int, int], interpolation: str
 # times the crop's area, whichever is more.
 _WHOLE_PIXELS = 16_000_000
 _WHOLE_CROPS = 4
-
-
-@dataclass(frozen=True)
-class Crop:
-    """The geometric part of a preprocessing.
-
-    Attributes:
-        height: Height of the input.
-        width: Width of the input.
-        resize_size: As in ``Preprocessing``, and so are the others.
-        crop_mode: How the photo's proportions are treated.
-        interpolation: Filter of the resize.
-        antialias: Whether it averages over all pixels that it shrinks.
-        fill: The border's colour per channel, in the photo's own values.
-    """
-
-    height: int
-    width: int
-    resize_size: tuple[int, int]
-    crop_mode: str
-    interpolation: str
-    antialias: bool
-    fill: tuple[float, ...]
-
-    def place(self, photo_size: tuple[int, int]) -> Placement:
-        """Where a photo of ``(width, height)`` lies in the input."""
-        width, height = photo_size
-        resized_width, resized_height = self._resized(width, height)
-        return Placement(
-            photo_size=(width, height),
-            input_size=(self.height, self.width),
-            scale=(resized_width / width, resized_height / height),
-            offset=(_centred(resized_width, self.width), _centred(resized_height, self.height)),
-        )
-
-    def __call__(self, photo: Image.Image) -> Image.Image:
-        """Resizes a photo, mode "RGB", "L" or "F", and cuts or pads it to the input's size."""
-        placement = self.place(photo.size)
-        left, top = (int(start) for start in placement.offset)
-        resized_width, resized_height = self._resized(*photo.size)
-        # The part of the resized photo that the crop keeps, in its own coordinates.
-        kept = (
-            max(0, -left),
-            max(0, -top),
-            min(resized_width, self.width - left),
-            min(resized_height, self.height - top),
-        )
-        filter_ = Image.Resampling[self.interpolation.upper()]
-        area = self.width * self.height
-        if resized_width * resized_height <= max(_WHOLE_PIXELS, _WHOLE_CROPS * area):
-            if photo.size != (resized_width, resized_height):
-                size = (resized_width, resized_height)
-                if self.antialias:
-                    photo = photo.resize(size, filter_)
-                else:
-                    photo = resize_plainly(photo, size, self.interpolation)
-            part = photo.crop(kept)
-        else:
-            # Pillow's filters look beyond the box where they need to, so the smooth ones differ
-            # from the crop of the whole only by rounding (and by their antialiasing).
-            size = (kept[2] - kept[0], kept[3] - kept[1])
-            part = photo.resize(size, filter_, box=placement.seen_box)
-        if part.size == (self.width, self.height):
-            return part
-        fill = self.fill[0] if part.mode == "F" else self.fill
-        canvas = Image.new(part.mode, (self.width, self.height), fill)
-        canvas.paste(part, (max(0, left), max(0, top)))
-        return canvas
-
-    def _resized(self, width: int, height: int) -> tuple[int, int]:
-        """``(width, height)`` of the whole photo after the resize, with the references' rounding.
-
-        torchvision truncates the longer side; timm's keep-ratio resize rounds half to even. Both
-        at least 1 here, where they would ask Pillow for an empty image.
-        """
-        goal_height, goal_width = self.resize_size
-        if self.crop_mode == "squash":
-            return goal_width, goal_height
-        if self.crop_mode == "center" and goal_width == goal_height:
-            # Integers throughout, so that this truncates like int(goal * long / short).
-            if width <= height:
-                return goal_width, max(1, int(goal_width * height / width))
-            return max(1, int(goal_width * width / height)), goal_width
-        ratios = height / goal_height, width / goal_width
-        ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
-        return max(1, round(width / ratio)), max(1, round(height / ratio))
-
-
-def _centred(resized: int, wanted: int) -> int:
-    """Where a resized side starts in the input: negative when cropped, positive when padded."""
-    # The references cut at round(), half to even, but pad at //.
-    if resized < wanted:
-        return (wanted - resized) // 2
-    return -round((resized - wanted) / 2)
-
 
 CROP_MODES = ("center", "squash", "border")
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
@@ -317,26 +230,6 @@ class Preprocessing:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
-    @property
-    def fill(self) -> tuple[int, ...]:
-        """The border's colour per channel, 0 to 255: the mean in "border" mode, else black."""
-        if self.crop_mode != "border":
-            return (0,) * len(self.mean)
-        return tuple(min(max(round(255 * value), 0), 255) for value in self.mean)
-
-    @property
-    def _crop(self) -> Crop:
-        _, height, width = self.input_size
-        return Crop(
-            height,
-            width,
-            self.resize_size,
-            self.crop_mode,
-            self.interpolation,
-            self.antialias,
-            self.fill,
-        )
-
     def place(self, photo_size: tuple[int, int]) -> Placement:
         """Where a photo of ``photo_size`` ``(width, height)`` lies in the input.
 
@@ -344,7 +237,7 @@ class Preprocessing:
             InvalidArgument: The size is not two positive whole numbers.
         """
         width, height = check_sizes("photo_size", photo_size, 2)
-        return self._crop.place((width, height))
+        return _place(self, width, height)
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Turn a photo into the model's input.
@@ -372,17 +265,58 @@ class Preprocessing:
                 "open it with cam_hub.images.decoding.open_image, which gives RGB"
             )
         mode = _PHOTO_MODES[channels]
-        cut = self._crop(image if image.mode == mode else image.convert(mode))
-        pixels = np.array(cut, dtype=np.uint8).reshape(*cut.size[::-1], channels)
-        tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous().to(torch.float32)
-        return tensor.div_(255).sub_(_column(self.mean)).div_(_column(self.std)).unsqueeze(0)
+        fill = tuple(min(max(round(255 * value), 0), 255) for value in self.mean)
+        cut = self._crop(
+            image if image.mode == mode else image.convert(mode),
+            fill if self.crop_mode == "border" else (0,) * channels,
+        )
+        tensor: Tensor = pil_to_tensor(cut).contiguous().to(torch.float32).div_(255)[None]
+        normalize(tensor, self.mean, self.std, inplace=True)
+        return tensor
 
-    def takes_bands(self, image: object) -> TypeGuard[NDArray[Any]]:
-        """Whether an image is an array of the channels of a model that does not take photos."""
+    def _crop(self, photo: Image.Image, fill: float | tuple[int, ...]) -> Image.Image:
+        """Resizes a photo, and cuts or pads it to the input's size.
+
+        Args:
+            photo: Mode "RGB", "L" or "F".
+            fill: The border's colour, in the photo's own values.
+        """
+        placement = _place(self, *photo.size)
+        height, width = placement.input_size
+        left, top = (int(start) for start in placement.offset)
+        resized_width, resized_height = (
+            round(scale * side) for scale, side in zip(placement.scale, photo.size, strict=True)
+        )
+        # The part of the resized photo that the crop keeps, in its own coordinates.
+        kept = (
+            max(0, -left),
+            max(0, -top),
+            min(resized_width, width - left),
+            min(resized_height, height - top),
+        )
+        filter_ = Image.Resampling[self.interpolation.upper()]
+        if resized_width * resized_height <= max(_WHOLE_PIXELS, _WHOLE_CROPS * width * height):
+            size = (resized_width, resized_height)
+            if photo.size != size and self.antialias:
+                photo = photo.resize(size, filter_)
+            elif photo.size != size:
+                photo = resize_plainly(photo, size, self.interpolation)
+            part = photo.crop(kept)
+        else:
+            # Pillow's filters look beyond the box where they need to, so the smooth ones differ
+            # from the crop of the whole only by rounding (and by their antialiasing).
+            size = (kept[2] - kept[0], kept[3] - kept[1])
+            part = photo.resize(size, filter_, box=placement.seen_box)
+        if part.size == (width, height):
+            return part
+        canvas = Image.new(part.mode, (width, height), fill)
+        canvas.paste(part, (max(0, left), max(0, top)))
+        return canvas
+
+    def takes_bands(self, image: NDArray[Any]) -> bool:
+        """Whether an array holds the channels of a model that does not take photos."""
         channels = self.input_size[0]
-        if not isinstance(image, np.ndarray) or image.ndim != 3:
-            return False
-        return channels not in _PHOTO_MODES and image.shape[2] == channels
+        return image.ndim == 3 and channels not in _PHOTO_MODES and image.shape[2] == channels
 
     def bands(self, values: NDArray[Any]) -> Tensor:
         """Turn an image of any number of channels, such as a satellite's bands, into the input.
@@ -416,11 +350,12 @@ class Preprocessing:
         scaled = values.astype(np.float32) / np.float32(white)
         fill = self.mean if self.crop_mode == "border" else (0.0,) * channels
         cut = [
-            np.asarray(replace(self._crop, fill=(fill[band],))(Image.fromarray(scaled[..., band])))
+            np.asarray(self._crop(Image.fromarray(scaled[..., band]), fill[band]))
             for band in range(channels)
         ]
-        tensor = torch.from_numpy(np.stack(cut)).to(torch.float32)
-        return tensor.sub_(_column(self.mean)).div_(_column(self.std)).unsqueeze(0)
+        tensor: Tensor = torch.from_numpy(np.stack(cut)).to(torch.float32)[None]
+        normalize(tensor, self.mean, self.std, inplace=True)
+        return tensor
 
     def denormalise(self, tensor: Tensor) -> Image.Image:
         """Show a preprocessed tensor: undo the normalising, clamp to [0, 1], round to 8 bits.
@@ -436,12 +371,45 @@ class Preprocessing:
             ImageRefused: As :func:`check_tensor`.
         """
         values = check_tensor(tensor, self.input_size[0])[0].cpu()
-        values = values.mul_(_column(self.std)).add_(_column(self.mean))
+        std, mean = (
+            torch.tensor(each, dtype=torch.float32)[:, None, None] for each in (self.std, self.mean)
+        )
+        values = values.mul_(std).add_(mean)
         if len(values) != 3:
             values = values.mean(dim=0, keepdim=True)
         pixels = values.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-        pixels = pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous()
-        return Image.fromarray(pixels.numpy())
+        picture: Image.Image = to_pil_image(pixels.expand(3, -1, -1))
+        return picture
+
+
+@lru_cache(maxsize=512)
+def _place(turn: Preprocessing, width: int, height: int) -> Placement:
+    """Where a photo lies in the input, with the rounding of timm and torchvision."""
+    _, input_height, input_width = turn.input_size
+    goal_height, goal_width = turn.resize_size
+    # torchvision truncates the longer side; timm's keep-ratio resize rounds half to even. Both at
+    # least 1 here, where they would ask Pillow for an empty image.
+    if turn.crop_mode == "squash":
+        resized = goal_width, goal_height
+    elif turn.crop_mode == "center" and goal_width == goal_height:
+        # Integers throughout, so that this truncates like int(goal * long / short).
+        short = min(width, height)
+        resized = max(1, int(goal_width * width / short)), max(1, int(goal_width * height / short))
+    else:
+        ratios = height / goal_height, width / goal_width
+        ratio = max(ratios) if turn.crop_mode == "border" else min(ratios)
+        resized = max(1, round(width / ratio)), max(1, round(height / ratio))
+    # They cut at round(), half to even, but pad at //.
+    left, top = (
+        (wanted - side) // 2 if side < wanted else -round((side - wanted) / 2)
+        for side, wanted in zip(resized, (input_width, input_height), strict=True)
+    )
+    return Placement(
+        photo_size=(width, height),
+        input_size=(input_height, input_width),
+        scale=(resized[0] / width, resized[1] / height),
+        offset=(left, top),
+    )
 
 
 def _enlarged(sides: tuple[int, ...], crop_pct: float) -> tuple[int, ...]:
@@ -455,13 +423,131 @@ def _enlarged(sides: tuple[int, ...], crop_pct: float) -> tuple[int, ...]:
     return enlarged
 
 
-def _column(values: tuple[float, ...]) -> Tensor:
-    """Per-channel numbers as float32 of shape ``(C, 1, 1)``."""
-    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
-
-
 def _each(values: Any, channels: int) -> Any:
     """One number per channel, where a single one stands for all."""
     if isinstance(values, (list, tuple)) and len(values) == 1:
         return tuple(values) * channels
     return values
+
+
+def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor:
+    """Checks a preprocessed image or clip.
+
+    Args:
+        tensor: Floating point, of shape ``(C, H, W)`` or ``(1, C, H, W)``; of a clip
+            ``(C, T, H, W)`` or ``(1, C, T, H, W)``.
+        channels: The number of channels that the model takes.
+        clip: Whether a clip is wanted.
+
+    Returns:
+        A float32 copy of shape ``(1, C, H, W)`` or ``(1, C, T, H, W)`` on the same device,
+        detached from any graph.
+
+    Raises:
+        ImageRefused: Whole numbers (not preprocessed), another shape, several images, the wrong
+            number of channels, no pixels, or values that are not finite in float32.
+    """
+    _refuse_other_kinds(tensor)
+    shape = tuple(tensor.shape)
+    axes, kind_of, wanted = (4, "clip", "(C, T, H, W)") if clip else (3, "image", "(C, H, W)")
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ImageRefused(
+            f"a tensor of {kind} is not preprocessed; pass the pixels as uint8, or normalise "
+            "them to float first"
+        )
+    if len(shape) == axes + 1 and shape[0] > 1:
+        raise ImageRefused(
+            f"the tensor holds {shape[0]} {kind_of}s; give one {kind_of} at a time, or all of them "
+            "to explain_many"
+        )
+    if len(shape) not in (axes, axes + 1):
+        raise ImageRefused(
+            f"a tensor of shape {shape} is not a single {kind_of}; it takes {wanted}"
+        )
+    if 0 in shape:
+        raise ImageRefused(f"a tensor of shape {shape} is empty")
+    if shape[-axes] != channels:
+        hint = ""
+        if shape[-1] == channels:
+            order = "3, 0, 1, 2" if clip else "2, 0, 1"
+            hint = f"; it looks channels-last: move them to the front with permute({order})"
+        elif clip and shape[-3] == channels:
+            hint = (
+                "; it looks like frames of their own: swap the first two axes, permute(1, 0, 2, 3)"
+            )
+        raise ImageRefused(
+            f"a tensor of shape {shape} has {shape[-axes]} channels, and the model takes "
+            f"{channels}{hint}"
+        )
+    checked = tensor.detach().to(torch.float32, copy=True).reshape(1, *shape[-axes:])
+    if not is_finite(checked):
+        bad = int((~torch.isfinite(checked)).sum())
+        raise ImageRefused(f"{bad} of the tensor's {checked.numel()} values are NaN or infinite")
+    return checked
+
+
+def pixels_of(tensor: Tensor, channels: int, *, clip: bool = False) -> NDArray[Any] | None:
+    """The pixels of a tensor that holds an image as it was decoded, not a preprocessed one.
+
+    That is one of uint8, uint16 or bool, such as ``torchvision.io.decode_image`` returns; a
+    floating-point one with its channels last and values in [0, 1]; and torchvision's
+    ``tv_tensors.Image`` with values in [0, 1].
+
+    Args:
+        tensor: ``(C, H, W)``, ``(H, W, C)``, ``(H, W)`` or ``(1, C, H, W)``; for a clip
+            ``(T, C, H, W)`` or ``(T, H, W, C)``.
+        channels: The number of channels that the model takes.
+        clip: Whether the model takes clips.
+
+    Returns:
+        An array ``(H, W, C)``, ``(H, W)`` or ``(T, H, W, C)``; None for a preprocessed tensor.
+
+    Raises:
+        ImageRefused: If the tensor is sparse, nested, or on the meta device.
+    """
+    _refuse_other_kinds(tensor)
+    shape = tuple(tensor.shape)
+    known = {1, 3, 4, channels}
+    first = bool(shape) and len(shape) > 2 and shape[-3] in known
+    last = bool(shape) and shape[-1] in known
+    if tensor.is_floating_point():
+        marked = isinstance(tensor, TVTensor)
+        if clip or len(shape) != 3 or not (marked or (last and not first)):
+            return None
+        low, high = (float(extreme) for extreme in torch.aminmax(tensor.detach().float()))
+        if not (low >= 0 and high <= 1):
+            return None
+    elif tensor.dtype not in (torch.uint8, torch.uint16, torch.bool):
+        return None
+    plain = tensor.detach().as_subclass(Tensor).cpu()
+    if plain.dtype in (torch.float16, torch.bfloat16):
+        plain = plain.float()
+    if plain.ndim == 4 and not clip and len(plain) == 1:
+        plain = plain[0]
+    if plain.ndim > 2 and first:
+        plain = plain.movedim(-3, -1)
+    return np.asarray(plain.numpy())
+
+
+def _refuse_other_kinds(tensor: Tensor) -> None:
+    """Refuses a tensor whose values cannot be read one by one."""
+    if tensor.is_meta:
+        raise ImageRefused("a tensor on the meta device has a shape, but no values")
+    if tensor.is_nested:
+        raise ImageRefused("a nested tensor holds several images; give one, or all to explain_many")
+    if tensor.layout != torch.strided:
+        raise ImageRefused(f"a tensor of layout {tensor.layout} is not read; call .to_dense()")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite."""
+    if not tensor.numel():
+        return True
+    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor.detach()))
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are of one type and place, and hold the same values."""
+    alike = (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
+    return alike and torch.equal(one, other)

@@ -21,8 +21,7 @@ from torch import Tensor
 from cam_hub._validation import check_sizes
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
 from cam_hub.images.geometry import Placement
-from cam_hub.images.preprocessing import Preprocessing
-from cam_hub.images.tensors import check_tensor
+from cam_hub.images.preprocessing import Preprocessing, check_tensor
 
 __all__ = ["TransformPreprocessing", "read_transform"]
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from itertools import chain
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -25,8 +26,7 @@ from cam_hub.hooks.modes import default_modes
 from cam_hub.hooks.recording import foreign_hooks
 from cam_hub.images.clips import ClipPreprocessing, open_clip
 from cam_hub.images.decoding import open_image
-from cam_hub.images.preprocessing import Preprocessing
-from cam_hub.images.tensors import pixels_of
+from cam_hub.images.preprocessing import Preprocessing, pixels_of
 from cam_hub.images.transforms import TransformPreprocessing
 from cam_hub.models.limits import UNLIMITED, LoadLimits, ModelFacts
 from cam_hub.models.model_id import ModelId
@@ -268,7 +268,11 @@ class LoadedModel:
         if isinstance(turn, ClipPreprocessing):
             frames = tuple(open_clip(image, turn.frames))
             tensor = turn(frames)
-        elif isinstance(turn, Preprocessing) and turn.takes_bands(image):
+        elif (
+            isinstance(image, np.ndarray)
+            and isinstance(turn, Preprocessing)
+            and turn.takes_bands(image)
+        ):
             bands = image
             tensor = turn.bands(bands)
         else:

@@ -329,7 +329,7 @@ class Explanation(Maps):
                 if frame.size != placement.photo_size:
                     raise ValueError(f"a picture of {frame.size}, not {placement.photo_size}")
             result = cls(
-                pictures=Pictures.of(frames, clip=bool(manifest.get("frames"))),
+                pictures=Pictures(frames, clip=bool(manifest.get("frames"))),
                 placement=placement,
                 predictions=read_predictions(manifest["predictions"]),
                 classes=classes,

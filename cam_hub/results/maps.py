@@ -127,7 +127,7 @@ class Maps:
         """
         return replace(
             self,
-            pictures=Pictures.of(frames, clip=len(frames) > 1),
+            pictures=Pictures(frames, clip=len(frames) > 1),
             placement=placement or self.placement,
             described=self.manifest,
         )

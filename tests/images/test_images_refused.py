@@ -1,4 +1,4 @@
-"""open_image: what is no picture, or too large a one, is refused with its reason."""
+"""Refusals of open_image: what is not a picture, or too large a one, with the reason."""
 
 from __future__ import annotations
 

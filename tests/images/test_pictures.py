@@ -1,4 +1,4 @@
-"""Pictures that wait until somebody asks for them."""
+"""Pictures that are painted on first access."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_pictures_are_painted_once_and_only_when_asked_for():
 
 def test_what_a_clip_repeats_is_digested_like_what_it_shows():
     one, other = red(), red()
-    assert Pictures.of([one, one], clip=True).facts == Pictures.of([one, other], clip=True).facts
+    assert Pictures([one, one], clip=True).facts == Pictures([one, other], clip=True).facts
 
 
 @pytest.fixture(scope="module")

@@ -172,7 +172,6 @@ def test_the_border_is_the_mean_so_that_it_becomes_zero():
     described = Preprocessing(
         input_size=(3, 40, 40), mean=(0.2, 0.4, 0.6), std=(1, 1, 1), crop_mode="border"
     )
-    assert described.fill == (51, 102, 153)
     tensor = described(photo(300, 21))
     assert tensor[0, :, 0].abs().max() < 1e-6
     assert tensor[0, :, 20].abs().min(dim=-1).values.max() > 0
@@ -215,7 +214,7 @@ def test_resizing_only_what_is_kept_agrees_with_resizing_all(monkeypatch, crop_m
         assert grey_levels <= 2, size
 
 
-# --- the way back, and the description itself ---
+# --- denormalising, and the description itself ---
 
 
 def test_denormalising_gives_the_pixels_back():

@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 
 from cam_hub.errors import ImageRefused
 from cam_hub.images.decoding import open_image
-from cam_hub.images.tensors import check_tensor, pixels_of
+from cam_hub.images.preprocessing import check_tensor, pixels_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

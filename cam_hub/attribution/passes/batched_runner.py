@@ -24,7 +24,7 @@ from cam_hub.attribution.passes.runner import must_pass_alone
 from cam_hub.errors import CamHubError, ModelRefused, NoMap
 from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
-from cam_hub.images.tensors import is_finite
+from cam_hub.images.preprocessing import is_finite
 from cam_hub.targets.base import ClassScores, Target
 from cam_hub.targets.classes import ResolvedClasses
 

@@ -16,7 +16,7 @@ from cam_hub.errors import ModelRefused, NoMap
 from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import Taps, tap
-from cam_hub.images.tensors import is_finite
+from cam_hub.images.preprocessing import is_finite
 from cam_hub.layers.layouts import LayerInfo, batch_second, frames_folded, to_maps
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.base import ClassScores, Target

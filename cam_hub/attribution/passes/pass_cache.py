@@ -20,7 +20,7 @@ from cam_hub.attribution.passes.model_state import sample, state
 from cam_hub.attribution.passes.runner import EVIDENCE, Finished, run, run_backward
 from cam_hub.errors import NoMap, OutOfMemory
 from cam_hub.hooks.recording import watch_writes
-from cam_hub.images.tensors import same
+from cam_hub.images.preprocessing import same
 from cam_hub.methods import Evidence, Method
 from cam_hub.targets.base import ClassScores, Target
 from cam_hub.targets.classes import Weights
