@@ -277,7 +277,12 @@ class TestDetection:
         photo = lion.resize((320, 240))
         # A layer that boxes of every scale come from: which scale wins is chance here.
         result = cam_hub.explain(
-            model, photo, target_layers=trunk, classes=cam_hub.top(2), region=(0, 0, 160, 240)
+            model,
+            photo,
+            target_layers=trunk,
+            classes=cam_hub.top(2),
+            region=(0, 0, 160, 240),
+            sampling="fixed",
         )
         assert result.seen.all(), "nothing is cropped away"
         assert result.heatmap().shape == (240, 320)

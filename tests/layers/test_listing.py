@@ -231,7 +231,8 @@ CONVOLUTIONAL = [
 def test_the_end_of_the_feature_extractor_of_a_convolutional_network_is_found(id, expected):
     torch.manual_seed(0)
     model = cam_hub.load_model(id, pretrained=False, device="cpu")
-    assert cam_hub.suggest_layers(model) == [expected]
+    small = cam_hub.wrap_model(model.module, input_size=(3, 96, 96))  # a fifth of the time
+    assert cam_hub.suggest_layers(small) == [expected]
 
 
 def test_a_strip_of_cells_is_spatial_where_the_input_is_a_strip():
