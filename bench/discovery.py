@@ -37,7 +37,7 @@ from cam_hub import LoadedModel, list_layers, load_model
 from cam_hub.errors import CamHubError
 from cam_hub.hooks import recording
 from cam_hub.hooks.frozen_eval import frozen_eval
-from cam_hub.layers import cache, listing
+from cam_hub.layers import cache, listing, model_runner, probe
 
 _PASSES = 5
 """Forward passes of which the median is the unit."""
@@ -168,11 +168,11 @@ def _watched(model: LoadedModel) -> Iterator[tuple[_Clock, _Clock, _Clock, list[
     """Clocks of what is within the network, of what is done in its hooks, and of the cache."""
     inside, visits, caching = _Clock(), _Clock(), _Clock()
     images: list[int] = []
-    hook, grad, follow = recording._hook, torch.autograd.grad, recording.Taps.visit_gradients
+    observe, grad, follow = recording.observe, torch.autograd.grad, recording.Taps.visit_gradients
     run = type(model.task).run
 
-    def hooked(name: str, visit: Any, *rest: Any) -> Any:
-        return hook(name, visits.timed(visit), *rest)
+    def observed(module: nn.Module, visit: Any, *rest: Any) -> Any:
+        return observe(module, visits.timed(visit), *rest)
 
     def follows(taps: Any, score: Tensor, visit: Any, **more: Any) -> None:
         follow(taps, score, visits.timed(visit), **more)
@@ -182,7 +182,9 @@ def _watched(model: LoadedModel) -> Iterator[tuple[_Clock, _Clock, _Clock, list[
         return inside.timed(run)(task, module, batch, *rest, **more)
 
     with (
-        mock.patch.object(recording, "_hook", hooked),
+        mock.patch.object(recording, "observe", observed),
+        mock.patch.object(model_runner, "observe", observed),
+        mock.patch.object(probe, "observe", observed),
         mock.patch.object(recording.Taps, "visit_gradients", follows),
         mock.patch.object(torch.autograd, "grad", inside.timed(grad)),
         mock.patch.object(type(model.task), "run", runs),

@@ -1,29 +1,43 @@
-"""Leaves a model as it was found.
+"""Temporarily puts a network into frozen eval mode, in which its own Python code runs.
 
 While a model is explained it must be in evaluation mode, and its parameters must not ask for
-gradients (or autograd would keep what only their gradients need). Afterwards every flag is as
-before, also when several threads explain with one model at once.
+gradients (or autograd would keep what only their gradients need). Hooks must see every layer, once:
+compiled code (``torch.compile``) either leaves them out or is compiled again because of them, and
+checkpointing runs layers a second time during the backward pass, without hooks. Both only change
+how a result is computed, so they are switched off meanwhile. Afterwards everything is as before,
+also when several threads explain with one model at once.
 """
 
 from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from operator import attrgetter, methodcaller
+from types import FunctionType, MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from cam_hub.hooks.eager import eager, has_compiled_functions
+from cam_hub.hooks.recording import foreign_hooks
 
-__all__ = ["ModuleTree", "frozen_eval", "mixes_batch", "unusable", "usable_copy", "walk"]
+__all__ = [
+    "ModuleTree",
+    "frozen_eval",
+    "mixes_batch",
+    "unusable",
+    "unwrapped",
+    "usable_copy",
+    "walk",
+]
 
 
 class ModuleTree:
@@ -63,25 +77,39 @@ class ModuleTree:
         """Whether the network still has the same parts."""
         return not any(self._empty) and self.identities == self._children()
 
-    @property
-    def tensors(self) -> list[Tensor]:
-        """Every parameter and buffer, as they are now."""
-        kept = chain(self.parameters, self._buffers)
-        return [each for each in chain.from_iterable(map(_VALUES, kept)) if each is not None]
+    def state(self) -> Hashable | None:
+        """What of a network changes when its answers may: parts, weights, buffers, hooks.
 
-    @property
-    def hooked(self) -> bool:
-        """Whether there is any hook on the way forwards."""
-        return any(self._hooks)
+        Writing to a weight counts (``load_state_dict``, a step of an optimiser, anything in place),
+        and so does putting another weight or module in its place. What is not seen: writing through
+        ``weight.data``, and changing a plain attribute of a module.
 
-    @property
-    def compiled(self) -> bool:
-        """Whether a part was compiled by ``torch.compile`` or ``module.compile()``."""
-        return self._compiled_functions or any(map(_COMPILED_IN_PLACE, self.modules))
+        Returns:
+            None where that is unknown (tensors made in inference mode keep no count of writes).
+        """
+        kept = chain.from_iterable(map(_VALUES, chain(self.parameters, self._buffers)))
+        tensors = [each for each in kept if each is not None]
+        try:
+            writes = tuple(map(_WRITES, tensors))
+        except RuntimeError:  # made in inference mode, which counts no writes
+            return None
+        hooks: list[int] = []
+        if any(self._hooks):
+            hooks = [id(hook) for child in self.modules for hook in foreign_hooks(child)]
+        return self.identities, tuple(map(Tensor.data_ptr, tensors)), writes, tuple(hooks)
 
     @cached_property
-    def _compiled_functions(self) -> bool:
-        return has_compiled_functions(self.modules)
+    def has_compiled_functions(self) -> bool:
+        """Whether an attribute or a method was compiled, or a part is a compiled wrapper.
+
+        ``module.compile()``, which can be called at any time, is not looked at.
+        """
+        return any(
+            "_orig_mod" in child._modules
+            or any(_is_compiled(each) for each in vars(child).values() if type(each) in _FUNCTIONS)
+            or _has_compiled_method(type(child))
+            for child in self.modules
+        )
 
     @cached_property
     def checkpoint_flags(self) -> list[tuple[nn.Module, str]]:
@@ -101,7 +129,98 @@ class ModuleTree:
 
 
 _VALUES = methodcaller("values")
+_WRITES = attrgetter("_version")
 _COMPILED_IN_PLACE = attrgetter("_compiled_call_impl")
+
+_ORIGINAL = "_torchdynamo_orig_callable"
+"""Where a function that ``torch.compile`` returned keeps the one that it was made from."""
+
+
+_methods: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
+
+
+def _has_compiled_method(kind: type) -> bool:
+    if kind not in _methods:
+        _methods[kind] = any(
+            _is_compiled(value)
+            for parent in kind.__mro__
+            if not parent.__module__.startswith("torch.")
+            for value in vars(parent).values()
+        )
+    return _methods[kind]
+
+
+_FUNCTIONS = frozenset((FunctionType, MethodType))  # which have no subclasses
+
+
+def _is_compiled(value: object) -> bool:
+    return type(value) in _FUNCTIONS and hasattr(value, _ORIGINAL)
+
+
+class _Switch:
+    """A process-wide state that lasts while at least one thread needs it.
+
+    Args:
+        state: Makes the context in which it lasts.
+    """
+
+    def __init__(self, state: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._state = state
+        self._lock = threading.Lock()
+        self._users = 0
+        self._current: AbstractContextManager[Any] = nullcontext()
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        with self._lock:
+            if self._users == 0:
+                self._current = self._state()
+                self._current.__enter__()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._current.__exit__(None, None, None)
+
+
+_plain: ContextVar[bool] = ContextVar("cam_hub_plain_forward", default=False)
+"""Whether this thread's networks run without gradient checkpointing."""
+
+_checkpoint: Any = torch.utils.checkpoint
+_replaced: dict[str, Any] = {}
+"""The two parts that checkpointing consists of, while ours are in their place."""
+
+
+class _Reentrant(_checkpoint.CheckpointFunction):  # type: ignore[misc]
+    @classmethod
+    def apply(cls, function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        if _plain.get():
+            return function(*args)
+        return _replaced["CheckpointFunction"].apply(function, preserve, *args)
+
+
+def _without_reentry(*args: Any, **named: Any) -> Any:
+    return nullcontext() if _plain.get() else _replaced["_checkpoint_hook"](*args, **named)
+
+
+@contextmanager
+def _checkpointing_by_thread() -> Iterator[None]:
+    """Checkpointing depends on the calling thread's ``_plain``."""
+    ours = {"CheckpointFunction": _Reentrant, "_checkpoint_hook": _without_reentry}
+    found = {name: getattr(_checkpoint, name) for name in ours if hasattr(_checkpoint, name)}
+    _replaced.update(found)
+    vars(_checkpoint).update({name: ours[name] for name in found})
+    try:
+        yield
+    finally:
+        vars(_checkpoint).update(found)
+
+
+_FORCE_EAGER = _Switch(lambda: torch.compiler.set_stance("force_eager"))
+_NO_CHECKPOINTING = _Switch(_checkpointing_by_thread)
 
 
 @dataclass
@@ -112,7 +231,7 @@ class _Found:
     evaluating: list[nn.Module]
     learning: list[nn.Parameter]
     checkpointing: list[tuple[nn.Module, str]]
-    compiled: bool = False
+    compiled: bool
     users: int = 0
 
 
@@ -138,7 +257,24 @@ def frozen_eval(module: nn.Module, anatomy: ModuleTree | None = None) -> Iterato
     with _lock:
         found = _found.get(module)
         if found is None:
-            found = _to_switch_off(anatomy or ModuleTree(module))
+            parts = anatomy or ModuleTree(module)
+            weights = chain.from_iterable(map(_VALUES, parts.parameters))
+            learning = {
+                id(each): each for each in weights if each is not None and each.requires_grad
+            }
+            found = _Found(
+                training=[child for child in parts.modules if child.training],
+                evaluating=[child for child in parts.modules if not child.training],
+                learning=list(learning.values()),
+                checkpointing=[
+                    (child, name)
+                    for child, name in parts.checkpoint_flags
+                    if vars(child).get(name) is True
+                ],
+                # Torch's switch holds for all threads: it is used only where code is compiled.
+                compiled=parts.has_compiled_functions
+                or any(map(_COMPILED_IN_PLACE, parts.modules)),
+            )
             for child in found.training:
                 child.training = False
             for weight in found.learning:
@@ -147,14 +283,17 @@ def frozen_eval(module: nn.Module, anatomy: ModuleTree | None = None) -> Iterato
                 vars(child)[name] = False
             _found[module] = found
         found.users += 1
+    plain = _plain.set(True)
     try:
         with (
-            eager(compiled=found.compiled),
+            _FORCE_EAGER.on() if found.compiled else nullcontext(),
+            _NO_CHECKPOINTING.on(),
             torch.inference_mode(False),
             torch.enable_grad(),
         ):
             yield
     finally:
+        _plain.reset(plain)
         with _lock:
             found.users -= 1
             if found.users == 0:
@@ -167,6 +306,23 @@ def frozen_eval(module: nn.Module, anatomy: ModuleTree | None = None) -> Iterato
                     weight.requires_grad_(True)
                 for child, name in found.checkpointing:
                     vars(child)[name] = True
+
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The network inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``.
+
+    It is the part to call: the wrappers compile, or spread a batch over devices and processes.
+    """
+    while True:
+        if isinstance(module, _WRAPPERS):
+            module = module.module
+        elif "_orig_mod" in module._modules:
+            module = module.get_submodule("_orig_mod")
+        else:
+            return module
 
 
 def walk(module: nn.Module) -> list[nn.Module]:
@@ -224,17 +380,6 @@ def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 for tensor in several:
                     if isinstance(tensor, Tensor):
                         yield f"{path}.{name}" if path else name, tensor
-
-
-def _to_switch_off(anatomy: ModuleTree) -> _Found:
-    weights = chain.from_iterable(map(_VALUES, anatomy.parameters))
-    learning = {id(each): each for each in weights if each is not None and each.requires_grad}
-    training = [child for child in anatomy.modules if child.training]
-    checkpointing = [
-        each for each in anatomy.checkpoint_flags if vars(each[0]).get(each[1]) is True
-    ]
-    evaluating = [child for child in anatomy.modules if not child.training]
-    return _Found(training, evaluating, list(learning.values()), checkpointing, anatomy.compiled)
 
 
 def mixes_batch(module: nn.Module, anatomy: ModuleTree | None = None) -> bool:

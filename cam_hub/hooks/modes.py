@@ -33,7 +33,18 @@ def default_modes() -> Iterator[None]:
     default type, anomaly detection and determinism, which torch has only once per process, are
     changed if they differ from the default, and restored when the last thread leaves.
     """
-    if _is_default():
+    changed = (  # which takes a few microseconds to find out
+        _users
+        or not torch.is_grad_enabled()
+        or torch.is_inference_mode_enabled()
+        or torch.get_default_dtype() != torch.float32
+        or torch.is_anomaly_enabled()
+        or torch.are_deterministic_algorithms_enabled()
+        or torch._C._len_torch_function_stack()
+        or torch._C._len_torch_dispatch_stack()
+        or any(map(torch.is_autocast_enabled, _DEVICE_TYPES))
+    )
+    if not changed:
         yield
         return
     with ExitStack() as stack:
@@ -48,21 +59,6 @@ def default_modes() -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         yield
-
-
-def _is_default() -> bool:
-    """Whether nothing has to be changed, which takes a few microseconds to find out."""
-    return (
-        not _users
-        and torch.is_grad_enabled()
-        and not torch.is_inference_mode_enabled()
-        and torch.get_default_dtype() == torch.float32
-        and not torch.is_anomaly_enabled()
-        and not torch.are_deterministic_algorithms_enabled()
-        and not torch._C._len_torch_function_stack()
-        and not torch._C._len_torch_dispatch_stack()
-        and not any(map(torch.is_autocast_enabled, _DEVICE_TYPES))
-    )
 
 
 _lock = threading.Lock()

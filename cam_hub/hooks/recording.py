@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cam_hub.errors import LayerNotFound, NoMap, nearest_names
 
 __all__ = [
-    "Ear",
+    "GradientTap",
     "Mark",
     "Taps",
     "foreign_hooks",
@@ -29,14 +29,21 @@ __all__ = [
 ]
 
 
-class Ear:
-    """Where the gradient of one layer's output is told, while somebody listens."""
+@dataclass
+class GradientTap:
+    """Receives the gradient of one layer's output during a backward pass.
 
-    hear: Callable[[Tensor], None] | None = None
+    Attributes:
+        name: The layer.
+        visit: Called with the name and the gradient; None while no gradients are wanted.
+    """
+
+    name: str
+    visit: Callable[[str, Tensor], None] | None = None
 
 
 class Mark(torch.autograd.Function):
-    """Passes a tensor on, and on the way back tells its gradient.
+    """Passes a tensor on, and in the backward pass hands its gradient to a tap.
 
     What goes on is the same memory under a tensor of its own. So what follows may write to it as
     it would without the mark (to a leaf or to a view it could not), writes are counted for both,
@@ -45,19 +52,19 @@ class Mark(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, seed: Tensor, found: Tensor, ear: Ear) -> Tensor:
-        """Args: a scalar that asks for a gradient, the tensor, and who is told."""
+    def forward(ctx: Any, seed: Tensor, found: Tensor, tap: GradientTap) -> Tensor:
+        """Args: a scalar that asks for a gradient, the tensor, and its tap."""
         del seed
         ctx.set_materialize_grads(False)
-        ctx.ear = ear
+        ctx.tap = tap
         return found.detach()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        """Tells the gradient and hands it on."""
+        """Shows the gradient and hands it on."""
         (gradient,) = gradients
-        if ctx.ear.hear is not None and gradient is not None:
-            ctx.ear.hear(gradient)
+        if gradient is not None and ctx.tap.visit is not None:
+            ctx.tap.visit(ctx.tap.name, gradient)
         return None, gradient, None
 
 
@@ -113,12 +120,26 @@ def observe(module: nn.Module, visit: Visit, names: Iterable[str] | None = None)
     Raises:
         LayerNotFound: If a name is not one of the model's.
     """
-    wanted = _select(module, names)
-    token = _running.set(mark := object())
+    wanted: dict[str, nn.Module] = {}
+    if names is None:
+        # Scripted parts take no hooks.
+        scripted = torch.jit._script.RecursiveScriptModule
+        parts = module.named_modules()
+        wanted = {name: child for name, child in parts if name and not isinstance(child, scripted)}
+    for name in names or ():
+        try:
+            wanted[name] = module.get_submodule(name)
+        except AttributeError:
+            nearest = nearest_names(str(name), modules_by_name(module))
+            raise LayerNotFound(name, nearest) from None
+    token = _running.set(recorder := object())
     handles = []
     try:
         for name, child in wanted.items():
-            hook = _hook(name, visit, mark)
+
+            def hook(_module: nn.Module, _inputs: Any, output: Any, name: str = name) -> Any:
+                return visit(name, output) if _running.get(None) is recorder else None
+
             with _registering:
                 handles.append(child.register_forward_hook(hook))
         yield
@@ -138,78 +159,74 @@ def unobserved() -> Iterator[None]:
         _running.reset(token)
 
 
+@dataclass(eq=False)
 class Taps:
-    """The activations of the target layers of one forward pass, and the way back to them.
+    """The activations of the target layers of one forward pass, and the backward pass to them.
 
-    Args:
+    Attributes:
         overwritten: The layers whose output is written to by what follows; None if that is not
             known, so that it must be expected of all.
-        rows: Which images of the batch are recorded; None for all. The way back is that of all of
-            them.
+        rows: Which images of the batch are recorded; None for all. The backward pass is that of
+            all of them.
         batch_second: The layers whose output has the batch in its second dimension.
         folded: The layers whose output has parts of the only image (frames) in place of the batch;
             they are recorded as ``(1, parts, …)``.
         chosen: Of layers that run several times, which call is recorded, from 0; the last one of
             the others.
-
-    Attributes:
         activations: The last output of each layer that has run, by name, in the order in which
             they finished, with the batch in the first dimension, as gradients have it. They are
             part of the autograd graph and must not be written to.
         calls: How often each layer has run.
     """
 
-    def __init__(
-        self,
-        overwritten: Container[str] | None = None,
-        rows: Sequence[int] | None = None,
-        batch_second: Container[str] = (),
-        folded: Container[str] = (),
-        chosen: Mapping[str, int] | None = None,
-    ) -> None:
-        self.activations: dict[str, Tensor] = {}
-        self.calls: dict[str, int] = {}
-        self._overwritten = overwritten
-        self._rows = rows
-        self._batch_second = batch_second
-        self._folded = folded
-        self._chosen = chosen or {}
-        self._passed: dict[str, int] = {}
-        self._ears: dict[str, Ear] = {}
-        self._versions: dict[str, int] = {}
-        self._seed: Tensor | None = None
+    overwritten: Container[str] | None = None
+    rows: Sequence[int] | None = None
+    batch_second: Container[str] = ()
+    folded: Container[str] = ()
+    chosen: Mapping[str, int] = field(default_factory=dict)
+    activations: dict[str, Tensor] = field(default_factory=dict, init=False)
+    calls: dict[str, int] = field(default_factory=dict, init=False)
+    _passed: dict[str, int] = field(default_factory=dict, init=False)
+    _gradient_taps: dict[str, GradientTap] = field(default_factory=dict, init=False)
+    _versions: dict[str, int] = field(default_factory=dict, init=False)
+    _seed: Tensor | None = field(default=None, init=False)
 
     @property
     def intact(self) -> bool:
         """Whether no recorded activation was written to after it was recorded."""
         return all(self.activations[name]._version == at for name, at in self._versions.items())
 
-    def _visit(self, name: str, output: Any) -> Any:
+    def record(self, name: str, output: Any) -> Any:
+        """Records the output of a layer that has returned.
+
+        Returns:
+            The output for what follows, from which the graph starts; None to leave it as it is.
+        """
         number = self._passed.get(name, 0)
         self._passed[name] = number + 1
-        if self._chosen.get(name, number) != number:
+        if self.chosen.get(name, number) != number:
             return None
         found = main_tensor(output)
         if found is None or not found.is_floating_point():
             return None
-        returned, second = found, name in self._batch_second
+        returned, second = found, name in self.batch_second
         if second and found.ndim < 2:
             return None
         found = found.transpose(0, 1) if second else found
-        folded = name in self._folded
+        folded = name in self.folded
         found = found[None] if folded else found
-        if self._rows and max(self._rows) >= len(found):
+        if self.rows and max(self.rows) >= len(found):
             return None  # not one row per image
         if self._seed is None:
             self._seed = found.new_zeros(()).requires_grad_()
-        ear = Ear()
-        passed: Tensor = Mark.apply(self._seed, found, ear)
-        in_danger = self._overwritten is None or name in self._overwritten
+        gradient_tap = self._gradient_taps[name] = GradientTap(name)
+        passed: Tensor = Mark.apply(self._seed, found, gradient_tap)
+        in_danger = self.overwritten is None or name in self.overwritten
         self.activations.pop(name, None)
         self._versions.pop(name, None)
         goes_on = passed
-        if self._rows is not None and len(self._rows) < len(passed):
-            kept = _taken(passed, self._rows)
+        if self.rows is not None and len(self.rows) < len(passed):
+            kept = _taken(passed, self.rows)
             if in_danger and kept._is_view():
                 kept = kept.clone()  # the rest of the batch may go
         else:
@@ -221,7 +238,6 @@ class Taps:
             self._versions[name] = kept._version
         self.activations[name] = kept
         self.calls[name] = self.calls.get(name, 0) + 1
-        self._ears[name] = ear
         goes_on = goes_on.transpose(0, 1) if second else goes_on[0] if folded else goes_on
         return _replace(output, returned, goes_on)
 
@@ -230,25 +246,33 @@ class Taps:
     ) -> None:
         """Shows the derivative of a score by each recorded activation, and keeps none of them.
 
-        So they need not fit in memory side by side. The way back ends at the first of the layers.
-        One thread at a time may take it.
+        So they need not fit in memory side by side. The backward pass ends at the first of the
+        layers. One thread at a time may run it.
 
         Args:
             score: A scalar computed from the same forward pass.
             visit: Called with a layer's name and its gradient, of the shape of all of the batch's
-                activations, on the way back; not for layers on which the score does not depend.
-                What it raises stops the way back.
+                activations, during the backward pass; not for layers on which the score does not
+                depend. What it raises stops the pass.
             keep_graph: Whether another score may be differentiated after this one.
+
+        Raises:
+            NoMap: If the score depends on none of the layers.
         """
         if self._seed is None or not score.requires_grad:
-            return
+            raise NoMap(
+                "the class score does not depend on it, or the model cuts the gradient "
+                "(detach, no_grad, rounding) on the way; take an earlier layer",
+                layer=next(iter(self._gradient_taps)) if len(self._gradient_taps) == 1 else None,
+            )
+        taps = self._gradient_taps.values()
         try:
-            for name, ear in self._ears.items():
-                ear.hear = partial(visit, name)
+            for each in taps:
+                each.visit = visit
             torch.autograd.grad(score, self._seed, retain_graph=keep_graph, allow_unused=True)
         finally:
-            for ear in self._ears.values():
-                ear.hear = None
+            for each in taps:
+                each.visit = None
 
     def upstream(self, tensor: Tensor, stop: str | None = None) -> set[str]:
         """The layers from whose recorded output a tensor was computed, by the graph alone.
@@ -257,14 +281,14 @@ class Taps:
             tensor: Something computed in the same forward pass, or a recorded activation.
             stop: A layer that is not passed through, nor named.
         """
-        last = {id(ear): name for name, ear in self._ears.items()}
+        last = {id(each): name for name, each in self._gradient_taps.items()}
         found: set[str] = set()
         waiting, seen = [tensor.grad_fn], {tensor.grad_fn}
         while waiting:
             node = waiting.pop()
             if node is None:
                 continue
-            name = last.get(id(getattr(node, "ear", None)))
+            name = last.get(id(getattr(node, "tap", None)))
             if name is not None and name == stop:
                 continue
             if name is not None:
@@ -291,26 +315,12 @@ class Taps:
         Raises:
             NoMap: If the score depends on none of the layers.
         """
-        self.check_reached(score, names)
         found: dict[str, Tensor] = {}
         self.visit_gradients(score, found.__setitem__, keep_graph=keep_graph)
         return {
             name: found[name] if name in found else torch.zeros_like(self.activations[name])
             for name in names
         }
-
-    def check_reached(self, score: Tensor, names: Sequence[str]) -> None:
-        """Makes sure that there is a way back at all.
-
-        Raises:
-            NoMap: If the score depends on none of the layers.
-        """
-        if not score.requires_grad:
-            raise NoMap(
-                "the class score does not depend on it, or the model cuts the gradient "
-                "(detach, no_grad, rounding) on the way; take an earlier layer",
-                layer=names[0] if len(names) == 1 else None,
-            )
 
 
 @contextmanager
@@ -346,8 +356,8 @@ def tap(
     Raises:
         LayerNotFound: If a name is not one of the model's.
     """
-    taps = Taps(overwritten, rows, batch_second, folded, chosen)
-    with observe(module, taps._visit, names):
+    taps = Taps(overwritten, rows, batch_second, folded, chosen or {})
+    with observe(module, taps.record, names):
         yield taps
 
 
@@ -401,25 +411,3 @@ def _replace(output: Any, old: Tensor, new: Tensor) -> Any:
         parts = [_replace(part, old, new) for part in output]
         return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
     return output
-
-
-def _select(module: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Module]:
-    if names is None:
-        # Scripted parts take no hooks.
-        scripted = torch.jit._script.RecursiveScriptModule
-        parts = module.named_modules()
-        return {name: child for name, child in parts if name and not isinstance(child, scripted)}
-    known = modules_by_name(module)
-    wanted = {}
-    for name in names:
-        if name not in known:
-            raise LayerNotFound(name, nearest_names(str(name), known))
-        wanted[name] = known[name]
-    return wanted
-
-
-def _hook(name: str, visit: Visit, mark: object) -> Callable[..., Any]:
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        return visit(name, output) if _running.get(None) is mark else None
-
-    return hook

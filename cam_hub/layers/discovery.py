@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cam_hub.errors import CamHubError, ModelRefused, OutOfMemory
-from cam_hub.hooks.eager import unwrapped
 from cam_hub.hooks.execution import Execution
-from cam_hub.hooks.frozen_eval import frozen_eval, mixes_batch
+from cam_hub.hooks.frozen_eval import frozen_eval, mixes_batch, unwrapped
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import modules_by_name
 from cam_hub.layers.correspondence import SELECTIVE

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cam_hub.hooks.eager import unwrapped
 from cam_hub.hooks.execution import PLAIN, Execution, changed_numbers, watch
+from cam_hub.hooks.frozen_eval import unwrapped
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import main_tensor, observe, unobserved
 from cam_hub.targets.base import Task

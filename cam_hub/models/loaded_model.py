@@ -17,10 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused
-from cam_hub.hooks.eager import unwrapped
 from cam_hub.hooks.execution import PLAIN, Execution, watch
 from cam_hub.hooks.fast_paths import shortcuts, worth
-from cam_hub.hooks.frozen_eval import unusable, walk
+from cam_hub.hooks.frozen_eval import unusable, unwrapped, walk
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.modes import default_modes
 from cam_hub.hooks.recording import foreign_hooks

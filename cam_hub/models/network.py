@@ -14,7 +14,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor, fx, nn
 
 from cam_hub.errors import InvalidArgument, ModelRefused
-from cam_hub.hooks.eager import unwrapped
+from cam_hub.hooks.frozen_eval import unwrapped
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.models.checkpoint import (
     check_finite,

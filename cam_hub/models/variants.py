@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from cam_hub.errors import InvalidArgument, ModelRefused, OutOfMemory
-from cam_hub.hooks.eager import unwrapped
 from cam_hub.hooks.execution import watch
+from cam_hub.hooks.frozen_eval import unwrapped
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.models.loaded_model import EXECUTION, LoadedModel
 from cam_hub.options import OutputChoice
