@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from .sources.store import ModelStore
     from .sources.timm import DEFAULT_MODEL
     from .sources.wrapping import wrap_model
-    from .targets.classes import Top, expected, top
-    from .targets.predictions import Prediction
+    from .targets.classes import Prediction, Top, expected, top
 
 # What is chosen, halved or computed in double precision is reported to this logger; nothing is
 # printed unless the program that uses the package configures logging.
@@ -48,7 +47,7 @@ _HOMES = {
     "errors": "errors",
     "Outcome": "attribution.explain_many",
     "explain_many": "attribution.explain_many",
-    "Prediction": "targets.predictions",
+    "Prediction": "targets.classes",
     "Top": "targets.classes",
     "expected": "targets.classes",
     "top": "targets.classes",

@@ -300,7 +300,7 @@ def _explain(options: argparse.Namespace) -> int:
     from cam_hub.results.maps import read_scale  # noqa: PLC0415
     from cam_hub.results.overlay import colormap_table  # noqa: PLC0415
     from cam_hub.results.serialization import MANIFEST, check_place, folder_path  # noqa: PLC0415
-    from cam_hub.targets.predictions import prediction_text  # noqa: PLC0415
+    from cam_hub.targets.classes import prediction_text  # noqa: PLC0415
 
     check_fraction("alpha", options.alpha, zero=True)
     colormap_table(options.colormap)
@@ -341,8 +341,11 @@ def _explain_folder(options: argparse.Namespace, look: dict[str, Any]) -> int:
     from cam_hub.results.explanation import Explanation  # noqa: PLC0415
     from cam_hub.results.maps import shared_scale  # noqa: PLC0415
     from cam_hub.results.serialization import folder_path  # noqa: PLC0415
-    from cam_hub.targets.classes import expected, parse_top  # noqa: PLC0415
-    from cam_hub.targets.predictions import prediction_text  # noqa: PLC0415
+    from cam_hub.targets.classes import (  # noqa: PLC0415
+        expected,
+        parse_top,
+        prediction_text,
+    )
 
     one = set(options_for(_EXPLAIN)) - set(options_for("many"))
     for name in ("region", "push", *sorted(one)):

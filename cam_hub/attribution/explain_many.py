@@ -147,13 +147,13 @@ class BatchExplainer:
             CamHubError: What is wrong.
         """
         task = model.task
-        task.check_contrast(request.contrast)
+        task.check_request(contrast=request.contrast)
         if task.takes_reference:
             if request.reference is not None:
                 request = replace(request, reference=prepare(model, request.reference))
         else:
             task.target(reference=Reference() if request.reference is not None else None)
-            task.check_target(request.options["target"])
+            task.check_request(target=request.options["target"])
             names = model.class_names
             count = len(names or "1")
             try:

@@ -16,7 +16,7 @@ from cam_hub.hooks.memory import reported
 from cam_hub.hooks.modes import default_modes
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.options import OutputChoice, check_options
-from cam_hub.targets.predictions import Prediction
+from cam_hub.targets.classes import Prediction
 from cam_hub.targets.region import read_region
 
 __all__ = ["Predicted", "predict"]
@@ -86,7 +86,7 @@ def predict(
     names = target.labels or model.class_names
     described = target.describe()
     return Predicted(
-        predictions=tuple(standings.prediction(index, names) for index in standings.best(top)),
+        predictions=standings.predictions(names, top),
         photo_size=prepared.placement.photo_size,
         input_size=prepared.size,
         seen=prepared.placement.seen_box,

@@ -288,8 +288,7 @@ def make_job(
     Raises:
         CamHubError: If there are no such layers, or the task has no use for what was given.
     """
-    model.task.check_contrast(request.contrast)
-    model.task.check_target(request.options["target"])
+    model.task.check_request(contrast=request.contrast, target=request.options["target"])
     question = ask(model, prepared, request.region, request.reference)
     layers = [
         at_call(layer, request.options["call"])

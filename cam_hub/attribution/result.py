@@ -13,7 +13,7 @@ from cam_hub.methods import Method
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.manifest import make_manifest
-from cam_hub.targets.predictions import Prediction, label_of
+from cam_hub.targets.classes import Prediction, label_of
 
 __all__ = ["STEADY", "make_explanation"]
 
@@ -151,11 +151,11 @@ def _predictions(
     """
     standings = passed.standings
     chosen = {
-        index: standings.prediction(index, names)
+        index: found
         for index in passed.settled.classes
-        if standings.is_scored(index)
+        if (found := standings.prediction(index, names)) is not None
     }
     if standings.predicted is not None:
         standings = standings.predicted
         names = standings.labels or own
-    return tuple(standings.prediction(index, names) for index in standings.shown), chosen
+    return standings.predictions(names), chosen

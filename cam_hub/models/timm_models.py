@@ -18,8 +18,8 @@ from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.models.loaded_model import LoadedModel, LoadRequest, prepare_for_inference
 from cam_hub.models.model_id import ModelId
 from cam_hub.targets.base import Task
+from cam_hub.targets.classes import Names
 from cam_hub.targets.classification import Classification
-from cam_hub.targets.predictions import Names
 from cam_hub.targets.similarity import Similarity
 
 __all__ = [

@@ -26,7 +26,7 @@ from cam_hub.results.serialization import (
     save_picture,
     write_manifest,
 )
-from cam_hub.targets.predictions import Prediction
+from cam_hub.targets.classes import Prediction
 
 __all__ = [
     "SHEET",

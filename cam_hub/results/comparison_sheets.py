@@ -18,7 +18,7 @@ from cam_hub.results.explanation import Explanation
 from cam_hub.results.maps import Map
 from cam_hub.results.montage import colorbar, label_text, montage, note, stack
 from cam_hub.results.overlay import fitting
-from cam_hub.targets.predictions import Prediction, prediction_text
+from cam_hub.targets.classes import Prediction, prediction_text
 
 __all__ = [
     "FULL_HEAT",

@@ -36,7 +36,7 @@ from cam_hub.results.serialization import (
     save_folder,
     save_picture,
 )
-from cam_hub.targets.predictions import Prediction
+from cam_hub.targets.classes import Prediction
 
 __all__ = ["Explanation"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from cam_hub._version import __version__
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results.serialization import file_stem
-from cam_hub.targets.predictions import Prediction
+from cam_hub.targets.classes import Prediction
 
 __all__ = ["COMPARISON", "check_explanation", "check_parts", "make_manifest"]
 

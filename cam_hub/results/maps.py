@@ -25,8 +25,7 @@ from cam_hub.methods import METHODS, Sign, check_map, fuse, normalise
 from cam_hub.results import regions
 from cam_hub.results.regions import Box
 from cam_hub.results.serialization import frame_files
-from cam_hub.targets.classes import Contrast, as_index
-from cam_hub.targets.predictions import Prediction
+from cam_hub.targets.classes import Contrast, Prediction, as_index
 
 __all__ = [
     "Limits",

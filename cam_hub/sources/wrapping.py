@@ -24,8 +24,8 @@ from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.models.network import check_form
 from cam_hub.models.timm_models import labels_of
 from cam_hub.options import OutputChoice, check_options
+from cam_hub.targets.classes import Names
 from cam_hub.targets.classification import Classification
-from cam_hub.targets.predictions import Names
 from cam_hub.targets.registry import make_task
 
 __all__ = ["wrap_model"]

@@ -5,18 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from cam_hub.errors import InvalidArgument
+from cam_hub.errors import InvalidArgument, ModelRefused
+from cam_hub.hooks.recording import main_tensor
 from cam_hub.options import OutputChoice
-from cam_hub.targets.classes import ContrastChoice
-from cam_hub.targets.heads import Head, main_output, unexpected, with_batch
-from cam_hub.targets.predictions import Prediction, best_of, label_of
+from cam_hub.targets.classes import ContrastChoice, Prediction, best_of, label_of
+from cam_hub.targets.heads import Head
 from cam_hub.targets.reading import (
     WITHOUT_BATCH,
     Inner,
@@ -25,6 +24,7 @@ from cam_hub.targets.reading import (
     Reading,
     read_outputs,
     scores_of,
+    with_batch,
 )
 from cam_hub.targets.region import Region
 
@@ -33,11 +33,11 @@ __all__ = [
     "Reference",
     "Target",
     "Task",
+    "are_detections",
+    "main_output",
     "only_single_label",
+    "unexpected",
 ]
-
-_SHOWN = 5
-"""Number of predictions in an explanation."""
 
 _VALUES = 100
 """Maximum number of values of a regression in an explanation."""
@@ -66,8 +66,9 @@ class ClassScores:
     Attributes:
         ranking: ``(K,)``, higher is better; orders predictions and ``top(count)``.
         probabilities: ``(K,)`` in [0, 1], or None if the output has no probabilities.
-        eligible: ``(K,)`` bool: classes that may be chosen without being named. The others stay
-            out of ``top(count)``, and out of the predictions too if their probability is 0.
+        eligible: ``(K,)`` bool: classes that may be chosen without being named; None for all. The
+            others stay out of ``top(count)``, and out of the predictions too if their probability
+            is 0.
         scores: ``(K,)`` raw scores that predictions hold, or None.
         predicted: The scores of the classes, if something else than the classes is explained.
         labels: Names of the classes in ``predicted``, if the model's own do not apply.
@@ -75,48 +76,30 @@ class ClassScores:
 
     ranking: Tensor
     probabilities: Tensor | None
-    eligible: Tensor
+    eligible: Tensor | None = None
     scores: Tensor | None = None
     predicted: ClassScores | None = None
     labels: tuple[str, ...] | None = None
 
-    @classmethod
-    def of(
-        cls, ranking: Tensor, probabilities: Tensor | None, scores: Tensor | None = None
-    ) -> ClassScores:
-        """Scores of classes which may all be chosen."""
-        eligible = torch.ones(ranking.shape, dtype=torch.bool)
-        return cls(ranking, probabilities, eligible, scores)
-
-    @cached_property
-    def has_score(self) -> Tensor:
-        """``(K,)`` bool: the classes with a score, which predictions may contain."""
-        if self.probabilities is None or bool(self.eligible.all()):
-            return self.eligible
-        return self.eligible | (self.probabilities > 0)
-
-    @cached_property
-    def shown(self) -> tuple[int, ...]:
-        """The classes of an explanation's predictions."""
-        return self.best(_SHOWN)
-
-    def best(self, count: int) -> tuple[int, ...]:
+    def predictions(self, names: Sequence[str] | None, count: int = 5) -> tuple[Prediction, ...]:
         """The most probable classes; for values, which have no order, the first ones.
 
         Args:
+            names: The labels of all classes, or None.
             count: Maximum number of classes; for values, it is always a hundred.
         """
-        if self.probabilities is None:
-            return () if self.scores is None else tuple(range(min(len(self.scores), _VALUES)))
-        return tuple(best_of(self.ranking, self.has_score, count))
+        if self.probabilities is not None:
+            scored = self.eligible
+            if scored is not None:
+                scored = scored | (self.probabilities > 0)
+            indices: Sequence[int] = best_of(self.ranking, scored, count)
+        else:
+            indices = range(0 if self.scores is None else min(len(self.scores), _VALUES))
+        found = (self.prediction(index, names) for index in indices)
+        return tuple(each for each in found if each is not None)
 
-    def is_scored(self, index: int) -> bool:
-        """Whether a class has a score."""
-        nothing = self.probabilities is None and self.scores is None
-        return not nothing and bool(self.has_score[index])
-
-    def prediction(self, index: int, names: Sequence[str] | None) -> Prediction:
-        """The prediction of a class.
+    def prediction(self, index: int, names: Sequence[str] | None) -> Prediction | None:
+        """The prediction of a class; None for a class without a score.
 
         Args:
             index: The index of the class.
@@ -124,6 +107,11 @@ class ClassScores:
         """
         probability = None if self.probabilities is None else float(self.probabilities[index])
         score = None if self.scores is None else float(self.scores[index])
+        if probability is None and score is None:
+            return None
+        chosen = self.eligible is None or bool(self.eligible[index])
+        if not chosen and not (probability or 0.0) > 0:
+            return None
         return Prediction(index, label_of(index, names), probability, score)
 
 
@@ -246,18 +234,15 @@ class Task(ABC):
         if these cannot be had, the logarithms of the probabilities (softmax) or their logits.
         """
         with InputsOfProbabilities() if self.captured else nullcontext() as seen:
-            raw = self.call(module, batch)
+            raw = module(batch)
         found = raw if self.head is None else self.head.read(raw)
-        found = with_batch(found, len(batch), self.without_batch)
+        if len(batch) == 1 and isinstance(found, Tensor) and found.ndim in self.without_batch:
+            found = with_batch(found)
         probabilities = main_output(found) if self.inner is not None else None
         if probabilities is None or self.inner is None:
             return raw, found
         before = None if seen is None else seen.before(probabilities, self.inner)
         return raw, scores_of(probabilities, self.inner) if before is None else before
-
-    def call(self, module: nn.Module, batch: Tensor) -> Any:
-        """The whole output of the network."""
-        return module(batch)
 
     def read_from(
         self,
@@ -281,9 +266,7 @@ class Task(ABC):
         """
         if self.outputs == "any" and choice is None:
             return self
-        found = read_outputs(
-            module, inputs, self.call, choice=choice, labels=labels, kind=self.outputs
-        )
+        found = read_outputs(module, inputs, choice=choice, labels=labels, kind=self.outputs)
         return self._interpreted(found)
 
     def _interpreted(self, found: Reading) -> Task:
@@ -322,27 +305,15 @@ class Task(ABC):
             InvalidArgument: If the task cannot use an argument.
         """
 
-    def check_target(self, target: str) -> None:
-        """Checks that there is such a score.
+    def check_request(self, *, contrast: ContrastChoice = None, target: str = "logit") -> None:
+        """Checks that the task has such a score.
 
         Args:
+            contrast: The classes that others are contrasted with, or None.
             target: ``"logit"`` or ``"probability"``.
 
         Raises:
-            InvalidArgument: If probabilities are asked for, and there are none.
-        """
-        if target == "probability" and not self.has_probabilities:
-            raise InvalidArgument(
-                "target",
-                target,
-                f"'logit', since the score of a {self.name} model has no other probability",
-            )
-
-    def check_contrast(self, contrast: ContrastChoice) -> None:
-        """Checks that there are classes to contrast.
-
-        Raises:
-            InvalidArgument: If a contrast is given and there are no classes.
+            InvalidArgument: If the task has no classes to contrast, or no probabilities.
         """
         if contrast is not None and not self.has_classes:
             raise InvalidArgument(
@@ -350,22 +321,30 @@ class Task(ABC):
                 contrast,
                 f"None, since a {self.name} model does not choose between classes",
             )
-
-    def _refuse(self, *, region: Region | None = None, reference: Reference | None = None) -> None:
-        if region is not None:
+        if target == "probability" and not self.has_probabilities:
             raise InvalidArgument(
+                "target",
+                target,
+                f"'logit', since the score of a {self.name} model has no other probability",
+            )
+
+    def _refusal(
+        self, region: Region | None, reference: Reference | None = None
+    ) -> InvalidArgument:
+        """The error for a region or a reference that the task has no use for."""
+        if region is not None:
+            return InvalidArgument(
                 "region",
                 "a part of the photo",
                 f"None, since a {self.name} model answers for the whole picture; regions work "
                 "with segmentation and detection models",
             )
-        if reference is not None:
-            raise InvalidArgument(
-                "reference",
-                "a picture",
-                f"None, since the target of a {self.name} model is a class score; references "
-                "work with models without a classifier",
-            )
+        return InvalidArgument(
+            "reference",
+            "a picture",
+            f"None, since the target of a {self.name} model is a class score; references "
+            "work with models without a classifier",
+        )
 
 
 def only_single_label(name: str, multi_label: bool) -> None:
@@ -376,3 +355,77 @@ def only_single_label(name: str, multi_label: bool) -> None:
     """
     if multi_label:
         raise InvalidArgument("multi_label", multi_label, f"False for task={name!r}")
+
+
+_MAIN_KEYS = ("logits", "out")
+"""Names under which networks that return a mapping keep their main tensor, by convention."""
+
+# Errors of tasks are raised where the model ID is not known; callers replace this text by it.
+_ANY_MODEL = "the model"
+
+
+def main_output(output: Any) -> Tensor | None:
+    """The main tensor of an output.
+
+    Args:
+        output: A tensor; or a mapping or dataclass, of which ``"logits"`` or ``"out"`` is taken,
+            else its first tensor; or a tuple or list (distilled and auxiliary heads), of which the
+            first counts.
+
+    Returns:
+        None for an output without a tensor, and for one answer per image (detections).
+    """
+    if isinstance(output, Tensor):
+        return output
+    if are_detections(output):
+        return None
+    if isinstance(output, Mapping):
+        for key in _MAIN_KEYS:
+            if key in output:
+                return main_tensor(output[key])
+    if is_dataclass(output) and not isinstance(output, type):
+        return main_output({field.name: getattr(output, field.name) for field in fields(output)})
+    return main_tensor(output)
+
+
+def are_detections(output: Any) -> bool:
+    """Whether an answer is a list with one mapping per image: boxes, labels and scores."""
+    return (
+        isinstance(output, (list, tuple))
+        and len(output) > 0
+        and all(
+            isinstance(part, Mapping) and {"boxes", "labels", "scores"} <= set(part)
+            for part in output
+        )
+    )
+
+
+def unexpected(task: str, output: Any, expected: str) -> ModelRefused:
+    """The error for an output that is not of the task's kind, with the task that it looks like."""
+    instead = _looks_like(output)
+    hint = "" if instead in (None, task) else f"; that looks like {instead}: wrap_model(…, task="
+    return ModelRefused(
+        _ANY_MODEL,
+        f"as a {task} model it should return {expected}, and it returns {_seen(output)}"
+        + (f"{hint}{instead!r})" if hint else "")
+        + ".",
+    )
+
+
+def _seen(output: Any) -> str:
+    if isinstance(output, Tensor):
+        kind = "" if output.is_floating_point() else f" and type {output.dtype}"
+        return f"a tensor of shape {tuple(output.shape)}{kind}"
+    found = main_output(output)
+    kind = type(output).__name__
+    if found is None:
+        return f"no tensor ({kind})"
+    return f"a {kind} whose main tensor has shape {tuple(found.shape)}"
+
+
+def _looks_like(output: Any) -> str | None:
+    if are_detections(output):
+        return "detection"
+    found = main_output(output)
+    dimensions = 0 if found is None else found.ndim
+    return {2: "classification", 3: "similarity", 4: "segmentation"}.get(dimensions)

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cam_hub.targets.base import ClassScores, Reference, Target, Task
-from cam_hub.targets.heads import main_output, unexpected
-from cam_hub.targets.predictions import Names
+from cam_hub.targets.base import ClassScores, Reference, Target, Task, main_output, unexpected
+from cam_hub.targets.classes import Names
 from cam_hub.targets.reading import Kind, Reading, text_of_scores
 from cam_hub.targets.region import Region
 
@@ -64,15 +63,16 @@ class Classification(Task):
         Raises:
             InvalidArgument: If a region or a reference is given.
         """
-        self._refuse(region=region, reference=reference)
-        return _ClassScores(self)
+        if region is not None or reference is not None:
+            raise self._refusal(region, reference)
+        return _ClassScores(self, sigmoid=self.multi_label)
 
 
+@dataclass(eq=False)
 class _ClassScores(Target):
-    def __init__(self, task: Classification) -> None:
-        self._task = task
-        self._sigmoid = task.multi_label
-        self._single = False
+    task: Classification
+    sigmoid: bool
+    single: bool = False
 
     def scores(self, output: Any) -> Tensor:
         """``(N, K)`` logits; ``(N,)`` is one logit per image, ``(N, K, 1, 1)`` is ``(N, K)``.
@@ -86,37 +86,37 @@ class _ClassScores(Target):
         if any(length != 1 for length in found.shape[2:]) or found.shape[1] < 1:
             raise unexpected("classification", output, "class scores (images, classes)")
         found = found.flatten(1)
-        names = self._task.names
+        names = self.task.names
         if names is not None:
             self.labels = names.of(found.shape[1])
-        self._single = found.shape[1] == 1
-        self._sigmoid = self._sigmoid or self._single
-        return torch.cat([-found, found], dim=1) if self._single else found
+        self.single = found.shape[1] == 1
+        self.sigmoid = self.sigmoid or self.single
+        return torch.cat([-found, found], dim=1) if self.single else found
 
     def probabilities(self, output: Any) -> Tensor:
         """By softmax, or by a sigmoid each."""
         scores = self.scores(output)
-        return scores.sigmoid() if self._sigmoid else scores.softmax(dim=1)
+        return scores.sigmoid() if self.sigmoid else scores.softmax(dim=1)
 
     def class_scores(self, output: Any) -> ClassScores:
         """By score, with probabilities by softmax or sigmoid."""
         # In this order: MPS has no double precision.
         scores = self.scores(output)[0].detach().cpu().double()
-        found = scores.sigmoid() if self._sigmoid else scores.softmax(dim=0)
-        if self._single and self._task.value is not None:
-            return ClassScores.of(scores, None, scores)
-        return ClassScores.of(scores, found, scores)
+        found = scores.sigmoid() if self.sigmoid else scores.softmax(dim=0)
+        if self.single and self.task.value is not None:
+            return ClassScores(scores, None, scores=scores)
+        return ClassScores(scores, found, scores=scores)
 
     def describe(self) -> dict[str, Any]:
         """Which score it is."""
-        task, after = self._task, "sigmoid" if self._sigmoid else "softmax"
+        task, after = self.task, "sigmoid" if self.sigmoid else "softmax"
         text = f"class score before {after}"
         if task.inner is not None:
             text = text_of_scores(task.inner, captured=task.captured)
         described: dict[str, Any] = {"task": "classification", "probabilities": after}
         if task.inner is not None:
             described["inner"] = task.inner
-        if self._single and task.value is not None:
+        if self.single and task.value is not None:
             low, high = task.value
             text = "single output, as if it were a logit"
             described["probabilities"] = None

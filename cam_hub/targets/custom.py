@@ -160,7 +160,7 @@ class _Value(Target):
         own = self._base.class_scores(output.read)
         with torch.no_grad():
             value = self.scores(output)[:1].detach().cpu().double().reshape(1)
-        standing = ClassScores.of(value, None, value)
+        standing = ClassScores(value, None, scores=value)
         return replace(standing, predicted=replace(own, labels=self._base.labels))
 
     def describe(self) -> dict[str, Any]:

@@ -15,8 +15,15 @@ from torchvision.ops import box_area, box_iou
 
 from cam_hub.errors import InvalidArgument, NoMap
 from cam_hub.options import OutputChoice
-from cam_hub.targets.base import ClassScores, Reference, Target, Task, only_single_label
-from cam_hub.targets.heads import are_detections, unexpected
+from cam_hub.targets.base import (
+    ClassScores,
+    Reference,
+    Target,
+    Task,
+    are_detections,
+    only_single_label,
+    unexpected,
+)
 from cam_hub.targets.region import Region
 
 __all__ = ["THRESHOLD", "Detected", "Detection", "run_leniently"]
@@ -113,9 +120,16 @@ class Detection(Task):
         return cls(len(class_names) if class_names else None)
 
     def run_whole(self, module: nn.Module, batch: Tensor) -> tuple[Any, Any]:
-        """The boxes, and the same with the threshold."""
-        found = self.call(module, batch)
-        return (found.images if isinstance(found, Detected) else found), found
+        """The boxes, whatever their score, and the same with the threshold.
+
+        Copies follow a box below the threshold, too, and a class score has a gradient however low
+        it is. The first stage of detectors in two stages proposes what it would propose anyway;
+        only where it proposes nothing for an image is it asked again for all that it has.
+        """
+        output, threshold = run_leniently(module, list(batch), RegionProposalNetwork)
+        if are_detections(output) and any(len(found["scores"]) == 0 for found in output):
+            output, _ = run_leniently(module, list(batch))
+        return output, Detected(output, threshold) if are_detections(output) else output
 
     def read_from(
         self,
@@ -135,18 +149,6 @@ class Detection(Task):
             expected = "None, since a detection model returns boxes with classes and scores"
             raise InvalidArgument("output", choice, expected)
         return self
-
-    def call(self, module: nn.Module, batch: Tensor) -> Any:
-        """Calls the network with a list of images, and has it keep boxes of any score.
-
-        Copies follow a box below the threshold, too, and a class score has a gradient however low
-        it is. The first stage of detectors in two stages proposes what it would propose anyway;
-        only where it proposes nothing for an image is it asked again for all that it has.
-        """
-        output, threshold = run_leniently(module, list(batch), RegionProposalNetwork)
-        if are_detections(output) and any(len(found["scores"]) == 0 for found in output):
-            output, _ = run_leniently(module, list(batch))
-        return Detected(output, threshold) if are_detections(output) else output
 
     def split(self, output: Any, counts: Sequence[int]) -> list[Any]:
         """Takes what was found apart by images.
@@ -168,7 +170,8 @@ class Detection(Task):
         Raises:
             InvalidArgument: If a reference is given, or a mask as region.
         """
-        self._refuse(reference=reference)
+        if reference is not None:
+            raise self._refusal(None, reference)
         if region is not None and region.mask is not None:
             raise InvalidArgument("region", "a mask", "a box, since detected boxes are compared")
         return _BoxScores(self.num_classes, region)

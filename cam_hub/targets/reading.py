@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.options import OutputChoice
-from cam_hub.targets.heads import Head, Path, named_outputs, with_batch
+from cam_hub.targets.heads import Head, Path, named_outputs
 
 __all__ = [
     "SIGMOIDS",
@@ -33,6 +33,7 @@ __all__ = [
     "read_outputs",
     "scores_of",
     "text_of_scores",
+    "with_batch",
 ]
 
 Inner = Literal["softmax", "log_softmax", "sigmoid", "log_sigmoid"]
@@ -181,7 +182,6 @@ def probes(size: Sequence[int], like: Tensor) -> Iterator[Tensor]:
 def read_outputs(
     module: nn.Module,
     inputs: Iterator[Tensor],
-    run: Callable[[nn.Module, Tensor], Any],
     *,
     choice: OutputChoice = None,
     labels: int | None = None,
@@ -192,7 +192,6 @@ def read_outputs(
     Args:
         module: The network.
         inputs: The inputs; those after the first may fail.
-        run: Calls the network; returns everything that it returns.
         choice: The output that a caller has chosen, or None.
         labels: How many class labels there are; None if that is not known.
         kind: What the task's outputs are: scores of classes, of classes at every pixel, values, or
@@ -208,11 +207,11 @@ def read_outputs(
             if number == 0:
                 outside = torch.inference_mode(False), torch.enable_grad()
                 with outside[0], outside[1], InputsOfProbabilities() as seen:
-                    raws.append(run(module, batch.clone().requires_grad_(True)))
+                    raws.append(module(batch.clone().requires_grad_(True)))
                 continue
             try:
                 with torch.no_grad():
-                    raws.append(run(module, batch))
+                    raws.append(module(batch))
             except Exception:  # noqa: BLE001  (the first input is the one that must work)
                 break
     if choice is not None:
@@ -306,9 +305,14 @@ def _rows(tensor: Tensor) -> Tensor:
     return flat.reshape(1, -1)
 
 
+def with_batch(output: Tensor) -> Tensor:
+    """An output for one image with the dimension of the batch, if ``squeeze()`` removed it."""
+    return output if output.ndim > 0 and len(output) == 1 else output[None]
+
+
 def _with_batch(output: Any, kind: Kind) -> Any:
-    """An output for one image with the dimension of the batch."""
-    return with_batch(output, 1, WITHOUT_BATCH.get(kind, ()))
+    without = isinstance(output, Tensor) and output.ndim in WITHOUT_BATCH.get(kind, ())
+    return with_batch(output) if without else output
 
 
 def _is_scores(tensor: Tensor) -> bool:

@@ -10,9 +10,16 @@ import torch
 from torch import Tensor
 
 from cam_hub.errors import InvalidArgument
-from cam_hub.targets.base import ClassScores, Reference, Target, Task, only_single_label
-from cam_hub.targets.heads import main_output, unexpected
-from cam_hub.targets.predictions import Names
+from cam_hub.targets.base import (
+    ClassScores,
+    Reference,
+    Target,
+    Task,
+    main_output,
+    only_single_label,
+    unexpected,
+)
+from cam_hub.targets.classes import Names
 from cam_hub.targets.reading import Kind
 from cam_hub.targets.region import Region
 
@@ -54,7 +61,8 @@ class Regression(Task):
         Raises:
             InvalidArgument: If a region or a reference is given.
         """
-        self._refuse(region=region, reference=reference)
+        if region is not None or reference is not None:
+            raise self._refusal(region, reference)
         return _Values(self)
 
 
@@ -86,7 +94,7 @@ class _Values(Target):
         """In the order of the outputs: values of different meaning have no other."""
         values = self.scores(output)[0].detach().cpu().double()
         order = -torch.arange(len(values), dtype=torch.float64)
-        return ClassScores.of(order, None, values)
+        return ClassScores(order, None, scores=values)
 
     def describe(self) -> dict[str, Any]:
         """That it is a value."""

@@ -9,9 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cam_hub.targets.base import ClassScores, Reference, Target, Task, only_single_label
-from cam_hub.targets.heads import main_output, unexpected
-from cam_hub.targets.predictions import Names
+from cam_hub.targets.base import (
+    ClassScores,
+    Reference,
+    Target,
+    Task,
+    main_output,
+    only_single_label,
+    unexpected,
+)
+from cam_hub.targets.classes import Names
 from cam_hub.targets.reading import SIGMOIDS, WITHOUT_BATCH, Kind, Reading, text_of_scores
 from cam_hub.targets.region import Region, as_weights
 
@@ -78,7 +85,8 @@ class Segmentation(Task):
         Raises:
             InvalidArgument: If a reference is given.
         """
-        self._refuse(reference=reference)
+        if reference is not None:
+            raise self._refusal(None, reference)
         return _RegionScores(self, region)
 
 

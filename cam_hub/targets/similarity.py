@@ -12,8 +12,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from cam_hub.errors import NoMap
-from cam_hub.targets.base import ClassScores, Reference, Target, Task, only_single_label
-from cam_hub.targets.heads import main_output, unexpected
+from cam_hub.targets.base import (
+    ClassScores,
+    Reference,
+    Target,
+    Task,
+    main_output,
+    only_single_label,
+    unexpected,
+)
 from cam_hub.targets.region import Region
 
 __all__ = ["Similarity"]
@@ -63,7 +70,8 @@ class Similarity(Task):
         Raises:
             InvalidArgument: If a region is given.
         """
-        self._refuse(region=region)
+        if region is not None:
+            raise self._refusal(region)
         return _Features(self.width) if reference is None else _Similar(self.width, reference)
 
 
@@ -79,7 +87,7 @@ class _Features(Target):
 
     def class_scores(self, output: Any) -> ClassScores:
         """By value; features are not probabilities."""
-        return ClassScores.of(self.scores(output)[0].detach().cpu().double(), None)
+        return ClassScores(self.scores(output)[0].detach().cpu().double(), None)
 
     def describe(self) -> dict[str, Any]:
         """That it is a feature."""
@@ -106,7 +114,7 @@ class _Similar(Target):
 
     def class_scores(self, output: Any) -> ClassScores:
         """One score, which is not a probability."""
-        return ClassScores.of(self.scores(output)[0].detach().cpu().double(), None)
+        return ClassScores(self.scores(output)[0].detach().cpu().double(), None)
 
     def describe(self) -> dict[str, Any]:
         """The target, the reference, and the cosine with it in [-1, 1]."""

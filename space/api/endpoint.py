@@ -19,7 +19,7 @@ from gradio.context import Context
 from gradio.events import api
 
 from cam_hub.options import Interface, Option, options_for
-from cam_hub.targets.predictions import Prediction
+from cam_hub.targets.classes import Prediction
 from space.service.errors import token_of
 from space.service.explain_form import DEFAULTS
 

@@ -11,7 +11,7 @@ from cam_hub.layers.listing import SUGGESTIONS, LayerInfo
 from cam_hub.methods import METHODS
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.overlay import COLORMAPS
-from cam_hub.targets.predictions import Prediction, prediction_text
+from cam_hub.targets.classes import Prediction, prediction_text
 
 __all__ = [
     "build_prediction_list",

@@ -9,8 +9,7 @@ import torch
 
 from cam_hub.errors import ClassNotFound, InvalidArgument
 from cam_hub.targets.base import ClassScores
-from cam_hub.targets.classes import choose_classes, top
-from cam_hub.targets.predictions import Prediction, label_of
+from cam_hub.targets.classes import Prediction, choose_classes, label_of, top
 
 NAMES = ["tench, Tinca tinca", "crane", "lion, king of beasts", "crane", "7"]
 SCORES = torch.tensor([0.0, math.log(2), math.log(5), 0.0, math.log(1)])
@@ -22,8 +21,7 @@ def choose(choice):
 
 
 def predictions(scores, probabilities, names):
-    standings = ClassScores.of(scores, probabilities)
-    return [standings.prediction(index, names) for index in standings.shown]
+    return list(ClassScores(scores, probabilities).predictions(names))
 
 
 def test_probabilities_are_those_worked_out_by_hand():
