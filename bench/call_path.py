@@ -87,7 +87,7 @@ def main() -> None:
 
 def _cases() -> Iterator[tuple[str, Callable[[], object]]]:
     import cam_hub  # noqa: PLC0415 - after the cache is set
-    from cam_hub.sources import store  # noqa: PLC0415
+    from cam_hub.sources.store import SHARED  # noqa: PLC0415
 
     photos = [_ROOT / "space" / "examples" / name for name in ("cat.jpg", "coffee.jpg")]
     print("| call | functions | files | jumps | depth |\n|---|---|---|---|---|")
@@ -98,7 +98,7 @@ def _cases() -> Iterator[tuple[str, Callable[[], object]]]:
         lambda: cam_hub.explain(model, photos[1], method="layercam"),
     )
     cam_hub.explain(cam_hub.DEFAULT_MODEL, photos[0], method="layercam")
-    store._shared.clear()
+    SHARED.clear()
     yield (
         "`explain(id, photo)`, layers cached",
         lambda: cam_hub.explain(cam_hub.DEFAULT_MODEL, photos[1], method="layercam"),

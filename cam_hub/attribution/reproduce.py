@@ -12,7 +12,7 @@ from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.options import unrecorded
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.manifest import check_explanation
-from cam_hub.sources import store
+from cam_hub.sources.store import SHARED
 
 __all__ = ["reproduce"]
 
@@ -71,7 +71,7 @@ def reproduce(
     if model is None:
         if not recorded["pretrained"]:
             raise InvalidArgument("model", None, "the model itself: it has no pretrained weights")
-        model = store.get(recorded["id"])
+        model = SHARED.get(recorded["id"])
     _check_preprocessing(model, manifest)
     parameters = manifest["parameters"]
     contrast = manifest.get("contrast") or None  # older manifests have none

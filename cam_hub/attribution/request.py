@@ -18,7 +18,7 @@ from cam_hub.layers.listing import LayerChoice, plain_choice
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.models.variants import with_output
 from cam_hub.options import OPTIONS, Interface, OptionValues, OutputChoice, options_for
-from cam_hub.sources import store
+from cam_hub.sources.store import SHARED
 from cam_hub.targets.classes import ClassChoice, ContrastChoice, is_iterable
 from cam_hub.targets.region import RegionChoice
 
@@ -173,4 +173,4 @@ def model_of(model_or_id: LoadedModel | str, output: OutputChoice = None) -> Loa
         return with_output(model_or_id, output)
     if isinstance(model_or_id, nn.Module):
         raise InvalidArgument("model", type(model_or_id).__name__, "wrap_model(module) or an ID")
-    return with_output(store.get(model_or_id), output)
+    return with_output(SHARED.get(model_or_id), output)

@@ -40,7 +40,7 @@ from cam_hub.sources.timm import EmbeddedSource, TimmSource
 from cam_hub.sources.torchvision import TorchvisionSource
 from cam_hub.targets.registry import make_task
 
-__all__ = ["SOURCES", "describe_model", "known_ids", "load_model"]
+__all__ = ["SOURCES", "describe_model", "known_ids", "load_model", "load_requested"]
 
 
 SOURCES: tuple[Source, ...] = (
@@ -103,15 +103,22 @@ def load_model(
     wanted = check_options({"output": output})["output"]
     if task is not None:
         make_task(task)  # refused before anything is loaded
-    with _nearest_named(request):
-        found = _source_of(request).load(request)
-    note_origin(found)
+    found = load_requested(request)
     if task is None or task == found.task.name:
         return found if wanted is None else replace(found, task=replace(found.task, wanted=wanted))
     # Labels are those of classes: values have none.
     names = None if task == "regression" else found.class_names
     made = replace(make_task(task, class_names=names), wanted=wanted)
     return replace(found, class_names=names, task=made)
+
+
+@default_modes()
+def load_requested(request: LoadRequest) -> LoadedModel:
+    """Loads a model from the first source that claims it; errors as for ``load_model``."""
+    with _source_of(request) as source:
+        found = source.load(request)
+    note_origin(found)
+    return found
 
 
 @default_modes()
@@ -144,22 +151,14 @@ def describe_model(
     """
     id = _read_id(model_id, revision, limits)
     request = LoadRequest(id, pretrained, torch.device("cpu"), token, limits)
-    with _nearest_named(request):
-        facts = _source_of(request).describe(request)
+    with _source_of(request) as source:
+        facts = source.describe(request)
     if facts.refusal is None:
         try:
             check_limits(facts, limits)
         except ModelRefused as error:
             return replace(facts, refusal=error.reason)
     return facts
-
-
-def _source_of(request: LoadRequest) -> Source:
-    """The first source that claims the model."""
-    for source in SOURCES:
-        if source.claims(request):
-            return source
-    raise ModelNotFound(str(request.id))
 
 
 def _read_id(model_id: str | os.PathLike[str], revision: str | None, limits: LoadLimits) -> ModelId:
@@ -181,10 +180,13 @@ def _read_id(model_id: str | os.PathLike[str], revision: str | None, limits: Loa
 
 
 @contextmanager
-def _nearest_named(request: LoadRequest) -> Iterator[None]:
-    """Adds, to the news that there is no such model, the IDs that could have been meant."""
+def _source_of(request: LoadRequest) -> Iterator[Source]:
+    """The first source that claims the model; its ``ModelNotFound`` gets the nearest IDs."""
     try:
-        yield
+        source = next((each for each in SOURCES if each.claims(request)), None)
+        if source is None:
+            raise ModelNotFound(str(request.id))
+        yield source
     except ModelNotFound as error:
         if error.nearest:
             raise

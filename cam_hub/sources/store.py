@@ -9,77 +9,28 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
 
 from cam_hub.errors import CamHubError, InvalidArgument, ModelRefused
 from cam_hub.models.limits import UNLIMITED, LoadLimits
-from cam_hub.models.loaded_model import LoadedModel, Progress, is_as_loaded, pick_device
+from cam_hub.models.loaded_model import (
+    LoadedModel,
+    LoadRequest,
+    Progress,
+    is_as_loaded,
+    pick_device,
+)
 from cam_hub.models.model_id import ModelId, parse_model_id
 from cam_hub.sources.hub.client import is_commit
-from cam_hub.sources.registry import describe_model, load_model
+from cam_hub.sources.registry import describe_model, load_requested
 
-__all__ = ["Loading", "ModelKey", "ModelStore", "StoreEntry", "get"]
+__all__ = ["SHARED", "Loading", "ModelStore", "StoreEntry", "reopen"]
 
 
 _POLL_SECONDS = 0.2
 """Seconds between two checks of another thread's progress."""
-
-
-@dataclass(frozen=True)
-class ModelKey:
-    """A request for a model: its ID, the caller's access token, and the limits."""
-
-    id: ModelId
-    pretrained: bool
-    device: torch.device
-    token: str | bool | None = field(repr=False)
-    limits: LoadLimits
-
-    @property
-    def key(self) -> Hashable:
-        """The key in the store: it differs for callers with different rights and limits.
-
-        A model loaded with this machine's own token is not shared with callers who use another
-        token, or none.
-        """
-        own = self.token is None or self.token is True
-        limits = self.limits
-        return str(self.id), self.pretrained, self.device, own, limits.pickles, limits.local
-
-    @property
-    def passing(self) -> bool:
-        """Whether the model is not cached.
-
-        Models loaded with a caller's token are for that caller only, and the content of a folder
-        may change.
-        """
-        return isinstance(self.token, str) or self.id.kind == "local"
-
-    def unsigned_if_public(self) -> ModelKey:
-        """The request without the caller's token if the model is public, so that it can be shared.
-
-        Raises:
-            CamHubError: As ``describe_model``.
-        """
-        if not isinstance(self.token, str):
-            return self
-        if self.pretrained:
-            facts = describe_model(str(self.id), token=self.token, limits=self.limits)
-            if facts.restricted:
-                return self
-        return replace(self, token=False)
-
-    def load(self, progress: Progress | None) -> LoadedModel:
-        """Loads it; errors as for ``load_model``."""
-        return load_model(
-            str(self.id),
-            pretrained=self.pretrained,
-            device=self.device,
-            token=self.token,
-            limits=self.limits,
-            progress=progress,
-        )
 
 
 @dataclass(eq=False)
@@ -87,39 +38,38 @@ class StoreEntry:
     """A model in the store, with its number of users."""
 
     key: Hashable
-    id: str
+    id: ModelId
     model: LoadedModel
     users: int
 
     @property
     def bytes(self) -> int:
         """The size of its weights and of copies of it (as in double precision), in bytes."""
-        return _bytes(self.model)
-
-    def is_beside(self, other: StoreEntry) -> bool:
-        """Whether both are on the same device."""
-        return self.model.device == other.model.device
+        models = [self.model]
+        for model in models:
+            copies = (fact for fact in model.facts.values() if isinstance(fact, LoadedModel))
+            models += [each for each in copies if each not in models]
+        modules = [model.module for model in models]
+        tensors = chain.from_iterable((*each.parameters(), *each.buffers()) for each in modules)
+        return sum(tensor.nbytes for tensor in tensors)
 
 
 @dataclass(eq=False)
 class Loading:
-    """A model that a thread is loading."""
+    """A model that a thread is loading, with that thread's progress function."""
 
-    id: str
+    id: ModelId
     limits: LoadLimits
+    progress: Progress | None
     done: threading.Event = field(default_factory=threading.Event)
     state: tuple[float, str] | None = None
     error: CamHubError | None = None
 
-    def reporter(self, progress: Progress | None) -> Progress:
-        """A progress function that also records the progress, for waiting threads."""
-
-        def report(part: float, what: str) -> None:
-            self.state = part, what
-            if progress is not None:
-                progress(part, what)
-
-        return report
+    def report(self, part: float, what: str) -> None:
+        """Reports the progress, and records it for waiting threads."""
+        self.state = part, what
+        if self.progress is not None:
+            self.progress(part, what)
 
     def wait(self, progress: Progress | None) -> None:
         """Waits until the model is loaded, and reports the progress in the waiting thread."""
@@ -128,13 +78,6 @@ class Loading:
             if progress is not None and self.state is not None and self.state != reported:
                 reported = self.state
                 progress(*reported)
-
-
-def _bytes(model: LoadedModel) -> int:
-    own = sum(each.nbytes for each in (*model.module.parameters(), *model.module.buffers()))
-    facts = list(model.facts.values())
-    copies = (fact for fact in facts if isinstance(fact, LoadedModel) and fact is not model)
-    return own + sum(map(_bytes, copies))
 
 
 DEFAULT_LIMIT = 4 * 2**30
@@ -200,15 +143,24 @@ class ModelStore:
             ModelRefused: If the models in use left no room for it as long as ``patience``.
         """
         id = parse_model_id(model_id, limits.local)
-        request = ModelKey(id, pretrained, pick_device(device), token, limits)
-        entry = self._find(request.key)
+        request = LoadRequest(id, pretrained, pick_device(device), token, limits, progress)
+        # Callers with different rights and limits do not share a model. One that was loaded with
+        # this machine's own token is not for callers who use another token, or none.
+        key: Hashable = (
+            id,
+            pretrained,
+            request.device,
+            request.is_own,
+            limits.pickles,
+            limits.local,
+        )
+        entry = self._find(key)
+        passing = False
         if entry is None:
-            request = request.unsigned_if_public()
-        passing = entry is None and request.passing
-        if passing:
-            entry = self._load(object(), request, progress)
-        elif entry is None:
-            entry = self._load_once(request, progress)
+            if isinstance(token, str) and not _is_restricted(request):
+                request = replace(request, token=False)
+            passing = isinstance(request.token, str) or id.kind == "local"
+            entry = self._load(object() if passing else key, request)
         try:
             yield entry.model
         finally:
@@ -272,8 +224,10 @@ class ModelStore:
     def ids(self) -> frozenset[str]:
         """The IDs of all models that are cached or being loaded."""
         with self._room:
-            here = {name for entry in self._entries.values() for name in (entry.id, entry.model.id)}
-            return frozenset(here | {loading.id for loading in self._loading.values()})
+            names = {
+                name for each in self._entries.values() for name in (str(each.id), each.model.id)
+            }
+            return frozenset(names | {str(loading.id) for loading in self._loading.values()})
 
     def _find(self, key: Hashable) -> StoreEntry | None:
         """Leases a cached model."""
@@ -284,29 +238,24 @@ class ModelStore:
                 entry.users += 1
             return entry
 
-    def _load_once(self, request: ModelKey, progress: Progress | None) -> StoreEntry:
+    def _load(self, key: Hashable, request: LoadRequest) -> StoreEntry:
         """Loads a model, or waits for the thread that is loading it; leases it."""
         while True:
             with self._room:
-                loading = self._loading.get(request.key)
+                # Another thread may have loaded it meanwhile.
+                if (entry := self._find(key)) is not None:
+                    return entry
+                loading = self._loading.get(key)
                 if loading is None:
-                    # Another thread may have loaded it meanwhile.
-                    if (entry := self._find(request.key)) is not None:
-                        return entry
-                    self._loading[request.key] = Loading(str(request.id), request.limits)
+                    loading = Loading(request.id, request.limits, request.progress)
+                    self._loading[key] = loading
                     break
-            loading.wait(progress)
+            loading.wait(request.progress)
             if loading.error is not None and loading.limits == request.limits:
                 raise copy.copy(loading.error)  # one of its own: raising writes to an error
-        return self._load(request.key, request, progress)
-
-    def _load(self, key: Hashable, request: ModelKey, progress: Progress | None) -> StoreEntry:
-        """Loads and leases a model; waiting threads are woken in any case."""
-        with self._room:
-            loading = self._loading.setdefault(key, Loading(str(request.id), request.limits))
         try:
-            model = request.load(loading.reporter(progress))
-            return self._admit(StoreEntry(key, str(request.id), model, users=1))
+            model = load_requested(replace(request, progress=loading.report))
+            return self._admit(StoreEntry(key, request.id, model, users=1))
         except CamHubError as error:
             loading.error = copy.copy(error)
             raise
@@ -316,49 +265,50 @@ class ModelStore:
             loading.done.set()
 
     def _admit(self, new: StoreEntry) -> StoreEntry:
-        """Makes room for a model and leases it.
+        """Adds a leased model, and evicts idle ones on its device until the rest fits.
 
         Raises:
-            ModelRefused: If there is none for too long.
+            ModelRefused: If models in use leave no room for it for too long.
         """
         deadline = time.monotonic() + self.patience
+        size, place = new.bytes, new.model.device
         with self._room:
-            while not self._has_room_beside_those_in_use(new):
+            while True:
+                beside = [each for each in self._entries.values() if each.model.device == place]
+                in_use = [entry.bytes for entry in beside if entry.users]
+                if not in_use or sum(in_use) + size <= self.limit:
+                    break
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise ModelRefused(
-                        new.id,
-                        f"its {_mib(new.bytes)} of weights do not fit beside the models that are "
+                        str(new.id),
+                        f"its {_mib(size)} of weights do not fit beside the models that are "
                         f"in use now (all together at most {_mib(self.limit)}). Try again when "
                         "they are done.",
                     )
                 self._room.wait(left)
+            total = size + sum(entry.bytes for entry in beside)
+            for entry in beside:
+                if total > self.limit and not entry.users:
+                    total -= entry.bytes
+                    del self._entries[entry.key]
             self._entries[new.key] = new
-            self._forget(new)
         return new
 
-    def _has_room_beside_those_in_use(self, new: StoreEntry) -> bool:
-        used = [
-            entry.bytes for entry in self._entries.values() if entry.users and entry.is_beside(new)
-        ]
-        return not used or sum(used) + new.bytes <= self.limit
 
-    def _forget(self, new: StoreEntry) -> None:
-        """Evicts idle models until the rest fits."""
-        beside = [entry for entry in self._entries.values() if entry.is_beside(new)]
-        total = sum(entry.bytes for entry in beside)
-        for entry in beside:
-            if total > self.limit and not entry.users:
-                total -= entry.bytes
-                del self._entries[entry.key]
+def _is_restricted(request: LoadRequest) -> bool:
+    """Whether only some accounts may load the model.
+
+    Raises:
+        CamHubError: As ``describe_model``.
+    """
+    return request.pretrained and (
+        describe_model(str(request.id), token=request.token, limits=request.limits).restricted
+    )
 
 
-_shared = ModelStore()
-
-
-def get(model_id: str, *, device: str | torch.device = "auto") -> LoadedModel:
-    """The pretrained model of this ID out of the store that all calls of this process share."""
-    return _shared.get(model_id, device=device)
+SHARED = ModelStore()
+"""The store that all calls of this process share."""
 
 
 def reopen(model_id: str, revision: str, device: str) -> LoadedModel:
@@ -377,11 +327,11 @@ def reopen(model_id: str, revision: str, device: str) -> LoadedModel:
         place = pick_device(device)
     except InvalidArgument:
         place = pick_device("auto")
-    if (found := _shared.find(model_id, revision, place)) is not None:
+    if (found := SHARED.find(model_id, revision, place)) is not None:
         return found
     id = parse_model_id(model_id, local=True)
     exact = id.kind == "torchvision" or (id.kind == "hub" and is_commit(revision))
-    model = _shared.get(f"{id.repo}@{revision}" if exact else model_id, device=place)
+    model = SHARED.get(f"{id.repo}@{revision}" if exact else model_id, device=place)
     if model.revision != revision:
         raise ModelRefused(
             model_id,

@@ -144,7 +144,7 @@ class TestWrappedModels:
 @pytest.fixture
 def bread(hub) -> LoadedModel:
     """A model from the Hub, and a store in which it is not."""
-    cam_hub.sources.store._shared.clear()
+    cam_hub.sources.store.SHARED.clear()
     return cam_hub.load_model("baker/bread", device="cpu")
 
 
@@ -169,7 +169,7 @@ class TestModelsById:
         assert len(pickle.dumps(again)) < 1000
 
     def test_one_of_the_store_is_found_in_the_store(self, bread):
-        kept = cam_hub.sources.store.get("baker/bread", device="cpu")
+        kept = cam_hub.sources.store.SHARED.get("baker/bread", device="cpu")
         assert pickle.loads(pickle.dumps(kept)) is kept
         assert pickle.loads(pickle.dumps(bread)) is kept
 
@@ -209,10 +209,10 @@ class TestModelsById:
 
     def test_one_in_the_store_that_was_changed_is_not_given_out(self, bread):
         data = pickle.dumps(bread)
-        kept = cam_hub.sources.store.get("baker/bread", device="cpu")
+        kept = cam_hub.sources.store.SHARED.get("baker/bread", device="cpu")
         nn.init.zeros_(kept.module.fc.weight)
         assert pickle.loads(data).module.fc.weight.any()
-        cam_hub.sources.store._shared.clear()
+        cam_hub.sources.store.SHARED.clear()
 
     def test_random_weights_are_weights(self, way, hub, lion):
         model = cam_hub.load_model("test_resnet", pretrained=False, device="cpu")

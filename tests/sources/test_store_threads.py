@@ -90,7 +90,7 @@ def test_those_who_wait_see_how_far_it_is(hub):
     threads = [ask(store, results, progress=lambda *state: told[0].append(state))]
     assert hub.asked.wait(20)
     loading = next(iter(store._loading.values()))
-    loading.reporter(None)(0.5, "half of it")
+    loading.report(0.5, "half of it")
     threads.append(ask(store, results, progress=lambda *state: told[1].append(state)))
     time.sleep(0.5)
     hub.go_on.set()
