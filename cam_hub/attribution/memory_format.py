@@ -37,15 +37,14 @@ def suited_format(model: LoadedModel, image: Tensor) -> torch.memory_format:
         return torch.contiguous_format
     with model.lock:
         if "channels_last" not in model.facts:
-            model.facts["channels_last"] = _has_convolutions(model) and _accepts(model, image)
-            if model.facts["channels_last"]:
-                _lay_out(model.module)
+            found = [child for child in walk(model.module) if isinstance(child, nn.Conv2d)]
+            suits = len(found) >= _CONVOLUTIONS and _accepts(model, image)
+            for child in found if suits else []:
+                # A pass under way elsewhere goes on with either.
+                laid_out = child.weight.data.contiguous(memory_format=torch.channels_last)
+                child.weight.data = laid_out
+            model.facts["channels_last"] = suits
         return torch.channels_last if model.facts["channels_last"] else torch.contiguous_format
-
-
-def _has_convolutions(model: LoadedModel) -> bool:
-    convolutions = [child for child in walk(model.module) if isinstance(child, nn.Conv2d)]
-    return len(convolutions) >= _CONVOLUTIONS
 
 
 def _accepts(model: LoadedModel, image: Tensor) -> bool:
@@ -58,11 +57,3 @@ def _accepts(model: LoadedModel, image: Tensor) -> bool:
             raise
         return False
     return True
-
-
-def _lay_out(module: nn.Module) -> None:
-    """Lays out the weights of convolutions anew; a pass under way elsewhere goes on with either."""
-    for child in walk(module):
-        if isinstance(child, nn.Conv2d):
-            weight = child.weight
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)

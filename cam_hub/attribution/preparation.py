@@ -30,7 +30,7 @@ from cam_hub.layers.layouts import LayerInfo
 from cam_hub.layers.listing import at_call, resolve_layers
 from cam_hub.methods import Method
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.models.variants import autocast_type, in_double
+from cam_hub.models.variants import in_double
 from cam_hub.options import recorded
 from cam_hub.targets.base import Reference, Target, Task
 from cam_hub.targets.classes import resolve_classes
@@ -38,6 +38,8 @@ from cam_hub.targets.custom import Custom, Probabilities
 from cam_hub.targets.region import Region, RegionChoice, read_region
 
 __all__ = ["Prepared", "TargetSpec", "ask", "make_job", "precise_enough", "prepare"]
+
+_AUTOCAST = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _BASELINE_SEED = 90210  # none that callers are likely to draw a picture with
 
@@ -290,13 +292,12 @@ def make_job(
     """
     model.task.check_request(contrast=request.contrast, target=request.options["target"])
     question = ask(model, prepared, request.region, request.reference)
-    layers = [
-        at_call(layer, request.options["call"])
-        for layer in resolve_layers(model, request.target_layers, prepared.size)
-    ]
+    layers = resolve_layers(model, request.target_layers, prepared.size)
+    if (call := request.options["call"]) is not None:
+        layers = [at_call(layer, call) for layer in layers]
     with reported(model.id, _TOO_LARGE_TWICE):
         working, tensor = precise_enough(model, prepared.tensor, layers, double=double)
-        setting = _setting(working, tensor, autocast_type(request.options["autocast"]))
+        setting = _setting(working, tensor, _AUTOCAST[request.options["autocast"]])
     classes = request.classes
     if callable(classes):
         working = replace(working, task=_custom(working.task, classes, request))

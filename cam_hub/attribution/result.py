@@ -8,7 +8,7 @@ from cam_hub.attribution.adaptive_sampling import sampled_adaptively
 from cam_hub.attribution.passes import Job, Pass
 from cam_hub.attribution.preparation import Prepared
 from cam_hub.attribution.request import ExplainOptions
-from cam_hub.layers.extent import on_input
+from cam_hub.layers.layouts import on_input
 from cam_hub.methods import Method
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results.explanation import Explanation

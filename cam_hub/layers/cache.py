@@ -106,10 +106,13 @@ def _structure(part: nn.Module) -> list[Any]:
         for name, tensor in (*part._parameters.items(), *part._buffers.items())
     ]
     settings = [
-        [name, _without_tensors(value) if isinstance(value, dict) else value]
-        for name, value in sorted(vars(part).items())
-        if name not in _NOT_SETTINGS
+        [name, value] for name, value in sorted(vars(part).items()) if name not in _NOT_SETTINGS
     ]
+    for setting in settings:
+        if isinstance(table := setting[1], dict):
+            # Forward passes store tensors there, by size or device.
+            plain = {str(key): each for key, each in table.items() if not isinstance(each, Tensor)}
+            setting[1] = plain
     return [type(part), tensors, settings]
 
 
@@ -128,11 +131,6 @@ def _replaced_methods(kind: type) -> list[Any]:
             or {code.__module__, code.__globals__.get("__name__")} != {base.__module__}
         )
     ]
-
-
-def _without_tensors(table: dict[Any, Any]) -> dict[str, Any]:
-    """A dictionary without the tensors that forward passes store there, by size or device."""
-    return {str(key): value for key, value in table.items() if not isinstance(value, Tensor)}
 
 
 def _described(value: Any) -> Any:

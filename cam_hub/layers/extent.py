@@ -13,20 +13,12 @@ from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cam_hub.layers.correspondence import BANDS, sampled
 
-__all__ = ["FULL", "WHOLE", "Extent", "Fit", "fit_extent", "follows", "on_input"]
-
-Extent = tuple[float, float, float, float]
-"""The top, left, bottom and right of what a grid covers, as parts of the input's height and width:
-below 0 and above 1 in a border that the network adds."""
-
-FULL: Extent = (0.0, 0.0, 1.0, 1.0)
+__all__ = ["WHOLE", "Ends", "Fit", "fit_extent", "follows"]
 
 Ends = tuple[float, float]
 """Where a grid starts and ends along one axis, as parts of the input."""
@@ -184,34 +176,3 @@ def _shifted(ends: Ends, side: int) -> tuple[tuple[float, float], ...]:
     """An extent, in the middle of those that lie up to half a cell beside it."""
     centre, length = (ends[0] + ends[1]) / 2, ends[1] - ends[0]
     return tuple((centre + eighth / 8 * length / side, length) for eighth in range(-4, 5))
-
-
-def on_input(cam: NDArray[np.float32], extent: Extent) -> NDArray[np.float32]:
-    """Lays a map onto the whole input, in cells of about the same size.
-
-    Args:
-        cam: ``(…, rows, cols)``.
-        extent: The part of the input that it covers.
-
-    Returns:
-        A map of as many rows and columns as the whole input has room for: 0 where the network does
-        not look, and without the border that it adds.
-    """
-    if extent == FULL:
-        return cam
-    top, left, bottom, right = extent
-    return _along(_along(cam, -2, top, bottom), -1, left, right)
-
-
-def _along(cam: NDArray[np.float32], axis: int, start: float, stop: float) -> NDArray[np.float32]:
-    if (start, stop) == (0.0, 1.0):
-        return cam
-    cells = cam.shape[axis]
-    cells_of_input = max(1, round(cells / (stop - start)))
-    at = ((np.arange(cells_of_input) + 0.5) / cells_of_input - start) / (stop - start) * cells - 0.5
-    covered = (at > -0.5) & (at < cells - 0.5)
-    # Between the centres of two cells their values are mixed.
-    mixture = np.maximum(0, 1 - np.abs(np.clip(at, 0, cells - 1)[:, None] - np.arange(cells)))
-    mixture *= covered[:, None]
-    moved = np.tensordot(mixture.astype(cam.dtype), cam, axes=(1, axis))
-    return np.ascontiguousarray(np.moveaxis(moved, 0, axis))

@@ -7,21 +7,27 @@ then tries it on every output, and maps of such layers come out by themselves.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = [
+    "FULL",
     "LAYOUTS",
     "TURNS",
     "Arrangement",
+    "BatchAxes",
+    "Extent",
     "Frame",
     "LayerInfo",
     "Layout",
     "arrangements",
+    "batch_axes",
     "batch_first",
-    "batch_second",
+    "on_input",
     "single_lines",
     "splits",
     "to_maps",
@@ -397,14 +403,25 @@ def splits(
     )
 
 
-def batch_second(layers: Mapping[str, Arrangement | None]) -> set[str]:
-    """The layers, of those given by how they lie on the image, that return the batch second."""
-    return {name for name, found in layers.items() if found is not None and found.batch_axis == 1}
+class BatchAxes(TypedDict):
+    """The layers whose batch is not simply the first axis, as ``recording.tap`` takes them.
+
+    Attributes:
+        batch_second: Those that return the batch second.
+        folded: Those that fold frames into the batch.
+    """
+
+    batch_second: set[str]
+    folded: set[str]
 
 
-def frames_folded(layers: Mapping[str, Arrangement | None]) -> set[str]:
-    """The layers, of those given by how they lie on the image, that fold frames into the batch."""
-    return {name for name, found in layers.items() if found is not None and found.layout in FOLDED}
+def batch_axes(layers: Mapping[str, Arrangement | None]) -> BatchAxes:
+    """Where the batch is in what layers return, given how they lie on the image."""
+    layouts = {name: found.layout for name, found in layers.items() if found is not None}
+    return {
+        "batch_second": {name for name, found in layouts.items() if LAYOUTS[found].batch_axis == 1},
+        "folded": {name for name, found in layouts.items() if found in FOLDED},
+    }
 
 
 def batch_first(tensor: Tensor, arrangement: Arrangement) -> Tensor:
@@ -463,6 +480,13 @@ def _grids(length: int, frame: Frame) -> Iterator[tuple[tuple[int, int], int, in
                 yield (rows, places // rows), 0, extra, frames
 
 
+Extent = tuple[float, float, float, float]
+"""The top, left, bottom and right of what a grid covers, as parts of the input's height and width:
+below 0 and above 1 in a border that the network adds."""
+
+FULL: Extent = (0.0, 0.0, 1.0, 1.0)
+
+
 @dataclass(frozen=True)
 class LayerInfo:
     """One layer, as seen from outside.
@@ -498,6 +522,8 @@ class LayerInfo:
         note: What must be known of every map of this layer, in plain words (it is not deep, since
             later layers could not be read); empty if there is nothing. Manifests and the page
             state it.
+        arrangement: How its output is read as maps over the image, or None; derived.
+        notes: ``note``, and which of several calls is shown; derived.
     """
 
     name: str
@@ -515,34 +541,57 @@ class LayerInfo:
     frames: int = 1
     faint: bool = False
     overwritten: bool = False
-    extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    extent: Extent = FULL
     note: str = ""
     calls: int = 1
     call: int = 0
     readable_calls: tuple[int, ...] = ()
     turn: str = ""
+    arrangement: Arrangement | None = field(init=False, repr=False, compare=False, default=None)
+    notes: str = field(init=False, repr=False, compare=False, default="")
 
-    @property
-    def notes(self) -> str:
-        """All that must be known of every map of this layer; empty if there is nothing."""
-        if not self.readable_calls:
-            return self.note
-        others = [str(number) for number in self.readable_calls if number != self.call]
-        instead = f"; call={' or '.join(others)} selects another" if others else ""
-        which = f"it runs {self.calls} times in one pass, and call {self.call} is shown{instead}"
-        return f"{self.note}; {which}" if self.note else which
+    def __post_init__(self) -> None:
+        tokens = self.prefix_tokens, self.suffix_tokens
+        if self.layout is not None and self.grid is not None and self.channels is not None:
+            found = Arrangement(
+                self.layout, self.grid, self.channels, *tokens, self.frames, self.turn
+            )
+            object.__setattr__(self, "arrangement", found)
+        notes = self.note
+        if self.readable_calls:
+            others = [str(number) for number in self.readable_calls if number != self.call]
+            instead = f"; call={' or '.join(others)} selects another" if others else ""
+            which = f"it runs {self.calls} times in one pass, and call {self.call} is shown"
+            notes = "; ".join(filter(None, (self.note, which + instead)))
+        object.__setattr__(self, "notes", notes)
 
-    @property
-    def arrangement(self) -> Arrangement | None:
-        """How its output is read as maps over the image."""
-        if self.layout is None or self.grid is None or self.channels is None:
-            return None
-        return Arrangement(
-            self.layout,
-            self.grid,
-            self.channels,
-            self.prefix_tokens,
-            self.suffix_tokens,
-            self.frames,
-            self.turn,
-        )
+
+def on_input(cam: NDArray[np.float32], extent: Extent) -> NDArray[np.float32]:
+    """Lays a map onto the whole input, in cells of about the same size.
+
+    Args:
+        cam: ``(…, rows, cols)``.
+        extent: The part of the input that it covers.
+
+    Returns:
+        A map of as many rows and columns as the whole input has room for: 0 where the network does
+        not look, and without the border that it adds.
+    """
+    if extent == FULL:
+        return cam
+    top, left, bottom, right = extent
+    return _along(_along(cam, -2, top, bottom), -1, left, right)
+
+
+def _along(cam: NDArray[np.float32], axis: int, start: float, stop: float) -> NDArray[np.float32]:
+    if (start, stop) == (0.0, 1.0):
+        return cam
+    cells = cam.shape[axis]
+    cells_of_input = max(1, round(cells / (stop - start)))
+    at = ((np.arange(cells_of_input) + 0.5) / cells_of_input - start) / (stop - start) * cells - 0.5
+    covered = (at > -0.5) & (at < cells - 0.5)
+    # Between the centres of two cells their values are mixed.
+    mixture = np.maximum(0, 1 - np.abs(np.clip(at, 0, cells - 1)[:, None] - np.arange(cells)))
+    mixture *= covered[:, None]
+    moved = np.tensordot(mixture.astype(cam.dtype), cam, axes=(1, axis))
+    return np.ascontiguousarray(np.moveaxis(moved, 0, axis))

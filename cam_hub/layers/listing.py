@@ -58,7 +58,7 @@ def store_layers(key: str | None, layers: Sequence[LayerInfo]) -> None:
         cache.write(key, {"fields": _FIELDS, "layers": rows})
 
 
-_FIELDS = [field.name for field in fields(LayerInfo)]
+_FIELDS = [field.name for field in fields(LayerInfo) if field.init]
 
 
 def _layer(row: list[Any]) -> LayerInfo:
@@ -165,25 +165,30 @@ def suggest_layers(
     if not isinstance(how, str) or how not in SUGGESTIONS:
         raise InvalidArgument("how", how, f"one of {', '.join(SUGGESTIONS)}")
     layers = list_layers(model, input_size=input_size)
+    return [layer.name for layer in _suggested(model, how, layers)]
+
+
+def _suggested(model: LoadedModel, how: str, layers: Sequence[LayerInfo]) -> list[LayerInfo]:
+    """The layers out of all that a word stands for; errors as for ``suggest_layers``."""
     usable = [layer for layer in layers if layer.usable]
     if how == "best":
-        names = [layer.name for layer in usable if layer.recommended]
+        found = [layer for layer in usable if layer.recommended]
     elif how == "stages":
-        names = _stage_ends(usable)
+        found = _stage_ends(usable)
     elif how == "convs":
-        names = [layer.name for layer in usable if layer.is_conv]
+        found = [layer for layer in usable if layer.is_conv]
     else:
-        names = [layer.name for layer in usable]
-    if not names and not usable and (parts := quantized_parts(model.module)):
+        found = usable
+    if not usable and (parts := quantized_parts(model.module)):
         raise ModelRefused(
             model.id,
             f"none of its layers has a gradient: {len(parts)} of them are quantised ({parts[0]!r} "
             "and so on), and compute in whole numbers; pass the floating-point module that was "
             "quantised.",
         )
-    if not names:
+    if not found:
         raise NoMap(f"the model {model.id!r} has none that fits {how!r}: {_why_none(layers)}")
-    return names
+    return found
 
 
 def _why_none(layers: Sequence[LayerInfo]) -> str:
@@ -205,7 +210,7 @@ def _why_none(layers: Sequence[LayerInfo]) -> str:
     )
 
 
-def _stage_ends(usable: list[LayerInfo]) -> list[str]:
+def _stage_ends(usable: list[LayerInfo]) -> list[LayerInfo]:
     """The last layer of each stage outside the blocks of other stages."""
     blocks = {layer.name: layer for layer in usable if layer.module_type not in _CHAINS}
 
@@ -221,7 +226,7 @@ def _stage_ends(usable: list[LayerInfo]) -> list[str]:
             ends[layer.stage] = layer
     # At the deepest resolution the choice was made with more care.
     ends |= {layer.stage: layer for layer in usable if layer.recommended}
-    return [layer.name for layer in usable if layer in ends.values()]
+    return [layer for layer in usable if layer in ends.values()]
 
 
 _LOG = logging.getLogger("cam_hub")
@@ -272,7 +277,16 @@ def resolve_layers(
     if choice is None:
         choice = "best"
     if isinstance(choice, str) and choice in SUGGESTIONS:
-        return list(_suggested(model, choice, tuple(input_size or model.input_size)))
+        # Found once: some networks have hundreds of layers.
+        known: dict[object, list[LayerInfo]] = model.facts.setdefault("suggested_layers", {})
+        key = choice, tuple(input_size or model.input_size)
+        if key not in known:
+            layers = list_layers(model, input_size=input_size)
+            known[key] = _suggested(model, choice, layers)
+            if choice == "best":
+                for layer in known[key]:
+                    _LOG.info("%s: layer %s is chosen: %s", model.id, layer.name, layer.reason)
+        return list(known[key])
     by_name = {layer.name: layer for layer in list_layers(model, input_size=input_size)}
     named = [choice] if isinstance(choice, (str, nn.Module)) else _listed(choice)
     names: dict[str, None] = {}
@@ -292,31 +306,16 @@ def resolve_layers(
     return [by_name[name] for name in names]
 
 
-def _suggested(model: LoadedModel, how: str, size: tuple[int, ...]) -> list[LayerInfo]:
-    """The layers that a word stands for, found once: some networks have hundreds."""
-    known: dict[object, list[LayerInfo]] = model.facts.setdefault("suggested_layers", {})
-    if (how, size) not in known:
-        names = set(suggest_layers(model, how, input_size=size))
-        layers = list_layers(model, input_size=size)
-        found = known[how, size] = [layer for layer in layers if layer.name in names]
-        if how == "best":
-            for layer in found:
-                _LOG.info("%s: layer %s is chosen: %s", model.id, layer.name, layer.reason)
-    return known[how, size]
-
-
-def at_call(layer: LayerInfo, call: int | None) -> LayerInfo:
+def at_call(layer: LayerInfo, call: int) -> LayerInfo:
     """A layer at one of its calls.
 
     Args:
         layer: The layer.
-        call: From 0, or from the end if negative; None for the one that it stands for.
+        call: From 0, or from the end if negative.
 
     Raises:
         InvalidArgument: If there is no such call, or its output does not follow the image.
     """
-    if call is None:
-        return layer
     number = call + layer.calls if call < 0 else call
     if not 0 <= number < layer.calls:
         times = "once" if layer.calls == 1 else f"{layer.calls} times"

@@ -32,14 +32,16 @@ from cam_hub.layers.correspondence import (
     sampled,
     sizes,
 )
-from cam_hub.layers.extent import FULL, Ends, Extent, fit_extent, follows
+from cam_hub.layers.extent import Ends, fit_extent, follows
 from cam_hub.layers.layouts import (
+    FOLDED,
+    FULL,
     LAYOUTS,
     TURNS,
     Arrangement,
+    Extent,
     Frame,
     arrangements,
-    frames_folded,
     single_lines,
     splits,
     to_maps,
@@ -523,8 +525,8 @@ def _sequential(
 
 def _apart_in_time(known: Collection[Arrangement], frame: Frame) -> bool:
     """Whether each frame passes on its own, so that a sequence may be one of frames."""
-    folded = frames_folded({str(place): found for place, found in enumerate(known)})
-    return bool(folded) or (frame.frames > 1 and {found.frames for found in known} == {1})
+    folded = any(found.layout in FOLDED for found in known)
+    return folded or (frame.frames > 1 and {found.frames for found in known} == {1})
 
 
 def _add(

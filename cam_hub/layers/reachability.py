@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.recording import Taps, same_values, tap
 from cam_hub.layers.correspondence import FEW_CELLS, lead
-from cam_hub.layers.layouts import Arrangement, batch_second, frames_folded, to_maps
+from cam_hub.layers.layouts import Arrangement, batch_axes, to_maps
 from cam_hub.layers.probe import Run
 from cam_hub.layers.quadrants import areas
 from cam_hub.methods import layercam
@@ -149,18 +149,11 @@ def dependences(
     Yields:
         The layers that some score depends on, in the order in which they finished.
     """
-    second, folded = batch_second(layers), frames_folded(layers)
+    axes = batch_axes(layers)
     with frozen_eval(module), ExitStack() as stack:
         try:
             taps = stack.enter_context(
-                tap(
-                    module,
-                    list(layers),
-                    overwritten=overwritten,
-                    batch_second=second,
-                    folded=folded,
-                    chosen=chosen,
-                )
+                tap(module, list(layers), overwritten=overwritten, chosen=chosen, **axes)
             )
             scores = score(run(module, clean))
             intact = taps.intact
@@ -170,9 +163,7 @@ def dependences(
                 raise
         if not intact:  # with autograd on, something else is written to than without
             stack.close()
-            taps = stack.enter_context(
-                tap(module, list(layers), batch_second=second, folded=folded, chosen=chosen)
-            )
+            taps = stack.enter_context(tap(module, list(layers), chosen=chosen, **axes))
             scores = score(run(module, clean))
         yield _judge_all(taps, scores, layers, highest)
 

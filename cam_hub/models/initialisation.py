@@ -358,6 +358,9 @@ class _Polling(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+_weak_ref: Callable[[torch.UntypedStorage], StorageWeakRef] = StorageWeakRef
+
+
 class _WithoutInitialisation(TorchFunctionMode):
     """Skips writes to parameters, and tracks which memory is uninitialized for that reason.
 
@@ -380,15 +383,15 @@ class _WithoutInitialisation(TorchFunctionMode):
 
     def has_uninitialized(self, module: nn.Module) -> bool:
         """Whether anything in a network still lacks what was left out, or was computed of it."""
-        for child in module.modules():
-            for values in (child._parameters, child._buffers, vars(child)):
-                if self._is_uninitialized(list(values.values())):
-                    return True
-        return False
+        return any(
+            self._is_uninitialized(list(values.values()))
+            for child in module.modules()
+            for values in (child._parameters, child._buffers, vars(child))
+        )
 
     def __torch_function__(
         self,
-        func: Callable[..., Any],
+        func: Any,
         types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
@@ -401,13 +404,23 @@ class _WithoutInitialisation(TorchFunctionMode):
         self._poll()
         first = args[0] if args else kwargs.get("tensor")
         if isinstance(first, nn.Parameter):
-            self._add_owner(first)
-        if _writes(name) and isinstance(first, Tensor):
-            known = self._owners.get(_address(first))
+            storage = first.untyped_storage()
+            address = storage._cdata
+            if address not in self._adopted_storages and address not in self._owners:
+                self._owners[address] = first, _weak_ref(storage)
+            # Torch's initialisers leave tensors without numbers alone, so these are such tensors.
+            is_meta = name == "__get__" and func.__self__.__name__ == "is_meta"
+            if is_meta and sys._getframe(1).f_globals.get("__name__") == nn.init.__name__:
+                self._mark_uninitialized(first)
+                return True
+        writes = name in _WRITES or (name.endswith("_") and not name.endswith("__"))
+        if writes and isinstance(first, Tensor):
+            known = self._owners.get(first.untyped_storage()._cdata)
             if known is not None:
-                return self._write(name, known[0], first, args, kwargs)
+                self._write(name, known[0], first, args[1:], kwargs, sys._getframe(1))
+                return first
         if name == "__get__":
-            return self._get(func, first, sys._getframe(1))
+            return func(first)
         only_shape_counts = name.endswith("_like") or name.startswith("new_")
         if only_shape_counts or not self._is_uninitialized((args, list(kwargs.values()))):
             return func(*args, **kwargs)
@@ -418,20 +431,6 @@ class _WithoutInitialisation(TorchFunctionMode):
         self._propagate(args, kwargs, result)
         return result
 
-    def _get(self, func: Any, tensor: Any, caller: FrameType) -> Any:
-        """An attribute. Torch's initialisers leave tensors without numbers alone, so these are."""
-        checks_meta = func.__self__.__name__ == "is_meta" and isinstance(tensor, nn.Parameter)
-        if checks_meta and caller.f_globals.get("__name__") == nn.init.__name__:
-            self._mark_uninitialized(tensor)
-            return True
-        return func(tensor)
-
-    def _add_owner(self, parameter: nn.Parameter) -> None:
-        storage = parameter.untyped_storage()
-        address = storage._cdata
-        if address not in self._adopted_storages and address not in self._owners:
-            self._owners[address] = (parameter, _weak_ref(storage))
-
     def _write(
         self,
         name: str,
@@ -439,24 +438,25 @@ class _WithoutInitialisation(TorchFunctionMode):
         target: Tensor,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-    ) -> Tensor:
+        caller: FrameType,
+    ) -> None:
         """What is done instead of writing to the memory of a parameter."""
-        address = _address(target)
-        if name != "copy_" or target is not owner or self._is_uninitialized(args[1:]):
+        if name != "copy_" or target is not owner or self._is_uninitialized(args):
             self._mark_uninitialized(target)
-            return target
-        if self._can_adopt(owner, args[1]) and _state_dict_is_loaded(sys._getframe(2)):
-            storage = args[1].untyped_storage()
+            return
+        # A constructor may go on with what it copied from; a state dict is done with.
+        is_loaded = caller.f_code is nn.Module._load_from_state_dict.__code__
+        if is_loaded and self._can_adopt(owner, args[0]):
+            storage = args[0].untyped_storage()
             self._adopted_storages[storage._cdata] = _weak_ref(storage)
-            self._mark_uninitialized(
-                owner
-            )  # whatever else has that memory does not get the numbers
-            owner.data = args[1].detach()
+            # Whatever else has that memory does not get the numbers.
+            self._mark_uninitialized(owner)
+            owner.data = args[0].detach()
             self.adopted.append(owner)
         else:
-            owner.copy_(*args[1:], **kwargs)
+            address = owner.untyped_storage()._cdata
+            owner.copy_(*args, **kwargs)
             self._uninitialized.pop(address, None)
-        return target
 
     def _can_adopt(self, owner: nn.Parameter, value: object) -> bool:
         """Whether a tensor can become a parameter's memory: of its kind, and not used elsewhere."""
@@ -485,28 +485,17 @@ class _WithoutInitialisation(TorchFunctionMode):
             self.values_were_read = True
 
     def _mark_uninitialized(self, tensor: Tensor) -> None:
-        self._uninitialized.setdefault(_address(tensor), _weak_ref(tensor.untyped_storage()))
+        storage = tensor.untyped_storage()
+        self._uninitialized.setdefault(storage._cdata, _weak_ref(storage))
 
     def _is_uninitialized(self, values: object) -> bool:
         return bool(self._uninitialized) and any(
-            _address(each) in self._uninitialized for each in _tensors(values)
+            each.untyped_storage()._cdata in self._uninitialized for each in _tensors(values)
         )
 
 
 def _on_meta(value: Any) -> Any:
     return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
-
-
-def _weak_ref(storage: torch.UntypedStorage) -> StorageWeakRef:
-    return StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-
-
-def _writes(name: str) -> bool:
-    return (name.endswith("_") and not name.endswith("__")) or name in _WRITES
-
-
-def _address(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 def _tensors(values: object) -> Iterator[Tensor]:
@@ -516,11 +505,3 @@ def _tensors(values: object) -> Iterator[Tensor]:
     elif isinstance(values, (list, tuple)):
         for value in values:
             yield from _tensors(value)
-
-
-def _state_dict_is_loaded(caller: FrameType) -> bool:
-    """Whether it is torch that calls, on behalf of ``load_state_dict``.
-
-    A constructor may go on with what it copied from; a state dict is done with.
-    """
-    return caller.f_code is nn.Module._load_from_state_dict.__code__

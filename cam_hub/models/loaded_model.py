@@ -43,7 +43,6 @@ __all__ = [
     "is_as_loaded",
     "note_origin",
     "pick_device",
-    "prepare_for_inference",
     "wake",
 ]
 
@@ -51,17 +50,17 @@ __all__ = [
 _VALUES = 16  # compared in each tensor
 
 
+@dataclass(frozen=True, eq=False)
 class Origin:
     """A model as it was loaded by its ID.
 
-    Args:
-        module: The network, freshly loaded.
+    Attributes:
+        state: The state of the network, freshly loaded.
         fields: The other parts of the loaded model, by name.
     """
 
-    def __init__(self, module: nn.Module, fields: Mapping[str, Any]) -> None:
-        self.fields = dict(fields)
-        self._state = _state(module)
+    state: Hashable
+    fields: dict[str, Any]
 
     def has(self, module: nn.Module) -> bool:
         """Whether the network still is the loaded one: its parts, weights and hooks.
@@ -69,7 +68,7 @@ class Origin:
         Device and memory layout may differ. Not seen is a write through ``weight.data`` that leaves
         16 values, spread over the weight, as they are.
         """
-        return self._state == _state(module)
+        return self.state == _state(module)
 
     def changed(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The fields that are not the loaded ones any more."""
@@ -323,7 +322,7 @@ def note_origin(model: LoadedModel) -> None:
     Nothing is noted for random weights, which no ID gives again.
     """
     if model.pretrained and model.revision is not None:
-        model.facts[_ORIGIN] = Origin(model.module, _parts(model))
+        model.facts[_ORIGIN] = Origin(_state(model.module), _parts(model))
 
 
 def is_as_loaded(model: LoadedModel) -> bool:
@@ -388,7 +387,7 @@ class Source(Protocol):
         """Whether this source is the one to load the model, judged without any network."""
 
     def load(self, request: LoadRequest) -> LoadedModel:
-        """Loads the model.
+        """Loads the model; the registry moves it to its device and freezes it, in evaluation mode.
 
         Raises:
             ModelNotFound: If there is none of this name.
@@ -438,8 +437,3 @@ def wake(module: nn.Module) -> None:
     for weight in module.parameters():
         if weight.ndim > 1 and not bool(weight.any()):
             nn.init.trunc_normal_(weight, std=0.02)
-
-
-def prepare_for_inference(module: nn.Module, device: torch.device) -> nn.Module:
-    """Puts a freshly loaded module into the state in which it stays: evaluation, frozen."""
-    return module.eval().requires_grad_(False).to(device)

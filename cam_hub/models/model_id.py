@@ -140,6 +140,7 @@ _REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_./-]{0,254}[A-Za-z0-9_])?\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 _LOCAL_PREFIX = "local-dir:"
+_FOLDER = re.compile(rf"\.\.?\Z|\.{{0,2}}/|~|{_LOCAL_PREFIX}")
 _TORCHVISION = "torchvision"
 _LONGEST = 4096
 """Characters of the longest text that is looked at: that of the longest path."""
@@ -190,20 +191,15 @@ class ModelId:
             raise ModelNotFound(shown, [f"timm/{shown}"], "A bare timm name takes no revision.")
 
     def __str__(self) -> str:
-        suffix = f"@{self.revision}" if self.revision is not None else ""
-        return f"{self._prefix}{self.name}{suffix}"
+        return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
 
     @property
     def repo(self) -> str:
         """The ID without its revision."""
-        return f"{self._prefix}{self.name}"
-
-    @property
-    def _prefix(self) -> str:
-        if self.kind == "hub":
-            # An owner of that name would be taken for the library.
-            return _HUB_PREFIXES[0] if self.name.startswith(f"{_TORCHVISION}/") else ""
-        return {"torchvision": f"{_TORCHVISION}/", "local": _LOCAL_PREFIX}.get(self.kind, "")
+        prefix = {"torchvision": f"{_TORCHVISION}/", "local": _LOCAL_PREFIX}.get(self.kind, "")
+        if self.kind == "hub" and self.name.startswith(f"{_TORCHVISION}/"):
+            prefix = _HUB_PREFIXES[0]  # an owner of that name would be taken for the library
+        return f"{prefix}{self.name}"
 
 
 def parse_model_id(text: str, local: bool = False) -> ModelId:
@@ -226,7 +222,7 @@ def parse_model_id(text: str, local: bool = False) -> ModelId:
     rest = text.strip()
     if len(rest) > _LONGEST or _CONTROL.search(rest):
         raise ModelNotFound(text[:_LONGEST], hint=_GRAMMAR)
-    if _names_folder(rest) or (not local and _DRIVE.match(rest)):
+    if _FOLDER.match(rest) or (not local and _DRIVE.match(rest)):
         if not local:
             raise ModelNotFound(text, hint=f"{_NO_FOLDERS} {_GRAMMAR}")
         return local_model_id(rest.removeprefix(_LOCAL_PREFIX))
@@ -254,7 +250,7 @@ def path_hint(text: str) -> str:
             "It looks like a file of weights. Give its folder, with its config.json, as "
             f"Path({(shown or '.')[:200]!r})."
         )
-    if "\\" in place or place.count("/") > 1 or _names_folder(text) or _DRIVE.match(place):
+    if "\\" in place or place.count("/") > 1 or _FOLDER.match(text) or _DRIVE.match(place):
         return (
             f"It looks like a path. Give a folder as Path({place[:200]!r}), or on the command line "
             "with ./ or / in front."
@@ -293,10 +289,6 @@ def _read(text: str) -> ModelId:
     if name.startswith(f"{_TORCHVISION}/"):
         return ModelId("torchvision", name.removeprefix(f"{_TORCHVISION}/"), revision)
     return ModelId("hub" if "/" in name else "timm", name, revision)
-
-
-def _names_folder(text: str) -> bool:
-    return text in (".", "..") or text.startswith(("./", "../", "/", "~", _LOCAL_PREFIX))
 
 
 def _is_name(kind: Kind, name: str) -> bool:

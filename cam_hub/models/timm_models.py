@@ -15,7 +15,7 @@ from torch import nn
 
 from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.images.preprocessing import Preprocessing
-from cam_hub.models.loaded_model import LoadedModel, LoadRequest, prepare_for_inference
+from cam_hub.models.loaded_model import LoadedModel, LoadRequest
 from cam_hub.models.model_id import ModelId
 from cam_hub.targets.base import Task
 from cam_hub.targets.classes import Names
@@ -106,7 +106,7 @@ def input_size_of(name: str) -> tuple[int, ...] | None:
 def class_names_of(name: str) -> tuple[str, ...] | None:
     """The labels of timm's own weights ``architecture[.tag]``; None for others, or without any."""
     config = timm.models.get_pretrained_cfg(name) if _exists(name) else None
-    return _labels(config.to_dict(), config.num_classes) if config is not None else None
+    return labels_of(config.to_dict(), config.num_classes) if config is not None else None
 
 
 def _exists(name: str) -> bool:
@@ -137,13 +137,14 @@ def as_loaded(
         declared: The repo's own configuration, where there is one.
         notes: Notes for users.
     """
-    task, labels = task_of(module, declared or {}), labels_of(module)
-    if isinstance(task, Classification) and labels and getattr(module, "num_classes", 0) == 1:
+    config, count = getattr(module, "pretrained_cfg", None), getattr(module, "num_classes", None)
+    task, labels = task_of(module, declared or {}), labels_of(config or {}, count)
+    if isinstance(task, Classification) and labels and count == 1:
         names = Names(labels, declared=True)
         task, labels = replace(task, names=names), names.of(1)
     return LoadedModel(
         id=id,
-        module=prepare_for_inference(module, request.device),
+        module=module,
         preprocessing=Preprocessing.from_timm(resolve_model_data_config(module)),
         class_names=labels,
         source=source,
@@ -188,14 +189,13 @@ def _is_embedding(module: nn.Module) -> bool:
     return own is not None and own.num_classes == count <= _WIDENS * features
 
 
-def labels_of(module: nn.Module) -> tuple[str, ...] | None:
-    """The labels of a timm module's classes, as its configuration or ImageNet has them."""
-    config = getattr(module, "pretrained_cfg", None) or {}
-    return _labels(config, getattr(module, "num_classes", None))
+def labels_of(config: Mapping[str, Any], count: int | None) -> tuple[str, ...] | None:
+    """The labels that a timm module's configuration declares, else those of its ImageNet subset.
 
-
-def _labels(config: Mapping[str, Any], count: int | None) -> tuple[str, ...] | None:
-    """The labels that a configuration declares, else those of its ImageNet subset."""
+    Args:
+        config: The configuration, as ``pretrained_cfg``.
+        count: The number of classes.
+    """
     declared: Sequence[str] | None = config.get("label_names")
     descriptions: dict[str, str] = config.get("label_descriptions") or {}
     if declared:

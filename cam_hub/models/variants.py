@@ -23,7 +23,7 @@ from cam_hub.targets.base import Task
 from cam_hub.targets.classification import Classification
 from cam_hub.targets.reading import probes
 
-__all__ = ["autocast_type", "double_copy", "double_pair", "in_double", "with_output"]
+__all__ = ["double_copy", "double_pair", "in_double", "with_output"]
 
 
 _OUTPUTS = "outputs"
@@ -52,9 +52,9 @@ def with_output(model: LoadedModel, output: OutputChoice = None) -> LoadedModel:
         ModelRefused: If an output was chosen and the network cannot be run.
     """
     chosen = output if output is not None else model.task.wanted
-    if (chosen is None and _is_declared(model)) or (
-        model.task.settled and chosen == model.task.wanted
-    ):
+    package = type(model.module).__module__.partition(".")[0]
+    declared = model.source != "module" and package in ("timm", "torchvision")
+    if (chosen is None and declared) or (model.task.settled and chosen == model.task.wanted):
         return model
     with model.lock:
         known: dict[Any, LoadedModel] = model.facts.setdefault(_OUTPUTS, {})
@@ -66,12 +66,6 @@ def with_output(model: LoadedModel, output: OutputChoice = None) -> LoadedModel:
                 del known[next(iter(known))]
             known[chosen] = found
         return known[chosen]
-
-
-def _is_declared(model: LoadedModel) -> bool:
-    """Whether the network's configuration describes what it returns."""
-    package = type(model.module).__module__.partition(".")[0]
-    return model.source != "module" and package in ("timm", "torchvision")
 
 
 def _settled(model: LoadedModel, chosen: OutputChoice) -> LoadedModel | None:
@@ -134,21 +128,6 @@ def _notes(model_id: str, task: Task, *, chosen: bool) -> list[str]:
 
 
 _DOUBLE = "in_double"
-
-_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def autocast_type(word: str | None) -> torch.dtype | None:
-    """The type that a word stands for in which autocast computes; None for none.
-
-    Raises:
-        InvalidArgument: If it is no such word.
-    """
-    if word is None:
-        return None
-    if not isinstance(word, str) or word not in _AUTOCAST:
-        raise InvalidArgument("autocast", word, f"None or one of {', '.join(_AUTOCAST)}")
-    return _AUTOCAST[word]
 
 
 def in_double(model: LoadedModel) -> LoadedModel:

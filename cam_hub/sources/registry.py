@@ -117,6 +117,7 @@ def load_requested(request: LoadRequest) -> LoadedModel:
     """Loads a model from the first source that claims it; errors as for ``load_model``."""
     with _source_of(request) as source:
         found = source.load(request)
+    found.module.eval().requires_grad_(False).to(request.device)
     note_origin(found)
     return found
 

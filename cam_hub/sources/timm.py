@@ -22,6 +22,7 @@ from cam_hub.models import timm_models
 from cam_hub.models.initialisation import build_without_initialisation
 from cam_hub.models.limits import ModelFacts, check_limits
 from cam_hub.models.loaded_model import LoadedModel, LoadRequest, wake
+from cam_hub.models.model_id import ModelId
 
 __all__ = ["DEFAULT_MODEL", "EmbeddedSource", "TimmSource"]
 
@@ -42,16 +43,6 @@ class _Package:
     checkpoint: str
     licence: str
 
-    def path(self) -> Path | None:
-        """The checkpoint's file, or None if the package is not installed."""
-        spec = find_spec(self.package)
-        if spec is None or not spec.submodule_search_locations:
-            return None
-        for folder in spec.submodule_search_locations:
-            if (found := Path(folder) / self.checkpoint).is_file():
-                return found
-        return None
-
 
 _PACKAGES = {
     DEFAULT_MODEL: _Package(
@@ -69,18 +60,25 @@ class EmbeddedSource:
 
     def claims(self, request: LoadRequest) -> bool:
         """Whether a package has these weights; revisions exist on the Hub only."""
-        return request.pretrained and request.id.revision is None and _find(request) is not None
+        return request.pretrained and request.id.revision is None and _find(request.id) is not None
 
     def load(self, request: LoadRequest) -> LoadedModel:
         """Loads the checkpoint, checked by its digest, into timm's architecture of the ID."""
-        found = _find(request)
+        found = _find(request.id)
         assert found is not None, "load() is for what claims() accepts"  # noqa: S101
         id, path = found
+
+        def build() -> nn.Module:
+            module = timm_models.build(id.partition("/")[2])
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+            module.load_state_dict(remap_state_dict(weights, module, allow_reshape=False))
+            return module
+
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if not digest.startswith(path.stem.rpartition("-")[2]):
             raise ModelRefused(id, f"its file {path.name} is damaged; install its package again.")
         return timm_models.as_loaded(
-            build_without_initialisation(lambda: _build(id, path)),
+            build_without_initialisation(build),
             request,
             id=id,
             source=self.name,
@@ -89,7 +87,7 @@ class EmbeddedSource:
 
     def describe(self, request: LoadRequest) -> ModelFacts:
         """What the installed package is known to hold."""
-        found = _find(request)
+        found = _find(request.id)
         assert found is not None, "describe() is for what claims() accepts"  # noqa: S101
         id, path = found
         return ModelFacts(
@@ -107,25 +105,19 @@ class EmbeddedSource:
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
         """The IDs whose packages are installed."""
-        return [id for id, package in _PACKAGES.items() if pretrained and package.path()]
+        return [id for id in _PACKAGES if pretrained and _find(ModelId("hub", id)) is not None]
 
 
-def _build(id: str, path: Path) -> nn.Module:
-    module = timm_models.build(id.partition("/")[2])
-    weights = torch.load(path, map_location="cpu", weights_only=True)
-    module.load_state_dict(remap_state_dict(weights, module, allow_reshape=False))
-    return module
-
-
-def _find(request: LoadRequest) -> tuple[str, Path] | None:
-    """The Hub ID and the file of a request, if a package contains it."""
-    if request.id.kind == "torchvision":
+def _find(model_id: ModelId) -> tuple[str, Path] | None:
+    """The Hub ID and the checkpoint's file of a model, if an installed package contains it."""
+    id = f"timm/{model_id.name}" if model_id.kind == "timm" else model_id.name
+    package = _PACKAGES.get(id) if model_id.kind in ("timm", "hub") else None
+    spec = find_spec(package.package) if package is not None else None
+    if package is None or spec is None or not spec.submodule_search_locations:
         return None
-    for id, package in _PACKAGES.items():
-        name = id.partition("/")[2]
-        if request.id.name in (id, name) and (path := package.path()) is not None:
-            return id, path
-    return None
+    files = (Path(folder) / package.checkpoint for folder in spec.submodule_search_locations)
+    path = next((path for path in files if path.is_file()), None)
+    return (id, path) if path is not None else None
 
 
 class TimmSource:

@@ -24,7 +24,7 @@ from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.models.checkpoint import load_pickle
 from cam_hub.models.initialisation import build_without_initialisation
 from cam_hub.models.limits import ModelFacts, check_limits
-from cam_hub.models.loaded_model import LoadedModel, LoadRequest, prepare_for_inference, wake
+from cam_hub.models.loaded_model import LoadedModel, LoadRequest, wake
 from cam_hub.sources.download import (
     RemoteFile,
     Report,
@@ -277,7 +277,7 @@ class TorchvisionSource:
             task = "similarity"
         return LoadedModel(
             id=id,
-            module=prepare_for_inference(module, request.device),
+            module=module,
             preprocessing=kind.preprocessing(weights, module),
             class_names=names,
             source=self.name,

@@ -138,7 +138,7 @@ def wrap_model(
     names = read_class_names(class_names)
     made = make_task(task, class_names=names, multi_label=multi_label)
     if isinstance(made, Classification) and names is None and part == "" and config:
-        names = labels_of(module)
+        names = labels_of(config, getattr(module, "num_classes", None))
         made = replace(made, names=Names(names, declared=True) if names else None)
     for note in notes:
         _LOG.info("%s: %s", id or type(module).__name__, note)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import cam_hub
-from cam_hub.layers.extent import FULL, fit_extent, follows, on_input
+from cam_hub.layers.extent import fit_extent, follows
+from cam_hub.layers.layouts import FULL, on_input
 from space.components.formatting import summary
 
 Change = Callable[[Tensor], Tensor]

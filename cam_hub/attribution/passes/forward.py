@@ -17,7 +17,7 @@ from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import Taps, tap
 from cam_hub.images.preprocessing import is_finite
-from cam_hub.layers.layouts import LayerInfo, batch_second, frames_folded, to_maps
+from cam_hub.layers.layouts import LayerInfo, batch_axes, to_maps
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.base import ClassScores, Target
 from cam_hub.targets.classes import Weights
@@ -240,7 +240,7 @@ def run_forward(
     overwritten = {name for name, layer in layers.items() if layer.overwritten}
     lies = {name: layer.arrangement for name, layer in layers.items()}
     tokens = any(each and (each.prefix_tokens or each.suffix_tokens) for each in lies.values())
-    second, folded = batch_second(lies), frames_folded(lies)
+    axes = batch_axes(lies)
     chosen = {name: layer.call for name, layer in layers.items() if layer.calls > 1}
 
     def run(*, safely: bool) -> tuple[Taps, Any]:
@@ -251,9 +251,8 @@ def run_forward(
             list(layers),
             overwritten=known,
             rows=which,
-            batch_second=second,
-            folded=folded,
             chosen=chosen,
+            **axes,
         )
         with taken as taps, setting.around(batch.device):
             return taps, model.run(batch, tokens=tokens)

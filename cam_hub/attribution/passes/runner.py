@@ -17,7 +17,7 @@ from cam_hub.errors import NoMap, OutOfMemory
 from cam_hub.hooks.frozen_eval import frozen_eval, mixes_batch
 from cam_hub.hooks.memory import in_chunks, is_out_of_memory
 from cam_hub.hooks.recording import tap
-from cam_hub.layers.layouts import LayerInfo, batch_second, frames_folded, to_maps
+from cam_hub.layers.layouts import LayerInfo, batch_axes, to_maps
 from cam_hub.methods import Evidence
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.base import Target
@@ -210,9 +210,8 @@ def forward_activations(
     taken = tap(
         model.module,
         list(layers),
-        batch_second=batch_second(lies),
-        folded=frames_folded(lies),
         chosen={name: layer.call for name, layer in layers.items() if layer.calls > 1},
+        **batch_axes(lies),
     )
     with frozen_eval(model.module), torch.no_grad(), taken as taps:
         model.run(image)
