@@ -302,11 +302,13 @@ def recorded(values: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         values: Options by name, and anything else; a missing one has its default.
     """
-    return {
-        name: _plain(values.get(name, option.default))
-        for name, option in OPTIONS.items()
-        if option.recorded
-    }
+    found = {}
+    for name, option in OPTIONS.items():
+        if option.recorded:
+            value = values.get(name, option.default)
+            value = {"function": name_of(value)} if callable(value) else value
+            found[name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def unrecorded(found: Mapping[str, Any], functions: Mapping[str, Any]) -> dict[str, Any]:
@@ -340,12 +342,6 @@ def name_of(function: Callable[..., Any]) -> str:
     """The name under which results mention a function."""
     name = getattr(function, "__name__", None) or type(function).__name__
     return "custom score" if name == "<lambda>" else str(name)
-
-
-def _plain(value: Any) -> Any:
-    if callable(value):
-        return {"function": name_of(value)}
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _check_output(name: str, value: Any) -> Any:

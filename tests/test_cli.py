@@ -10,7 +10,7 @@ from PIL import Image
 
 import cam_hub
 from cam_hub.cli import main
-from cam_hub.results.serialization import file_stem
+from cam_hub.results.manifest import file_stem
 
 
 @pytest.fixture

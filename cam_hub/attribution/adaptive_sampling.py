@@ -42,7 +42,7 @@ def sampled_adaptively(job: Job, passed: Pass, method: Method, request: ExplainO
     """A pass in which a method's maps are made of as many noisy copies as each of them needs.
 
     How far the copies differ gives the correlation that another seed's map can be expected to have
-    (``methods.agreement``), and the number of copies of which it would be high enough. The map is
+    (``agreement``), and the number of copies of which it would be high enough. The map is
     made anew of these. That number depends on the map's own layer and class alone, so that a map
     is the same whatever else is asked for along with it.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from cam_hub.errors import InvalidArgument, NoMap
 
 __all__ = [
+    "FLAT_ROUNDINGS",
     "as_float",
     "by_maximum",
     "check_map",
@@ -103,11 +104,11 @@ def weighted_map(weights: Tensor, activation: Tensor) -> Tensor:
 
 # A map whose values differ by no more than this many roundings is flat: stretched to [0, 1], its
 # rounding errors would pass for a pattern.
-_FLAT_ROUNDINGS = 8
+FLAT_ROUNDINGS = 8
 
 
 def by_maximum(maps: Tensor) -> Tensor:
-    """``M / max M``, per sample; 0 keeps its meaning "did not speak for the class".
+    """``M / max M``, per sample; 0 keeps its meaning "no evidence for the class".
 
     Args:
         maps: ``(B, *grid)``, at least 0.
@@ -117,7 +118,7 @@ def by_maximum(maps: Tensor) -> Tensor:
         that is not finite gives NaN.
 
     Raises:
-        InvalidArgument: There is no grid.
+        InvalidArgument: The maps lack a grid.
     """
     maps = as_float(maps)
     peak = maps.amax(dim=_grid_axes(maps), keepdim=True)
@@ -133,10 +134,10 @@ def normalise(maps: Tensor) -> Tensor:
     Returns:
         ``(B, *grid)`` in [0, 1], with the exact minimum 0 and maximum 1. A flat map, one whose
         values are equal but for rounding, gives zeros. A sample that is not finite gives NaN
-        somewhere: :func:`check_map` tells beforehand.
+        somewhere, which :func:`check_map` refuses.
 
     Raises:
-        InvalidArgument: There is no grid.
+        InvalidArgument: The maps lack a grid.
     """
     maps = as_float(maps)
     axes = _grid_axes(maps)
@@ -183,8 +184,8 @@ def check_map(cam: Tensor, layer: str | None = None) -> None:
 def _flat(low: Tensor, high: Tensor) -> Tensor:
     span = high - low
     largest = torch.maximum(low.abs(), high.abs())
-    # An infinite span is no smaller than its own rounding, but far from flat.
-    return (span <= _FLAT_ROUNDINGS * torch.finfo(span.dtype).eps * largest) & span.isfinite()
+    # An infinite span does not exceed its own rounding, but is far from flat.
+    return (span <= FLAT_ROUNDINGS * torch.finfo(span.dtype).eps * largest) & span.isfinite()
 
 
 def _grid_axes(maps: Tensor) -> tuple[int, ...]:

@@ -1,15 +1,16 @@
-"""What a pass through a model leaves behind for the methods: activations and gradients."""
+"""Evidence for the methods: activations, gradients, and how far noise decides about a map."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+import torch
 from torch import Tensor
 
 from cam_hub.errors import InvalidArgument
-from cam_hub.methods.arithmetic import as_float
+from cam_hub.methods.arithmetic import FLAT_ROUNDINGS, as_float
 
-__all__ = ["GROUPS", "Evidence", "MomentSum", "Moments"]
+__all__ = ["GROUPS", "Evidence", "MomentSum", "Moments", "agreement"]
 
 GROUPS: Final = 4
 """Noisy samples form so many groups, whose moments are kept apart."""
@@ -44,7 +45,7 @@ class Moments:
 
     @classmethod
     def of(cls, gradients: Tensor) -> "Moments":
-        """The moments of gradients that are all at hand.
+        """The moments of gradients that are given all at once.
 
         Args:
             gradients: ``(S, B, C, *grid)``, S noisy samples.
@@ -53,7 +54,7 @@ class Moments:
             Their moments, at least float32.
 
         Raises:
-            InvalidArgument: There is no sample, or no grid.
+            InvalidArgument: The gradients lack a sample or a grid.
         """
         total = MomentSum()
         total.add(gradients)
@@ -85,7 +86,8 @@ class MomentSum:
             gradients: ``(S, B, C, *grid)`` for any S; the rest as in earlier calls.
 
         Raises:
-            InvalidArgument: There is no grid, or the shape differs from that of earlier calls.
+            InvalidArgument: The gradients lack a grid, or differ in shape from those of earlier
+                calls.
         """
         if gradients.ndim < 4:
             expected = "the shape (samples, batch, channels, *grid)"
@@ -159,3 +161,38 @@ class Evidence:
         """The evidence of the negated class score: the same activations, opposite gradients."""
         noisy = None if self.noisy is None else self.noisy.negated()
         return Evidence(self.activation, -self.gradient, noisy)
+
+
+def agreement(maps: Tensor) -> float:
+    """The correlation that maps of other noise can be expected to have, by the jackknife.
+
+    The noisy copies of an image form G groups, and each map is made without one of them. If a
+    group's noise adds the variance a to a map of variance 1, a map of G - 1 groups has the variance
+    1 + a / (G - 1), and two of them share G - 2 groups, so that they correlate at
+    (1 + a (G - 2) / (G - 1)²) / (1 + a / (G - 1)). That gives a; maps of all groups, out of two
+    seeds, then correlate at 1 / (1 + a / G). Of two groups it is the formula of Spearman and Brown.
+
+    Args:
+        maps: ``(G, *grid)``, G at least 2: the map without the first group, and so on.
+
+    Returns:
+        A number in [0, 1]: 1 where no group changes the map, or all maps are flat; 0 where they
+        have no more in common than the groups that they share, or a value is not finite.
+    """
+    values = as_float(maps).flatten(1).cpu().double()
+    groups = len(values)
+    span = values.amax(dim=1) - values.amin(dim=1)
+    smallest = FLAT_ROUNDINGS * torch.finfo(torch.float32).eps * values.abs().amax(dim=1)
+    blank = (span <= smallest) & span.isfinite()
+    values = values - values.mean(dim=1, keepdim=True)
+    norms = values.norm(dim=1, keepdim=True)
+    units = values / norms.masked_fill(blank[:, None], 1.0)
+    units[blank] = 0.0
+    pairs = units @ units.T + (blank[:, None] & blank).to(units)
+    others = groups - 1
+    mean = (float(pairs.sum()) - float(pairs.diagonal().sum())) / (groups * others)
+    own = mean / others - (groups - 2) / others**2
+    if not own > 0:
+        return 0.0
+    variance = max(0.0, 1 - mean) / own
+    return 1 / (1 + variance / groups)

@@ -43,7 +43,7 @@ def layercam_scale(maps: Tensor, gamma: float = 2.0) -> Tensor:
         ``(B, *grid)`` in [0, tanh γ]; a map of zeros stays zero.
 
     Raises:
-        InvalidArgument: There is no grid.
+        InvalidArgument: The maps lack a grid.
     """
     return torch.tanh(gamma * by_maximum(maps))
 

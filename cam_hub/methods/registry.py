@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import torch
@@ -37,6 +37,7 @@ class Method:
             of several layers. Zeros stay zeros.
         summary: What it does and what it is good for, in a sentence.
         sign: Which evidence its maps show, see :meth:`signed`.
+        key: Name and sign, which together distinguish its maps from those of other methods.
     """
 
     name: str
@@ -48,11 +49,11 @@ class Method:
     scale: Callable[[Tensor], Tensor] = by_maximum
     summary: str = ""
     sign: Sign = "for"
+    key: str = field(init=False, repr=False)
 
-    @property
-    def key(self) -> str:
-        """What tells its maps from those of other methods and signs."""
-        return self.name if self.sign == "for" else f"{self.name} {self.sign}"
+    def __post_init__(self) -> None:
+        key = self.name if self.sign == "for" else f"{self.name} {self.sign}"
+        object.__setattr__(self, "key", key)
 
     def signed(self, sign: Sign) -> Method:
         """The same method for evidence of another sign.
@@ -83,11 +84,11 @@ class Method:
     def __call__(
         self, activation: Tensor, gradient: Tensor, noisy_gradients: Tensor | None = None
     ) -> Tensor:
-        """The map of tensors that are at hand, as for a method tried outside of ``explain``.
+        """The map of given tensors, as for a method tried outside of ``explain``.
 
         Args:
             activation: ``(B, C, *grid)``.
-            gradient: Of a class score by ``activation``, the same shape.
+            gradient: Derivative of a class score by ``activation``, the same shape.
             noisy_gradients: The same at noisy copies of the image, ``(S, B, C, *grid)``; for
                 methods that need noise. Left out, the clean gradient is the only sample.
 
@@ -142,13 +143,15 @@ class MethodRegistry(Mapping[str, Method]):
         return method
 
     def __getitem__(self, name: str) -> Method:
-        # str() so that None or a number is not found, rather than a crash.
-        key = canonical_name(str(name))
-        try:
-            return self._methods[key]
-        except KeyError:
+        text = str(name)  # so that None or a number is not found, rather than a crash
+        found = self._methods.get(text)
+        if found is None:
+            key = canonical_name(text)
+            found = self._methods.get(key)
+        if found is None:
             hint = f"Known: {', '.join(self)}."
-            raise MethodNotFound(name, nearest_names(key, self), hint) from None
+            raise MethodNotFound(name, nearest_names(key, self), hint)
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._methods)
@@ -207,7 +210,7 @@ def fuse(maps: Sequence[Tensor], method: Method) -> Tensor:
         ``(B, *grid)`` in [0, 1], signed in [-1, 1], each axis as long as the longest of the maps.
 
     Raises:
-        InvalidArgument: There are no maps, or they do not fit together.
+        InvalidArgument: The list is empty, or the maps do not fit together.
     """
     shapes = [tuple(cam.shape) for cam in maps]
     if not shapes:

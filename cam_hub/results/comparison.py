@@ -28,8 +28,8 @@ class Comparison:
 
     Where a method takes a ``scale``, that is ``"shares"``: one scale for the whole grid, of each
     position's share of its map's total; ``"values"``: un-normalised, the
-    maps of one model, method and layer together, others apart; or ``"own"``: each map from its
-    least to its greatest value. ``cam_hub.results.comparison_sheets`` has the reasons.
+    maps of one model, method and layer together, others apart; or ``"own"``: each map between its
+    own extremes. ``cam_hub.results.comparison_sheets`` has the reasons.
 
     Attributes:
         photo: The picture, upright, RGB; None where each model makes its own of it.
@@ -80,7 +80,7 @@ class Comparison:
         colormap: str = "jet",
         max_side: int = 480,
     ) -> tuple[tuple[Image.Image | None, ...], ...]:
-        """The overlay of every cell; None where there is no map.
+        """The overlay of every cell; None for a cell without a map.
 
         Args:
             scale: Name of the scale.
@@ -150,8 +150,8 @@ class Comparison:
             tile_width: Pixels of the picture, 64 to 8,192.
 
         Returns:
-            RGB images of one size. Where there is no map, the bare photo, and the reason as its
-            caption.
+            RGB images of one size. A cell without a map has the bare photo, and the reason as
+            its caption.
 
         Raises:
             InvalidArgument: If a value does not work, or no cell of the row has a map.
@@ -203,7 +203,7 @@ class Comparison:
         return animations.save_animation(frames, place, frame_ms)
 
     def table(self) -> list[comparison_rows.CellFacts]:
-        """One entry per cell, row by row: names, numbers, and the reason where there is no map."""
+        """One entry per cell, row by row: names, numbers, and the reason for a missing map."""
         return comparison_rows.table(self.rows, self.titles)
 
     def reduced(self, max_side: int) -> Comparison:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cam_hub.errors import CamHubError, InvalidArgument, NoMap
 from cam_hub.results.explanation import Explanation, read_predictions
-from cam_hub.results.manifest import COMPARISON, check_parts
+from cam_hub.results.manifest import COMPARISON, check_parts, file_stem
 from cam_hub.results.maps import Map
 from cam_hub.results.serialization import (
     MANIFEST,
@@ -21,7 +21,6 @@ from cam_hub.results.serialization import (
     ResultFolder,
     Writer,
     check_place,
-    file_stem,
     save_folder,
     save_picture,
     write_manifest,

@@ -20,7 +20,7 @@ from cam_hub.images.geometry import Placement
 from cam_hub.images.pictures import Pictures
 from cam_hub.methods import Sign
 from cam_hub.results import animations, montage, overlay
-from cam_hub.results.manifest import check_explanation
+from cam_hub.results.manifest import check_explanation, file_stem
 from cam_hub.results.maps import Limits, Map, Maps, ScaleChoice, checked_limits
 from cam_hub.results.overlay import colormap_table, fitting
 from cam_hub.results.serialization import (
@@ -28,7 +28,6 @@ from cam_hub.results.serialization import (
     PHOTO,
     ResultFolder,
     Writer,
-    file_stem,
     folder_path,
     frame_files,
     read_folder,

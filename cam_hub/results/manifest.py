@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from cam_hub._version import __version__
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.results.serialization import file_stem
 from cam_hub.targets.classes import Prediction
 
-__all__ = ["COMPARISON", "check_explanation", "check_parts", "make_manifest"]
+__all__ = ["COMPARISON", "check_explanation", "check_parts", "file_stem", "make_manifest"]
 
 
 Schema = Any
@@ -158,6 +158,11 @@ def _unfit(where: str, expected: str, value: object) -> ValueError:
     return ValueError(f"{where} is {shown}, not {expected}")
 
 
+def file_stem(position: int, layer: str) -> str:
+    """A layer's part of a file name: its place among the layers, and its name made harmless."""
+    return f"{position:02d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', layer)[:80]}"
+
+
 def make_manifest(
     model: LoadedModel,
     *,
@@ -208,6 +213,20 @@ def make_manifest(
     Returns:
         JSON types only.
     """
+    against: Any = [dict(entry) for entry in contrast] or None
+    if len(contrast) == 1 and contrast[0]["weight"] == 1:  # as in manifests without weights
+        against = {name: contrast[0][name] for name in ("class_index", "label")}
+    maps = []
+    for entry in classes:
+        index = entry["class_index"]
+        for position, name in enumerate(layers):
+            *steps, rows, cols = grids[index, name]
+            listed: dict[str, Any] = {"class_index": index, "layer": name, "grid": [rows, cols]}
+            if steps:
+                listed["steps"] = steps[0]
+            if (index, name) in samples:
+                listed["num_samples"] = samples[index, name]
+            maps.append({**listed, "file": f"cam-{index}-{file_stem(position, name)}.npy"})
     return {
         "model": {
             "id": model.id,
@@ -224,45 +243,19 @@ def make_manifest(
         **({"layer_notes": dict(layer_notes)} if layer_notes else {}),
         **({"agreement": dict(agreement)} if agreement else {}),
         "classes": [dict(entry) for entry in classes],
-        "contrast": _contrast(contrast),
+        "contrast": against,
         "target": dict(target),
         "options": dict(options),
         "predictions": [vars(found) for found in predictions],
         "preprocessing": model.preprocessing.as_dict(),
         "placement": dict(placement),
-        "maps": [
-            {
-                "class_index": entry["class_index"],
-                "layer": name,
-                **_shape(grids[entry["class_index"], name]),
-                **_samples(samples.get((entry["class_index"], name))),
-                "file": f"cam-{entry['class_index']}-{file_stem(position, name)}.npy",
-            }
-            for entry in classes
-            for position, name in enumerate(layers)
-        ],
+        "maps": maps,
         "device": str(model.device),
         "precision": precision,
         **({"autocast": autocast} if autocast is not None else {}),
         **({"batch_size": batch_size} if batch_size is not None else {}),
         "versions": dict(_versions()),
     }
-
-
-def _contrast(entries: Sequence[Mapping[str, Any]]) -> Any:
-    """None, one class, or a list of classes with weights."""
-    if len(entries) == 1 and entries[0]["weight"] == 1:
-        return {name: entries[0][name] for name in ("class_index", "label")}
-    return [dict(entry) for entry in entries] or None
-
-
-def _shape(grid: tuple[int, ...]) -> dict[str, Any]:
-    *steps, rows, cols = grid
-    return {"grid": [rows, cols], **({"steps": steps[0]} if steps else {})}
-
-
-def _samples(number: int | None) -> dict[str, int]:
-    return {} if number is None else {"num_samples": number}
 
 
 @functools.cache

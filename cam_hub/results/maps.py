@@ -451,7 +451,7 @@ def shared_scale(results: Iterable[Any], layer: str | None = None) -> Limits:
         largest magnitude m.
 
     Raises:
-        InvalidArgument: If there is no map, or values cannot be compared.
+        InvalidArgument: If no result has a map, or values cannot be compared.
         LayerNotFound: If a layer was not among the targets.
     """
     found = [getattr(result, "result", result) for result in results]

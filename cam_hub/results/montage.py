@@ -73,7 +73,7 @@ def montage(
         RGB image: dark text on white.
 
     Raises:
-        InvalidArgument: There is no tile, an image is not RGB, or a number is too small.
+        InvalidArgument: The list is empty, an image is not RGB, or a number is too small.
     """
     if not tiles:
         raise InvalidArgument("tiles", tiles, "at least one (caption, image)")

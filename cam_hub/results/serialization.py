@@ -44,7 +44,6 @@ __all__ = [
     "check_name",
     "check_place",
     "digest_of",
-    "file_stem",
     "folder_path",
     "frame_files",
     "manifest_text",
@@ -99,11 +98,6 @@ def folder_path(place: object, argument: str = "folder") -> Path:
     except ImageRefused as error:
         raise InvalidArgument(argument, place, "a path on this machine") from error
     return path
-
-
-def file_stem(position: int, layer: str) -> str:
-    """A layer's part of a file name: its place among the layers, and its name made harmless."""
-    return f"{position:02d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', layer)[:80]}"
 
 
 def frame_files(frames: Sequence[Image.Image]) -> list[str]:

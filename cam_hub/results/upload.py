@@ -307,8 +307,9 @@ def _new_card() -> str:
     )
     return (
         f"---\n{data.to_yaml()}\n---\n\n# Which pixels support which class\n\n"
-        "Class activation maps that cam_hub made. Each folder holds the photo, overlays, the maps "
-        "as NPY, and a manifest; `cam_hub.Explanation.load` reads it once it is downloaded.\n\n"
+        "Class activation maps that cam_hub made. Each folder holds the photo, overlays, "
+        "the maps as NPY, and a manifest; `cam_hub.Explanation.load` reads it once it is "
+        "downloaded.\n\n"
         f"{_BEGIN}\n{_END}\n"
     )
 
@@ -354,7 +355,7 @@ def save_to_hub(
 
     Raises:
         InvalidArgument: If ``repo_id`` or ``path_in_repo`` does not work.
-        HubRefused: If there is no token, or it does not allow this; if the repo is public where
+        HubRefused: If a token is missing, or does not allow this; if the repo is public where
             ``private=True`` was asked for, or the other way round; if ``path_in_repo`` is taken.
         HubUnavailable: If the Hub does not answer as it should.
     """

@@ -17,9 +17,10 @@ from cam_hub.results.comparison import Comparison
 from cam_hub.results.comparison_rows import SHEET
 from cam_hub.results.comparison_sheets import Scale
 from cam_hub.results.explanation import Explanation
+from cam_hub.results.manifest import file_stem
 from cam_hub.results.maps import ScaleChoice
 from cam_hub.results.overlay import colormap_table
-from cam_hub.results.serialization import MANIFEST, PHOTO, digest_of, file_stem, manifest_text
+from cam_hub.results.serialization import MANIFEST, PHOTO, digest_of, manifest_text
 from cam_hub.targets.classes import Prediction
 from space.service.explain_form import ExplainForm
 from space.service.result_files import mark_as_used

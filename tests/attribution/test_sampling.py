@@ -18,7 +18,7 @@ from cam_hub.attribution.adaptive_sampling import MOST_SAMPLES, WANTED, more_sam
 from cam_hub.attribution.passes.accumulator import Accumulator
 from cam_hub.attribution.result import STEADY
 from cam_hub.methods import METHODS, Moments, MomentSum
-from cam_hub.methods.agreement import agreement
+from cam_hub.methods.evidence import agreement
 from space.components.formatting import summary
 
 UNSTEADY = "blocks.5.0"

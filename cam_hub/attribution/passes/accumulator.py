@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cam_hub.errors import NoMap
 from cam_hub.methods import Evidence, Method, MomentSum
-from cam_hub.methods.agreement import agreement
+from cam_hub.methods.evidence import agreement
 
 __all__ = ["Accumulator", "Allowance", "Key", "Map", "make_map"]
 
@@ -61,7 +61,7 @@ class Accumulator:
     Attributes:
         maps: By method, class index and layer.
         agreements: By the same keys, for methods that need noise: how far another seed's map can be
-            expected to agree, see ``methods.agreement``. A single copy has none.
+            expected to agree, see ``methods.evidence.agreement``. A single copy has none.
         evidence: That of the clean image, by class index and layer, as far as the allowance goes.
     """
 
