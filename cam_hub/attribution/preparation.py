@@ -20,10 +20,9 @@ from cam_hub.attribution.request import ExplainOptions
 from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused
 from cam_hub.hooks.frozen_eval import frozen_eval, unusable
 from cam_hub.hooks.memory import reported
-from cam_hub.images.clips import ClipPreprocessing
+from cam_hub.images.clips import ClipPreprocessing, Pictures
 from cam_hub.images.decoding import open_image
 from cam_hub.images.geometry import Placement
-from cam_hub.images.pictures import Pictures
 from cam_hub.images.preprocessing import Preprocessing, check_tensor, pixels_of, same
 from cam_hub.images.transforms import TransformPreprocessing
 from cam_hub.layers.layouts import LayerInfo

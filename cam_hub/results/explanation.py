@@ -14,10 +14,9 @@ from PIL import Image
 
 from cam_hub._validation import check_fraction
 from cam_hub.errors import InvalidArgument
-from cam_hub.images.clips import evenly
+from cam_hub.images.clips import Pictures, evenly
 from cam_hub.images.decoding import MAX_PIXELS
 from cam_hub.images.geometry import Placement
-from cam_hub.images.pictures import Pictures
 from cam_hub.methods import Sign
 from cam_hub.results import animations, montage, overlay
 from cam_hub.results.manifest import check_explanation, file_stem

@@ -18,9 +18,8 @@ from PIL import Image
 from cam_hub._validation import check_whole
 from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, NoMap, nearest_names
 from cam_hub.hooks.modes import default_modes
-from cam_hub.images.clips import evenly
+from cam_hub.images.clips import Pictures, evenly
 from cam_hub.images.geometry import Placement
-from cam_hub.images.pictures import Pictures
 from cam_hub.methods import METHODS, Sign, check_map, fuse, normalise
 from cam_hub.results import regions
 from cam_hub.results.regions import Box

@@ -38,7 +38,7 @@ from cam_hub.sources.hub.source import HubSource
 from cam_hub.sources.local import LocalSource
 from cam_hub.sources.timm import EmbeddedSource, TimmSource
 from cam_hub.sources.torchvision import TorchvisionSource
-from cam_hub.targets.registry import make_task
+from cam_hub.targets import make_task
 
 __all__ = ["SOURCES", "describe_model", "known_ids", "load_model", "load_requested"]
 
@@ -83,7 +83,7 @@ def load_model(
         limits: How much loading may cost.
         progress: Called while files are fetched, with the fraction of the work that is done
             (in [0, 1]) and a description.
-        task: The kind of its output, one of ``cam_hub.targets.registry.TASKS``, such as
+        task: The kind of its output, one of ``cam_hub.targets.TASKS``, such as
             ``"regression"`` for a network that was fine-tuned to return values; None for the task
             in its configuration.
         output: As for ``wrap_model``.

@@ -34,8 +34,8 @@ from cam_hub.sources.download import (
     poll_of,
 )
 from cam_hub.sources.transfer_errors import FileServer, translated_errors
+from cam_hub.targets import make_task
 from cam_hub.targets.detection import THRESHOLD
-from cam_hub.targets.registry import make_task
 
 __all__ = [
     "KINDS",

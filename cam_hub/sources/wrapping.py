@@ -24,9 +24,9 @@ from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.models.network import check_form
 from cam_hub.models.timm_models import labels_of
 from cam_hub.options import OutputChoice, check_options
+from cam_hub.targets import make_task
 from cam_hub.targets.classes import Names
 from cam_hub.targets.classification import Classification
-from cam_hub.targets.registry import make_task
 
 __all__ = ["wrap_model"]
 
@@ -94,7 +94,7 @@ def wrap_model(
             input is measured. If they do not lie there upright and unwarped, heatmaps are placed
             on the model's input instead of the photo, and results report this.
         id: What to call the model in results; by default its class name.
-        task: What the module answers, one of ``cam_hub.targets.registry.TASKS``:
+        task: What the module answers, one of ``cam_hub.targets.TASKS``:
             ``"classification"``; ``"regression"`` for values ``(N, K)`` or ``(N,)``;
             ``"similarity"`` for features ``(N, D)``, ``(N, L, D)`` or
             ``(N, D, rows, cols)``; ``"segmentation"`` for scores ``(N, K, rows, cols)``;

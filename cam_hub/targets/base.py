@@ -168,7 +168,7 @@ class Target(ABC):
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """A kind of output. A new one is a module with a subclass, and its line in ``registry.TASKS``.
+    """A kind of output. A new one is a module with a subclass, and its line in ``targets.TASKS``.
 
     Attributes:
         name: Its name in the registry.

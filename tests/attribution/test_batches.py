@@ -18,7 +18,7 @@ from cam_hub.errors import (
     LayerNotFound,
     MethodNotFound,
 )
-from cam_hub.targets.registry import TASKS
+from cam_hub.targets import TASKS
 from tests.fakes.law_nets import inputs, layer_of, of_layout, of_task
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 import cam_hub
-from cam_hub.images.pictures import Pictures
+from cam_hub.images.clips import Pictures
 from cam_hub.images.preprocessing import Preprocessing
 
 

@@ -15,7 +15,7 @@ from cam_hub.attribution.passes import RECENT, Noise, RecentPasses, Setting
 from cam_hub.attribution.preparation import make_job, prepare
 from cam_hub.attribution.request import ExplainOptions
 from cam_hub.layers.layouts import LAYOUTS
-from cam_hub.targets.registry import TASKS
+from cam_hub.targets import TASKS
 from tests.fakes.engine_nets import apart, plainly
 from tests.fakes.law_nets import FOLDED, inputs, is_of_clips, layer_of, of_layout, of_task
 

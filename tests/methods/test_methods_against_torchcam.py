@@ -12,7 +12,7 @@ from torchcam import methods as torchcam
 
 from cam_hub.methods import METHODS, Evidence, Moments, fuse, gradcampp, smoothgradcampp
 from cam_hub.methods.arithmetic import weighted_map
-from cam_hub.methods.smooth_grad_cam_pp import smoothgradcampp_weights
+from cam_hub.methods.gradient_cams import smoothgradcampp_weights
 
 CLASSES = [7, 3]
 STD = 0.3

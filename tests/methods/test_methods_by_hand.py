@@ -19,7 +19,7 @@ from cam_hub.methods import (
     smoothgradcampp,
     xgradcam,
 )
-from cam_hub.methods.smooth_grad_cam_pp import smoothgradcampp_weights
+from cam_hub.methods.gradient_cams import smoothgradcampp_weights
 
 # One sample, two channels, a grid of 2 × 2. The activations sum to 4 and 2.
 ACTIVATION = torch.tensor([[[[1.0, 2.0], [0.0, 1.0]], [[2.0, -2.0], [1.0, 1.0]]]])

@@ -14,7 +14,7 @@ from cam_hub import METHODS, explain, explain_many, explain_methods, reproduce
 from cam_hub.attribution.passes import RECENT
 from cam_hub.cli import main
 from cam_hub.errors import ClassNotFound, InvalidArgument, NoMap
-from cam_hub.targets.registry import TASKS
+from cam_hub.targets import TASKS
 from tests.fakes.law_nets import inputs, layer_of, of_task
 
 A, B = 1, 2

@@ -12,9 +12,9 @@ from torch import nn
 import cam_hub
 from cam_hub.errors import InvalidArgument, ModelRefused, NoMap
 from cam_hub.models.timm_models import task_of
+from cam_hub.targets import TASKS, make_task
 from cam_hub.targets.base import Reference, main_output
 from cam_hub.targets.classification import Classification
-from cam_hub.targets.registry import TASKS, make_task
 from cam_hub.targets.similarity import Similarity, pooled
 
 

@@ -1,0 +1,308 @@
+"""CAM methods that weigh activations by gradients, in the order in which they are offered."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cam_hub.errors import InvalidArgument
+from cam_hub.methods.arithmetic import (
+    as_float,
+    by_maximum,
+    grid_sum,
+    paired,
+    ratio_or_zero,
+    weighted_map,
+)
+from cam_hub.methods.evidence import Evidence, Moments
+from cam_hub.methods.registry import METHODS, Method
+
+__all__ = [
+    "gradcam",
+    "gradcampp",
+    "layercam",
+    "layercam_scale",
+    "smoothgradcampp",
+    "smoothgradcampp_weights",
+    "xgradcam",
+]
+
+
+def smoothgradcampp(activation: Tensor, moments: Moments) -> Tensor:
+    """Smooth Grad-CAM++ (Omeiza et al. 2019).
+
+    ``M = ReLU(Σ_k w_k A^k)``, with the weights of :func:`smoothgradcampp_weights` and A of the
+    clean image, which is the one to be explained.
+
+    torchcam 0.5 differs here: its hooks overwrite A during the noisy passes, so the last noisy
+    copy's activations enter this sum, though the clean ones enter the weights.
+
+    Args:
+        activation: A, ``(B, C, *grid)``.
+        moments: D1, D2 and D3: means over the noisy copies of the class score's derivative by A,
+            of its square and of its cube, each of the same shape.
+
+    Returns:
+        M, ``(B, *grid)``, at least 0, un-normalised, at least float32.
+
+    Raises:
+        InvalidArgument: The shapes do not fit.
+    """
+    return weighted_map(smoothgradcampp_weights(activation, moments), as_float(activation))
+
+
+def smoothgradcampp_weights(activation: Tensor, moments: Moments) -> Tensor:
+    """The weights of Smooth Grad-CAM++, one per channel.
+
+    ``α_ij^k = D2_ij^k / (2 D2_ij^k + (Σ_ab ReLU(A_ab^k)) ReLU(D3_ij^k))``, and 0 where D2 is 0;
+    ``w_k = Σ_ij α_ij^k ReLU(D1_ij^k)``.
+
+    The denominator is that of Grad-CAM++ (Chattopadhay et al. 2018, equation 19), which the
+    method smooths: the activations are summed alone, and multiplied by the third derivative at
+    the position. It equals the paper's where activations and gradients are positive, as the paper
+    assumes them to be. Elsewhere a sum of both signs would pass through zero, and the weights
+    would be noise. So only activations and cubes that pass the ReLU count: α lies between 0 and
+    1/2, and changes as little as its arguments do.
+
+    The paper prints D1 in α's numerator. D2 stands there in Grad-CAM++, and in torchcam.
+
+    torchcam 0.5 sums A and D3 at the same position, signs included. It gives the same weights
+    where the activations are at least 0 and the gradient is the same at all positions of a
+    channel (before global average pooling), for one noisy copy. For several it takes the ReLU of
+    the last copy's gradient, where the paper, and this function, take it of the mean D1.
+
+    Args:
+        activation: A of the clean image, ``(B, C, *grid)``.
+        moments: D1, D2 and D3, each of the same shape. Gradients from about 1e-19 to 1e12 keep
+            their squares and cubes within float32.
+
+    Returns:
+        ``(B, C, 1, …)``, at least 0, at least float32.
+
+    Raises:
+        InvalidArgument: The shapes do not fit.
+    """
+    activation, first = paired(activation, moments.first, "moments")
+    second, third = as_float(moments.second), as_float(moments.third)
+    denominator = grid_sum(torch.relu(activation)) * torch.relu(third)
+    denominator.add_(second, alpha=2)
+    # A sum of terms that are at least 0: it does not cancel, and vanishes only where D2 does.
+    alpha = ratio_or_zero(second, denominator, denominator)
+    return grid_sum(alpha.mul_(torch.relu(first)))
+
+
+def _compute_smooth(evidence: Evidence) -> Tensor:
+    if evidence.noisy is None:
+        expected = "the moments of the gradients at noisy copies, which Smooth Grad-CAM++ needs"
+        raise InvalidArgument("evidence.noisy", None, expected)
+    return smoothgradcampp(evidence.activation, evidence.noisy)
+
+
+METHODS.register(
+    Method(
+        name="smoothgradcampp",
+        title="Smooth Grad-CAM++",
+        paper=(
+            "Omeiza et al. 2019. Smooth Grad-CAM++: An Enhanced Inference Level Visualization "
+            "Technique for Deep Convolutional Neural Network Models. IntelliSys."
+        ),
+        url="https://arxiv.org/abs/1908.01224",
+        needs_noise=True,
+        compute=_compute_smooth,
+        summary=(
+            "Grad-CAM++ averaged over noisy copies of the photo: "
+            "calmer, at the cost of a pass each."
+        ),
+    )
+)
+
+
+def layercam(activation: Tensor, gradient: Tensor) -> Tensor:
+    """LayerCAM (Jiang et al. 2021, equations 6 and 7).
+
+    ``w_ij^k = ReLU(g_ij^k)``, ``M_ij = ReLU(Σ_k w_ij^k A_ij^k)``.
+
+    Args:
+        activation: A, ``(B, C, *grid)``.
+        gradient: g, derivative of the class score by A, the same shape.
+
+    Returns:
+        M, ``(B, *grid)``, at least 0, un-normalised, at least float32.
+
+    Raises:
+        InvalidArgument: The shapes do not fit.
+    """
+    activation, gradient = paired(activation, gradient)
+    return weighted_map(torch.relu(gradient), activation)
+
+
+def layercam_scale(maps: Tensor, gamma: float = 2.0) -> Tensor:
+    """``tanh(γ M / max M)`` per sample (Jiang et al. 2021, equation 9).
+
+    It lifts the faint maps of early layers before they are fused with those of later ones.
+
+    torchcam 0.5 leaves the division by the maximum to its caller.
+
+    Args:
+        maps: M, ``(B, *grid)``, at least 0.
+        gamma: γ; the paper's value is 2.
+
+    Returns:
+        ``(B, *grid)`` in [0, tanh γ]; a map of zeros stays zero.
+
+    Raises:
+        InvalidArgument: The maps lack a grid.
+    """
+    return torch.tanh(gamma * by_maximum(maps))
+
+
+METHODS.register(
+    Method(
+        name="layercam",
+        title="LayerCAM",
+        paper=(
+            "Jiang et al. 2021. LayerCAM: Exploring Hierarchical Class Activation Maps for "
+            "Localization. IEEE Transactions on Image Processing 30."
+        ),
+        url="https://doi.org/10.1109/TIP.2021.3089943",
+        needs_noise=False,
+        compute=lambda evidence: layercam(evidence.activation, evidence.gradient),
+        scale=layercam_scale,
+        summary="Weighs every place by its own gradient: sharp, and of use at early layers, too.",
+    )
+)
+
+
+def gradcam(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Grad-CAM (Selvaraju et al. 2017, equations 1 and 2).
+
+    ``w_k = mean_ij g_ij^k``, ``M = ReLU(Σ_k w_k A^k)``.
+
+    Args:
+        activation: A, ``(B, C, *grid)``.
+        gradient: g, derivative of the class score by A, the same shape.
+
+    Returns:
+        M, ``(B, *grid)``, at least 0, un-normalised, at least float32.
+
+    Raises:
+        InvalidArgument: The shapes do not fit.
+    """
+    activation, gradient = paired(activation, gradient)
+    positions = activation.shape[2:].numel()
+    return weighted_map(grid_sum(gradient) / positions, activation)
+
+
+METHODS.register(
+    Method(
+        name="gradcam",
+        title="Grad-CAM",
+        paper=(
+            "Selvaraju et al. 2017. Grad-CAM: Visual Explanations from Deep Networks via "
+            "Gradient-based Localization. ICCV."
+        ),
+        url="https://arxiv.org/abs/1610.02391",
+        needs_noise=False,
+        compute=lambda evidence: gradcam(evidence.activation, evidence.gradient),
+        summary="Weighs each channel by its mean gradient: the classic, quick and coarse.",
+    )
+)
+
+
+def gradcampp(activation: Tensor, gradient: Tensor) -> Tensor:
+    r"""Grad-CAM++ (Chattopadhay et al. 2018, equation 19).
+
+    ``α_ij^k = (g_ij^k)² / (2 (g_ij^k)² + (Σ_ab A_ab^k) (g_ij^k)³)``, and 0 where ``g_ij^k = 0``;
+    ``w_k = Σ_ij α_ij^k ReLU(g_ij^k)``, ``M = ReLU(Σ_k w_k A^k)``.
+
+    It is computed as ``α = 1 / (2 + g Σ A)``, the same after dividing by g², in which no power of
+    a small or large gradient leaves the range of the type. Where activations of both signs make
+    that denominator vanish, α is 0.
+
+    The paper's class score is ``exp(S)`` of the score S before the softmax. Its derivatives are
+    ``exp(S) g``, ``exp(S) g²`` and ``exp(S) g³``: the factor cancels in α and stays once in
+    every ``w_k``. Being the same for all channels and positions, it only scales the map, and is
+    left out.
+
+    torchcam 0.5 differs twice. It divides a masked copy in place, so that the division is lost
+    and its weights are ``Σ_ij g² ReLU(g)``; and it sums ``A_ab g_ab³`` over the grid, where the
+    equation takes the derivative at (i, j) and sums the activations alone.
+
+    Args:
+        activation: A, ``(B, C, *grid)``.
+        gradient: g, derivative of the class score (before softmax) by A, the same shape.
+
+    Returns:
+        M, ``(B, *grid)``, at least 0, un-normalised, at least float32.
+
+    Raises:
+        InvalidArgument: The shapes do not fit.
+    """
+    activation, gradient = paired(activation, gradient)
+    area = grid_sum(activation) * gradient
+    # Where g = 0, ReLU(g) makes α irrelevant.
+    weights = grid_sum(ratio_or_zero(torch.relu(gradient), 2 + area, 2 + area.abs()))
+    return weighted_map(weights, activation)
+
+
+METHODS.register(
+    Method(
+        name="gradcampp",
+        title="Grad-CAM++",
+        paper=(
+            "Chattopadhay et al. 2018. Grad-CAM++: Improved Visual Explanations for Deep "
+            "Convolutional Networks. WACV."
+        ),
+        url="https://arxiv.org/abs/1710.11063",
+        needs_noise=False,
+        compute=lambda evidence: gradcampp(evidence.activation, evidence.gradient),
+        summary=(
+            "Grad-CAM with a weight for every place: finds a class that is there several times."
+        ),
+    )
+)
+
+
+def xgradcam(activation: Tensor, gradient: Tensor) -> Tensor:
+    """XGrad-CAM (Fu et al. 2020).
+
+    ``w_k = Σ_ij A_ij^k g_ij^k / Σ_ij A_ij^k``, and 0 where that denominator is 0 or, with
+    activations of both signs, cancels; ``M = ReLU(Σ_k w_k A^k)``.
+
+    torchcam 0.5 adds 1e-8 to the denominator instead, which is the same but for channels whose
+    activations nearly cancel.
+
+    Args:
+        activation: A, ``(B, C, *grid)``.
+        gradient: g, derivative of the class score by A, the same shape.
+
+    Returns:
+        M, ``(B, *grid)``, at least 0, un-normalised, at least float32.
+
+    Raises:
+        InvalidArgument: The shapes do not fit.
+    """
+    activation, gradient = paired(activation, gradient)
+    weights = ratio_or_zero(
+        grid_sum(activation * gradient), grid_sum(activation), grid_sum(activation.abs())
+    )
+    return weighted_map(weights, activation)
+
+
+METHODS.register(
+    Method(
+        name="xgradcam",
+        title="XGrad-CAM",
+        paper=(
+            "Fu et al. 2020. Axiom-based Grad-CAM: Towards Accurate Visualization and "
+            "Explanation of CNNs. BMVC."
+        ),
+        url="https://arxiv.org/abs/2008.02312",
+        needs_noise=False,
+        compute=lambda evidence: xgradcam(evidence.activation, evidence.gradient),
+        summary=(
+            "Grad-CAM with gradients weighed by the activation, so "
+            "that the parts add up to the score."
+        ),
+    )
+)
