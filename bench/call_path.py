@@ -4,24 +4,33 @@
 
 A function counts once, however often it is called. The depth is the longest chain of functions of
 ``cam_hub`` (and ``space``) on the stack; frames of other packages do not count. A jump is a call
-from a file to another one.
+from a file to another one. The endpoint and the page are called in this process, as Gradio calls
+them, with a model that they have loaded before.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
+from itertools import chain
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-__all__ = ["CallPath", "call_path", "main"]
+if TYPE_CHECKING:
+    from gradio.components import Component
+
+__all__ = ["CallPath", "call_path", "main", "measured"]
 
 _ROOT = Path(__file__).resolve().parents[1]
+_EXAMPLES = _ROOT / "space" / "examples"
+_PHOTOS = "cat.jpg", "coffee.jpg"
 _PACKAGES = tuple(f"{_ROOT / name}/" for name in ("cam_hub", "space"))
 
 
@@ -43,6 +52,11 @@ class CallPath:
     def files(self) -> set[str]:
         """The files in which the functions stand."""
         return {code.co_filename for code in self.functions}
+
+    @property
+    def of_space(self) -> set[CodeType]:
+        """The functions of the app."""
+        return {code for code in self.functions if code.co_filename.startswith(_PACKAGES[1])}
 
 
 @contextmanager
@@ -74,23 +88,33 @@ def call_path() -> Iterator[CallPath]:
 
 def main() -> None:
     """Prints one line for each way to ask."""
+    print("| call | functions | in `space` | files | jumps | depth |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["CAM_HUB_CACHE"] = folder
-        for name, run in _cases():
-            with call_path() as found:
-                run()
+        os.environ.update(CAM_HUB_CACHE=folder, GRADIO_TEMP_DIR=folder)
+        for name, found in measured(Path(folder)):
             print(
-                f"| {name} | {len(found.functions)} | {len(found.files)} | {len(found.jumps)} "
-                f"| {found.depth} |"
+                f"| {name} | {len(found.functions)} | {len(found.of_space)} | {len(found.files)} "
+                f"| {len(found.jumps)} | {found.depth} |"
             )
+
+
+def measured(folder: Path) -> Iterator[tuple[str, CallPath]]:
+    """The call path of each way to ask, with its name.
+
+    Args:
+        folder: Where Gradio looks for uploads.
+    """
+    for name, run in chain(_cases(), _space_cases(folder)):
+        with call_path() as found:
+            run()
+        yield name, found
 
 
 def _cases() -> Iterator[tuple[str, Callable[[], object]]]:
     import cam_hub  # noqa: PLC0415 - after the cache is set
     from cam_hub.sources.store import SHARED  # noqa: PLC0415
 
-    photos = [_ROOT / "space" / "examples" / name for name in ("cat.jpg", "coffee.jpg")]
-    print("| call | functions | files | jumps | depth |\n|---|---|---|---|---|")
+    photos = [_EXAMPLES / name for name in _PHOTOS]
     model = cam_hub.load_model(cam_hub.DEFAULT_MODEL, device="cpu")
     cam_hub.explain(model, photos[0], method="layercam")
     yield (
@@ -103,6 +127,39 @@ def _cases() -> Iterator[tuple[str, Callable[[], object]]]:
         "`explain(id, photo)`, layers cached",
         lambda: cam_hub.explain(cam_hub.DEFAULT_MODEL, photos[1], method="layercam"),
     )
+
+
+def _space_cases(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    import gradio  # noqa: PLC0415 - after the folder for uploads is set
+
+    from space.app.create_app import create_app  # noqa: PLC0415
+    from space.config.settings import Settings  # noqa: PLC0415
+
+    photos = [{"path": shutil.copy(_EXAMPLES / name, folder)} for name in _PHOTOS]
+    events = create_app(Settings(device="cpu")).fns.values()
+    (endpoint,) = (each.fn for each in events if each.fn and each.api_name == "explain")
+    parameters = signature(endpoint).parameters
+    defaults = {name: each.default for name, each in parameters.items()}
+
+    def call(photo: object) -> object:
+        given = {"image": photo, "method": "layercam", "visitor": None}
+        return endpoint(*{**defaults, **given}.values())
+
+    call(photos[0])
+    yield "`/explain`", lambda: call(photos[1])
+    # Another app, with no passes to use again.
+    events = create_app(Settings(device="cpu")).fns.values()
+    button, *_ = (each for each in events if each.fn and each.name == "answer")
+    answer = cast("Callable[..., object]", button.fn)
+    inputs = cast("list[Component]", button.inputs)
+
+    def press(photo: object) -> object:
+        given = {"photo": photo, "method": "layercam"}
+        values = {each: given.get(str(each.elem_id), each.value) for each in inputs}
+        return answer(values, gradio.Request(), None)
+
+    press(photos[0])
+    yield "the page's button", lambda: press(photos[1])
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def add_endpoint(explainer: Explainer, workspace: Workspace, settings: Settings)
             report = cancellable_progress(gr.Progress())
             explained = explainer.explain(request, report, visitor)
             result = explained.result
-            warn(explained.layers.notes)
+            warn(explained.notes)
             report(0.9, "Writing files")
             with workspace.writing() as folder:
                 result.save_data(folder)
@@ -81,7 +81,7 @@ def add_endpoint(explainer: Explainer, workspace: Workspace, settings: Settings)
                 return (
                     file_of(overlay or files.photo),
                     prediction_rows(result.predictions),
-                    [file_of(path) for path in files.maps()],
+                    [file_of(path) for path in files.maps],
                     dict(result.manifest),
                     file_of(files.archive()),
                 )

@@ -11,7 +11,7 @@ import inspect
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +147,16 @@ class GuardedBlocks(gr.Blocks):
     def _names_in_use(self) -> set[str]:
         """The names of the folders of all files that queued and running requests refer to."""
         events = list(self._queue.event_ids_to_events.values())
-        data = [event.data.data for event in events if event.data is not None]
-        return {Path(path).parent.name for path in _paths(data)}
+        values: list[Any] = [event.data.data for event in events if event.data is not None]
+        names = set()
+        for value in values:  # which grows by the values within
+            if isinstance(value, list | tuple):
+                values.extend(value)
+            elif isinstance(value, dict):
+                values.extend(value.values())
+                if isinstance(path := value.get("path"), str):
+                    names.add(Path(path).parent.name)
+        return names
 
     def queue(self, *rest: Any, **named: Any) -> GuardedBlocks:
         """Makes the queue, which refuses what cannot be answered before it is in it."""
@@ -273,17 +281,6 @@ def _completed(asked: BlockFunction, inputs: list[Any]) -> list[Any]:
     if len(complete) != len(names) or inspect.Parameter.empty in missing:
         raise InvalidArgument("data", f"{len(inputs)} values", f"{len(names)}: {', '.join(names)}")
     return complete
-
-
-def _paths(value: Any) -> Iterator[str]:
-    """The paths of all files in a value."""
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _paths(item)
-    elif isinstance(value, dict):
-        if isinstance(value.get("path"), str):
-            yield value["path"]
-        yield from _paths(list(value.values()))
 
 
 def _without_links(value: Any) -> Any:

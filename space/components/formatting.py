@@ -62,8 +62,13 @@ def layer_choices(layers: Sequence[LayerInfo] = ()) -> Choices:
     Returns:
         The deepest layers come first, since those are asked for most.
     """
-    words = [(f"{word} – {meaning}", word) for word, meaning in SUGGESTIONS.items()]
-    return words + [(_describe(layer), layer.name) for layer in reversed(layers)]
+    choices = [(f"{word} – {meaning}", word) for word, meaning in SUGGESTIONS.items()]
+    for layer in reversed(layers):
+        rows, cols = layer.grid or (0, 0)
+        text = f"{layer.name} – {layer.module_type}, {rows}×{cols}"
+        reason = f" (recommended: {layer.reason})" if layer.recommended else ""
+        choices.append((text + reason, layer.name))
+    return choices
 
 
 def shown_class_choices(result: Explanation) -> list[tuple[str, int]]:
@@ -87,49 +92,35 @@ def summary(result: Explanation, class_index: int, layer: str | None, against: s
     than = f" rather than {html.escape(_short(against))}" if against else ""
     model = html.escape(str(result.manifest["model"]["id"]))
     title = html.escape(METHODS[result.method].title)
-    copies = _copies(result, class_index, layer)
-    taken = f", out of {copies} noisy copies" if copies else ""
-    where = (
-        f"the fusion of {len(result.layers)} layers"
-        if layer is None
-        else f"layer <code>{html.escape(layer)}</code>"
-    )
-    return (
-        f"<h2>Evidence {_SIDES[result.sign]} <strong>{label}</strong>{than}</h2>"
-        f"<p>in <code>{model}</code>: {title} at {where}{taken}</p>"
-        f"{_notes(result, layer)}"
-    )
-
-
-def _copies(result: Explanation, class_index: int, layer: str | None) -> str:
-    """How many noisy copies went into what is shown; empty if none did, or it is not recorded."""
-    taken = {
+    # The numbers of noisy copies that went into what is shown, as far as they are recorded.
+    counts = {
         entry["num_samples"]
         for entry in result.manifest["maps"]
         if entry["class_index"] == class_index
         and layer in {None, entry["layer"]}
         and "num_samples" in entry
     }
-    return " to ".join(map(str, sorted({min(taken), max(taken)}))) if taken else ""
-
-
-def _notes(result: Explanation, layer: str | None) -> str:
-    """What must be known of the maps of the layers that are shown."""
+    copies = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
+    taken = f", out of {copies} noisy copies" if copies else ""
+    where = (
+        f"the fusion of {len(result.layers)} layers"
+        if layer is None
+        else f"layer <code>{html.escape(layer)}</code>"
+    )
     notes: dict[str, str] = result.manifest.get("layer_notes", {})
-    shown = notes if layer is None else {layer: notes[layer]} if layer in notes else {}
-    return "".join(
+    lines = "".join(
         f'<p class="note">Layer <code>{html.escape(name)}</code>: {html.escape(note)}.</p>'
-        for name, note in shown.items()
+        for name, note in notes.items()
+        if layer in (None, name)
+    )
+    return (
+        f"<h2>Evidence {_SIDES[result.sign]} <strong>{label}</strong>{than}</h2>"
+        f"<p>in <code>{model}</code>: {title} at {where}{taken}</p>"
+        f"{lines}"
     )
 
 
 _SIDES = {"for": "for", "against": "against", "both": "for and against"}
-
-
-def _describe(layer: LayerInfo) -> str:
-    rows, cols = layer.grid or (0, 0)
-    text = f"{layer.name} – {layer.module_type}, {rows}×{cols}"
-    return f"{text} (recommended: {layer.reason})" if layer.recommended else text
 
 
 def _short(label: str) -> str:
@@ -161,8 +152,22 @@ def prediction_list_html(predictions: Sequence[Prediction], explained: Collectio
     """
     if not predictions:
         return ""
-    rows = "".join(_row(found, found.class_index in explained) for found in predictions[:_MOST])
-    return f"<h3>Predictions</h3><p>Select one to see the evidence for it.</p><ol>{rows}</ol>"
+    rows = []
+    for found in predictions[:_MOST]:
+        label, share = html.escape(found.label), html.escape(percent(found))
+        bar = ""
+        if found.probability is not None:
+            width = f"width: {found.probability:.2%}"
+            bar = f'<span class="bar" aria-hidden="true"><i style="{width}"></i></span>'
+        note = "<small>its map is here</small>" if found.class_index in explained else ""
+        rows.append(
+            f'<li><button type="button" data-index="{found.class_index}">'
+            f'<span class="label">{label}</span><span class="part">{share}</span>'
+            f"{bar}{note}</button></li>"
+        )
+    return (
+        f"<h3>Predictions</h3><p>Select one to see the evidence for it.</p><ol>{''.join(rows)}</ol>"
+    )
 
 
 def percent(found: Prediction) -> str:
@@ -171,22 +176,6 @@ def percent(found: Prediction) -> str:
     if probability is None:
         return prediction_text(found)
     return f"{probability:.1%}" if probability >= 0.0005 else "< 0.1%"
-
-
-def _row(found: Prediction, is_here: bool) -> str:
-    label, share = html.escape(found.label), html.escape(percent(found))
-    bar = (
-        ""
-        if found.probability is None
-        else f'<span class="bar" aria-hidden="true"><i style="width: {found.probability:.2%}"></i>'
-        "</span>"
-    )
-    note = "<small>its map is here</small>" if is_here else ""
-    return (
-        f'<li><button type="button" data-index="{found.class_index}">'
-        f'<span class="label">{label}</span><span class="part">{share}</span>'
-        f"{bar}{note}</button></li>"
-    )
 
 
 _CSS = """

@@ -26,7 +26,6 @@ __all__ = [
     "example_named",
     "example_of",
     "load_examples",
-    "photo_of",
 ]
 
 
@@ -167,8 +166,3 @@ def build_photo_field(examples: Sequence[Example]) -> PhotoField:
         elem_id="photo_url",
     )
     return PhotoField(photo, address, row)
-
-
-def photo_of(photo: object, address: object) -> object:
-    """What goes into a request: the address, if there is one, else the photo."""
-    return address.strip() if isinstance(address, str) and address.strip() else photo

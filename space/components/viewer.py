@@ -69,9 +69,13 @@ class Preview:
         Raises:
             NoMap: If the map is blank, flat or not finite.
         """
-        key = (*look.at(self.result), look.scale)
+        index, layer = look.at(self.result)
+        key = index, layer, look.scale
         if key not in self._spans:
-            self._spans[key] = self._measured(*key)
+            ends = self.result.limits(index, layer)  # raises if the map is blank
+            if look.scale != "own":
+                ends = self.result.common_limits(layer)
+            self._spans[key] = Span(*ends)
         return self._spans[key]
 
     def picture(self, look: DisplayOptions) -> Image.Image:
@@ -90,7 +94,8 @@ class Preview:
             result.photo, heat, alpha=alpha, colormap=colormap, seen=result.seen
         )
         if look.view == "boxes":
-            return overlay.draw_boxes(painted, _boxes(self._for(heat), look.threshold))
+            boxes = regions.boxes(self._for(heat), look.threshold, min_area=_SPECK)
+            return overlay.draw_boxes(painted, boxes)
         return painted
 
     def thumbnail(self, look: DisplayOptions) -> Image.Image:
@@ -112,7 +117,8 @@ class Preview:
         """How many places reach the threshold, but for specks, and which part of the photo does."""
         heat = self._for(self._heat(self.result, look))
         mask = regions.mask(heat, look.threshold)
-        return len(_boxes(heat, look.threshold)), float(mask.mean())
+        boxes = regions.boxes(heat, look.threshold, min_area=_SPECK)
+        return len(boxes), float(mask.mean())
 
     def hottest(self, look: DisplayOptions) -> tuple[float, float]:
         """Where the map is hottest: across and down the photo, in [0, 1]."""
@@ -131,10 +137,6 @@ class Preview:
         span = self.span(look)
         cam = (result.cam(index, layer) - span.low) / (span.high - span.low)
         return result.placement.warp(cam, interpolation="nearest" if nearest else "bilinear")
-
-    def _measured(self, index: int, layer: str | None, scale: str) -> Span:
-        own = self.result.limits(index, layer)  # raises if the map is blank
-        return Span(*(own if scale == "own" else self.result.common_limits(layer)))
 
     @cached_property
     def _small(self) -> Explanation:
@@ -198,10 +200,6 @@ def reduced(result: Explanation, side: int) -> Explanation:
     return result.showing(
         photo, placement=Placement(size, placement.input_size, scale, placement.offset)
     )
-
-
-def _boxes(heat: NDArray[np.float32], threshold: float) -> list[regions.Box]:
-    return regions.boxes(heat, threshold, min_area=_SPECK)
 
 
 def data_uri(picture: Image.Image, quality: int = 90) -> str:
@@ -315,17 +313,13 @@ def _legend(screen: Preview, look: DisplayOptions) -> str:
     ends = f"cold, {low}", f"hot, {high}: strongest evidence {side} {label}"
     if signed:
         ends = f"{low}: strongest evidence against {label}", f"{high}: for it"
+    colours = ", ".join(f"rgb({r} {g} {b})" for r, g, b in colormap_table(taken)[::15])
     return (
         f'<div class="bar" role="img" aria-label="Colours from {ends[0]} to {ends[1]}" '
-        f'style="background: {_gradient(taken)}">{mark}</div>'
+        f'style="background: linear-gradient(to right, {colours})">{mark}</div>'
         f'<div class="ends" aria-hidden="true"><span>{ends[0]}</span><span>{ends[1]}</span></div>'
         f"<p>{' '.join(lines)}</p>"
     )
-
-
-def _gradient(colormap: str) -> str:
-    table = colormap_table(colormap)[::15]
-    return f"linear-gradient(to right, {', '.join(f'rgb({r} {g} {b})' for r, g, b in table)})"
 
 
 def number(value: float) -> str:

@@ -107,6 +107,7 @@ class Limits:
             timm's; models that come with a package are on no Hub.
         by_url: Whether photos at URLs are fetched.
         urls: How they are.
+        photo_rules: The same, with no more bytes than an upload may have; derived.
     """
 
     max_samples: int = 64
@@ -121,11 +122,11 @@ class Limits:
     owners: tuple[str, ...] | None = None
     by_url: bool = True
     urls: PhotoRules = field(default_factory=PhotoRules)
+    photo_rules: PhotoRules = field(init=False, repr=False)
 
-    @property
-    def photo_rules(self) -> PhotoRules:
-        """The rules for photos at URLs: no more bytes than an upload may have."""
-        return replace(self.urls, max_bytes=self.max_file_bytes, allowed=self.by_url)
+    def __post_init__(self) -> None:
+        rules = replace(self.urls, max_bytes=self.max_file_bytes, allowed=self.by_url)
+        object.__setattr__(self, "photo_rules", rules)
 
     def lets_load(self, id: ModelId) -> bool:
         """Whether the model's owner is one whose models are loaded."""

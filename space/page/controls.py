@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import gradio as gr
@@ -26,7 +27,7 @@ from space.components.model_field import (
     proposal_of,
     trouble_html,
 )
-from space.components.photo_field import Example, build_photo_field, photo_of
+from space.components.photo_field import Example, build_photo_field
 from space.config.settings import DESCRIBING, SEARCHING, Settings
 from space.service.errors import event_value, readable, searching_as, title_of, token_of
 from space.service.explain_form import read_model_id
@@ -83,7 +84,7 @@ class Controls:
     run: gr.Button
     stop: gr.Button
 
-    @property
+    @cached_property
     def fields(self) -> dict[str, Component]:
         """The fields of a request but for its photo, by the names of ``/explain``'s parameters."""
         return {
@@ -111,8 +112,10 @@ class Controls:
         Args:
             values: The values of the components, among others.
         """
-        photo = photo_of(values[self.photo], values[self.photo_url])
-        return {"image": photo, **{name: values[each] for name, each in self.fields.items()}}
+        address = values[self.photo_url]
+        given = address.strip() if isinstance(address, str) else ""
+        fields = {name: values[each] for name, each in self.fields.items()}
+        return {"image": given or values[self.photo], **fields}
 
 
 def build_controls(settings: Settings, examples: Sequence[Example]) -> Controls:

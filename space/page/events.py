@@ -74,9 +74,9 @@ class ExplainHandlers:
                 look = replace(look, class_index=pending.class_index, layer=pending.layer)
             report = cancellable_progress(progress)
             explained = self.explainer.explain(request, report, token_of(visitor))
-            result, layers = explained.result, explained.layers
+            result = explained.result
             look.at(result)
-            warn(layers.notes)
+            warn(explained.notes)
             report(0.92, "Drawing")
             kept = self.presenter.keep(result, request)
             return {
@@ -84,7 +84,7 @@ class ExplainHandlers:
                 self.pending: None,
                 self.controls.photo: None if request.photo.url is not None else gr.skip(),
                 self.controls.target_layers: gr.update(
-                    choices=formatting.layer_choices(layers.usable)
+                    choices=formatting.layer_choices(explained.layers)
                 ),
                 **self.presenter.all(kept, look, address_of(self.settings, http)),
             }

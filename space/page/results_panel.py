@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from space.components.formatting import (
 )
 from space.components.photo_field import Example, example_of
 from space.components.viewer import (
-    Preview,
     PreviewCache,
     build_map_strip,
     build_viewer,
@@ -88,7 +88,7 @@ class ResultsPanel:
     maps: gr.HTML
     downloads: gr.HTML
 
-    @property
+    @cached_property
     def style(self) -> dict[str, Component]:
         """How maps are drawn: the components by the attributes of ``DisplayOptions``."""
         return {
@@ -242,7 +242,11 @@ class Presenter:
             result.save_data(folder)
             screen = self.previews.put(folder, result)
             screen.result.photo.save(folder / _PREVIEW_PHOTO, quality=90, subsampling=0)
-        return SessionResult(folder, request, result.predictions, self._photo_for_links(request))
+        # A link names an address or an example.
+        photo = request.photo.url or ""
+        if request.photo.path and (example := example_of(self.examples, request.photo.path)):
+            photo = example.name
+        return SessionResult(folder, request, result.predictions, photo)
 
     def all(self, kept: SessionResult, look: DisplayOptions, address: str) -> Updates:
         """Everything about a new result.
@@ -262,20 +266,35 @@ class Presenter:
             ),
             panel.shown_layer: look.layer or "",
             panel.predictions: prediction_list_html(result.predictions, result.classes),
-            **self.strip(kept, look),
+            panel.maps: map_strip_html(screen, look),
             **self.large(kept, look, address),
         }
 
     def large(self, kept: SessionResult, look: DisplayOptions, address: str) -> Updates:
         """The large picture, with its link and code; arguments as for ``all``."""
         screen = self.previews.get(kept.folder)
-        index, layer = look.at(screen.result)
+        result = screen.result
+        index, layer = look.at(result)
+        request = replace(kept.request, alpha=look.alpha, colormap=look.colormap, scale=look.scale)
+        shown = replace(
+            look,
+            class_index=None if index == DisplayOptions().at(result)[0] else index,
+            layer=None if len(result.layers) == 1 else layer,
+        )
+        chosen = None if index == result.classes[0] else index
+        downloads = downloads_value(
+            query_of(View.of(request, kept.photo, shown)),
+            has_photo=bool(kept.photo),
+            has_reference=request.reference is None,
+            codes={
+                "The same in Python": python_code(request, result.layers, chosen, shown.layer),
+                "The same with gradio_client": client_code(request, address),
+            },
+        )
         return {
-            self.panel.summary: formatting.summary(
-                screen.result, index, layer, kept.request.contrast
-            ),
+            self.panel.summary: formatting.summary(result, index, layer, request.contrast),
             self.panel.viewer: viewer_html(screen, look, served(kept.folder / _PREVIEW_PHOTO)),
-            self.panel.downloads: self._downloads(kept, screen, look, address),
+            self.panel.downloads: downloads,
         }
 
     def strip(self, kept: SessionResult, look: DisplayOptions) -> Updates:
@@ -302,37 +321,6 @@ class Presenter:
             result.heatmap(index, layer)  # raises with the reason
             raise AssertionError("a blank map has no heatmap")
         return path
-
-    def _downloads(
-        self, kept: SessionResult, screen: Preview, look: DisplayOptions, address: str
-    ) -> dict[str, object]:
-        result = screen.result
-        index, layer = look.at(result)
-        request = replace(kept.request, alpha=look.alpha, colormap=look.colormap, scale=look.scale)
-        shown = replace(
-            look,
-            class_index=None if index == DisplayOptions().at(result)[0] else index,
-            layer=None if len(result.layers) == 1 else layer,
-        )
-        view = View.of(request, kept.photo, shown)
-        chosen = None if index == result.classes[0] else index
-        codes = {
-            "The same in Python": python_code(request, result.layers, chosen, shown.layer),
-            "The same with gradio_client": client_code(request, address),
-        }
-        return downloads_value(
-            query_of(view),
-            has_photo=bool(kept.photo),
-            has_reference=request.reference is None,
-            codes=codes,
-        )
-
-    def _photo_for_links(self, request: ExplainForm) -> str:
-        """The photo as a link names it: an address, or an example's name."""
-        if request.photo.url is not None:
-            return request.photo.url
-        found = example_of(self.examples, request.photo.path) if request.photo.path else None
-        return found.name if found is not None else ""
 
 
 def address_of(settings: Settings, http: gr.Request) -> str:

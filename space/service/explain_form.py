@@ -19,7 +19,7 @@ from cam_hub.results.comparison_sheets import Scale, check_scale
 from cam_hub.results.maps import ScaleChoice, read_scale
 from cam_hub.results.overlay import colormap_table
 from cam_hub.sources.timm import DEFAULT_MODEL
-from cam_hub.targets.classes import ClassChoice, parse_top
+from cam_hub.targets.classes import parse_top
 from space.config.settings import Limits
 from space.service.photos import Photo, read_photo
 
@@ -89,11 +89,6 @@ class ExplainForm:
     colorbar: bool = False
     options: Mapping[str, Any] = field(default_factory=lambda: read_options({}))
 
-    @property
-    def class_choice(self) -> ClassChoice:
-        """The classes as ``cam_hub.explain`` takes them."""
-        return one_or_all(self.classes)
-
     def arguments(self, open: Callable[[Photo], object]) -> dict[str, Any]:
         """The arguments of ``cam_hub.explain``, except for the model and the photo.
 
@@ -103,7 +98,7 @@ class ExplainForm:
         values = {
             "method": self.method,
             "target_layers": one_or_all(self.target_layers),
-            "classes": self.class_choice,
+            "classes": one_or_all(self.classes),
             "contrast": self.contrast or None,
             "region": self.region,
             "reference": self.reference,
@@ -175,6 +170,9 @@ def read_request(
     if not isinstance(colormap, str):
         raise InvalidArgument("colormap", colormap, "the name of a colour map, such as 'jet'")
     colormap_table(colormap)
+    scale, longest = values["scale"], limits.max_text
+    if isinstance(scale, str) and len(scale) > longest:
+        raise TooMuch("scale", scale[:longest], f"at most {longest} characters")
     options = read_limited_options(values, limits, interface)
     if limits.max_samples < MOST_SAMPLES:
         options["sampling"] = "fixed"
@@ -186,22 +184,16 @@ def read_request(
         classes=wanted,
         num_samples=samples,
         std=noise,
-        seed=_whole("seed", values["seed"]),
+        seed=read_whole("seed", values["seed"]),
         alpha=opacity,
         colormap=colormap,
         contrast=contrasts[0] if contrasts else "",
         region=read_box("region", values["region"], limits.max_text),
         reference=read_photo(reference, limits.photo_rules) if reference else None,
-        scale=_scale(values["scale"], limits.max_text),
+        scale=read_scale(scale),
         colorbar=_SWITCH.read(values["colorbar"]),
         options=options,
     )
-
-
-def _scale(value: object, longest: int) -> ScaleChoice:
-    if isinstance(value, str) and len(value) > longest:
-        raise TooMuch("scale", value[:longest], f"at most {longest} characters")
-    return read_scale(value)
 
 
 def read_limited_options(
@@ -334,31 +326,26 @@ def box_text(box: Box | None) -> str:
     return ", ".join(repr(edge).removesuffix(".0") for edge in box or ())
 
 
-def read_whole(argument: str, value: object, most: int) -> int:
-    """Checks that something is a count.
+def read_whole(argument: str, value: object, most: int | None = None) -> int:
+    """Checks that something is a whole number, or a count.
 
     Args:
         argument: What it is called in messages.
         value: A whole number; sliders send floats.
-        most: The largest that is allowed.
+        most: The largest count that is allowed; None for any whole number.
 
     Raises:
-        InvalidArgument: If it is something else, or less than 1.
+        InvalidArgument: If it is something else, or a count less than 1.
         TooMuch: If it is larger.
     """
-    count = _whole(argument, value)
-    if count > most:
-        raise TooMuch(argument, count, f"1 to {most}")
-    if count < 1:
-        raise InvalidArgument(argument, count, f"1 to {most}")
-    return count
-
-
-def _whole(argument: str, value: object) -> int:
     if isinstance(value, float) and value.is_integer():
-        return int(value)
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidArgument(argument, value, "a whole number")
+    if most is not None and value > most:
+        raise TooMuch(argument, value, f"1 to {most}")
+    if most is not None and value < 1:
+        raise InvalidArgument(argument, value, f"1 to {most}")
     return value
 
 
@@ -430,7 +417,7 @@ def read_compare_request(
             "target_layers", " ".join(common.target_layers), f"{words[0]!r} alone, or layer names"
         )
     wanted = tuple(dict.fromkeys(_written(id, limits) for id in ids))
-    columns = read_columns(names, _layer_choice(common.target_layers), common.class_choice)
+    columns = read_columns(names, _layer_choice(common.target_layers), one_or_all(common.classes))
     if columns.count is not None and columns.count * len(wanted) > limits.max_cells:
         raise TooMuch(
             "models",

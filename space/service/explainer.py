@@ -94,20 +94,19 @@ def make_table(model: LoadedModel) -> LayerTable:
     Raises:
         CamHubError: As ``cam_hub.list_layers``.
     """
+    meaning: dict[str, tuple[str, ...]] = {}
+    for word in SUGGESTIONS:
+        try:
+            meaning[word] = tuple(suggest_layers(model, word))
+        except NoMap:
+            meaning[word] = ()
     return LayerTable(
         model_id=model.id,
         layers=tuple(list_layers(model)),
-        meaning={word: _meaning(model, word) for word in SUGGESTIONS},
+        meaning=meaning,
         random_weights=model.pretrained is False,
         notes=(*model.notes, *model.execution.notes),
     )
-
-
-def _meaning(model: LoadedModel, word: str) -> tuple[str, ...]:
-    try:
-        return tuple(suggest_layers(model, word))
-    except NoMap:
-        return ()
 
 
 _POLL_SECONDS = 0.2
@@ -120,11 +119,13 @@ class Explained:
 
     Attributes:
         result: The explanation.
-        layers: The model's layers.
+        layers: The model's usable layers.
+        notes: Notes for users of the model.
     """
 
     result: Explanation
-    layers: LayerTable
+    layers: tuple[LayerInfo, ...]
+    notes: tuple[str, ...]
 
 
 class Explainer:
@@ -167,7 +168,10 @@ class Explainer:
         # Reported unscaled: the text beside it counts bytes.
         with self._model(request.model_id, progress, visitor) as model:
             progress(0.3, "Finding layers")
-            self._check_layers(model, request.target_layers)
+            most, wanted = self._settings.limits.max_layers, request.target_layers
+            if wanted and (count := len(resolve_layers(model, wanted))) > most:
+                expected = f"at most {most} layers, and these are {count} of this model"
+                raise TooMuch("target_layers", " ".join(wanted), expected)
             progress(0.4, "Explaining")
             if self._settings.zero_gpu:
                 result = zerogpu.explain(model, photo, asked)
@@ -180,7 +184,8 @@ class Explainer:
                 )
             self._labels.put(request.model_id, visitor, model.class_names)
             # The model is asked here, since one that a token has opened is not kept.
-            return Explained(result, make_table(model))
+            layers = tuple(layer for layer in list_layers(model) if layer.usable)
+            return Explained(result, layers, (*model.notes, *model.execution.notes))
 
     def compare(
         self, request: CompareForm, progress: Progress, visitor: str | None = None
@@ -286,30 +291,23 @@ class Explainer:
         while not self._places.acquire(timeout=_POLL_SECONDS):
             progress(0.0, "Waiting for others")
         try:
-            with self._lease(model_id, progress, visitor) as model:
+            was_here = model_id in self._store.ids
+            if not was_here:
+                # Those that were fetched and then refused have left their files, too.
+                self._trim()
+            with self._store.lease(
+                model_id,
+                pretrained=not self._settings.random_weights,
+                device="cpu" if self._settings.zero_gpu else self._settings.device,
+                token=self._token(visitor),
+                limits=self._settings.load_limits,
+                progress=progress,
+            ) as model:
+                if not was_here:
+                    self._trim()
                 yield model
         finally:
             self._places.release()
-
-    @contextmanager
-    def _lease(
-        self, model_id: str, progress: Progress, visitor: str | None
-    ) -> Iterator[LoadedModel]:
-        was_here = model_id in self._store.ids
-        if not was_here:
-            # Those that were fetched and then refused have left their files, too.
-            self._trim()
-        with self._store.lease(
-            model_id,
-            pretrained=not self._settings.random_weights,
-            device="cpu" if self._settings.zero_gpu else self._settings.device,
-            token=self._token(visitor),
-            limits=self._settings.load_limits,
-            progress=progress,
-        ) as model:
-            if not was_here:
-                self._trim()
-            yield model
 
     def finish(self, seconds: float) -> None:
         """Waits until no model is in use; at most so many seconds."""
@@ -335,13 +333,3 @@ class Explainer:
         if visitor is not None:
             return visitor
         return False if self._settings.space_id else None
-
-    def _check_layers(self, model: LoadedModel, wanted: Sequence[str]) -> None:
-        """Refuses more layers than the app makes maps of in one request."""
-        most = self._settings.limits.max_layers
-        if wanted and (count := len(resolve_layers(model, wanted))) > most:
-            raise TooMuch(
-                "target_layers",
-                " ".join(wanted),
-                f"at most {most} layers, and these are {count} of this model",
-            )

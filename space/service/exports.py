@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from cam_hub.errors import InvalidArgument
 from cam_hub.results.comparison import Comparison
@@ -64,6 +63,12 @@ def reopen(folder: Path) -> Explanation:
 class Exports:
     """The files of an explanation in one look. Overlays are drawn when first asked for.
 
+    Attributes:
+        result: The explanation.
+        photo: The photo as a PNG.
+        manifest: The manifest as JSON.
+        maps: The un-normalised maps as NPY, float32 ``(rows, cols)``.
+
     Args:
         result: The explanation.
         folder: Where ``Explanation.save_data`` wrote it.
@@ -88,6 +93,9 @@ class Exports:
     ) -> None:
         colormap_table(colormap)  # its name becomes part of a path
         self.result = result
+        self.photo = folder / PHOTO
+        self.manifest = folder / MANIFEST
+        self.maps = [folder / entry["file"] for entry in result.manifest["maps"]]
         self._folder = folder
         self._alpha = alpha
         self._colormap = colormap
@@ -121,34 +129,10 @@ class Exports:
                 scale=self._scale,
                 colorbar=self._colorbar,
             )
-            _save_png(picture, path)
+            with _published(path) as part:
+                # On a photo the default compression takes five times as long for 5 percent.
+                picture.save(part, "PNG", compress_level=1)
         return path
-
-    def overlays(self, class_index: int) -> list[Path]:
-        """The overlays of one class: the fusion first, then each layer's, without blank ones."""
-        names: tuple[str | None, ...] = (None,)
-        if len(self.result.layers) > 1:
-            names += self.result.layers
-        found = [self.overlay(class_index, name) for name in names]
-        return [path for path in found if path is not None]
-
-    @property
-    def photo(self) -> Path:
-        """The photo as a PNG."""
-        return self._folder / PHOTO
-
-    @property
-    def manifest(self) -> Path:
-        """The manifest as JSON."""
-        return self._folder / MANIFEST
-
-    def maps(self, class_index: int | None = None) -> list[Path]:
-        """The un-normalised maps as NPY, float32 ``(rows, cols)``: of one class, or of all."""
-        return [
-            self._folder / entry["file"]
-            for entry in self.result.manifest["maps"]
-            if class_index in (None, entry["class_index"])
-        ]
 
     def map(self, class_index: int, layer: str | None = None) -> Path:
         """One map as NPY, float32 ``(rows, cols)``.
@@ -182,7 +166,12 @@ class Exports:
         """
         path = self._look / "cam_hub.zip"
         if not path.exists():
-            members = list(self._members())
+            names = (None, *(self.result.layers if len(self.result.layers) > 1 else ()))
+            overlays = [self.overlay(each, name) for each in self.result.classes for name in names]
+            # Of a clip, its frames as well.
+            frames = dict.fromkeys(self.result.manifest.get("frames", ()))
+            found = [self.photo, *(self._folder / name for name in frames), *self.maps, *overlays]
+            members = [member for member in found if member is not None]
             listed = {member.name: digest_of(member) for member in members}
             text = manifest_text(MANIFEST, self.result.saved_manifest, listed)
             with _published(path) as part, zipfile.ZipFile(part, "w") as file:
@@ -191,20 +180,6 @@ class Exports:
                     # PNGs are compressed already, and maps are small.
                     file.write(member, member.name)
         return path
-
-    def _members(self) -> Iterator[Path]:
-        yield self.photo
-        for name in dict.fromkeys(self.result.manifest.get("frames", ())):  # of a clip
-            yield self._folder / name
-        yield from self.maps()
-        for index in self.result.classes:
-            yield from self.overlays(index)
-
-
-def _save_png(image: Image.Image, path: Path) -> None:
-    with _published(path) as part:
-        # The fastest compression: on a photo the default takes five times as long for 5 percent.
-        image.save(part, "PNG", compress_level=1)
 
 
 @contextmanager

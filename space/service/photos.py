@@ -474,15 +474,8 @@ def read_photo(image: object, rules: PhotoRules) -> Photo:
             "a text must be a URL that begins with http:// or https://; a file is uploaded first "
             "(gradio_client: handle_file(path))"
         )
-    return _uploaded(path, image.get("orig_name"))
-
-
-def _uploaded(path: str, name: object) -> Photo:
-    """The file that was uploaded, and its name.
-
-    Gradio checks paths only in mappings that claim to be files, so it is checked here again that
-    no request names a file of this machine.
-    """
+    # Gradio checks paths only in mappings that claim to be files, so it is checked here again that
+    # no request names a file of this machine.
     try:
         found = Path(path).resolve()
         here = found.is_relative_to(Path(get_upload_folder()).resolve()) and found.is_file()
@@ -490,4 +483,5 @@ def _uploaded(path: str, name: object) -> Photo:
         here = False
     if not here:
         raise ImageRefused("it is not, or no longer, among the uploaded files; upload it again")
+    name = image.get("orig_name")
     return Photo(Path(name).name if isinstance(name, str) and name else found.name, path=found)

@@ -193,16 +193,15 @@ class FileBudget:
         begin = time.monotonic()
         if begin < self._look_again and not again:
             return
-        self._known = {each.path: each for each in map(_measured, self._folders()) if each}
+        folders: list[Path] = []
+        with suppress(OSError):
+            folders += [path for path in self.root.iterdir() if UPLOAD_FOLDER.match(path.name)]
+        with suppress(OSError):
+            folders += self.results.iterdir()
+        self._known = {each.path: each for each in map(_measured, folders) if each}
         self._visitors = {p: who for p, who in self._visitors.items() if p in self._known}
         now = time.monotonic()
         self._look_again = now + max(1.0, _COST_OF_A_LOOK * (now - begin))
-
-    def _folders(self) -> Iterator[Path]:
-        with suppress(OSError):
-            yield from (path for path in self.root.iterdir() if UPLOAD_FOLDER.match(path.name))
-        with suppress(OSError):
-            yield from self.results.iterdir()
 
     def _shrink(
         self, folders: Collection[_Folder], limit: int, kept: Collection[str], newest: float
@@ -427,28 +426,23 @@ class Workspace:
             settings.visitor_bytes,
         )
 
-    def folder(self) -> Path:
-        """A new, empty folder. Old ones are removed on this occasion."""
-        self.sweep()
-        path = self.root / secrets.token_hex(16)
-        path.mkdir(parents=True)
-        return path
-
     @contextmanager
     def writing(self) -> Iterator[Path]:
         """A new, empty folder for the files of a block; gone if the block fails.
+
+        Old ones are removed on this occasion.
 
         Raises:
             DiskUnavailable: If the disk is full or cannot be written.
         """
         self.budget.make_room(0)
-        path = None
+        path = self.root / secrets.token_hex(16)
         try:
-            path = self.folder()
+            self.sweep()
+            path.mkdir(parents=True)
             yield path
         except BaseException as error:
-            if path is not None:
-                shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
             if (known := DiskUnavailable.of(error)) is not None:
                 raise known from error
             raise
@@ -461,8 +455,12 @@ class Workspace:
         a request.
         """
         oldest = time.time() - self.keep_seconds
-        _remove(self.root, oldest, lambda name: True)
-        _remove(self.root.parent, oldest, lambda name: bool(UPLOAD_FOLDER.match(name)))
+        for root, names in ((self.root, re.compile("")), (self.root.parent, UPLOAD_FOLDER)):
+            with suppress(FileNotFoundError):  # another thread may be faster, or there is none yet
+                for path in list(root.iterdir()):
+                    with suppress(FileNotFoundError):
+                        if names.match(path.name) and path.stat().st_mtime < oldest:
+                            shutil.rmtree(path, ignore_errors=True)
 
 
 def cleanup(settings: Settings) -> Callable[[Any], AbstractAsyncContextManager[None]]:
@@ -484,14 +482,6 @@ def cleanup(settings: Settings) -> Callable[[Any], AbstractAsyncContextManager[N
                 task.cancel()
 
     return lifespan
-
-
-def _remove(root: Path, oldest: float, ours: Callable[[str], bool]) -> None:
-    with suppress(FileNotFoundError):  # another thread may be faster, or there is none yet
-        for path in list(root.iterdir()):
-            with suppress(FileNotFoundError):
-                if ours(path.name) and path.stat().st_mtime < oldest:
-                    shutil.rmtree(path, ignore_errors=True)
 
 
 def served(path: Path) -> str:

@@ -23,7 +23,10 @@ def aged(folder: Path, seconds: float) -> Path:
 
 def test_a_folders_name_cannot_be_guessed(tmp_path: Path):
     workspace = Workspace(tmp_path / "work", keep_seconds=60)
-    names = {workspace.folder().name for _ in range(50)}
+    names = set()
+    for _ in range(50):
+        with workspace.writing() as folder:
+            names.add(folder.name)
     assert len(names) == 50
     assert all(len(bytes.fromhex(name)) == 16 for name in names)
 

@@ -149,12 +149,14 @@ def test_a_result_that_is_gone_is_reported_in_words(tmp_path: Path):
 
 def test_folders_are_new_and_go_when_they_are_old(tmp_path: Path):
     workspace = Workspace(tmp_path / "work", keep_seconds=60)
-    old, young = workspace.folder(), workspace.folder()
+    with workspace.writing() as old, workspace.writing() as young:
+        pass
     assert old != young
     (old / "file").write_text("x")
     hour_ago = time.time() - 3600
     os.utime(old, (hour_ago, hour_ago))
-    workspace.folder()
+    with workspace.writing():
+        pass
     assert not old.exists()
     assert young.exists()
 

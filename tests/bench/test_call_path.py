@@ -1,0 +1,37 @@
+"""How many functions an explanation runs through, and how they are counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.call_path import call_path, measured
+from cam_hub.models.model_id import parse_model_id
+
+
+def test_a_function_counts_once_and_only_if_it_is_ours() -> None:
+    with call_path() as once:
+        parse_model_id("timm/resnet18")
+    with call_path() as twice:
+        parse_model_id("timm/resnet18")
+        sorted(["b", "a"], key=lambda name: name.upper())
+        parse_model_id("timm/resnet18")
+    names = {code.co_qualname for code in once.functions}
+    assert {"parse_model_id", "ModelId.__post_init__"} <= names
+    assert once.functions == twice.functions
+    assert {Path(name).name for name in once.files} == {"model_id.py"}
+    assert (once.jumps, once.of_space) == (set(), set())
+    assert 2 <= once.depth <= len(once.functions)
+
+
+def test_an_explanation_stays_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that grows should take the place of another, or be worth a higher number here."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    found = dict(measured(tmp_path))
+    loaded, by_id, endpoint, page = found.values()
+    assert len(loaded.functions) <= 170
+    assert len(by_id.functions - loaded.functions) <= 70
+    assert len(by_id.files - loaded.files) <= 11
+    assert len(endpoint.of_space) <= 40
+    assert len(page.of_space) <= 80
