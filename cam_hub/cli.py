@@ -391,8 +391,8 @@ def _compare(options: argparse.Namespace) -> int:
         1 if a cell has no map; its reason is printed, and the others are saved.
     """
     from cam_hub.attribution.compare import ask, make_grid  # noqa: PLC0415
-    from cam_hub.results.comparison_rows import check_folder  # noqa: PLC0415
-    from cam_hub.results.comparison_sheets import check_scale, cost_in_words  # noqa: PLC0415
+    from cam_hub.results.comparison import check_folder  # noqa: PLC0415
+    from cam_hub.results.comparison_grid import check_scale, cost_in_words  # noqa: PLC0415
     from cam_hub.results.serialization import folder_path  # noqa: PLC0415
     from cam_hub.sources.registry import load_model  # noqa: PLC0415
     from cam_hub.sources.timm import DEFAULT_MODEL  # noqa: PLC0415

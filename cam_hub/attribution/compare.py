@@ -32,7 +32,7 @@ from cam_hub.hooks.modes import default_modes
 from cam_hub.images.decoding import open_image
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results.comparison import Comparison
-from cam_hub.results.comparison_rows import Row
+from cam_hub.results.comparison_grid import Row
 from cam_hub.targets.classes import is_iterable
 
 __all__ = ["Lease", "ask", "compare", "make_grid"]

@@ -12,7 +12,7 @@ import torch
 from cam_hub.errors import ClassNotFound, InvalidArgument
 from cam_hub.layers.listing import SUGGESTIONS
 from cam_hub.methods import METHODS
-from cam_hub.results.comparison_rows import Kind
+from cam_hub.results.comparison_grid import Kind
 from cam_hub.targets.classes import ClassChoice, Top, choose_classes, is_iterable, parse_top
 
 __all__ = ["Class", "Columns", "own_class", "read_columns"]

@@ -6,20 +6,60 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, TypedDict, get_args
 
 from PIL import Image
 
 from cam_hub._validation import check_whole
 from cam_hub.errors import CamHubError, InvalidArgument
-from cam_hub.results import animations, comparison_rows, comparison_sheets
-from cam_hub.results.comparison_rows import Cell, Kind, Row
-from cam_hub.results.comparison_sheets import Scale, check_scale, heat_of
-from cam_hub.results.explanation import Explanation
+from cam_hub.results import comparison_grid, montage
+from cam_hub.results.comparison_grid import Cell, Cost, Kind, Row, Scale, check_scale, heat_of
+from cam_hub.results.explanation import Explanation, read_predictions
+from cam_hub.results.manifest import COMPARISON, check_parts, file_stem
 from cam_hub.results.maps import Map
 from cam_hub.results.montage import MAX_TILE_WIDTH
-from cam_hub.results.serialization import Writer, folder_path, read_folder, save_picture
+from cam_hub.results.serialization import (
+    MANIFEST,
+    PHOTO,
+    TABLE,
+    ResultFolder,
+    Writer,
+    check_place,
+    folder_path,
+    read_folder,
+    save_folder,
+    save_picture,
+    write_manifest,
+)
 
-__all__ = ["Comparison"]
+__all__ = ["SHEET", "TABLE", "CellFacts", "Comparison", "check_folder"]
+
+
+SHEET = "sheet.png"
+
+
+class CellFacts(TypedDict):
+    """One cell in numbers and words; None: not known, or not there.
+
+    ``seconds`` and ``forward_passes`` are those of the work that the map came out of together with
+    others, ``maps`` in all.
+    """
+
+    row: int
+    column: int
+    model: str
+    title: str
+    method: str
+    layer: str | None
+    grid: list[int] | None
+    class_index: int | None
+    label: str | None
+    probability: float | None
+    seconds: float | None
+    forward_passes: float | None
+    maps: int | None
+    error: str | None
+    reason: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +69,7 @@ class Comparison:
     Where a method takes a ``scale``, that is ``"shares"``: one scale for the whole grid, of each
     position's share of its map's total; ``"values"``: un-normalised, the
     maps of one model, method and layer together, others apart; or ``"own"``: each map between its
-    own extremes. ``cam_hub.results.comparison_sheets`` has the reasons.
+    own extremes. ``cam_hub.results.comparison_grid`` has the reasons.
 
     Attributes:
         photo: The picture, upright, RGB; None where each model makes its own of it.
@@ -96,7 +136,7 @@ class Comparison:
             tuple(
                 None
                 if cell.explanation is None or heat is None
-                else comparison_sheets.overlay_of(cell.explanation, heat, alpha, colormap)
+                else comparison_grid.overlay_of(cell.explanation, heat, alpha, colormap)
                 for cell, heat in zip(row.cells, heats, strict=True)
             )
             for row, heats in zip(small.rows, small.heat(scale), strict=True)
@@ -127,7 +167,7 @@ class Comparison:
         # Twice the width, as portraits are up to twice as high as wide.
         small = self.reduced(2 * tile_width)
         pictures = small.pictures(scale, alpha=alpha, colormap=colormap, max_side=2 * tile_width)
-        return comparison_sheets.sheet(
+        return comparison_grid.sheet(
             small.photo, self.titles, small.rows, pictures, scale, colormap, tile_width
         )
 
@@ -163,7 +203,7 @@ class Comparison:
             raise InvalidArgument("row", row, "a row with a map in it")
         small = one.reduced(2 * tile_width)
         (pictures,) = small.pictures(scale, alpha=alpha, colormap=colormap, max_side=2 * tile_width)
-        return comparison_sheets.film(small.rows[0], self.titles, pictures, tile_width)
+        return comparison_grid.film(small.rows[0], self.titles, pictures, tile_width)
 
     def save_animation(
         self,
@@ -200,11 +240,31 @@ class Comparison:
         """
         place = folder_path(path, "path")
         frames = self.animation(scale, row, alpha=alpha, colormap=colormap, tile_width=tile_width)
-        return animations.save_animation(frames, place, frame_ms)
+        return montage.save_animation(frames, place, frame_ms)
 
-    def table(self) -> list[comparison_rows.CellFacts]:
+    def table(self) -> list[CellFacts]:
         """One entry per cell, row by row: names, numbers, and the reason for a missing map."""
-        return comparison_rows.table(self.rows, self.titles)
+        return [
+            CellFacts(
+                row=number,
+                column=place,
+                model=row.model,
+                title=self.titles[place],
+                method=cell.method,
+                layer=cell.layer,
+                grid=list(cell.cam.shape) if cell.cam is not None else None,
+                class_index=cell.class_index,
+                label=cell.label,
+                probability=cell.probability,
+                seconds=cell.cost.seconds if cell.cost else None,
+                forward_passes=cell.cost.forward_passes if cell.cost else None,
+                maps=cell.cost.maps if cell.cost else None,
+                error=cell.error.code if cell.error else None,
+                reason=cell.reason or None,
+            )
+            for number, row in enumerate(self.rows)
+            for place, cell in enumerate(row.cells)
+        ]
 
     def reduced(self, max_side: int) -> Comparison:
         """The same on a smaller photo, for drawing; the maps and their numbers stay.
@@ -216,7 +276,7 @@ class Comparison:
             InvalidArgument: If that is too few.
         """
         check_whole("max_side", max_side, 16)
-        photo, rows = comparison_sheets.reduced(self.photo, self.rows, max_side)
+        photo, rows = comparison_grid.reduced(self.photo, self.rows, max_side)
         return replace(self, photo=photo, rows=rows)
 
     def save(
@@ -254,10 +314,10 @@ class Comparison:
         """
         place = folder_path(folder)
         sheet = self.figure(scale, alpha=alpha, colormap=colormap)
-        drawn: dict[str, Writer] = {comparison_rows.SHEET: partial(save_picture, sheet)}
+        drawn: dict[str, Writer] = {SHEET: partial(save_picture, sheet)}
         for number, row in enumerate(self.rows):
             if self.kind == "layers" and any(cell.explanation for cell in row.cells):
-                name = f"strip-{comparison_rows.folder_name(number, row.model)}.webp"
+                name = f"strip-{file_stem(number, row.model)}.webp"
                 frames = partial(self.animation, scale, number, alpha=alpha, colormap=colormap)
                 drawn[name] = partial(_play, frames)
         return self._save(place, drawn)
@@ -273,10 +333,7 @@ class Comparison:
         Raises:
             InvalidArgument: If the folder holds no complete comparison.
         """
-        photo, kind, titles, rows = read_folder(
-            folder_path(folder), comparison_rows.TABLE, comparison_rows.load
-        )
-        return cls(photo, kind, titles, rows)
+        return read_folder(folder_path(folder), TABLE, _read)
 
     def explanations(self) -> Sequence[Explanation]:
         """What the maps belong to, each once, in the order of the cells."""
@@ -284,7 +341,45 @@ class Comparison:
         return [explanation for explanation in found.values() if explanation is not None]
 
     def _save(self, folder: Path, drawn: Mapping[str, Writer]) -> Path:
-        comparison_rows.save(self.photo, self.kind, self.titles, self.rows, folder, drawn)
+        """Writes the table, which is the manifest, and the files of the explanations."""
+        check_folder(folder)
+        files: dict[str, Writer] = {}
+        if self.photo is not None:
+            files[PHOTO] = partial(save_picture, self.photo)
+        folders: dict[int, str] = {}
+        for number, row in enumerate(self.rows):
+            for place, cell in enumerate(row.cells):
+                found = cell.explanation
+                if found is None or id(found) in folders:
+                    continue
+                name = folders[id(found)] = f"{number:02d}-{file_stem(place, row.model)}"
+                shared = found.photo is self.photo and len(found.frames) == 1
+                for file, writer in found.data_files(pictures=not shared).items():
+                    files[f"{name}/{file}"] = writer
+                files[f"{name}/{MANIFEST}"] = partial(write_manifest, facts=found.saved_manifest)
+        facts = iter(self.table())
+        entries = [
+            {
+                "model": row.model,
+                "predictions": [vars(entry) for entry in row.predictions],
+                "notes": list(row.notes),
+                "has_random_weights": row.has_random_weights,
+                "loading_seconds": row.loading_seconds,
+                "forward_seconds": row.forward_seconds,
+                "cells": [
+                    {**next(facts), "folder": folders.get(id(cell.explanation))}
+                    for cell in row.cells
+                ],
+            }
+            for row in self.rows
+        ]
+        table = {
+            "kind": self.kind,
+            "titles": list(self.titles),
+            "photo": self.photo is not None,
+            "rows": entries,
+        }
+        save_folder(folder, TABLE, table, {**files, **drawn})
         return folder
 
     def __repr__(self) -> str:
@@ -297,4 +392,94 @@ class Comparison:
 
 
 def _play(frames: Callable[[], list[Image.Image]], path: Path) -> None:
-    animations.write_animation(frames(), path, 600)
+    montage.write_animation(frames(), path, 600)
+
+
+def _read(stored: ResultFolder) -> Comparison:
+    """What ``Comparison.save`` wrote; also a stranger's.
+
+    Raises:
+        InvalidArgument: If the folder holds no complete comparison.
+    """
+    try:
+        data = stored.manifest(TABLE)
+        check_parts(data, COMPARISON)
+        if data["kind"] not in get_args(Kind):
+            raise ValueError(f"kind is {data['kind']!r}")
+        photo = stored.picture(PHOTO) if data["photo"] else None
+        known: dict[str, Explanation] = {}
+
+        def explanation(name: str) -> Explanation:
+            if name not in known:
+                own = stored.inside(name)
+                known[name] = Explanation.read(own, own if own.holds(PHOTO) else stored)
+            return known[name]
+
+        titles = tuple(data["titles"])
+        rows = tuple(_row(entry, len(titles), explanation) for entry in data["rows"])
+        if not rows or not titles:
+            raise ValueError("it has no rows or no columns")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise InvalidArgument(
+            "folder", str(stored.path), f"a folder that Comparison.save wrote ({error})"
+        ) from error
+    return Comparison(photo, data["kind"], titles, rows)
+
+
+def _row(entry: Mapping[str, Any], columns: int, explanation: Callable[[str], Explanation]) -> Row:
+    if len(entry["cells"]) != columns:
+        raise ValueError(f"a row has {len(entry['cells'])} cells, and there are {columns} columns")
+    return Row(
+        model=str(entry["model"]),
+        cells=tuple(_cell(cell, explanation) for cell in entry["cells"]),
+        predictions=read_predictions(entry["predictions"]),
+        notes=tuple(entry["notes"]),
+        has_random_weights=bool(entry["has_random_weights"]),
+        loading_seconds=entry["loading_seconds"],
+        forward_seconds=entry["forward_seconds"],
+    )
+
+
+def _cell(entry: Mapping[str, Any], explanation: Callable[[str], Explanation]) -> Cell:
+    error = None
+    if entry["error"] is not None:
+        error = CamHubError(str(entry["reason"]))
+        error.code = str(entry["error"])
+    cost = None
+    if None not in (entry["seconds"], entry["forward_passes"], entry["maps"]):
+        cost = Cost(entry["seconds"], entry["forward_passes"], entry["maps"])
+    found = explanation(entry["folder"]) if entry["folder"] else None
+    index, layer = entry["class_index"], entry["layer"]
+    if found is not None and (
+        (index is not None and index not in found.classes)
+        or (layer is not None and layer not in found.layers)
+    ):
+        raise ValueError(f"{entry['folder']!r} has no map of class {index} at layer {layer!r}")
+    if found is None and error is None:
+        raise ValueError("a cell has neither a map nor the reason why there is none")
+    return Cell(
+        method=str(entry["method"]),
+        layer=entry["layer"],
+        class_index=entry["class_index"],
+        label=entry["label"],
+        probability=entry["probability"],
+        explanation=found,
+        cost=cost,
+        error=error,
+    )
+
+
+def check_folder(folder: Path) -> None:
+    """Checks that a comparison can be saved to a folder.
+
+    Raises:
+        InvalidArgument: If it is a file, or holds anything but an earlier comparison of ours.
+    """
+    check_place(folder, TABLE)
+    if not folder.is_dir():
+        return
+    present = {path.name for path in folder.iterdir() if not path.name.startswith(".cam_hub-")}
+    if present and TABLE not in present:
+        raise InvalidArgument(
+            "folder", str(folder), "an empty folder, or one with an earlier comparison in it"
+        )

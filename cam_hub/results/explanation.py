@@ -18,7 +18,7 @@ from cam_hub.images.clips import Pictures, evenly
 from cam_hub.images.decoding import MAX_PIXELS
 from cam_hub.images.geometry import Placement
 from cam_hub.methods import Sign
-from cam_hub.results import animations, montage, overlay
+from cam_hub.results import montage, overlay
 from cam_hub.results.manifest import check_explanation, file_stem
 from cam_hub.results.maps import Limits, Map, Maps, ScaleChoice, checked_limits
 from cam_hub.results.overlay import colormap_table, fitting
@@ -171,7 +171,7 @@ class Explanation(Maps):
             InvalidArgument: If ``alpha``, ``colormap`` or ``max_side`` does not work.
             NoMap: If the map is blank or not finite.
         """
-        return animations.overlays(
+        return montage.overlays(
             self.frames,
             self._shade(self._heat_over_time(class_index, layer)),
             self.placement,
@@ -218,7 +218,7 @@ class Explanation(Maps):
         pictures = self.animation(
             class_index, layer, alpha=alpha, colormap=colormap, max_side=max_side
         )
-        return animations.save_animation(pictures, place, frame_ms)
+        return montage.save_animation(pictures, place, frame_ms)
 
     def montage(
         self, class_index: int | None = None, *, alpha: float = 0.5, colormap: str = "jet"
@@ -413,7 +413,7 @@ class Explanation(Maps):
 
     def _play(self, index: int, alpha: float, colormap: str, path: Path) -> None:
         pictures = self.animation(index, alpha=alpha, colormap=colormap)
-        animations.write_animation(pictures, path)
+        montage.write_animation(pictures, path)
 
     def _montage_over_time(self, index: int, alpha: float, colormap: str) -> Image.Image:
         steps = evenly(self.steps, min(self.steps, _SHOWN_STEPS))

@@ -21,8 +21,8 @@ from cam_hub.hooks.modes import default_modes
 from cam_hub.images.clips import Pictures, evenly
 from cam_hub.images.geometry import Placement
 from cam_hub.methods import METHODS, Sign, check_map, fuse, normalise
-from cam_hub.results import regions
-from cam_hub.results.regions import Box
+from cam_hub.results import overlay
+from cam_hub.results.overlay import Box
 from cam_hub.results.serialization import frame_files
 from cam_hub.targets.classes import Contrast, Prediction, as_index
 
@@ -305,7 +305,7 @@ class Maps:
 
         For a signed map these support the class; ``sign="against"`` has those that oppose it.
         """
-        return regions.mask(self._positive(class_index, layer, step), threshold)
+        return overlay.mask(self._positive(class_index, layer, step), threshold)
 
     def boxes(
         self,
@@ -320,7 +320,7 @@ class Maps:
         Returns:
             ``(left, top, right, bottom)``, right and bottom exclusive; the hottest region first.
         """
-        return regions.boxes(self._positive(class_index, layer, step), threshold)
+        return overlay.boxes(self._positive(class_index, layer, step), threshold)
 
     def _positive(self, class_index: int | None, layer: str | None, step: int | None) -> Map:
         heat = self._heat(class_index, layer, step)

@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from cam_hub.results.comparison_rows import CellFacts
-from cam_hub.results.comparison_sheets import SCALES
+from cam_hub.results.comparison import CellFacts
+from cam_hub.results.comparison_grid import SCALES
 from space.api.endpoint import (
     PARAMETERS,
     Parameter,

@@ -15,9 +15,11 @@ from PIL import Image
 
 from cam_hub.methods import METHODS
 from cam_hub.results.comparison import Comparison
-from cam_hub.results.comparison_rows import Cell, Cost, Row
-from cam_hub.results.comparison_sheets import (
+from cam_hub.results.comparison_grid import (
     SCALES,
+    Cell,
+    Cost,
+    Row,
     Scale,
     cost_in_words,
     ends_of,

@@ -19,7 +19,7 @@ from PIL import Image
 
 from cam_hub.errors import NoMap
 from cam_hub.images.geometry import Placement
-from cam_hub.results import overlay, regions
+from cam_hub.results import overlay
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.overlay import colormap_table, fitting
 from space.service.display_options import SCALES, DisplayOptions
@@ -87,14 +87,14 @@ class Preview:
         result = self.result
         heat = self._heat(result, look, nearest=look.view == "map")
         if look.view == "cutout":
-            return overlay.cutout(result.photo, regions.mask(self._for(heat), look.threshold))
+            return overlay.cutout(result.photo, overlay.mask(self._for(heat), look.threshold))
         alpha = 1.0 if look.view == "map" else look.alpha
         colormap = fitting(look.colormap, signed=result.signed)
         painted = overlay.overlay(
             result.photo, heat, alpha=alpha, colormap=colormap, seen=result.seen
         )
         if look.view == "boxes":
-            boxes = regions.boxes(self._for(heat), look.threshold, min_area=_SPECK)
+            boxes = overlay.boxes(self._for(heat), look.threshold, min_area=_SPECK)
             return overlay.draw_boxes(painted, boxes)
         return painted
 
@@ -116,8 +116,8 @@ class Preview:
     def regions(self, look: DisplayOptions) -> tuple[int, float]:
         """How many places reach the threshold, but for specks, and which part of the photo does."""
         heat = self._for(self._heat(self.result, look))
-        mask = regions.mask(heat, look.threshold)
-        boxes = regions.boxes(heat, look.threshold, min_area=_SPECK)
+        mask = overlay.mask(heat, look.threshold)
+        boxes = overlay.boxes(heat, look.threshold, min_area=_SPECK)
         return len(boxes), float(mask.mean())
 
     def hottest(self, look: DisplayOptions) -> tuple[float, float]:

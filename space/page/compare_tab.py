@@ -11,7 +11,7 @@ from gradio.components import Component
 
 from cam_hub.errors import InvalidArgument
 from cam_hub.results.comparison import Comparison
-from cam_hub.results.comparison_sheets import check_scale
+from cam_hub.results.comparison_grid import check_scale
 from space.components.comparison import (
     GRID_CSS,
     GRID_JS,

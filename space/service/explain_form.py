@@ -15,7 +15,7 @@ from cam_hub.layers.listing import SUGGESTIONS
 from cam_hub.methods import METHODS
 from cam_hub.models.model_id import parse_model_id
 from cam_hub.options import OPTIONS, Interface, Option, options_for, read_options
-from cam_hub.results.comparison_sheets import Scale, check_scale
+from cam_hub.results.comparison_grid import Scale, check_scale
 from cam_hub.results.maps import ScaleChoice, read_scale
 from cam_hub.results.overlay import colormap_table
 from cam_hub.sources.timm import DEFAULT_MODEL

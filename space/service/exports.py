@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from cam_hub.errors import InvalidArgument
-from cam_hub.results.comparison import Comparison
-from cam_hub.results.comparison_rows import SHEET
-from cam_hub.results.comparison_sheets import Scale
+from cam_hub.results.comparison import SHEET, Comparison
+from cam_hub.results.comparison_grid import Scale
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.manifest import file_stem
 from cam_hub.results.maps import ScaleChoice

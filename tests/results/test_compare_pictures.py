@@ -14,7 +14,7 @@ from torch import nn
 import cam_hub
 from cam_hub import Comparison, compare
 from cam_hub.errors import InvalidArgument
-from cam_hub.results.comparison_sheets import FULL_HEAT, SCALES, ends_of, heat_of
+from cam_hub.results.comparison_grid import FULL_HEAT, SCALES, ends_of, heat_of
 from tests.fakes.law_nets import of_layout
 
 

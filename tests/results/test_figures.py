@@ -16,8 +16,7 @@ from cam_hub.results.montage import (
     note,
     stack,
 )
-from cam_hub.results.overlay import colormap_table
-from cam_hub.results.regions import Box
+from cam_hub.results.overlay import Box, colormap_table
 from tests.fakes.plain_images import pixels, plain
 
 # Many pictures on one sheet

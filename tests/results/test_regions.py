@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from cam_hub.errors import InvalidArgument
-from cam_hub.results.regions import Box, boxes, mask
+from cam_hub.results.overlay import Box, boxes, mask
 
 TWO_SPOTS = np.array(
     [

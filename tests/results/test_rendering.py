@@ -11,8 +11,7 @@ from PIL import Image
 
 from cam_hub.errors import InvalidArgument
 from cam_hub.results.montage import montage
-from cam_hub.results.overlay import colorize, colormap_table, cutout, draw_boxes, overlay
-from cam_hub.results.regions import Box
+from cam_hub.results.overlay import Box, colorize, colormap_table, cutout, draw_boxes, overlay
 from tests.fakes.plain_images import pixels, plain
 
 SHAPES = [(1, 1), (1, 9), (9, 1), (30, 50), (50, 30)]

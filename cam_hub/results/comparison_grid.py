@@ -1,19 +1,19 @@
-"""The sheet of a comparison: heatmaps on one scale, or each on its own."""
+"""The grid of a comparison: its rows and cells, and their sheet on one scale or several."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
 
-from cam_hub.errors import InvalidArgument
+from cam_hub.errors import CamHubError, InvalidArgument, NoMap
 from cam_hub.methods import normalise
 from cam_hub.results import overlay
-from cam_hub.results.comparison_rows import Cell, Cost, Row
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.maps import Map
 from cam_hub.results.montage import colorbar, label_text, montage, note, stack
@@ -23,6 +23,10 @@ from cam_hub.targets.classes import Prediction, prediction_text
 __all__ = [
     "FULL_HEAT",
     "SCALES",
+    "Cell",
+    "Cost",
+    "Kind",
+    "Row",
     "Scale",
     "check_scale",
     "cost_in_words",
@@ -38,6 +42,90 @@ __all__ = [
     "short_label",
     "title_of",
 ]
+
+
+Kind = Literal["methods", "layers", "classes"]
+"""The kind of the columns of a comparison."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a map.
+
+    Attributes:
+        seconds: From the photo to the map, without loading the model and looking for its layers.
+        forward_passes: The same, in plain forward passes of this model on this photo.
+        maps: How many maps came out of this work together; the cost is that of all of them.
+    """
+
+    seconds: float
+    forward_passes: float
+    maps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One cell of the grid.
+
+    Attributes:
+        method: Name of the method.
+        layer: The layer, as far as it is known.
+        class_index: The class, as far as it is known.
+        label: Its label.
+        probability: In [0, 1]; None where the model gives none.
+        explanation: The explanation with the map; None without a map. Cells of one row may share
+            it.
+        cost: What the map took; None where nothing was done.
+        error: The reason for a missing map; None if there is one.
+    """
+
+    method: str
+    layer: str | None = None
+    class_index: int | None = None
+    label: str | None = None
+    probability: float | None = None
+    explanation: Explanation | None = None
+    cost: Cost | None = None
+    error: CamHubError | None = None
+
+    @cached_property
+    def cam(self) -> Map | None:
+        """The un-normalised map, float32 ``(rows, cols)``; of a clip the fusion of its steps."""
+        if self.explanation is None:
+            return None
+        return self.explanation.cam(self.class_index, self.layer)
+
+    @property
+    def reason(self) -> str:
+        """The reason for a missing map; empty if there is one."""
+        if isinstance(self.error, NoMap):
+            return self.error.reason  # its message repeats the facts in the cell
+        return self.error.message if self.error is not None else ""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One model of the grid.
+
+    Attributes:
+        model: Its ID; of a wrapped module its class name.
+        cells: One per column.
+        predictions: Its most probable classes; empty for a model without classes, and where
+            nothing was explained.
+        notes: Warnings about the model, for its users.
+        has_random_weights: Whether its weights were drawn rather than trained: what its maps show
+            means nothing then.
+        loading_seconds: How long it took to have the model, and to know its layers.
+        forward_seconds: How long one plain forward pass takes on this photo; None if it failed.
+    """
+
+    model: str
+    cells: tuple[Cell, ...]
+    predictions: tuple[Prediction, ...] = ()
+    notes: tuple[str, ...] = ()
+    has_random_weights: bool = False
+    loading_seconds: float | None = None
+    forward_seconds: float | None = None
 
 
 Scale = Literal["shares", "values", "own"]
