@@ -43,7 +43,7 @@ def paired(activation: Tensor, gradient: Tensor, name: str = "gradient") -> tupl
         name: What to call ``gradient`` in an error.
 
     Returns:
-        Both after :func:`as_float`.
+        Both outside any graph, in their common type, at least float32, as by :func:`as_float`.
 
     Raises:
         InvalidArgument: The activation has no grid, or the shapes differ.
@@ -54,7 +54,9 @@ def paired(activation: Tensor, gradient: Tensor, name: str = "gradient") -> tupl
     if gradient.shape != activation.shape:
         expected = f"the activation's shape {tuple(activation.shape)}"
         raise InvalidArgument(name, tuple(gradient.shape), expected)
-    return as_float(activation), as_float(gradient)
+    common = torch.promote_types(activation.dtype, gradient.dtype)
+    common = torch.promote_types(common, torch.float32)
+    return activation.detach().to(common), gradient.detach().to(common)
 
 
 def grid_sum(values: Tensor) -> Tensor:
