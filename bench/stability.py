@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     pairs = [pair for photo in photos for pair in stabilities(model, photo, usable)]
     ways = list(dict.fromkeys(pair.way for pair in pairs))
-    print("| layers | copies | maps | two seeds: median | least | < 0.97 | input noise: least |")
+    print("| layers | copies | maps | two seeds: median | minimum | < 0.97 | input noise: minimum |")
     print("|---|---|---|---|---|---|---|")
     for group, layers in groups.items():
         for way in ways:
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mean = sum(number * count for number, count in counts.items()) / total
         shares = " | ".join(f"{counts[number] / total:.0%}" for number in NUMBERS)
         print(f"| {group} | {shares} | {mean:.1f} |")
-    print("\nLeast steady between seeds, out of the number that is chosen:")
+    print("\nLowest agreement between seeds, with the chosen number of copies:")
     chosen = [p for p in pairs if (p.way, p.kind) == ("adaptive", "seed")]
     for pair in sorted(chosen, key=lambda p: p.correlation)[:20]:
         print(f"{pair.correlation:.3f} {pair.layer} ({pair.copies} copies)")
