@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     pairs = [pair for photo in photos for pair in stabilities(model, photo, usable)]
     ways = list(dict.fromkeys(pair.way for pair in pairs))
-    print("| layers | copies | maps | two seeds: median | minimum | < 0.97 | input noise: minimum |")
+    print("| layers | copies | maps | seeds: median | minimum | < 0.97 | input noise: minimum |")
     print("|---|---|---|---|---|---|---|")
     for group, layers in groups.items():
         for way in ways:
