@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 import cam_hub
-from cam_hub.attribution.passes import Job, Noise, RecentPasses
+from cam_hub.attribution.passes import Job, Noise, run
 from cam_hub.attribution.preparation import make_job, prepare
 from cam_hub.attribution.request import ExplainOptions
 from cam_hub.methods import METHODS
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _maps(job: Job, noise: Noise) -> Maps:
     """Un-normalised maps by layer."""
-    found = RecentPasses(0).run(replace(job, noise=noise)).maps
+    found = run(replace(job, noise=noise), reuse=False).maps
     return {layer: cam for (_, _, layer), cam in found.items()}
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import product
 from typing import TypeVar
 
-from cam_hub.attribution.passes import RECENT, Job, Key, Pass
+from cam_hub.attribution.passes import Job, Key, Pass, run
 from cam_hub.attribution.request import ExplainOptions
 from cam_hub.layers.layouts import LayerInfo
 from cam_hub.methods import Method, MomentSum
@@ -53,7 +53,7 @@ def sampled_adaptively(job: Job, passed: Pass, method: Method, request: ExplainO
         request: The request; nothing is changed where the number of copies is fixed.
 
     Raises:
-        CamHubError: As ``RecentPasses.run``.
+        CamHubError: As ``passes.run``.
     """
     if request.options["sampling"] == "fixed" or not method.needs_noise:
         return passed
@@ -74,7 +74,7 @@ def sampled_adaptively(job: Job, passed: Pass, method: Method, request: ExplainO
         keys = {key for key, more in wanted.items() if more == number}
         _LOG.info("%s: %d noisy copies for %d maps", job.model.id, number, len(keys))
         for again in _jobs(job, passed.settled, keys, number):
-            found = RECENT.run(again, reuse=request.reuses)
+            found = run(again, reuse=request.reuses)
             for key in keys & found.maps.keys():
                 maps[key], agreements[key] = found.maps[key], found.agreements[key]
                 samples[key] = number

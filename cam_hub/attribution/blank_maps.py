@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cam_hub.attribution.passes import RECENT
+from cam_hub.attribution.passes import run
 from cam_hub.attribution.preparation import Prepared, make_job
 from cam_hub.attribution.request import ExplainOptions
 from cam_hub.attribution.result import make_explanation
@@ -89,7 +89,7 @@ def _in_double_precision(
 ) -> Explanation:
     """The same explanation out of a pass in double precision."""
     job = make_job(model, prepared, [method], _settled(request, blank), double=True)
-    passed = RECENT.run(job, reuse=request.reuses)
+    passed = run(job, reuse=request.reuses)
     return make_explanation(model, prepared, method, job, passed, request)
 
 
@@ -103,7 +103,7 @@ def _last_with_evidence(
     """The explanation at the last of some layers whose map of the first class is not blank."""
     job = make_job(model, prepared, [method], replace(request, target_layers=list(layers)))
     try:
-        passed = RECENT.run(job, reuse=request.reuses)
+        passed = run(job, reuse=request.reuses)
     except NoMap:
         return None
     index = passed.settled.classes[0]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cam_hub._validation import with_hints
 from cam_hub.attribution.blank_maps import explain_with_fallback, has_blank_class
-from cam_hub.attribution.passes import RECENT, Job, Pass, Progress, forward_activations
+from cam_hub.attribution.passes import Job, Pass, Progress, forward_activations, run
 from cam_hub.attribution.preparation import Prepared, make_job, precise_enough, prepare
 from cam_hub.attribution.request import (
     ExplainArguments,
@@ -228,7 +228,7 @@ def explain_prepared(
     # Layers and target.
     job = make_job(model, prepared, methods, request)
     # Forward, backward, and each method's maps, made as the gradients arrive.
-    passed = RECENT.run(job, reuse=request.reuses)
+    passed = run(job, reuse=request.reuses)
     # Result.
     return {
         method.name: explanation_of(model, prepared, method, job, passed, request)

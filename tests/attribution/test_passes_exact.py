@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cam_hub import METHODS, explain, explain_methods, list_layers
-from cam_hub.attribution.passes import RECENT, Job, Noise, RecentPasses, Setting
+from cam_hub.attribution.passes import RECENT, Job, Noise, Setting, run
 from cam_hub.attribution.preparation import ask, prepare
 from cam_hub.errors import NoMap
 from cam_hub.targets.classes import ResolvedClasses
@@ -119,7 +119,7 @@ def test_channels_last_equals_channels_first(model):
             batch_size=8,
             setting=Setting(memory_format=memory_format),
         )
-        found.append(RecentPasses(0).run(job).maps)
+        found.append(run(job, reuse=False).maps)
     assert len(found[0]) == len(METHODS) * len(layers)
     for key, cam in found[0].items():
         assert apart(cam, found[1][key]) < EXACT, key

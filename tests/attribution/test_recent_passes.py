@@ -80,8 +80,9 @@ def test_another_method_takes_neither_a_pass_nor_the_way_back(model, name, monke
 
 
 def test_where_evidence_is_too_large_to_keep_another_method_takes_the_way_back(model, monkeypatch):
-    kept = RecentPasses(limit=600_000)  # a quarter for the graph, a sixteenth for evidence
-    monkeypatch.setattr("cam_hub.attribution.explain.RECENT", kept)
+    RECENT.clear()
+    # A quarter for the graph, a sixteenth for evidence.
+    monkeypatch.setattr(RECENT, "_limit", 600_000)
     asked(model, classes=[0, 1, 2, 3])
     ways: list[Tensor] = []
     grad = torch.autograd.grad
@@ -91,7 +92,7 @@ def test_where_evidence_is_too_large_to_keep_another_method_takes_the_way_back(m
     assert (images, len(ways)) == (0, 2)
     for key, cam in fresh.cams.items():
         assert apart(cam, result.cams[key]) < 1e-5
-    assert kept.bytes <= 600_000
+    assert RECENT.bytes <= 600_000
 
 
 def test_noisy_copies_pass_together_with_the_clean_image_whatever_has_passed_before(model):

@@ -11,7 +11,7 @@ import torch
 
 import cam_hub
 from cam_hub import METHODS, explain
-from cam_hub.attribution.passes import RECENT, Noise, RecentPasses, Setting
+from cam_hub.attribution.passes import RECENT, Noise, Setting, run
 from cam_hub.attribution.preparation import make_job, prepare
 from cam_hub.attribution.request import ExplainOptions
 from cam_hub.layers.layouts import LAYOUTS
@@ -143,7 +143,7 @@ class TestEveryMethodAndKind:
         request = ExplainOptions.checked(target_layers=layer_of(model), classes=classes_of(model))
         job = make_job(model, prepare(model, image), [METHODS[method]], request)
         settings = (Setting(memory_format=each) for each in FORMATS)
-        one, other = (RecentPasses(0).run(replace(job, setting=each)).maps for each in settings)
+        one, other = (run(replace(job, setting=each), reuse=False).maps for each in settings)
         assert one.keys() == other.keys()
         assert all(apart(cam, other[key]) < TOLERANCE for key, cam in one.items())
 

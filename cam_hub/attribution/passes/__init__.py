@@ -1,22 +1,18 @@
-"""Ways through a network and back: what target layers did, and what the scores make of it.
+"""Passes through a network and back: what target layers did, and what the scores make of it.
 
 | module | one job |
 |---|---|
 | ``job`` | the input of a pass: model, image, layers, target; noisy copies; rows of a batch |
-| ``forward`` | some images through the network, with the graph for the backward pass |
+| ``forward`` | a batch through the network, and back for each class |
 | ``accumulator`` | gradients, layer by layer as they arrive, to maps |
-| ``runner`` | one whole pass: chunks, classes, layers, methods |
-| ``batched_runner`` | several images forward and backward in the same chunks |
-| ``model_state`` | whether it is still the same network and the same input |
+| ``runner`` | whole passes, of one picture or several: chunks, classes, short memory |
 | ``pass_cache`` | recent passes, so that nothing is computed twice |
 """
 
 from cam_hub.attribution.passes.accumulator import Key
-from cam_hub.attribution.passes.batched_runner import BatchLimit, run_together
-from cam_hub.attribution.passes.forward import Setting
-from cam_hub.attribution.passes.job import Job, Noise, Pass, Progress
+from cam_hub.attribution.passes.job import Job, Noise, Pass, Progress, Setting
 from cam_hub.attribution.passes.pass_cache import RECENT, RecentPasses
-from cam_hub.attribution.passes.runner import forward_activations
+from cam_hub.attribution.passes.runner import BatchLimit, forward_activations, run, run_together
 
 __all__ = [
     "RECENT",
@@ -29,5 +25,6 @@ __all__ = [
     "RecentPasses",
     "Setting",
     "forward_activations",
+    "run",
     "run_together",
 ]

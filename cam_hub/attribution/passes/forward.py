@@ -1,197 +1,239 @@
-"""Some images through the network, with the graph for the backward pass."""
+"""Some images through the network, with the graph for the backward pass, and back."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from cam_hub.attribution.passes.model_state import anatomy
-from cam_hub.errors import ModelRefused, NoMap
-from cam_hub.hooks.frozen_eval import frozen_eval
+from cam_hub.attribution.passes.accumulator import Accumulator
+from cam_hub.attribution.passes.job import Job, Pass
+from cam_hub.errors import CamHubError, ModelRefused, NoMap
+from cam_hub.hooks.frozen_eval import ModuleTree, frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import Taps, tap
 from cam_hub.images.preprocessing import is_finite
 from cam_hub.layers.layouts import LayerInfo, batch_axes, to_maps
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.base import ClassScores, Target
-from cam_hub.targets.classes import Weights
+from cam_hub.targets.classes import ResolvedClasses, Weights
 
-__all__ = ["BackwardPath", "Setting", "Trace", "record", "run_forward", "saved", "score_of"]
-
-
-def saved(root: Tensor) -> Iterator[Tensor]:
-    """The tensors that a graph keeps for the backward pass."""
-    pending, seen = [root.grad_fn], set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        pending += [parent for parent, _ in node.next_functions]
-        for name in _saved_names(type(node)):
-            try:
-                found = getattr(node, name)
-            except RuntimeError:  # overwritten since: the backward pass raises
-                continue
-            parts = found if isinstance(found, (tuple, list)) else (found,)
-            yield from (part for part in parts if isinstance(part, Tensor))
+__all__ = ["JobState", "Segment", "Trace", "anatomy", "forward"]
 
 
-_names: dict[type, tuple[str, ...]] = {}
+def anatomy(model: LoadedModel) -> ModuleTree:
+    """The parts of a model as it is now."""
+    found: ModuleTree | None = model.facts.get("anatomy")
+    if found is None or not found.current:
+        found = model.facts["anatomy"] = ModuleTree(model.module)
+    return found
 
 
-def _saved_names(kind: type) -> tuple[str, ...]:
-    """Under which attributes nodes of a kind keep tensors."""
-    if kind not in _names:
-        found = [name for name in dir(kind) if name.startswith("_saved_")]
-        if "saved_tensors" in dir(kind):
-            found.append("saved_tensors")
-        _names[kind] = tuple(found)
-    return _names[kind]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How the network is run.
+@dataclass(eq=False)
+class JobState:
+    """A job while its images pass: its target and classes, and what has come back for it.
 
     Attributes:
-        autocast: Floating-point type of torch's autocast, or None for the model's own.
-        memory_format: That of the batch. Convolutions hand it on, whatever their weights' own is.
+        job: The job.
+        accumulator: Makes its maps.
+        standings: How the classes stand in its clean image; None until that has passed.
+        settled: The classes that are explained.
+        error: Why there is no result.
+        alone: Whether its images must pass without those of other jobs.
     """
 
-    autocast: torch.dtype | None = None
-    memory_format: torch.memory_format = torch.contiguous_format
+    job: Job
+    accumulator: Accumulator
+    standings: ClassScores | None = None
+    settled: ResolvedClasses = field(default_factory=lambda: ResolvedClasses(()))
+    error: CamHubError | None = None
+    alone: bool = False
 
-    def around(self, device: torch.device) -> AbstractContextManager[Any]:
-        """The context of a forward pass."""
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(device.type, self.autocast)
+    @cached_property
+    def target(self) -> Target:
+        """What is differentiated; it may cost passes of its own."""
+        return self.job.aim()
+
+    def score(self, target: Target, output: object, images: int) -> Tensor:
+        """``(images, K)`` scores. Those of its first image resolve the classes.
+
+        Args:
+            target: Its target.
+            output: The network's output for some of the job's images.
+            images: How many.
+
+        Raises:
+            CamHubError: If there are no such scores or classes.
+        """
+        model = self.job.model
+        try:
+            scores = target.scores(output)
+        except ModelRefused as error:  # tasks do not know the model's ID
+            raise ModelRefused(model.id, error.reason) from error
+        if len(scores) != images:
+            raise ModelRefused(
+                model.id, f"it returns scores of {len(scores)} images for a batch of {images}."
+            )
+        if self.standings is None:
+            if not is_finite(scores[0]):
+                raise NoMap("the model's scores for this picture are not finite (NaN or infinity)")
+            standings = target.class_scores(output)
+            self.settled = self.job.settled(standings, target)
+            self.standings = standings
+        return scores
+
+    def result(self) -> Pass:
+        """What has come back.
+
+        Raises:
+            CamHubError: Why there is nothing.
+        """
+        if (error := self.error or self.accumulator.error) is not None:
+            raise error
+        if self.standings is None:
+            raise AssertionError("there is always a chunk with the clean image")
+        return Pass(
+            self.standings,
+            self.settled,
+            self.target.labels,
+            self.target.describe(),
+            self.accumulator.maps,
+            self.accumulator.agreements,
+        )
 
 
-class BackwardPath:
-    """The graph of one forward pass, back to the target layers.
+class Segment(NamedTuple):
+    """One job's images in a batch.
+
+    Attributes:
+        scores: ``(images, K)``, with their graph.
+        start: The place of the first of them in the batch.
+        clean: If that is the clean image, its place among the recorded activations; else None.
+    """
+
+    scores: Tensor
+    start: int
+    clean: int | None
+
+
+@dataclass(eq=False)
+class Trace:
+    """One forward pass, with the graph back to the target layers.
 
     Attributes:
         layers: The target layers.
+        segments: The images of each job, in the order of the batch; None for a job in error.
+        images: How many images there are in the batch.
     """
 
-    def __init__(self, taps: Taps, layers: Mapping[str, LayerInfo]) -> None:
-        self.layers = dict(layers)
-        self._taps = taps
-        self._lock = threading.Lock()
+    layers: Mapping[str, LayerInfo]
+    segments: Sequence[Segment | None]
+    images: int
+    _taps: Taps
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    def activation(self, name: str, row: int = 0) -> Tensor:
-        """``(1, channels, rows, cols)``: what a layer put out for one of the recorded images."""
-        return self._maps(name, self._taps.activations[name].detach()[row : row + 1])
-
-    def follow(
-        self, score: Tensor, images: int, visit: Callable[[str, Tensor], None], *, keep_graph: bool
+    def backward(
+        self,
+        wanted: Sequence[tuple[Segment, int, Weights | None, Accumulator]],
+        *,
+        noisy: bool = True,
+        keep_graph: bool,
     ) -> None:
-        """The backward pass of a score, for the images of the batch together.
+        """The backward pass of one class of each job, for the images of the batch together.
+
+        In evaluation mode one image's score does not depend on another, so every image receives
+        the gradient of its own.
 
         Args:
-            score: A sum of scores of the images.
-            images: For how many of them, from the first on, gradients are shown.
-            visit: Called for each layer with its name and the gradient of each image's score by
-                its own activation, ``(images, channels, rows, cols)``; the last layer first.
+            wanted: For each job its images, the class, the classes whose scores are taken off with
+                their weights, and the accumulator that takes the gradients, the last layer's first.
+            noisy: Whether gradients of the noisy copies are wanted, too; else those of each job's
+                first image alone.
             keep_graph: Whether another backward pass follows.
 
         Raises:
-            NoMap: If the score depends on none of the layers; with torch's error as its cause where
+            NoMap: If the scores depend on none of the layers; with torch's error as its cause where
                 the network has overwritten what the backward pass needs.
         """
-        told = set()
+        counts = [len(segment.scores) if noisy else 1 for segment, *_ in wanted]
+        # On a caller's thread, where autograd may be off.
+        with torch.inference_mode(False), torch.enable_grad():
+            scores = [
+                score_of(segment.scores[:count], index, contrast)
+                for (segment, index, contrast, _), count in zip(wanted, counts, strict=True)
+            ]
+            score = torch.stack(scores).sum()
+        missing = dict.fromkeys(self.layers)
 
-        def tell(name: str, gradient: Tensor) -> None:
-            if name in self.layers:
-                told.add(name)
-                visit(name, self._maps(name, gradient[:images]))
-                if not keep_graph:
-                    del self._taps.activations[name]  # as the graph goes, so do the records
+        def visit(name: str, gradients: Tensor) -> None:
+            arrangement = self.layers[name].arrangement
+            if arrangement is None:
+                raise AssertionError("target layers lie on the image")
+            if len(self.segments) > 1 and len(gradients) != self.images:
+                raise NoMap("it did not answer once per image", layer=name)
+            recorded = self._taps.activations[name].detach()
+            for (segment, index, _, accumulator), count in zip(wanted, counts, strict=True):
+                rows = gradients[segment.start : segment.start + count]
+                activation = None
+                if (clean := segment.clean) is not None:
+                    activation = to_maps(recorded[clean : clean + 1], arrangement)
+                accumulator.take(index, name, activation, to_maps(rows, arrangement))
+            missing.pop(name)
+            if not keep_graph:
+                del self._taps.activations[name]  # as the graph goes, so do the records
 
         try:
             with self._lock:
-                self._taps.visit_gradients(score, tell, keep_graph=keep_graph)
+                self._taps.visit_gradients(score, visit, keep_graph=keep_graph)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
             first = (str(error) or type(error).__name__).splitlines()[0]
             raise NoMap(f"the backward pass failed: {first}") from error
-        for name in self.layers:
-            if name not in told:
-                kept = self._taps.activations[name]
-                visit(name, self._maps(name, kept.new_zeros((images, *kept.shape[1:]))))
+        for name in list(missing):  # on which the scores do not depend
+            shape = self._taps.activations[name].shape[1:]
+            nothing = self._taps.activations[name].new_zeros((1, *shape))
+            visit(name, nothing.expand(self.images, *shape))
 
-    def _maps(self, name: str, tensor: Tensor) -> Tensor:
-        arrangement = self.layers[name].arrangement
-        if arrangement is None:
-            raise AssertionError("target layers lie on the image")
-        return to_maps(tensor, arrangement)
-
-
-class Trace(BackwardPath):
-    """One forward pass of one picture and its noisy copies.
-
-    Attributes:
-        clean: Whether the first image is the clean one; the others are noisy copies.
-        samples: How many noisy copies there are.
-        scores: ``(N, K)``, with their graph.
-    """
-
-    def __init__(
-        self, taps: Taps, scores: Tensor, layers: Mapping[str, LayerInfo], *, clean: bool
-    ) -> None:
-        super().__init__(taps, layers)
-        self.scores = scores
-        self.clean = clean
-        self.samples = len(scores) - clean
-        self._bytes: int | None = None
-
-    def back(
-        self,
-        index: int,
-        contrast: Weights | None,
-        visit: Callable[[str, Tensor], None],
-        *,
-        noisy: bool = True,
-        keep_graph: bool,
-    ) -> None:
-        """The backward pass of one class.
-
-        Args:
-            index: The class.
-            contrast: The classes whose scores are taken off, with weights; None for none.
-            visit: As for ``follow``.
-            noisy: Whether the noisy copies are wanted, too; else the clean image is shown alone.
-            keep_graph: Whether another backward pass follows.
-
-        Raises:
-            NoMap: As ``follow``.
-        """
-        # On a caller's thread, where autograd may be off.
-        with torch.inference_mode(False), torch.enable_grad():
-            rows = len(self.scores) if noisy else 1
-            score = score_of(self.scores[:rows], index, contrast)
-        self.follow(score, rows, visit, keep_graph=keep_graph)
-
-    @property
+    @cached_property
     def bytes(self) -> int:
         """What graph and records keep in memory before the backward pass, without weights."""
-        if self._bytes is None:
-            sizes = {}
-            for tensor in (self.scores, *self._taps.activations.values(), *saved(self.scores)):
-                if not isinstance(tensor, nn.Parameter):
-                    storage = tensor.untyped_storage()
-                    sizes[storage.data_ptr()] = storage.nbytes()
-            self._bytes = sum(sizes.values())
-        return self._bytes
+        scores = [segment.scores for segment in self.segments if segment is not None]
+        tensors = [*scores, *self._taps.activations.values()]
+        pending, seen = [each.grad_fn for each in scores], set()
+        while pending:
+            node = pending.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            pending += [parent for parent, _ in node.next_functions]
+            kind = type(node)
+            if kind not in _saved_names:
+                _saved_names[kind] = [
+                    name for name in dir(kind) if name.startswith(("_saved_", "saved_tensors"))
+                ]
+            for name in _saved_names[kind]:
+                try:
+                    found = getattr(node, name)
+                except RuntimeError:  # overwritten since: the backward pass raises
+                    continue
+                parts = found if isinstance(found, (tuple, list)) else (found,)
+                tensors += [part for part in parts if isinstance(part, Tensor)]
+        storages = [
+            tensor.untyped_storage() for tensor in tensors if not isinstance(tensor, nn.Parameter)
+        ]
+        return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
+
+
+_saved_names: dict[type, list[str]] = {}
+"""Under which attributes nodes of a kind keep tensors."""
 
 
 def score_of(scores: Tensor, index: int, contrast: Weights | None) -> Tensor:
@@ -209,114 +251,62 @@ def score_of(scores: Tensor, index: int, contrast: Weights | None) -> Tensor:
     return score
 
 
-def run_forward(
-    model: LoadedModel,
-    batch: Tensor,
-    layers: Mapping[str, LayerInfo],
-    *,
-    rows: Sequence[int],
-    setting: Setting,
-    copying: bool = False,
-) -> tuple[Taps, Any]:
-    """Runs a batch through a network that is held quiet.
+def forward(
+    states: Sequence[JobState], counts: Sequence[int], batch: Tensor, *, copying: bool = False
+) -> Trace:
+    """Runs a batch through the network, held in frozen eval mode, and scores its images.
 
     Args:
-        model: The model.
+        states: The jobs whose images are in the batch, in their order; of the same model, layers
+            and setting. What is wrong with one of them is noted in its ``error``.
+        counts: How many images of each; the clean one comes first.
         batch: ``(N, channels, rows, cols)`` or ``(N, channels, frames, rows, cols)``, on the
             model's device, in the memory format of the setting.
-        layers: The target layers.
-        rows: The images whose activations are recorded.
-        setting: How to run the network.
         copying: Whether every record is a copy, and the network goes on with another: slow and
             large, but safe with networks that overwrite what the backward pass needs.
 
-    Returns:
-        The taps, and what the network has answered.
-
     Raises:
-        ModelRefused: If the model raises on this input.
+        ModelRefused: If the model raises on this input, or its output does not hold one answer for
+            each of several jobs.
         NoMap: If a layer did not run.
     """
-    overwritten = {name for name, layer in layers.items() if layer.overwritten}
+    job = states[0].job
+    model, layers, setting = job.model, job.layers, job.setting
+    targets = [state.target for state in states]  # before the pass takes any memory
+    starts = list(accumulate(counts, initial=0))
+    fresh = [start for start, state in zip(starts, states, strict=False) if state.standings is None]
     lies = {name: layer.arrangement for name, layer in layers.items()}
-    tokens = any(each and (each.prefix_tokens or each.suffix_tokens) for each in lies.values())
     axes = batch_axes(lies)
     chosen = {name: layer.call for name, layer in layers.items() if layer.calls > 1}
-
-    def run(*, safely: bool) -> tuple[Taps, Any]:
-        known = None if safely else overwritten
-        which = None if copying or model.execution.one_by_one else rows
-        taken = tap(
-            model.module,
-            list(layers),
-            overwritten=known,
-            rows=which,
-            chosen=chosen,
-            **axes,
-        )
-        with taken as taps, setting.around(batch.device):
-            return taps, model.run(batch, tokens=tokens)
-
-    taps, output = run(safely=copying)
-    if not taps.intact:  # something else is written to than when the layers were found
-        taps, output = run(safely=True)
-    for name in layers:
-        if name not in taps.activations:
-            raise NoMap("it did not run, or returned no floating-point tensor", layer=name)
-    return taps, output
-
-
-def record(
-    model: LoadedModel,
-    batch: Tensor,
-    layers: Mapping[str, LayerInfo],
-    target: Target,
-    *,
-    clean: bool,
-    setting: Setting,
-    copying: bool = False,
-) -> tuple[Trace, ClassScores | None]:
-    """Runs a batch through the network.
-
-    Args:
-        model: The model.
-        batch: ``(N, channels, rows, cols)`` or ``(N, channels, frames, rows, cols)``, on the
-            model's device, in the memory format of the setting.
-        layers: The target layers.
-        target: What is differentiated.
-        clean: Whether the first image is the clean one.
-        setting: How to run the network.
-        copying: As for ``run_forward``.
-
-    Returns:
-        The trace, and how the classes stand in the clean image if there is one.
-
-    Raises:
-        ModelRefused: If the model raises on this input or returns what its task cannot read.
-        NoMap: If the clean image's scores are not finite, or a layer did not run.
-    """
-    rows = range(int(clean))
+    tokens = any(each and (each.prefix_tokens or each.suffix_tokens) for each in lies.values())
+    overwritten = None if copying else {name for name in layers if layers[name].overwritten}
     with frozen_eval(model.module, anatomy(model)):
-        taps, output = run_forward(
-            model, batch, layers, rows=rows, setting=setting, copying=copying
-        )
-        scores = _scores(model, target, output, len(batch))
-        standings = None
-        if clean:
-            if not is_finite(scores[0]):
-                raise NoMap("the model's scores for this picture are not finite (NaN or infinity)")
-            standings = target.class_scores(output)
-    return Trace(taps, scores, layers, clean=clean), standings
-
-
-def _scores(model: LoadedModel, target: Target, output: object, images: int) -> Tensor:
-    """``(N, K)`` scores of what the network has answered for N images."""
-    try:
-        scores = target.scores(output)
-    except ModelRefused as error:  # tasks do not know the model's ID
-        raise ModelRefused(model.id, error.reason) from error
-    if len(scores) != images:
-        raise ModelRefused(
-            model.id, f"it returns scores of {len(scores)} images for a batch of {images}."
-        )
-    return scores
+        while True:
+            taken = tap(
+                model.module,
+                list(layers),
+                overwritten=overwritten,
+                rows=None if copying or model.execution.one_by_one else fresh,
+                chosen=chosen,
+                **axes,
+            )
+            autocast = setting.autocast and torch.autocast(batch.device.type, setting.autocast)
+            with taken as taps, autocast or nullcontext():
+                output = model.run(batch, tokens=tokens)
+            if taps.intact:
+                break
+            overwritten = None  # something else is written to than when the layers were found
+        for name in layers:
+            if name not in taps.activations:
+                raise NoMap("it did not run, or returned no floating-point tensor", layer=name)
+        outputs = model.task.split(output, counts) if len(states) > 1 else [output]
+        segments: list[Segment | None] = []
+        for place, (state, target) in enumerate(zip(states, targets, strict=True)):
+            clean = fresh.index(starts[place]) if state.standings is None else None
+            try:
+                scores = state.score(target, outputs[place], counts[place])
+                segments.append(Segment(scores, starts[place], clean))
+            except CamHubError as error:
+                state.error = error
+                segments.append(None)
+    return Trace(layers, segments, len(batch), taps)

@@ -11,18 +11,40 @@ import torch
 from torch import Tensor
 
 from cam_hub.attribution.passes.accumulator import Key, Map
-from cam_hub.attribution.passes.forward import Setting
 from cam_hub.layers.layouts import LayerInfo
 from cam_hub.methods import Method
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.base import ClassScores, Target
 from cam_hub.targets.classes import ResolvedClasses
 
-__all__ = ["BatchContext", "Job", "Noise", "Pass", "Progress", "Row", "rows_of", "stacked"]
+__all__ = [
+    "BatchContext",
+    "Job",
+    "Noise",
+    "Pass",
+    "Progress",
+    "Row",
+    "Setting",
+    "rows_of",
+    "stacked",
+]
 
 
 _KEPT = 4 << 20
 """The most bytes of drawn noise that is kept for the next picture."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the network is run.
+
+    Attributes:
+        autocast: Floating-point type of torch's autocast, or None for the model's own.
+        memory_format: That of the batch. Convolutions hand it on, whatever their weights' own is.
+    """
+
+    autocast: torch.dtype | None = None
+    memory_format: torch.memory_format = torch.contiguous_format
 
 
 @dataclass(frozen=True)
@@ -108,6 +130,8 @@ class Job:
         setting: How the network is run.
         progress: Called after each step.
         options: The options of the request, as the manifest records them.
+        samples: How many noisy copies are made.
+        company: What passes along with the clean image, if memory allows.
     """
 
     model: LoadedModel
@@ -123,20 +147,14 @@ class Job:
     progress: Progress | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def samples(self) -> int:
-        """How many noisy copies are made."""
-        return self.noise.num_samples if self.noise is not None else 0
+    samples: int = field(init=False)
+    company: BatchContext = field(init=False)
 
-    @property
-    def size(self) -> int:
-        """How many images pass the network at once, if memory allows."""
-        return min(self.batch_size, 1 + self.samples)
-
-    @property
-    def company(self) -> BatchContext:
-        """What passes along with the clean image."""
-        return BatchContext(self.noise, self.size)
+    def __post_init__(self) -> None:
+        samples = self.noise.num_samples if self.noise is not None else 0
+        context = BatchContext(self.noise, min(self.batch_size, 1 + samples))
+        object.__setattr__(self, "samples", samples)
+        object.__setattr__(self, "company", context)
 
     def settled(self, standings: ClassScores, target: Target) -> ResolvedClasses:
         """The classes to explain.
@@ -148,11 +166,6 @@ class Job:
         others = () if found.contrast is None else tuple(index for index, _ in found.contrast)
         target.check((*found.classes, *others))
         return found
-
-    def tell(self, part: float, step: int, classes: Sequence[int]) -> None:
-        """Calls ``progress``, if there is one."""
-        if self.progress is not None:
-            self.progress(part, f"class {step + 1} of {len(classes)}")
 
 
 @dataclass(frozen=True)
@@ -188,7 +201,7 @@ def rows_of(job: Job) -> Iterator[Row]:
     """The images that pass the network for a job, in their order: the picture itself first."""
     yield job.image, None
     if job.noise is not None:
-        layout = _layout(job)
+        layout = job.setting.memory_format
         # Laid out once rather than with every copy.
         image = job.image.contiguous(memory_format=layout)
         for drawn in job.noise.draws(image, layout):
@@ -210,7 +223,7 @@ def stacked(rows: Sequence[Row], job: Job) -> Tensor:
         (len(rows), *image.shape[1:]),
         dtype=image.dtype,
         device=image.device,
-        memory_format=_layout(job),
+        memory_format=job.setting.memory_format,
     )
     for place, (image, drawn) in enumerate(rows):
         row = batch[place : place + 1]
@@ -219,7 +232,3 @@ def stacked(rows: Sequence[Row], job: Job) -> Tensor:
         else:
             torch.add(image, drawn, out=row)
     return batch
-
-
-def _layout(job: Job) -> torch.memory_format:
-    return job.setting.memory_format if job.image.ndim == 4 else torch.contiguous_format

@@ -5,36 +5,43 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections import OrderedDict, defaultdict
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TypeVar
+from typing import NamedTuple
 
 from torch import Tensor
 
-from cam_hub.attribution.passes.accumulator import Accumulator, Allowance, Map, make_map
-from cam_hub.attribution.passes.forward import Trace
+from cam_hub.attribution.passes.accumulator import Accumulator, Allowance, Key, Map
+from cam_hub.attribution.passes.forward import Trace, anatomy
 from cam_hub.attribution.passes.job import BatchContext, Job, Pass
-from cam_hub.attribution.passes.model_state import sample, state
-from cam_hub.attribution.passes.runner import EVIDENCE, Finished, run, run_backward
-from cam_hub.errors import NoMap, OutOfMemory
+from cam_hub.errors import NoMap
 from cam_hub.hooks.recording import watch_writes
 from cam_hub.images.preprocessing import same
 from cam_hub.methods import Evidence, Method
 from cam_hub.targets.base import ClassScores, Target
 from cam_hub.targets.classes import Weights
 
-__all__ = ["LIMIT", "RECENT", "VARIABLE", "PassEntry", "RecentPasses"]
+__all__ = ["EVIDENCE", "LIMIT", "RECENT", "VARIABLE", "Finished", "RecentPasses", "Slot"]
 
 
-T = TypeVar("T")
+@dataclass(frozen=True)
+class Finished:
+    """A pass, and what of it can be kept.
 
-_Place = tuple[int, Weights | None, str]
-"""What the clean image's evidence is of: class index, that of the contrast, and layer."""
+    Attributes:
+        found: What it has brought back.
+        target: The target.
+        traces: Those whose graph is still there, in the order of their images: all of them, or
+            the first alone, which holds the clean image, or none.
+        accumulator: What has made its maps, with the clean image's evidence as far as it is kept.
+    """
 
-_Key = tuple[str, int, Weights | None, str]
-"""What a map is of: method, class index, that of the contrast, and layer."""
+    found: Pass
+    target: Target
+    traces: list[Trace]
+    accumulator: Accumulator
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class _Plan:
     """What gives the maps that are missing of one class.
 
     Attributes:
-        methods: Those that need a way back.
+        methods: Those that need a backward pass.
         samples: How many noisy copies they need.
         traces: Graphs that are kept.
         at_hand: Methods and layers that need none.
@@ -55,6 +62,21 @@ class _Plan:
 
 
 @dataclass(eq=False)
+class _Findings:
+    """What was found out of one contrast.
+
+    Attributes:
+        maps: All that were made.
+        agreements: Of those that need noise.
+        evidence: That of the clean image, by class index and layer.
+    """
+
+    maps: dict[Key, Map] = field(default_factory=dict)
+    agreements: dict[Key, float] = field(default_factory=dict)
+    evidence: dict[tuple[int, str], Evidence] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
 class PassEntry:
     """The cached passes of one picture in one batch context, under one question.
 
@@ -62,10 +84,8 @@ class PassEntry:
         target: What was differentiated in the last pass.
         standings: How the classes stood in its clean image.
         labels: Names of the scores.
-        maps: All that were made.
-        agreements: Of those that need noise.
+        findings: What was found out, by contrast.
         traces: Of all images, in their order, or of the first ones.
-        evidence: That of the clean image.
         lock: Held while anything here is looked at or changed.
         counted: How many bytes it took when it was last looked at.
     """
@@ -73,10 +93,10 @@ class PassEntry:
     target: Target
     standings: ClassScores
     labels: tuple[str, ...] | None
-    maps: dict[_Key, Map] = field(default_factory=dict)
-    agreements: dict[_Key, float] = field(default_factory=dict)
+    findings: dict[Weights | None, _Findings] = field(
+        default_factory=lambda: defaultdict(_Findings)
+    )
     traces: list[Trace] = field(default_factory=list)
-    evidence: dict[_Place, Evidence] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     counted: int = 0
 
@@ -85,29 +105,24 @@ class PassEntry:
         """All that it takes."""
         with self.lock:
             graphs = sum(trace.bytes for trace in self.traces)
-            maps = sum(cam.nbytes for cam in self.maps.values())
-        return maps + graphs + self.evidence_bytes
+            maps = [cam.nbytes for each in self.findings.values() for cam in each.maps.values()]
+        return sum(maps) + graphs + self.evidence_bytes
 
     @property
     def evidence_bytes(self) -> int:
         """Of classes that share a layer's activation it is counted once."""
         with self.lock:
-            kept = list(self.evidence.items())
-        activations = {name: each.activation.nbytes for (*_, name), each in kept}
+            kept = [pair for each in self.findings.values() for pair in each.evidence.items()]
+        activations = {name: each.activation.nbytes for (_, name), each in kept}
         return sum(activations.values()) + sum(each.gradient.nbytes for _, each in kept)
 
-    def add(self, finished: Finished) -> None:
-        """Takes in what a pass has found; but for maps and evidence, in place of earlier ones."""
-        found = finished.found
+    def add(self, contrast: Weights | None, made: Accumulator) -> None:
+        """Takes in the maps and the evidence of a contrast, beside those that are here."""
         with self.lock:
-            self.target, self.standings = finished.target, found.standings
-            against = found.settled.contrast
-            self.maps.update(_keyed(found.maps, against))
-            self.agreements.update(_keyed(found.agreements, against))
-            for (index, name), evidence in finished.evidence.items():
-                self.evidence[index, against, name] = evidence
-            if finished.traces:
-                self.traces = finished.traces
+            known = self.findings[contrast]
+            known.maps.update(made.maps)
+            known.agreements.update(made.agreements)
+            known.evidence.update(made.evidence)
 
     def answer(self, job: Job, room: int) -> Pass | None:
         """A pass out of what is here; None if the network has to run.
@@ -119,27 +134,23 @@ class PassEntry:
         with self.lock:
             standings = self.standings
             settled = job.settled(standings, self.target)
-            told = self.target.describe()
-        classes, against = settled.classes, settled.contrast
-        plans = [self._plan(job, index, against) for index in classes]
+            described = self.target.describe()
+            known = self.findings[settled.contrast]
+        classes = settled.classes
+        plans = [self._plan(job, index, known) for index in classes]
         if any(plan is None for plan in plans):
             return None
         for step, (index, plan) in enumerate(zip(classes, plans, strict=True)):
-            job.tell((step + 1) / (len(classes) + 1), step, classes)
+            if job.progress is not None:
+                job.progress((step + 1) / (len(classes) + 1), f"class {step + 1} of {len(classes)}")
             if plan is not None:
-                self._follow(job, index, against, plan, room)
+                self._follow(index, settled.contrast, plan, room)
         wanted = list(product((method.key for method in job.methods), classes, job.layers))
-        maps = {
-            (key, index, name): self.maps[key, index, against, name] for key, index, name in wanted
-        }
-        agreements = {
-            (key, index, name): self.agreements[key, index, against, name]
-            for key, index, name in wanted
-            if (key, index, against, name) in self.agreements
-        }
-        return Pass(standings, settled, self.labels, told, maps, agreements)
+        maps = {key: known.maps[key] for key in wanted}
+        agreements = {key: known.agreements[key] for key in wanted if key in known.agreements}
+        return Pass(standings, settled, self.labels, described, maps, agreements)
 
-    def _plan(self, job: Job, index: int, against: Weights | None) -> _Plan | None:
+    def _plan(self, job: Job, index: int, known: _Findings) -> _Plan | None:
         """How to make the maps of one class that are missing; None if open traces do not allow it.
 
         Methods that need noise and methods that do not may be missing at different layers.
@@ -148,12 +159,12 @@ class PassEntry:
             (method, name)
             for method in job.methods
             for name in job.layers
-            if (method.key, index, against, name) not in self.maps
+            if (method.key, index, name) not in known.maps
         ]
         at_hand = [
-            (method, name, self.evidence[index, against, name])
+            (method, name, known.evidence[index, name])
             for method, name in missing
-            if not method.needs_noise and (index, against, name) in self.evidence
+            if not method.needs_noise and (index, name) in known.evidence
         ]
         done = {(method, name) for method, name, _ in at_hand}
         missing = [each for each in missing if each not in done]
@@ -162,22 +173,30 @@ class PassEntry:
         traces = self._covering({name for _, name in missing}, samples) if missing else []
         return None if traces is None else _Plan(methods, samples, traces, at_hand)
 
-    def _follow(
-        self, job: Job, index: int, against: Weights | None, plan: _Plan, room: int
-    ) -> None:
+    def _follow(self, index: int, contrast: Weights | None, plan: _Plan, room: int) -> None:
         with self.lock:
-            shared = {name: each.activation for (*_, name), each in self.evidence.items()}
+            shared = {
+                name: evidence.activation
+                for each in self.findings.values()
+                for (_, name), evidence in each.evidence.items()
+            }
         allowance = Allowance(room - self.evidence_bytes, shared)
         found = Accumulator(plan.methods, plan.samples, allowance)
         for trace in plan.traces:
-            run_backward(trace, index, against, found, noisy=plan.samples > 0, keep_graph=True)
+            wanted = [
+                (segment, index, contrast, found)
+                for segment in trace.segments
+                if segment is not None
+            ]
+            trace.backward(wanted, noisy=plan.samples > 0, keep_graph=True)
+        made = [found]
         for method, name, evidence in plan.at_hand:
-            found.maps[method.key, index, name] = make_map(method, evidence, name)
-        with self.lock:
-            self.maps.update(_keyed(found.maps, against))
-            self.agreements.update(_keyed(found.agreements, against))
-            for (_, name), evidence in found.evidence.items():
-                self.evidence[index, against, name] = evidence
+            made.append(Accumulator([method], 0))
+            made[-1].take(index, name, evidence.activation, evidence.gradient)
+        for each in made:
+            if each.error is not None:
+                raise each.error
+            self.add(contrast, each)
 
     def _covering(self, layers: set[str], samples: int) -> list[Trace] | None:
         """Open traces of the clean image and so many noisy copies, which hold all of these layers.
@@ -190,11 +209,7 @@ class PassEntry:
             return None
         if not samples:
             return traces[:1]
-        return traces if sum(trace.samples for trace in traces) == samples else None
-
-
-def _keyed(found: Mapping[tuple[str, int, str], T], against: Weights | None) -> dict[_Key, T]:
-    return {(method, index, against, name): each for (method, index, name), each in found.items()}
+        return traces if sum(trace.images for trace in traces) == 1 + samples else None
 
 
 LIMIT = 256 << 20
@@ -202,6 +217,12 @@ LIMIT = 256 << 20
 
 VARIABLE = "CAM_HUB_PASSES"
 """The environment variable that sets the limit in MiB; 0 or ``off`` keeps nothing."""
+
+_VALUES = 64
+"""So many values of an image are part of its key."""
+
+EVIDENCE = 4
+"""Evidence may take this part of what traces may."""
 
 _LARGEST = 4
 """One pass keeps graphs of at most this part of the limit; of a larger one only the maps stay."""
@@ -239,6 +260,20 @@ class _Picture:
         return found
 
 
+class Slot(NamedTuple):
+    """Where a pass is kept.
+
+    Attributes:
+        key: Tells it from passes of other models, pictures, questions and settings.
+        state: That of its model before it runs.
+        largest: Bytes that its graphs may take.
+    """
+
+    key: tuple[Hashable, ...]
+    state: Hashable
+    largest: int
+
+
 class RecentPasses:
     """Passes of any number of models, the least recently used forgotten first.
 
@@ -261,7 +296,15 @@ class RecentPasses:
     @property
     def limit(self) -> int:
         """The most bytes to keep."""
-        return _environment() if self._limit is None else self._limit
+        if self._limit is not None:
+            return self._limit
+        said = os.environ.get(VARIABLE, "").strip().lower()
+        if said == "off":
+            return 0
+        try:
+            return max(0, int(said) << 20) if said else LIMIT
+        except ValueError:
+            return LIMIT
 
     @property
     def bytes(self) -> int:
@@ -278,62 +321,51 @@ class RecentPasses:
         with self._lock:
             self._kept.clear()
 
-    def run(self, job: Job, *, reuse: bool = True) -> Pass:
-        """A pass, which runs only those parts of the network that are not cached.
+    def slot(self, job: Job) -> Slot | None:
+        """Where a job's pass is kept; None if it cannot be.
 
-        Args:
-            job: What to find out.
-            reuse: Whether kept passes are looked at, and this one is kept.
-
-        Raises:
-            CamHubError: As ``runner.run``.
+        Passes of earlier states of its model are dropped.
         """
-        limit = self.limit if reuse else 0
-        before = state(job.model) if limit > 0 else None
-        if before is None:
-            return run(job).found
-        key = self._key(job, before)
-        known = self._answer(key, job, limit)
-        if known is not None:
-            return known
-        try:
-            finished = run(job, keep=limit // _LARGEST)
-        except OutOfMemory:
-            if not len(self):
-                raise
-            self.clear()  # which may be what is in the way
-            finished = run(job, keep=limit // _LARGEST)
-        self._keep(key, before, job, finished, limit)
-        return finished.found
-
-    def _answer(self, key: Hashable, job: Job, limit: int) -> Pass | None:
-        """What can be had without the network; None if it has to run."""
-        with self._lock:
-            picture = self._find(key, job.image)
-            fitting = picture.fitting(job) if picture is not None else []
-        try:
-            for kept in fitting:
-                found = kept.answer(job, limit // _LARGEST // EVIDENCE)
-                if found is not None:
-                    self._trim(kept, limit)
-                    return found
-        except NoMap as error:
-            if not isinstance(error.__cause__, RuntimeError):
-                raise
-            self._drop(key)  # something that the backward pass needs was written to
-        return None
-
-    def _key(self, job: Job, before: Hashable) -> Hashable:
-        """Under what a job's pass is kept; passes of earlier states of its model are dropped."""
+        limit = self.limit
+        state = anatomy(job.model).state() if limit > 0 else None
+        if state is None:
+            return None
         module = job.model.module
         place = id(module)
         with self._lock:
             if place not in self._states:
                 weakref.finalize(module, self._forget_model, place).atexit = False
-            if self._states.get(place) != before:
+            if self._states.get(place) != state:
                 self._forget_passes(place)
-                self._states[place] = before
-        return place, job.model.task, job.question, job.setting, sample(job.image)
+                self._states[place] = state
+        image = job.image.detach()
+        values = image.flatten()
+        few = tuple(values[:: -(-len(values) // _VALUES)].tolist())
+        look = tuple(image.shape), image.dtype, image.device, few
+        key = place, job.model.task, job.question, job.setting, look
+        return Slot(key, state, limit // _LARGEST)
+
+    def answer(self, slot: Slot, job: Job) -> Pass | None:
+        """What can be had without the network; None if it has to run.
+
+        Raises:
+            CamHubError: If the job has no such classes, or a map is not finite.
+        """
+        with self._lock:
+            picture = self._find(slot.key, job.image)
+            fitting = picture.fitting(job) if picture is not None else []
+        try:
+            for kept in fitting:
+                found = kept.answer(job, slot.largest // EVIDENCE)
+                if found is not None:
+                    self._trim(kept)
+                    return found
+        except NoMap as error:
+            if not isinstance(error.__cause__, RuntimeError):
+                raise
+            with self._lock:  # something that the backward pass needs was written to
+                self._kept.pop(slot.key, None)
+        return None
 
     def _find(self, key: Hashable, image: Tensor) -> _Picture | None:
         with self._lock:
@@ -343,30 +375,33 @@ class RecentPasses:
             self._kept.move_to_end(key)
             return picture
 
-    def _keep(
-        self, key: Hashable, before: Hashable, job: Job, finished: Finished, limit: int
-    ) -> None:
+    def keep(self, slot: Slot, job: Job, finished: Finished) -> None:
+        """Keeps a pass, as far as there is room."""
         found = finished.found
         with self._lock:
             # Written to since? Who asks next finds out, and has this forgotten. What others have
             # found out already must not mix with it.
-            if self._states.get(id(job.model.module)) != before:
+            if self._states.get(id(job.model.module)) != slot.state:
                 return
-            picture = self._find(key, job.image)
+            picture = self._find(slot.key, job.image)
             if picture is None:
-                picture = self._kept[key] = _Picture(job.image)
+                picture = self._kept[slot.key] = _Picture(job.image)
                 self._most += job.image.nbytes
             kept = picture.passes.get(job.company)
             if kept is None:
                 kept = PassEntry(finished.target, found.standings, found.labels)
                 picture.passes[job.company] = kept
             picture.passes.move_to_end(job.company)
-            kept.add(finished)
-            self._kept.move_to_end(key)
-        self._trim(kept, limit)
+            kept.add(found.settled.contrast, finished.accumulator)
+            with kept.lock:
+                kept.target, kept.standings = finished.target, found.standings
+                kept.traces = finished.traces or kept.traces
+            self._kept.move_to_end(slot.key)
+        self._trim(kept)
 
-    def _trim(self, changed: PassEntry, limit: int) -> None:
+    def _trim(self, changed: PassEntry) -> None:
         """Forgets the least recently used, after one has grown."""
+        limit = self.limit
         before, changed.counted = changed.counted, changed.bytes
         with self._lock:
             self._most += max(0, changed.counted - before)
@@ -386,10 +421,6 @@ class RecentPasses:
         del self._kept[key]
         return size + picture.image.nbytes
 
-    def _drop(self, key: Hashable) -> None:
-        with self._lock:
-            self._kept.pop(key, None)
-
     def _forget_model(self, place: int) -> None:
         with self._lock:
             self._states.pop(place, None)
@@ -403,13 +434,3 @@ class RecentPasses:
 
 RECENT = RecentPasses()
 """The passes of this process."""
-
-
-def _environment() -> int:
-    said = os.environ.get(VARIABLE, "").strip().lower()
-    if said == "off":
-        return 0
-    try:
-        return max(0, int(said) << 20) if said else LIMIT
-    except ValueError:
-        return LIMIT

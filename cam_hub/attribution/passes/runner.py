@@ -1,69 +1,60 @@
-"""One whole pass: chunks of images forwards, classes backwards, maps of layers and methods."""
+"""Whole passes: chunks of images forwards, classes backwards, maps of layers and methods.
+
+``run`` does one job, with smaller chunks or more careful records where it has to. ``run_together``
+does several at once, and leaves those that need such care to be run alone.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cam_hub.attribution.passes.accumulator import Accumulator, Allowance
-from cam_hub.attribution.passes.forward import Trace, record
-from cam_hub.attribution.passes.job import Job, Pass, rows_of, stacked
-from cam_hub.attribution.passes.model_state import anatomy
-from cam_hub.errors import NoMap, OutOfMemory
+from cam_hub.attribution.passes.forward import JobState, Trace, anatomy, forward
+from cam_hub.attribution.passes.job import Job, Pass, Row, rows_of, stacked
+from cam_hub.attribution.passes.pass_cache import EVIDENCE, RECENT, Finished, RecentPasses
+from cam_hub.errors import CamHubError, ModelRefused, NoMap, OutOfMemory
 from cam_hub.hooks.frozen_eval import frozen_eval, mixes_batch
-from cam_hub.hooks.memory import in_chunks, is_out_of_memory
+from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import tap
 from cam_hub.layers.layouts import LayerInfo, batch_axes, to_maps
-from cam_hub.methods import Evidence
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.targets.base import Target
-from cam_hub.targets.classes import ResolvedClasses, Weights
 
-__all__ = [
-    "EVIDENCE",
-    "Finished",
-    "forward_activations",
-    "must_pass_alone",
-    "run",
-    "run_backward",
-]
+__all__ = ["BatchLimit", "forward_activations", "run", "run_together"]
 
 _LOG = logging.getLogger("cam_hub")
 
-EVIDENCE = 4
-"""Evidence may take this part of what traces may."""
 
-
-@dataclass(frozen=True)
-class Finished:
-    """A pass, and what of it can be kept.
+@dataclass
+class BatchLimit:
+    """How many images pass the network at once; fewer from when memory did not suffice.
 
     Attributes:
-        found: What it has brought back.
-        target: The target.
-        traces: Those whose way back is still open, in the order of their images: all of them, or
-            the first alone, which holds the clean image, or none.
-        evidence: That of the clean image, by class index and layer, as far as it is kept.
+        images: How many, at most.
     """
 
-    found: Pass
-    target: Target
-    traces: list[Trace]
-    evidence: Mapping[tuple[int, str], Evidence]
+    images: int
+
+    def halve(self, model: LoadedModel) -> None:
+        """Halves it, since the memory did not suffice for a model."""
+        self.images = max(1, self.images // 2)
+        _LOG.warning("%s: out of memory; at most %d images pass at once", model.id, self.images)
 
 
-def run(job: Job, *, keep: int = 0) -> Finished:
-    """Runs the network forwards once per chunk and backwards once per chunk and class.
+def run(job: Job, *, reuse: bool = True, recent: RecentPasses = RECENT) -> Pass:
+    """A pass of one picture, which runs only those parts of the network that are not cached.
 
     Where memory does not suffice, chunks are halved.
 
     Args:
         job: What to find out.
-        keep: Bytes of traces to keep open for later; evidence takes a part of as many more.
+        reuse: Whether cached passes are looked at, and this one is cached.
+        recent: The cache.
 
     Raises:
         ModelRefused: If the model raises on this input or returns what its task cannot read.
@@ -71,13 +62,17 @@ def run(job: Job, *, keep: int = 0) -> Finished:
             score depends on it, or a map is not finite.
         OutOfMemory: If memory does not suffice for one image at a time.
     """
-    size = job.size
-    if size > 1 and must_pass_alone(job.model):
-        size = 1
-    copying = False
+    slot = recent.slot(job) if reuse else None
+    if slot is not None and (known := recent.answer(slot, job)) is not None:
+        return known
+    largest = job.company.size
+    if largest > 1 and _must_pass_alone(job.model):
+        largest = 1
+    room, copying, keep = BatchLimit(largest), False, slot.largest if slot is not None else 0
     while True:
         try:
-            return _Run(job, size, keep, copying=copying).finish()
+            finished = _run_in_chunks(job, room, keep, copying=copying)
+            break
         except NoMap as error:
             if copying or not isinstance(error.__cause__, RuntimeError):
                 raise
@@ -85,107 +80,126 @@ def run(job: Job, *, keep: int = 0) -> Finished:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if size == 1:
+            if room.images > 1:
+                room.halve(job.model)
+            elif slot is not None and len(recent):
+                recent.clear()  # which may be what is in the way
+                slot, room.images = None, largest
+            else:
                 raise OutOfMemory(job.model.id, _too_large(job)) from None
-            size //= 2
-            _LOG.warning("%s: out of memory; at most %d images pass at once", job.model.id, size)
         keep = 0
+    if slot is not None:
+        recent.keep(slot, job, finished)
+    return finished.found
 
 
-def must_pass_alone(model: LoadedModel) -> bool:
-    """Whether images pass the network one at a time."""
-    return model.execution.one_by_one or mixes_batch(model.module, anatomy(model))
-
-
-class _Run:
-    """One attempt at a job, with chunks of a fixed size."""
-
-    def __init__(self, job: Job, size: int, keep: int, *, copying: bool) -> None:
-        self._job = job
-        self._size = size
-        self._left = keep
-        self._accumulator = Accumulator(job.methods, job.samples, Allowance(keep // EVIDENCE))
-        self._copying = copying
-        self._traces: list[Trace] = []
-        self._settled = ResolvedClasses(())
-
-    def finish(self) -> Finished:
-        job = self._job
-        total = -(-(1 + job.samples) // self._size)
-        target = job.aim()
-        standings = None
-        for number, batch in enumerate(_chunks(job, self._size)):
-            trace, found = record(
-                job.model,
-                batch,
-                job.layers,
-                target,
-                clean=standings is None,
-                setting=job.setting,
-                copying=self._copying,
-            )
-            if found is not None:
-                standings = found
-                self._settled = job.settled(standings, target)
-            self._go_back(trace, number, total)
-        if standings is None:
-            raise AssertionError("there is always a chunk with the clean image")
-        accumulated = self._accumulator
-        done = Pass(
-            standings,
-            self._settled,
-            target.labels,
-            target.describe(),
-            accumulated.maps,
-            accumulated.agreements,
-        )
-        traces = self._traces
-        if len(traces) < total:
-            traces = traces[:1]
-        return Finished(done, target, traces, accumulated.evidence)
-
-    def _go_back(self, trace: Trace, number: int, total: int) -> None:
-        classes, against = self._settled.classes, self._settled.contrast
-        count = len(classes)
-        keep = self._left > 0 and len(self._traces) == number and trace.bytes <= self._left
-        if keep:
-            self._left -= trace.bytes
-            self._traces.append(trace)
-        for step, index in enumerate(classes):
-            self._job.tell((number + (step + 1) / (count + 1)) / total, step, classes)
-            last = not keep and step + 1 == count
-            run_backward(trace, index, against, self._accumulator, keep_graph=not last)
-
-
-def run_backward(
-    trace: Trace,
-    index: int,
-    contrast: Weights | None,
-    accumulator: Accumulator,
-    *,
-    noisy: bool = True,
-    keep_graph: bool,
-) -> None:
-    """Takes one class's way back through a trace.
+def _run_in_chunks(job: Job, room: BatchLimit, keep: int, *, copying: bool) -> Finished:
+    """Runs the network forwards once per chunk and backwards once per chunk and class.
 
     Args:
-        trace: The trace.
-        index: The class.
-        contrast: The classes whose scores are taken off, with weights; None for none.
-        accumulator: Takes in the gradients.
-        noisy: Whether its noisy copies are wanted.
-        keep_graph: Whether another backward pass follows.
+        job: What to find out.
+        room: Most images per chunk.
+        keep: Bytes of traces to keep; evidence takes a part of as many more.
+        copying: As for ``forward``.
 
     Raises:
-        NoMap: If the score does not depend on a layer; with torch's error as its cause where the
-            network has overwritten what the backward pass needs.
+        CamHubError: As ``run``, for which lack of memory is torch's own error.
     """
+    state = JobState(job, Accumulator(job.methods, job.samples, Allowance(keep // EVIDENCE)))
+    traces: list[Trace] = []
+    total = -(-(1 + job.samples) // room.images)
+    for number, (owners, batch) in enumerate(_chunks([state], room)):
+        trace = forward([state], [len(owners)], batch, copying=copying)
+        (segment,) = trace.segments
+        if segment is None:
+            break
+        classes, contrast = state.settled.classes, state.settled.contrast
+        kept = keep > 0 and len(traces) == number and trace.bytes <= keep
+        if kept:
+            keep -= trace.bytes
+            traces.append(trace)
+        for step, index in enumerate(classes):
+            if job.progress is not None:
+                part = (number + (step + 1) / (len(classes) + 1)) / total
+                job.progress(part, f"class {step + 1} of {len(classes)}")
+            wanted = [(segment, index, contrast, state.accumulator)]
+            trace.backward(wanted, keep_graph=kept or step + 1 < len(classes))
+    traces = traces if len(traces) == total else traces[:1]
+    return Finished(state.result(), state.target, traces, state.accumulator)
 
-    def visit(name: str, gradient: Tensor) -> None:
-        activation = trace.activation(name) if trace.clean else None
-        accumulator.take(index, name, activation, gradient)
 
-    trace.back(index, contrast, visit, noisy=noisy, keep_graph=keep_graph)
+def run_together(
+    jobs: Sequence[Job], room: BatchLimit, *, progress: Callable[[float], None] | None = None
+) -> list[Pass | CamHubError | None]:
+    """Runs the network forwards once per chunk, and backwards as often as classes are asked for.
+
+    The clean pictures and their noisy copies form one row, which is cut into chunks wherever one is
+    full.
+
+    Args:
+        jobs: One per picture; of the same model, layers, noise and setting, and of inputs of one
+            size. Their own batch size and progress do not matter here.
+        room: Most images per chunk.
+        progress: Called after each chunk with the part that is done; what it raises stops the
+            work.
+
+    Returns:
+        Per picture what came back, or an error that is about this picture; None if it could not
+        be passed along with the others, and must be passed alone.
+    """
+    if not jobs:
+        return []
+    if _must_pass_alone(jobs[0].model):
+        room = BatchLimit(1)
+    states = [JobState(job, Accumulator(job.methods, job.samples)) for job in jobs]
+    images = len(jobs) * (1 + jobs[0].samples)
+    passed = 0
+    for owners, batch in _chunks(states, room):
+        counts = Counter(owners)  # which keeps the order
+        chunk = [states[owner] for owner in counts]
+        try:
+            _run_chunk(chunk, list(counts.values()), batch)
+        except (CamHubError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, CamHubError):
+                if not is_out_of_memory(error):
+                    raise
+                room.halve(jobs[0].model)
+            for state in chunk:
+                state.alone, state.accumulator = True, Accumulator((), 0)  # which frees its own
+        passed += len(owners)
+        if progress is not None:
+            progress(min(passed / images, 1.0))
+    return [_outcome(state) for state in states]
+
+
+def _run_chunk(states: Sequence[JobState], counts: Sequence[int], batch: Tensor) -> None:
+    """Runs one chunk forwards, and backwards as often as one of the jobs has classes.
+
+    Raises:
+        CamHubError: If the chunk does not work as one; its message is not shown.
+    """
+    trace = forward(states, counts, batch)
+    scored = [
+        (state.settled, segment, state.accumulator)
+        for state, segment in zip(states, trace.segments, strict=True)
+        if segment is not None
+    ]
+    steps = max((len(settled.classes) for settled, *_ in scored), default=0)
+    for step in range(steps):
+        wanted = [
+            (segment, settled.classes[step], settled.contrast, accumulator)
+            for settled, segment, accumulator in scored
+            if step < len(settled.classes)
+        ]
+        trace.backward(wanted, keep_graph=step + 1 < steps)
+
+
+def _outcome(state: JobState) -> Pass | CamHubError | None:
+    """What ``run_together`` returns for a job."""
+    error = state.error or state.accumulator.error
+    if state.alone or isinstance(error, ModelRefused):  # alone, its error names the input
+        return None
+    return state.result() if error is None else error
 
 
 def forward_activations(
@@ -223,10 +237,29 @@ def forward_activations(
     return found
 
 
-def _chunks(job: Job, size: int) -> Iterator[Tensor]:
-    """The clean image and its noisy copies, at most ``size`` at a time."""
-    for chunk in in_chunks(rows_of(job), size):
-        yield stacked(chunk, job)
+def _must_pass_alone(model: LoadedModel) -> bool:
+    """Whether images pass the network one at a time."""
+    return model.execution.one_by_one or mixes_batch(model.module, anatomy(model))
+
+
+def _chunks(states: Sequence[JobState], room: BatchLimit) -> Iterator[tuple[list[int], Tensor]]:
+    """Each picture and then its noisy copies, cut into chunks, with whose they are.
+
+    Pictures of which nothing more can come are left out.
+    """
+    owners: list[int] = []
+    rows: list[Row] = []
+    for owner, state in enumerate(states):
+        for row in rows_of(state.job):
+            if state.alone or state.error is not None or state.accumulator.error is not None:
+                break
+            owners.append(owner)
+            rows.append(row)
+            if len(rows) >= room.images:
+                yield owners, stacked(rows, state.job)
+                owners, rows = [], []
+    if rows:
+        yield owners, stacked(rows, states[0].job)
 
 
 def _too_large(job: Job) -> str:
