@@ -1,27 +1,63 @@
-"""How well a change of activations follows the bands of the input that were disturbed."""
+"""How the cells of a layer correspond to places of the input, by disturbing parts of it.
+
+**Bands.** How well a change of activations follows the bands of the input that were disturbed.
+
+**Extent.** A grid mostly covers the input: its first row lies at the top, its last one at the
+bottom. Where the network cuts off a border, it covers less; where it adds one, more. A correlation
+of places is the same in each case. So a cell is modelled as a window of some width, whose centre
+runs along with the cell's place, and the windows' offset and scale are fitted to how the cells
+answer to the bands.
+
+**Quadrants.** The bands show where the cells of a layer look, on average over the cells. A layer
+can follow them and still mix the picture: where some cells are stronger than others, they respond
+most to any change. So where the halves of a layer hardly differ under the bands (``Match.halves``),
+its quadrants are examined one by one.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise, product
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from cam_hub.hooks.frozen_eval import frozen_eval
+from cam_hub.hooks.memory import in_chunks
+from cam_hub.hooks.recording import main_tensor
+from cam_hub.layers.layouts import LAYOUTS, Arrangement, batch_first, to_maps
+from cam_hub.layers.model_runner import Run, run_observed
 
 __all__ = [
     "BANDS",
+    "CLEAR_HALVES",
+    "CLEAR_QUADRANTS",
     "FEW_CELLS",
     "FINEST",
     "NONE",
+    "ROUNDS",
     "SELECTIVE",
+    "WHOLE",
+    "Ends",
+    "Fit",
     "Match",
+    "areas",
+    "fit_extent",
+    "follows",
     "lead",
     "match_all",
     "match_bands",
+    "quadrant_leads",
     "sampled",
     "sizes",
 ]
+
 
 Array = npt.NDArray[Any]
 
@@ -290,3 +326,292 @@ def _lead(own: Array, other: Array) -> Array:
 def _places(count: int) -> Array:
     """Centres of ``count`` equal parts of [0, 1]."""
     return (np.arange(count) + 0.5) / count
+
+
+Ends = tuple[float, float]
+"""Where a grid starts and ends along one axis, as parts of the input."""
+
+WHOLE: Ends = (0.0, 1.0)
+
+_WIDTHS = (0.03, 0.06, 0.12, 0.2, 0.3, 0.45, 0.7, 1.0)
+"""The widths of windows that are tried, as parts of the input."""
+
+_CENTRES, _LENGTHS = (0.2, 0.8, 49), (0.35, 1.8, 59)
+"""The first, the last and the number of the places of a grid's centre and of its lengths."""
+
+_EXTENTS = tuple(
+    product(
+        *(
+            [first + (last - first) * step / (count - 1) for step in range(count)]
+            for first, last, count in (_CENTRES, _LENGTHS)
+        )
+    )
+)
+"""Centres and lengths of all extents that are tried."""
+
+_POOR, _BETTER = 0.004, 0.3
+"""Another extent than the whole input must have at most this part of the whole input's mean squared
+error, also if that is shifted by up to half a cell, as strides do; and this must be at least so
+much."""
+
+_FAR, _CELLS, _CELLS_OF_FINER = 0.06, 1.0, 1.5
+"""An end that is off by less than this part of the input, or than so many cells, is where it should
+be: strides alone shift centres by up to half a cell, and the fit is not exact. A coarser grid must
+differ by more from what a finer one shows, which is measured more exactly."""
+
+_TIE = 1e-4
+"""Errors that differ by less are equal."""
+
+_NARROW = 0.75
+"""Cells are narrow enough to show where they lie if the greatest share of a band is at least this,
+on average."""
+
+
+class Fit(NamedTuple):
+    """What the bands show along one axis.
+
+    Attributes:
+        start: Where the grid starts, as a part of the input.
+        stop: Where it ends.
+        clear: Whether the cells are narrow enough for a reliable fit.
+    """
+
+    start: float
+    stop: float
+    clear: bool
+
+
+def fit_extent(
+    responses: Tensor, grid: tuple[int, int], finer: Sequence[Ends | None] = (None, None)
+) -> tuple[Fit, Fit]:
+    """Fits the part of the input that a grid covers.
+
+    Args:
+        responses: ``(2 * BANDS, rows, cols)``: how much each cell changes by each disturbance,
+            first of the copies with horizontal bands disturbed, then of those with vertical ones.
+        grid: Rows and columns of the grid, of which these may be ``sampled`` ones.
+        finer: What a finer grid covers that it is a stride coarser than, along each axis: it is
+            measured more exactly. None if there is no such grid.
+
+    Returns:
+        One fit for the rows and one for the columns.
+    """
+    responses = responses.cpu().double()
+    return (
+        _fit_axis(responses[:BANDS].square().mean(dim=2), grid[0], finer[0]),
+        _fit_axis(responses[BANDS:].square().mean(dim=1), grid[1], finer[1]),
+    )
+
+
+def follows(side: int, finer: int) -> bool:
+    """Whether a grid's side is a finer one's divided by a stride, but for a border of a kernel."""
+    return any(abs(finer / stride - side) <= 1 + 1 / stride for stride in range(1, finer + 1))
+
+
+def _fit_axis(energy: Tensor, side: int, finer: Ends | None) -> Fit:
+    """The fit of ``(BANDS, cells)``; noise adds up by squares, so windows add up the energy."""
+    cells, expected = energy.shape[1], finer or WHOLE
+    total = energy.sum(dim=0)
+    seen = total > 1e-6 * total.max()  # a border of zeros shows nothing
+    if cells < 4 or int(seen.sum()) < 4:
+        return Fit(*expected, clear=False)
+    share = (energy / total.clamp_min(1e-30))[:, seen].float()
+    if float(share.amax(dim=0).mean()) < _NARROW:
+        return Fit(*expected, clear=False)
+    looked_at = range(side) if cells == side else range(side)[sampled(side)]
+    places = tuple((looked_at[cell] + 0.5) / side for cell in seen.nonzero().flatten().tolist())
+    poor = 1.0
+    for ends in dict.fromkeys((expected, WHOLE)):
+        shifted = _errors(share, _windows(places, _shifted(ends, side)))
+        poor = min(poor, float(shifted.min()))
+        if poor < _POOR:
+            return Fit(*ends, clear=True)
+    whole = float(shifted[len(shifted) // 2])
+    errors = _errors(share, _windows(places, _EXTENTS))
+    minimum = float(errors.min())
+    if minimum > _BETTER * poor:
+        return Fit(*expected, clear=minimum <= _BETTER * whole)
+    # Few cells are fitted by several extents alike.
+    near = torch.tensor(_EXTENTS)[errors <= 1.1 * minimum + _TIE]
+    centre, length = near.mean(dim=0).tolist()
+    start, stop = centre - length / 2, centre + length / 2
+    off = max(abs(start - expected[0]), abs(stop - expected[1]))
+    if off < max(_FAR, (_CELLS_OF_FINER if finer else _CELLS) * length / side):
+        return Fit(*expected, clear=True)
+    return Fit(start, stop, clear=True)
+
+
+def _errors(share: Tensor, windows: Tensor) -> Tensor:
+    """The mean squared errors of extents, of the best width each.
+
+    In every cell the bands' shares add up to 1, and so do those of a window, so that the error
+    follows from three sums of products.
+    """
+    cells = share.shape[1]
+    size = windows.square().sum(dim=-1)
+    both = windows @ share.flatten()
+    # Cells may answer to everything a little, too.
+    rest = size - cells / BANDS
+    even = ((size - both) / rest.clamp_min(1e-9)).clamp(0, 0.5)
+    gap = share.square().sum() - 2 * both + size
+    return ((gap - even * (2 * (size - both) - even * rest)) / cells).amin(dim=0)
+
+
+@lru_cache(maxsize=4)
+def _windows(places: tuple[float, ...], extents: tuple[tuple[float, float], ...]) -> Tensor:
+    """How much of each cell's window lies in each band, by width and extent.
+
+    Args:
+        places: The cells' centres on the grid, in [0, 1].
+        extents: Centres and lengths.
+
+    Returns:
+        ``(widths, extents, BANDS * cells)``.
+    """
+    tried, place = torch.tensor(extents), torch.tensor(places) - 0.5
+    middle = (tried[:, :1] + tried[:, 1:] * place).clamp(0, 1)  # a border reflects what is near it
+    edges = torch.arange(BANDS)[None, :, None] / BANDS
+    found = []
+    for width in _WIDTHS:
+        low, high = (middle - width / 2).clamp_min(0), (middle + width / 2).clamp_max(1)
+        inside = (high[:, None] - edges).clamp(0, 1 / BANDS)
+        inside -= (low[:, None] - edges).clamp(0, 1 / BANDS)
+        found.append((inside / (high - low)[:, None]).flatten(1))
+    return torch.stack(found)
+
+
+def _shifted(ends: Ends, side: int) -> tuple[tuple[float, float], ...]:
+    """An extent, in the middle of those that lie up to half a cell beside it."""
+    centre, length = (ends[0] + ends[1]) / 2, ends[1] - ends[0]
+    return tuple((centre + eighth / 8 * length / side, length) for eighth in range(-4, 5))
+
+
+CLEAR_HALVES, CLEAR_QUADRANTS = 0.2, 0.25
+"""Halves that lead by this much under the bands leave no doubt, nor do quadrants that lead by this
+much in one round, or by an n-th of it on average over n rounds."""
+
+ROUNDS = 6
+"""How often each quadrant is redrawn at most, each time in another picture. From one picture to the
+next the lead of a layer's quadrants deviates by 0.05 to 0.1: a single one decides nothing."""
+
+Area = tuple[slice, slice]
+Place = tuple[tuple[int, ...], Arrangement]
+
+
+def quadrant_leads(
+    module: nn.Module,
+    clean: Tensor,
+    run: Run,
+    layers: Mapping[str, Place],
+    *,
+    at_once: int = 4,
+    seed: int = 0,
+) -> Iterator[dict[str, float]]:
+    """Redraws one quadrant of the picture after the other and compares where layers change.
+
+    The pictures are noise of the same kind as the clean input. Each step redraws one quadrant of
+    the picture before it, which changes neither its mean nor its variance; after a round of four
+    the picture is an entirely new one. So the result of one round does not depend on the picture
+    of another.
+
+    Args:
+        module: The model.
+        clean: The first picture, ``(1, channels, …, rows, cols)``, drawn from the standard
+            normal distribution.
+        run: How to run the model on a batch of them.
+        layers: The layers, with the shape of each one's last output for one image and how that
+            lies on the image.
+        at_once: How many pictures run at once, besides the one that the first is compared with.
+        seed: Seed of the noise.
+
+    Yields:
+        After each of ``ROUNDS`` rounds, which takes five passes or a few more, the least lead of a
+        quadrant, over all rounds so far: how much more it changed than the other that changed most
+        when its own quadrant of the picture was redrawn, ``(own - other) / max(own, other)`` in
+        [-1, 1]. NaN for a layer whose output does not grow with the batch.
+    """
+    # Another seed than the clean input and the bands were drawn with.
+    generator = torch.Generator().manual_seed(seed + 15485863)
+    before = clean
+    changes: dict[str, list[list[list[float]]]] = {name: [] for name in layers}
+    for _ in range(ROUNDS):
+        steps: dict[str, list[list[float]]] = {name: [] for name in layers}
+        with frozen_eval(module), torch.no_grad():
+            for pictures in in_chunks(_redrawn(before, generator), at_once):
+                found = _steps(module, torch.cat([before, *pictures]), run, layers)
+                for name, more in found.items():
+                    steps[name] += more
+                before = pictures[-1]
+        for name, rounds in changes.items():
+            rounds.append(steps[name])
+        yield {name: _smallest_lead(changes[name], layers[name][1].grid) for name in layers}
+
+
+def _redrawn(picture: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    for rows, cols in areas(*picture.shape[-2:]):
+        picture = picture.clone()
+        quadrant = picture[..., rows, cols]
+        quadrant.copy_(torch.randn(quadrant.shape, generator=generator))
+        yield picture
+
+
+def _steps(
+    module: nn.Module, batch: Tensor, run: Run, layers: Mapping[str, Place]
+) -> dict[str, list[list[float]]]:
+    """How much the quadrants of each layer change from each picture of a batch to the next."""
+    found: dict[str, list[list[float]]] = {}
+
+    def visit(name: str, output: Any) -> None:
+        tensor, (shape, arrangement) = main_tensor(output), layers[name]
+        # A later call in the same pass replaces the result of an earlier one.
+        found.pop(name, None)
+        if tensor is None or tensor.ndim <= arrangement.batch_axis:
+            return
+        tensor = batch_first(tensor, arrangement)
+        if tuple(tensor.shape) == (len(batch), *shape):
+            images = torch.split(tensor, 1)
+            found[name] = [_change(*pair, arrangement) for pair in pairwise(images)]
+
+    run_observed(module, batch, run, visit, layers)
+    return found
+
+
+def _change(before: Tensor, after: Tensor, arrangement: Arrangement) -> list[float]:
+    """The mean size of the change in each quadrant."""
+    size = (after - before).abs().mean(LAYOUTS[arrangement.layout].channel_axis, keepdim=True)
+    # In this order: MPS has no double precision.
+    maps = to_maps(size, arrangement).cpu().double()
+    grid = maps.reshape(arrangement.frames, *arrangement.grid).mean(dim=0)
+    return [float(grid[area].mean()) for area in areas(*arrangement.grid)]
+
+
+def _smallest_lead(rounds: Sequence[Sequence[Sequence[float]]], grid: tuple[int, int]) -> float:
+    """``rounds[r][i][j]`` is what redrawing quadrant i of a picture did to the layer's j."""
+    quadrants = areas(*grid)
+    if any(len(changes) != len(quadrants) for changes in rounds):
+        return math.nan
+    leads = []
+    for own, changes in enumerate(zip(*rounds, strict=True)):
+        change = [fmean(sizes) for sizes in zip(*changes, strict=True)]
+        others = [
+            size for size, area in zip(change, quadrants, strict=True) if area != quadrants[own]
+        ]
+        other = max(others, default=change[own])  # a single cell: everything is everywhere
+        leads.append(lead(change[own], other))
+    return min(leads)
+
+
+def areas(rows: int, cols: int, halved: Sequence[bool] = (True, True)) -> list[Area]:
+    """The four quadrants, or two halves where only one axis is halved.
+
+    The middle row or column of an odd number belongs to none. A single row is the upper and the
+    lower half at once, and is not compared with itself.
+    """
+    sides = zip((rows, cols), halved, strict=True)
+    above, beside = (_both_halves(side) if cut else (slice(0, side),) for side, cut in sides)
+    return list(product(above, beside))
+
+
+def _both_halves(length: int) -> tuple[slice, slice]:
+    half = max(1, length // 2)
+    return slice(0, half), slice(length - half, length)

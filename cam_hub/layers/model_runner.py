@@ -21,7 +21,10 @@ from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import main_tensor, observe, unobserved
 from cam_hub.targets.base import Task
 
-__all__ = ["ExecutionChanged", "ModelRunner", "run_observed"]
+__all__ = ["ExecutionChanged", "ModelRunner", "Run", "run_observed"]
+
+Run = Callable[[nn.Module, Tensor], Any]
+"""How a model is run on a batch."""
 
 _TOLERANCE = 1e-3
 """Answers that differ by more than this part of the greatest value are not the same but for
@@ -174,7 +177,7 @@ class ModelRunner:
 def run_observed(
     module: nn.Module,
     batch: Tensor,
-    run: Callable[[nn.Module, Tensor], Any],
+    run: Run,
     visit: Callable[[str, Any], None],
     names: Iterable[str],
 ) -> None:

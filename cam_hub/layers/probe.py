@@ -27,12 +27,14 @@ from cam_hub.layers.correspondence import (
     FEW_CELLS,
     NONE,
     SELECTIVE,
+    Ends,
     Match,
+    fit_extent,
+    follows,
     match_all,
     sampled,
     sizes,
 )
-from cam_hub.layers.extent import Ends, fit_extent, follows
 from cam_hub.layers.layouts import (
     FOLDED,
     FULL,
@@ -47,13 +49,10 @@ from cam_hub.layers.layouts import (
     to_maps,
     turn_back,
 )
-from cam_hub.layers.model_runner import run_observed
+from cam_hub.layers.model_runner import Run, run_observed
 from cam_hub.models.variants import double_pair
 
-__all__ = ["Finding", "Run", "disturb", "frames_in_batch"]
-
-Run = Callable[[nn.Module, Tensor], Any]
-"""How a model is run on a batch."""
+__all__ = ["Finding", "disturb", "frames_in_batch"]
 
 _ROUNDINGS = 64
 """A change below this many rounding errors of the output's greatest value is lost in them."""

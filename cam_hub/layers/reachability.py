@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.recording import Taps, same_values, tap
-from cam_hub.layers.correspondence import FEW_CELLS, lead
+from cam_hub.layers.correspondence import FEW_CELLS, areas, lead
 from cam_hub.layers.layouts import Arrangement, batch_axes, to_maps
-from cam_hub.layers.probe import Run
-from cam_hub.layers.quadrants import areas
+from cam_hub.layers.model_runner import Run
 from cam_hub.methods import layercam
 
 __all__ = ["Dependence", "Dependences", "dependences"]

@@ -11,10 +11,16 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from cam_hub.hooks.memory import copies_at_once
-from cam_hub.layers.correspondence import SELECTIVE, Match
+from cam_hub.layers.correspondence import (
+    CLEAR_HALVES,
+    CLEAR_QUADRANTS,
+    SELECTIVE,
+    Match,
+    quadrant_leads,
+)
 from cam_hub.layers.layouts import Arrangement
-from cam_hub.layers.probe import Finding, Run
-from cam_hub.layers.quadrants import CLEAR_HALVES, CLEAR_QUADRANTS, quadrant_leads
+from cam_hub.layers.model_runner import Run
+from cam_hub.layers.probe import Finding
 from cam_hub.layers.reachability import Dependence, Dependences
 from cam_hub.models.variants import double_pair
 

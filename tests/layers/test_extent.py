@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import cam_hub
-from cam_hub.layers.extent import fit_extent, follows
+from cam_hub.layers.correspondence import fit_extent, follows
 from cam_hub.layers.layouts import FULL, on_input
 from space.components.formatting import summary
 
