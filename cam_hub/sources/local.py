@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cam_hub.errors import ModelNotFound, ModelRefused
-from cam_hub.models import timm_models
 from cam_hub.models.checkpoint import pickle_notes
 from cam_hub.models.config import CONFIG, read_config
 from cam_hub.models.limits import ModelFacts, check_limits
@@ -16,6 +15,7 @@ from cam_hub.models.model_id import path_hint
 from cam_hub.models.network import build
 from cam_hub.models.repo_files import choose_weights, why_no_weights, why_other_library
 from cam_hub.sources.download import caller_may_stop, poll_of
+from cam_hub.sources.timm import as_loaded
 
 __all__ = ["LocalSource"]
 
@@ -44,7 +44,7 @@ class LocalSource:
                 own_memory=True,
                 poll=poll_of(id, request.progress),
             )
-        return timm_models.as_loaded(
+        return as_loaded(
             module,
             request,
             id=id,

@@ -21,7 +21,6 @@ from cam_hub.errors import (
     nearest_names,
 )
 from cam_hub.hooks.modes import default_modes
-from cam_hub.models import timm_models
 from cam_hub.models.limits import UNLIMITED, LoadLimits, ModelFacts, check_limits
 from cam_hub.models.loaded_model import (
     LoadedModel,
@@ -36,7 +35,7 @@ from cam_hub.options import OutputChoice, check_options
 from cam_hub.sources.hub.listing import shared_listing
 from cam_hub.sources.hub.source import HubSource
 from cam_hub.sources.local import LocalSource
-from cam_hub.sources.timm import EmbeddedSource, TimmSource
+from cam_hub.sources.timm import EmbeddedSource, TimmSource, ambiguous, tags_of
 from cam_hub.sources.torchvision import TorchvisionSource
 from cam_hub.targets import make_task
 
@@ -230,9 +229,9 @@ def _suggest(request: LoadRequest, error: ModelNotFound, known: Iterable[str]) -
     if request.limits.local and (hint := _local_hint(str(id))):
         error = ModelNotFound(str(id), error.nearest, f"{hint} {error.hint}".strip())
     owner, _, name = id.name.rpartition("/")
-    tags = timm_models.tags_of(name) if request.pretrained and owner == "timm" else []
+    tags = tags_of(name) if request.pretrained and owner == "timm" else []
     if tags and "." not in name:
-        return timm_models.ambiguous(id, tags)
+        return ambiguous(id, tags)
     from_hub = _on_hub(request) if request.pretrained and id.kind == "hub" else []
     from_libraries = _in_libraries(str(id.repo), known)
     nearest = list(dict.fromkeys([*from_hub, *from_libraries]))[:_MAX_NAMES]

@@ -1,30 +1,238 @@
-"""Sources of timm's architectures: with weights from an installed package, or with random ones.
+"""timm's architectures: built, labelled and preprocessed; with a package's weights, or random ones.
 
-The weights in a package make the first start work without a hub. A package is found by its name;
-one that is not installed is as if it were not listed.
+The weights in an installed package make the first start work without a hub. A package is found by
+its name; one that is not installed is as if it were not listed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from timm.data.config import resolve_model_data_config
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from timm.models import remap_state_dict
 from torch import nn
 
 from cam_hub.errors import ModelNotFound, ModelRefused
-from cam_hub.models import timm_models
+from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.models.initialisation import build_without_initialisation
 from cam_hub.models.limits import ModelFacts, check_limits
 from cam_hub.models.loaded_model import LoadedModel, LoadRequest, wake
 from cam_hub.models.model_id import ModelId
+from cam_hub.targets.base import Task
+from cam_hub.targets.classes import Names
+from cam_hub.targets.classification import Classification
+from cam_hub.targets.similarity import Similarity
 
-__all__ = ["DEFAULT_MODEL", "EmbeddedSource", "TimmSource"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "EmbeddedSource",
+    "TimmSource",
+    "as_loaded",
+    "build",
+    "class_names_of",
+    "hub_id_of",
+    "hub_ids",
+    "input_size_of",
+    "labels_of",
+    "parameters_of",
+    "tags_of",
+]
+
+
+_WIDENS = 4
+"""An embedding is at most this many times as wide as the features that it is made of. (Among
+timm's pretrained models embeddings widen up to 2.7 times, classifiers without labels at least
+12 times.)"""
+
+_MULTI_LABEL = "multi_label_classification"
+"""What configurations on the Hub call a problem in which each class has a sigmoid of its own."""
+
+
+@cache
+def hub_ids() -> tuple[str, ...]:
+    """The Hub IDs of all pretrained weights that timm knows by name."""
+    return tuple(f"timm/{name}" for name in timm.list_pretrained())
+
+
+def tags_of(architecture: str) -> list[str]:
+    """The full names (``architecture.tag``) of an architecture's pretrained weights."""
+    return list(timm.list_pretrained(f"{architecture}.*"))
+
+
+def hub_id_of(name: str) -> str | None:
+    """The Hub repo in which timm keeps the weights of a name, with or without tag."""
+    config = timm.models.get_pretrained_cfg(name) if _exists(name) else None
+    return config.hf_hub_id if config is not None and config.hf_hub_id else None
+
+
+def build(name: str, **kwargs: Any) -> nn.Module:
+    """Builds an architecture of timm's with random weights, without any network.
+
+    Args:
+        name: ``architecture`` or ``architecture.tag``; the tag decides about class count and
+            preprocessing.
+        **kwargs: Handed to ``timm.create_model``.
+
+    Raises:
+        ModelNotFound: If timm has no such architecture.
+        ModelRefused: If timm cannot build it.
+    """
+    if not _exists(name):
+        raise ModelNotFound(name, hint="timm has no such architecture.")
+    try:
+        return timm.create_model(name, pretrained=False, **kwargs)
+    except Exception as error:  # whatever an architecture's constructor raises
+        raise ModelRefused(name, f"timm could not build it ({error}).") from error
+
+
+def parameters_of(name: str) -> int | None:
+    """How many parameters an architecture has, counted without memory for them.
+
+    Returns:
+        The number, or None for an architecture that cannot be built on no device.
+
+    Raises:
+        ModelNotFound: If timm has no such architecture.
+    """
+    try:
+        with torch.device("meta"):
+            module = build(name)
+    except ModelRefused:
+        return None
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def input_size_of(name: str) -> tuple[int, ...] | None:
+    """Channels, rows and columns that timm names for ``architecture[.tag]``; None for others."""
+    config = timm.models.get_pretrained_cfg(name) if _exists(name) else None
+    return tuple(config.input_size) if config is not None else None
+
+
+def class_names_of(name: str) -> tuple[str, ...] | None:
+    """The labels of timm's own weights ``architecture[.tag]``; None for others, or without any."""
+    config = timm.models.get_pretrained_cfg(name) if _exists(name) else None
+    return labels_of(config.to_dict(), config.num_classes) if config is not None else None
+
+
+def _exists(name: str) -> bool:
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        return False
+    return not tag or name in timm.list_pretrained(f"{architecture}.*")
+
+
+def as_loaded(
+    module: nn.Module,
+    request: LoadRequest,
+    *,
+    id: str,
+    source: str,
+    revision: str | None,
+    declared: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> LoadedModel:
+    """Wraps a timm module with the preprocessing and the labels that it was trained with.
+
+    Args:
+        module: The module.
+        request: What was asked for.
+        id: The model's ID.
+        source: Which source it comes from.
+        revision: What exactly was loaded.
+        declared: The repo's own configuration, where there is one.
+        notes: Notes for users.
+    """
+    config, count = getattr(module, "pretrained_cfg", None), getattr(module, "num_classes", None)
+    task, labels = task_of(module, declared or {}), labels_of(config or {}, count)
+    if isinstance(task, Classification) and labels and count == 1:
+        names = Names(labels, declared=True)
+        task, labels = replace(task, names=names), names.of(1)
+    return LoadedModel(
+        id=id,
+        module=module,
+        preprocessing=Preprocessing.from_timm(resolve_model_data_config(module)),
+        class_names=labels,
+        source=source,
+        revision=revision,
+        pretrained=request.pretrained,
+        task=task,
+        notes=tuple(notes),
+    )
+
+
+def task_of(module: nn.Module, declared: Mapping[str, Any]) -> Task:
+    """What a timm module answers.
+
+    Without a classifier it gives features; so does one that ends in an embedding, see
+    ``_is_embedding``. Otherwise it classifies, each class for itself if the configuration declares
+    it (``problem_type``, as transformers writes it).
+    """
+    count = getattr(module, "num_classes", None)
+    if count == 0 or _is_embedding(module):
+        known = (getattr(module, name, None) for name in ("head_hidden_size", "num_features"))
+        widths = (count, *known)
+        return Similarity(next((width for width in widths if width), None))
+    config = getattr(module, "pretrained_cfg", None) or {}
+    problem = declared.get("problem_type") or config.get("problem_type")
+    return Classification(multi_label=problem == _MULTI_LABEL)
+
+
+def _is_embedding(module: nn.Module) -> bool:
+    """Whether a head is the projection into a joint space (CLIP and kin) rather than a classifier.
+
+    No configuration declares that. It is one if it has no labels; if the number of its outputs is
+    not one of ImageNet's, and the same as in timm's own configuration of these weights (a
+    fine-tuned classifier has another); and if that is not many more than there are features.
+    """
+    count = getattr(module, "num_classes", None)
+    features = getattr(module, "num_features", None)
+    config = getattr(module, "pretrained_cfg", None) or {}
+    if not count or not features or config.get("label_names") or infer_imagenet_subset(module):
+        return False
+    name = ".".join(filter(None, (config.get("architecture"), config.get("tag"))))
+    own = timm.models.get_pretrained_cfg(name) if _exists(name) else None
+    return own is not None and own.num_classes == count <= _WIDENS * features
+
+
+def labels_of(config: Mapping[str, Any], count: int | None) -> tuple[str, ...] | None:
+    """The labels that a timm module's configuration declares, else those of its ImageNet subset.
+
+    Args:
+        config: The configuration, as ``pretrained_cfg``.
+        count: The number of classes.
+    """
+    declared: Sequence[str] | None = config.get("label_names")
+    descriptions: dict[str, str] = config.get("label_descriptions") or {}
+    if declared:
+        names = tuple(str(descriptions.get(name, name)) for name in declared)
+        return names if len(names) == count else None
+    subset = infer_imagenet_subset({"num_classes": count})
+    names = _imagenet_labels(subset) if subset else ()
+    return names if names and len(names) == count else None
+
+
+@cache
+def _imagenet_labels(subset: str) -> tuple[str, ...]:
+    info = ImageNetInfo(subset)
+    return tuple(info.index_to_description(index) for index in range(info.num_classes()))
+
+
+def ambiguous(id: ModelId, tags: Sequence[str]) -> ModelNotFound:
+    """The error for an architecture of which there are several pretrained weights."""
+    return ModelNotFound(
+        str(id),
+        [f"timm/{tag}" for tag in tags],
+        "The name alone does not determine the pretrained weights: add the tag.",
+    )
 
 
 DEFAULT_MODEL = "timm/tf_efficientnet_lite0.in1k"
@@ -68,8 +276,8 @@ class EmbeddedSource:
         assert found is not None, "load() is for what claims() accepts"  # noqa: S101
         id, path = found
 
-        def build() -> nn.Module:
-            module = timm_models.build(id.partition("/")[2])
+        def with_weights() -> nn.Module:
+            module = build(id.partition("/")[2])
             weights = torch.load(path, map_location="cpu", weights_only=True)
             module.load_state_dict(remap_state_dict(weights, module, allow_reshape=False))
             return module
@@ -77,8 +285,8 @@ class EmbeddedSource:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if not digest.startswith(path.stem.rpartition("-")[2]):
             raise ModelRefused(id, f"its file {path.name} is damaged; install its package again.")
-        return timm_models.as_loaded(
-            build_without_initialisation(build),
+        return as_loaded(
+            build_without_initialisation(with_weights),
             request,
             id=id,
             source=self.name,
@@ -93,14 +301,14 @@ class EmbeddedSource:
         return ModelFacts(
             id=id,
             source=self.name,
-            parameters=timm_models.parameters_of(id.partition("/")[2]),
+            parameters=parameters_of(id.partition("/")[2]),
             weights_file=path.name,
             weights_bytes=path.stat().st_size,
             fetch_bytes=0,
             licence=_PACKAGES[id].licence,
             library="timm",
-            input_size=timm_models.input_size_of(id.partition("/")[2]),
-            class_names=timm_models.class_names_of(id.partition("/")[2]),
+            input_size=input_size_of(id.partition("/")[2]),
+            class_names=class_names_of(id.partition("/")[2]),
         )
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
@@ -133,11 +341,9 @@ class TimmSource:
         """Builds the architecture; those of other owners on the Hub are not known here."""
         if request.limits.parameters is not None:
             check_limits(self.describe(request), request.limits)
-        module = timm_models.build(_architecture(request))
+        module = build(_architecture(request))
         wake(module)
-        return timm_models.as_loaded(
-            module, request, id=str(request.id), source=self.name, revision=None
-        )
+        return as_loaded(module, request, id=str(request.id), source=self.name, revision=None)
 
     def describe(self, request: LoadRequest) -> ModelFacts:
         """Counts the architecture's parameters without drawing any."""
@@ -145,11 +351,11 @@ class TimmSource:
         return ModelFacts(
             id=str(request.id),
             source=self.name,
-            parameters=timm_models.parameters_of(name),
+            parameters=parameters_of(name),
             fetch_bytes=0,
             library="timm",
-            input_size=timm_models.input_size_of(name),
-            class_names=timm_models.class_names_of(name),
+            input_size=input_size_of(name),
+            class_names=class_names_of(name),
         )
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:

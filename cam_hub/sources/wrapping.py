@@ -22,8 +22,8 @@ from cam_hub.images.transforms import TransformPreprocessing, read_transform
 from cam_hub.models.labels import ClassNames, read_class_names
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.models.network import check_form
-from cam_hub.models.timm_models import labels_of
 from cam_hub.options import OutputChoice, check_options
+from cam_hub.sources.timm import labels_of
 from cam_hub.targets import make_task
 from cam_hub.targets.classes import Names
 from cam_hub.targets.classification import Classification

@@ -11,7 +11,7 @@ from torch import nn
 
 import cam_hub
 from cam_hub.errors import InvalidArgument, ModelRefused, NoMap
-from cam_hub.models.timm_models import task_of
+from cam_hub.sources.timm import task_of
 from cam_hub.targets import TASKS, make_task
 from cam_hub.targets.base import Reference, main_output
 from cam_hub.targets.classification import Classification

@@ -8,7 +8,6 @@ from dataclasses import replace
 from timm.data.imagenet_info import infer_imagenet_subset
 
 from cam_hub.errors import CamHubError, ModelNotFound
-from cam_hub.models import timm_models
 from cam_hub.models.checkpoint import pickle_notes
 from cam_hub.models.config import CONFIG, CONFIG_BYTES, RepoConfig, read_config
 from cam_hub.models.labels import CARD
@@ -17,6 +16,15 @@ from cam_hub.models.loaded_model import LoadedModel, LoadRequest
 from cam_hub.models.network import build
 from cam_hub.sources.download import poll_of
 from cam_hub.sources.hub.snapshot import RepoCache, Snapshot, facts_of, open_snapshot
+from cam_hub.sources.timm import (
+    ambiguous,
+    as_loaded,
+    class_names_of,
+    hub_id_of,
+    hub_ids,
+    input_size_of,
+    tags_of,
+)
 
 __all__ = ["HubSource"]
 
@@ -38,7 +46,7 @@ class HubSource:
             weights = snapshot.weights()
             poll = poll_of(id, request.progress)
             module = build(id, config, weights, pickles=request.limits.pickles, poll=poll)
-        return timm_models.as_loaded(
+        return as_loaded(
             module,
             request,
             id=_name(request, repo),
@@ -57,7 +65,7 @@ class HubSource:
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
         """The IDs of timm's own weights; their architectures can be built without them, too."""
-        return timm_models.hub_ids()
+        return hub_ids()
 
 
 def _config(id: str, snapshot: Snapshot) -> RepoConfig:
@@ -81,8 +89,8 @@ def _declared(
     A cached configuration of a restricted repo is used for this machine's user only.
     """
     owner, _, name = repo.partition("/")
-    size = timm_models.input_size_of(name) if owner == "timm" else None
-    labels = timm_models.class_names_of(name) if owner == "timm" else None
+    size = input_size_of(name) if owner == "timm" else None
+    labels = class_names_of(name) if owner == "timm" else None
     path = RepoCache(repo).find(facts.revision, CONFIG)
     if path is None or (facts.restricted and not request.is_own):
         return size, labels
@@ -104,10 +112,10 @@ def _repo(request: LoadRequest) -> str:
     name = request.id.name
     if request.id.kind == "hub":
         return name
-    tags = [name] if "." in name else timm_models.tags_of(name)
+    tags = [name] if "." in name else tags_of(name)
     if len(tags) > 1:
-        raise timm_models.ambiguous(request.id, tags)
-    repo = timm_models.hub_id_of(tags[0]) if tags else None
+        raise ambiguous(request.id, tags)
+    repo = hub_id_of(tags[0]) if tags else None
     if repo is None:
         raise ModelNotFound(name)
     return repo
