@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from .attribution.reproduce import reproduce
     from .layers.listing import LayerInfo, list_layers, suggest_layers
     from .methods import METHODS, Method
-    from .models.limits import LoadLimits, ModelFacts
     from .models.loaded_model import LoadedModel
+    from .models.loading import LoadLimits, ModelFacts
     from .models.model_id import ModelId, parse_model_id
     from .results.comparison import Comparison
     from .results.explanation import Explanation
@@ -60,7 +60,7 @@ _HOMES = {
     "LayerInfo": "layers.listing",
     "list_layers": "layers.listing",
     "suggest_layers": "layers.listing",
-    "LoadLimits": "models.limits",
+    "LoadLimits": "models.loading",
     "METHODS": "methods",
     "shared_scale": "results.maps",
     "Method": "methods",
@@ -74,7 +74,7 @@ _HOMES = {
     "search_models": "sources.search",
     "LoadedModel": "models.loaded_model",
     "DEFAULT_MODEL": "sources.timm",
-    "ModelFacts": "models.limits",
+    "ModelFacts": "models.loading",
     "wrap_model": "sources.wrapping",
     "describe_model": "sources.registry",
     "load_model": "sources.registry",

@@ -20,7 +20,8 @@ from cam_hub.options import Interface, Option, options_for, read_options
 
 if TYPE_CHECKING:
     from cam_hub.layers.listing import LayerInfo
-    from cam_hub.models.loaded_model import LoadedModel, Progress
+    from cam_hub.models.loaded_model import LoadedModel
+    from cam_hub.models.loading import Progress
     from cam_hub.sources.search import ModelHit
 
 __all__ = ["main"]

@@ -19,8 +19,7 @@ from cam_hub.errors import CamHubError, ClassNotFound, ModelRefused, NoMap, OutO
 from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.layers.listing import list_layers, resolve_layers, suggest_layers
-from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.models.variants import with_output
+from cam_hub.models.loaded_model import LoadedModel, with_output
 from cam_hub.results.comparison_grid import Cell, Cost, Row
 from cam_hub.results.explanation import Explanation
 from cam_hub.targets.classes import Top

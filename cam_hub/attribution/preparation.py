@@ -28,8 +28,7 @@ from cam_hub.images.transforms import TransformPreprocessing
 from cam_hub.layers.layouts import LayerInfo
 from cam_hub.layers.listing import at_call, resolve_layers
 from cam_hub.methods import Method
-from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.models.variants import in_double
+from cam_hub.models.loaded_model import LoadedModel, in_double
 from cam_hub.options import recorded
 from cam_hub.targets.base import Reference, Target, Task
 from cam_hub.targets.classes import resolve_classes

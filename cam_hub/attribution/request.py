@@ -15,8 +15,7 @@ from cam_hub._validation import check_whole
 from cam_hub.attribution.passes import Noise, Progress
 from cam_hub.errors import InvalidArgument
 from cam_hub.layers.listing import LayerChoice, plain_choice
-from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.models.variants import with_output
+from cam_hub.models.loaded_model import LoadedModel, with_output
 from cam_hub.options import OPTIONS, Interface, OptionValues, OutputChoice, options_for
 from cam_hub.sources.store import SHARED
 from cam_hub.targets.classes import ClassChoice, ContrastChoice, is_iterable

@@ -18,9 +18,8 @@ from cam_hub.hooks.recording import modules_by_name
 from cam_hub.layers import cache
 from cam_hub.layers.discovery import discover_layers
 from cam_hub.layers.layouts import LayerInfo
-from cam_hub.models.loaded_model import EXECUTION, LoadedModel
+from cam_hub.models.loaded_model import EXECUTION, LoadedModel, with_output
 from cam_hub.models.network import quantized_parts
-from cam_hub.models.variants import with_output
 from cam_hub.targets.classes import is_iterable
 
 __all__ = [

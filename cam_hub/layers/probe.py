@@ -50,7 +50,7 @@ from cam_hub.layers.layouts import (
     turn_back,
 )
 from cam_hub.layers.model_runner import Run, run_observed
-from cam_hub.models.variants import double_pair
+from cam_hub.models.loaded_model import double_pair
 
 __all__ = ["Finding", "disturb", "frames_in_batch"]
 

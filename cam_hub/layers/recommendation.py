@@ -22,7 +22,7 @@ from cam_hub.layers.layouts import Arrangement
 from cam_hub.layers.model_runner import Run
 from cam_hub.layers.probe import Finding
 from cam_hub.layers.reachability import Dependence, Dependences
-from cam_hub.models.variants import double_pair
+from cam_hub.models.loaded_model import double_pair
 
 __all__ = [
     "Reading",

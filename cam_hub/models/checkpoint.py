@@ -23,7 +23,7 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from cam_hub.errors import ModelRefused
-from cam_hub.models.limits import MAX_NAME, MAX_TENSORS
+from cam_hub.models.loading import MAX_NAME, MAX_TENSORS
 from cam_hub.models.pickle_scan import PICKLE_BYTES, scan_pickles
 from cam_hub.models.repo_files import SAFE
 

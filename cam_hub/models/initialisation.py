@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from cam_hub.errors import ModelRefused
 
-__all__ = ["align", "build_on_meta", "build_without_initialisation"]
+__all__ = ["align", "build_on_meta", "build_without_initialisation", "wake"]
 
 
 _LARGEST_STEP = 2**28
@@ -505,3 +505,14 @@ def _tensors(values: object) -> Iterator[Tensor]:
     elif isinstance(values, (list, tuple)):
         for value in values:
             yield from _tensors(value)
+
+
+def wake(module: nn.Module) -> None:
+    """Draws, in a model with random weights, those weights that its constructor leaves at zero.
+
+    Zero weights (classifiers of some architectures) are a place to start training from; until
+    then no score depends on anything, and there is nothing to explain.
+    """
+    for weight in module.parameters():
+        if weight.ndim > 1 and not bool(weight.any()):
+            nn.init.trunc_normal_(weight, std=0.02)

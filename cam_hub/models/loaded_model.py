@@ -1,14 +1,16 @@
-"""``LoadedModel``: a network with its preprocessing, labels and task."""
+"""``LoadedModel``: a network with its preprocessing, labels and task, and variants of it."""
 
 from __future__ import annotations
 
 import copy
+import logging
 import threading
-from collections.abc import Callable, Hashable, Iterable, Mapping
+import warnings
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused
+from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused, OutOfMemory
 from cam_hub.hooks.execution import PLAIN, Execution, watch
 from cam_hub.hooks.fast_paths import shortcuts, worth
 from cam_hub.hooks.frozen_eval import unusable, unwrapped, walk
@@ -27,23 +29,22 @@ from cam_hub.images.clips import ClipPreprocessing, open_clip
 from cam_hub.images.decoding import open_image
 from cam_hub.images.preprocessing import Preprocessing, pixels_of
 from cam_hub.images.transforms import TransformPreprocessing
-from cam_hub.models.limits import UNLIMITED, LoadLimits, ModelFacts
-from cam_hub.models.model_id import ModelId
+from cam_hub.options import OutputChoice
 from cam_hub.targets.base import Task
 from cam_hub.targets.classification import Classification
+from cam_hub.targets.reading import probes
 
 __all__ = [
     "EXECUTION",
-    "LoadRequest",
     "LoadedModel",
     "OpenedImage",
     "Origin",
-    "Progress",
-    "Source",
+    "double_copy",
+    "double_pair",
+    "in_double",
     "is_as_loaded",
     "note_origin",
-    "pick_device",
-    "wake",
+    "with_output",
 ]
 
 
@@ -97,8 +98,6 @@ def _sample(tensor: Tensor) -> Hashable:
 
 EXECUTION = "execution"
 """The fact about a model that holds its ``Execution``."""
-
-Progress = Callable[[float, str], None]
 
 _ORIGIN = "origin"  # its place among the facts
 
@@ -347,93 +346,176 @@ def _reopened(id: str, revision: str, device: str, changed: dict[str, Any]) -> L
     return replace(model, **changed) if changed else model
 
 
-@dataclass(frozen=True)
-class LoadRequest:
-    """What ``load_model`` was asked for, in full.
+_OUTPUTS = "outputs"
+"""The fact of a model that holds it with an output settled, by the choice of the output."""
 
-    Attributes:
-        id: The model's ID.
-        pretrained: Whether trained weights are wanted.
-        device: Where it is to be.
-        token: Access token for private and gated repos; None for this machine's own, if it has
-            one; False for none.
-        limits: How much it may cost.
-        progress: Called repeatedly during a download with the part of the work that is done (in
-            [0, 1]) and its description.
-    """
+_MAX_OUTPUTS = 8
+"""Outputs of one model that are kept; a function that is written anew for each call is another."""
 
-    id: ModelId
-    pretrained: bool
-    device: torch.device
-    token: str | bool | None = field(default=None, repr=False)
-    limits: LoadLimits = UNLIMITED
-    progress: Progress | None = None
-
-    @property
-    def is_own(self) -> bool:
-        """Whether the request is made for this machine, not for a user of an app on it."""
-        return self.token is None or self.token is True
+_LOG = logging.getLogger("cam_hub")
 
 
-class Source(Protocol):
-    """Where models come from. Sources are asked in turn, and the first that claims an ID loads it.
+def with_output(model: LoadedModel, output: OutputChoice = None) -> LoadedModel:
+    """The model with the output that is explained, and how it is read, settled in its task.
 
-    To add one, write a module with a class like this and list it in ``sources/registry.py``.
-    """
-
-    name: str
-
-    def claims(self, request: LoadRequest) -> bool:
-        """Whether this source is the one to load the model, judged without any network."""
-
-    def load(self, request: LoadRequest) -> LoadedModel:
-        """Loads the model; the registry moves it to its device and freezes it, in evaluation mode.
-
-        Raises:
-            ModelNotFound: If there is none of this name.
-            ModelRefused: If it is there but cannot be explained or must not be loaded.
-            HubUnavailable: If it had to be fetched and could not be.
-        """
-
-    def describe(self, request: LoadRequest) -> ModelFacts:
-        """Facts about the model before it is loaded; errors as for ``load``."""
-
-    def known_ids(self, *, pretrained: bool) -> Iterable[str]:
-        """IDs that this source could load and can name without any network, for suggestions."""
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """The device that a word stands for.
+    A wrapped module is run on a few inputs for that, once, and so is a network of other packages
+    that is registered with timm. Networks of timm and torchvision themselves return the scores that
+    their configurations declare.
 
     Args:
-        device: ``"auto"`` for the best there is (CUDA, then MPS, then the CPU), or anything that
-            ``torch.device`` takes.
+        model: The model; it stays as it is.
+        output: The output that the caller has chosen; None for the one that the model was wrapped
+            with, else for the main one.
 
     Raises:
-        InvalidArgument: If there is no such device on this machine.
+        InvalidArgument: If there is no such output.
+        ModelRefused: If an output was chosen and the network cannot be run.
     """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    expected = "'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps'"
+    chosen = output if output is not None else model.task.wanted
+    package = type(model.module).__module__.partition(".")[0]
+    declared = model.source != "module" and package in ("timm", "torchvision")
+    if (chosen is None and declared) or (model.task.settled and chosen == model.task.wanted):
+        return model
+    with model.lock:
+        known: dict[Any, LoadedModel] = model.facts.setdefault(_OUTPUTS, {})
+        if chosen not in known:
+            found = _settled(model, chosen)
+            if found is None:
+                return model
+            while len(known) >= _MAX_OUTPUTS:
+                del known[next(iter(known))]
+            known[chosen] = found
+        return known[chosen]
+
+
+def _settled(model: LoadedModel, chosen: OutputChoice) -> LoadedModel | None:
+    """The model after a look at what its network returns; None if it cannot be run."""
+    names = model.class_names
+    own = model.task.names if isinstance(model.task, Classification) else None
+    if own is not None:
+        names = own.labels
     try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        with watch(model.module):  # which leaves random numbers and buffers as they are
+            task = model.task.read_from(
+                unwrapped(model.module),
+                probes(model.input_size, torch.empty(0, dtype=model.dtype, device=model.device)),
+                choice=chosen,
+                labels=None if names is None or (own and own.declared) else len(names),
+            )
+    except InvalidArgument:
+        raise
+    except Exception as error:  # whatever a network raises
+        if chosen is None:
+            return None  # the next run reports that
+        if is_out_of_memory(error):
+            raise OutOfMemory(model.id, "a forward pass of one image does not fit.") from error
         first = (str(error) or type(error).__name__).splitlines()[0]
-        raise InvalidArgument("device", device, f"{expected} (torch: {first})") from None
-    if chosen.type == "meta":
-        raise InvalidArgument("device", device, expected)
-    return chosen
+        raise ModelRefused(model.id, f"its forward pass failed: {first}") from error
+    notes = _notes(model.id, task, chosen=chosen is not None)
+    found = replace(
+        model,
+        task=replace(task, wanted=chosen, settled=True),
+        notes=(*model.notes, *notes),
+    )
+    if chosen == model.task.wanted:  # whose facts are the model's own
+        return found
+    return replace(found, facts={}, lock=threading.RLock())
 
 
-def wake(module: nn.Module) -> None:
-    """Draws, in a model with random weights, those weights that its constructor leaves at zero.
+def _notes(model_id: str, task: Task, *, chosen: bool) -> list[str]:
+    """The notes for users; a value that cannot be a logit is a warning, too."""
+    notes = []
+    if task.head is not None and not chosen and len(task.head.others) > 1:
+        others = ", ".join(task.head.others)
+        notes.append(
+            f"the network returns several outputs ({others}); {task.head.name!r} is explained, "
+            "and output= selects another"
+        )
+    if isinstance(task, Classification) and task.inner is not None:
+        what = "log-probabilities" if task.inner.startswith("log_") else "probabilities"
+        notes.append(f"the network returns {what}, which are taken as they are")
+    if isinstance(task, Classification) and task.value is not None:
+        low, high = task.value
+        notes.append(
+            f"its single output lies between {low:.4g} and {high:.4g} for a few inputs, so it "
+            "cannot be a logit, and no probability is stated; if it is a value, pass "
+            "task='regression'"
+        )
+        warnings.warn(f"{model_id}: {notes[-1]}", stacklevel=2)
+    for note in notes:
+        _LOG.info("%s: %s", model_id, note)
+    return notes
 
-    Zero weights (classifiers of some architectures) are a place to start training from; until
-    then no score depends on anything, and there is nothing to explain.
+
+_DOUBLE = "in_double"
+
+
+def in_double(model: LoadedModel) -> LoadedModel:
+    """The same model in double precision, made once and kept with it.
+
+    Args:
+        model: The model; it stays as it is.
+
+    Returns:
+        A copy with its own weights, twice the size; on the CPU where the device has no double
+        precision (MPS). The model itself if it is in double precision already, or if its module
+        cannot be copied.
     """
-    for weight in module.parameters():
-        if weight.ndim > 1 and not bool(weight.any()):
-            nn.init.trunc_normal_(weight, std=0.02)
+    if model.dtype == torch.float64:
+        return model
+    with model.lock:
+        if _DOUBLE not in model.facts:
+            model.facts[_DOUBLE] = twin = _twin(model)
+            if twin is not model:
+                _LOG.info("%s: computed in double precision as well, which takes a copy", model.id)
+        found: LoadedModel = model.facts[_DOUBLE]
+    return found
+
+
+def double_copy(module: nn.Module) -> nn.Module | None:
+    """A copy in double precision, on the CPU where the device has none (MPS).
+
+    Args:
+        module: The module; it stays as it is.
+
+    Returns:
+        None if it cannot be copied.
+    """
+    try:
+        copied = copy.deepcopy(module)
+    except (RuntimeError, TypeError, NotImplementedError):
+        return None
+    tensors = chain(copied.parameters(), copied.buffers())
+    if any(tensor.device.type == "mps" for tensor in tensors):
+        copied = copied.cpu()
+    for child in copied.modules():
+        # Tensors that are neither parameters nor buffers do not follow by themselves.
+        for name, value in vars(child).items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                vars(child)[name] = value.detach().double()
+    return copied.double()
+
+
+def double_pair(module: nn.Module, clean: Tensor) -> tuple[nn.Module, Tensor] | None:
+    """A copy of a module and of its input in double precision, both on the same device.
+
+    Args:
+        module: The module; it stays as it is.
+        clean: Its input.
+
+    Returns:
+        None if they are in double precision already, or if the module cannot be copied.
+    """
+    finer = double_copy(module) if clean.dtype != torch.float64 else None
+    if finer is None:
+        return None
+    place = next(chain(finer.parameters(), finer.buffers()), clean).device
+    return finer, clean.to(place).double()
+
+
+def _twin(model: LoadedModel) -> LoadedModel:
+    module = double_copy(model.module)
+    if module is None:
+        return model
+    facts = {EXECUTION: model.execution}
+    return replace(model, module=module, facts=facts, lock=threading.RLock())

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from cam_hub.models.limits import MAX_TENSORS
+from cam_hub.models.loading import MAX_TENSORS
 
 __all__ = ["PICKLE_BYTES", "scan_pickles"]
 

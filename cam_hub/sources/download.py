@@ -30,8 +30,7 @@ from huggingface_hub.utils import (
 )
 
 from cam_hub.errors import HubUnavailable
-from cam_hub.models.limits import format_bytes
-from cam_hub.models.loaded_model import Progress
+from cam_hub.models.loading import Progress, format_bytes
 from cam_hub.sources.transfer_errors import FileServer, TooSlow, network_error
 
 __all__ = ["OnBytes", "RemoteFile", "Report", "caller_may_stop", "download", "file_lock", "poll_of"]

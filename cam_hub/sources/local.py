@@ -9,8 +9,8 @@ from pathlib import Path
 from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.models.checkpoint import pickle_notes
 from cam_hub.models.config import CONFIG, read_config
-from cam_hub.models.limits import ModelFacts, check_limits
-from cam_hub.models.loaded_model import LoadedModel, LoadRequest
+from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.models.loading import LoadRequest, ModelFacts, check_limits
 from cam_hub.models.model_id import path_hint
 from cam_hub.models.network import build
 from cam_hub.models.repo_files import choose_weights, why_no_weights, why_other_library

@@ -21,13 +21,15 @@ from cam_hub.errors import (
     nearest_names,
 )
 from cam_hub.hooks.modes import default_modes
-from cam_hub.models.limits import UNLIMITED, LoadLimits, ModelFacts, check_limits
-from cam_hub.models.loaded_model import (
-    LoadedModel,
+from cam_hub.models.loaded_model import LoadedModel, note_origin
+from cam_hub.models.loading import (
+    UNLIMITED,
+    LoadLimits,
     LoadRequest,
+    ModelFacts,
     Progress,
     Source,
-    note_origin,
+    check_limits,
     pick_device,
 )
 from cam_hub.models.model_id import ModelId, local_model_id, parse_model_id, path_hint

@@ -14,14 +14,8 @@ from itertools import chain
 import torch
 
 from cam_hub.errors import CamHubError, InvalidArgument, ModelRefused
-from cam_hub.models.limits import UNLIMITED, LoadLimits
-from cam_hub.models.loaded_model import (
-    LoadedModel,
-    LoadRequest,
-    Progress,
-    is_as_loaded,
-    pick_device,
-)
+from cam_hub.models.loaded_model import LoadedModel, is_as_loaded
+from cam_hub.models.loading import UNLIMITED, LoadLimits, LoadRequest, Progress, pick_device
 from cam_hub.models.model_id import ModelId, parse_model_id
 from cam_hub.sources.hub.client import is_commit
 from cam_hub.sources.registry import describe_model, load_requested

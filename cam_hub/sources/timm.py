@@ -23,9 +23,9 @@ from torch import nn
 
 from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.images.preprocessing import Preprocessing
-from cam_hub.models.initialisation import build_without_initialisation
-from cam_hub.models.limits import ModelFacts, check_limits
-from cam_hub.models.loaded_model import LoadedModel, LoadRequest, wake
+from cam_hub.models.initialisation import build_without_initialisation, wake
+from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.models.loading import LoadRequest, ModelFacts, check_limits
 from cam_hub.models.model_id import ModelId
 from cam_hub.targets.base import Task
 from cam_hub.targets.classes import Names

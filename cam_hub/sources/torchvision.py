@@ -22,9 +22,9 @@ from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused
 from cam_hub.images.clips import ClipPreprocessing
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.models.checkpoint import load_pickle
-from cam_hub.models.initialisation import build_without_initialisation
-from cam_hub.models.limits import ModelFacts, check_limits
-from cam_hub.models.loaded_model import LoadedModel, LoadRequest, wake
+from cam_hub.models.initialisation import build_without_initialisation, wake
+from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.models.loading import LoadRequest, ModelFacts, check_limits
 from cam_hub.sources.download import (
     RemoteFile,
     Report,

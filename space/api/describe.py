@@ -8,7 +8,7 @@ from typing import TypedDict
 import gradio as gr
 from gradio.events import api
 
-from cam_hub.models.limits import ModelFacts
+from cam_hub.models.loading import ModelFacts
 from space.api.endpoint import document
 from space.config.settings import DESCRIBING, Settings
 from space.service.errors import readable, token_of

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import gradio as gr
 from huggingface_hub import constants
 
-from cam_hub.models.limits import ModelFacts
+from cam_hub.models.loading import ModelFacts
 from cam_hub.sources.hub.listing import ModelHit
 from space.components import combobox
 

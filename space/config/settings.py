@@ -11,7 +11,7 @@ from typing import Any
 import gradio
 
 from cam_hub.errors import InvalidArgument
-from cam_hub.models.limits import LoadLimits
+from cam_hub.models.loading import LoadLimits
 from cam_hub.models.model_id import ModelId, parse_model_id
 from cam_hub.sources.timm import DEFAULT_MODEL
 from space.config.options import OPTIONS

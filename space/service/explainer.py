@@ -21,8 +21,8 @@ from cam_hub.layers.listing import (
     resolve_layers,
     suggest_layers,
 )
-from cam_hub.models.limits import ModelFacts
 from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.models.loading import ModelFacts
 from cam_hub.options import OutputChoice
 from cam_hub.results.comparison import Comparison
 from cam_hub.results.explanation import Explanation

@@ -20,7 +20,8 @@ from PIL import Image
 
 import cam_hub
 from cam_hub.errors import CamHubError
-from cam_hub.models.loaded_model import LoadedModel, pick_device
+from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.models.loading import pick_device
 from cam_hub.results.explanation import Explanation
 
 __all__ = ["SECONDS", "explain", "marked", "on_zero_gpu"]

@@ -10,7 +10,7 @@ from torch.profiler import profile
 import cam_hub
 from cam_hub.errors import ModelRefused, NoMap
 from cam_hub.layers.probe import disturb
-from cam_hub.models.variants import with_output
+from cam_hub.models.loaded_model import with_output
 
 SIZE = (3, 64, 96)
 GRID = (8, 12)

@@ -15,7 +15,7 @@ from cam_hub.layers.discovery import discover_layers
 from cam_hub.layers.layouts import Arrangement
 from cam_hub.layers.probe import Finding, disturb
 from cam_hub.layers.recommendation import late_layers, read_layouts
-from cam_hub.models.variants import with_output
+from cam_hub.models.loaded_model import with_output
 from tests.layers.test_discovery import Do
 
 SIZE = (3, 64, 64)

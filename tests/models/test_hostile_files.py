@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 import cam_hub
 from cam_hub.errors import ModelRefused, nearest_names
 from cam_hub.models.config import read_config
-from cam_hub.models.limits import MAX_NAME, MAX_TENSORS
+from cam_hub.models.loading import MAX_NAME, MAX_TENSORS
 from cam_hub.models.pickle_scan import scan_pickles
 from cam_hub.sources import download as reporting
 from tests.fakes.checkpoints import read_checkpoint

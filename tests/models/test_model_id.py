@@ -9,7 +9,7 @@ import pytest
 
 from cam_hub import ModelId, load_model, parse_model_id
 from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument, ModelNotFound
-from cam_hub.models.limits import LoadLimits
+from cam_hub.models.loading import LoadLimits
 from cam_hub.models.model_id import local_model_id, path_hint
 
 GOOD = {

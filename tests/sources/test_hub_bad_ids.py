@@ -6,7 +6,7 @@ import pytest
 
 import cam_hub
 from cam_hub.errors import ModelNotFound, ModelRefused
-from cam_hub.models.limits import LoadLimits
+from cam_hub.models.loading import LoadLimits
 from tests.fakes.hub.shelves import Shelf
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 import cam_hub
 from cam_hub.errors import CamHubError, ModelRefused
-from cam_hub.models.limits import UNLIMITED, LoadLimits
+from cam_hub.models.loading import UNLIMITED, LoadLimits
 from tests.fakes.hub import FakeHub
 from tests.fakes.hub.bread import REPO
 from tests.fakes.hub.files import git_sha1, sha256

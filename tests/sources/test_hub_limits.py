@@ -9,7 +9,7 @@ import timm
 
 import cam_hub
 from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
-from cam_hub.models.limits import UNLIMITED, LoadLimits, format_bytes
+from cam_hub.models.loading import UNLIMITED, LoadLimits, format_bytes
 from tests.fakes.hub import FakeHub
 from tests.fakes.hub.bread import REPO
 from tests.fakes.hub.faults import Fault

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import hf_hub_download, scan_cache_dir, try_to_load_from_cache
 
 import cam_hub
-from cam_hub.models.limits import FileFacts
+from cam_hub.models.loading import FileFacts
 from cam_hub.sources.hub.snapshot import RepoCache, fetch
 from tests.fakes.hub.bread import REPO
 from tests.fakes.hub.files import git_sha1

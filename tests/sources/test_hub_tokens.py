@@ -11,7 +11,7 @@ import pytest
 
 import cam_hub
 from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
-from cam_hub.models.limits import LoadLimits
+from cam_hub.models.loading import LoadLimits
 from cam_hub.sources.store import ModelStore
 from tests.fakes.hub import Call, FakeHub
 from tests.fakes.hub.bread import REPO

@@ -13,8 +13,8 @@ import torch
 import cam_hub
 from cam_hub.errors import ModelNotFound, ModelRefused
 from cam_hub.models.checkpoint import PickleWarning
-from cam_hub.models.limits import LoadLimits
 from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.models.loading import LoadLimits
 from tests.fakes.repo_folders import network, push, read_back, rewrite
 
 

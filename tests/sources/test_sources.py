@@ -9,7 +9,7 @@ from torch import nn
 
 import cam_hub
 from cam_hub.errors import InvalidArgument, ModelNotFound
-from cam_hub.models.loaded_model import LoadRequest
+from cam_hub.models.loading import LoadRequest
 from cam_hub.models.model_id import parse_model_id
 from cam_hub.sources.registry import SOURCES
 from tests.conftest import PHOTOS

@@ -8,8 +8,8 @@ import pytest
 
 import cam_hub
 from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused
-from cam_hub.models.limits import LoadLimits
-from cam_hub.models.variants import in_double
+from cam_hub.models.loaded_model import in_double
+from cam_hub.models.loading import LoadLimits
 from cam_hub.sources.store import ModelStore
 from tests.fakes.hub.bread import REPO
 

@@ -10,7 +10,7 @@ import pytest
 import timm
 
 from cam_hub.errors import CamHubError, ModelNotFound, ModelRefused
-from cam_hub.models.limits import LoadLimits
+from cam_hub.models.loading import LoadLimits
 from cam_hub.sources.store import ModelStore
 from tests.conftest import HUB_PORT
 from tests.fakes.checkpoints import save

@@ -22,7 +22,7 @@ from torchvision.transforms._presets import ImageClassification
 
 import cam_hub
 from cam_hub.errors import HubUnavailable, InvalidArgument, ModelRefused
-from cam_hub.models.loaded_model import LoadRequest
+from cam_hub.models.loading import LoadRequest
 from cam_hub.models.model_id import parse_model_id
 from cam_hub.sources.torchvision import fetch_weights, weights_file
 from tests.fakes.mirror import Mirror, serve

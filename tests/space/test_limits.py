@@ -9,7 +9,7 @@ import pytest
 
 import cam_hub
 from cam_hub.errors import ModelNotFound, ModelRefused
-from cam_hub.models.limits import LoadLimits
+from cam_hub.models.loading import LoadLimits
 from space.config.settings import FREE_SPACE, Settings
 from space.service.explainer import Explainer
 from tests.fakes.hub.bread import REPO

@@ -10,7 +10,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 import cam_hub
-from cam_hub.models.limits import ModelFacts
+from cam_hub.models.loading import ModelFacts
 from space.components.model_field import facts_html
 from tests.fakes.browser import Browser
 from tests.fakes.hub import FakeHub

@@ -14,7 +14,7 @@ from torch import nn
 
 import cam_hub
 from cam_hub.errors import InvalidArgument, NoMap
-from cam_hub.models.variants import with_output
+from cam_hub.models.loaded_model import with_output
 
 SIZE = (3, 32, 32)
 IMAGE = torch.randn(SIZE, generator=torch.Generator().manual_seed(3))

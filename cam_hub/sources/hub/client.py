@@ -22,7 +22,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from cam_hub._text import clean_line
 from cam_hub._version import __version__
 from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
-from cam_hub.models.limits import FileFacts, ModelFacts
+from cam_hub.models.loading import FileFacts, ModelFacts
 from cam_hub.models.repo_files import not_a_model
 from cam_hub.sources.transfer_errors import FileServer, retry_after, translated_errors
 

@@ -19,8 +19,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from cam_hub.errors import HubUnavailable, ModelRefused
 from cam_hub.models.config import CONFIG, CONFIG_BYTES
-from cam_hub.models.limits import FileFacts, LoadLimits, ModelFacts, check_limits
-from cam_hub.models.loaded_model import LoadRequest
+from cam_hub.models.loading import FileFacts, LoadLimits, LoadRequest, ModelFacts, check_limits
 from cam_hub.models.repo_files import choose_weights, why_no_weights, why_other_library
 from cam_hub.sources.download import (
     OnBytes,

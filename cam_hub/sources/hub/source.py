@@ -11,8 +11,8 @@ from cam_hub.errors import CamHubError, ModelNotFound
 from cam_hub.models.checkpoint import pickle_notes
 from cam_hub.models.config import CONFIG, CONFIG_BYTES, RepoConfig, read_config
 from cam_hub.models.labels import CARD
-from cam_hub.models.limits import ModelFacts
-from cam_hub.models.loaded_model import LoadedModel, LoadRequest
+from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.models.loading import LoadRequest, ModelFacts
 from cam_hub.models.network import build
 from cam_hub.sources.download import poll_of
 from cam_hub.sources.hub.snapshot import RepoCache, Snapshot, facts_of, open_snapshot

@@ -9,7 +9,7 @@ from torch import nn
 
 import cam_hub
 from cam_hub.errors import NoMap
-from cam_hub.models.variants import in_double
+from cam_hub.models.loaded_model import in_double
 
 
 class Faint(nn.Module):

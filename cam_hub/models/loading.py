@@ -1,14 +1,21 @@
-"""Facts about a model before it is loaded, and the limits on what loading may cost."""
+"""What loading a model takes: the request, its limits, the facts known before, and a source."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
 
 from cam_hub.errors import InvalidArgument, ModelRefused
+from cam_hub.models.model_id import ModelId
+
+if TYPE_CHECKING:
+    from cam_hub.models.loaded_model import LoadedModel
 
 __all__ = [
     "MAX_NAME",
@@ -16,9 +23,13 @@ __all__ = [
     "UNLIMITED",
     "FileFacts",
     "LoadLimits",
+    "LoadRequest",
     "ModelFacts",
+    "Progress",
+    "Source",
     "check_limits",
     "format_bytes",
+    "pick_device",
 ]
 
 
@@ -247,3 +258,88 @@ class ModelFacts:
     def file(self, name: str) -> FileFacts | None:
         """The file of this name, if the repo has it."""
         return next((file for file in self.files if file.name == name), None)
+
+
+Progress = Callable[[float, str], None]
+"""Called with the part of the work that is done, in [0, 1], and a few words."""
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """What ``load_model`` was asked for, in full.
+
+    Attributes:
+        id: The model's ID.
+        pretrained: Whether trained weights are wanted.
+        device: Where it is to be.
+        token: Access token for private and gated repos; None for this machine's own, if it has
+            one; False for none.
+        limits: How much it may cost.
+        progress: Called repeatedly during a download with the part of the work that is done (in
+            [0, 1]) and its description.
+    """
+
+    id: ModelId
+    pretrained: bool
+    device: torch.device
+    token: str | bool | None = field(default=None, repr=False)
+    limits: LoadLimits = UNLIMITED
+    progress: Progress | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the request is made for this machine, not for a user of an app on it."""
+        return self.token is None or self.token is True
+
+
+class Source(Protocol):
+    """Where models come from. Sources are asked in turn, and the first that claims an ID loads it.
+
+    To add one, write a module with a class like this and list it in ``sources/registry.py``.
+    """
+
+    name: str
+
+    def claims(self, request: LoadRequest) -> bool:
+        """Whether this source is the one to load the model, judged without any network."""
+
+    def load(self, request: LoadRequest) -> LoadedModel:
+        """Loads the model; the registry moves it to its device and freezes it, in evaluation mode.
+
+        Raises:
+            ModelNotFound: If there is none of this name.
+            ModelRefused: If it is there but cannot be explained or must not be loaded.
+            HubUnavailable: If it had to be fetched and could not be.
+        """
+
+    def describe(self, request: LoadRequest) -> ModelFacts:
+        """Facts about the model before it is loaded; errors as for ``load``."""
+
+    def known_ids(self, *, pretrained: bool) -> Iterable[str]:
+        """IDs that this source could load and can name without any network, for suggestions."""
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """The device that a word stands for.
+
+    Args:
+        device: ``"auto"`` for the best there is (CUDA, then MPS, then the CPU), or anything that
+            ``torch.device`` takes.
+
+    Raises:
+        InvalidArgument: If there is no such device on this machine.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    expected = "'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps'"
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise InvalidArgument("device", device, f"{expected} (torch: {first})") from None
+    if chosen.type == "meta":
+        raise InvalidArgument("device", device, expected)
+    return chosen
