@@ -19,7 +19,7 @@ from cam_hub.hooks.modes import default_modes
 from cam_hub.images.clips import ClipPreprocessing
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.images.transforms import TransformPreprocessing, read_transform
-from cam_hub.models.labels import ClassNames, read_class_names
+from cam_hub.models.config import ClassNames, read_class_names
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.models.network import check_form
 from cam_hub.options import OutputChoice, check_options

@@ -20,7 +20,7 @@ from cam_hub import wrap_model
 from cam_hub.errors import ImageRefused, InvalidArgument
 from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.images.transforms import TransformPreprocessing, read_transform
-from cam_hub.models.labels import read_class_names
+from cam_hub.models.config import read_class_names
 
 SMALL = (3, 32, 32)
 

@@ -9,8 +9,7 @@ from timm.data.imagenet_info import infer_imagenet_subset
 
 from cam_hub.errors import CamHubError, ModelNotFound
 from cam_hub.models.checkpoint import pickle_notes
-from cam_hub.models.config import CONFIG, CONFIG_BYTES, RepoConfig, read_config
-from cam_hub.models.labels import CARD
+from cam_hub.models.config import CARD, CONFIG, CONFIG_BYTES, RepoConfig, read_config
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.models.loading import LoadRequest, ModelFacts
 from cam_hub.models.network import build
