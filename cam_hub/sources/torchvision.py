@@ -26,14 +26,15 @@ from cam_hub.models.initialisation import build_without_initialisation, wake
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.models.loading import LoadRequest, ModelFacts, check_limits
 from cam_hub.sources.download import (
+    FileServer,
     RemoteFile,
     Report,
     caller_may_stop,
     download,
     file_lock,
     poll_of,
+    translated_errors,
 )
-from cam_hub.sources.transfer_errors import FileServer, translated_errors
 from cam_hub.targets import make_task
 from cam_hub.targets.detection import THRESHOLD
 

@@ -10,8 +10,7 @@ import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from cam_hub.errors import HubUnavailable
-from cam_hub.sources.download import RemoteFile, download, file_lock
-from cam_hub.sources.transfer_errors import FileServer, translated_errors
+from cam_hub.sources.download import FileServer, RemoteFile, download, file_lock, translated_errors
 from tests.fakes.hub.files import git_sha1, sha256
 from tests.fakes.mirror import Mirror, serve
 

@@ -24,7 +24,7 @@ from cam_hub._version import __version__
 from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
 from cam_hub.models.loading import FileFacts, ModelFacts
 from cam_hub.models.repo_files import not_a_model
-from cam_hub.sources.transfer_errors import FileServer, retry_after, translated_errors
+from cam_hub.sources.download import FileServer, retry_after, translated_errors
 
 __all__ = ["HUB", "HubClient", "RepoRequest", "Token", "check_token", "is_commit", "plain_errors"]
 
