@@ -12,7 +12,7 @@ from huggingface_hub import hf_hub_download, scan_cache_dir, try_to_load_from_ca
 
 import cam_hub
 from cam_hub.models.loading import FileFacts
-from cam_hub.sources.hub.snapshot import RepoCache, fetch
+from cam_hub.sources.hub.source import RepoCache, fetch
 from tests.fakes.hub.bread import REPO
 from tests.fakes.hub.files import git_sha1
 

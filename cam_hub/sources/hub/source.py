@@ -1,20 +1,40 @@
-"""Source of timm models on the Hugging Face Hub."""
+"""Source of timm models on the Hub; the files of a repo, cached on disk or fetched.
+
+The cache has the layout that huggingface_hub describes in its guide (``blobs``, ``snapshots``,
+``refs``), so that other programs find what was fetched here, and the other way round.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import uuid4
 
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.file_download import repo_folder_name
 from timm.data.imagenet_info import infer_imagenet_subset
 
-from cam_hub.errors import CamHubError, ModelNotFound
+from cam_hub.errors import CamHubError, HubUnavailable, ModelNotFound, ModelRefused
 from cam_hub.models.checkpoint import pickle_notes
 from cam_hub.models.config import CARD, CONFIG, CONFIG_BYTES, RepoConfig, read_config
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.models.loading import LoadRequest, ModelFacts
+from cam_hub.models.loading import FileFacts, LoadLimits, LoadRequest, ModelFacts, check_limits
 from cam_hub.models.network import build
-from cam_hub.sources.download import poll_of
-from cam_hub.sources.hub.snapshot import RepoCache, Snapshot, facts_of, open_snapshot
+from cam_hub.models.repo_files import choose_weights, why_no_weights, why_other_library
+from cam_hub.sources.download import (
+    OnBytes,
+    RemoteFile,
+    Report,
+    caller_may_stop,
+    download,
+    file_lock,
+    poll_of,
+)
+from cam_hub.sources.hub.client import HUB, HubClient, is_commit, plain_errors
 from cam_hub.sources.timm import (
     ambiguous,
     as_loaded,
@@ -25,7 +45,354 @@ from cam_hub.sources.timm import (
     tags_of,
 )
 
-__all__ = ["HubSource"]
+__all__ = ["HubSource", "RepoCache", "Snapshot", "facts_of", "fetch", "open_snapshot"]
+
+
+_PUBLIC = ".cam_hub_public"
+"""Name of an empty file in the folder of a public repo, by the last response of the Hub."""
+
+
+class RepoCache:
+    """The cached files of one repo.
+
+    Args:
+        repo: ``owner/name``.
+        root: The cache's folder; the Hub's own one if left out.
+    """
+
+    def __init__(self, repo: str, root: Path | None = None) -> None:
+        self.repo = repo
+        self.root = root or Path(constants.HF_HUB_CACHE).expanduser()
+        self.folder = self.root / repo_folder_name(repo_id=repo, repo_type="model")
+
+    def find(self, revision: str | None, name: str, size: int | None = None) -> Path | None:
+        """A complete file.
+
+        Args:
+            revision: Branch, tag or commit as it was last seen; None for the main branch.
+            name: The file's path in the repo.
+            size: Its size in bytes, if known.
+        """
+        found = try_to_load_from_cache(self.repo, name, cache_dir=self.root, revision=revision)
+        if not isinstance(found, str):
+            return None
+        path = Path(found)
+        return path if size is None or path.stat().st_size == size else None
+
+    def blob(self, digest: str) -> Path:
+        """The path of the content with this digest."""
+        return self.folder / "blobs" / digest
+
+    def holds(self, digest: str | None, size: int | None) -> bool:
+        """Whether the content with this digest is cached, for any commit."""
+        if digest is None:
+            return False
+        blob = self.blob(digest)
+        return blob.is_file() and size in (None, blob.stat().st_size)
+
+    def lock(self, digest: str) -> Path:
+        """The lock file of this content, the same for all programs."""
+        return self.root / ".locks" / self.folder.name / f"{digest}.lock"
+
+    def name(self, digest: str, commit: str, name: str) -> Path:
+        """Links a file of a commit to its cached content.
+
+        Returns:
+            The file.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        blob = self.blob(digest)
+        pointer = self.folder / "snapshots" / commit / name
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        if not constants.HF_HUB_DISABLE_SYMLINKS:
+            fresh = _beside(pointer)
+            with suppress(OSError, NotImplementedError):  # where links are not to be had
+                fresh.symlink_to(os.path.relpath(blob, pointer.parent))
+                return fresh.replace(pointer)
+        return blob.replace(pointer)
+
+    def point(self, revision: str | None, commit: str) -> None:
+        """Records the commit of a branch or tag, for use without a network."""
+        revision = revision or constants.DEFAULT_REVISION
+        reference = self.folder / "refs" / revision
+        if revision == commit or not self.folder.exists():
+            return
+        with suppress(OSError):  # a cache that can only be read is still a cache
+            if not reference.exists() or reference.read_text("utf-8") != commit:
+                reference.parent.mkdir(parents=True, exist_ok=True)
+                fresh = _beside(reference)
+                fresh.write_text(commit, "utf-8")
+                fresh.replace(reference)
+
+    @property
+    def public(self) -> bool:
+        """Whether the repo was public in the last response of the Hub."""
+        return (self.folder / _PUBLIC).is_file()
+
+    def note_public(self, public: bool) -> None:
+        """Records whether the repo is public."""
+        mark = self.folder / _PUBLIC
+        with suppress(OSError):
+            if not public:
+                mark.unlink(missing_ok=True)
+            elif self.folder.exists() and not mark.exists():
+                mark.touch()
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name in the same folder, from which a file is replaced atomically."""
+    return path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp")
+
+
+def fetch(
+    id: str,
+    file: FileFacts,
+    address: str,
+    headers: Mapping[str, str],
+    cache: RepoCache,
+    commit: str,
+    on_bytes: OnBytes,
+) -> Path:
+    """Fetches a file, unless its content is in the cache already.
+
+    Args:
+        id: The model's ID, for messages.
+        file: The file; its size and its digest must be known.
+        address: Its URL.
+        headers: The headers of the request. The authorization is sent to no other host.
+        cache: The cache of the repo.
+        commit: The commit.
+        on_bytes: Called with the number of bytes now and then; an exception ends the download.
+
+    Returns:
+        The file in the cache.
+
+    Raises:
+        HubUnavailable: If its size or its digest are wrong.
+        httpx2.HTTPError, OSError: If the network or the disk fails.
+    """
+    if file.digest is None or file.size is None:
+        raise HubUnavailable(id, f"the Hub states no size or no digest of {file.name}.")
+    blob = cache.blob(file.digest)
+    with file_lock(blob, cache.lock(file.digest), on_bytes):
+        if (found := cache.find(commit, file.name, file.size)) is not None:
+            return found  # another thread has fetched it, and may be reading it
+        if not cache.holds(file.digest, file.size):
+            remote = RemoteFile(
+                id, file.name, address, file.size, file.digest, HUB, headers=headers
+            )
+            download(remote, blob, on_bytes)
+        return cache.name(file.digest, commit, file.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The files of a model at one commit.
+
+    Attributes:
+        facts: The facts about it. Its ``weights_file`` is the one to read.
+    """
+
+    facts: ModelFacts
+    _cache: RepoCache
+    _client: HubClient
+    _report: Report
+
+    @property
+    def commit(self) -> str:
+        """The commit."""
+        return self.facts.revision or ""
+
+    def path(self, name: str) -> Path:
+        """A file of the model, fetched unless it is cached.
+
+        Raises:
+            HubUnavailable: If it cannot be fetched.
+            ModelRefused: If the caller may not have it.
+        """
+        file = self.facts.file(name) or FileFacts(name)
+        if (found := self._cache.find(self.commit, name, file.size)) is not None:
+            return found
+        with plain_errors(self._client.wanted):
+            path = fetch(
+                self.facts.id,
+                file,
+                self._client.address(name, self.commit),
+                self._client.headers,
+                self._cache,
+                self.commit,
+                self._report.file(file.size),
+            )
+        self._cache.note_public(not self.facts.restricted)
+        self._cache.point(self._client.revision, self.commit)
+        return path
+
+    def weights(self) -> Path:
+        """The file of the weights; errors as for ``path``."""
+        name = self.facts.weights_file
+        assert name is not None, "a snapshot without weights is not opened"  # noqa: S101
+        return self.path(name)
+
+
+@contextmanager
+def open_snapshot(request: LoadRequest, repo: str) -> Iterator[Snapshot]:
+    """Opens the files of a model, cached or fetched, if the caller may use them.
+
+    Args:
+        request: The request.
+        repo: ``owner/name``.
+
+    Yields:
+        The snapshot; outside this context its files may be deleted.
+
+    Raises:
+        ModelNotFound: If there is no such repo or revision, or it is private.
+        ModelRefused: If it is not a timm model, exceeds the limits, or may not be read.
+        HubUnavailable: If the Hub fails and the cache does not hold the model.
+    """
+    id, limits = str(request.id), request.limits
+    cache = RepoCache(repo)
+    client = HubClient(id, repo, request.id.revision, request.token)
+    with caller_may_stop():
+        facts = _facts(client, cache, limits)
+        if facts.fresh and facts.gated and not client.own:
+            client.check_access(CONFIG)  # cached files would be used without a request
+        if facts.restricted and not limits.keep_restricted and not client.own:
+            with tempfile.TemporaryDirectory(
+                prefix="cam-hub-", ignore_cleanup_errors=True
+            ) as folder:
+                own = RepoCache(repo, Path(folder))
+                yield _admitted(facts, own, client, request)
+        else:
+            yield _admitted(facts, cache, client, request)
+
+
+def facts_of(request: LoadRequest, repo: str) -> ModelFacts:
+    """The facts about a repo, without fetching a file; errors as for a snapshot.
+
+    A repo that would be refused is described, too, with the reason. For a gated repo, a second
+    request checks the caller's access.
+    """
+    client = HubClient(str(request.id), repo, request.id.revision, request.token)
+    cache = RepoCache(repo)
+    facts = _facts(client, cache, request.limits)
+    facts = replace(facts, fetch_bytes=_missing(facts, cache))
+    try:
+        _check(facts, request.limits)
+        if facts.fresh and facts.gated and (facts.fetch_bytes or not client.own):
+            client.check_access(CONFIG)
+    except ModelRefused as error:
+        return replace(facts, refusal=error.reason)
+    return facts
+
+
+def _check(facts: ModelFacts, limits: LoadLimits) -> None:
+    """Refuses a repo that timm cannot read."""
+    id = facts.id
+    if facts.disabled:
+        raise ModelRefused(id, "the Hub has taken it out of service.")
+    names = [file.name for file in facts.files]
+    other = why_other_library(names, facts.library, None, facts.tags)
+    config = facts.file(CONFIG)
+    if config is None:
+        reason = f"it has no {CONFIG}, so it is not a model that timm can read."
+        raise ModelRefused(id, other or reason)
+    if (config.size or 0) > CONFIG_BYTES:
+        raise ModelRefused(id, f"its {CONFIG} has {config.size:,} bytes; none needs that many.")
+    if facts.weights_file is None:
+        reason = "it has no model.safetensors, so it is not a model that timm can read."
+        raise ModelRefused(id, other or why_no_weights(names) or reason)
+
+
+def _admitted(
+    facts: ModelFacts, cache: RepoCache, client: HubClient, request: LoadRequest
+) -> Snapshot:
+    """The snapshot, if the model may be loaded."""
+    _check(facts, request.limits)
+    facts = replace(facts, fetch_bytes=_missing(facts, cache))
+    check_limits(facts, request.limits, cache.root)
+    # Fresh facts apply to cached files, too.
+    if facts.fresh:
+        cache.note_public(not facts.restricted)
+        if cache.find(facts.revision, CONFIG):
+            cache.point(client.revision, facts.revision or "")
+    report = Report(facts.id, facts.fetch_bytes or 0, request.progress)
+    return Snapshot(facts, cache, client, report)
+
+
+def _facts(client: HubClient, cache: RepoCache, limits: LoadLimits) -> ModelFacts:
+    """The Hub's facts; those of the cache for a fixed commit, or if the Hub fails."""
+    cached = _cached_facts(client, cache, limits)
+    may_use = cached is not None and (client.own or cache.public)
+    if cached is not None and may_use and is_commit(client.revision):
+        return cached
+    try:
+        facts = client.facts(patient=not may_use)
+    except HubUnavailable as error:
+        if cached is None:
+            raise HubUnavailable(
+                error.model_id, f"{error.reason} It is not in the local cache."
+            ) from error
+        if not may_use:
+            raise HubUnavailable(
+                error.model_id,
+                f"{error.reason} So it is not known whether this caller may use the files in the "
+                "local cache.",
+            ) from error
+        return cached
+    weights = _weights(facts.files, limits)
+    return replace(
+        facts,
+        weights_file=weights.name if weights else None,
+        weights_bytes=weights.size if weights else None,
+    )
+
+
+def _cached_facts(client: HubClient, cache: RepoCache, limits: LoadLimits) -> ModelFacts | None:
+    """The facts about a model whose required files are all cached; None for any other."""
+    config = cache.find(client.revision, CONFIG)
+    if config is None:
+        return None
+    commit = config.parent.name
+    files = tuple(
+        FileFacts(path.name, path.stat().st_size)
+        for path in sorted(config.parent.iterdir())
+        if path.is_file()
+    )
+    weights = _weights(files, limits)
+    if weights is None:
+        return None
+    return ModelFacts(
+        id=client.wanted.id,
+        source="hub",
+        revision=commit,
+        weights_file=weights.name,
+        weights_bytes=weights.size,
+        fetch_bytes=0,
+        files=files,
+        fresh=False,
+    )
+
+
+def _missing(facts: ModelFacts, cache: RepoCache) -> int:
+    """The number of bytes that are not cached."""
+    wanted = [facts.file(CONFIG), facts.file(facts.weights_file or "")]
+    return sum(
+        file.size or 0
+        for file in wanted
+        if file is not None
+        and cache.find(facts.revision, file.name, file.size) is None
+        and not cache.holds(file.digest, file.size)
+    )
+
+
+def _weights(files: Sequence[FileFacts], limits: LoadLimits) -> FileFacts | None:
+    """The file of weights to read."""
+    have = {file.name: file for file in files}
+    name = choose_weights(have, pickles=limits.pickles)
+    return have[name] if name is not None else None
 
 
 class HubSource:
