@@ -86,7 +86,7 @@ def predict(
     names = target.labels or model.class_names
     described = target.describe()
     return Predicted(
-        predictions=standings.predictions(names, top),
+        predictions=standings.predictions(names, count=top),
         photo_size=prepared.placement.photo_size,
         input_size=prepared.size,
         seen=prepared.placement.seen_box,

@@ -151,9 +151,7 @@ def _predictions(
     """
     standings = passed.standings
     chosen = {
-        index: found
-        for index in passed.settled.classes
-        if (found := standings.prediction(index, names)) is not None
+        each.class_index: each for each in standings.predictions(names, passed.settled.classes)
     }
     if standings.predicted is not None:
         standings = standings.predicted

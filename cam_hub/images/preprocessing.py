@@ -33,7 +33,6 @@ __all__ = [
     "PLAIN_INTERPOLATIONS",
     "Preprocessing",
     "check_tensor",
-    "is_finite",
     "pixels_of",
     "resize_plainly",
     "same",
@@ -481,8 +480,7 @@ def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor
             f"{channels}{hint}"
         )
     checked = tensor.detach().to(torch.float32, copy=True).reshape(1, *shape[-axes:])
-    if not is_finite(checked):
-        bad = int((~torch.isfinite(checked)).sum())
+    if bad := checked.numel() - int(checked.isfinite().sum()):
         raise ImageRefused(f"{bad} of the tensor's {checked.numel()} values are NaN or infinite")
     return checked
 
@@ -538,13 +536,6 @@ def _refuse_other_kinds(tensor: Tensor) -> None:
         raise ImageRefused("a nested tensor holds several images; give one, or all to explain_many")
     if tensor.layout != torch.strided:
         raise ImageRefused(f"a tensor of layout {tensor.layout} is not read; call .to_dense()")
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite."""
-    if not tensor.numel():
-        return True
-    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor.detach()))
 
 
 def same(one: Tensor, other: Tensor) -> bool:

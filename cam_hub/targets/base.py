@@ -81,38 +81,41 @@ class ClassScores:
     predicted: ClassScores | None = None
     labels: tuple[str, ...] | None = None
 
-    def predictions(self, names: Sequence[str] | None, count: int = 5) -> tuple[Prediction, ...]:
-        """The most probable classes; for values, which have no order, the first ones.
+    def predictions(
+        self,
+        names: Sequence[str] | None,
+        classes: Sequence[int] | None = None,
+        *,
+        count: int = 5,
+    ) -> tuple[Prediction, ...]:
+        """The predictions of classes; those without a score are left out.
 
         Args:
             names: The labels of all classes, or None.
-            count: Maximum number of classes; for values, it is always a hundred.
+            classes: Class indices; None for the most probable ones, and for values, which have no
+                order, for the first hundred.
+            count: Maximum number of the most probable ones.
         """
-        if self.probabilities is not None:
-            scored = self.eligible
-            if scored is not None:
-                scored = scored | (self.probabilities > 0)
-            indices: Sequence[int] = best_of(self.ranking, scored, count)
-        else:
-            indices = range(0 if self.scores is None else min(len(self.scores), _VALUES))
-        found = (self.prediction(index, names) for index in indices)
-        return tuple(each for each in found if each is not None)
-
-    def prediction(self, index: int, names: Sequence[str] | None) -> Prediction | None:
-        """The prediction of a class; None for a class without a score.
-
-        Args:
-            index: The index of the class.
-            names: The labels of all classes, or None.
-        """
-        probability = None if self.probabilities is None else float(self.probabilities[index])
-        score = None if self.scores is None else float(self.scores[index])
-        if probability is None and score is None:
-            return None
-        chosen = self.eligible is None or bool(self.eligible[index])
-        if not chosen and not (probability or 0.0) > 0:
-            return None
-        return Prediction(index, label_of(index, names), probability, score)
+        probabilities, scores = self.probabilities, self.scores
+        if probabilities is None and scores is None:
+            return ()
+        scored = self.eligible
+        if scored is not None and probabilities is not None:
+            scored = scored | (probabilities > 0)
+        if classes is None and probabilities is not None:
+            classes = best_of(self.ranking, scored, count)
+        elif classes is None:
+            classes = range(min(len(self.ranking), _VALUES))
+        return tuple(
+            Prediction(
+                index,
+                label_of(index, names),
+                None if probabilities is None else float(probabilities[index]),
+                None if scores is None else float(scores[index]),
+            )
+            for index in classes
+            if scored is None or scored[index]
+        )
 
 
 class Target(ABC):

@@ -1,4 +1,4 @@
-"""Colour maps by name: their tables, and what is said of them."""
+"""Colour maps by name: their tables and their properties."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_curated_map_is_filed_under_its_own_name():
 def test_a_map_called_colour_blind_safe_is_one_whose_lightness_never_falls(entry):
     linear = (colormap_table(entry.name) / 255) ** 2.2
     lightness = (linear @ [0.2126, 0.7152, 0.0722]) ** (1 / 3)
-    # One level of rounding in one channel is no fall.
+    # One level of rounding in one channel does not count as a fall.
     assert entry.colour_blind_safe == bool(np.diff(lightness).min() > -0.002)
 
 

@@ -43,7 +43,7 @@ def folder_of(url: str) -> str:
 
 
 def fetched(url: str, folder: Path) -> Path:
-    """The folder behind an address, downloaded as the docs say."""
+    """The folder behind an address, downloaded as in the docs."""
     inside = folder_of(url)
     whole = huggingface_hub.snapshot_download(
         "ann/maps",

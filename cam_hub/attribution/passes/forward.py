@@ -19,7 +19,6 @@ from cam_hub.errors import CamHubError, ModelRefused, NoMap
 from cam_hub.hooks.frozen_eval import ModuleTree, frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import Taps, tap
-from cam_hub.images.preprocessing import is_finite
 from cam_hub.layers.layouts import LayerInfo, batch_axes, to_maps
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.base import ClassScores, Target
@@ -82,7 +81,7 @@ class JobState:
                 model.id, f"it returns scores of {len(scores)} images for a batch of {images}."
             )
         if self.standings is None:
-            if not is_finite(scores[0]):
+            if not bool(scores[0].isfinite().all()):
                 raise NoMap("the model's scores for this picture are not finite (NaN or infinity)")
             standings = target.class_scores(output)
             self.settled = self.job.settled(standings, target)
