@@ -17,9 +17,9 @@ import cam_hub
 from cam_hub.images.decoding import open_image
 from space.components.viewer import Preview, map_strip_html, viewer_html
 from space.config.settings import example_photos
-from space.service.display_options import VIEWS, DisplayOptions
+from space.service.explainer import Labels
 from space.service.exports import Exports
-from space.service.label_search import Labels
+from space.service.views import VIEWS, DisplayOptions
 
 _SIZE = (4000, 3000)
 _TURNS = 15

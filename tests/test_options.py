@@ -17,7 +17,7 @@ from cam_hub.options import (
     recorded,
     unrecorded,
 )
-from space.service.links import View, query_of, read_query
+from space.service.views import View, query_of, read_query
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from cam_hub.images.geometry import Placement
 from cam_hub.results import overlay
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.overlay import colormap_table, fitting
-from space.service.display_options import SCALES, DisplayOptions
+from space.service.views import SCALES, DisplayOptions
 
 __all__ = [
     "Preview",

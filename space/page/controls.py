@@ -31,9 +31,8 @@ from space.components.photo_field import Example, build_photo_field
 from space.config.settings import DESCRIBING, SEARCHING, Settings
 from space.service.errors import event_value, readable, searching_as, title_of, token_of
 from space.service.explain_form import read_model_id
-from space.service.explainer import Explainer
+from space.service.explainer import Explainer, Labels, naming
 from space.service.exports import SessionResult
-from space.service.label_search import Labels, naming
 
 __all__ = [
     "ANY_LAYERS",

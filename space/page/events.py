@@ -27,11 +27,11 @@ from space.page.results_panel import (
     Updates,
     address_of,
 )
-from space.service.display_options import DisplayOptions, read_display_options
 from space.service.errors import cancellable_progress, event_value, readable, token_of, warn
 from space.service.explain_form import read_request
 from space.service.explainer import Explainer
 from space.service.exports import SessionResult
+from space.service.views import DisplayOptions, read_display_options
 
 __all__ = ["ExplainEvents", "ExplainHandlers"]
 

@@ -29,13 +29,12 @@ from space.page.results_panel import (
     address_of,
     press,
 )
-from space.service.display_options import DisplayOptions
 from space.service.errors import readable
 from space.service.explain_form import box_text, read_box, read_model_id, read_request, read_texts
 from space.service.explainer import Explainer
 from space.service.exports import SessionResult
-from space.service.links import View, is_link, read_query
 from space.service.photos import read_photo
+from space.service.views import DisplayOptions, View, is_link, read_query
 
 __all__ = ["InitialResult", "PageLoad", "connect_page_load"]
 

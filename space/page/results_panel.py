@@ -35,13 +35,21 @@ from space.components.viewer import (
 )
 from space.config.settings import Settings
 from space.page.controls import Controls, Values
-from space.service.display_options import SCALES, VIEWS, DisplayOptions, read_display_options
 from space.service.errors import event_value, readable
 from space.service.explain_form import ExplainForm
+from space.service.explainer import naming
 from space.service.exports import Exports, SessionResult, reopen
-from space.service.label_search import naming
-from space.service.links import View, client_code, python_code, query_of
 from space.service.result_files import Workspace, served
+from space.service.views import (
+    SCALES,
+    VIEWS,
+    DisplayOptions,
+    View,
+    client_code,
+    python_code,
+    query_of,
+    read_display_options,
+)
 
 __all__ = [
     "FAILED",

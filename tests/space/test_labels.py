@@ -9,7 +9,7 @@ from PIL import Image
 
 import cam_hub
 from cam_hub.targets.classes import choose_classes
-from space.service.label_search import LabelCache, Labels
+from space.service.explainer import LabelCache, Labels
 from tests.fakes.browser import Browser
 from tests.fakes.space_app import encoded
 

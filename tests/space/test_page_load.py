@@ -12,9 +12,8 @@ from PIL import Image
 
 import cam_hub
 from cam_hub.errors import InvalidArgument
-from space.service.display_options import DisplayOptions
 from space.service.explainer import Explainer
-from space.service.links import View, is_link, query_of, read_query
+from space.service.views import DisplayOptions, View, is_link, query_of, read_query
 from tests.fakes.browser import Browser
 from tests.fakes.space_app import SETTINGS, encoded, serve
 

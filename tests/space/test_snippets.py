@@ -12,7 +12,7 @@ from PIL import Image
 
 import cam_hub
 from cam_hub.results.explanation import Explanation
-from space.service import links
+from space.service import views
 from space.service.explain_form import ExplainForm
 from space.service.photos import Photo
 
@@ -53,7 +53,7 @@ def test_the_python_shown_makes_the_overlay_that_is_shown(
 ):
     lion.save(tmp_path / "it's.png")
     monkeypatch.chdir(tmp_path)
-    exec(links.python_code(request_for(), result.layers, index, layer), {})
+    exec(views.python_code(request_for(), result.layers, index, layer), {})
     expected = result.overlay(index or 291, layer, alpha=0.4, colormap="viridis")
     assert np.array_equal(np.asarray(Image.open("overlay.png")), np.asarray(expected))
 
@@ -61,13 +61,13 @@ def test_the_python_shown_makes_the_overlay_that_is_shown(
 def test_a_photo_at_an_address_is_fetched_from_there():
     url = "https://example.org/it's a cat.jpg"
     request = request_for(photo=Photo("cat.jpg", url=url))
-    python = links.python_code(request, ["bn2"])
+    python = views.python_code(request, ["bn2"])
     assert ast.literal_eval(python.partition("urlopen(")[2].partition(").read()")[0]) == url
-    assert f"handle_file({url!r})" in links.client_code(request, "owner/name")
+    assert f"handle_file({url!r})" in views.client_code(request, "owner/name")
 
 
 def test_a_contrast_is_in_the_code_only_where_there_is_one():
-    for code in (links.python_code, links.client_code):
+    for code in (views.python_code, views.client_code):
         assert "contrast" not in code(request_for(), "x")
         assert "contrast='lynx, catamount'" in code(request_for(contrast="lynx, catamount"), "x")
 
@@ -78,8 +78,8 @@ def test_names_never_become_code(name: str):
         photo=Photo(name, path=Path("unused")), model_id=name, classes=(name,), contrast=name
     )
     for code in (
-        links.python_code(request, [name], None, name),
-        links.client_code(request, name),
+        views.python_code(request, [name], None, name),
+        views.client_code(request, name),
     ):
         imported = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Import)]
         assert all(alias.name == "cam_hub" for node in imported for alias in node.names)

@@ -21,7 +21,7 @@ from space.components.viewer import (
     reduced,
     viewer_html,
 )
-from space.service.display_options import SCALES, VIEWS, DisplayOptions, read_display_options
+from space.service.views import SCALES, VIEWS, DisplayOptions, read_display_options
 
 HOSTILE = '"><img src=x onerror=alert(1)>'
 
