@@ -10,8 +10,8 @@ answer to the bands.
 
 **Quadrants.** The bands show where the cells of a layer look, on average over the cells. A layer
 can follow them and still mix the picture: where some cells are stronger than others, they respond
-most to any change. So where the halves of a layer hardly differ under the bands (``Match.halves``),
-its quadrants are examined one by one.
+strongly to any change. So where the halves of a layer hardly differ under the bands
+(``Match.halves``), its quadrants are examined one by one.
 """
 
 from __future__ import annotations

@@ -15,19 +15,20 @@ from cam_hub.errors import CamHubError
 from cam_hub.methods import METHODS
 from cam_hub.options import options_for
 from cam_hub.sources.search import find_models
-from space.components.class_field import ClassEntry, build_class_field
 from space.components.combobox import Proposals
 from space.components.formatting import layer_choices, method_choices, method_note, percent
-from space.components.model_field import (
+from space.components.photo_field import Example, build_photo_field
+from space.components.search_fields import (
     ASKING,
     FACTS_CSS,
     NO_FACTS,
+    ClassEntry,
+    build_class_field,
     build_model_field,
     facts_html,
     proposal_of,
     trouble_html,
 )
-from space.components.photo_field import Example, build_photo_field
 from space.config.settings import DESCRIBING, SEARCHING, Settings
 from space.service.errors import event_value, readable, searching_as, title_of, token_of
 from space.service.explain_form import read_model_id

@@ -16,8 +16,8 @@ from torch import nn
 import cam_hub
 from cam_hub.layers.listing import LayerInfo
 from space.app.create_app import create_app
-from space.components.layer_table import NO_TABLE, layer_table
 from space.config.settings import Settings
+from space.page.layers_tab import NO_TABLE, layer_table
 from space.service.explainer import Explainer, LayerTable, make_table
 from tests.fakes.browser import Browser
 from tests.fakes.space_app import SETTINGS

@@ -11,7 +11,7 @@ from gradio_client.exceptions import AppError
 
 import cam_hub
 from cam_hub.models.loading import ModelFacts
-from space.components.model_field import facts_html
+from space.components.search_fields import facts_html
 from tests.fakes.browser import Browser
 from tests.fakes.hub import FakeHub
 from tests.fakes.hub.bread import REPO

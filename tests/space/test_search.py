@@ -9,7 +9,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 import cam_hub
-from space.components.model_field import Proposal, proposal_of
+from space.components.search_fields import Proposal, proposal_of
 from tests.fakes.browser import Browser
 from tests.fakes.hub import FakeHub
 from tests.fakes.space_app import SETTINGS
