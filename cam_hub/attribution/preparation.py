@@ -20,7 +20,7 @@ from cam_hub.attribution.request import ExplainOptions
 from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused
 from cam_hub.hooks.frozen_eval import frozen_eval, unusable
 from cam_hub.hooks.memory import reported
-from cam_hub.images.clips import ClipPreprocessing, Pictures
+from cam_hub.images.clips import ClipPreprocessing
 from cam_hub.images.decoding import open_image
 from cam_hub.images.geometry import Placement
 from cam_hub.images.preprocessing import Preprocessing, check_tensor, pixels_of, same
@@ -30,6 +30,7 @@ from cam_hub.layers.listing import at_call, resolve_layers
 from cam_hub.methods import Method
 from cam_hub.models.loaded_model import LoadedModel, in_double
 from cam_hub.options import recorded
+from cam_hub.results.maps import Pictures
 from cam_hub.targets.base import Reference, Target, Task
 from cam_hub.targets.classes import resolve_classes
 from cam_hub.targets.custom import Custom, Probabilities

@@ -14,13 +14,13 @@ from PIL import Image
 
 from cam_hub._validation import check_fraction
 from cam_hub.errors import InvalidArgument
-from cam_hub.images.clips import Pictures, evenly
+from cam_hub.images.clips import evenly
 from cam_hub.images.decoding import MAX_PIXELS
 from cam_hub.images.geometry import Placement
 from cam_hub.methods import Sign
 from cam_hub.results import montage, overlay
 from cam_hub.results.manifest import check_explanation, file_stem
-from cam_hub.results.maps import Limits, Map, Maps, ScaleChoice, checked_limits
+from cam_hub.results.maps import Limits, Map, Maps, Pictures, ScaleChoice, checked_limits
 from cam_hub.results.overlay import colormap_table, fitting
 from cam_hub.results.serialization import (
     MANIFEST,

@@ -33,6 +33,7 @@ __all__ = [
     "Reference",
     "Target",
     "Task",
+    "WholeOutput",
     "are_detections",
     "main_output",
     "only_single_label",
@@ -170,6 +171,21 @@ class Target(ABC):
 
 
 @dataclass(frozen=True)
+class WholeOutput:
+    """Everything that a network returns.
+
+    Attributes:
+        raw: The output itself.
+        read: The part that the network's own task explains.
+        count: The number of images.
+    """
+
+    raw: Any
+    read: Any
+    count: int
+
+
+@dataclass(frozen=True)
 class Task(ABC):
     """A kind of output. A new one is a module with a subclass, and its line in ``targets.TASKS``.
 
@@ -191,6 +207,7 @@ class Task(ABC):
         inner: What the network applies to its scores before it returns them (softmax or sigmoid);
             None for nothing.
         captured: Whether the scores before that can be recorded in a pass.
+        whole: Whether ``run`` also returns what is not explained, for a caller's own function.
     """
 
     name: ClassVar[str]
@@ -208,6 +225,7 @@ class Task(ABC):
     settled: bool = field(default=False, kw_only=True, repr=False)
     inner: Inner | None = field(default=None, kw_only=True)
     captured: bool = field(default=False, kw_only=True)
+    whole: bool = field(default=False, kw_only=True, repr=False)
 
     @classmethod
     @abstractmethod
@@ -225,16 +243,12 @@ class Task(ABC):
     def run(self, module: nn.Module, batch: Tensor) -> Any:
         """Calls the network on preprocessed images, ``(N, channels, rows, cols)``.
 
-        Returns:
-            The output that is explained, from which a ``Target`` computes scores.
-        """
-        return self.run_whole(module, batch)[1]
-
-    def run_whole(self, module: nn.Module, batch: Tensor) -> tuple[Any, Any]:
-        """The whole output of the network, and the part that ``run`` returns.
-
-        Where the network applies softmax or sigmoid itself, the latter are its scores before that;
+        Where the network applies softmax or sigmoid itself, the scores before that are explained;
         if these cannot be had, the logarithms of the probabilities (softmax) or their logits.
+
+        Returns:
+            The output that is explained, from which a ``Target`` computes scores; a
+            :class:`WholeOutput` if ``whole`` is set.
         """
         with InputsOfProbabilities() if self.captured else nullcontext() as seen:
             raw = module(batch)
@@ -242,10 +256,10 @@ class Task(ABC):
         if len(batch) == 1 and isinstance(found, Tensor) and found.ndim in self.without_batch:
             found = with_batch(found)
         probabilities = main_output(found) if self.inner is not None else None
-        if probabilities is None or self.inner is None:
-            return raw, found
-        before = None if seen is None else seen.before(probabilities, self.inner)
-        return raw, scores_of(probabilities, self.inner) if before is None else before
+        if probabilities is not None and self.inner is not None:
+            before = None if seen is None else seen.before(probabilities, self.inner)
+            found = scores_of(probabilities, self.inner) if before is None else before
+        return WholeOutput(raw, found, len(batch)) if self.whole else found
 
     def read_from(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cam_hub.errors import InvalidArgument
 from cam_hub.options import name_of
-from cam_hub.targets.base import ClassScores, Reference, Target, Task
+from cam_hub.targets.base import ClassScores, Reference, Target, Task, WholeOutput
 from cam_hub.targets.heads import sliced
 from cam_hub.targets.region import Region
 
@@ -58,15 +58,6 @@ class Probabilities(Target):
 
 
 @dataclass(frozen=True)
-class _Whole:
-    """What a network returns, and what its task makes of that."""
-
-    raw: Any
-    read: Any
-    count: int
-
-
-@dataclass(frozen=True)
 class Custom(Task):
     """A function of what the network returns, as the only score.
 
@@ -91,10 +82,10 @@ class Custom(Task):
 
     def run(self, module: nn.Module, batch: Tensor) -> Any:
         """Calls the network as its own task does."""
-        raw, read = self.base.run_whole(module, batch)
+        found: WholeOutput = replace(self.base, whole=True).run(module, batch)
         if self.chosen and self.base.head is not None:
-            raw = self.base.head.read(raw)
-        return _Whole(raw, read, len(batch))
+            return replace(found, raw=self.base.head.read(found.raw))
+        return found
 
     def split(self, output: Any, counts: Sequence[int]) -> list[Any]:
         """Takes both apart."""
@@ -102,7 +93,7 @@ class Custom(Task):
         found, start = [], 0
         for read, count in zip(reads, counts, strict=True):
             raw = sliced(output.raw, start, start + count, output.count)
-            found.append(_Whole(raw, read, count))
+            found.append(WholeOutput(raw, read, count))
             start += count
         return found
 

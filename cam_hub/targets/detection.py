@@ -20,6 +20,7 @@ from cam_hub.targets.base import (
     Reference,
     Target,
     Task,
+    WholeOutput,
     are_detections,
     only_single_label,
     unexpected,
@@ -119,8 +120,8 @@ class Detection(Task):
         only_single_label(cls.name, multi_label)
         return cls(len(class_names) if class_names else None)
 
-    def run_whole(self, module: nn.Module, batch: Tensor) -> tuple[Any, Any]:
-        """The boxes, whatever their score, and the same with the threshold.
+    def run(self, module: nn.Module, batch: Tensor) -> Any:
+        """Calls the network so that it returns the boxes whatever their score, as ``Detected``.
 
         Copies follow a box below the threshold, too, and a class score has a gradient however low
         it is. The first stage of detectors in two stages proposes what it would propose anyway;
@@ -129,7 +130,8 @@ class Detection(Task):
         output, threshold = run_leniently(module, list(batch), RegionProposalNetwork)
         if are_detections(output) and any(len(found["scores"]) == 0 for found in output):
             output, _ = run_leniently(module, list(batch))
-        return output, Detected(output, threshold) if are_detections(output) else output
+        found = Detected(output, threshold) if are_detections(output) else output
+        return WholeOutput(output, found, len(batch)) if self.whole else found
 
     def read_from(
         self,

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torchcam import methods as torchcam
 
 from cam_hub.methods import METHODS, Evidence, Moments, fuse, gradcampp, smoothgradcampp
-from cam_hub.methods.arithmetic import weighted_map
-from cam_hub.methods.gradient_cams import smoothgradcampp_weights
+from cam_hub.methods.gradient_cams import smoothgradcampp_weights, weighted_map
 
 CLASSES = [7, 3]
 STD = 0.3

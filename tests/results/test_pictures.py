@@ -9,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 import cam_hub
-from cam_hub.images.clips import Pictures
 from cam_hub.images.preprocessing import Preprocessing
+from cam_hub.results.maps import Pictures
 
 
 def red(side: int = 4) -> Image.Image:
