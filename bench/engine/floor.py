@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench.engine.subjects import Subject
 from bench.engine.timing import Contender
-from cam_hub.attribution.memory_format import suited_format
+from cam_hub.attribution.preparation import suited_format
 
 __all__ = ["FLOOR", "one_more_class", "whole"]
 

@@ -74,7 +74,7 @@ def sampled_adaptively(job: Job, passed: Pass, method: Method, request: ExplainO
         keys = {key for key, more in wanted.items() if more == number}
         _LOG.info("%s: %d noisy copies for %d maps", job.model.id, number, len(keys))
         for again in _jobs(job, passed.settled, keys, number):
-            found = run(again, reuse=request.reuses)
+            found = run(again, reuse=request.reuse)
             for key in keys & found.maps.keys():
                 maps[key], agreements[key] = found.maps[key], found.agreements[key]
                 samples[key] = number

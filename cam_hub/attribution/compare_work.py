@@ -61,8 +61,8 @@ def make_row(
     report(_FOUND / 2, "finding layers")
     model = with_output(model, question.options.get("output"))
     prepared = prepare(model, question.picture_for(model))
-    list_layers(model, input_size=prepared.size)
-    names = _names_of(model, question, prepared.size)
+    list_layers(model, input_size=prepared.tensor.shape[1:])
+    names = _names_of(model, question, prepared.tensor.shape[1:])
     loading = time.perf_counter() - started
     forward = forward_seconds(model, prepared)
     worker = Worker(model, question, forward, report)
@@ -71,7 +71,7 @@ def make_row(
     if columns.kind == "methods":
         cells = _by_methods(worker, columns)
     elif columns.kind == "layers":
-        cells = _by_layers(worker, columns, names, prepared.size)
+        cells = _by_layers(worker, columns, names, prepared.tensor.shape[1:])
     else:
         cells = _by_classes(worker, columns)
     results = [cell.explanation for cell in cells if cell.explanation is not None]

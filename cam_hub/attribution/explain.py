@@ -9,8 +9,7 @@ from typing import Unpack
 from torch import Tensor
 
 from cam_hub._validation import with_hints
-from cam_hub.attribution.blank_maps import explain_with_fallback, has_blank_class
-from cam_hub.attribution.passes import Job, Pass, Progress, forward_activations, run
+from cam_hub.attribution.passes import Progress, forward_activations, run
 from cam_hub.attribution.preparation import Prepared, make_job, precise_enough, prepare
 from cam_hub.attribution.request import (
     ExplainArguments,
@@ -18,7 +17,7 @@ from cam_hub.attribution.request import (
     model_of,
     takes_arguments,
 )
-from cam_hub.attribution.result import make_explanation
+from cam_hub.attribution.result import explanation_of
 from cam_hub.errors import InvalidArgument
 from cam_hub.hooks.memory import reported
 from cam_hub.hooks.modes import default_modes
@@ -28,7 +27,7 @@ from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results.explanation import Explanation
 from cam_hub.targets.classes import is_iterable
 
-__all__ = ["activations", "explain", "explain_methods", "explain_prepared", "explanation_of"]
+__all__ = ["activations", "explain", "explain_methods", "explain_prepared"]
 
 
 _TOO_LARGE = (
@@ -122,8 +121,11 @@ def explain(
         NoMap: If every map would be blank, or the layer cannot give one.
         OutOfMemory: If memory does not suffice for one image at a time.
     """
-    (found,) = _explain(model_or_id, image, [method], arguments).values()
-    return found
+    request = ExplainOptions.checked(**arguments)
+    chosen = METHODS[method].signed(request.options["sign"])
+    model = model_of(model_or_id, request.options["output"])
+    prepared = prepare(model, image, request.options["background"])
+    return explain_prepared(model, prepared, [chosen], request)[chosen.name]
 
 
 @with_hints
@@ -155,7 +157,11 @@ def explain_methods(
     named = [methods] if isinstance(methods, str) else list(methods)
     if not named:
         raise InvalidArgument("methods", methods, "at least one method")
-    return _explain(model_or_id, image, named, arguments)
+    request = ExplainOptions.checked(**arguments)
+    chosen = {METHODS[name].name: METHODS[name].signed(request.options["sign"]) for name in named}
+    model = model_of(model_or_id, request.options["output"])
+    prepared = prepare(model, image, request.options["background"])
+    return explain_prepared(model, prepared, list(chosen.values()), request)
 
 
 @with_hints
@@ -181,32 +187,17 @@ def activations(
     """
     model = model_of(model)
     prepared = prepare(model, image)
-    found = resolve_layers(model, layers, prepared.size, need_gradient=False)
+    found = resolve_layers(model, layers, prepared.tensor.shape[1:], need_gradient=False)
     with reported(model.id, _TOO_LARGE):
         working, tensor = precise_enough(model, prepared.tensor, found)
         maps = forward_activations(working, tensor, {layer.name: layer for layer in found})
     steps = {layer.name: layer.frames for layer in found}
     return {
         name: stacked.reshape(len(stacked), steps[name], -1, stacked.shape[-1])
-        if prepared.is_clip or steps[name] > 1
+        if prepared.tensor.ndim == 5 or steps[name] > 1
         else stacked
         for name, stacked in maps.items()
     }
-
-
-def _explain(
-    model_or_id: LoadedModel | str,
-    image: object,
-    methods: Sequence[str],
-    arguments: ExplainArguments,
-) -> dict[str, Explanation]:
-    request = ExplainOptions.checked(**arguments)
-    found = (METHODS[name].signed(request.options["sign"]) for name in methods)
-    chosen = {method.name: method for method in found}
-    model = model_of(model_or_id, request.options["output"])
-    # Open, preprocess.
-    prepared = prepare(model, image, request.options["background"])
-    return explain_prepared(model, prepared, list(chosen.values()), request)
 
 
 def explain_prepared(
@@ -228,39 +219,12 @@ def explain_prepared(
     # Layers and target.
     job = make_job(model, prepared, methods, request)
     # Forward, backward, and each method's maps, made as the gradients arrive.
-    passed = run(job, reuse=request.reuses)
+    passed = run(job, reuse=request.reuse)
     # Result.
     return {
         method.name: explanation_of(model, prepared, method, job, passed, request)
         for method in methods
     }
-
-
-def explanation_of(
-    model: LoadedModel,
-    prepared: Prepared,
-    method: Method,
-    job: Job,
-    passed: Pass,
-    request: ExplainOptions,
-) -> Explanation:
-    """One method's explanation from a pass; further passes follow where it is blank or unsteady.
-
-    Args:
-        model: The model.
-        prepared: The picture.
-        method: The method.
-        job: What the pass was to find out.
-        passed: What it has brought back.
-        request: The request.
-
-    Raises:
-        CamHubError: As ``explain``.
-    """
-    found = make_explanation(model, prepared, method, job, passed, request)
-    if has_blank_class(found):
-        return explain_with_fallback(model, prepared, found, method, request)
-    return found
 
 
 class _Rising:

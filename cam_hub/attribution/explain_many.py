@@ -15,7 +15,7 @@ from typing import TypeVar, Unpack
 import torch
 
 from cam_hub._validation import check_whole, with_hints
-from cam_hub.attribution.explain import explain_prepared, explanation_of
+from cam_hub.attribution.explain import explain_prepared
 from cam_hub.attribution.passes import BatchLimit, Job, Pass, Progress, run_together
 from cam_hub.attribution.preparation import Prepared, make_job, prepare
 from cam_hub.attribution.request import (
@@ -24,6 +24,7 @@ from cam_hub.attribution.request import (
     model_of,
     takes_arguments,
 )
+from cam_hub.attribution.result import explanation_of
 from cam_hub.attribution.samples import Sample, open_samples
 from cam_hub.errors import CamHubError, ClassNotFound
 from cam_hub.hooks.modes import default_modes
@@ -181,7 +182,7 @@ class BatchExplainer:
         found: dict[int, Explanation | CamHubError] = {}
         for position, picture in enumerate(pictures):
             if isinstance(picture, Ready):
-                alike[picture.prepared.size].append(position)
+                alike[picture.prepared.tensor.shape[1:]].append(position)
             else:
                 found[position] = picture.error
         for positions in alike.values():

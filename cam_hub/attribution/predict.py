@@ -88,7 +88,7 @@ def predict(
     return Predicted(
         predictions=standings.predictions(names, count=top),
         photo_size=prepared.placement.photo_size,
-        input_size=prepared.size,
+        input_size=tuple(prepared.tensor.shape[1:]),
         seen=prepared.placement.seen_box,
         target=str(described["text"]),
         output=described.get("output"),

@@ -107,6 +107,8 @@ class ExplainOptions:
         noise: The noisy copies, for the methods that need some.
         progress: Called with the progress.
         options: All options of ``cam_hub.options``.
+        reuse: Whether recent passes are used: not with a caller's functions, whose results may
+            vary.
     """
 
     target_layers: LayerChoice
@@ -117,6 +119,7 @@ class ExplainOptions:
     noise: Noise
     progress: Progress | None
     options: OptionValues
+    reuse: bool
 
     @classmethod
     def checked(cls, **given: Unpack[ExplainArguments]) -> ExplainOptions:
@@ -127,7 +130,9 @@ class ExplainOptions:
         """
         values: dict[str, Any] = {**_DEFAULTS, **given}
         for name in ("classes", "contrast"):  # which are read for every picture and method
-            values[name] = _rereadable(values[name])
+            choice = values[name]
+            if not isinstance(choice, (str, Sequence, Tensor)) and is_iterable(choice):
+                values[name] = choice if callable(choice) else list(choice)
         samples, std, seed = (values.pop(name) for name in ("num_samples", "std", "seed"))
         check_whole("num_samples", samples, 1, MAX_SAMPLES)
         check_whole("seed", seed, 0, 2**63 - 1)
@@ -137,24 +142,14 @@ class ExplainOptions:
         options = {
             name: option.check(values.pop(name, option.default)) for name, option in OPTIONS.items()
         }
+        functions = callable(options["output"]) or callable(values["classes"])
         return cls(
             target_layers=plain_choice(values.pop("target_layers")),
             noise=Noise(samples, float(std), seed),
             options=cast(OptionValues, options),
+            reuse=options["reuse"] and not functions,
             **values,
         )
-
-    @property
-    def reuses(self) -> bool:
-        """Whether recent passes are used: not with a caller's functions, whose results may vary."""
-        functions = callable(self.options["output"]) or callable(self.classes)
-        return self.options["reuse"] and not functions
-
-
-def _rereadable(choice: Any) -> Any:
-    """Classes in a form that can be read more than once."""
-    once = is_iterable(choice) and not callable(choice)
-    return list(choice) if once and not isinstance(choice, (str, Sequence, Tensor)) else choice
 
 
 def model_of(model_or_id: LoadedModel | str, output: OutputChoice = None) -> LoadedModel:

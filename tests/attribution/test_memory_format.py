@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from cam_hub import explain, load_model, wrap_model
-from cam_hub.attribution.memory_format import suited_format
 from cam_hub.attribution.passes import RECENT
+from cam_hub.attribution.preparation import suited_format
 from tests.fakes.engine_nets import apart
 from tests.fakes.interfaces import add_network
 

@@ -7,7 +7,7 @@ import torch
 
 from cam_hub import METHODS, explain, explain_methods, list_layers
 from cam_hub.attribution.passes import RECENT, Job, Noise, Setting, run
-from cam_hub.attribution.preparation import ask, prepare
+from cam_hub.attribution.preparation import prepare, resolve_target
 from cam_hub.errors import NoMap
 from cam_hub.targets.classes import ResolvedClasses
 from tests.fakes.engine_nets import NETS, apart, make_net, picture, plainly, some_layers
@@ -111,7 +111,7 @@ def test_channels_last_equals_channels_first(model):
             model=model,
             image=image,
             layers={layer.name: layer for layer in list_layers(model) if layer.name in layers},
-            aim=lambda: ask(model, prepare(model, image), None, None).aim(model, image),
+            aim=lambda: resolve_target(model, prepare(model, image)).aim(model, image),
             question=None,
             settle=lambda standings, labels: ResolvedClasses((int(standings.ranking.argmax()),)),
             methods=list(METHODS.values()),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import cam_hub
 from cam_hub import LoadedModel, Method
 from cam_hub.attribution.passes import Noise
-from cam_hub.attribution.preparation import ask, prepare
+from cam_hub.attribution.preparation import prepare, resolve_target
 from cam_hub.hooks.recording import main_tensor
 from cam_hub.layers.layouts import FOLDED, batch_first, to_maps
 from cam_hub.layers.listing import list_layers
@@ -151,7 +151,7 @@ def plainly(
         ``(rows, cols)``; of a clip the grids of its steps one below the other.
     """
     arrangement = next(found for found in list_layers(model) if found.name == layer).arrangement
-    target = ask(model, prepare(model, image), None, None).aim(model, image.to(model.dtype))
+    target = resolve_target(model, prepare(model, image)).aim(model, image.to(model.dtype))
 
     def both(one: Tensor) -> tuple[Tensor, Tensor]:
         kept = []
