@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -13,6 +13,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from cam_hub.errors import ModelRefused
 
@@ -384,7 +385,7 @@ class _WithoutInitialisation(TorchFunctionMode):
     def has_uninitialized(self, module: nn.Module) -> bool:
         """Whether anything in a network still lacks what was left out, or was computed of it."""
         return any(
-            self._is_uninitialized(list(values.values()))
+            self._is_uninitialized(values.values())
             for child in module.modules()
             for values in (child._parameters, child._buffers, vars(child))
         )
@@ -417,49 +418,44 @@ class _WithoutInitialisation(TorchFunctionMode):
         if writes and isinstance(first, Tensor):
             known = self._owners.get(first.untyped_storage()._cdata)
             if known is not None:
-                self._write(name, known[0], first, args[1:], kwargs, sys._getframe(1))
+                owner = known[0]
+                if name != "copy_" or first is not owner or self._is_uninitialized(args[1:]):
+                    self._mark_uninitialized(first)
+                elif self._can_adopt(owner, args[1], sys._getframe(1)):
+                    storage = args[1].untyped_storage()
+                    self._adopted_storages[storage._cdata] = _weak_ref(storage)
+                    # Whatever else has that memory does not get the numbers.
+                    self._mark_uninitialized(owner)
+                    owner.data = args[1].detach()
+                    self.adopted.append(owner)
+                else:
+                    owner.copy_(*args[1:], **kwargs)
+                    self._uninitialized.pop(owner.untyped_storage()._cdata, None)
                 return first
-        if name == "__get__":
-            return func(first)
-        only_shape_counts = name.endswith("_like") or name.startswith("new_")
-        if only_shape_counts or not self._is_uninitialized((args, list(kwargs.values()))):
+        no_values = name == "__get__" or name.endswith("_like") or name.startswith("new_")
+        if no_values or not self._is_uninitialized((*args, *kwargs.values())):
             return func(*args, **kwargs)
         if name in _PRODUCTS and not kwargs:
             result = torch.zeros_like(func(*map(_on_meta, args)), device="cpu")
         else:
             result = func(*args, **kwargs)
-        self._propagate(args, kwargs, result)
+        results = [each for each in tree_leaves(result) if isinstance(each, Tensor)]
+        self._mark_uninitialized(*results)
+        # A batch normalisation writes statistics to its buffers.
+        in_training = kwargs.get("training") is True
+        batch_norm = in_training and len(args) > 1 and isinstance(args[1], Tensor)
+        # A result that is not a tensor has read values.
+        self.values_were_read |= batch_norm or not results
         return result
 
-    def _write(
-        self,
-        name: str,
-        owner: nn.Parameter,
-        target: Tensor,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        caller: FrameType,
-    ) -> None:
-        """What is done instead of writing to the memory of a parameter."""
-        if name != "copy_" or target is not owner or self._is_uninitialized(args):
-            self._mark_uninitialized(target)
-            return
-        # A constructor may go on with what it copied from; a state dict is done with.
-        is_loaded = caller.f_code is nn.Module._load_from_state_dict.__code__
-        if is_loaded and self._can_adopt(owner, args[0]):
-            storage = args[0].untyped_storage()
-            self._adopted_storages[storage._cdata] = _weak_ref(storage)
-            # Whatever else has that memory does not get the numbers.
-            self._mark_uninitialized(owner)
-            owner.data = args[0].detach()
-            self.adopted.append(owner)
-        else:
-            address = owner.untyped_storage()._cdata
-            owner.copy_(*args, **kwargs)
-            self._uninitialized.pop(address, None)
+    def _can_adopt(self, owner: nn.Parameter, value: object, caller: FrameType) -> bool:
+        """Whether a tensor can become a parameter's memory: of its kind, and not used elsewhere.
 
-    def _can_adopt(self, owner: nn.Parameter, value: object) -> bool:
-        """Whether a tensor can become a parameter's memory: of its kind, and not used elsewhere."""
+        A constructor may go on with what it copied from; a state dict is done with. So it must be
+        torch that calls, on behalf of ``load_state_dict``.
+        """
+        if caller.f_code is not nn.Module._load_from_state_dict.__code__:
+            return False
         if type(value) not in (Tensor, nn.Parameter) or not isinstance(value, Tensor):
             return False
         storage = value.untyped_storage()
@@ -472,39 +468,26 @@ class _WithoutInitialisation(TorchFunctionMode):
             and storage._cdata not in self._owners
         )
 
-    def _propagate(self, args: Sequence[Any], kwargs: Mapping[str, Any], result: object) -> None:
-        """Marks results of uninitialized tensors; a result that is not a tensor has read values."""
-        results = list(_tensors(result))
-        for tensor in results:
-            self._mark_uninitialized(tensor)
-        # A batch normalisation writes statistics to its buffers.
-        batch_norm = (
-            kwargs.get("training") is True and len(args) > 1 and isinstance(args[1], Tensor)
-        )
-        if not results or batch_norm:
-            self.values_were_read = True
+    def _mark_uninitialized(self, *tensors: Tensor) -> None:
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self._uninitialized.setdefault(storage._cdata, _weak_ref(storage))
 
-    def _mark_uninitialized(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        self._uninitialized.setdefault(storage._cdata, _weak_ref(storage))
-
-    def _is_uninitialized(self, values: object) -> bool:
-        return bool(self._uninitialized) and any(
-            each.untyped_storage()._cdata in self._uninitialized for each in _tensors(values)
-        )
+    def _is_uninitialized(self, values: Iterable[object]) -> bool:
+        """Whether a tensor among values, or in lists and tuples of them, lacks its numbers."""
+        found = list(values) if self._uninitialized else []
+        for value in found:  # which grows by the values within
+            if isinstance(value, (list, tuple)):
+                found.extend(value)
+            elif isinstance(value, Tensor) and (
+                value.untyped_storage()._cdata in self._uninitialized
+            ):
+                return True
+        return False
 
 
 def _on_meta(value: Any) -> Any:
     return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
-
-
-def _tensors(values: object) -> Iterator[Tensor]:
-    """All tensors in a nest of lists and tuples."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _tensors(value)
 
 
 def wake(module: nn.Module) -> None:

@@ -277,7 +277,7 @@ class EmbeddedSource:
         id, path = found
 
         def with_weights() -> nn.Module:
-            module = build(id.partition("/")[2])
+            module = timm.create_model(id.partition("/")[2], pretrained=False)
             weights = torch.load(path, map_location="cpu", weights_only=True)
             module.load_state_dict(remap_state_dict(weights, module, allow_reshape=False))
             return module
