@@ -131,7 +131,12 @@ class Preprocessing:
         if channels * height * width > _MAX_ELEMENTS:
             raise InvalidArgument("input_size", input_size, f"at most {_MAX_ELEMENTS} values")
         if resize_size is None:
-            resize_size = _enlarged((height, width), crop_pct)
+            try:
+                resize_size = [math.floor(side / crop_pct) for side in (height, width)]
+            except (TypeError, ValueError, ArithmeticError):
+                resize_size = [0]
+            if not 1 <= min(resize_size) <= max(resize_size) <= _MAX_RESIZE:
+                raise InvalidArgument("crop_pct", crop_pct, "a positive number near 1")
         facts = {
             "input_size": (channels, height, width),
             "mean": check_finite("mean", mean, channels),
@@ -172,10 +177,16 @@ class Preprocessing:
         if missing := [name for name in needed if config.get(name) is None]:
             raise InvalidArgument("config", dict(config), f"timm's data config with {missing}")
         input_size = check_sizes("input_size", config["input_size"], 3)
+        mean, std = (
+            tuple(values) * input_size[0]
+            if isinstance(values, (list, tuple)) and len(values) == 1
+            else values
+            for values in (config["mean"], config["std"])
+        )
         return cls(
             input_size=input_size,
-            mean=_each(config["mean"], input_size[0]),
-            std=_each(config["std"], input_size[0]),
+            mean=mean,
+            std=std,
             crop_pct=config.get("crop_pct") or 0.875,
             crop_mode=config.get("crop_mode") or "center",
             interpolation=config["interpolation"],
@@ -229,14 +240,44 @@ class Preprocessing:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
+    @lru_cache(maxsize=512)  # noqa: B019 - by value: equal ones share their placements
     def place(self, photo_size: tuple[int, int]) -> Placement:
         """Where a photo of ``photo_size`` ``(width, height)`` lies in the input.
+
+        The rounding is that of timm and torchvision.
 
         Raises:
             InvalidArgument: The size is not two positive whole numbers.
         """
         width, height = check_sizes("photo_size", photo_size, 2)
-        return _place(self, width, height)
+        _, input_height, input_width = self.input_size
+        goal_height, goal_width = self.resize_size
+        # torchvision truncates the longer side; timm's keep-ratio resize rounds half to even. Both
+        # at least 1 here, where they would ask Pillow for an empty image.
+        if self.crop_mode == "squash":
+            resized = goal_width, goal_height
+        elif self.crop_mode == "center" and goal_width == goal_height:
+            # Integers throughout, so that this truncates like int(goal * long / short).
+            short = min(width, height)
+            resized = (
+                max(1, int(goal_width * width / short)),
+                max(1, int(goal_width * height / short)),
+            )
+        else:
+            ratios = height / goal_height, width / goal_width
+            ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
+            resized = max(1, round(width / ratio)), max(1, round(height / ratio))
+        # They cut at round(), half to even, but pad at //.
+        left, top = (
+            (wanted - side) // 2 if side < wanted else -round((side - wanted) / 2)
+            for side, wanted in zip(resized, (input_width, input_height), strict=True)
+        )
+        return Placement(
+            photo_size=(width, height),
+            input_size=(input_height, input_width),
+            scale=(resized[0] / width, resized[1] / height),
+            offset=(left, top),
+        )
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Turn a photo into the model's input.
@@ -280,7 +321,7 @@ class Preprocessing:
             photo: Mode "RGB", "L" or "F".
             fill: The border's colour, in the photo's own values.
         """
-        placement = _place(self, *photo.size)
+        placement = self.place(photo.size)
         height, width = placement.input_size
         left, top = (int(start) for start in placement.offset)
         resized_width, resized_height = (
@@ -379,54 +420,6 @@ class Preprocessing:
         pixels = values.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
         picture: Image.Image = to_pil_image(pixels.expand(3, -1, -1))
         return picture
-
-
-@lru_cache(maxsize=512)
-def _place(turn: Preprocessing, width: int, height: int) -> Placement:
-    """Where a photo lies in the input, with the rounding of timm and torchvision."""
-    _, input_height, input_width = turn.input_size
-    goal_height, goal_width = turn.resize_size
-    # torchvision truncates the longer side; timm's keep-ratio resize rounds half to even. Both at
-    # least 1 here, where they would ask Pillow for an empty image.
-    if turn.crop_mode == "squash":
-        resized = goal_width, goal_height
-    elif turn.crop_mode == "center" and goal_width == goal_height:
-        # Integers throughout, so that this truncates like int(goal * long / short).
-        short = min(width, height)
-        resized = max(1, int(goal_width * width / short)), max(1, int(goal_width * height / short))
-    else:
-        ratios = height / goal_height, width / goal_width
-        ratio = max(ratios) if turn.crop_mode == "border" else min(ratios)
-        resized = max(1, round(width / ratio)), max(1, round(height / ratio))
-    # They cut at round(), half to even, but pad at //.
-    left, top = (
-        (wanted - side) // 2 if side < wanted else -round((side - wanted) / 2)
-        for side, wanted in zip(resized, (input_width, input_height), strict=True)
-    )
-    return Placement(
-        photo_size=(width, height),
-        input_size=(input_height, input_width),
-        scale=(resized[0] / width, resized[1] / height),
-        offset=(left, top),
-    )
-
-
-def _enlarged(sides: tuple[int, ...], crop_pct: float) -> tuple[int, ...]:
-    """The resized sides of which the crop keeps the share ``crop_pct``."""
-    try:
-        enlarged = tuple(math.floor(side / crop_pct) for side in sides)
-    except (TypeError, ValueError, ArithmeticError):
-        enlarged = (0,)
-    if min(enlarged) < 1 or max(enlarged) > _MAX_RESIZE:
-        raise InvalidArgument("crop_pct", crop_pct, "a positive number near 1")
-    return enlarged
-
-
-def _each(values: Any, channels: int) -> Any:
-    """One number per channel, where a single one stands for all."""
-    if isinstance(values, (list, tuple)) and len(values) == 1:
-        return tuple(values) * channels
-    return values
 
 
 def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor:

@@ -2,8 +2,7 @@
 
 Text is drawn in DejaVu Sans, which comes with matplotlib: Latin, Greek and Cyrillic letters, ×,
 arrows. Scripts that are written from right to left need a layout engine that not every machine has,
-and count as missing. Where matplotlib is not installed, Pillow's own typeface is used, which has
-little more than ASCII. A character that is missing is spelt in ASCII if possible, an emoji is left
+and count as missing. A character that is missing is spelt in ASCII if possible, an emoji is left
 out, and any other one becomes "?"; for labels of classes see :func:`label_text`. Nothing in a
 caption can make drawing fail.
 """
@@ -59,15 +58,6 @@ _ELLIPSIS = "…"
 _MAX_ASPECT = 2  # maximum height of a tile in relation to its width: slivers would be very high
 _MAX_CODES = 3  # code points that stand for a label
 _SHEET_ASPECT = 1.5  # width to height that an automatic number of columns aims at
-
-# Where the typeface lacks them.
-_SPELT = (
-    {"–": "-", "—": "-", "−": "-", "×": "x", "≥": ">=", "≤": "<=", "→": "->", "ß": "ss"}
-    | {"æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
-    | {"…": "..."}
-)
-
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def montage(
@@ -218,7 +208,7 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-def _wrapped(text: str, font: _Font, width: float, most: int) -> list[str]:
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float, most: int) -> list[str]:
     """Lines of at most this width; the last one ends in an ellipsis if the text is longer."""
     words = text.split()
     lines: list[str] = []
@@ -247,7 +237,7 @@ def _default_columns(count: int, tile_height: int, tile_width: int) -> int:
     return math.ceil(count / rows)
 
 
-def _fitted(text: str, font: _Font, width: float) -> str:
+def _fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """Text on one line of at most ``width`` pixels, with its middle left out if necessary."""
     text = _written(text)
     # Nothing that fits has many more characters than pixels; a megabyte of text is not measured.
@@ -315,8 +305,6 @@ def _drawable(char: str, missing: str | None = "?") -> str | None:
         return missing
     if _is_covered(char):
         return char
-    if char in _SPELT:
-        return _SPELT[char]
     parts = unicodedata.normalize("NFKD", char)
     letters = [part for part in parts if unicodedata.category(part) != "Mn"]
     if letters and all(part.isascii() and part.isprintable() for part in letters):
@@ -330,7 +318,7 @@ def _is_covered(char: str) -> bool:
     """Whether the typeface has a character."""
     if char.isascii():
         return char.isprintable()
-    if _typeface() is None or unicodedata.bidirectional(char) in {"R", "AL", "AN"}:
+    if unicodedata.bidirectional(char) in {"R", "AL", "AN"}:
         return False
     font = _font(24)
     # What the typeface lacks is drawn as its box for missing characters.
@@ -339,25 +327,20 @@ def _is_covered(char: str) -> bool:
 
 
 @cache
-def _typeface() -> Path | None:
-    """The file of DejaVu Sans; None without matplotlib, which is not imported for it."""
+def _typeface() -> Path:
+    """The file of DejaVu Sans in matplotlib, which is not imported for it."""
     spec = find_spec("matplotlib")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-        if path.is_file():
-            return path
-    return None
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("matplotlib is required", name="matplotlib")
+    return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
-def _font(size: float) -> _Font:
-    path = _typeface()
-    if path is None:
-        return ImageFont.load_default(size)
+def _font(size: float) -> ImageFont.FreeTypeFont:
     # DejaVu is wide. The basic layout is there on every machine.
-    return ImageFont.truetype(path, 0.9 * size, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(_typeface(), 0.9 * size, layout_engine=ImageFont.Layout.BASIC)
 
 
-def _line_height(font: _Font) -> int:
+def _line_height(font: ImageFont.FreeTypeFont) -> int:
     """Pixels from the top of the tallest letters to the bottom of the lowest."""
     return math.ceil(font.getbbox("Åg")[3])
 

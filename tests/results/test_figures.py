@@ -8,7 +8,6 @@ from PIL import Image
 
 from cam_hub.errors import InvalidArgument
 from cam_hub.results.montage import (
-    _is_covered,
     _typeface,
     colorbar,
     label_text,
@@ -178,18 +177,6 @@ def test_the_typeface_is_that_of_matplotlib():
     import matplotlib.font_manager as fonts
 
     assert str(_typeface()) == fonts.findfont("DejaVu Sans")
-
-
-def test_without_matplotlib_letters_are_spelt_in_ascii(monkeypatch):
-    monkeypatch.setattr("cam_hub.results.montage._typeface", lambda: None)
-    _is_covered.cache_clear()
-    try:
-        for text, same in (("Müller", "Muller"), ("28×28", "28x28"), ("straße", "strasse")):
-            assert caption(text) == caption(same)
-            assert label_text(text, 285) == text
-        assert label_text("кот", 285) == "class 285 (U+043A U+043E U+0442)"
-    finally:
-        _is_covered.cache_clear()
 
 
 def test_a_montage_leaves_its_tiles_as_they_were(photos):
