@@ -1,11 +1,11 @@
-"""Counts the functions and files that one explanation runs through.
+"""Counts the functions and files on the call path of one explanation.
 
     python -m bench.call_path
 
-A function counts once, however often it is called. The depth is the longest chain of functions of
-``cam_hub`` (and ``space``) on the stack; frames of other packages do not count. A jump is a call
-from a file to another one. The endpoint and the page are called in this process, as Gradio calls
-them, with a model that they have loaded before.
+A function counts once, even if it is called several times. The depth is the longest chain of
+functions of ``cam_hub`` (and ``space``) on the stack; frames of other packages do not count. A jump
+is a call from one file to another. The endpoint and the page are called in this process, as Gradio
+calls them, with a model that is already loaded.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _PACKAGES = tuple(f"{_ROOT / name}/" for name in ("cam_hub", "space"))
 
 @dataclass
 class CallPath:
-    """What ran.
+    """The functions that ran.
 
     Attributes:
-        functions: The code objects that ran, without comprehensions and lambdas.
-        jumps: Calls from a file to another one, by caller's and callee's file.
+        functions: Their code objects, without comprehensions and lambdas.
+        jumps: Calls from one file to another, by caller's and callee's file.
         depth: The longest chain.
     """
 
@@ -50,7 +50,7 @@ class CallPath:
 
     @property
     def files(self) -> set[str]:
-        """The files in which the functions stand."""
+        """The files that contain the functions."""
         return {code.co_filename for code in self.functions}
 
     @property
@@ -61,7 +61,7 @@ class CallPath:
 
 @contextmanager
 def call_path() -> Iterator[CallPath]:
-    """Records the functions of this thread that run inside of the block."""
+    """Records the functions that this thread runs in the block."""
     found = CallPath()
     stack: list[CodeType] = []
 
@@ -87,7 +87,7 @@ def call_path() -> Iterator[CallPath]:
 
 
 def main() -> None:
-    """Prints one line for each way to ask."""
+    """Prints one line for each interface."""
     print("| call | functions | in `space` | files | jumps | depth |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(CAM_HUB_CACHE=folder, GRADIO_TEMP_DIR=folder)
@@ -99,10 +99,10 @@ def main() -> None:
 
 
 def measured(folder: Path) -> Iterator[tuple[str, CallPath]]:
-    """The call path of each way to ask, with its name.
+    """The call path of each interface, with its name.
 
     Args:
-        folder: Where Gradio looks for uploads.
+        folder: The folder in which Gradio looks for uploads.
     """
     for name, run in chain(_cases(), _space_cases(folder)):
         with call_path() as found:
@@ -147,7 +147,7 @@ def _space_cases(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
 
     call(photos[0])
     yield "`/explain`", lambda: call(photos[1])
-    # Another app, with no passes to use again.
+    # Another app, without cached passes.
     events = create_app(Settings(device="cpu")).fns.values()
     button, *_ = (each for each in events if each.fn and each.name == "answer")
     answer = cast("Callable[..., object]", button.fn)

@@ -1,13 +1,13 @@
-"""What it costs to find a model's layers, in forward passes of one image.
+"""The cost of finding a model's layers, in forward passes of one image.
 
     python -m bench.discovery                      # prints the tables of docs/discovery.md
     python -m bench.discovery --sample 40 --max-macs 12e9     # drawn from the whole zoo
     python -m bench.discovery --models resnet50 vit_base_patch16_224
 
-Every network is built with random weights and examined as ``list_layers`` does it the first time,
-on one thread, in processor time. *passes* is the time within the network, forwards and backwards;
-*arithmetic* is the reduction of what its layers return, the comparison of readings and the choice;
-*cache* computes the key, looks for it on disk and writes the layers there.
+Every network is built with random weights and examined as by the first call of ``list_layers``, on
+one thread, in processor time. *passes* is the time within the network, forward and backward;
+*arithmetic* is the reduction of the outputs of its layers, the comparison of readings and the
+choice; *cache* computes the key, looks for it on disk and writes the layers there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.layers import cache, listing, model_runner, probe
 
 _PASSES = 5
-"""Forward passes of which the median is the unit."""
+"""Number of forward passes whose median is the unit."""
 
 _HEADER = """\
 | network | layers | one forward pass, ms | discovery, ms | **in passes** | images | passes | \
@@ -50,15 +50,15 @@ arithmetic | cache |
 
 @dataclass
 class Cost:
-    """What one discovery took, in seconds.
+    """The cost of one discovery, in seconds.
 
     Attributes:
         unit: One forward pass of one image.
-        total: All of it.
-        passes: Within the network, without what is done with the outputs of its layers.
+        total: The whole discovery.
+        passes: Time within the network, without the processing of the outputs of its layers.
         caching: The layer cache.
-        images: Images that went through the network forwards.
-        layers: Submodules.
+        images: Number of images in forward passes.
+        layers: Number of submodules.
     """
 
     unit: float
@@ -83,7 +83,7 @@ class Cost:
 
 
 class _Clock:
-    """Adds up the time within calls; what is timed within them by another clock is taken off."""
+    """Adds up the time within calls, without the time within them that another clock measures."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lower, middle, upper = quantiles(ratios, n=4, method="inclusive")
         print(
             f"\n{len(ratios)} networks: median {middle:.1f}, "
-            f"quartiles {lower:.1f} and {upper:.1f}, worst {max(ratios):.1f}"
+            f"quartiles {lower:.1f} and {upper:.1f}, maximum {max(ratios):.1f}"
         )
     return 0
 
@@ -135,7 +135,7 @@ def measure(name: str) -> Cost:
     """Times one pass and one discovery of a model with random weights.
 
     Raises:
-        CamHubError: If it has no layers to find.
+        CamHubError: If the model has no usable layers.
     """
     torch.manual_seed(0)
     model = load_model(name, pretrained=False, device="cpu")
@@ -165,7 +165,7 @@ def _one_pass(model: LoadedModel) -> float:
 
 @contextmanager
 def _watched(model: LoadedModel) -> Iterator[tuple[_Clock, _Clock, _Clock, list[int]]]:
-    """Clocks of what is within the network, of what is done in its hooks, and of the cache."""
+    """Clocks for the network, for the work in its hooks, and for the cache."""
     inside, visits, caching = _Clock(), _Clock(), _Clock()
     images: list[int] = []
     observe, grad, follow = recording.observe, torch.autograd.grad, recording.Taps.visit_gradients
@@ -196,7 +196,7 @@ def _watched(model: LoadedModel) -> Iterator[tuple[_Clock, _Clock, _Clock, list[
 
 
 def _chosen(max_macs: float, sample: int | None) -> list[str]:
-    """The smallest of each family or, if a number is given, so many of all that have layers."""
+    """The smallest network of each family or, if a number is given, a sample of all with layers."""
     costs = Costs(Path(COSTS))
     every = [each for each in counted(every_model(), costs) if not each.refusal_expected]
     cheap = [

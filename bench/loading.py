@@ -1,11 +1,11 @@
-"""How long loading takes: by timm, by cam_hub, and at the least.
+"""The time of loading: by timm, by cam_hub, and the lower bound.
 
     python -m bench.loading                        # prints the table of docs/loading.md
     python -m bench.loading --models resnet50 --repeats 9
 
-Checkpoints with random numbers are written to a temporary folder first. The lower bound builds the
-network without memory (on the meta device, its buffers are left without numbers) and has it take
-over the tensors of the file, which is mapped. Medians of interleaved repeats, on one thread.
+Checkpoints with random numbers are first written to a temporary folder. The lower bound builds the
+network without memory (on the meta device, which leaves its buffers without values) and assigns the
+tensors of the mapped file. Medians of interleaved repeats, on one thread.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MODELS = (
 )
 
 _ROOM = 2.5
-"""Times the bytes of its file that a model needs to be free, on the disk and in memory."""
+"""Required free space on the disk and in memory, as a multiple of the bytes of the model's file."""
 
 _HEADER = """\
 | model | MB | timm | ours | bound | ours/bound | timm/ours | timm + pass | ours + pass | ratio |
@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints a table in Markdown; returns the program's exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--models", nargs="+", default=MODELS, help="timm architectures")
-    parser.add_argument("--repeats", type=int, default=5, help="of each way to load (default: 5)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="repeats for each way to load (default: 5)"
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, timm {timm.__version__}, seconds, one thread\n")
@@ -98,7 +100,7 @@ def _row(name: str, folder: Path, repeats: int) -> str:
 
 
 def _seconds(way: Callable[[], nn.Module], picture: torch.Tensor | None) -> tuple[float, float]:
-    """How long it takes to load, and to pass a picture for the first time (0 without one)."""
+    """Seconds to load, and to pass an image for the first time (0 without one)."""
     gc.collect()
     begin = time.perf_counter()
     module = way()

@@ -1,7 +1,7 @@
-"""What another look at a result costs on the server: ``python -m bench.page``.
+"""The time to redraw a result on the server: ``python -m bench.page``.
 
 Runs the default model on a photo of twelve megapixels at the ends of its stages, for two classes,
-and times what the page's handlers do, without the network between server and browser.
+and times the page's handlers, without the network between server and browser.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TURNS = 15
 
 
 def main() -> None:
-    """Prints a table: the median and the slowest of some turns, in milliseconds."""
+    """Prints a table: the median and the maximum of several turns, in milliseconds."""
     photo = open_image(Path(example_photos()[0])).resize(_SIZE)
     model = cam_hub.load_model(cam_hub.DEFAULT_MODEL)
     result = cam_hub.explain(
@@ -34,7 +34,7 @@ def main() -> None:
     )
     screen = Preview(result)
     plain = DisplayOptions()
-    viewer_html(screen, plain, "")  # the colour maps are loaded: no visitor is the first
+    viewer_html(screen, plain, "")  # loads the colour maps, as for the first visitor
     other, layer = result.classes[1], result.layers[2]
     rows: dict[str, Callable[[], object]] = {
         "another class": lambda: viewer_html(screen, replace(plain, class_index=other), ""),

@@ -1,9 +1,9 @@
-"""How many noisy copies a stable Smooth Grad-CAM++ map needs, by how their noise is drawn.
+"""The number of noisy copies for a stable Smooth Grad-CAM++ map, by the kind of noise.
 
     python -m bench.sampling
 
-For some seeds and numbers of copies: how far the map is from one of very many copies (relative
-L2), and how it correlates with that of the next seed; medians. Prints Markdown.
+For several seeds and numbers of copies: the relative L2 distance of the map from one with very many
+copies, and its correlation with the map of the next seed; medians. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ COUNTS = (2, 4, 8)
 
 
 def gaussian(shape: tuple[int, ...], count: int, generator: torch.Generator) -> list[Tensor]:
-    """Each on its own, as in the paper."""
+    """Independent samples, as in the paper."""
     return [torch.randn(shape, generator=generator) for _ in range(count)]
 
 
 def antithetic(shape: tuple[int, ...], count: int, generator: torch.Generator) -> list[Tensor]:
-    """Each with its negative: what is odd in the noise cancels."""
+    """Each sample with its negative: odd functions of the noise cancel."""
     half = gaussian(shape, -(-count // 2), generator)
     return [sign * each for each in half for sign in (1, -1)][:count]
 
 
 def centred(shape: tuple[int, ...], count: int, generator: torch.Generator) -> list[Tensor]:
-    """Their mean is taken off, and their variance set right: they sum up to zero."""
+    """Samples whose mean is subtracted and whose variance is corrected: they sum to zero."""
     drawn = torch.stack(gaussian(shape, count, generator))
     drawn = (drawn - drawn.mean(0)) * (count / (count - 1)) ** 0.5
     return list(drawn)
 
 
 def orthogonal(shape: tuple[int, ...], count: int, generator: torch.Generator) -> list[Tensor]:
-    """At right angles to each other, with the lengths of independent draws."""
+    """Orthogonal samples, with the lengths of independent ones."""
     drawn = torch.stack(gaussian(shape, count, generator)).flatten(1)
     lengths = drawn.norm(dim=1, keepdim=True)
     turned = torch.linalg.qr(drawn.T.double())[0].T.float() * lengths
@@ -62,7 +62,7 @@ def orthogonal(shape: tuple[int, ...], count: int, generator: torch.Generator) -
 def sobol(shape: tuple[int, ...], count: int, generator: torch.Generator) -> list[Tensor]:
     """Scrambled Sobol points for the coarsest 8 x 8 cosine waves of each channel, else Gaussian.
 
-    Sobol points have hundreds of dimensions, not a picture's hundred thousand.
+    Sobol points have hundreds of dimensions, and an image has a hundred thousand.
     """
     *_, channels, rows, cols = shape
     waves = 8
@@ -96,7 +96,7 @@ WAYS: dict[str, Draw] = {
 
 @dataclass(frozen=True)
 class Drawn(Noise):
-    """Noise that is drawn in one of the ways."""
+    """Noise of one of the kinds."""
 
     way: str = "gaussian"
 
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints.
 
     Args:
-        arguments: Of the command line; None for the program's own.
+        arguments: The command-line arguments; None for those of the process.
     """
     parser = argparse.ArgumentParser(prog="python -m bench.sampling", description=__doc__)
     parser.add_argument("--seeds", type=int, default=12, metavar="N")

@@ -43,7 +43,7 @@ _PHOTOS = ("cat.jpg", "coffee.jpg")
 
 
 class Found(NamedTuple):
-    """One map, and how far another seed's map can be expected to agree with it."""
+    """One map, and its expected agreement with another seed's map."""
 
     cam: np.ndarray
     agreement: float
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def stabilities(model: cam_hub.LoadedModel, photo: object, layers: Sequence[str]) -> list[Pair]:
-    """Pairs of maps of one photo: of the fixed numbers, the chosen one, and torchcam's formula."""
+    """Pairs of maps of one photo: with fixed numbers, the chosen number, and torchcam's formula."""
     tensor = model.preprocess(photo)[0]
     noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
     clean = _maps(model, tensor, layers, 0)
@@ -129,7 +129,7 @@ def stabilities(model: cam_hub.LoadedModel, photo: object, layers: Sequence[str]
             }
             for way, (first, second) in ways.items():
                 pair = clean[*first, layer].cam, maps[*second, layer].cam
-                # A layer at which nothing supports the class has no map, with any noise.
+                # A layer without evidence for the class has no map, with any noise.
                 if all(cam.any() for cam in pair):
                     correlation = float(np.corrcoef(pair[0].ravel(), pair[1].ravel())[0, 1])
                     found.append(Pair(way, kind, layer, correlation, max(first[1], second[1])))

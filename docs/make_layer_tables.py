@@ -1,7 +1,7 @@
-"""Takes pictures of the page's layer tables: one architecture of each kind, random weights.
+"""Takes screenshots of the page's layer tables: one architecture of each kind, random weights.
 
-Needs Playwright (``pip install playwright``) and a Chromium, of its own (``playwright install
-chromium``) or named with ``--chromium``. No network is used: the app runs in this process.
+Needs Playwright (``pip install playwright``) and a Chromium, either its own (``playwright install
+chromium``) or one named with ``--chromium``. No network is used: the app runs in this process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MODELS = {
 
 @contextmanager
 def served() -> Iterator[str]:
-    """Runs the app with random weights; gives its address."""
+    """Runs the app with random weights; yields its URL."""
     settings = Settings(device="cpu", random_weights=True)
     app = create_app(settings)
     _, address, _ = app.launch(
@@ -44,12 +44,12 @@ def served() -> Iterator[str]:
 
 
 def picture(page: Any, address: str, model: str, path: Path) -> None:
-    """Opens the page, names the model, and takes a picture of its table."""
+    """Opens the page, enters the model's ID, and takes a screenshot of its table."""
     page.goto(address)
     field = page.locator("#model_id input")
     field.wait_for()
     field.fill(model)
-    field.blur()  # Enter would take the nearest of the suggested IDs
+    field.blur()  # Enter would select the first suggested ID
     page.get_by_role("tab", name="Layers").click()
     table = page.get_by_role("region", name=f"Layers of {model}", exact=True)
     table.wait_for(timeout=300_000)
@@ -59,7 +59,7 @@ def picture(page: Any, address: str, model: str, path: Path) -> None:
 
 
 def main() -> None:
-    """Takes all pictures."""
+    """Takes all screenshots."""
     from playwright.sync_api import sync_playwright  # noqa: PLC0415 (only this needs it)
 
     parser = argparse.ArgumentParser(description=__doc__)

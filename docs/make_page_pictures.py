@@ -1,4 +1,4 @@
-"""Takes pictures of the page: each view on a desktop, a phone and in the dark.
+"""Takes screenshots of the page: each view on a desktop, a phone and in the dark theme.
 
 Needs the extra ``browser`` and a Chromium, named with ``--chromium`` or by ``CHROMIUM_PATH``. No
 network is used: the app runs in this process with the model whose weights are installed.
@@ -28,7 +28,7 @@ _LION = "?photo=lion.jpg&method=layercam&layers=stages&classes=lion&classes=chee
 
 
 def first(page: Any) -> None:
-    """What the page opens with."""
+    """The initial page."""
 
 
 def several(page: Any) -> None:
@@ -74,7 +74,7 @@ VIEWS: dict[str, tuple[str, Callable[[Any], None]]] = {
 
 @contextmanager
 def served() -> Iterator[str]:
-    """Runs the app; gives its address."""
+    """Runs the app; yields its URL."""
     settings = Settings(device="cpu")
     app = create_app(settings)
     _, address, _ = app.launch(

@@ -1,4 +1,4 @@
-"""Makes the pictures of the README and the docs: real photos, the default model's real weights."""
+"""Generates the images of the README and the docs: real photos and the default model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent / "images"
 
 
 def photos() -> dict[str, Image.Image]:
-    """Photos that gradio and scikit-image ship."""
+    """Photos that come with Gradio and scikit-image."""
     ours = Path(gradio.__file__).parent / "media_assets" / "images"
     return {
         "lion": Image.open(ours / "lion.jpg"),
@@ -29,7 +29,7 @@ def photos() -> dict[str, Image.Image]:
 
 
 def gallery(model: cam_hub.LoadedModel) -> Image.Image:
-    """Each photo beside its overlays by the two main methods."""
+    """Each photo next to its overlays by the two main methods."""
     tiles = []
     for name, photo in photos().items():
         tiles.append((name, photo.convert("RGB")))
@@ -54,7 +54,7 @@ def compare_methods(model: cam_hub.LoadedModel) -> Image.Image:
 
 
 def compare_classes(model: cam_hub.LoadedModel) -> Image.Image:
-    """Classes that the model hesitates between, and one that is not there, by their values."""
+    """Likely classes and an absent one, by their values."""
     classes = ["tiger cat", "Egyptian cat", "tabby", "lion", "unicorn"]
     grid = cam_hub.compare(model, photos()["cat"], methods="layercam", classes=classes)
     return grid.figure("values")
@@ -64,13 +64,13 @@ def compare_layers(model: cam_hub.LoadedModel) -> Image.Image:
     """All convolutions, first to last; also as an animation."""
     grid = cam_hub.compare(model, photos()["lion"], methods="layercam", target_layers="convs")
     path = FOLDER / "compare_layers.webp"
-    path.unlink(missing_ok=True)  # Git may have changed it, and such files are never overwritten.
+    path.unlink(missing_ok=True)  # Git may have changed it; such files are kept
     grid.save_animation(path, tile_width=200)
     return grid.figure(tile_width=140)
 
 
 def main() -> None:
-    """Writes all pictures."""
+    """Writes all images."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     FOLDER.mkdir(exist_ok=True)
     model = cam_hub.load_model(cam_hub.DEFAULT_MODEL)

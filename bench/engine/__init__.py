@@ -1,6 +1,6 @@
-"""The bench: what explanations cost beside plain inference, and beside other libraries.
+"""The engine benchmark: explanations compared with plain inference and with other libraries.
 
-``python -m bench.engine --help`` lists the options. ``cases`` says what is measured and what is to
-be reached, ``contenders`` and ``peers`` do it, ``timing`` takes the time of all of them in turn,
-``memory`` and ``cold`` measure in processes of their own, ``report`` tells.
+``python -m bench.engine --help`` lists the options. ``cases`` defines the measurements and goals,
+``contenders`` and ``peers`` run them, ``timing`` times all of them in turn, ``memory`` and ``cold``
+measure in separate processes, and ``report`` renders the results.
 """

@@ -1,4 +1,4 @@
-"""Runs the bench."""
+"""Runs the engine benchmark."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What is measured, and what is to be reached."""
+"""The measured cases and their goals."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class Goal:
 
     Attributes:
         against: A contender's name, or ``"plain"`` for the faster way of plain inference.
-        limit: For plain inference the most that ours may take as a multiple of it; for another
-            library the least that it takes as a multiple of ours.
+        limit: For plain inference, the maximum of our time as a multiple of it; for another
+            library, the minimum of its time as a multiple of ours.
     """
 
     against: str
     limit: float
 
     def words(self, images: int) -> str:
-        """The goal as the report has it."""
+        """The goal as shown in the report."""
         if self.against == "plain":
             return f"≤ {self.limit:g} × {_forwards(images)}"
         return f"≥ {self.limit:g} × faster than {self.against}"
 
     def held_by(self, ratio: float) -> bool:
-        """Whether a median reaches it."""
+        """Whether a median reaches the goal."""
         return ratio <= self.limit if self.against == "plain" else ratio >= self.limit
 
 
@@ -45,12 +45,12 @@ class Case:
     """A row of the table.
 
     Attributes:
-        name: For the command line.
-        title: For the report.
-        images: How many images plain inference is given.
-        goals: What is to be reached.
-        contenders: Makes them for a network; plain inference is added.
-        only: The networks that it is for; empty for all.
+        name: Its name on the command line.
+        title: Its title in the report.
+        images: Number of images for plain inference.
+        goals: The goals of the case.
+        contenders: Creates the contenders for a network; plain inference is added.
+        only: The networks that it applies to; empty for all.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Case:
     only: tuple[str, ...] = ()
 
     def all_contenders(self, subject: Subject) -> dict[str, Contender]:
-        """Plain inference, ours and the others'."""
+        """The contenders: plain inference, cam_hub and the other libraries."""
         return {**plain(subject, self.images), **self.contenders(subject)}
 
 
@@ -157,11 +157,11 @@ CASES = (
         only=("vgg19",),
     ),
 )
-"""All that is timed image by image."""
+"""All cases that are timed image by image."""
 
 
 def ratio_of(times: Times, goal: Goal, plain_name: str | None) -> float | None:
-    """The median that a goal is about; None if it was not measured."""
+    """The median to which a goal applies; None if it was not measured."""
     if goal.against == "plain":
         found = times.ratio(OURS, plain_name)
     else:

@@ -1,4 +1,4 @@
-"""The command line of the bench."""
+"""The command line of the engine benchmark."""
 
 from __future__ import annotations
 
@@ -31,21 +31,20 @@ _INTERRUPTED = 130
 _BEGUN = time.perf_counter()
 
 ENOUGH = 20.0
-"""Seconds after which a case has had rounds enough, if ``LEAST`` of them are counted."""
+"""Seconds after which a case needs no further round, if ``LEAST`` rounds are counted."""
 
 _ENOUGH_OF_A_FOLDER = 60.0
-"""Likewise for a folder, of which one round is enough."""
+"""The same for a folder, for which one round is enough."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the bench, or as much of it as is asked for.
+    """Runs the benchmark, or the selected part of it.
 
     Args:
-        arguments: Of the command line; None for the program's own.
+        arguments: The command-line arguments; None for those of the process.
 
     Returns:
-        0, or 130 if it was interrupted (by Ctrl-C or SIGTERM); what was found until then is
-        reported.
+        0, or 130 if it was interrupted (by Ctrl-C or SIGTERM); the results up to then are reported.
     """
     options = _parser().parse_args(arguments)
     networks = options.models or (QUICK if options.quick else tuple(NAMES))
@@ -62,11 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for step in _steps(networks, asked, rounds):
             step(findings)
-            if options.report:  # as far as it has come
+            if options.report:  # the results so far
                 options.report.write_text(render(findings), "utf-8")
     except KeyboardInterrupt:
         _say("interrupted")
-        findings.lost.append("what else was asked for: the run was interrupted")
+        findings.lost.append("the remaining cases: the run was interrupted")
         code = _INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -85,13 +84,13 @@ def _interrupt(*_: object) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.engine",
-        description="What explanations cost, beside plain inference and other libraries.",
+        description="The cost of explanations, compared with plain inference and other libraries.",
     )
     parser.add_argument("--models", nargs="+", metavar="NAME", help="in timm (default: the ten)")
     names = [*(case.name for case in CASES), *_OTHERS]
     parser.add_argument("--cases", nargs="+", choices=names, metavar="CASE", help=", ".join(names))
     parser.add_argument("--repeats", type=int, metavar="N", help="rounds (default: 9)")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write it here, as Markdown")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="the report, in Markdown")
     parser.add_argument("--quick", action="store_true", help="three networks, three rounds")
     return parser
 
@@ -100,7 +99,7 @@ Step = Callable[[Findings], None]
 
 
 def _steps(networks: Sequence[str], asked: Sequence[str], rounds: int) -> Sequence[Step]:
-    """What is to be done, network by network, so that each is built once and then forgotten."""
+    """The steps, network by network, so that each network is built once and then released."""
     cases = [case for case in CASES if case.name in asked]
 
     def with_network(name: str) -> Step:

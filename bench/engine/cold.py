@@ -1,4 +1,4 @@
-"""What a fresh process takes: to import cam_hub, and to the first map of a model on the disk."""
+"""The time in a fresh process to import cam_hub, and to the first map of a model on the disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["measure_cold", "measure_import"]
 _ROOT = Path(__file__).resolve().parents[2]
 
 _ENOUGH = 60.0
-"""Seconds after which no other round begins."""
+"""Seconds after which no further round begins."""
 
 _IMPORT = "import cam_hub"
 
@@ -28,7 +28,7 @@ model = cam_hub.load_model(Path({folder!r}), device="cpu")
 cam_hub.explain(model, {photo!r}, method="layercam").cam()
 """
 
-# The same without cam_hub, in the words of timm's documentation.
+# The same without cam_hub, as in timm's documentation.
 _FIRST_FORWARD = """
 import timm, torch
 from PIL import Image
@@ -61,14 +61,14 @@ def measure_import(rounds: int) -> Spread:
 
 
 def measure_cold(network: str, rounds: int) -> tuple[Spread, Spread, Spread]:
-    """The first map of a fresh process beside the first forward pass of one.
+    """The time to the first map of a fresh process, compared with the first forward pass of one.
 
-    The model lies in a folder that timm has saved, and has been explained before on this machine,
-    so that its layers are known.
+    The model is in a folder saved by timm, and has been explained before on this machine, so that
+    its layers are cached.
 
     Args:
-        network: In timm.
-        rounds: How many are counted, in turn, at most; a first one is not.
+        network: Its name in timm.
+        rounds: Maximum number of counted rounds; a first one is not counted.
 
     Returns:
         Seconds to the first map, seconds to the first forward pass, and their ratio, round by
@@ -76,7 +76,7 @@ def measure_cold(network: str, rounds: int) -> tuple[Spread, Spread, Spread]:
 
     Raises:
         RuntimeError: If a process fails.
-        subprocess.TimeoutExpired: If one takes minutes.
+        subprocess.TimeoutExpired: If a process takes minutes.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, photo = Path(name) / "model", write_pictures(Path(name) / "photos", 1)[0]

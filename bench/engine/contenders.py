@@ -1,4 +1,4 @@
-"""cam_hub's own ways, and plain inference."""
+"""The contenders of cam_hub, and plain inference."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from cam_hub.attribution.passes import RECENT
 __all__ = ["METHODS", "PLAIN", "fresh", "maps", "plain", "warm"]
 
 PLAIN = ("plain", "plain, channels-last")
-"""Plain inference; what is compared with is the faster of them."""
+"""Plain inference in both memory formats; the faster one is used for comparison."""
 
 METHODS = ("smoothgradcampp", "layercam")
 
 
 def plain(subject: Subject, images: int) -> dict[str, Contender]:
-    """Plain inference of so many images as one batch.
+    """Plain inference of a number of images in one batch.
 
-    The input is laid out beforehand, which is not timed.
+    The input is converted to the memory format beforehand, which is not timed.
     """
     return {
         "plain": Contender(*_forward(subject.model.module, images, torch.contiguous_format)),
@@ -56,13 +56,13 @@ def maps(
     methods: Sequence[str] = METHODS,
     classes: int = 1,
 ) -> Callable[[Tensor], list[cam_hub.Explanation]]:
-    """Explanations by some methods, of a picture that is new or was explained before.
+    """Explanations by several methods, of a new image or of one that was explained before.
 
     Args:
         subject: The network.
         layers: The target layers; None for the recommended one.
-        methods: Out of one pass.
-        classes: How many of the best classes.
+        methods: The methods, computed from one pass.
+        classes: Number of classes, the best ones.
     """
     chosen = list(layers) if layers is not None else None
 
@@ -81,15 +81,15 @@ def maps(
 
 
 def fresh(run: Callable[[Tensor], object]) -> Contender:
-    """Explanations of a picture that nothing is known about; what they find out is kept."""
+    """Explanations of a new image, which fill the pass cache."""
     return Contender(run, lambda _image: RECENT.clear())
 
 
 def warm(subject: Subject, what: str) -> Contender:
-    """Something more of a picture that was explained: by both methods, for one class.
+    """A further result for an image that was explained by both methods for one class.
 
     It was explained at the recommended layer, and for ``"layer"`` at all stages; for ``"colour"``
-    and ``"threshold"`` one picture of it was shown.
+    and ``"threshold"``, one overlay of it was drawn.
 
     Args:
         subject: The network.

@@ -1,8 +1,9 @@
-"""The least that autograd itself needs for the gradients that maps are made of.
+"""The minimum time of autograd for the gradients of the maps.
 
-Plain torch, by hand: no graph before the first target layer, a graph of the rest for the same
-images, and ``torch.autograd.grad`` of class scores by the target layers. No noise is drawn, no map
-made, no picture shown. Nothing that takes these gradients through torch can take less.
+Plain torch, written by hand: no graph before the first target layer, a graph of the rest for the
+same images, and ``torch.autograd.grad`` of class scores with respect to the target layers. No noise
+is drawn, no map is computed, and no image is drawn. Nothing that computes these gradients with
+torch can be faster.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ FLOOR = "floor"
 def whole(
     subject: Subject, images: int, layers: Sequence[str] | None = None, *, classes: int = 1
 ) -> Contender:
-    """Forwards, and back once per class.
+    """A forward pass, and a backward pass for each class.
 
     Args:
         subject: The network.
-        images: How many equal images as one batch, laid out beforehand.
+        images: Number of equal images in one batch, converted to the memory format beforehand.
         layers: The target layers; None for the recommended one.
-        classes: How many of the first image's best classes.
+        classes: Number of the first image's best classes.
     """
     batch: list[Tensor] = []
     forward = _forward(subject, layers)
@@ -47,11 +48,11 @@ def whole(
 
 
 def one_more_class(subject: Subject, images: int) -> Contender:
-    """The way back alone, over a graph that was kept; the forward pass is not timed.
+    """The backward pass alone, on a stored graph; the forward pass is not timed.
 
     Args:
         subject: The network.
-        images: How many images passed.
+        images: Number of images in the pass.
     """
     batch: list[Tensor] = []
     kept: list[tuple[Tensor, list[Tensor]]] = []
@@ -81,7 +82,7 @@ def _laid_out(subject: Subject, images: int, batch: list[Tensor]) -> Callable[[T
 def _forward(
     subject: Subject, layers: Sequence[str] | None
 ) -> Callable[[Tensor], tuple[Tensor, list[Tensor]]]:
-    """A pass that gives the scores and what the layers put out, in the order in which they did."""
+    """A pass that returns the scores and the outputs of the layers, in order of execution."""
     module = subject.model.module
     targets = [module.get_submodule(name) for name in layers or [subject.recommended]]
 
@@ -107,7 +108,7 @@ def _forward(
     def try_out(batch: Tensor) -> tuple[Tensor, list[Tensor]]:
         try:
             return run(batch)
-        except RuntimeError:  # a leaf must not be written to, as an in-place layer does
+        except RuntimeError:  # a leaf must not be written to, as by an in-place layer
             if copies[0]:
                 raise
             copies[0] = True

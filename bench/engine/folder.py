@@ -1,4 +1,4 @@
-"""Pictures per second of a folder: explained, and only classified."""
+"""Images per second of a folder: explained, and only classified."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ BATCH = 8
 
 
 def measure_folder(subject: Subject, count: int, rounds: int, seconds: float = math.inf) -> Times:
-    """Seconds per picture, decoding included, with as many threads that read on both sides.
+    """Seconds per image, decoding included, with the same number of reading threads on both sides.
 
     Args:
         subject: The network.
-        count: Pictures in the folder.
-        rounds: How many are counted, at most; a first one is not.
-        seconds: When so many have gone by, no other round begins, if one is counted.
+        count: Number of images in the folder.
+        rounds: Maximum number of counted rounds; a first one is not counted.
+        seconds: Time after which no further round begins, if one is counted.
 
     Returns:
-        Of cam_hub (LayerCAM by ``explain_many``), and of plain inference by batches in both
-        layouts.
+        The times of cam_hub (LayerCAM by ``explain_many``), and of plain inference by batches in
+        both memory formats.
     """
     threads = os.cpu_count() or 1
     times = Times({"plain": [], "plain, channels-last": [], "cam_hub": []})
@@ -55,7 +55,7 @@ def measure_folder(subject: Subject, count: int, rounds: int, seconds: float = m
             for way, run in ways.items():
                 start = time.perf_counter()
                 done = run()
-                assert done == count, f"{way}: {done} of {count} pictures"
+                assert done == count, f"{way}: {done} of {count} images"
                 if number:
                     times.seconds[way].append((time.perf_counter() - start) / count)
     return times
@@ -75,7 +75,7 @@ def _classify(
     threads: int,
     layout: torch.memory_format = torch.contiguous_format,
 ) -> int:
-    """The five best classes of each, read by threads a batch ahead."""
+    """The five best classes of each image, read by threads one batch ahead."""
     found: list[tuple[Tensor, Tensor]] = []
     with ThreadPoolExecutor(threads) as pool, torch.inference_mode():
         left = iter(files)

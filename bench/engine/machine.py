@@ -1,4 +1,4 @@
-"""What was measured on, in words."""
+"""A description of the machine in words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def machine() -> str:
 
 
 def versions() -> str:
-    """Of Python and of what is compared."""
+    """The versions of Python and of the compared libraries."""
     found = [f"Python {platform.python_version()}"]
     for name in _PACKAGES:
         try:

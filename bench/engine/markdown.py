@@ -10,7 +10,7 @@ __all__ = ["head", "least", "most", "row", "span"]
 
 
 def span(spread: Spread | None, factor: float = 1.0) -> str:
-    """Median, least and most, times a factor."""
+    """Median, minimum and maximum, times a factor."""
     if spread is None:
         return "–"
     digits = 1 if factor > 1 else 2
@@ -21,12 +21,12 @@ def span(spread: Spread | None, factor: float = 1.0) -> str:
 
 
 def least(words: Sequence[str]) -> str:
-    """The one that begins with the least number."""
+    """The text that begins with the smallest number."""
     return min(words, key=_number)
 
 
 def most(words: Sequence[str]) -> str:
-    """The one that begins with the greatest number, or with none."""
+    """The text that begins with the largest number, or with none."""
     return max(words, key=_number)
 
 

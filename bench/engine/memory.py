@@ -1,11 +1,11 @@
-"""How much memory something takes beyond a loaded model, measured in a process of its own.
+"""Memory beyond a loaded model, measured in a separate process.
 
-What allocators keep for later would blur it: every larger block comes from the system and goes back
-to it at once (``MALLOC_MMAP_THRESHOLD_``), and what is free is given back before the base line is
-taken. Each way has explained another picture before, with nothing kept of it: what is loaded or
-found out once (kernels, the faster memory format, weights laid out for it) is no part of what a
-picture costs. The peak is the kernel's (``VmHWM``), which sees torch's memory as Python's tracers
-do not; unlike ``getrusage``'s, it can be reset, and does not begin at the size of the parent
+Memory retained by allocators would blur the result: every larger block is therefore allocated from
+the system and returned to it immediately (``MALLOC_MMAP_THRESHOLD_``), and free memory is returned
+before the baseline is taken. Each contender has explained another image before, without caching it:
+whatever is loaded or determined once (kernels, the faster memory format, weights converted to it)
+does not count. The peak is the kernel's (``VmHWM``), which includes torch's memory, unlike Python's
+tracers; unlike ``getrusage``'s, it can be reset, and does not begin at the size of the parent
 process.
 """
 
@@ -36,13 +36,13 @@ class MemoryCase:
     """A row of the table of memory.
 
     Attributes:
-        name: For the command line.
-        title: For the report.
-        network: In timm.
+        name: Its name on the command line.
+        title: Its title in the report.
+        network: The network's name in timm.
         size: Rows and columns of the input.
-        limit: Most that ours may take, as a multiple of ``against``.
+        limit: Maximum of our memory, as a multiple of ``against``.
         against: ``"plain"`` or ``"torchcam"``.
-        ways: What is measured, out of those that ``main`` knows.
+        ways: The contenders to measure, of those that ``main`` knows.
     """
 
     name: str
@@ -75,7 +75,7 @@ CASES = (
 
 
 def measure(case: MemoryCase, timeout: float = 300.0) -> dict[str, int | str]:
-    """Bytes beyond a loaded model at the peak, by way; or why there are none."""
+    """The peak memory beyond a loaded model in bytes, by contender; or the reason for a failure."""
     found: dict[str, int | str] = {}
     for way in case.ways:
         command = [sys.executable, "-m", "bench.engine.memory"]
@@ -91,7 +91,7 @@ def measure(case: MemoryCase, timeout: float = 300.0) -> dict[str, int | str]:
                 env={**os.environ, **_ENVIRONMENT},
             )
         except subprocess.TimeoutExpired:
-            found[way] = f"failed: not done after {timeout:.0f} s"
+            found[way] = f"failed: not finished after {timeout:.0f} s"
             continue
         last = (done.stdout.strip() or done.stderr.strip() or "no answer").splitlines()[-1]
         found[way] = int(last) if done.returncode == 0 else f"failed: {last[:120]}"
@@ -99,11 +99,11 @@ def measure(case: MemoryCase, timeout: float = 300.0) -> dict[str, int | str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Measures one way of one case in this process, and prints bytes.
+    """Measures one contender of one case in this process, and prints bytes.
 
     Args:
         arguments: The case's name, the network, its size, and ``"plain"``, ``"cam_hub"`` or
-            ``"torchcam"``; or ``"floor"`` for what autograd alone needs.
+            ``"torchcam"``; or ``"floor"`` for autograd alone.
     """
     name, network, size, way = arguments
     import torch  # noqa: PLC0415 - not in the parent, where only ``measure`` is wanted
@@ -138,7 +138,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _warm_up() -> None:
-    """Has code loaded that is needed by any way, on a network of no size."""
+    """Loads the code that every contender needs, by running it on a tiny network."""
     import torch  # noqa: PLC0415
     from torch import nn  # noqa: PLC0415
 
@@ -155,14 +155,14 @@ def _warm_up() -> None:
 
 
 def peak_beyond(run: Callable[[], object]) -> int:
-    """Bytes by which this process grows at the peak of a call.
+    """The growth of this process at the peak of a call, in bytes.
 
     Raises:
-        OSError: If this system does not tell.
+        OSError: If the system does not report it.
     """
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5", "ascii")  # the peak from now on
+    Path("/proc/self/clear_refs").write_text("5", "ascii")  # resets the peak
     before = _status("VmRSS")
     kept = run()
     grown = _status("VmHWM") - before

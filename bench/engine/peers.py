@@ -1,7 +1,7 @@
-"""The same maps by other libraries, each used as its own documentation does.
+"""The same maps by other libraries, each used as in its own documentation.
 
-torchcam is given every advantage that its interface allows: one forward pass for both methods and
-for all classes, and the layouts of cam_hub where it knows none itself.
+torchcam gets every advantage that its interface allows: one forward pass for both methods and all
+classes, and the layouts found by cam_hub where it has none of its own.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from cam_hub.layers.layouts import to_maps
 __all__ = ["SAMPLES", "easy_explain_shaped", "grad_cam_layercam", "has_grad_cam", "torchcam_maps"]
 
 SAMPLES = 4
-"""Noisy copies of SmoothGradCAM++; torchcam's default, and cam_hub's."""
+"""Noisy copies of SmoothGradCAM++; the default of torchcam and of cam_hub."""
 
 
 def torchcam_maps(
     subject: Subject, layers: Sequence[str], *, smooth: bool = True, classes: int = 1
 ) -> Callable[[Tensor], object]:
-    """Torchcam's LayerCAM, and SmoothGradCAM++ if asked for, of the best classes.
+    """LayerCAM of torchcam, and optionally its SmoothGradCAM++, for the best classes.
 
     Args:
         subject: The network.
         layers: The target layers.
-        smooth: Whether SmoothGradCAM++ is wanted, too.
-        classes: How many classes.
+        smooth: Whether SmoothGradCAM++ is also computed.
+        classes: Number of classes.
     """
     module, settings = subject.trainable, _reading(subject, layers)
 
@@ -55,7 +55,7 @@ def torchcam_maps(
 
 
 def easy_explain_shaped(subject: Subject) -> Callable[[Tensor], object]:
-    """What a call of easy-explain computes: three extractors, each built anew, without pictures."""
+    """The computation of an easy-explain call: three new extractors, without figures."""
     module, one, several = subject.trainable, [subject.recommended], subject.stages
     plans: list[tuple[Callable[..., Any], list[str]]] = [
         (SmoothGradCAMpp, one),
@@ -95,10 +95,10 @@ def grad_cam_layercam(subject: Subject) -> Callable[[Tensor], object]:
 
 
 def _reading(subject: Subject, layers: Sequence[str]) -> dict[str, Any]:
-    """How activations are turned channels-first, for extractors that have one way for all layers.
+    """The function that makes activations channels-first, for extractors that accept only one.
 
     Raises:
-        ValueError: If the layers need several ways.
+        ValueError: If the layers need several functions.
     """
     found = [subject.arrangement(layer) for layer in layers]
     layouts = {each.layout for each in found}

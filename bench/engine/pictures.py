@@ -1,4 +1,4 @@
-"""Photos for measurements: JPEG files of the size and compression that phones send."""
+"""Photos for measurements: JPEG files with the size and compression of phone photos."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def write_pictures(
     """Writes JPEG files of smooth noise at several scales, which compress like photos.
 
     Args:
-        folder: Where to; it is made.
-        count: How many.
+        folder: The folder, which is created.
+        count: Number of files.
         size: Width and height.
-        seed: Of the noise.
+        seed: The seed of the noise.
 
     Returns:
         The files.

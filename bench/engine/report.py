@@ -70,10 +70,10 @@ class Findings:
         setting: Lines on the machine, the versions and the run.
         timed: Times, case by case.
         weighed: Memory, case by case.
-        folders: Seconds per picture by network.
+        folders: Seconds per image by network.
         cold: Seconds to the first map, to the first forward pass, and their ratio, by network.
         importing: Seconds of ``import cam_hub``.
-        lost: What could not be measured, and why.
+        lost: The cases that could not be measured, and the reasons.
     """
 
     setting: list[str]

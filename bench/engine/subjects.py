@@ -1,4 +1,4 @@
-"""The networks that are measured."""
+"""The measured networks."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ NAMES = {
     "swin_tiny_patch4_window7_224": "Swin-T",
     "maxvit_tiny_tf_224": "MaxViT-T",
 }
-"""Name in timm to name in the report."""
+"""Names in timm to names in the report."""
 
 QUICK = ("resnet18", "mobilenetv3_large_100", "vit_small_patch16_224")
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A network with random weights, in the ways in which it is run.
+    """A network with random weights, in the variants in which it is run.
 
     Attributes:
-        name: In timm.
-        model: As cam_hub loads it, with frozen weights.
+        name: Its name in timm.
+        model: The model as loaded by cam_hub, with frozen weights.
     """
 
     name: str
@@ -45,18 +45,18 @@ class Subject:
 
     @cached_property
     def trainable(self) -> nn.Module:
-        """A copy as timm makes it, whose weights ask for gradients: what others are given."""
+        """A copy as built by timm, whose weights require gradients, for the other libraries."""
         return copy.deepcopy(self.model.module).requires_grad_(True)
 
     @cached_property
     def channels_last(self) -> nn.Module:
-        """A copy whose weights lie channels-last."""
+        """A copy whose weights are in the channels-last format."""
         module = copy.deepcopy(self.model.module)
         return module.to(memory_format=torch.channels_last)
 
     @cached_property
     def recommended(self) -> str:
-        """The layer that is explained when none is named."""
+        """The layer that is explained by default."""
         return cam_hub.suggest_layers(self.model)[0]
 
     @cached_property
@@ -66,18 +66,18 @@ class Subject:
 
     @cached_property
     def features(self) -> list[str]:
-        """Of a VGG: every single one of its features."""
+        """Every single layer of a VGG's ``features``."""
         usable = cam_hub.suggest_layers(self.model, "all")
         return [name for name in usable if name.startswith("features.")]
 
     def arrangement(self, layer: str) -> Arrangement:
-        """How a layer lies on the image."""
+        """The layout of a layer."""
         found = {each.name: each.arrangement for each in cam_hub.list_layers(self.model)}[layer]
         assert found is not None
         return found
 
     def image(self, seed: int) -> Tensor:
-        """Noise as an image that is preprocessed, ``(1, channels, rows, cols)``."""
+        """Noise as a preprocessed image, ``(1, channels, rows, cols)``."""
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(1, *self.model.input_size, generator=generator)
 
@@ -86,8 +86,8 @@ def load(name: str, size: int | None = None) -> Subject:
     """A subject on the CPU.
 
     Args:
-        name: In timm.
-        size: Rows and columns of its input, where it takes others than its own.
+        name: Its name in timm.
+        size: Rows and columns of its input, if it accepts others than its own.
     """
     torch.manual_seed(0)
     model = cam_hub.load_model(name, pretrained=False, device="cpu")

@@ -1,4 +1,4 @@
-"""Takes the time of several ways of doing something, in turn, so that they share the noise."""
+"""Times several contenders in turn, so that they share the noise of the machine."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch import Tensor
 __all__ = ["LEAST", "SLOW", "Contender", "Spread", "Times", "measure"]
 
 LEAST = 3
-"""Rounds that are counted however long they take, if so many are asked for."""
+"""Number of rounds that are counted however long they take, if as many are requested."""
 
 SLOW = 5.0
-"""Seconds of a round from which on the first one is counted, too."""
+"""Seconds from which the first round is also counted."""
 
 Step = Callable[[Tensor], object]
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A way of doing something with an image.
+    """A function of an image that is timed.
 
     Attributes:
-        run: What is timed.
-        before: What comes before it with the same image, and is not timed.
+        run: The timed part.
+        before: The part that precedes it with the same image, and is not timed.
     """
 
     run: Step
@@ -36,7 +36,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Spread:
-    """The middle and the ends of some numbers."""
+    """The median and the ends of some numbers."""
 
     median: float
     least: float
@@ -44,17 +44,17 @@ class Spread:
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> Spread:
-        """That of at least one number."""
+        """The spread of at least one number."""
         return cls(statistics.median(numbers), min(numbers), max(numbers))
 
 
 @dataclass
 class Times:
-    """Seconds by contender, one number per round, and why some could not run.
+    """Seconds by contender, one number per round, and the reasons why some could not run.
 
     Attributes:
         seconds: By name.
-        failures: By name, of those that raised.
+        failures: By name, for the contenders that raised an exception.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
@@ -66,12 +66,12 @@ class Times:
         return Spread.of(found) if found else None
 
     def best(self, names: Sequence[str]) -> str | None:
-        """The contender with the least median, of those that ran."""
+        """The contender with the smallest median, of those that ran."""
         ran = [name for name in names if self.seconds.get(name)]
         return min(ran, key=lambda name: statistics.median(self.seconds[name]), default=None)
 
     def ratio(self, name: str, base: str | None) -> Spread | None:
-        """Seconds of one as a multiple of another's, round by round; None if one did not run."""
+        """The ratio of two contenders' seconds, by round; None if one of them did not run."""
         over = self.seconds.get(base) if base is not None else None
         found = self.seconds.get(name)
         if not found or not over:
@@ -89,19 +89,19 @@ def measure(
 ) -> Times:
     """Times contenders in turn.
 
-    Every round has an image of its own, which no contender has seen before, and begins with
-    another contender. A first round is not counted unless it is slow: what happens once weighs
-    nothing then.
+    Every round has an image of its own, which no contender has processed before, and begins with
+    another contender. A first round is not counted unless it is slow, in which case one-time costs
+    do not matter.
 
     Args:
         contenders: By name.
-        image: The image of a round, from its number.
-        rounds: How many are counted, at most.
-        seconds: When so many have gone by, at least ``LEAST`` rounds are counted and no more.
-        into: Filled with whole rounds, also where this is interrupted; None for new ones.
+        image: Returns the image of a round, from its number.
+        rounds: Maximum number of counted rounds.
+        seconds: Time after which at least ``LEAST`` rounds are counted and no more.
+        into: Filled with complete rounds, also if this is interrupted; None for new times.
 
     Returns:
-        The times; a contender that raises is left out from then on.
+        The times; a contender that raises an exception is omitted from then on.
     """
     times = Times() if into is None else into
     times.seconds = {name: [] for name in contenders}

@@ -1,7 +1,7 @@
-"""The load test: many clients ask the running app for minutes, well and badly.
+"""The load test: many clients send valid and invalid requests to the running app for minutes.
 
-``python -m bench.load --clients 50 --seconds 300`` starts the app in a process of its own.
-``world`` says what can be asked and what the right answers are, ``mix`` what clients do, ``client``
-does it over plain HTTP, ``server`` starts the app and watches its memory, ``tally`` counts and
-tells.
+``python -m bench.load --clients 50 --seconds 300`` starts the app in a separate process. ``world``
+defines the requests and the correct results, ``mix`` the actions of clients, ``client`` sends them
+over plain HTTP, ``server`` starts the app and records its memory, and ``tally`` counts and reports
+the results.
 """

@@ -24,13 +24,13 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the load test and prints what came of it.
+    """Runs the load test and prints the results.
 
     Args:
-        arguments: Of the command line; None for the program's own.
+        arguments: The command-line arguments; None for those of the process.
 
     Returns:
-        0 if no answer was wrong, nothing broke and the app ended well; else 1.
+        0 if no result was wrong, no connection broke and the app ended normally; else 1.
     """
     options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _first(server: Server, world: World, tally: Tally) -> None:
-    """Asks once for every model, one after the other: each is loaded and looked at then."""
+    """Sends one request for every model, one after another, so that each is loaded and examined."""
     async with httpx2.AsyncClient(timeout=httpx2.Timeout(300.0)) as http:
         for id in world.models:
             begin = time.monotonic()
@@ -87,9 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__)
     parser.add_argument("--clients", type=int, default=50, help="at the same time (default: 50)")
     parser.add_argument("--seconds", type=float, default=300, help="of load (default: 300)")
-    parser.add_argument("--models", type=int, default=4, help="1 to 4 (default: 4)")
-    parser.add_argument("--photos", type=int, default=3, help="how many (default: 3)")
-    parser.add_argument("--seed", type=int, default=0, help="of what clients do (default: 0)")
+    parser.add_argument(
+        "--models", type=int, default=4, help="number of models, 1 to 4 (default: 4)"
+    )
+    parser.add_argument("--photos", type=int, default=3, help="number of photos (default: 3)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the clients' actions (default: 0)"
+    )
     return parser
 
 

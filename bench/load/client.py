@@ -1,4 +1,4 @@
-"""One client: calls endpoints over plain HTTP, as the docs say."""
+"""One client, which calls endpoints over plain HTTP as documented in docs/api.md."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Client", "Refused"]
 
 
 class Refused(Exception):
-    """The app answered with an error.
+    """An error response of the app.
 
     Attributes:
-        code: Its code.
+        code: The error's code.
     """
 
     def __init__(self, code: str, words: str) -> None:
@@ -27,11 +27,11 @@ class Refused(Exception):
 
 
 class Client:
-    """Talks to one app.
+    """A client of one app.
 
     Args:
-        http: Of this client only.
-        url: Of the app's API.
+        http: The HTTP client, used by this client only.
+        url: The URL of the app's API.
     """
 
     def __init__(self, http: httpx2.AsyncClient, url: str) -> None:
@@ -39,26 +39,26 @@ class Client:
         self._url = url
 
     async def upload(self, photo: Path) -> dict[str, str]:
-        """Uploads a photo; what stands for it afterwards."""
+        """Uploads a photo; returns the value that refers to it."""
         files = {"files": (photo.name, photo.read_bytes())}
         answer = await self._http.post(f"{self._url}/upload", files=files)
         _check(answer)
         return {"path": answer.json()[0]}
 
     async def call(self, endpoint: str, body: Any) -> Any:
-        """Calls an endpoint with values by their names; its answer.
+        """Calls an endpoint with named values; returns its result.
 
         Raises:
-            Refused: If the app answers with an error.
+            Refused: If the app responds with an error.
         """
         event = await self.submit(endpoint, body)
         return await self.listen(endpoint, event)
 
     async def submit(self, endpoint: str, body: Any) -> str:
-        """Joins the queue; the event.
+        """Joins the queue; returns the event.
 
         Raises:
-            Refused: If the app does not take it.
+            Refused: If the app does not accept the request.
         """
         sent: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
         answer = await self._http.post(f"{self._url}/call/v2/{endpoint}", **sent)
@@ -66,10 +66,10 @@ class Client:
         return str(answer.json()["event_id"])
 
     async def listen(self, endpoint: str, event: str, *, lines: int | None = None) -> Any:
-        """Waits for the answer; or leaves after so many lines, as one who closes the page does.
+        """Waits for the result; or disconnects after a number of lines, like a closed page.
 
         Raises:
-            Refused: If it is an error.
+            Refused: If the result is an error.
         """
         kind, heard = "", 0
         async with self._http.stream("GET", f"{self._url}/call/v2/{endpoint}/{event}") as stream:
@@ -84,10 +84,10 @@ class Client:
                     raise Refused(str(data["title"]), str(data["error"]))
                 if lines is not None and heard >= lines:
                     return None
-        raise Refused("cut off", "the answer ended early")
+        raise Refused("cut off", "the response ended early")
 
     async def fetch_map(self, file: dict[str, Any]) -> NDArray[np.float32]:
-        """One of the maps of an answer."""
+        """One of the maps of a result."""
         answer = await self._http.get(file["url"])
         _check(answer)
         found: NDArray[np.float32] = np.load(io.BytesIO(answer.content), allow_pickle=False)

@@ -1,4 +1,4 @@
-"""What clients do: mostly well, some of it badly, and what must come of it."""
+"""The actions of clients, most of them valid and some invalid, and their required results."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ _MALFORMED: tuple[tuple[str, Any, str], ...] = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of something.
+    """The result of an action.
 
     Attributes:
-        code: ``ok``, or the error's.
-        wrong: What was not as it must be; empty if all was.
+        code: ``ok``, or the error's code.
+        wrong: The difference from the required result; empty if there is none.
     """
 
     code: str
@@ -64,11 +64,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Deed:
-    """Something that a client does.
+    """An action of a client.
 
     Attributes:
-        name: What latencies are listed under.
-        do: Does it.
+        name: The name under which its latencies are listed.
+        do: Performs it.
     """
 
     name: str
@@ -81,7 +81,7 @@ async def _explain(client: Client, world: World, rng: random.Random) -> Outcome:
     answer = await client.call("explain", {"image": photo, **asked.values})
     cam = await client.fetch_map(answer[2][0])
     if not asked.is_answered_by(cam):
-        return Outcome("ok", f"the map of {asked.values} on {asked.photo.name} is another one")
+        return Outcome("ok", f"the map of {asked.values} on {asked.photo.name} differs")
     return Outcome("ok")
 
 
@@ -142,7 +142,7 @@ async def _refused(client: Client, endpoint: str, body: Any, code: str) -> Outco
         if error.code in (code, "busy"):
             return Outcome(error.code)
         return Outcome(error.code, f"{error.code} instead of {code}: {error}")
-    return Outcome("ok", f"{str(body)[:80]} was answered instead of {code}")
+    return Outcome("ok", f"the result was {str(body)[:80]} instead of {code}")
 
 
 SHARES = (
@@ -155,9 +155,9 @@ SHARES = (
     (Deed("private URL", _private), 5),
     (Deed("cancelled", _leave), 5),
 )
-"""What is done, and its share in percent."""
+"""The actions, and their shares in percent."""
 
 
 def pick(rng: random.Random) -> Deed:
-    """Something to do next."""
+    """The next action."""
     return rng.choices([deed for deed, _ in SHARES], [share for _, share in SHARES])[0]

@@ -1,4 +1,4 @@
-"""The app under load, in a process of its own, and what it takes of memory."""
+"""The app under load, in a separate process, and its memory."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Server:
     """A running app.
 
     Attributes:
-        url: Where it is reached.
-        memory: Seconds since its start and MiB that were in use then.
+        url: Its URL.
+        memory: Seconds since its start, and the MiB in use at that time.
         code: Its exit code, once it has ended.
         ending: Seconds that it took to end.
     """
@@ -44,11 +44,11 @@ class Server:
 
     @property
     def tracebacks(self) -> int:
-        """How many it has written so far."""
+        """Number of tracebacks written so far."""
         return self._log.read_text("utf-8", "replace").count("Traceback (most recent call last)")
 
     def end(self) -> None:
-        """Ends it as a Space does."""
+        """Ends the app as a Space does."""
         self._done.set()
         self._watch.join()
         begin = time.monotonic()

@@ -1,4 +1,4 @@
-"""Counts of a load test, and how they are told."""
+"""Counts of a load test, and their report."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from bench.load.server import Server
 
 __all__ = ["Tally", "render"]
 
-_ROWS = 12  # of the table of memory
+_ROWS = 12  # in the table of memory
 
 
 @dataclass
 class Tally:
-    """What has happened.
+    """The results so far.
 
     Attributes:
-        codes: How often each way to end, by what was done.
-        seconds: How long what went well took, by what was done.
-        wrong: What was not as it must be.
-        broken: Connections that failed, by kind.
-        first: Models, and how long the first request for each took before the others began.
+        codes: Number of each outcome, by action.
+        seconds: Durations of successful requests, by action.
+        wrong: Differences from the required results.
+        broken: Failed connections, by kind.
+        first: Models, and the duration of the first request for each before the others began.
     """
 
     codes: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -33,7 +33,7 @@ class Tally:
     first: list[tuple[str, float]] = field(default_factory=list)
 
     def add(self, name: str, code: str, seconds: float, wrong: str) -> None:
-        """Counts one."""
+        """Counts one action."""
         self.codes[name][code] += 1
         self.seconds[name].append(seconds)
         if wrong:
@@ -41,12 +41,12 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """How many requests there were."""
+        """Total number of requests."""
         return sum(sum(counts.values()) for counts in self.codes.values())
 
 
 def render(tally: Tally, server: Server, *, clients: int, seconds: float) -> str:
-    """The findings as Markdown."""
+    """The results as Markdown."""
     lines = [
         f"{clients} clients, {seconds:.0f} seconds: **{tally.total:,} requests** "
         f"({tally.total / seconds:.1f} a second), **{len(tally.wrong)} wrong answers**, "

@@ -1,4 +1,4 @@
-"""What can be asked in a load test, and the right answers, found out beforehand."""
+"""The requests of a load test, and the correct results, computed beforehand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cam_hub.sources.torchvision import weights_file
 __all__ = ["Asked", "World", "build_world"]
 
 _DRAWN = ("resnet18", "squeezenet1_1", "mobilenet_v3_small")
-"""Networks that get weights drawn at random, as files where torchvision looks for its own."""
+"""Networks with random weights, in files where torchvision looks for its own."""
 
 _CLASS = "281"
 _METHODS = ("layercam", "gradcam", "smoothgradcampp")
@@ -30,11 +30,11 @@ _SAMPLES = 2
 
 @dataclass(frozen=True)
 class Asked:
-    """One thing to explain, and its right answer.
+    """A request for an explanation, and its correct result.
 
     Attributes:
         photo: The photo's file.
-        values: What is asked, by the names of ``/explain``.
+        values: The arguments of the request, by their names in ``/explain``.
         cam: The map, float32 ``(rows, cols)``, un-normalised.
     """
 
@@ -43,7 +43,7 @@ class Asked:
     cam: NDArray[np.float32]
 
     def is_answered_by(self, cam: NDArray[np.float32]) -> bool:
-        """Whether a map is the right one, but for rounding: other batches round differently."""
+        """Whether a map is correct up to rounding, which differs between batches."""
         if cam.shape != self.cam.shape:
             return False
         return bool(np.abs(cam - self.cam).max() <= 1e-4 * np.abs(self.cam).max())
@@ -51,12 +51,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class World:
-    """What clients know.
+    """The data that clients use.
 
     Attributes:
         models: IDs.
         photos: Files.
-        asked: What may be asked.
+        asked: The requests.
     """
 
     models: tuple[str, ...]
@@ -65,12 +65,12 @@ class World:
 
 
 def build_world(folder: Path, *, models: int, photos: int) -> World:
-    """Draws weights, paints photos and computes all answers.
+    """Draws weights, creates photos and computes all results.
 
     Args:
-        folder: For photos and weights; ``TORCH_HOME`` is set to be in it.
-        models: How many, at most 4; the first is the embedded one.
-        photos: How many.
+        folder: The folder for photos and weights; ``TORCH_HOME`` is set to a folder in it.
+        models: Number of models, at most 4; the first is the embedded one.
+        photos: Number of photos.
     """
     os.environ["TORCH_HOME"] = str(folder / "torch")
     names = _DRAWN[: max(0, models - 1)]
@@ -93,7 +93,7 @@ def build_world(folder: Path, *, models: int, photos: int) -> World:
 
 
 def _draw(name: str) -> None:
-    """Writes weights drawn at random as the file that torchvision would download."""
+    """Writes random weights as the file that torchvision would download."""
     torch.manual_seed(0)
     module = torchvision.models.get_model(name, weights=None)
     path = weights_file(torchvision.models.get_model_weights(name).DEFAULT)

@@ -1,4 +1,4 @@
-"""Checks one model, by nothing but cam_hub's public interface, and strictly."""
+"""Checks one model strictly, and only by cam_hub's public interface."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ __all__ = ["check_loaded", "check_model", "smooth_image"]
 _METHODS = ("smoothgradcampp", "layercam")
 
 _HEADS_AT_PLACES = ("detection",)
-"""Tasks whose networks go on after their trunk at every level and place, instead of pooling: there
-is no end before pooling to be close to."""
+"""Tasks whose heads follow the trunk at every level and position instead of pooling, so that the
+depth of a layer before pooling is undefined."""
 
 
 def check_model(candidate: Candidate) -> Row:
@@ -50,7 +50,7 @@ def check_model(candidate: Candidate) -> Row:
         candidate: The model.
 
     Returns:
-        Its row; whatever is raised meanwhile is in it.
+        Its row; exceptions are recorded in it.
     """
     own: list[int] = []
 
@@ -68,8 +68,8 @@ def check_loaded(candidate: Candidate, load: Callable[[], LoadedModel]) -> Row:
     """Checks a model that is loaded in another way.
 
     Args:
-        candidate: What to call it.
-        load: Gives the model; called after all generators were seeded.
+        candidate: The name and family to record.
+        load: Returns the model; called after all generators have been seeded.
     """
     row = Row(
         id=candidate.id,
@@ -95,7 +95,7 @@ def check_loaded(candidate: Candidate, load: Callable[[], LoadedModel]) -> Row:
     except CamHubError as error:
         row.status = "refused"
         row.reasons.append(f"{type(error).__name__}: {error}")
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+    except Exception as error:  # noqa: BLE001 - any exception is a result
         row.reasons.append(_in_words(error))
     else:
         recorded = Row(**candidate.recorded) if candidate.recorded else None
@@ -127,13 +127,13 @@ def smooth_image(input_size: tuple[int, ...]) -> Tensor:
 
 
 def _find_layer(model: LoadedModel, row: Row) -> LayerInfo:
-    """Has the layers found, counts what that costs, and notes what is said of the best one."""
+    """Runs layer discovery, counts its cost, and records the recommended layer."""
     before = state_of(model.module)
     start = time.monotonic()
     try:
         with counted(model.module) as cost:
             layers = list_layers(model)
-    finally:  # nothing may be left after a refusal, either
+    finally:  # a refusal must not leave anything behind either
         _note(row, "nothing_left", before.differences(state_of(model.module)))
     row.probe_seconds = round(time.monotonic() - start, 2)
     row.forward_passes, row.backward_passes = cost.forward, cost.backward
@@ -164,12 +164,12 @@ def _attempt(row: Row, check: str, faults: Callable[[], list[str]]) -> None:
         _note(row, check, faults())
     except CamHubError as error:
         _note(row, check, [f"{type(error).__name__}: {error}"])
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+    except Exception as error:  # noqa: BLE001 - any exception is a result
         _note(row, check, [_in_words(error)])
 
 
 def _note(row: Row, check: str, faults: list[str]) -> None:
-    """Notes a check's outcome; once it has failed, it stays failed."""
+    """Records the outcome of a check; once it has failed, it stays failed."""
     row.checks[check] = row.checks.get(check, True) and not faults
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
@@ -199,9 +199,9 @@ def _place_faults(model: LoadedModel, layer: str, row: Row) -> list[str]:
 
 
 def _best_late_margin(model: LoadedModel) -> float | None:
-    """The greatest worst margin of the last tenth of the usable layers: was there a better one?
+    """The largest worst margin in the last tenth of the usable layers: is there a better layer?
 
-    All are read off the same passes, with as many draws as there may be.
+    All layers are read from the same passes, with the maximum number of draws.
     """
     usable = [layer.name for layer in list_layers(model) if layer.usable]
     late = usable[-math.ceil(TAIL * len(usable)) :]
@@ -231,7 +231,7 @@ def _depth_faults(model: LoadedModel, layer: str, row: Row) -> list[str]:
 
 
 def _faults_when_training(model: LoadedModel) -> list[str]:
-    """What an explanation leaves on a model that is being trained: all its flags are set."""
+    """What an explanation changes on a model in training mode, with all flags set."""
     flags = {child: child.training for child in model.module.modules()}
     learning = [weight for weight in model.module.parameters() if weight.requires_grad]
     try:
@@ -240,7 +240,7 @@ def _faults_when_training(model: LoadedModel) -> list[str]:
         for weight in model.module.parameters():
             weight.requires_grad_(weight.is_floating_point())
         before = state_of(model.module)
-        with suppress(CamHubError):  # that it gives a map is another check; it must be tidy anyway
+        with suppress(CamHubError):  # a missing map is another check's failure
             explain(model, smooth_image(model.input_size), method="layercam")
         return before.differences(state_of(model.module))
     finally:

@@ -28,18 +28,18 @@ COSTS = _RESULTS / "costs.json"
 _SOURCES = ("timm", "torchvision")
 _INTERRUPTED = 130
 _OVERHEAD = 10_000_000
-"""Parameters whose check takes about as long as what every check takes besides."""
+"""Parameters that take about as long to check as the fixed part of every check."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the sweep, or as much of it as is asked for.
+    """Runs the sweep, or the selected part of it.
 
     Args:
-        arguments: Of the command line; None for the program's own.
+        arguments: The command-line arguments; None for those of the process.
 
     Returns:
-        0 if every model that was chosen is good (with ``--against``: as recorded), 1 if not, 2 if
-        no model was chosen, 130 if it was interrupted.
+        0 if every selected model is good (with ``--against``: as recorded), 1 if not, 2 if no model
+        was selected, 130 if it was interrupted.
     """
     options = _parser().parse_args(arguments)
     costs = Costs(options.costs)
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.zoo",
         description="Checks every architecture of timm and torchvision, with random weights.",
-        epilog="What is done is kept; the same command goes on where it was stopped.",
+        epilog="Results are stored; the same command resumes a sweep that was stopped.",
     )
     which = parser.add_argument_group("which models")
     which.add_argument("--source", choices=("timm", "torchvision", "all"), default="all")
@@ -95,15 +95,15 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--jobs", type=_at_least_one, default=1, help="processes (%(default)s)")
     how.add_argument("--timeout", type=float, default=900, help="seconds a model (%(default)g)")
     how.add_argument("--memory-gb", type=float, default=8, help="of one process (%(default)g)")
-    how.add_argument("--retry", choices=("failed",), help="do again what was not good")
+    how.add_argument("--retry", choices=("failed",), help="check failed models again")
     how.add_argument(
-        "--accept-older", action="store_true", help="rows of other code count as done, too"
+        "--accept-older", action="store_true", help="rows of other code also count as done"
     )
     how.add_argument(
         "--reduce-above",
         type=float,
         metavar="N",
-        help="costlier ones (multiplications of one pass) get a smaller input, where they take one",
+        help="multiplications of one pass above which models get a smaller input, if possible",
     )
     files = parser.add_argument_group("files")
     files.add_argument("--out", type=Path, default=LEDGER, help="the ledger")
@@ -111,12 +111,12 @@ def _parser() -> argparse.ArgumentParser:
         "--recorded",
         type=Path,
         metavar="LEDGER",
-        help="do not check a layer for its place and depth again if this ledger found it good",
+        help="do not check a layer's position and depth again if this ledger found it good",
     )
-    files.add_argument("--costs", type=Path, default=COSTS, help="sizes that were counted")
+    files.add_argument("--costs", type=Path, default=COSTS, help="the file of model sizes")
     files.add_argument("--report", type=Path, help="write the report here")
     files.add_argument(
-        "--against", type=Path, metavar="LEDGER", help="fail only where this one says otherwise"
+        "--against", type=Path, metavar="LEDGER", help="fail only if results differ from these"
     )
     return parser
 
@@ -129,7 +129,7 @@ def _at_least_one(text: str) -> int:
 
 
 def _named(models: Sequence[Candidate], options: argparse.Namespace) -> list[Candidate]:
-    """The models whose name or family is asked for."""
+    """The models whose name or family is selected."""
     return [
         each
         for each in models
@@ -139,7 +139,7 @@ def _named(models: Sequence[Candidate], options: argparse.Namespace) -> list[Can
 
 
 def _counted(models: Sequence[Candidate], costs: Costs) -> list[Candidate]:
-    """The models with their parameters, kept from before or counted now."""
+    """The models with their parameters, from the file of sizes or computed now."""
     unknown = [each for each in models if not costs.known(each.source, each.name)]
     try:
         for number, each in enumerate(unknown, start=1):
@@ -154,7 +154,7 @@ def _counted(models: Sequence[Candidate], costs: Costs) -> list[Candidate]:
 def _choose(
     models: Sequence[Candidate], costs: Costs, options: argparse.Namespace
 ) -> tuple[list[Candidate], list[tuple[Candidate, str]]]:
-    """The models to be checked, in order; and those that their costs leave out, with the reason."""
+    """The models to be checked, in order; and the too expensive ones, with the reason."""
     ordered = plan.smallest_of_each_family(models) if options.smallest else plan.in_order(models)
     chosen, left_out = [], []
     for each in ordered:

@@ -1,8 +1,8 @@
-"""How large models are: parameters, and multiplications of one pass, without building them.
+"""Sizes of models: parameters, and multiplications of one pass, without building them.
 
-Counted on torch's meta device, which keeps shapes and no numbers, and for real only where a model
-will not have that. It takes a tenth of a second per model, so what was counted is kept in a file
-beside the ledger; a model's numbers do not change while it keeps its name.
+They are counted on torch's meta device, which has shapes but no values, and on real tensors only if
+a model does not support it. Counting takes a tenth of a second per model, so the results are stored
+in a file beside the ledger; the sizes of a model do not change while it keeps its name.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from typing import Any
 __all__ = ["Costs"]
 
 _UNKNOWN = -1
-"""Kept for what could not be counted, so that it is not tried each time."""
+"""Stored for a model that could not be counted, so that it is not tried each time."""
 
 
 class Costs:
-    """Parameters and multiplications by model, counted when they are first asked for.
+    """Parameters and multiplications by model, counted on first use.
 
     Args:
-        path: Where they are kept; None to keep nothing. A file that cannot be read counts as
-            empty.
+        path: The file of stored counts; None to store nothing. An unreadable file counts as empty.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -51,12 +50,12 @@ class Costs:
         return "parameters" in self._known.get(f"{source}/{name}", {})
 
     def kept_macs(self, source: str, name: str) -> int | None:
-        """As ``macs``, of what was counted before; None if it was not."""
+        """The stored value of ``macs``; None if it has not been counted."""
         macs = self._known.get(f"{source}/{name}", {}).get("macs", _UNKNOWN)
         return macs if macs != _UNKNOWN else None
 
     def save(self) -> None:
-        """Writes what was counted, one model a line, sorted."""
+        """Writes the counts, sorted, with one model per line."""
         if self._path is None or not self._changed:
             return
         lines = [
@@ -75,7 +74,7 @@ class Costs:
         if what not in entry:
             self._changed = True
             entry[what] = _UNKNOWN
-            for device in ("meta", "cpu"):  # some read numbers while they are built
+            for device in ("meta", "cpu"):  # some read values while they are built
                 with warnings.catch_warnings(), suppress(Exception):
                     warnings.simplefilter("ignore")
                     entry[what] = count(source, name, device)
@@ -101,7 +100,7 @@ def _build(source: str, name: str, device: str) -> Any:
             return timm.create_model(name, pretrained=False)
         import torchvision.models as zoo  # noqa: PLC0415
 
-        # Detectors and segmentation models would fetch the weights of their backbones.
+        # Detectors and segmentation models would download the weights of their backbones.
         takes = inspect.signature(zoo.get_model_builder(name)).parameters
         backbone = {"weights_backbone": None} if "weights_backbone" in takes else {}
         return zoo.get_model(name, weights=None, **backbone)

@@ -1,20 +1,20 @@
-"""Is a layer from the deep end? Where it stands among the leaf modules in order of execution.
+"""Depth of a layer: its position among the leaf modules in order of execution.
 
-A *leaf* is a module that ran and of which no submodule ran; one that ran several times stands
-where it ran last. Its output has *places* if at least two of its axes besides the batch are longer
-than 1, for then it is no vector. Counted are the leaves *before pooling*: those up to the last
-whose output has places. A layer's position is that at which it last finished, so a container
-stands right after its last leaf.
+A *leaf* is a module that ran while none of its submodules did; if it ran several times, its last
+run counts. Its output has *positions* if at least two of its axes other than the batch are longer
+than 1, so that it is not a vector. The leaves *before pooling* are those up to the last leaf whose
+output has positions. The position of a layer is the point at which it last finished, so a container
+directly follows its last leaf.
 
-A layer is from the deep end if at most a tenth of these leaves ran after it. Blocks may be longer
-than that, and a class token leaves the patches of the last block without gradient, so that its
-first norm is the right answer. Therefore a layer also counts as deep if it lies in the last block:
-at most a tenth of the leaves ran after that block. A *block* is the innermost repeated module that
-is, or is around, the layer. *Repeated* is what has leaves within it and a sibling alike (of the
-same class; plain containers also with children of the same classes) that has some, too. A repeated
-module that is, or has as a child, a plain container of parts that are again repeated is a stage,
-not a block, and gives no such licence. (Parts with names of their own stand side by side: the
-streams of a block that works at several scales.)
+A layer is deep if at most a tenth of these leaves ran after it. Blocks may be longer than that, and
+with a class token the patches of the last block have no gradient, so that its first norm is the
+right choice. Therefore a layer also counts as deep if it is in the last block: at most a tenth of
+the leaves ran after that block. A *block* is the innermost repeated module that is, or contains,
+the layer. A module is *repeated* if it contains leaves and has a similar sibling (of the same
+class; for plain containers, also with children of the same classes) that also contains leaves. A
+repeated module that is, or has as a child, a plain container of parts that are themselves repeated
+is a stage, not a block, and does not count. (Named parts are parallel: the streams of a block with
+several scales.)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 __all__ = ["Depth", "find_depth"]
 
 TAIL = 0.1
-"""The part of the leaves before pooling that may run after the layer, or after its block."""
+"""The share of the leaves before pooling that may run after the layer, or after its block."""
 
 
 _PLAIN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -36,13 +36,13 @@ _PLAIN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 @dataclass(frozen=True)
 class Depth:
-    """Where a layer stands.
+    """The position of a layer.
 
     Attributes:
-        leaves: How many leaves there are before pooling.
-        after: How many of them ran after the layer.
-        after_block: How many ran after the block that contains it; ``after`` if there is none.
-        block_leaves: How many leaves that block has; 0 if there is none.
+        leaves: Number of leaves before pooling.
+        after: Number of these leaves that ran after the layer.
+        after_block: Number that ran after the block that contains it; ``after`` without a block.
+        block_leaves: Number of leaves of that block; 0 without a block.
     """
 
     leaves: int
@@ -64,7 +64,7 @@ class Depth:
 
 
 def find_depth(module: nn.Module, image: Tensor, layer: str) -> Depth:
-    """Runs the network once and finds a layer's place in it.
+    """Runs the network once and finds the position of a layer.
 
     Args:
         module: The network, in evaluation mode.
@@ -98,7 +98,7 @@ def find_depth(module: nn.Module, image: Tensor, layer: str) -> Depth:
 
 @dataclass(frozen=True)
 class _Trace:
-    """What ran: when each module finished last, and whether its output had places."""
+    """A record of a pass: when each module finished last, and whether its output had positions."""
 
     finished: dict[nn.Module, int]
     places: dict[nn.Module, bool]
@@ -147,7 +147,7 @@ def _first_names(module: nn.Module) -> dict[nn.Module, str]:
 
 
 def _block(module: nn.Module, name: str, trace: _Trace) -> nn.Module | None:
-    """The block that is, or is around, the module of this name; None if there is none."""
+    """The block that is, or contains, the module of this name; None if there is none."""
     while name:
         parent_name, _, _ = name.rpartition(".")
         here, parent = module.get_submodule(name), module.get_submodule(parent_name)
@@ -165,7 +165,7 @@ def _block(module: nn.Module, name: str, trace: _Trace) -> nn.Module | None:
 
 
 def _repeated(here: nn.Module, parent: nn.Module, trace: _Trace) -> bool:
-    """Whether a module has leaves within it, and a sibling alike that has some, too."""
+    """Whether a module contains leaves and has a similar sibling that also does."""
     return _ran_within(here, trace) and any(
         _alike(here, sibling) and _ran_within(sibling, trace)
         for sibling in parent.children()

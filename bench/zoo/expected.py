@@ -1,8 +1,8 @@
-"""Compares outcomes with recorded ones, so that a cut of the sweep can guard the whole.
+"""Compares results with recorded ones, so that a subset of the sweep can guard all of it.
 
-What the committed ledger records as failing is known, and may fail. Whatever else fails is a
-regression. What is recorded as failing but passes is worth a word, since the record would hide the
-next regression; it is no fault, since another processor rounds otherwise.
+A model that the committed ledger records as failing may fail. Any other failure is a regression. A
+model that passes but is recorded as failing is reported, since the record would hide the next
+regression; this is not an error, since rounding differs between processors.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from bench.zoo.row import Row
 __all__ = ["outdated", "surprise"]
 
 _ON_EDGE = 0.05
-"""Margin below which another processor's rounding may decide whether a layer lies on the image."""
+"""Margin below which another processor's rounding may decide whether a layer is on the image."""
 
 
 def surprise(row: Row, recorded: Ledger) -> str | None:
-    """What is wrong with an outcome in the light of the recorded ones; None if nothing.
+    """The regression in a result compared with the recorded ones; None if there is none.
 
     Args:
-        row: The outcome.
-        recorded: The recorded ones. A model that they do not have must pass.
+        row: The result.
+        recorded: The recorded results. Models without one have to pass.
     """
     before = recorded.get(row.id)
     if row.good or (before is not None and (not before.good or _on_edge(row, before))):
@@ -30,7 +30,7 @@ def surprise(row: Row, recorded: Ledger) -> str | None:
 
 
 def outdated(row: Row, recorded: Ledger) -> str | None:
-    """A word on a model that passes but is recorded as failing; None for all others."""
+    """A message for a model that passes but is recorded as failing; None for all others."""
     before = recorded.get(row.id)
     if not row.good or before is None or before.good:
         return None
@@ -38,6 +38,6 @@ def outdated(row: Row, recorded: Ledger) -> str | None:
 
 
 def _on_edge(row: Row, before: Row) -> bool:
-    """Whether the one check that fails held by a hair before."""
+    """Whether the only check that fails was passed by a tiny margin before."""
     failed = [check for check, held in row.checks.items() if not held]
     return failed == ["on_image"] and before.margin is not None and before.margin < _ON_EDGE

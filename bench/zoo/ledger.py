@@ -1,4 +1,4 @@
-"""What was found, one JSON line per model, safe against being cut off at any moment."""
+"""The results of the sweep, one JSON line per model, safe against interruption at any time."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["Ledger", "source_digest"]
 _ROOT = Path(__file__).resolve().parents[2]
 
 _JUDGING = ("check.py", "depth.py", "quadrants.py", "watch.py")
-"""The part of this program on which a model's outcome depends."""
+"""The part of this program on which a model's result depends."""
 
 _JUDGED = ("attribution", "hooks", "images", "layers", "methods", "models", "sources", "targets")
-"""The packages of cam_hub on which it depends: not what results, files and interfaces add."""
+"""The packages of cam_hub on which it depends: not those for results, files and interfaces."""
 
 
 class Ledger:
     """The rows of a file, the latest of each model.
 
     Args:
-        path: The file; it need not exist yet. A line that is no row, such as the last one of a
-            sweep that was killed while it wrote, is left out.
+        path: The file, which need not exist. Invalid lines, such as the last line of a sweep that
+            was killed while writing, are ignored.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +38,7 @@ class Ledger:
             except ValueError:
                 continue
             self._rows[row.id] = row
-        # What follows a cut line must not be glued to it.
+        # A row after an incomplete line must begin on a new line.
         self._cut = bool(text) and not text.endswith("\n")
 
     @property
@@ -51,7 +51,7 @@ class Ledger:
         return self._rows.get(id)
 
     def add(self, row: Row) -> None:
-        """Appends a row; it is on its way to the disk when this returns."""
+        """Appends a row; it has been passed to the operating system when this returns."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(("\n" if self._cut else "") + row.as_json() + "\n")
@@ -60,7 +60,7 @@ class Ledger:
         self._rows[row.id] = row
 
     def compact(self) -> None:
-        """Rewrites the file with the latest row of each model, sorted: what is worth keeping."""
+        """Rewrites the file with the latest row of each model, sorted."""
         if not self._rows:
             return
         beside = self._path.with_name(f"{self._path.name}.{os.getpid()}")
@@ -71,12 +71,12 @@ class Ledger:
     def unfinished(
         self, ids: Iterable[str], digest: str | None, *, retry_failed: bool = False
     ) -> list[str]:
-        """The models that are still to be checked, in the order given.
+        """The models that are still to be checked, in the given order.
 
         Args:
             ids: All models.
-            digest: Only rows of this code count as done; None for rows of any.
-            retry_failed: Whether rows that are not good are done again.
+            digest: Only rows of this code count as done; None to count all rows.
+            retry_failed: Whether models whose row is not good are checked again.
         """
 
         def done(id: str) -> bool:
@@ -89,7 +89,7 @@ class Ledger:
 
 
 def source_digest(root: Path = _ROOT) -> str:
-    """A digest of the code on which outcomes depend: cam_hub's layers and maps, and the checks.
+    """A digest of the code on which results depend: cam_hub's layers and maps, and the checks.
 
     Args:
         root: The repository.

@@ -1,4 +1,4 @@
-"""Which models there are, and in which order they are checked."""
+"""The models of the sweep, and the order in which they are checked."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = [
 ]
 
 _WITHOUT_CLASS_OR_GRADIENT = ("quantization.", "optical_flow.")
-"""Module files of torchvision whose models have no gradient, or no class: there is nothing to
-explain in them, and cam_hub is right to refuse them."""
+"""Module files of torchvision whose models have no gradient or no class, so that there is nothing
+to explain and cam_hub must refuse them."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Candidate:
 
     Attributes:
         source: ``"timm"`` or ``"torchvision"``.
-        name: Its name there.
+        name: Its name in that library.
         family: The module file that builds it; the path within ``torchvision.models``.
-        parameters: How many there are; None if that could not be found out.
-        refusal_expected: Whether there is nothing to explain in it.
-        macs: Multiplications with addition of one pass, where they were counted.
-        reduced: Whether it is to be checked with a smaller input than its own, if it takes one.
+        parameters: Number of parameters; None if it is unknown.
+        refusal_expected: Whether it has nothing to explain.
+        macs: Multiply-adds of one pass, if they were counted.
+        reduced: Whether it is to be checked with a smaller input than its own, if it accepts one.
         recorded: The fields of a row whose layer was checked before, if any.
     """
 
@@ -50,14 +50,14 @@ class Candidate:
 
     @property
     def id(self) -> str:
-        """What ``cam_hub.load_model`` is given."""
+        """The argument for ``cam_hub.load_model``."""
         return f"torchvision/{self.name}" if self.source == "torchvision" else self.name
 
 
 def every_model(sources: Iterable[str] = ("timm", "torchvision")) -> list[Candidate]:
-    """All models that timm and torchvision bring, sorted by ID, not yet counted.
+    """All models of timm and torchvision, sorted by ID, without sizes.
 
-    What other packages (or tests) registered with timm is left out.
+    Models that other packages (or tests) registered with timm are omitted.
     """
     found: list[Candidate] = []
     if "timm" in sources:
@@ -78,7 +78,7 @@ def every_model(sources: Iterable[str] = ("timm", "torchvision")) -> list[Candid
 
 
 def counted(models: Iterable[Candidate], costs: Costs) -> list[Candidate]:
-    """The models with their parameters, and with those multiplications that are known."""
+    """The models with their parameters, and with their multiplications if these are stored."""
     return [
         replace(
             each,
@@ -90,7 +90,7 @@ def counted(models: Iterable[Candidate], costs: Costs) -> list[Candidate]:
 
 
 def smallest_of_each_family(models: Sequence[Candidate]) -> list[Candidate]:
-    """The smallest counted member of each family, by parameters and then by name."""
+    """The smallest member of each family with a known size, by parameters and then by name."""
     smallest: dict[tuple[str, str], Candidate] = {}
     for each in sorted(models, key=_size):
         smallest.setdefault((each.source, each.family), each)
@@ -98,9 +98,9 @@ def smallest_of_each_family(models: Sequence[Candidate]) -> list[Candidate]:
 
 
 def in_order(models: Sequence[Candidate]) -> list[Candidate]:
-    """The smallest of each family first, then all others, from cheap to costly.
+    """The smallest model of each family first, then all others, from cheap to expensive.
 
-    So a sweep that is cut short has seen every family, and as many models as it could.
+    A sweep that is stopped early has then covered every family, and as many models as possible.
     """
     first = smallest_of_each_family(models)
     chosen = {each.id for each in first}
@@ -108,7 +108,7 @@ def in_order(models: Sequence[Candidate]) -> list[Candidate]:
 
 
 def reduced(models: Iterable[Candidate], most: float | None) -> list[Candidate]:
-    """The models, the costly ones marked as to be checked with a smaller input.
+    """The models, the expensive ones marked for a check with a smaller input.
 
     Args:
         models: In any order, which is kept.

@@ -1,4 +1,4 @@
-"""Many models through several worker processes, rows coming out as they are done."""
+"""Checks many models in several worker processes, and yields rows as they are finished."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def run(
     limits: Limits | None = None,
     checker: str = CHECKER,
 ) -> Generator[Row]:
-    """Checks models and yields each row as soon as it is there.
+    """Checks models and yields each row as soon as it is available.
 
-    Whoever stops asking (or is interrupted) ends the workers: nothing is left running.
+    If the caller stops iterating or is interrupted, the workers are ended.
 
     Args:
-        candidates: In the order in which they are begun.
-        jobs: How many processes work at once.
-        limits: How far one model may go.
-        checker: ``module:function`` that makes a row of a candidate.
+        candidates: In the order in which their checks start.
+        jobs: Number of concurrent processes.
+        limits: Limits for the check of one model.
+        checker: ``module:function`` that returns the row of a candidate.
     """
     waiting: queue.SimpleQueue[Candidate] = queue.SimpleQueue()
     for candidate in candidates:

@@ -1,4 +1,4 @@
-"""One worker process seen from its owner: asked, timed, weighed, replaced."""
+"""One worker process from the parent's side: requests, timeouts, memory limits, replacement."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",  # random weights need no network
-    "CAM_HUB_CACHE": "off",  # what probing costs is to be measured
+    "CAM_HUB_CACHE": "off",  # the cost of discovery is to be measured
     "CUDA_VISIBLE_DEVICES": "",
 }
 _SHORTEST_POLL = 0.1
@@ -34,13 +34,13 @@ _SHORTEST_POLL = 0.1
 
 @dataclass(frozen=True)
 class Limits:
-    """How far one model may go.
+    """Limits for the check of one model.
 
     Attributes:
-        seconds: For its check.
+        seconds: Time for the check.
         memory: Resident bytes of the worker.
-        models: After so many a worker is replaced.
-        start_seconds: For a worker's start.
+        models: Number of models after which a worker is replaced.
+        start_seconds: Time for the start of a worker.
     """
 
     seconds: float = 900.0
@@ -50,17 +50,17 @@ class Limits:
 
     @property
     def memory_between(self) -> int:
-        """A worker that holds more than this with nothing to do is replaced."""
+        """An idle worker that holds more memory than this is replaced."""
         return self.memory // 3
 
 
 class Process:
-    """Checks models in a process of its own, which is started when there is work.
+    """Checks models in a process of its own, which is started on first use.
 
     Args:
         checker: ``module:function``, see ``worker``.
-        limits: How far one model may go.
-        stopped: Asked again and again; once it says yes, the work is given up.
+        limits: Limits for the check of one model.
+        stopped: Polled during a check; once it returns True, the check is abandoned.
     """
 
     def __init__(self, checker: str, limits: Limits, stopped: Callable[[], bool]) -> None:
@@ -73,10 +73,10 @@ class Process:
         self._served = 0
 
     def check(self, candidate: Candidate) -> Row | None:
-        """Has a model checked; a worker that dies of it leaves a row that says so.
+        """Checks a model in the worker; if the worker dies, the row records this.
 
         Returns:
-            The row, or None if the work was given up.
+            The row, or None if the check was abandoned.
         """
         start = time.monotonic()
         if self._child is None and (fault := self._begin()) is not None:
@@ -84,7 +84,7 @@ class Process:
         start = time.monotonic()
         assert self._child is not None
         assert self._child.stdin is not None
-        with suppress(BrokenPipeError):  # it died meanwhile; that no answer comes will say so
+        with suppress(BrokenPipeError):  # the worker has died; the missing answer shows it
             self._child.stdin.write(json.dumps(asdict(candidate)) + "\n")
             self._child.stdin.flush()
         answer, fault = self._await(start + self._limits.seconds, self._limits.seconds)
@@ -98,7 +98,7 @@ class Process:
         return row
 
     def end(self) -> None:
-        """Ends the process, if there is one."""
+        """Ends the process, if it is running."""
         if self._child is not None:
             self._child.kill()
             self._child.wait()
@@ -108,7 +108,7 @@ class Process:
             self._child = None
 
     def close(self) -> None:
-        """Ends the process for good."""
+        """Ends the process permanently."""
         self.end()
         self._errors.close()
 
@@ -126,7 +126,7 @@ class Process:
             encoding="utf-8",
             cwd=_ROOT,
             env={**os.environ, **_ENVIRONMENT},
-            start_new_session=True,  # Ctrl-C is for the owner, who then ends it
+            start_new_session=True,  # the parent handles Ctrl-C and then ends the worker
         )
         threading.Thread(
             target=self._listen, args=(self._child, self._answers), daemon=True
@@ -144,7 +144,7 @@ class Process:
         answers.put(None)
 
     def _await(self, deadline: float, limit: float) -> tuple[str, tuple[str, str] | None]:
-        """The next line of the worker's; or why there is none, as status and reason."""
+        """The next line from the worker; or the status and the reason why it is missing."""
         assert self._child is not None
         while True:
             try:
@@ -187,7 +187,7 @@ class Process:
 
 
 def resident_bytes(pid: int) -> int | None:
-    """Memory that a process holds; None where the system does not tell."""
+    """Resident memory of a process; None if the system does not report it."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -196,5 +196,5 @@ def resident_bytes(pid: int) -> int | None:
 
 
 def _close(close: Callable[[], None]) -> None:
-    with suppress(BrokenPipeError):  # what was not yet written is for nobody
+    with suppress(BrokenPipeError):  # buffered output that no process will read
         close()

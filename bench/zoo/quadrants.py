@@ -1,4 +1,4 @@
-"""Does a layer lie on the image? Redraws one quadrant of the input and looks which one answers."""
+"""Whether a layer is on the image: redraws a quadrant of the input and compares the changes."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from torch import Tensor
 __all__ = ["DRAWS", "Quadrants", "judge_quadrants", "lies_on_image"]
 
 DRAWS = 6
-"""How often the texture of a quadrant is redrawn at most, each time in another image; the changes
-are averaged. From one image to the next, margins deviate by 0.05 to 0.1."""
+"""The maximum number of times that the texture of a quadrant is redrawn, each time in another
+image; the changes are averaged. Margins deviate by 0.05 to 0.1 between images."""
 
 CLEAR = 0.25
-"""Beyond this margin in all quadrants no further draw would say otherwise; beyond an n-th of it
-after n draws."""
+"""Beyond this margin in all quadrants, further draws would not change the result; after n draws, an
+n-th of it is enough."""
 
 NAMES = ("top left", "top right", "bottom left", "bottom right")
 
 
 @dataclass(frozen=True)
 class Quadrants:
-    """How the quadrants of a layer answered to those of the input.
+    """The changes of a layer's quadrants in response to those of the input.
 
     Attributes:
-        margins: For each quadrant of the input (NAMES), how much more the same quadrant of the
-            layer changed than the other that changed most: ``(own - other) / max(own, other)``,
-            in [-1, 1]. Where the check holds, that is ``(own - other) / own``.
+        margins: For each quadrant of the input (NAMES), the change of the same quadrant of the
+            layer compared with the largest change of another one: ``(own - other) / max(own,
+            other)``, in [-1, 1]. If the check passes, this is ``(own - other) / own``.
     """
 
     margins: tuple[float, ...]
 
     @property
     def worst(self) -> float:
-        """The least of the margins."""
+        """The smallest margin."""
         return min(self.margins)
 
     @property
     def misplaced(self) -> list[str]:
-        """The quadrants of the input to which another quadrant answered as much or more."""
-        # A margin that is no number is no answer either, so this asks for what must hold.
+        """The quadrants of the input for which another quadrant changed at least as much."""
+        # NaN must count as misplaced, so the condition states what must hold.
         return [name for name, margin in zip(NAMES, self.margins, strict=True) if not margin > 0]
 
 
@@ -56,17 +56,18 @@ def lies_on_image(
 ) -> Quadrants:
     """Redraws each quadrant of noise images and compares where a layer changes.
 
-    An image is white noise of variance 1, another one for each draw. Within one quadrant it is
-    drawn anew, which changes neither its mean nor its variance: what a network learns from
-    statistics alone (squeeze and excitation, global attention) moves as little as can be.
+    An image is white noise of variance 1, and differs between draws. One quadrant is redrawn, which
+    changes neither its mean nor its variance: changes that networks compute from statistics alone
+    (squeeze and excitation, global attention) remain as small as possible.
 
     Args:
-        activation: Gives, for an input ``(1, *input_size)``, what the layer puts out, laid out
-            as the image is: ``(channels, …, rows, cols)``.
-        input_size: Channels, perhaps time steps, rows and columns of the input.
-        draws: Independent draws per quadrant, at most.
-        clear: Size of the worst margin beyond which no more are made; an n-th of it after n draws.
-        seed: Of all noise.
+        activation: Maps an input ``(1, *input_size)`` to the output of the layer, with the axes of
+            an image: ``(channels, …, rows, cols)``.
+        input_size: Channels, possibly time steps, rows and columns of the input.
+        draws: Maximum number of independent draws per quadrant.
+        clear: Magnitude of the worst margin beyond which no more draws are made; an n-th of it
+            after n draws.
+        seed: The seed of all noise.
     """
     generator = torch.Generator().manual_seed(seed)
     changes: Tensor | float = 0.0
@@ -91,10 +92,10 @@ def judge_quadrants(changes: Tensor) -> Quadrants:
     """Compares the quadrants of a layer's change.
 
     Args:
-        changes: ``(4, rows, cols)``, at least 0: how much each cell changed when each quadrant
-            of the input (NAMES) was redrawn. The middle row or column of an odd number belongs
-            to no quadrant. A single row has no top and bottom: both quadrants of a side are then
-            the same cells, and are not compared with each other.
+        changes: ``(4, rows, cols)``, at least 0: the change of each cell when each quadrant of the
+            input (NAMES) was redrawn. The middle row or column of an odd number belongs to no
+            quadrant. A single row has no top and bottom: both quadrants of a side are then the same
+            cells, and are not compared with each other.
     """
     rows, cols = _halves(changes.shape[1]), _halves(changes.shape[2])
     areas = list(product(rows, cols))
@@ -102,13 +103,13 @@ def judge_quadrants(changes: Tensor) -> Quadrants:
     for change, area in zip(changes, areas, strict=True):
         own = float(change[area].mean())
         others = [float(change[other].mean()) for other in areas if other != area]
-        other = max(others, default=own)  # a single cell: everything is everywhere
+        other = max(others, default=own)  # a single cell has no quadrants
         greater = max(own, other)
         margins.append((own - other) / greater if greater > 0 else 0.0)
     return Quadrants(tuple(margins))
 
 
 def _halves(length: int) -> tuple[slice, slice]:
-    """The first and the last half of an axis, without its middle; twice all of a single cell."""
+    """The first and the last half of an axis, without its middle; a single cell counts twice."""
     half = max(1, length // 2)
     return slice(0, half), slice(length - half, length)

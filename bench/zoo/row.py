@@ -1,4 +1,4 @@
-"""What is known of one model after its check: one line of the ledger."""
+"""The result of checking one model: one line of the ledger."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHECKS = {
     "deep": "the layer is from the deep end",
     "nothing_left": "nothing is left on the model",
 }
-"""What every model is checked for, in this order."""
+"""The checks of every model, in this order."""
 
 
 ON_LAYER = ("on_image", "deep")
@@ -24,43 +24,43 @@ ON_LAYER = ("on_image", "deep")
 
 @dataclass
 class Row:
-    """One model's outcome.
+    """The result for one model.
 
     Attributes:
-        id: What ``cam_hub.load_model`` was given.
+        id: The argument of ``cam_hub.load_model``.
         source: ``"timm"`` or ``"torchvision"``.
         family: The module file that builds it, such as ``levit``.
-        parameters: How many there are.
-        status: ``"passed"``; ``"failed"`` (a check did not hold); ``"refused"`` (cam_hub raised an
-            error of its own before there was a layer); ``"error"`` (any other exception);
+        parameters: Number of parameters.
+        status: ``"passed"``; ``"failed"`` (a check failed); ``"refused"`` (cam_hub raised one of
+            its own errors before a layer was found); ``"error"`` (any other exception);
             ``"crashed"``, ``"timeout"``, ``"memory"`` (the process died or was ended).
-        refusal_expected: Whether there is nothing to explain in it, so that a refusal is right.
-        reasons: What went wrong, one sentence each; the reason of a refusal.
-        checks: Which of CHECKS held; one that was not reached is missing.
-        not_asked: Which of CHECKS make no sense for its task.
-        input_size: Of the input it was checked with.
-        default_size: That of the model, where it was checked with a smaller one.
+        refusal_expected: Whether the model has nothing to explain, so that a refusal is right.
+        reasons: The failures, one sentence each; the reason of a refusal.
+        checks: The outcome of each of CHECKS; one that was not reached is missing.
+        not_asked: Those of CHECKS that do not apply to the model's task.
+        input_size: The size of the input with which it was checked.
+        default_size: The model's own input size, if it was checked with a smaller one.
         layer: The recommended layer.
-        layer_reason: cam_hub's own reason for it.
-        layout: Of that layer's output, as the next three.
+        layer_reason: cam_hub's reason for it.
+        layout: The layout of that layer's output, which the next three also describe.
         grid: Rows and columns.
         prefix_tokens: Tokens before those of the grid.
         suffix_tokens: Tokens after those of the grid.
-        forward_passes: Images that went through the network while the layers were found.
-        backward_passes: How often autograd was asked for gradients meanwhile.
-        probe_seconds: How long that took.
+        forward_passes: Images that passed through the network during layer discovery.
+        backward_passes: Number of calls of autograd during layer discovery.
+        probe_seconds: Time of layer discovery.
         margin: See ``quadrants.Quadrants``; the worst of the four, in [-1, 1].
-        best_late_margin: Where the layer does not lie on the image: the greatest margin in the
-            last tenth of the usable layers, to tell a bad choice from a network whose places
-            answer to everything.
+        best_late_margin: If the layer is not on the image: the largest margin in the last tenth of
+            the usable layers, which distinguishes a bad choice from a network in which every
+            position responds to the whole image.
         leaves: Leaf modules executed before pooling.
-        leaves_after: How many of them were executed after the layer.
-        block_leaves: How many of them belong to the block that contains the layer.
-        checked_by: The digest of the code that checked the layer's place and depth, where that was
-            not done again since the layer is the same.
-        seconds: The whole check.
-        digest: Of the code that was checked and of the checker.
-        versions: Of the packages that matter.
+        leaves_after: Number of these that were executed after the layer.
+        block_leaves: Number of these in the block that contains the layer.
+        checked_by: The digest of the code that checked the layer's position and depth, if this was
+            not repeated because the layer is the same.
+        seconds: Time of the whole check.
+        digest: The digest of the checked code and of the checks.
+        versions: The versions of the relevant packages.
     """
 
     id: str
@@ -95,18 +95,18 @@ class Row:
 
     @property
     def good(self) -> bool:
-        """Whether this is what must come out: all checks held, or a refusal that is right."""
+        """Whether the result is as required: all checks passed, or an expected refusal."""
         return self.status == "passed" or (self.status == "refused" and self.refusal_expected)
 
     @property
     def choice(self) -> list[Any]:
-        """The recommended layer with its place: what checks of place and depth depend on."""
+        """The recommended layer with its layout: the checks of position and depth depend on it."""
         grid = list(self.grid or [])
         size = list(self.input_size or [])
         return [self.layer, self.layout, grid, self.prefix_tokens, self.suffix_tokens, size]
 
     def adopt(self, recorded: Row) -> None:
-        """Takes over the checks of place and depth from a row with the same ``choice``."""
+        """Takes over the checks of position and depth from a row with the same ``choice``."""
         for name in ON_LAYER:
             if name in recorded.checks:
                 self.checks[name] = recorded.checks[name]
@@ -116,7 +116,7 @@ class Row:
         self.checked_by = recorded.checked_by or recorded.digest
 
     def as_json(self) -> str:
-        """The row as one line; what was not reached is left out."""
+        """The row as one line; empty fields are omitted."""
         kept = {
             key: value for key, value in asdict(self).items() if value not in (None, [], {}, "")
         }
@@ -124,10 +124,10 @@ class Row:
 
     @classmethod
     def from_json(cls, line: str) -> Row:
-        """Reads a line; fields of other versions of this program are left out.
+        """Reads a line; unknown fields of other versions of this program are ignored.
 
         Raises:
-            ValueError: If the line is no row.
+            ValueError: If the line is not a row.
         """
         content: Any = json.loads(line)
         if not isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""Watches a model from outside: what is left on it, and what finding its layers costs."""
+"""Observes a model from outside: changes to its state, and the cost of layer discovery."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _HOOKS = (
 
 @dataclass(frozen=True)
 class State:
-    """What must be the same before and after, by the names of modules and parameters."""
+    """The facts that must not change, by the names of modules and parameters."""
 
     facts: dict[str, object]
 
     def differences(self, later: State) -> list[str]:
-        """What a later state has that this one has not, in words; empty if nothing changed."""
+        """The differences of a later state from this one, in words; empty if there are none."""
         names = [*self.facts, *(name for name in later.facts if name not in self.facts)]
         return [
             f"{name}: {self.facts.get(name, 'absent')} became {later.facts.get(name, 'absent')}"
@@ -37,7 +37,7 @@ class State:
 
 
 def state_of(module: nn.Module) -> State:
-    """Hooks, training flags and own ``forward`` of every module; flags and writes of parameters."""
+    """Hooks, training flags and own ``forward`` of modules; flags and writes of parameters."""
     facts: dict[str, object] = {}
     for name, child in module.named_modules():
         where = name or "the model"
@@ -53,7 +53,7 @@ def state_of(module: nn.Module) -> State:
 
 @dataclass
 class Cost:
-    """What went through a network.
+    """The passes through a network.
 
     Attributes:
         forward: Images.
@@ -68,7 +68,7 @@ class Cost:
 def counted(module: nn.Module) -> Iterator[Cost]:
     """Counts passes through a model, or through copies that are made of it meanwhile.
 
-    Forward passes are counted in images, by a hook on the root (copies take it along); backward
+    Forward passes are counted in images, by a hook on the root (which copies inherit); backward
     passes by the calls of ``torch.autograd.grad`` and ``backward``.
     """
     cost = Cost()
@@ -94,7 +94,7 @@ def counted(module: nn.Module) -> Iterator[Cost]:
 
 
 def _images(inputs: Sequence[Any]) -> int:
-    """How many images a call is given: the length of a batch, or of a list of images."""
+    """The number of images in a call: the length of the batch, or of the list of images."""
     first = inputs[0] if inputs else None
     if isinstance(first, Tensor):
         return len(first) if first.ndim else 1

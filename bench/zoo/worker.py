@@ -1,8 +1,8 @@
-"""The process that checks models, one after the other, and may die of any of them.
+"""The process that checks models, one at a time; any of them may crash it.
 
-``process`` starts it: ``python -m bench.zoo.worker MODULE:FUNCTION``, where the function makes a
-row of a candidate. A first line says that everything is imported; from then on it reads candidates
-as JSON lines and answers each with a row on a line.
+``process`` starts it: ``python -m bench.zoo.worker MODULE:FUNCTION``, where the function returns
+the row of a candidate. The first output line reports that all imports are done. The process then
+reads candidates in JSON lines and writes one row per line.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["main"]
 
 
 def main(checker: str) -> None:
-    """Serves until its input ends.
+    """Checks candidates until the input ends.
 
     Args:
         checker: ``module:function``.
     """
-    # Answers leave by a descriptor of their own: what models print must not get between them.
+    # Rows are written to a separate descriptor, so that output printed by models is not mixed in.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
@@ -44,7 +44,7 @@ def main(checker: str) -> None:
 
 
 def _listen(orders: queue.Queue[str]) -> None:
-    """Passes orders on; when whoever gives them is gone, so is this process, whatever it does."""
+    """Queues the input lines; when the input ends, the process exits immediately."""
     for line in sys.stdin:
         orders.put(line)
     os._exit(0)
