@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from .results.explanation import Explanation
     from .results.maps import shared_scale
     from .results.upload import save_to_hub
-    from .sources.registry import describe_model, load_model
-    from .sources.search import ModelHit, search_models
+    from .sources.registry import ModelHit, describe_model, load_model, search_models
     from .sources.store import ModelStore
     from .sources.timm import DEFAULT_MODEL
     from .sources.wrapping import wrap_model
@@ -70,8 +69,8 @@ _HOMES = {
     "predict": "attribution.predict",
     "Explanation": "results.explanation",
     "save_to_hub": "results.upload",
-    "ModelHit": "sources.search",
-    "search_models": "sources.search",
+    "ModelHit": "sources.registry",
+    "search_models": "sources.registry",
     "LoadedModel": "models.loaded_model",
     "DEFAULT_MODEL": "sources.timm",
     "ModelFacts": "models.loading",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cam_hub.layers.listing import LayerInfo
     from cam_hub.models.loaded_model import LoadedModel
     from cam_hub.models.loading import Progress
-    from cam_hub.sources.search import ModelHit
+    from cam_hub.sources.registry import ModelHit
 
 __all__ = ["main"]
 
@@ -267,7 +267,7 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _search(options: argparse.Namespace) -> None:
-    from cam_hub.sources.search import find_models  # noqa: PLC0415
+    from cam_hub.sources.registry import find_models  # noqa: PLC0415
 
     found = find_models(" ".join(options.words), limit=options.limit)
     if found.trouble:

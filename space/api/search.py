@@ -7,7 +7,7 @@ from typing import TypedDict
 import gradio as gr
 from gradio.events import api
 
-from cam_hub.sources.search import ModelHit, find_models
+from cam_hub.sources.registry import ModelHit, find_models
 from space.api.endpoint import document
 from space.config.settings import SEARCHING
 from space.service.errors import readable, searching_as

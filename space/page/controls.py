@@ -14,7 +14,7 @@ from gradio.events import Dependency
 from cam_hub.errors import CamHubError
 from cam_hub.methods import METHODS
 from cam_hub.options import options_for
-from cam_hub.sources.search import find_models
+from cam_hub.sources.registry import find_models
 from space.components.combobox import Proposals
 from space.components.formatting import layer_choices, method_choices, method_note, percent
 from space.components.photo_field import Example, build_photo_field

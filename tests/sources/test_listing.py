@@ -11,7 +11,7 @@ import pytest
 
 from cam_hub.errors import HubUnavailable
 from cam_hub.sources.hub.listing import HubListing, ModelHit
-from cam_hub.sources.search import find_models
+from cam_hub.sources.registry import find_models
 from tests.conftest import HUB_PORT
 from tests.fakes.hub import FakeHub, serve
 from tests.fakes.hub.bakery import bakery

@@ -12,7 +12,7 @@ import pytest
 import cam_hub
 from cam_hub.cli import main
 from cam_hub.errors import InvalidArgument, ModelNotFound
-from cam_hub.sources.search import find_models
+from cam_hub.sources.registry import find_models
 from tests.fakes.hub import FakeHub
 from tests.fakes.hub.bakery import COOKS_TOKEN
 from tests.fakes.hub.listing import EXPIRED
