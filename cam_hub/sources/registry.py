@@ -46,8 +46,7 @@ from cam_hub.models.model_id import (
 from cam_hub.options import OutputChoice, check_options
 from cam_hub.sources.hub.listing import HubListing, ModelHit, Token, shared_listing
 from cam_hub.sources.hub.source import HubSource
-from cam_hub.sources.local import LocalSource
-from cam_hub.sources.timm import EmbeddedSource, TimmSource, ambiguous, tags_of
+from cam_hub.sources.timm import EmbeddedSource, LocalSource, TimmSource, ambiguous, tags_of
 from cam_hub.sources.torchvision import TorchvisionSource
 from cam_hub.targets import make_task
 
