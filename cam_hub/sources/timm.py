@@ -1,4 +1,4 @@
-"""timm's architectures: with the weights of an installed package, random ones, or those of a folder.
+"""timm's architectures: with weights of an installed package, random ones, or those of a folder.
 
 The weights in an installed package make the first start work without a hub. A package is found by
 its name; one that is not installed is as if it were not listed. Folders of this machine hold models
