@@ -19,8 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused, OutOfMemory
-from cam_hub.hooks.execution import PLAIN, Execution, watch
-from cam_hub.hooks.fast_paths import shortcuts, worth
+from cam_hub.hooks.execution import PLAIN, Execution, shortcuts, watch, worth
 from cam_hub.hooks.frozen_eval import unusable, unwrapped, walk
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.modes import default_modes

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import cam_hub
-from cam_hub.hooks.fast_paths import Shortcuts, Worth, shortcuts, worth
+from cam_hub.hooks.execution import Shortcuts, Worth, shortcuts, worth
 
 CPU = torch.device("cpu")
 
