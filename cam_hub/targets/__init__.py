@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from cam_hub.errors import InvalidArgument
@@ -41,4 +42,9 @@ def make_task(
     """
     if not isinstance(name, str) or name not in TASKS:
         raise InvalidArgument("task", name, f"one of {', '.join(TASKS)}")
-    return TASKS[name].make(class_names=class_names, multi_label=multi_label)
+    task = TASKS[name].make(class_names)
+    if not multi_label:
+        return task
+    if not isinstance(task, Classification):
+        raise InvalidArgument("multi_label", multi_label, f"False for task={name!r}")
+    return replace(task, multi_label=True)

@@ -36,7 +36,6 @@ __all__ = [
     "WholeOutput",
     "are_detections",
     "main_output",
-    "only_single_label",
     "unexpected",
 ]
 
@@ -228,17 +227,14 @@ class Task(ABC):
     whole: bool = field(default=False, kw_only=True, repr=False)
 
     @classmethod
-    @abstractmethod
-    def make(cls, *, class_names: Sequence[str] | None, multi_label: bool) -> Task:
+    def make(cls, class_names: Sequence[str] | None) -> Task:
         """The task for a model of these classes.
 
         Args:
-            class_names: One label per class, or None.
-            multi_label: Whether any number of classes can be true of one picture.
-
-        Raises:
-            InvalidArgument: If ``multi_label`` makes no sense for the task.
+            class_names: One label per class or value, or None.
         """
+        del class_names
+        return cls()
 
     def run(self, module: nn.Module, batch: Tensor) -> Any:
         """Calls the network on preprocessed images, ``(N, channels, rows, cols)``.
@@ -362,16 +358,6 @@ class Task(ABC):
             f"None, since the target of a {self.name} model is a class score; references "
             "work with models without a classifier",
         )
-
-
-def only_single_label(name: str, multi_label: bool) -> None:
-    """Refuses ``multi_label`` for a task that has no use for it.
-
-    Raises:
-        InvalidArgument: If it is set.
-    """
-    if multi_label:
-        raise InvalidArgument("multi_label", multi_label, f"False for task={name!r}")
 
 
 _MAIN_KEYS = ("logits", "out")

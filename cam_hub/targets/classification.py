@@ -16,7 +16,6 @@ from cam_hub.targets.base import (
     Target,
     Task,
     main_output,
-    only_single_label,
     unexpected,
 )
 from cam_hub.targets.classes import Names
@@ -52,9 +51,9 @@ class Classification(Task):
     value: tuple[float, float] | None = field(default=None, kw_only=True)
 
     @classmethod
-    def make(cls, *, class_names: Sequence[str] | None, multi_label: bool) -> Classification:
+    def make(cls, class_names: Sequence[str] | None) -> Classification:
         """The task for a model of these classes."""
-        return cls(multi_label, Names(tuple(class_names)) if class_names else None)
+        return cls(names=Names(tuple(class_names)) if class_names else None)
 
     def _interpreted(self, found: Reading) -> Classification:
         return replace(
@@ -152,17 +151,8 @@ class Regression(Task):
     names: Names | None = field(default=None, repr=False)
 
     @classmethod
-    def make(cls, *, class_names: Sequence[str] | None, multi_label: bool) -> Regression:
-        """The task for a model of these values.
-
-        Args:
-            class_names: One label per value, or None.
-            multi_label: Must be False.
-
-        Raises:
-            InvalidArgument: If ``multi_label`` is set.
-        """
-        only_single_label(cls.name, multi_label)
+    def make(cls, class_names: Sequence[str] | None) -> Regression:
+        """The task for a model of these values."""
         return cls(Names(tuple(class_names)) if class_names else None)
 
     def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:

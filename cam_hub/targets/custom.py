@@ -75,11 +75,6 @@ class Custom(Task):
     function: Callable[[Any], Any]
     chosen: bool = False
 
-    @classmethod
-    def make(cls, *, class_names: Sequence[str] | None, multi_label: bool) -> Task:
-        """Not made by its name."""
-        raise InvalidArgument("task", cls.name, "a task, and classes= for the function")
-
     def run(self, module: nn.Module, batch: Tensor) -> Any:
         """Calls the network as its own task does."""
         found: WholeOutput = replace(self.base, whole=True).run(module, batch)

@@ -22,7 +22,6 @@ from cam_hub.targets.base import (
     Task,
     WholeOutput,
     are_detections,
-    only_single_label,
     unexpected,
 )
 from cam_hub.targets.region import Region
@@ -111,13 +110,8 @@ class Detection(Task):
     num_classes: int | None = None
 
     @classmethod
-    def make(cls, *, class_names: Sequence[str] | None, multi_label: bool) -> Detection:
-        """The task for a model of these classes.
-
-        Raises:
-            InvalidArgument: If ``multi_label`` is set.
-        """
-        only_single_label(cls.name, multi_label)
+    def make(cls, class_names: Sequence[str] | None) -> Detection:
+        """The task for a model of these classes."""
         return cls(len(class_names) if class_names else None)
 
     def run(self, module: nn.Module, batch: Tensor) -> Any:

@@ -15,7 +15,6 @@ from cam_hub.targets.base import (
     Target,
     Task,
     main_output,
-    only_single_label,
     unexpected,
 )
 from cam_hub.targets.classes import Names
@@ -56,13 +55,8 @@ class Segmentation(Task):
     multi_label: bool = field(default=False, kw_only=True)
 
     @classmethod
-    def make(cls, *, class_names: Sequence[str] | None, multi_label: bool) -> Segmentation:
-        """The task for a model of these classes.
-
-        Raises:
-            InvalidArgument: If ``multi_label`` is set.
-        """
-        only_single_label(cls.name, multi_label)
+    def make(cls, class_names: Sequence[str] | None) -> Segmentation:
+        """The task for a model of these classes."""
         names = list(class_names or ())
         return cls(
             names.index(BACKGROUND) if BACKGROUND in names else None,

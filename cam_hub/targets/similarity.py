@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +17,6 @@ from cam_hub.targets.base import (
     Target,
     Task,
     main_output,
-    only_single_label,
     unexpected,
 )
 from cam_hub.targets.region import Region
@@ -52,17 +50,6 @@ class Similarity(Task):
     takes_reference: ClassVar[bool] = True
     has_classes: ClassVar[bool] = False
     width: int | None = None
-
-    @classmethod
-    def make(cls, *, class_names: Sequence[str] | None, multi_label: bool) -> Similarity:
-        """The task for a model without classes.
-
-        Raises:
-            InvalidArgument: If ``multi_label`` is set.
-        """
-        del class_names
-        only_single_label(cls.name, multi_label)
-        return cls()
 
     def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:
         """The similarity to a reference; with nothing to refer to, the features one by one.

@@ -130,7 +130,7 @@ class TestSegmentation:
         assert standings.probabilities.tolist() == pytest.approx([0.625, 0.375])
 
     def test_the_background_is_not_chosen_unless_named(self):
-        task = Segmentation.make(class_names=["__background__", "cat"], multi_label=False)
+        task = Segmentation.make(["__background__", "cat"])
         assert task.target().class_scores(self.LOGITS).eligible.tolist() == [False, True]
 
     def test_the_manifest_tells_the_region(self):
