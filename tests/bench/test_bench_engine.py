@@ -192,7 +192,7 @@ def test_the_peak_counts_what_was_let_go_again():
     try:
         grown = peak_beyond(work)
     except OSError:
-        pytest.skip("this system does not tell a process's peak of memory")
+        pytest.skip("this system does not report a process's peak memory")
     assert 45_000_000 < grown < 70_000_000
 
 

@@ -1,1 +1,1 @@
-"""Networks, hubs, servers and browsers that tests use."""
+"""Networks, hubs, servers and browsers for the tests."""

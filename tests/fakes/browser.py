@@ -1,4 +1,4 @@
-"""What a browser does with the page, without one."""
+"""The requests of a browser with the page open, without a browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORDS = {"model_id": SETTINGS.default_model, "method": "layercam", "colormap": "
 
 
 class Browser:
-    """What a browser does: it knows the page's configuration and has one session."""
+    """A client with the page's configuration and one session."""
 
     def __init__(self, url: str, cookie: str | None = None) -> None:
         self.url = url
@@ -36,7 +36,7 @@ class Browser:
         }
 
     def upload(self, content: bytes, name: str = "photo.png") -> dict[str, Any]:
-        """Uploads a file; what comes back is the photo's value."""
+        """Uploads a file; returns the photo's value."""
         files = {"files": (name, content)}
         (path,) = httpx.post(f"{self.url}gradio_api/upload", files=files).json()
         return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
@@ -54,13 +54,13 @@ class Browser:
     def fire(
         self, event: dict[str, Any], values: dict[str, Any], data: object = None, query: str = ""
     ) -> tuple[bool, dict[str, Any]]:
-        """Runs an event; whether it succeeded, and the outputs by elem_id or the error.
+        """Runs an event; returns whether it succeeded, and the outputs by elem_id or the error.
 
         Args:
-            event: Out of the page's configuration.
-            values: Of its inputs, by elem_id.
-            data: What the component says about the event.
-            query: Of the page's address.
+            event: An event in the page's configuration.
+            values: The values of its inputs, by elem_id.
+            data: The component's data on the event.
+            query: The query of the page's URL.
         """
         for message in self.messages(event, values, data, query):
             if message["msg"] == "log":
@@ -73,7 +73,7 @@ class Browser:
     def messages(
         self, event: dict[str, Any], values: dict[str, Any], data: object = None, query: str = ""
     ) -> Iterator[dict[str, Any]]:
-        """Runs an event; what the app says until it is over. Closing this leaves the page."""
+        """Runs an event; yields the app's messages until it ends. Closing this leaves the page."""
         inputs = [values.get(self._names.get(id, ""), self._initial(id)) for id in event["inputs"]]
         body = {"data": inputs, "event_data": data}
         body |= {"fn_index": event["id"], "session_hash": self.session}
@@ -111,7 +111,7 @@ class Browser:
         return self.fire(event, {}, query=query)
 
     def picture(self, shown: str, kind: str = "after") -> np.ndarray[Any, Any]:
-        """The pixels of a picture in the figure: the photo before, or what is shown after."""
+        """The pixels of an image in the figure: the photo before, or the image shown after."""
         (source,) = re.findall(rf'<img class="{kind}" src="(.*?)"', shown)
         if source.startswith("data:"):
             content = base64.b64decode(source.partition(",")[2])
@@ -124,6 +124,6 @@ class Browser:
         return {id: name for name, id in self.ids.items()}
 
     def _initial(self, id: int) -> Any:
-        """What a component holds before anybody has touched it."""
+        """The initial value of a component."""
         (part,) = [part for part in self.config["components"] if part["id"] == id]
         return part["props"].get("value")

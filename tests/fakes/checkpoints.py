@@ -1,4 +1,4 @@
-"""Checkpoints of networks with random weights, as people push them to the Hub."""
+"""Checkpoints of networks with random weights, as pushed to the Hub."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cam_hub.models.checkpoint import read_content, unwrap
 
 
 def save(module: nn.Module, folder: Path, **config: object) -> None:
-    """Writes a timm network with its configuration; of none of its numbers a constructor knows.
+    """Writes a timm network with its configuration; no constructor produces any of its numbers.
 
-    What is added to the weights averages zero: of weights that lean to one side, the outputs of a
-    deep network without pretrained statistics overflow.
+    The values added to the weights average to zero: with a bias to one side, the outputs of a deep
+    network without pretrained statistics overflow.
     """
     generator = torch.Generator().manual_seed(0)
     state = {}
@@ -30,13 +30,13 @@ def save(module: nn.Module, folder: Path, **config: object) -> None:
 
 
 def by_timm(folder: Path) -> nn.Module:
-    """As timm itself loads such a folder."""
+    """The network as loaded from such a folder by timm itself."""
     module: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
     return module
 
 
 def everything(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers, also those that no checkpoint holds."""
+    """Parameters and buffers, also those that no checkpoint contains."""
     return dict(
         [
             *module.named_parameters(remove_duplicate=False),
@@ -46,7 +46,7 @@ def everything(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def tensors_of(answer: object) -> list[torch.Tensor]:
-    """All tensors in what a network answers."""
+    """All tensors in a network's output."""
     if isinstance(answer, torch.Tensor):
         return [answer]
     assert isinstance(answer, (dict, list, tuple))
@@ -55,7 +55,7 @@ def tensors_of(answer: object) -> list[torch.Tensor]:
 
 
 def same(one: object, other: object) -> bool:
-    """Whether two answers of a network are the same, bit for bit."""
+    """Whether two outputs of a network are the same, bit for bit."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict) and isinstance(other, dict):
@@ -65,5 +65,5 @@ def same(one: object, other: object) -> bool:
 
 
 def read_checkpoint(id: str, path: Path, *, pickles: bool) -> dict[str, torch.Tensor]:
-    """The tensors of a file of weights, by name."""
+    """The tensors of a weights file, by name."""
     return unwrap(id, path, read_content(id, path, pickles=pickles, poll=lambda: None))

@@ -1,4 +1,4 @@
-"""Chromium, driven as a person would drive it."""
+"""Chromium, driven as by a user."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SWITCHES = [
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A browser; the test is skipped where there is none."""
+    """A browser; the test is skipped if it is not installed."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
     if not CHROMIUM.is_file():
         pytest.skip(f"no Chromium at {CHROMIUM}; CHROMIUM_PATH names another place")
@@ -42,7 +42,7 @@ def chromium() -> Iterator[Any]:
 
 
 def axe_script() -> str:
-    """The source of axe-core; the test is skipped where it is not installed."""
+    """The source of axe-core; the test is skipped if it is not installed."""
     if named := os.environ.get("AXE_PATH"):
         return Path(named).read_text("utf-8")
     spec = util.find_spec("axe_playwright_python")
@@ -52,13 +52,13 @@ def axe_script() -> str:
 
 
 class Visitor:
-    """Somebody with the page open.
+    """A user with the page open.
 
     Args:
-        browser: Of ``chromium()``.
-        url: Of the app.
-        query: Of the page's address.
-        options: Of the browser's context: ``DESKTOP``, ``PHONE``, ``DARK``.
+        browser: The browser of ``chromium()``.
+        url: URL of the app.
+        query: The query of the page's URL.
+        options: Options of the browser's context: ``DESKTOP``, ``PHONE``, ``DARK``.
     """
 
     def __init__(self, browser: Any, url: str, options: dict[str, Any], query: str = "") -> None:
@@ -80,12 +80,12 @@ class Visitor:
 
     @property
     def summary(self) -> str:
-        """What the page says about the result."""
+        """The page's status line on the result."""
         text: str = self.page.inner_text("#summary")
         return " ".join(text.split())
 
     def sees(self, text: str) -> None:
-        """Waits until the page says this about the result, and its picture is there."""
+        """Waits until the status line shows this text and the result's image is loaded."""
         self.page.wait_for_function(
             "text => document.querySelector('#summary')?.innerText.includes(text)"
             " && document.querySelector('#viewer .after')?.complete",
@@ -93,12 +93,12 @@ class Visitor:
         )
 
     def picture(self) -> str:
-        """The address of what is shown."""
+        """The URL of the displayed image."""
         address: str = self.page.get_attribute("#viewer .after", "src")
         return address
 
     def other_picture(self, than: str) -> None:
-        """Waits until another picture is shown."""
+        """Waits until another image is displayed."""
         self.page.wait_for_function(
             "old => { const now = document.querySelector('#viewer .after')?.src;"
             " return now && now !== old; }",
@@ -106,14 +106,14 @@ class Visitor:
         )
 
     def take_example(self, name: str) -> None:
-        """Chooses an example photo."""
+        """Selects an example photo."""
         self.page.click(f'#examples button[data-name="{name}"]')
         self.page.wait_for_function(
             "() => document.querySelector('#summary')?.innerText.includes('Choose a photo')"
         )
 
     def choose_class(self, field: str, words: str) -> None:
-        """Types into a field for classes, and takes the first entry with the keys."""
+        """Types into a field for classes, and selects the first entry with the keyboard."""
         self.page.fill(f"#{field}_text", words)
         self.page.wait_for_selector(f"#{field}_list li")
         first = words.split(maxsplit=1)[0]
@@ -130,7 +130,7 @@ class Visitor:
         self.page.click("#explain")
 
     def serious(self, axe: str) -> list[str]:
-        """What axe finds serious or critical, one line for each element."""
+        """The serious and critical findings of axe, one line for each element."""
         self.page.evaluate(axe)
         found = self.page.evaluate("axe.run()")
         return [
@@ -141,7 +141,7 @@ class Visitor:
         ]
 
     def close(self) -> None:
-        """Leaves."""
+        """Closes the page."""
         self.context.close()
 
 

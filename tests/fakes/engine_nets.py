@@ -1,4 +1,4 @@
-"""Small networks of every layout and kind of answer, with random weights; a plain reference."""
+"""Small networks of every layout and kind of output, with random weights; a plain reference."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Pooled(nn.Module):
 
 
 class Counting(Pyramid):
-    """Counts the images that have passed it."""
+    """Counts the images that have passed."""
 
     def __init__(self) -> None:
         super().__init__(Pooled(5))
@@ -58,7 +58,7 @@ class Counting(Pyramid):
 
 
 class Boxes(nn.Module):
-    """One box of each of two classes per image."""
+    """One box for each of two classes per image."""
 
     def forward(self, maps: Tensor) -> list[dict[str, Tensor]]:
         boxes = torch.tensor([[0.0, 0.0, 16.0, 32.0], [16.0, 0.0, 32.0, 32.0]])
@@ -111,10 +111,10 @@ NETS: dict[str, Callable[[], LoadedModel]] = {
 
 
 def make_net(name: str) -> LoadedModel:
-    """A network by its kind; the same weights each time.
+    """A network by its kind; with the same weights each time.
 
-    In double precision: what differs then is not rounding (which Smooth Grad-CAM++ amplifies where
-    its denominator nearly vanishes), but something computed otherwise.
+    In double precision, so that a difference is not rounding (which Smooth Grad-CAM++ amplifies
+    where its denominator nearly vanishes), but an error in the computation.
     """
     torch.manual_seed(0)
     model = NETS[name]()
@@ -123,13 +123,13 @@ def make_net(name: str) -> LoadedModel:
 
 
 def picture(model: LoadedModel, seed: int = 0) -> Tensor:
-    """A preprocessed picture of the model's size."""
+    """A preprocessed image of the model's size."""
     noise = torch.randn(1, *model.input_size, generator=torch.Generator().manual_seed(seed))
     return nn.functional.avg_pool2d(noise, 5, 1, 2) * 3
 
 
 def some_layers(model: LoadedModel) -> list[str]:
-    """A few usable layers, early to late, whose output may be written to by what follows."""
+    """A few usable layers, early to late, whose output later layers may write to."""
     usable = [layer.name for layer in list_layers(model) if layer.usable]
     return usable[:: max(1, len(usable) // 4)]
 
@@ -137,18 +137,18 @@ def some_layers(model: LoadedModel) -> list[str]:
 def plainly(
     model: LoadedModel, method: Method, image: Tensor, layer: str, index: int, noise: Noise
 ) -> np.ndarray:
-    """A map by the book: one image at a time, with the whole graph, no memory shared.
+    """A reference map: one image at a time, with the whole graph, without shared memory.
 
     Args:
         model: The model.
-        method: Makes the map.
+        method: Computes the map.
         image: ``(1, …)``, preprocessed.
         layer: Name of the target layer.
-        index: Of the class.
-        noise: Of the noisy copies.
+        index: Index of the class.
+        noise: Noise of the noisy copies.
 
     Returns:
-        ``(rows, cols)``; of a clip the grids of its steps one below the other.
+        ``(rows, cols)``; for a clip, the grids of its steps one below the other.
     """
     arrangement = next(found for found in list_layers(model) if found.name == layer).arrangement
     target = resolve_target(model, prepare(model, image)).aim(model, image.to(model.dtype))
@@ -158,7 +158,7 @@ def plainly(
 
         def hook(_module: nn.Module, _inputs: object, output: object) -> object:
             found = main_tensor(output)
-            kept.append(found.clone())  # what else uses the layer's output is not the layer's
+            kept.append(found.clone())  # other uses of this tensor do not count
             return kept[-1].clone() if output is found else None
 
         handle = model.module.get_submodule(layer).register_forward_hook(hook)
@@ -167,7 +167,7 @@ def plainly(
         finally:
             handle.remove()
         (gradient,) = torch.autograd.grad(score, kept[-1])
-        # One clip passes, so that frames in the place of the batch are its own.
+        # One clip passes at a time, so that all frames in the batch are its own.
         folded = arrangement.layout in FOLDED
         parts = (
             part.detach()[None] if folded else batch_first(part.detach(), arrangement)
@@ -183,10 +183,10 @@ def plainly(
 
 
 def noisy_copies(noise: Noise, image: Tensor) -> list[Tensor]:
-    """The copies of an image that a noise makes."""
+    """The noisy copies of an image."""
     return [image + drawn for drawn in noise.draws(image, torch.contiguous_format)]
 
 
 def apart(one: np.ndarray, other: np.ndarray) -> float:
-    """The greatest difference of two maps, as a part of the greater one's maximum."""
+    """The maximum difference of two maps, relative to the larger maximum."""
     return float(np.abs(one - other).max() / max(one.max(), other.max(), 1e-30))

@@ -1,4 +1,4 @@
-"""Pictures and their files, as the tests of open_image need them."""
+"""Images and image files for the tests of open_image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cam_hub.images.decoding import open_image
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
-# Larger than any decoder's first block, and smooth enough for a lossy format to keep.
+# Larger than any decoder's first block, and smooth enough to survive a lossy format.
 SMOOTH = np.stack(
     np.broadcast_arrays(
         np.linspace(0, 255, 80)[None, :], np.linspace(255, 0, 60)[:, None], np.full((1, 1), 90.0)
@@ -24,7 +24,7 @@ SMOOTH = np.stack(
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    """An image's file; the test is skipped where this Pillow cannot write that kind."""
+    """An image's file; the test is skipped if this Pillow cannot write that format."""
     Image.init()
     if kind not in Image.SAVE:
         pytest.skip(f"this Pillow cannot write {kind}")
@@ -34,7 +34,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: bytes) -> bytes:
-    """A PNG made by hand, for headers and pixels that Pillow would not write."""
+    """A PNG written by hand, for headers and pixels that Pillow would not write."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     parts = (
         (b"IHDR", header),
@@ -49,7 +49,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: b
 
 
 def array_of(source: object) -> np.ndarray:
-    """The pixels of what open_image makes of a source."""
+    """The pixels that open_image returns for a source."""
     image = open_image(source)
     assert image.mode == "RGB"
     return np.asarray(image)

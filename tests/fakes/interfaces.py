@@ -1,7 +1,7 @@
-"""One question, through every interface: package, command line, endpoint, MCP, page.
+"""One request through every interface: package, command line, endpoint, MCP, page.
 
-``ask`` puts a case to one of ``INTERFACES`` and gives back what all of them can be compared by.
-The networks of the cases are registered with timm, under names that every interface loads.
+``ask`` sends a case to one of ``INTERFACES`` and returns the parts of the answer that all of them
+have. The networks of the cases are registered with timm, under names that every interface loads.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = [
 
 
 class Shy(nn.Module):
-    """Its last layer is silent for a picture without contrast."""
+    """A network whose last layer is inactive for an image without contrast."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Shy(nn.Module):
 
 
 class Shared(nn.Module):
-    """Two views of the image, through one backbone."""
+    """Two views of the image through one backbone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,14 +82,14 @@ class Shared(nn.Module):
 
 
 class Dropping(Shared):
-    """Drops cells by chance, in evaluation mode, too."""
+    """A network that drops cells at random, also in evaluation mode."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(nn.functional.dropout(x, 0.3, training=True))
 
 
 class Heads(Shared):
-    """Nested outputs: an age, and two kinds of a species in a list."""
+    """Nested outputs: an age, and two kinds of species in a list."""
 
     def forward(self, x: torch.Tensor) -> Any:
         scores = super().forward(x)
@@ -97,21 +97,21 @@ class Heads(Shared):
 
 
 class Probable(Shared):
-    """Probabilities in place of scores."""
+    """Probabilities instead of scores."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x).softmax(1)
 
 
 class Single(Shared):
-    """One logit."""
+    """A single logit."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return -super().forward(x)[:, :1]
 
 
 def add_network(name: str, build: Callable[[], nn.Module], side: int = 32) -> str:
-    """Registers a network of one's own with timm, for photos of ``side`` pixels.
+    """Registers a network of our own with timm, for photos of ``side`` pixels.
 
     Returns:
         The name, an ID that each interface loads (with random weights: those of ``build``).
@@ -151,17 +151,17 @@ def striped(side: int = 32) -> Image.Image:
 
 @dataclass(frozen=True)
 class Case:
-    """A question and its answer.
+    """A request and its answer.
 
     Attributes:
-        name: What it is about.
+        name: Its subject.
         model: ID of the model, which gets random weights.
         photo: The photo.
         asked: Arguments of ``explain``; lists for layers and classes.
-        layers: The layers of the answer; empty where there is an error.
+        layers: The layers of the answer; empty for an error.
         error: Code of the error, or None.
-        manifest: What else the manifest must hold, by key.
-        look: How the overlay is drawn: arguments of ``overlay``.
+        manifest: Further required entries of the manifest, by key.
+        look: The appearance of the overlay: arguments of ``overlay``.
     """
 
     name: str
@@ -176,7 +176,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an interface has answered; None for what it does not show.
+    """The answer of an interface; None for the parts that it does not show.
 
     Attributes:
         layers: The layers whose maps are shown.
@@ -194,7 +194,7 @@ class Answer:
 
     @classmethod
     def of(cls, result: Explanation, look: Mapping[str, Any]) -> Answer:
-        """That of an explanation."""
+        """The answer from an explanation."""
         entries = result.manifest["maps"]
         maps = [result.cams[entry["class_index"], entry["layer"]] for entry in entries]
         shown = next(filter(result.has_map, result.classes), None)  # flat maps are not drawn
@@ -204,12 +204,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the interfaces are.
+    """The locations of the interfaces.
 
     Attributes:
-        url: Of the app, which gives all models random weights.
-        client: Of the app.
-        folder: An empty one.
+        url: URL of the app, which gives all models random weights.
+        client: Client of the app.
+        folder: An empty folder.
     """
 
     url: str
@@ -218,7 +218,7 @@ class Places:
 
 
 def _texts(case: Case) -> dict[str, Any]:
-    """The arguments, with options mostly as texts, as the endpoints and the page have them."""
+    """The arguments, with most options as texts, as for the endpoints and the page."""
     typed = ("image", "count", "switch")
     return {
         name: OPTIONS[name].text(value)
@@ -307,7 +307,7 @@ def _endpoint(case: Case, places: Places) -> Answer:
 
 
 def _sent(case: Case, places: Places) -> dict[str, Any]:
-    """Arguments as gradio_client takes them."""
+    """The arguments for gradio_client."""
     values = {**_texts(case), **case.look}
     for name, value in values.items():
         if isinstance(value, Image.Image):
@@ -381,7 +381,7 @@ _OFFERS: dict[str, Interface] = {"explain_many": "many", "page": "page"}
 
 
 def offers(interface: str, case: Case) -> bool:
-    """Whether an interface has all that a case asks with."""
+    """Whether an interface has all arguments of a case."""
     name = _OFFERS.get(interface, "explain")
     lacks = {"explain_many": {"region"}}.get(interface, set())
     return not any(

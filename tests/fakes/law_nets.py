@@ -1,4 +1,4 @@
-"""One small network per layout and per task, for laws that hold whatever the network is."""
+"""One small network per layout and per task, for laws that hold for every network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import cam_hub
 
 ROWS, COLS, FRAMES, CHANNELS = 32, 48, 4, 8
 LAYER = "laid"
-"""The layer of each network whose output lies in its layout."""
+"""The layer of each network whose output has its layout."""
 
 Turn = Callable[[Tensor], Tensor]
 
@@ -30,10 +30,10 @@ TURNS: dict[str, tuple[Turn, Turn]] = {
     "NCTHW": (lambda x: x.clone(), lambda x: x),
     "NTHWC": (lambda x: x.permute(0, 2, 3, 4, 1), lambda x: x.permute(0, 4, 1, 2, 3)),
 }
-"""From channels first into each layout, and back."""
+"""Conversions from channels first to each layout, and back."""
 
 FOLDED = {"(NT)CHW": "NCHW", "(NT)HWC": "NHWC", "(NT)LC": "NLC"}
-"""The layouts of clips whose frames pass as images, and how each image lies in them."""
+"""The layouts of clips whose frames pass as images, and the layout of each image."""
 
 
 class Turned(nn.Module):
@@ -46,7 +46,7 @@ class Turned(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Convolutions with an activation in between that lies in the wanted layout."""
+    """Convolutions with an activation between them that has the given layout."""
 
     def __init__(self, layout: str, head: nn.Module) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class PerPixel(nn.Module):
 
 
 class LeftAndRight(nn.Module):
-    """Finds class 1 in one half and class 2 in the other."""
+    """Detects class 1 in one half and class 2 in the other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class LeftAndRight(nn.Module):
 
 
 class Listed(nn.Module):
-    """As torchvision's detectors: a list of images in."""
+    """An interface like torchvision's detectors: the input is a list of images."""
 
     def __init__(self, trunk: Trunk) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ def of_layout(layout: str) -> cam_hub.LoadedModel:
 
 
 def of_task(task: str) -> cam_hub.LoadedModel:
-    """A network of this task."""
+    """A network for this task."""
     module: nn.Module
     if task == "detection":
         module = Listed(Trunk("NCHW", LeftAndRight()))
@@ -147,7 +147,7 @@ def of_task(task: str) -> cam_hub.LoadedModel:
 
 
 def layer_of(model: cam_hub.LoadedModel) -> str:
-    """The name of the layer that lies in the network's layout."""
+    """The name of the layer with the network's layout."""
     return f"trunk.{LAYER}" if isinstance(model.module, Listed) else LAYER
 
 

@@ -1,4 +1,4 @@
-"""Small networks of kinds that no zoo contains; ``test_layouts`` knows what is right of each."""
+"""Small networks of kinds that no zoo contains; ``test_layouts`` has the expected results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def awake(module: nn.Module) -> nn.Module:
-    """Gives weights that start at zero small random values, as training would."""
+    """Replaces zero weights by small random values, as training would."""
     generator = torch.Generator().manual_seed(0)
     for weight in module.parameters():
         if weight.ndim > 1 and float(weight.detach().abs().max()) < 1e-6:
@@ -40,7 +40,7 @@ class Do(nn.Module):
 
 
 def pooled(*pools: tuple[int, int], channels: int = 3) -> nn.Sequential:
-    """Convolutions with a pooling of its own kind before each but the first."""
+    """Convolutions with a separate pooling before each but the first."""
     layers: list[nn.Module] = [nn.Conv2d(channels, 16, 3, 1, 1), nn.ReLU()]
     for pool in pools:
         layers += [nn.MaxPool2d(pool), nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU()]
@@ -205,7 +205,7 @@ class WhisperEncoder(nn.Module):
 
 
 class DecisionLevel(nn.Module):
-    """PANN: columns pooled away, each row decides, and rows are weighed."""
+    """PANN: columns pooled away, each row gives a score, and rows are weighted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ class Spectrogram(nn.Module):
 
 
 class BatchSecond(nn.Module):
-    """``(L, N, C)``, as ``nn.TransformerEncoder`` has it by default."""
+    """``(L, N, C)``, the default of ``nn.TransformerEncoder``."""
 
     def __init__(
         self,
@@ -275,7 +275,7 @@ class BatchSecond(nn.Module):
 
 
 class ResidualAttentionBlock(nn.Module):
-    """As in CLIP's original tower."""
+    """The form of CLIP's original tower."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -324,7 +324,7 @@ class Prompted(VisionTransformer):
 
 
 class DeepPrompted(nn.Module):
-    """VPT deep: behind the class token, prompts that each block replaces by its own."""
+    """VPT deep: after the class token, prompts that each block replaces by its own."""
 
     def __init__(self, prompts: int, *, behind: bool = False) -> None:
         super().__init__()
@@ -390,7 +390,7 @@ class Separate(nn.Module):
 
 
 class LoRA(nn.Module):
-    """A linear layer with an adapter of low rank, laid out as in peft."""
+    """A linear layer with a low-rank adapter, structured as in peft."""
 
     def __init__(self, base: nn.Linear, rank: int = 8) -> None:
         super().__init__()
@@ -426,7 +426,7 @@ def vit(size: tuple[int, int], patch: tuple[int, int], **kwargs: Any) -> nn.Modu
 
 
 class OneMask(nn.Module):
-    """Segmentation with a single logit; ``after`` says what follows the convolution."""
+    """Segmentation with a single logit; ``after`` follows the convolution."""
 
     def __init__(self, channels: int = 1, after: nn.Module | None = None) -> None:
         super().__init__()
@@ -472,7 +472,7 @@ class UNet(nn.Module):
         return self.outc(self.dec2(torch.cat([self.up2(two), one], 1)))
 
 
-# Outputs whose axes are no places.
+# Outputs whose axes are not positions.
 
 
 class Frequencies(nn.Module):
@@ -552,7 +552,7 @@ class GFNet(nn.Module):
 
 
 class Latents(nn.Module):
-    """Learnt latents ask the picture (Perceiver, Q-Former): they lie nowhere on it."""
+    """Learnt latents query the image (Perceiver, Q-Former): they have no position on it."""
 
     def __init__(self, count: int, *, depth: int = 2, normed: bool = True, width: int = 48) -> None:
         super().__init__()
@@ -576,7 +576,7 @@ class Latents(nn.Module):
 
 
 class Slots(nn.Module):
-    """Slot attention: places compete for slots, which are updated several times."""
+    """Slot attention: positions compete for slots, which are updated several times."""
 
     def __init__(self, count: int = 16) -> None:
         super().__init__()
@@ -601,13 +601,13 @@ class Slots(nn.Module):
 
 
 def pyramid(after: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
-    """timm's LeViT, narrow: twice, tokens of every second row and column ask all others.
+    """timm's LeViT, narrow: twice, tokens of every second row and column query all others.
 
-    No residual connection leads past that. With random weights all who ask get nearly the same
-    answer, so that every place of the last stages answers to the whole image.
+    No residual connection bypasses this. With random weights, all queries get nearly the same
+    result, so that every position of the last stages depends on the whole image.
 
     Args:
-        after: What happens to the tokens that asked last.
+        after: The module that follows the last queries.
     """
     net = Levit(embed_dim=(32, 48, 64), key_dim=8, depth=(1, 1, 1), num_heads=2, num_classes=5)
     if after is not None:
@@ -616,7 +616,7 @@ def pyramid(after: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
 
 
 class Merged(nn.Module):
-    """A mean-pooled transformer that makes fewer tokens of many on the way."""
+    """A mean-pooled transformer that reduces the number of tokens on the way."""
 
     def __init__(self, merge: Callable[[Tensor], Tensor], *, conv: bool = True) -> None:
         super().__init__()
@@ -656,7 +656,7 @@ def tome(count: int) -> Callable[[Tensor], Tensor]:
 
 
 def keep_strongest(count: int) -> Callable[[Tensor], Tensor]:
-    """EViT and its kin: only the strongest tokens go on, the strongest first."""
+    """EViT and similar: only the strongest tokens are kept, the strongest first."""
 
     def prune(x: Tensor) -> Tensor:
         order = x.norm(dim=-1).argsort(dim=-1, descending=True)[:, :count, None]
@@ -666,7 +666,7 @@ def keep_strongest(count: int) -> Callable[[Tensor], Tensor]:
 
 
 class TokenLearner(nn.Module):
-    """Few tokens, each a mean over places with weights of its own, then a transformer."""
+    """Few tokens, each a mean over positions with its own weights, then a transformer."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -703,7 +703,7 @@ class AttentionLast(nn.Module):
 
 
 class HiddenUnits(nn.Module):
-    """Per image features, and features with hidden units: no places in sight after the pooling."""
+    """Per-image features, and features with hidden units: no positions after the pooling."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()

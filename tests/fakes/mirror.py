@@ -1,4 +1,4 @@
-"""A mirror of torchvision's checkpoints on loopback, with faults that are switched on."""
+"""A mirror of torchvision's checkpoints on loopback, with faults that can be switched on."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Mirror:
-    """What it holds, and what goes wrong.
+    """The content of the mirror, and its faults.
 
     Attributes:
         files: Content by path.
         status: Another status instead of the file.
-        headers: Headers that are added, or, where they are empty, left out.
-        delay: Seconds before the answer.
-        cuts: For each of the next answers, the bytes after which the connection is closed.
-        ranges: Whether a file is handed out in parts.
-        odd_range: Whether another part is sent than the one asked for.
+        headers: Headers that are added, or, if they are empty, omitted.
+        delay: Seconds before the response.
+        cuts: For each of the next responses, the bytes after which the connection is closed.
+        ranges: Whether range requests are supported.
+        odd_range: Whether another range is sent than the requested one.
         drip: Bytes that are sent at a time, a tenth of a second apart; None for all at once.
         requests: Path and ``Range`` of every request so far.
         heads: All headers of every request so far.
@@ -54,15 +54,15 @@ def _handler(mirror: Mirror) -> type[BaseHTTPRequestHandler]:
             if status == 200 and asked and mirror.ranges:
                 start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
                 status = 206 if start < len(body) else 416
-                told = start + mirror.odd_range
-                headers["Content-Range"] = f"bytes {told}-{len(body) - 1}/{len(body)}"
+                begin = start + mirror.odd_range
+                headers["Content-Range"] = f"bytes {begin}-{len(body) - 1}/{len(body)}"
                 body = body[start:]
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 if value:
                     self.send_header(name, value)
             self.end_headers()
-            with suppress(ConnectionError):  # clients hang up on what they do not want
+            with suppress(ConnectionError):  # clients close connections that they do not need
                 if mirror.drip is not None:
                     for start in range(0, len(body), mirror.drip):
                         self.wfile.write(body[start : start + mirror.drip])
@@ -79,7 +79,7 @@ def _handler(mirror: Mirror) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def serve(mirror: Mirror) -> Iterator[str]:
-    """Runs it in a thread; gives its address."""
+    """Runs it in a thread; yields its URL."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(mirror))
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""What an explanation must not change."""
+"""The state that an explanation must not change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["state_of"]
 
 
 def state_of(module: nn.Module) -> list[object]:
-    """Everything about a module that an explanation must not change."""
+    """All state of a module that an explanation must not change."""
     state: list[object] = []
     for child in module.modules():
         hooks = [value for key, value in vars(child).items() if "hooks" in key]

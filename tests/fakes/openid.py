@@ -1,4 +1,4 @@
-"""An OpenID provider on loopback, as the Hub is one for its Spaces; and a way to sign in there."""
+"""An OpenID provider on loopback, as the Hub is for its Spaces; and a sign-in with it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CLIENT = "the-space"
 
 @dataclass
 class Provider:
-    """Who signs in next, and what the app is told of them.
+    """The next person to sign in, and the data that the app receives.
 
     Attributes:
-        address: Where it listens.
-        tokens: The access token that each person hands to the app, by name.
-        person: Who sits in front of it.
+        address: Its URL.
+        tokens: The access token that each person gives to the app, by name.
+        person: The person at the browser.
     """
 
     address: str = ""
@@ -33,7 +33,7 @@ class Provider:
     person: str = ""
 
     def answer(self, path: str, query: dict[str, str]) -> Reply:
-        """What a request gets."""
+        """The response to a request."""
         if path == "/.well-known/openid-configuration":
             return Reply.json(
                 {
@@ -47,7 +47,7 @@ class Provider:
         if path == "/keys":
             return Reply.json({"keys": [_key().as_dict(private=False)]})
         if path == "/oauth/authorize":
-            # The person says yes at once.
+            # The person agrees at once.
             granted = {"code": f"{self.person} {query['nonce']}", "state": query["state"]}
             joint = "&" if "?" in query["redirect_uri"] else "?"
             return Reply(302, {"Location": query["redirect_uri"] + joint + urlencode(granted)})
@@ -118,9 +118,10 @@ def serve_provider() -> Iterator[Provider]:
 
 
 def sign_in(url: str, provider: Provider, person: str) -> str:
-    """Goes the way of a browser that signs in; gives the cookie of its session.
+    """Follows the redirects of a browser that signs in; returns the cookie of its session.
 
-    By hand, since clients do not send cookies that are marked as secure over plain HTTP.
+    This is done by hand, since clients do not send cookies that are marked as secure over plain
+    HTTP.
     """
     provider.person = person
     begun = httpx.get(f"{url}login/huggingface", params={"_target_url": "/"})

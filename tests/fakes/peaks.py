@@ -1,4 +1,4 @@
-"""How much memory something takes at its peak."""
+"""The peak memory of a block of code."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 def takes_at_most(limit: int) -> Iterator[None]:
     """Fails if this process grows by more than ``limit`` bytes inside, even for a moment."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak from now on
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     except OSError:
-        pytest.skip("this system does not tell a process's peak of memory")
+        pytest.skip("this system does not report a process's peak memory")
     before = _status("VmRSS")
     yield
     grown = _status("VmHWM") - before

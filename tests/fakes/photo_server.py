@@ -1,4 +1,4 @@
-"""A loopback server of photos that behaves as badly as asked."""
+"""A loopback server of photos that misbehaves on request."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class PhotoServer:
-    """What it serves, and who asked.
+    """The content of the server, and its requests.
 
     Attributes:
         address: ``http://127.0.0.2:port``.
         photo: The bytes of the good photo.
         asked: Paths, in the order of the requests.
-        headers: Of the last request.
-        elsewhere: Where ``/to`` redirects to.
+        headers: The headers of the last request.
+        elsewhere: The target of the redirect of ``/to``.
     """
 
     address: str = ""
@@ -48,7 +48,7 @@ def serve_photos(
         def do_GET(self) -> None:
             state.asked.append(self.path)
             state.headers = dict(self.headers)
-            with suppress(OSError):  # whoever asked has left
+            with suppress(OSError):  # the client has disconnected
                 answer(self, state)
 
         def log_message(self, format: str, *args: object) -> None:
@@ -74,7 +74,7 @@ def serve_photos(
 
 
 def answer(handler: BaseHTTPRequestHandler, state: PhotoServer) -> None:
-    """What the server says to one request."""
+    """The response to one request."""
     path = handler.path.partition("?")[0]
     if path == "/to":
         handler.send_response(302)
@@ -116,7 +116,7 @@ def answer(handler: BaseHTTPRequestHandler, state: PhotoServer) -> None:
     else:
         body = b"<html>no photo</html>" if path == "/page.jpg" else state.photo
         handler.send_response(200)
-        handler.send_header("Content-Type", "text/html")  # which nobody should believe
+        handler.send_header("Content-Type", "text/html")  # which is wrong
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         handler.wfile.write(body)

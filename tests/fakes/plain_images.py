@@ -1,4 +1,4 @@
-"""Images made and read by the tests of what is drawn."""
+"""Images that the tests of drawing create and read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def pixels(image: Image.Image) -> np.ndarray:
-    """An image's values ``(H, W, 3)``, wide enough to subtract."""
+    """An image's values ``(H, W, 3)``, in a type that is wide enough to subtract."""
     assert image.mode == "RGB"
     return np.asarray(image).astype(np.int64)
 

@@ -19,9 +19,9 @@ SETTINGS = Settings(device="cpu", limits=Limits(max_pixels=4_000_000))
 
 @contextmanager
 def serve(settings: Settings = SETTINGS) -> Iterator[str]:
-    """Runs the app; gives its address."""
+    """Runs the app; yields its URL."""
     app = create_app(settings)
-    try:  # where launching fails, too, or a server would go on running beside all later tests
+    try:  # inside the block, so that the server is also closed if launching fails
         _, address, _ = app.launch(
             prevent_thread_lock=True,
             quiet=True,

@@ -1,4 +1,4 @@
-"""The real app in a process of its own, with all that it writes in one file."""
+"""The real app in a separate process, with all of its output in one file."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class RunningApp:
-    """An app that answers.
+    """A running app.
 
     Attributes:
-        port: Of 127.0.0.1.
+        port: Its port on 127.0.0.1.
         process: Its process.
         output: The file with its standard output and standard error.
     """
@@ -34,20 +34,20 @@ class RunningApp:
 
     @property
     def url(self) -> str:
-        """Its address, without a slash at the end."""
+        """Its URL, without a slash at the end."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def api(self) -> str:
-        """The address below which Gradio's routes are."""
+        """The URL below which Gradio's routes are."""
         return f"{self.url}/gradio_api"
 
     def log(self) -> str:
-        """All that it has written."""
+        """Everything that it has written."""
         return self.output.read_text("utf-8", errors="replace")
 
     def grown(self, before: int) -> str:
-        """What it has written since the log had so many characters, once it writes no more."""
+        """The output after the first characters of the log, once no more is written."""
         size = -1
         while size != len(self.log()):
             size = len(self.log())
@@ -56,7 +56,7 @@ class RunningApp:
 
 
 def free_port() -> int:
-    """A port on which nothing listens."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -89,7 +89,7 @@ def run_app(folder: Path, *options: str, **variables: str) -> Iterator[RunningAp
             assert process.poll() is None, app.log()
             assert time.monotonic() < end, app.log()
             time.sleep(0.1)
-        with suppress(httpx.HTTPError):  # the first look is computed once, and says so in the log
+        with suppress(httpx.HTTPError):  # the app computes its initial result
             httpx.get(app.url, timeout=60, trust_env=False)
         yield app
     finally:

@@ -9,7 +9,7 @@ SMALL = (3, 32, 48)
 
 
 class Block(nn.Module):
-    """Six leaves; a residual block of a network of ours."""
+    """Six leaves and a residual block in a network of our own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Net(nn.Module):
 
 
 class Mirrored(nn.Module):
-    """Turns what it is given upside down: what lies at the top is answered to at the bottom."""
+    """Flips its input vertically: the top of the input affects the bottom of the output."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flip(2)

@@ -12,7 +12,7 @@ def candidate(name: str, family: str = "f", parameters: int | None = 1) -> Candi
 
 
 def row(id: str, status: str = "passed", **more) -> Row:
-    """An outcome; one that passed holds every check."""
+    """A result; one that passed has passed every check."""
     held = dict.fromkeys(CHECKS, True) if status == "passed" else {}
     fields = {"source": "timm", "family": "f", "parameters": 1, "checks": held, **more}
     return Row(id=id, status=status, **fields)

@@ -1,4 +1,5 @@
-"""Stand-ins for the checker that the sweep's worker processes run: they end as models may end."""
+"""Stand-ins for the checker in the sweep's worker processes, which end in the ways of real
+models."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from bench.zoo.row import Row
 
 
 def check(candidate: Candidate) -> Row:
-    """Does what the candidate's name says."""
+    """Performs the action that the candidate's name states."""
     row = Row(candidate.id, candidate.source, candidate.family, candidate.parameters, "passed")
     match candidate.name:
         case "dies":

@@ -1,7 +1,7 @@
-"""A server on loopback that speaks as much of the Hub's protocol as its real clients ask for.
+"""A server on loopback with the part of the Hub's protocol that its real clients use.
 
-``state`` is what the hub holds, ``server`` runs it; each other module answers one kind of request
-and is listed in ``server.ROUTES``.
+``state`` is the content of the hub, ``server`` runs it; each other module handles one kind of
+request and is listed in ``server.ROUTES``.
 """
 
 from tests.fakes.hub.server import serve

@@ -1,4 +1,4 @@
-"""A hub to search in: repos of people who fine-tuned networks on food, and of others."""
+"""A hub for search: repos with networks fine-tuned on food, and others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COOKS_TOKEN = "hf_cook"
 
 
 def bakery() -> FakeHub:
-    """The hub, with a private repo of cook's and a gated one."""
+    """The hub, with a private repo of the owner cook and a gated one."""
     hub = FakeHub()
     for repo, facts in REPOS.items():
         hub.facts[repo] = {

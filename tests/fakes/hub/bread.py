@@ -1,4 +1,4 @@
-"""A repo such as people push who fine-tune a small network."""
+"""A repo with a fine-tuned small network, as users push them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPO = "baker/bread"
 
 
 def bread_repo() -> dict[str, bytes]:
-    """What a person who fine-tuned a small network on three classes pushed to the Hub."""
+    """The files of a small network, fine-tuned on three classes and pushed to the Hub."""
     torch.manual_seed(0)
     module = timm.create_model("test_resnet", num_classes=3)
     config = {

@@ -1,4 +1,4 @@
-"""A second server, on another host name, that has the large files."""
+"""A second server, on another host name, for the large files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fakes.hub.state import Call, FakeHub, Reply
 
 @contextmanager
 def serve_cdn(hub: FakeHub) -> Iterator[list[Call]]:
-    """Lets the hub send its clients there for large files; gives what they ask for."""
+    """Makes the hub redirect its clients there for large files; yields their requests."""
     calls: list[Call] = []
 
     def answer(hub: FakeHub, call: Call, _: str) -> Reply:

@@ -1,4 +1,4 @@
-"""``/api/models/OWNER/NAME…`` and ``/api/whoami-v2``: what the Hub says about repos and tokens."""
+"""``/api/models/OWNER/NAME…`` and ``/api/whoami-v2``: the Hub's facts about repos and tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MODEL = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|refs)(?:/([^/]
 
 
 def answer(hub: FakeHub, call: Call) -> Reply | None:
-    """Tells what is known about a repo, or whose a token is."""
+    """Returns the facts of a repo, or the owner of a token."""
     if call.method != "GET":
         return None
     if call.path == "/api/whoami-v2":
@@ -64,7 +64,7 @@ def _file(name: str, body: bytes) -> dict[str, Any]:
 
 
 def _parameters(files: dict[str, bytes]) -> int | None:
-    """The number of parameters, which the Hub reads out of the file's header."""
+    """The number of parameters, which the Hub reads from the file's header."""
     body = files.get("model.safetensors", b"")
     try:
         header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])

@@ -1,4 +1,4 @@
-"""What can go wrong with answers; each is switched on with ``hub.faults.append(fault)``."""
+"""Faults of responses; each is switched on with ``hub.faults.append(fault)``."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tests.fakes.hub.state import Call, Reply
 
 @dataclass
 class Fault:
-    """Something that goes wrong with the answers to some requests.
+    """A fault in the responses to some requests.
 
     Attributes:
-        where: Pattern that is looked for in the request's path.
-        methods: The methods that it happens to.
-        times: How often it happens; None for ever.
-        status: Another status instead; headers and body go, then.
-        headers: Headers that are added, or replaced.
+        where: A pattern that is searched for in the request's path.
+        methods: The methods that it applies to.
+        times: The number of times that it occurs; None for no limit.
+        status: Another status instead; headers and body are then removed.
+        headers: Headers that are added or replaced.
         body: Another body instead.
-        delay: Seconds before the answer.
+        delay: Seconds before the response.
         cut: Bytes of the body after which the connection is closed.
         pace: Bytes of the body per second.
-        flip: Whether one byte in the middle of the body is another.
+        flip: Whether one byte in the middle of the body is changed.
     """
 
     where: str = ""
@@ -38,7 +38,7 @@ class Fault:
     flip: bool = False
 
     def __call__(self, call: Call, reply: Reply) -> Reply:
-        """The answer as it goes out."""
+        """The response with the fault."""
         if call.method not in self.methods or not re.search(self.where, call.path):
             return reply
         if self.times is not None:

@@ -13,22 +13,22 @@ _LARGE = (".safetensors", ".bin")
 
 
 def is_large(file: str) -> bool:
-    """Whether a file is kept by LFS."""
+    """Whether a file is stored in LFS."""
     return file.endswith(_LARGE)
 
 
 def sha256(body: bytes) -> str:
-    """What LFS calls a file."""
+    """The hash of a file in LFS."""
     return hashlib.sha256(body).hexdigest()
 
 
 def git_sha1(body: bytes) -> str:
-    """What git calls a file."""
+    """The hash of a file in git."""
     return hashlib.sha1(b"blob %d\0" % len(body) + body, usedforsecurity=False).hexdigest()
 
 
 def answer(hub: FakeHub, call: Call) -> Reply | None:
-    """Gives a file, or where it is, or says as the Hub does why not."""
+    """Returns a file, or its location, or the Hub's refusal."""
     match = _PATH.match(call.path)
     if match is None or call.method not in ("GET", "HEAD"):
         return None
@@ -54,7 +54,7 @@ def answer(hub: FakeHub, call: Call) -> Reply | None:
 
 
 def part(call: Call, body: bytes, headers: dict[str, str]) -> Reply:
-    """As much of a file as was asked for."""
+    """The requested range of a file."""
     headers = {**headers, "Accept-Ranges": "bytes"}
     wanted = re.fullmatch(r"bytes=(\d+)-", call.headers.get("Range") or "")
     if wanted is None:

@@ -1,4 +1,4 @@
-"""``GET /api/models``: which models there are."""
+"""``GET /api/models``: the list of models."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 from tests.fakes.hub.state import Call, FakeHub, Reply
 
 EXPIRED = "hf_expired"
-"""A token that the Hub does not accept any more."""
+"""A token that the Hub no longer accepts."""
 
 _ALWAYS = ("id", "private", "tags")
 
 
 class WithoutList(FakeHub):
-    """A hub that has repos, but whose list of them fails."""
+    """A hub with repos whose list of them fails."""
 
 
 def answer(hub: FakeHub, call: Call) -> Reply | None:
-    """Lists the repos that the caller may see, filtered and sorted as asked for."""
+    """Lists the repos that the caller may see, filtered and sorted as requested."""
     if call.path != "/api/models" or call.method != "GET":
         return None
     if isinstance(hub, WithoutList):

@@ -1,4 +1,4 @@
-"""Repos for the hub of the tests, out of folders that timm's own code writes."""
+"""Repos for the hub of the tests, from folders that timm's own code writes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tests.fakes.repo_folders import network, push, rewrite
 
 
 def pushed(folder: Path, module: nn.Module | None = None, **options: Any) -> dict[str, bytes]:
-    """What a person pushed: a network of three classes if none is given.
+    """The files of a pushed network, which has three classes by default.
 
     Args:
-        folder: Where its files are written, and left.
+        folder: The folder to which its files are written.
         module: The network.
-        **options: As of ``push``.
+        **options: The options of ``push``.
     """
     push(folder, network(num_classes=3) if module is None else module, **options)
     return content(folder)
 
 
 def changed(folder: Path, **changes: Any) -> dict[str, bytes]:
-    """What is pushed after values of config.json were changed (None removes one)."""
+    """The files after values of config.json have been changed (None removes a value)."""
     push(folder, network(num_classes=3))
     rewrite(folder, **changes)
     return content(folder)

@@ -14,13 +14,13 @@ from tests.fakes.hub import facts, files, listing, uploads
 from tests.fakes.hub.state import Call, FakeHub, Reply, Route
 
 ROUTES: Sequence[Route] = (facts.answer, files.answer, listing.answer, uploads.answer)
-"""Asked in turn; the first that knows an answer gives it."""
+"""The handlers, in order; the first that returns a response is used."""
 
 _TICK = 0.05
 """Seconds between two pieces of a body that is sent slowly."""
 
 Answer = Callable[[FakeHub, Call, str], Reply]
-"""Answers a request, whose path with its query is the last argument."""
+"""Handles a request, whose path with its query is the last argument."""
 
 
 def _reply(hub: FakeHub, call: Call) -> Reply:
@@ -83,12 +83,12 @@ def _write(out: BufferedIOBase, reply: Reply) -> None:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """Clients that hang up are meant to."""
+        """Ignores errors, since clients are meant to close connections."""
 
 
 @contextmanager
 def serve(hub: FakeHub, port: int = 0, answer_with: Answer = _record_and_reply) -> Iterator[str]:
-    """Runs the server in a thread; gives its address."""
+    """Runs the server in a thread; yields its URL."""
     server = _Server(("127.0.0.1", port), _handler(hub, answer_with))
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""Repos that are written to: what uploads change."""
+"""Repos that clients write to: the state that uploads change."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Shelf:
-    """One repo that was made over the protocol.
+    """A repo that was created over the protocol.
 
     Attributes:
-        private: Whether it shows itself to its owner's tokens only.
-        sdk: Of a Space.
+        private: Whether it is visible to its owner's tokens only.
+        sdk: The SDK of a Space.
         files: Its content, by path.
         commits: The summary of every commit, the first one being the Hub's own.
-        pulls: What pull requests would change, by path; None for what they delete.
-        hardware: Of a Space: what was asked for.
+        pulls: The changes of pull requests, by path; None for deleted files.
+        hardware: The hardware requested for a Space.
     """
 
     private: bool = False
@@ -37,15 +37,15 @@ class Shelf:
 
 @dataclass
 class Uploads:
-    """Everything about uploads that a hub knows.
+    """The hub's state of uploads.
 
     Attributes:
         writers: The owners that each token may write for.
-        unpaid: What the Hub asks to be paid for: ``"create"``, ``"hardware"``.
-        full: What the Hub says when storage is used up; empty while there is some.
-        busy: Seconds that everybody is asked to wait; None for nobody.
+        unpaid: The actions for which the Hub asks for payment: ``"create"``, ``"hardware"``.
+        full: The Hub's message if storage is used up; empty while there is some.
+        busy: Seconds that every client is asked to wait; None for no wait.
         store_fails: Whether the store of large files refuses them.
-        interrupt: Commits of somebody else that come first, each with the shelf's key.
+        interrupt: Commits by other clients that come first, each with the shelf's key.
         stored: Content of large files by SHA-256.
     """
 

@@ -1,4 +1,4 @@
-"""What the hub of the tests holds, and what goes in and out of it."""
+"""The content of the tests' hub, and its requests and responses."""
 
 from __future__ import annotations
 
@@ -18,61 +18,61 @@ class Call:
 
     method: str
     path: str
-    """Without the query, still quoted."""
+    """The path without the query, still quoted."""
     query: Mapping[str, list[str]]
     headers: Message
     body: bytes
     address: str
-    """Of this server, as in ``http://127.0.0.1:1234``."""
+    """The URL of this server, as in ``http://127.0.0.1:1234``."""
 
     @property
     def token(self) -> str | None:
-        """The access token that came along."""
+        """The access token of the request."""
         scheme, _, token = (self.headers.get("Authorization") or "").partition(" ")
         return token if scheme == "Bearer" else None
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer."""
+    """One response."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     delay: float = 0.0
-    """Seconds before anything is said."""
+    """Seconds before the response begins."""
     cut: int | None = None
-    """Bytes of the body after which the connection is closed; None for all of it."""
+    """The number of bytes of the body after which the connection is closed; None for no limit."""
     pace: float | None = None
-    """Bytes of the body per second; None for as fast as it goes."""
+    """The speed of the body in bytes per second; None for no limit."""
 
     @classmethod
     def json(cls, content: object, status: int = 200, **headers: str) -> Reply:
-        """An answer of JSON."""
+        """A response in JSON."""
         return cls(
             status, {"Content-Type": "application/json", **headers}, json.dumps(content).encode()
         )
 
 
 Route = Callable[["FakeHub", Call], Reply | None]
-"""Answers a request, or None if it is not one of its kind."""
+"""Handles a request, or returns None if it is of another kind."""
 
 
 class FakeHub:
-    """Repos by name, each a dict of file name to content; what was asked for is kept.
+    """Repos by name, each a dict of file name to content; all requests are recorded.
 
     Attributes:
         repos: The files of each model repo. Every repo has one commit, which ``main`` points to.
-        facts: What else the Hub says about a repo (``library_name``, ``tags``, ``downloads``, …).
-        gated: Repos that refuse to be read, except with a token that they have accepted.
+        facts: Further facts about a repo (``library_name``, ``tags``, ``downloads``, …).
+        gated: Repos that cannot be read except with a token that they have accepted.
         accepted: The tokens that a gated repo has accepted.
-        tokens: All tokens that the hub knows; if there are any, others are refused.
-        private: Repos that only show themselves to the tokens named.
-        uploaded: Repos that were made over the protocol, by ``spaces/OWNER/NAME`` and the like.
-        uploads: What else the hub knows about uploads.
-        broken: Whether every answer is a server error.
-        faults: What goes wrong with which answers.
-        cdn: Address of the server that has large files, if there is one.
+        tokens: All valid tokens; if there are any, others are refused.
+        private: Repos that are visible only to the tokens named.
+        uploaded: Repos that were created over the protocol, by ``spaces/OWNER/NAME`` and the like.
+        uploads: Further state of uploads.
+        broken: Whether every response is a server error.
+        faults: The faults of responses.
+        cdn: The URL of the server for large files, if there is one.
         requests: Method and path (with query) of every request so far.
         calls: Every request so far, in full.
     """
@@ -93,14 +93,14 @@ class FakeHub:
         self.requests: list[tuple[str, str]] = []
 
     def commit(self, repo: str) -> str:
-        """The repo's commit, which follows from its content."""
+        """The repo's commit, which is derived from its content."""
         digest = hashlib.sha1(usedforsecurity=False)
         for name, content in sorted(self.repos[repo].items()):
             digest.update(name.encode() + content)
         return digest.hexdigest()
 
     def refusal(self, repo: str, call: Call, *, files: bool = True) -> Reply | None:
-        """Why this repo is not for this caller, in the words of the Hub; None if it is.
+        """Why the caller may not read this repo, in the words of the Hub; None if it may.
 
         Args:
             repo: ``owner/name``.

@@ -1,4 +1,4 @@
-"""Servers that are no hub: they say one thing to everybody, or nothing."""
+"""Servers that are not a hub: they give the same response to every request, or none."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from contextlib import contextmanager, suppress
 
 
 @contextmanager
-def stranger(port: int, says: bytes | None) -> Iterator[list[bytes]]:
-    """Listens on a port of loopback.
+def stranger(port: int, body: bytes | None) -> Iterator[list[bytes]]:
+    """Runs a server on a port of loopback.
 
     Args:
-        port: Where.
-        says: The body of every answer; None for a server that takes requests and stays silent.
+        port: The port.
+        body: The body of every response; None for a server that accepts requests and does not
+            respond.
 
     Yields:
         The first bytes of every request so far.
@@ -24,14 +25,14 @@ def stranger(port: int, says: bytes | None) -> Iterator[list[bytes]]:
     listener = socket.create_server(("127.0.0.1", port))
 
     def listen() -> None:
-        with suppress(OSError):  # it was closed
+        with suppress(OSError):  # the socket was closed
             while True:
                 visitor, _ = listener.accept()
                 open_ones.append(visitor)
                 heard.append(visitor.recv(1000))
-                if says is not None:
-                    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(says)}\r\n\r\n"
-                    visitor.sendall(head.encode() + says)
+                if body is not None:
+                    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+                    visitor.sendall(head.encode() + body)
                     visitor.close()
 
     thread = threading.Thread(target=listen, daemon=True)

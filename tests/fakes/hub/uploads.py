@@ -1,4 +1,4 @@
-"""Making repos, and committing to them: ``/api/repos/create``, ``…/commit/R``, large files."""
+"""Creating repos and committing to them: ``/api/repos/create``, ``…/commit/R``, large files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COLORS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 
 
 def answer(hub: FakeHub, call: Call) -> Reply | None:
-    """Takes what the client sends, or says as the Hub does why not."""
+    """Accepts an upload, or refuses it with the Hub's own message."""
     if (call.method, call.path) == ("POST", "/api/repos/create"):
         return _create(hub, call)
     if (call.method, call.path) == ("POST", "/api/validate-yaml"):
@@ -167,7 +167,7 @@ def _preupload(hub: FakeHub, call: Call, key: str) -> Reply:
 
 
 def _oid(content: bytes, mode: str) -> str:
-    """How the Hub names a content: as git does, or a large file by its SHA-256."""
+    """The Hub's name for content: git's hash, or SHA-256 for a large file."""
     if mode == "lfs":
         return hashlib.sha256(content).hexdigest()
     blob = f"blob {len(content)}\0".encode() + content
@@ -206,7 +206,7 @@ def _commit(hub: FakeHub, call: Call, key: str) -> Reply:
     if hub.uploads.interrupt and hub.uploads.interrupt[0][0] == key:
         _, path, content = hub.uploads.interrupt.pop(0)
         shelf.files[path] = content
-        shelf.commits.append("somebody else's")
+        shelf.commits.append("another client's")
     header, *rest = [json.loads(line) for line in call.body.splitlines()]
     if header["value"].get("parentCommit", shelf.sha) != shelf.sha:
         return Reply.json({"error": "A commit has happened since"}, 412)
