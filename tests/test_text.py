@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 import cam_hub
-from cam_hub._text import clean_line, clean_text
+from cam_hub._text import clean_line, clean_text, first_line
 from cam_hub.cli import main
 from cam_hub.errors import ClassNotFound, ModelRefused
 from cam_hub.sources.hub.listing import read_hit
@@ -50,6 +50,14 @@ def test_no_character_of_control_gets_through(code):
     for cleaned in (clean_line(f"a{chr(code)}b"), clean_text(f"a{chr(code)}b")):
         assert all(each.isprintable() or each in "\n\t" for each in cleaned)
         cleaned.encode()
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [("one\ntwo", "one"), ("\n  one\ntwo", "one"), ("", "ValueError"), (" \n ", "ValueError")],
+)
+def test_the_first_line_of_an_error_is_never_empty(message, line):
+    assert first_line(ValueError(message)) == line
 
 
 def test_a_line_is_cut_and_a_text_keeps_its_lines():

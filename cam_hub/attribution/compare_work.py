@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
+from cam_hub._text import first_line
 from cam_hub.attribution.compare_columns import Class, Columns, own_class
 from cam_hub.attribution.explain import explain
 from cam_hub.attribution.passes import Progress
@@ -317,7 +318,7 @@ def foreseen(model_id: str, report: ProgressReport) -> Iterator[None]:
     except Exception as error:  # whatever the code of a network raises on its way back
         if report.stopped:
             raise
-        first = (str(error) or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         if is_out_of_memory(error):
             raise OutOfMemory(model_id, f"{first}; a smaller input needs less.") from error
         raise ModelRefused(model_id, f"explaining it failed: {first}") from error

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from cam_hub._text import first_line
 from cam_hub._validation import check_sizes
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
 from cam_hub.images.geometry import Placement
@@ -92,10 +93,9 @@ class TransformPreprocessing:
         except CamHubError:
             raise
         except Exception as error:  # whatever a function of the user's raises
-            first = (str(error) or type(error).__name__).splitlines()[0]
             raise ImageRefused(
                 f"the model's transform failed on a photo of {image.size[0]}×{image.size[1]} "
-                f"pixels: {first}"
+                f"pixels: {first_line(error)}"
             ) from error
 
     def place(self, photo_size: tuple[int, int]) -> Placement | None:
@@ -337,10 +337,9 @@ def _has_keyword(transform: Callable[..., Any]) -> bool:
 
 
 def _why(error: Exception) -> str:
-    first = (str(error) or type(error).__name__).splitlines()[0]
     return (
         "a function that takes an RGB picture (PIL.Image), or image= with a uint8 array "
-        f"(H, W, 3), and this one raised {type(error).__name__}: {first}"
+        f"(H, W, 3), and this one raised {type(error).__name__}: {first_line(error)}"
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from cam_hub._text import first_line
 from cam_hub.errors import CamHubError, ModelRefused, OutOfMemory
 from cam_hub.hooks.execution import Execution
 from cam_hub.hooks.frozen_eval import frozen_eval, mixes_batch, unwrapped
@@ -131,11 +132,10 @@ def _experiment(model: LoadedModel, size: tuple[int, ...], run: ModelRunner) -> 
     except Exception as error:  # whatever a network raises on an input that it cannot take
         if is_out_of_memory(error):
             raise _NoMemory from None
-        first = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelRefused(
             model.id,
-            f"its forward pass failed on an input of {tuple(size)}: {first}. The model was made "
-            f"for {model.input_size}.",
+            f"its forward pass failed on an input of {tuple(size)}: {first_line(error)}. "
+            f"The model was made for {model.input_size}.",
         ) from error
     return _lines(model.module, findings, readings, found, best)
 

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
+from cam_hub._text import first_line
 from cam_hub.errors import ModelRefused
 from cam_hub.models.loading import MAX_NAME, MAX_TENSORS
 from cam_hub.models.pickle_scan import PICKLE_BYTES, scan_pickles
@@ -487,5 +488,4 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 def _first_line(error: BaseException) -> str:
     """The message of an error, without the paths and the advice that torch adds to it."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].split(". ")[0][:160]
+    return first_line(error).split(". ")[0][:160]

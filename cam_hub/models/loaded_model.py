@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from cam_hub._text import first_line
 from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused, OutOfMemory
 from cam_hub.hooks.execution import PLAIN, Execution, shortcuts, watch, worth
 from cam_hub.hooks.frozen_eval import unusable, unwrapped, walk
@@ -308,9 +309,10 @@ class LoadedModel:
                 raise MemoryError(str(error)) from error
             if (reason := unusable(self.module)) is not None:
                 raise ModelRefused(self.id, reason) from error
-            first = (str(error) or type(error).__name__).splitlines()[0]
             raise ModelRefused(
-                self.id, f"its forward pass failed on an input of {tuple(batch.shape[1:])}: {first}"
+                self.id,
+                f"its forward pass failed on an input of {tuple(batch.shape[1:])}: "
+                f"{first_line(error)}",
             ) from error
 
 
@@ -408,8 +410,7 @@ def _settled(model: LoadedModel, chosen: OutputChoice) -> LoadedModel | None:
             return None  # the next run reports that
         if is_out_of_memory(error):
             raise OutOfMemory(model.id, "a forward pass of one image does not fit.") from error
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelRefused(model.id, f"its forward pass failed: {first}") from error
+        raise ModelRefused(model.id, f"its forward pass failed: {first_line(error)}") from error
     notes = _notes(model.id, task, chosen=chosen is not None)
     found = replace(
         model,

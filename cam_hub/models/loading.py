@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from cam_hub._text import first_line
 from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.models.model_id import ModelId
 
@@ -338,8 +339,9 @@ def pick_device(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise InvalidArgument("device", device, f"{expected} (torch: {first})") from None
+        raise InvalidArgument(
+            "device", device, f"{expected} (torch: {first_line(error)})"
+        ) from None
     if chosen.type == "meta":
         raise InvalidArgument("device", device, expected)
     return chosen

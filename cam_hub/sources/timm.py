@@ -1,8 +1,8 @@
 """timm's architectures: with weights of an installed package, random ones, or those of a folder.
 
 The weights in an installed package make the first start work without a hub. A package is found by
-its name; one that is not installed is as if it were not listed. Folders of this machine hold models
-as timm saves them; they are for Python and the command line only.
+its name; one that is not installed is as if it were not listed. Models in folders of this machine
+have the files that timm saves; they are loaded in Python and on the command line only.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import torch.hub
 import torchvision.models as zoo
 from torch import nn
 
+from cam_hub._text import first_line
 from cam_hub._version import __version__
 from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused
 from cam_hub.images.clips import ClipPreprocessing
@@ -347,9 +348,9 @@ def _build(request: LoadRequest, weights: zoo.Weights) -> nn.Module:
             return cast(nn.Module, zoo.get_model(name, weights=None, **options))
         return build_without_initialisation(lambda: zoo.get_model(name, weights=weights, **options))
     except Exception as error:  # whatever a file of another network makes torch raise
-        first = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelRefused(
-            str(request.id), f"torchvision could not build it from its checkpoint ({first})."
+            str(request.id),
+            f"torchvision could not build it from its checkpoint ({first_line(error)}).",
         ) from error
 
 

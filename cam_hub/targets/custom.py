@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from cam_hub._text import first_line
 from cam_hub.errors import InvalidArgument
 from cam_hub.options import name_of
 from cam_hub.targets.base import ClassScores, Reference, Target, Task, WholeOutput
@@ -159,10 +160,9 @@ class _Value(Target):
         try:
             return self._function(raw)
         except Exception as error:  # whatever a caller's function raises
-            first = (str(error) or type(error).__name__).splitlines()[0]
             raise self._refused(
                 "a function of what the network returns that works for any number of images; it "
-                f"raised {type(error).__name__}: {first}"
+                f"raised {type(error).__name__}: {first_line(error)}"
             ) from error
 
     def _refused(self, expected: str) -> InvalidArgument:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cam_hub._text import first_line
 from cam_hub.errors import InvalidArgument
 from cam_hub.options import OutputChoice, name_of
 
@@ -195,8 +196,8 @@ def _check_function(head: Head, raw: Any) -> None:
         with torch.no_grad():
             found = head.read(raw)
     except Exception as error:  # whatever a caller's function raises
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        expected = f"a function of what the network returns ({_listed(raw)}); it raised: {first}"
+        expected = f"a function of what the network returns ({_listed(raw)})"
+        expected += f"; it raised: {first_line(error)}"
         raise InvalidArgument(_ARGUMENT, name, expected) from error
     if not isinstance(found, Tensor) or not found.is_floating_point():
         seen = f"{found.dtype} tensor" if isinstance(found, Tensor) else type(found).__name__

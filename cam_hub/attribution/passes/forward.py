@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cam_hub._text import first_line
 from cam_hub.attribution.passes.accumulator import Accumulator
 from cam_hub.attribution.passes.job import Job, Pass
 from cam_hub.errors import CamHubError, ModelRefused, NoMap
@@ -194,8 +195,7 @@ class Trace:
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            first = (str(error) or type(error).__name__).splitlines()[0]
-            raise NoMap(f"the backward pass failed: {first}") from error
+            raise NoMap(f"the backward pass failed: {first_line(error)}") from error
         for name in list(missing):  # on which the scores do not depend
             shape = self._taps.activations[name].shape[1:]
             nothing = self._taps.activations[name].new_zeros((1, *shape))
