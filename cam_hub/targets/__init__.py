@@ -43,8 +43,11 @@ def make_task(
     if not isinstance(name, str) or name not in TASKS:
         raise InvalidArgument("task", name, f"one of {', '.join(TASKS)}")
     task = TASKS[name].make(class_names)
-    if not multi_label:
-        return task
+    try:
+        if not multi_label:
+            return task
+    except ValueError:  # the truth value of an array
+        raise InvalidArgument("multi_label", multi_label, "True or False") from None
     if not isinstance(task, Classification):
         raise InvalidArgument("multi_label", multi_label, f"False for task={name!r}")
     return replace(task, multi_label=True)
