@@ -87,7 +87,7 @@ def _settings(values: dict[str, Any], space_id: str | None) -> Settings:
     from space.service.zerogpu import on_zero_gpu  # noqa: PLC0415
 
     lent = on_zero_gpu()
-    from cam_hub.models.loaded_model import pick_device  # noqa: PLC0415
+    from cam_hub.models.loading import pick_device  # noqa: PLC0415
     from space.app.create_app import can_sign_in  # noqa: PLC0415
     from space.config.settings import Settings  # noqa: PLC0415
 
