@@ -1,4 +1,4 @@
-"""The docs: their Python runs, their links lead somewhere, their commands are the real ones."""
+"""The docs: their Python runs, their links work, their commands are the real ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/api.md: its examples run, its tables are those of the running app."""
+"""docs/api.md: its examples run, and its tables match the running app."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors: readable, catchable, and carrying what a program needs."""
+"""Errors: readable, catchable, and with the data that a program needs."""
 
 from __future__ import annotations
 

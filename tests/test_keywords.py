@@ -1,4 +1,4 @@
-"""Keyword arguments that do not exist: Python's TypeError, with the right name."""
+"""Unknown keyword arguments: Python's TypeError, with the right name."""
 
 from __future__ import annotations
 

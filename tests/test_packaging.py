@@ -1,4 +1,4 @@
-"""What is installed, what it needs, and what the archives contain."""
+"""The installed files, their requirements, and the content of the archives."""
 
 from __future__ import annotations
 

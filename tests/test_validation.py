@@ -1,4 +1,4 @@
-"""Checks of single values: what is accepted, and the message for what is not."""
+"""Checks of single values: the accepted values, and the message for all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``explain_many`` as a stream: what is asked for when, how it ends, and what it tells."""
+"""``explain_many`` as a stream: when items are read, how it ends, and its progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``explain_many``: batches of pictures, in order, each with its own outcome."""
+"""``explain_many``: batches of images, in order, each with its own outcome."""
 
 from __future__ import annotations
 

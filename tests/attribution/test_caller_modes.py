@@ -1,4 +1,4 @@
-"""Every entry point gives the same in whatever mode of torch's its caller is, first or later."""
+"""Every entry point gives the same result in every torch mode of its caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``compare``: models beside each other; each cell is what ``explain`` gives, or a reason."""
+"""``compare``: models side by side; each cell is the map of ``explain``, or a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``explain`` end to end, with real weights and real photos, and what it leaves behind."""
+"""``explain`` end to end, with real weights and photos, and without side effects."""
 
 from __future__ import annotations
 

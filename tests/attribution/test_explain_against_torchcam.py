@@ -1,4 +1,4 @@
-"""The whole way through, against torchcam where it is right, on real weights and photos."""
+"""The whole pipeline compared with torchcam where it is correct, on real weights and photos."""
 
 from __future__ import annotations
 

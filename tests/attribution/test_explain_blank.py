@@ -1,4 +1,4 @@
-"""What ``explain`` does where the recommended layer has nothing to show."""
+"""``explain`` if the map at the recommended layer is blank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several methods out of one pass."""
+"""Several methods from one pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``explain`` refuses: bad arguments and models that misbehave; nothing is left behind."""
+"""The refusals of ``explain``: bad arguments and faulty models; no state is left behind."""
 
 from __future__ import annotations
 

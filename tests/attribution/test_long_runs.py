@@ -1,4 +1,4 @@
-"""However often pictures are explained: memory stays, no hook is left, nothing is changed."""
+"""Repeated explanations: memory does not grow, no hook is left, nothing is changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channels first or last: by the network alone, and a user's own weights are not laid out anew."""
+"""Channels first or last: chosen by the network alone, without converting a user's own weights."""
 
 from __future__ import annotations
 

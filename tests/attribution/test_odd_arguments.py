@@ -1,4 +1,4 @@
-"""Whatever an argument is, it works or is refused with an error of ours."""
+"""Every argument either works or is refused with one of our own errors."""
 
 from __future__ import annotations
 

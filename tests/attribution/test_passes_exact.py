@@ -1,4 +1,4 @@
-"""The same maps by every way that leads to them, over all methods, layouts and kinds of answer."""
+"""The same maps by every path that computes them, over all methods, layouts and tasks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Geometry end to end: a bright spot planted in a photo comes back where it was.
+"""Geometry end to end: a bright spot planted in a photo is found at its position.
 
-The network is one whose map is known beforehand: its layer averages brightness over cells, and its
-score is what these cells hold, squared. So the hottest place must be the spot, whatever resize
-and crop lie between the photo and the network.
+The map of the network is known beforehand: its layer averages brightness over cells, and its score
+is the sum of the squares of these cells. The hottest position must therefore be the spot, for every
+resize and crop between the photo and the network.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Nothing about a picture is computed twice, within bounds, and never what is out of date."""
+"""The pass cache: nothing is computed twice, within its limit, and nothing outdated is used."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The same question gets the same answer, whatever was asked before it.
+"""The same request gets the same result, whatever was requested before.
 
-How torch rounds depends on how many images pass at once: with one thread the scores of the embedded
-model, with several its maps, too, and at inner layers more than their last digits.
+Rounding in torch depends on the number of images in a pass: with one thread this affects the scores
+of the embedded model, with several also its maps, and at inner layers more than their last digits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The images of a job as a batch: the same numbers however they lie in memory."""
+"""The images of a job as a batch: the same numbers for every memory layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many noisy copies are taken: as many as make the map steady, and what is told of it."""
+"""Adaptive sampling: the number of noisy copies for a stable map, and its report."""
 
 from __future__ import annotations
 

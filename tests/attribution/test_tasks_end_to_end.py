@@ -1,4 +1,4 @@
-"""Every kind of answer from photo to map: planted networks, and real ones with random weights."""
+"""Every task from photo to map: planted networks, and real ones with random weights."""
 
 from __future__ import annotations
 

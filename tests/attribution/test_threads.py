@@ -1,4 +1,4 @@
-"""Any number of threads on one model: every map is its single-threaded twin."""
+"""Several threads on one model: every map equals the single-threaded one."""
 
 from __future__ import annotations
 

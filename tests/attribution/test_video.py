@@ -1,4 +1,4 @@
-"""Clips end to end: what moves in time lights its place and its moment."""
+"""Clips end to end: a moving object is found at its position and its time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bench: what it times, how it compares, what it tells."""
+"""The engine benchmark: its timing, its comparisons and its report."""
 
 from __future__ import annotations
 

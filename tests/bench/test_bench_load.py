@@ -1,4 +1,4 @@
-"""The load test itself: what it counts as wrong, and a short run of it."""
+"""The load test itself: the results that it counts as wrong, and a short run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many functions an explanation runs through, and how they are counted."""
+"""The number of functions on the call path of an explanation, and how they are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks of the sweep: what they let pass, and that they catch what they are there for."""
+"""The checks of the sweep: correct models pass, and each kind of fault is detected."""
 
 from __future__ import annotations
 

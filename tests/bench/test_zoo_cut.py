@@ -1,8 +1,8 @@
-"""A cut of the sweep: the smallest member of every timm module file, but the costly ones.
+"""A subset of the sweep: the smallest member of every timm module file, without the expensive ones.
 
-``pytest -m zoo`` runs it, ``-k levit`` one family of it. What ``bench/results/zoo.jsonl`` records
-as failing may fail, and must: see ``bench/zoo/expected.py``. ``.ci/run`` does the same, of
-torchvision too, by the program itself, in processes of their own.
+``pytest -m zoo`` runs it, ``-k levit`` one family. Models that ``bench/results/zoo.jsonl`` records
+as failing may fail, and must: see ``bench/zoo/expected.py``. ``.ci/run`` does the same with the
+program itself, in separate processes, and also for torchvision.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a layer is from the deep end, in networks whose leaves can be counted by hand."""
+"""The depth of a layer, in networks whose leaves can be counted by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sweep will do and has done: its plan, the sizes of models, its ledger."""
+"""The sweep's plan, the sizes of models, and its ledger."""
 
 from __future__ import annotations
 

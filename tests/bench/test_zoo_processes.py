@@ -1,4 +1,4 @@
-"""The sweep's worker processes, which may die of any model."""
+"""The sweep's worker processes, which any model may crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a layer lies on the image, by hand-worked changes and by plain functions."""
+"""Whether a layer is on the image, by hand-worked changes and by plain functions."""
 
 from __future__ import annotations
 

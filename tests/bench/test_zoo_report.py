@@ -1,4 +1,4 @@
-"""What the sweep tells: its report, and whether outcomes are as recorded."""
+"""The report of the sweep, and the comparison with recorded results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Costly models are swept with a smaller input, where they take one."""
+"""Expensive models are checked with a smaller input, if they accept one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page without a mouse, without sight, with little contrast: keys, names, axe."""
+"""The accessibility of the page: keyboard, names, contrast, axe."""
 
 from __future__ import annotations
 

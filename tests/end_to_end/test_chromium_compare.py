@@ -1,4 +1,4 @@
-"""The tab Compare in Chromium, on a desktop and on a phone, clicked through as a person would."""
+"""The tab Compare in Chromium, in a desktop and a phone layout, used as by a person."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page in Chromium, on a desktop and on a phone, clicked through as a person would."""
+"""The page in Chromium, in a desktop and a phone layout, used as by a person."""
 
 from __future__ import annotations
 

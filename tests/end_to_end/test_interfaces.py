@@ -1,7 +1,7 @@
-"""The same cases through every interface: one question has one answer, whoever passes it on.
+"""The same cases through every interface: one request has one answer.
 
 To add a case, add a line to ``CASES``: a network (``add_network``), a photo, the arguments of
-``explain`` by name, and the layers or the error code that every interface must answer with.
+``explain`` by name, and the layers or the error code that every interface must return.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models and results on their way to other processes: pickle, deep copies, torch.save, workers."""
+"""Models and results in other processes: pickle, deep copies, torch.save, workers."""
 
 from __future__ import annotations
 

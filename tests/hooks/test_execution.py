@@ -1,4 +1,4 @@
-"""Networks that are no plain functions of the image: the same call gives the same map."""
+"""Networks that are not pure functions of the image: the same call gives the same map."""
 
 from __future__ import annotations
 

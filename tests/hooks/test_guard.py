@@ -1,4 +1,4 @@
-"""A model is left as it was found, whatever happens in between."""
+"""The state of a model is restored, whatever happens in between."""
 
 from __future__ import annotations
 

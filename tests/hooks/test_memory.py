@@ -1,4 +1,4 @@
-"""How much memory may be planned with."""
+"""The amount of memory that is available for planning."""
 
 from __future__ import annotations
 

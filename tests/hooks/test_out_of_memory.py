@@ -1,4 +1,4 @@
-"""Where memory does not suffice: smaller chunks, then a clear error, and nothing left behind."""
+"""Out of memory: smaller chunks, then a clear error, and no state is left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hooks: what they record, that they leave no trace, and that threads do not hear each other."""
+"""Hooks: what they record, their complete removal, and the isolation of threads."""
 
 from __future__ import annotations
 

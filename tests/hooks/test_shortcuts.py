@@ -1,4 +1,4 @@
-"""Shortcuts give the same numbers, and are taken only where they are some."""
+"""Shortcuts give the same numbers, and are used only where they are faster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ways back through layers of tokens give what torch gives, whichever gradients are zero."""
+"""Backward passes through token layers equal torch's, whichever gradients are zero."""
 
 from __future__ import annotations
 

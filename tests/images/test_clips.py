@@ -1,4 +1,4 @@
-"""Clips: opened from anything that holds several pictures, and brought to a model's input."""
+"""Clips: opened from anything that contains several images, and converted to a model's input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Placement: photo pixels to input pixels and back, and maps laid over photos."""
+"""Placement: photo pixels to input pixels and back, and maps placed on photos."""
 
 from __future__ import annotations
 

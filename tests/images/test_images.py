@@ -1,4 +1,4 @@
-"""open_image: every odd file that can be read becomes an upright RGB picture."""
+"""open_image: every unusual file that can be read becomes an upright RGB image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals of open_image: what is not a picture, or too large a one, with the reason."""
+"""Refusals of open_image: files that are not images, or too large, with the reason."""
 
 from __future__ import annotations
 

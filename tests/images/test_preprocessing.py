@@ -1,4 +1,4 @@
-"""Preprocessing: equal to timm and torchvision bit for bit, and true to its own geometry."""
+"""Preprocessing: equal to timm's and torchvision's bit for bit, with the right geometry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors that are already preprocessed: taken as they are, or refused with the reason."""
+"""Preprocessed tensors: used unchanged, or refused with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of many channels, and the picture that their maps are shown on."""
+"""Images with many channels, and the image on which their maps are drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of the layer cache: what is read back, what is ignored, and that nothing fails."""
+"""The files of the layer cache: what is read, what is ignored, and that nothing fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws over the registries of methods, layouts and tasks: how it is computed does not matter."""
+"""Laws over the registries of methods, layouts and tasks: results do not depend on the path."""
 
 from __future__ import annotations
 

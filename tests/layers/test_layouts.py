@@ -1,4 +1,4 @@
-"""Networks that no zoo contains: which layer is recommended, and how it is read."""
+"""Networks that no zoo contains: their recommended layer and its layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A layer that mixes the picture's quarters is passed over for a late one that does not."""
+"""A layer that mixes the image's quadrants is rejected in favour of a late one that does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recommended layer off plain networks, and where a map would be blank."""
+"""The recommended layer of unusual networks, and of those whose map would be blank."""
 
 from __future__ import annotations
 

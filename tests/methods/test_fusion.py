@@ -1,4 +1,4 @@
-"""Bringing maps to [0, 1], refusing blank ones, and fusing the maps of several layers."""
+"""Normalising maps to [0, 1], refusing blank ones, and fusing the maps of several layers."""
 
 from collections.abc import Callable
 from math import tanh

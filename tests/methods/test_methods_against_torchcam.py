@@ -1,4 +1,4 @@
-"""The same maps as torchcam 0.5 where it follows the papers, and proof of where it does not."""
+"""The same maps as torchcam 0.5 where it follows the papers, and evidence where it does not."""
 
 import copy
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Each method on numbers that fit on a sheet of paper, and against its formula in plain loops."""
+"""Each method on numbers worked out by hand, and compared with its formula in plain loops."""
 
 from itertools import product
 from math import prod

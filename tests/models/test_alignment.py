@@ -1,4 +1,4 @@
-"""Weights that lie askew in memory: those that must be moved are."""
+"""Weights that are not aligned in memory: those that must be copied are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of weights: read without executing anything, refused where they lie."""
+"""Weights files: read without executing anything, refused if they are inconsistent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations of repos: what is read of them, and what is refused."""
+"""Configurations of repos: what is read from them, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files made to delay or crash their readers: refused, in linear time."""
+"""Files designed to delay or crash their readers: refused, in linear time."""
 
 from __future__ import annotations
 

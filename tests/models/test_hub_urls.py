@@ -1,4 +1,4 @@
-"""Addresses that people copy from their browser."""
+"""URLs copied from a browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that are built for the places of their weights, and when they must not be."""
+"""Networks that are built without initialising their weights, and when this is not possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every architecture loads as timm and torchvision load it, and none is built twice for it."""
+"""Every architecture loads as in timm and torchvision, and none has to be built twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks whose signals drown in single precision are computed in double."""
+"""Networks whose signals vanish in single precision are computed in double precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a repo: the chosen weights, the reason where there are none, other libraries."""
+"""The files of a repo: the chosen weights, the reason if there are none, other libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures and files of a comparison: what its scales mean, its sheet, its film, its folder."""
+"""The images and files of a comparison: its scales, sheet, animation and folder."""
 
 from __future__ import annotations
 

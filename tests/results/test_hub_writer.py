@@ -1,4 +1,4 @@
-"""Writing to repos: all of a commit or nothing, and every failure in words."""
+"""Writing to repos: a commit completely or not at all, and a message for every failure."""
 
 from __future__ import annotations
 

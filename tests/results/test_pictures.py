@@ -1,4 +1,4 @@
-"""Pictures that are painted on first access."""
+"""Images that are drawn on first access."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks and boxes out of heatmaps."""
+"""Masks and boxes from heatmaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heatmaps in colour and over their photos, cut-outs and boxes."""
+"""Heatmaps in colour and on their photos, cut-outs and boxes."""
 
 from __future__ import annotations
 

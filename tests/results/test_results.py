@@ -1,4 +1,4 @@
-"""Explanations: maps on several scales, pictures, files, and the manifest."""
+"""Explanations: maps on several scales, images, files, and the manifest."""
 
 from __future__ import annotations
 

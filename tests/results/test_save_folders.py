@@ -1,4 +1,4 @@
-"""Saved results: nobody's files are lost, whatever lies in the folder and whenever a save ends."""
+"""Saved results: a user's own files are never lost, in any folder and after any interruption."""
 
 from __future__ import annotations
 

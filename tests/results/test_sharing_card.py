@@ -1,4 +1,4 @@
-"""Cards of explanations: what they show, and what strangers' names cannot do in them."""
+"""Cards of explanations: their content, and the escaping of untrusted names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bound of what downloaded weights take on the disk."""
+"""The limit on the disk space of downloaded weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""IDs that are tricks, or of something that is no model: what each costs, and what it is told."""
+"""Malicious IDs, and IDs of repos that are not models: the cost and the error of each."""
 
 from __future__ import annotations
 

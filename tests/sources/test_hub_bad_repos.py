@@ -1,7 +1,8 @@
-"""Repos that lie, attack or are something else: refused for what they are, at the least cost.
+"""Repos that are inconsistent, malicious or of another kind: refused with the reason, at minimum
+cost.
 
-Each is loaded by its ID from the hub of the tests; what was fetched, and what is left on the disk,
-is part of the table.
+Each is loaded by its ID from the hub of the tests; the table includes the files that were fetched
+and those left on the disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Networks, hubs and disks that fail: what each gives, and that nothing of it stays behind."""
+"""Networks, hubs and disks that fail: the error of each, and that nothing is left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known before a download, what is refused for it, and what is told during one."""
+"""Facts before a download, refusals because of them, and progress during a download."""
 
 from __future__ import annotations
 

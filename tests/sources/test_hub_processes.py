@@ -1,4 +1,4 @@
-"""Several threads that want one model, and a process that was told to stay offline."""
+"""Several threads that load one model, and a process in offline mode."""
 
 from __future__ import annotations
 

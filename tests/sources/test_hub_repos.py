@@ -1,4 +1,4 @@
-"""Repos of real people, from the ID to the network: all that they declare is followed."""
+"""Repos as users push them, from the ID to the network: everything that they declare is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Access tokens: whose is used, where it goes, and that nobody gets what another's opened."""
+"""Access tokens: which is used, where it is sent, and that its files are not shared."""
 
 from __future__ import annotations
 

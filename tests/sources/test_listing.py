@@ -1,4 +1,4 @@
-"""Asking the Hub for its models: failures, waits, and many who ask at once."""
+"""Listing the Hub's models: failures, waits, and concurrent requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of this machine, as timm saves models to them."""
+"""Folders on this machine, as timm saves models to them."""
 
 from __future__ import annotations
 

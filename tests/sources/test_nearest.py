@@ -1,4 +1,4 @@
-"""What an unknown or ambiguous ID may have been meant for."""
+"""Suggestions for unknown and ambiguous IDs."""
 
 from __future__ import annotations
 

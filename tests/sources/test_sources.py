@@ -1,4 +1,4 @@
-"""Where models come from: the embedded default, timm, torchvision, one's own module."""
+"""The sources of models: the embedded default, timm, torchvision, the user's own module."""
 
 from __future__ import annotations
 

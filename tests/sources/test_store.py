@@ -1,4 +1,4 @@
-"""The store of loaded models: once, bounded, and by many threads."""
+"""The store of loaded models: each loaded once, within a limit, and used by many threads."""
 
 from __future__ import annotations
 

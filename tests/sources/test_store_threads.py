@@ -1,4 +1,4 @@
-"""Several threads that ask the store for models at the same time, from a slow hub."""
+"""Several threads that request models from the store at the same time, from a slow hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks out of repos: the same as timm's own, and refused where files and words disagree."""
+"""Networks from repos: the same as timm's own, and refused if files contradict each other."""
 
 from __future__ import annotations
 

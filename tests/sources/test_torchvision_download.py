@@ -1,4 +1,4 @@
-"""torchvision's checkpoints over the network: resumed, checked, and each fault by its name."""
+"""Downloads of torchvision's checkpoints: resumed, verified, and an error for each fault."""
 
 from __future__ import annotations
 

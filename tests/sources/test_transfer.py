@@ -1,4 +1,4 @@
-"""What holds for every file that is fetched, from the Hub or from elsewhere."""
+"""Rules for every file that is downloaded, from the Hub or from elsewhere."""
 
 from __future__ import annotations
 

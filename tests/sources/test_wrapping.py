@@ -1,4 +1,4 @@
-"""``wrap_model``: preprocessing and labels of networks that their users hold in memory."""
+"""``wrap_model``: preprocessing and labels of the user's own networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Odd environments: the app starts, or ends with one line that says why, and never a traceback."""
+"""Unusual environments: the app starts, or reports the reason in one line without a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One budget for what visitors leave on the disk, and true words for a disk that is full."""
+"""One budget for visitors' files on the disk, and correct errors for a full disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long work tells how far it is, and stops within one chunk where it is told to."""
+"""Long work reports its progress, and stops within one chunk when it is cancelled."""
 
 from __future__ import annotations
 

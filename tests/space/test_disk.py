@@ -1,4 +1,4 @@
-"""The app keeps what it downloads within a bound."""
+"""The app keeps its downloads within a limit."""
 
 from __future__ import annotations
 

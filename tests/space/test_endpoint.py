@@ -1,4 +1,4 @@
-"""The endpoint through gradio_client: what it answers, and how it documents itself."""
+"""The endpoint through gradio_client: its results and its documentation."""
 
 from __future__ import annotations
 

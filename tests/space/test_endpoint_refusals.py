@@ -1,4 +1,4 @@
-"""The endpoint through gradio_client: what it refuses, and what it keeps to itself."""
+"""The endpoint through gradio_client: its refusals, and the details that it does not reveal."""
 
 from __future__ import annotations
 

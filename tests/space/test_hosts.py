@@ -1,4 +1,4 @@
-"""Known hosts only: under which names the app answers, and whose pages may send it requests."""
+"""Known hosts only: the names that the app serves, and the pages that may send it requests."""
 
 from __future__ import annotations
 

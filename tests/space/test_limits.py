@@ -1,4 +1,4 @@
-"""What the app lets anybody load, and in whose name."""
+"""The models that the app loads for visitors, and the tokens that it uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What visitors hear while their request is answered, and that nobody works for those who left."""
+"""Progress while a request is answered, and no further work after a client has left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said about a model before it is loaded: below the field for its ID, by ``/describe``."""
+"""Facts about a model before it is loaded: below the field for its ID, and by ``/describe``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: one table, by flag and by environment, and what it comes to."""
+"""Settings: one table, read from flags and the environment."""
 
 from __future__ import annotations
 

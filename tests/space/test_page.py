@@ -1,4 +1,4 @@
-"""The page as a browser uses it: what it holds, and its events within one session."""
+"""The page as a browser uses it: its content, and its events within one session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a page opens with: a result that is there already, or the view of a link."""
+"""The initial page: a result that is computed beforehand, or the view of a link."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photos by URL: from public addresses only, bounded in bytes and time."""
+"""Photos by URL: from public addresses only, limited in bytes and time."""
 
 from __future__ import annotations
 

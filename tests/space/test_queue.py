@@ -1,4 +1,4 @@
-"""Many at once: a bounded queue, light endpoints beside slow ones, cancelled work that ends."""
+"""Many requests: a bounded queue, light endpoints beside slow ones, cancelled work that ends."""
 
 from __future__ import annotations
 

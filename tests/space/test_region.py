@@ -1,4 +1,4 @@
-"""A part of the photo that is asked about, and a photo to compare with, through the app."""
+"""Regions of a photo and reference photos, through the app."""
 
 from __future__ import annotations
 

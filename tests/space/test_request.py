@@ -1,4 +1,4 @@
-"""What a visitor sent becomes a checked request, or a message."""
+"""A visitor's input becomes a checked request, or an error message."""
 
 from __future__ import annotations
 

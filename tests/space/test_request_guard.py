@@ -1,4 +1,4 @@
-"""Photos by URL through every door, and Gradio's own doors that stay shut."""
+"""Photos by URL through every route, and Gradio's own routes that stay closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log: how the app started, how each request ended, nothing about who asked for what photo."""
+"""The log: the start of the app, the end of each request, and no personal data."""
 
 from __future__ import annotations
 

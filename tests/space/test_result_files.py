@@ -1,4 +1,4 @@
-"""Folders of requests and uploads: hard to guess, and gone after a while."""
+"""Folders of requests and uploads: hard to guess, and removed after a while."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every route of the app under malformed requests: a 4xx, and one short line of log at most."""
+"""Every route of the app under malformed requests: a 4xx, and at most one short log line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where visitors can sign in, and what is said elsewhere."""
+"""When visitors can sign in, and the message if they cannot."""
 
 from __future__ import annotations
 

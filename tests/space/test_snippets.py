@@ -1,4 +1,4 @@
-"""The code that the page shows does what the page has done."""
+"""The code that the page shows reproduces the result of the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The staged folder runs by itself, as a Space runs it."""
+"""The staged folder runs on its own, as on a Space."""
 
 from __future__ import annotations
 

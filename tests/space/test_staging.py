@@ -1,4 +1,4 @@
-"""What goes into a Space: all that the app needs, and nothing else."""
+"""The content of a Space: everything that the app needs, and nothing else."""
 
 from __future__ import annotations
 

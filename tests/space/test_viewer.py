@@ -1,4 +1,4 @@
-"""A result on the screen: what is painted, on which scale, and what is said where nothing is."""
+"""A result on the screen: which maps are drawn, on which scale, and the reason for missing ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Visitors of a Space who signed in: each sees what they may read, and nothing of each other's."""
+"""Signed-in visitors of a Space: each sees only the models that they may read."""
 
 from __future__ import annotations
 

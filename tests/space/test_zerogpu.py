@@ -1,4 +1,4 @@
-"""A GPU that is lent call by call, played by a stand-in for the package of such Spaces."""
+"""A GPU allocated per call, simulated by a stand-in for the package of such Spaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which classes are meant, and how probable they are."""
+"""The explained classes, and their probabilities."""
 
 from __future__ import annotations
 

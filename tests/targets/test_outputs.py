@@ -1,4 +1,4 @@
-"""What a network returns, and what of it is explained: heads, probabilities, values, functions."""
+"""The outputs of a network, and which are explained: heads, probabilities, values, functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks: what of a model's answer is explained. Numbers worked out by hand, and laws."""
+"""Tasks: the explained score of a model's output. Numbers worked out by hand, and laws."""
 
 from __future__ import annotations
 

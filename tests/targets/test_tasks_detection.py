@@ -1,4 +1,4 @@
-"""Detection: which box is meant, and how noisy copies follow it. Boxes worked out by hand."""
+"""Detection: the selected box, and how noisy copies follow it. Boxes worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regions of a photo, laid onto a model's output; and what segmentation makes of them."""
+"""Regions of a photo, mapped onto a model's output; and their use in segmentation."""
 
 from __future__ import annotations
 
