@@ -18,13 +18,13 @@ def _free_port() -> int:
 
 
 HUB_PORT = _free_port()
-"""Where tests may serve a hub of their own; nothing listens there otherwise."""
+"""The port on which tests may serve their own hub; it is unused otherwise."""
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the workers share the cores
     _WORKERS = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
 
-# Before anything imports huggingface_hub or torch: no test sees the user's caches or the network.
+# Before huggingface_hub or torch is imported: no test uses the user's caches or the network.
 _CACHE = tempfile.mkdtemp(prefix="cam-hub-tests-")
 os.environ["HF_HOME"] = str(Path(_CACHE) / "hf")
 os.environ["TORCH_HOME"] = str(Path(_CACHE) / "torch")
@@ -55,7 +55,7 @@ PHOTOS = {
     "tripod": (872, "tripod"),
     "moped": (665, "moped"),
 }
-"""What the default model sees in each photo: class index and one of its label's names."""
+"""The default model's prediction for each photo: class index and one of its label's names."""
 
 
 def _gradio_photo(name: str) -> Image.Image:
@@ -65,7 +65,7 @@ def _gradio_photo(name: str) -> Image.Image:
 
 @pytest.fixture(scope="session")
 def photos() -> dict[str, Image.Image]:
-    """Real photos, of the things in PHOTOS."""
+    """Real photos of the objects in PHOTOS."""
     return {
         "lion": _gradio_photo("lion.jpg"),
         "cheetah": _gradio_photo("cheetah1.jpg"),
@@ -90,7 +90,7 @@ def lite0() -> cam_hub.LoadedModel:
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    """A generator of numbers that are the same in every run."""
+    """A generator of random numbers that are the same in every run."""
     return np.random.default_rng(0)
 
 
@@ -104,8 +104,8 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def hub(hub_cache: Path) -> Iterator[FakeHub]:
-    """A hub that holds one repo, and nothing of it in the cache."""
-    from tests.fakes.hub.bread import REPO, bread_repo  # brings torch, which some files need not
+    """A hub with one repo, none of which is cached."""
+    from tests.fakes.hub.bread import REPO, bread_repo  # imports torch
 
     hub = FakeHub()
     hub.repos[REPO] = bread_repo()
@@ -115,7 +115,7 @@ def hub(hub_cache: Path) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def fresh_listing() -> Iterator[None]:
-    """Nothing is cached of the Hub's list of models, neither before nor after a test."""
+    """The Hub's list of models is not cached, neither before nor after a test."""
     from cam_hub.sources.hub.listing import shared_listing
 
     shared_listing.forget()
@@ -135,8 +135,8 @@ def bakery_hub() -> Iterator[FakeHub]:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """Address of the running app."""
-    from tests.fakes.space_app import serve  # brings torch, which some files need not
+    """URL of the running app."""
+    from tests.fakes.space_app import serve  # imports torch
 
     with serve() as address:
         yield address
@@ -165,7 +165,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any, url: str) -> Iterator[Callable[..., Visitor]]:
-    """Opens the page; afterwards nobody may have complained or asked another host."""
+    """Opens the page; afterwards the console must be free of errors, and no other host
+    contacted."""
     visitors = []
 
     def open_page(options: dict[str, Any] = DESKTOP, query: str = "") -> Visitor:
@@ -183,7 +184,7 @@ def visit(browser: Any, url: str) -> Iterator[Callable[..., Visitor]]:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """One thread of torch, as in the sweep over all architectures."""
+    """torch with one thread, as in the sweep over all architectures."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

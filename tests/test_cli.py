@@ -77,7 +77,7 @@ def test_results_among_the_pictures_are_not_explained_themselves(lion, tmp_path,
         assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["a b.png"]
     lion.save(photos / "out" / "a\nb.png" / "mine.png")
     assert main(["explain", str(photos), *options]) == 0
-    assert capsys.readouterr().out.count("\n") == 2  # a picture of one's own among them is
+    assert capsys.readouterr().out.count("\n") == 2  # one of the user's own images is among them
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused_before_anything_is_computed(

@@ -21,14 +21,14 @@ def blocks(page: str) -> list[str]:
 
 @pytest.fixture
 def folder_with_cat(tmp_path, monkeypatch, photos) -> Path:
-    """The working directory that the docs assume: one with a photo of a cat."""
+    """The working directory that the docs assume, with a photo of a cat."""
     photos["cat"].save(tmp_path / "cat.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def run(block: str) -> dict[str, object]:
-    """Runs a block, with random weights where it would download some; gives its variables."""
+    """Runs a block, with random weights in place of downloads; returns its variables."""
     names: dict[str, object] = {}
     block = re.sub(
         r'load_model\("(torchvision/\w+)"\)', r'load_model("\1", pretrained=False)', block

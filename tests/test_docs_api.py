@@ -130,7 +130,7 @@ def test_the_table_of_codes_is_complete():
         and issubclass(kind, CamHubError)
         and kind.__module__ == errors.__name__
     }
-    raised -= {"error"}  # of the parents, which nobody raises
+    raised -= {"error"}  # of base classes, which are never raised
     raised |= {problems.INTERNAL_CODE, problems.CANCELLED}
     raised |= {http_errors.BUSY, http_errors.FORBIDDEN, http_errors.NOT_FOUND}
     assert len(listed) == len(set(listed))

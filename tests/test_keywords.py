@@ -62,7 +62,7 @@ PUBLIC = (
 def test_an_argument_that_does_not_exist_is_answered_with_the_right_one(
     function: typing.Callable[..., object], name: str, hint: str | None
 ) -> None:
-    if hint is None:  # an argument, for something else
+    if hint is None:  # an existing argument, with another meaning
         assert name in inspect.signature(function).parameters
         return
     with pytest.raises(TypeError, match=rf"unexpected keyword argument '{name}': .*{hint}"):
@@ -89,7 +89,7 @@ def test_signatures_stay_open_to_inspection(function: typing.Callable[..., objec
 
 
 def test_no_synonym_is_an_argument_itself() -> None:
-    """Where it is one for some function, that function does not take it for another."""
+    """A synonym that is an argument of a function is not replaced in it."""
     for function in PUBLIC:
         names = set(inspect.signature(function).parameters)
         for name in names:

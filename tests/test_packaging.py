@@ -104,7 +104,7 @@ def test_every_imported_distribution_is_a_declared_requirement(package, extra) -
     lines = [*PROJECT["dependencies"]]
     if extra:
         lines += PROJECT["optional-dependencies"][extra]
-    # What only a lent GPU brings is imported only there.
+    # Packages of ZeroGPU are imported only there.
     declared = {canonicalize_name(name) for name in parsed(lines)} | {"spaces"}
     homes = packages_distributions()
     for path in (ROOT / package).rglob("*.py"):

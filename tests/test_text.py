@@ -149,7 +149,7 @@ def test_the_command_line_prints_to_a_terminal_of_few_characters(tmp_path, monke
 
 
 class Named(nn.Module):
-    """A layer whose name holds what a terminal obeys."""
+    """A layer whose name contains terminal control sequences."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ def test_names_of_layers_in_messages_are_safe():
     with pytest.raises(cam_hub.errors.LayerNotFound) as caught:
         cam_hub.explain(model, np.zeros((32, 32, 3), "uint8"), target_layers="conv")
     assert str(caught.value).isprintable()
-    assert caught.value.nearest == ("conv\x1b[2J",), "as the module has it"
+    assert caught.value.nearest == ("conv\x1b[2J",), "the module's own name"
 
 
 def test_messages_are_safe_whatever_they_quote():

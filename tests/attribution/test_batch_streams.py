@@ -77,7 +77,7 @@ def test_an_error_of_the_callers_iterable_comes_after_the_pictures_before_it(mod
 
 def test_slow_pictures_are_read_side_by_side(model, lion):
     class Slow:
-        """A file that takes its time."""
+        """A file that is slow to read."""
 
         def __init__(self) -> None:
             self.file = open_lion(lion)

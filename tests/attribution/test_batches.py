@@ -28,7 +28,7 @@ def model() -> cam_hub.LoadedModel:
 
 
 def passes_of(model: cam_hub.LoadedModel) -> list[int]:
-    """A list that is filled with the number of images of each pass from now on."""
+    """A list to which the number of images of each pass is appended."""
     seen: list[int] = []
     trunk = model.module if hasattr(model.module, "norm") else model.module.trunk
     trunk.norm.register_forward_hook(lambda _m, _i, output: seen.append(len(output)))
@@ -90,7 +90,7 @@ class TestPasses:
         model = of_task(task)
         cam_hub.list_layers(model)
         images = inputs(model, 5)
-        explain(model, images[0], target_layers=layer_of(model))  # what is found out once
+        explain(model, images[0], target_layers=layer_of(model))  # computed once
         seen = passes_of(model)
         options = {"target_layers": layer_of(model), "num_samples": 3, "batch_size": 8}
         assert all(outcome.error is None for outcome in explain_many(model, images, **options))
@@ -146,7 +146,8 @@ class TestPasses:
 
     def test_a_picture_that_is_blank_at_the_recommended_layer_gets_the_last_that_is_not(self):
         class Half(nn.Module):
-            """The last layer is silent for dark pictures; the score hears the first, too."""
+            """The last layer is inactive for dark images; the score also depends on the first
+            layer."""
 
             def __init__(self) -> None:
                 super().__init__()

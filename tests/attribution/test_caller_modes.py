@@ -27,7 +27,7 @@ PICTURE = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype="uint8")
 
 
 class Forbidden(TorchFunctionMode):
-    """Lets nothing of torch's be called."""
+    """Forbids calls of torch functions."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise AssertionError(f"{func} was called in the caller's function mode")
@@ -172,7 +172,7 @@ ENTRIES: dict[str, Callable[[cam_hub.LoadedModel, Path], Any]] = {
 
 
 def close(one: Any, other: Any) -> None:
-    """Compares numbers in lists, as far as rounding allows."""
+    """Compares numbers in lists, up to rounding."""
     if isinstance(one, Tensor):
         assert one.dtype == other.dtype and not one.is_inference()
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
@@ -205,7 +205,7 @@ SOURCES: dict[str, Callable[[Path], cam_hub.LoadedModel]] = {
 
 
 def entries_of(source: str) -> list[str]:
-    """All for the smallest network; for the others those that the rest is made of."""
+    """All entry points for the smallest network; the basic ones for the others."""
     return list(ENTRIES) if source == "wrapped" else ["predict", "explain"]
 
 
@@ -216,7 +216,7 @@ def fresh(source: str, repo: Path) -> cam_hub.LoadedModel:
 
 @pytest.fixture(scope="module")
 def expected(repo, tmp_path_factory) -> dict[tuple[str, str], Any]:
-    """What each entry point gives in the default modes."""
+    """The result of each entry point in the default modes."""
     found = {}
     for source in SOURCES:
         model = fresh(source, repo)
@@ -226,7 +226,7 @@ def expected(repo, tmp_path_factory) -> dict[tuple[str, str], Any]:
 
 
 def is_plain(model: cam_hub.LoadedModel) -> None:
-    """Nothing that outlives the call shows in which mode it was made."""
+    """Nothing that outlives the call depends on the mode of the caller."""
     tensors = [each for child in walk(model.module) for each in child._parameters.values()]
     tensors += [each for child in walk(model.module) for each in child._buffers.values()]
     for tensor in filter(lambda each: each is not None, tensors):
@@ -277,7 +277,7 @@ def test_a_module_made_in_a_mode_is_explained_as_one_made_outside(mode):
 
 
 class Shared(nn.Module):
-    """One weight of inference mode, in three places, beside one that is not."""
+    """One weight created in inference mode, used in three places, next to an ordinary one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -305,7 +305,7 @@ def test_only_tensors_of_inference_mode_are_cloned():
 
 
 class Locked(Shared):
-    """Cannot be copied."""
+    """A module that cannot be copied."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ def random() -> cam_hub.LoadedModel:
 
 
 class Refusing(nn.Module):
-    """Goes forwards, and raises on the way back."""
+    """Runs forward, and raises in the backward pass."""
 
     class Step(torch.autograd.Function):
         @staticmethod
@@ -56,7 +56,7 @@ class Refusing(nn.Module):
 
 
 def same(cell: Any, alone: cam_hub.Explanation) -> bool:
-    """But for rounding: how many pictures pass a network together changes the last digits."""
+    """Equality up to rounding: the number of images in a pass changes the last digits."""
     expected = alone.cam(cell.class_index, cell.layer)
     return np.allclose(cell.cam, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
@@ -247,7 +247,7 @@ class TestRows:
         assert row.loading_seconds > 0
         cost = row.cells[0].cost
         assert cost.forward_passes == pytest.approx(cost.seconds / row.forward_seconds)
-        assert cost.forward_passes > 2  # of five images forwards and back
+        assert cost.forward_passes > 2  # of five images, forward and backward
         assert not row.has_random_weights
 
     def test_random_weights_are_told(self, random, lion):

@@ -20,7 +20,8 @@ from cam_hub.errors import (
 from tests.conftest import PHOTOS
 from tests.fakes.module_state import state_of
 
-# Where the thing is in the photo, as (left, top, right, bottom) parts of its width and height.
+# The position of the object in the photo: (left, top, right, bottom) as fractions of width and
+# height.
 PLACES = {
     "lion": (0.25, 0.05, 0.75, 0.55),
     "cheetah": (0.15, 0.1, 0.85, 0.8),
@@ -211,7 +212,7 @@ class TestLayers:
 
     def test_a_layer_that_has_no_map_of_the_class_says_so_and_the_others_stay(self, lion):
         class Two(nn.Module):
-            """Class 0 hangs on the first layer only, class 1 on both."""
+            """Class 0 depends on the first layer only, class 1 on both."""
 
             def __init__(self) -> None:
                 super().__init__()

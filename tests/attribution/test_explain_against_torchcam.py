@@ -48,7 +48,8 @@ def test_maps_of_a_torchvision_network_with_in_place_layers_equal_torchcams(lion
     model = cam_hub.wrap_model(module)
     layers = ["layer2", "layer3.0.bn1", "layer4"]
     found = explain(model, lion, method=ours, target_layers=layers, classes=3)
-    # An in-place ReLU follows the second layer, and would overwrite what torchcam has recorded.
+    # An in-place ReLU follows the second layer, and would overwrite the activations that torchcam
+    # recorded.
     plain = copy.deepcopy(module)
     for child in plain.modules():
         if isinstance(child, nn.ReLU):
@@ -59,9 +60,9 @@ def test_maps_of_a_torchvision_network_with_in_place_layers_equal_torchcams(lion
 
 
 def test_smoothgradcampp_without_noise_equals_torchcams_before_average_pooling(lite0, lion):
-    """Where both formulas are the same (docs/methods.md), and noise is too faint to matter."""
+    """A case in which both formulas agree (docs/methods.md), and the noise is negligible."""
     module = copy.deepcopy(lite0.module)
-    with torch.no_grad():  # torchcam's eps of 1e-8 is not small beside squares of 1e-3
+    with torch.no_grad():  # torchcam's eps of 1e-8 is not small compared with squares of 1e-3
         module.classifier.weight.mul_(1000)
     model = dataclasses.replace(lite0, module=module, facts={})
     found = explain(model, lion, num_samples=1, std=0, target_layers="bn2", classes=291).cam()

@@ -15,7 +15,7 @@ from cam_hub.errors import NoMap
 
 
 class Shy(nn.Module):
-    """Its last layer is silent for a picture without contrast."""
+    """A network whose last layer is inactive for an image without contrast."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ def test_where_the_recommended_layer_is_blank_the_last_one_that_speaks_is_taken(
 
 
 class Steep(nn.Module):
-    """Its scores are so far apart that float32 probabilities of most classes have no gradient."""
+    """A network whose scores differ so much that most float32 probabilities have no gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,6 +66,6 @@ def test_a_class_whose_map_needs_double_precision_has_it_beside_others_too():
     for index in range(6):
         assert together.has_map(index, "trunk.2") == (index in alone)
         if index in alone:
-            # In float32 what is left of a saturated probability's gradient is rounded coarsely.
+            # In float32, the rest of a saturated probability's gradient is rounded coarsely.
             pair = together.cam(index).ravel(), alone[index].cam().ravel()
             assert np.corrcoef(*pair)[0, 1] > 0.999

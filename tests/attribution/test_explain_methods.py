@@ -9,7 +9,7 @@ from cam_hub.attribution.passes import RECENT
 from cam_hub.errors import InvalidArgument, MethodNotFound
 
 ROUNDED = {"predictions": None, "classes": None}
-"""Probabilities differ in their last digits by what else is in the batch."""
+"""The tolerance for probabilities, whose last digits depend on the other images of the batch."""
 
 
 def test_they_give_what_each_gives_alone(lite0, lion):

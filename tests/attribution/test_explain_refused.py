@@ -91,7 +91,7 @@ class TestModelsThatMisbehave:
 
     def test_a_single_score_is_a_class(self, lion):
         result = self.explain_module(lambda x: x.square().mean((1, 2, 3)), lion)
-        assert result.classes == (1,)  # its sign says so
+        assert result.classes == (1,)  # determined by its sign
         assert sum(each.probability for each in result.predictions) == pytest.approx(1)
 
     def test_the_first_tensor_of_a_tuple_is_the_score(self, lion):

@@ -21,25 +21,25 @@ from tests.fakes.module_state import state_of
 
 
 def resident() -> int:
-    """Bytes that this process holds, after what is free was given back."""
+    """The memory of this process in bytes, after free memory has been returned."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
-        pytest.skip("this system does not tell how much memory a process holds")
+        pytest.skip("this system does not report the memory of a process")
     return pages * 4096
 
 
 def live_tensors() -> int:
-    RECENT.clear()  # bounded, and kept on purpose
+    RECENT.clear()  # limited, and kept on purpose
     gc.collect()
     return sum(issubclass(type(found), torch.Tensor) for found in gc.get_objects())
 
 
 def calls(model: cam_hub.LoadedModel, image: torch.Tensor, layer: str) -> Iterator[int]:
-    """Endless calls, every third of which fails, each in another way; tells how many failed."""
+    """Endless calls, of which every third fails, each in another way; counts the failures."""
     failed = 0
     broken = (
         {"classes": 10_000},
@@ -72,7 +72,7 @@ def _stop(part: float, text: str) -> None:
 
 
 def run(work: Iterator[int], count: int) -> int:
-    """The number of failures after so many calls."""
+    """The number of failures after this many calls."""
     return list(itertools.islice(work, count))[-1]
 
 

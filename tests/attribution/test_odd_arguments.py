@@ -32,7 +32,7 @@ ODD: dict[str, Any] = {
     "a weight beyond floats": [(0, 10**400)],
 }
 
-# Switches are true or false; functions of the caller's own raise what they like.
+# Switches are true or false; the user's own functions may raise anything.
 SKIPPED = {"reuse", "colorbar", "pretrained", "progress", "self", "limits", "token"}
 
 
@@ -50,7 +50,7 @@ Case = tuple[Callable[..., Any], tuple[Any, ...], str]
 
 @pytest.fixture(scope="module")
 def cases(model: cam_hub.LoadedModel) -> list[Case]:
-    """Functions, what they are called with, and one of their arguments."""
+    """Functions, their other arguments, and one argument to vary."""
     photo = Image.new("RGB", (20, 20), "orange")
     found = cam_hub.explain(model, photo, method="layercam")
     grid = cam_hub.compare(model, photo, methods=["layercam", "gradcam"])
@@ -100,7 +100,7 @@ def test_odd_arguments_are_refused_in_our_words(
 
 
 def test_a_comparison_of_all_classes_has_a_bound(model: cam_hub.LoadedModel) -> None:
-    """Each column costs memory, also where the model has fewer classes."""
+    """Each column costs memory, even if the model has fewer classes."""
     photo = Image.new("RGB", (20, 20))
     for many in (cam_hub.top(10**12), "top(1001)", ["a", cam_hub.top(1000)]):
         with pytest.raises(InvalidArgument, match="1,000 columns"):

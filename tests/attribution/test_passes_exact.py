@@ -26,7 +26,7 @@ def nothing_kept():
 
 
 def classes_of(model) -> list[int]:
-    """Two classes that are not the predicted one alone, or the only one."""
+    """Two classes other than the predicted class alone, or the only class."""
     first = explain(model, picture(model), method="gradcam", target_layers=some_layers(model))
     return list(dict.fromkeys([first.classes[0], 0]))
 

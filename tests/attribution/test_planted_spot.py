@@ -33,7 +33,7 @@ CROPS = [("center", 0.875), ("center", 1.0), ("squash", 1.0), ("squash", 0.9), (
 
 
 class Brightness(nn.Module):
-    """Scores a picture by the squared brightness of its cells."""
+    """Scores an image by the squared brightness of its cells."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def cell_in_photo(model, size) -> tuple[float, float]:
 
 
 def places(model, size, rng, count=4):
-    """Places in the part of a photo that the model sees, half a cell away from its edge."""
+    """Positions in the part of a photo that the model sees, half a cell from its edge."""
     left, upper, right, lower = model.preprocessing.place(size).seen_box
     wide, high = cell_in_photo(model, size)
     for _ in range(count):
@@ -124,7 +124,7 @@ def test_an_input_that_is_not_square_is_no_exception(rng):
 def test_a_photo_that_the_camera_turned_is_explained_upright(orientation):
     model = brightness_model("center", 0.875)
     upright = with_spot((400, 300), 120, 80, (8, 8))
-    # What the camera stored, so that the EXIF orientation turns it upright again.
+    # The stored pixels, so that the EXIF orientation makes the photo upright again.
     stored = {
         1: upright,
         2: upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT),

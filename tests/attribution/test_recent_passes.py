@@ -33,7 +33,7 @@ def model():
 
 
 def asked(model, image=None, **given):
-    """A call with its number of images that passed the network."""
+    """A call, with the number of images that passed the network."""
     before = model.module.images
     given.setdefault("target_layers", LAYERS)
     result = explain(model, picture(model) if image is None else image, **given)
@@ -70,7 +70,7 @@ def test_another_method_takes_neither_a_pass_nor_the_way_back(model, name, monke
     fresh, _ = asked(model, method=name, classes=[2, 4], reuse=False)
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("the way back was taken")
+        raise AssertionError("the backward pass was run")
 
     monkeypatch.setattr(torch.autograd, "grad", refuse)
     result, images = asked(model, method=name, classes=[2, 4])
@@ -96,7 +96,7 @@ def test_where_evidence_is_too_large_to_keep_another_method_takes_the_way_back(m
 
 
 def test_noisy_copies_pass_together_with_the_clean_image_whatever_has_passed_before(model):
-    """In a chunk of another size their numbers would be rounded otherwise."""
+    """In a chunk of another size, their numbers would be rounded differently."""
     asked(model, method="layercam")
     assert asked(model)[1] == 5
     assert asked(model, seed=1)[1] == 5
@@ -154,7 +154,7 @@ def test_a_model_that_has_changed_is_asked_again(model, change):
 
 @pytest.mark.parametrize("asked_meanwhile", [False, True])
 def test_a_pass_during_which_a_weight_was_changed_is_not_used_again(model, asked_meanwhile):
-    """Whether or not somebody else has asked, and found out, before that pass is done."""
+    """Holds even if another thread has computed the same before that pass is done."""
     image = picture(model, seed=7)
 
     def write(_part: float, _what: str) -> None:
@@ -287,7 +287,7 @@ def test_progress_is_told_and_can_stop_what_is_kept_too(model):
 def test_an_input_that_was_written_to_is_not_taken_for_what_it_was(model):
     image = picture(model)
     asked(model, image)
-    held = model.facts["last_prepared"].tensor  # as a network that writes to its input would
+    held = model.facts["last_prepared"].tensor  # like a network that writes to its input
     held.mul_(2)
     assert asked(model, image)[1] == 5
     assert asked(model, held.clone())[1] == 5
@@ -297,7 +297,7 @@ def test_a_caller_who_changes_a_picture_unseen_gets_another_map(model):
     pixels = picture(model).numpy().copy()
     image = torch.from_numpy(pixels)
     first, _ = asked(model, image)
-    pixels[..., :16] *= -1  # behind torch's back
+    pixels[..., :16] *= -1  # without torch noticing
     other, images = asked(model, image)
     assert images == 5
     assert not np.array_equal(first.cam(), other.cam())

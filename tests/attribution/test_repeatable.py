@@ -31,12 +31,12 @@ QUESTIONS: dict[str, dict[str, object]] = {
 }
 
 ROUNDING = 1e-5
-"""Of a map's maximum: what rounding changes at most in maps that are made without noise."""
+"""The maximum change by rounding in maps without noise, relative to a map's maximum."""
 
 
 @pytest.fixture(scope="module")
 def fresh(lite0, lion) -> dict[str, Explanation]:
-    """Each question's answer by a pass of its own."""
+    """The result of each request, from a pass of its own."""
     RECENT.clear()
     return {name: explain(lite0, lion, **given, reuse=False) for name, given in QUESTIONS.items()}
 
@@ -103,7 +103,7 @@ def test_other_methods_and_classes_in_the_same_call_change_nothing(lite0, lion, 
 
 
 class TestSmoothGradCampp:
-    """With real weights, neither the seed nor invisible noise decides about the map."""
+    """With real weights, the map depends neither on the seed nor on invisible noise."""
 
     @staticmethod
     def maps(model, image, layers, **given) -> dict[str, np.ndarray]:
@@ -121,7 +121,7 @@ class TestSmoothGradCampp:
     def test_two_seeds_give_the_same_map_at_every_stage(self, lite0, photos, name):
         stages = cam_hub.suggest_layers(lite0, "stages")
         assert len(stages) >= 5
-        one, other = (  # four copies do
+        one, other = (  # four copies are enough
             self.maps(lite0, photos[name], stages, seed=seed, sampling="fixed") for seed in (0, 1)
         )
         assert self.least(one, other) >= 0.97

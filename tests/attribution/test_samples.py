@@ -50,7 +50,7 @@ def encoded(seed: int = 0) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two class folders with two pictures each, one deeper than the other."""
+    """Two class folders with two images each, one deeper than the other."""
     for index, name in enumerate(["dog/a.png", "cat/a.png", "cat/more/b.JPG", "dog/.hidden.png"]):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ class TestDataSets:
         assert keys_and_labels(data) == found
 
     def test_parts_of_a_data_set_keep_its_labels_and_files(self, folder):
-        """An index among the folders must not be taken for one among the model's classes."""
+        """An index among the folders must not be mistaken for one of the model's classes."""
         (folder / "dog" / ".hidden.png").unlink()
         data = torchvision.datasets.ImageFolder(folder)
         part = Subset(data, [2, 0])

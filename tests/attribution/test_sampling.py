@@ -22,7 +22,8 @@ from cam_hub.methods.evidence import agreement
 from space.components.formatting import summary
 
 UNSTEADY = "blocks.5.0"
-"""An end of a block of the embedded model; four copies of the cat do not make its map steady."""
+"""The end of a block of the embedded model, at which four copies of the cat give an unstable
+map."""
 
 
 # --- By hand ------------------------------------------------------------------------------------
@@ -72,18 +73,19 @@ def test_how_copies_are_cut_into_chunks_does_not_change_a_group(sizes: list[int]
     ("maps", "expected"),
     [
         ([[0.0, 1.0, 2.0], [1.0, 5.0, 9.0]], 1.0),  # scale and shift do not matter
-        # (1, 1, 0, 0) and (1, 0, 1, 0) do not correlate: the copies have nothing in common.
+        # (1, 1, 0, 0) and (1, 0, 1, 0) are uncorrelated: the copies have nothing in common.
         ([[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0]], 0.0),
-        # (2, 1, 0) and (1, 2, 0) less their means, (1, 0, -1) and (0, 1, -1): they correlate at
+        # (2, 1, 0) and (1, 2, 0) minus their means, (1, 0, -1) and (0, 1, -1), have correlation
         # 1/2, so a copy adds as much as there is, and means of two correlate at 1/(1 + 1/2).
         ([[2.0, 1.0, 0.0], [1.0, 2.0, 0.0]], 2 / 3),
-        # The map of a group is its own unit vector e, that without it the sum of the others': of
-        # three groups two such sums share one e. Nothing but the shared groups agrees.
+        # The map of a group is its own unit vector e, and the map without it the sum of the
+        # others': for three groups, two such sums share one e. Nothing but the shared groups
+        # agrees.
         ([[0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
           [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]], 0.0),
         ([[0.0, 0.0], [0.0, 0.0]], 1.0),  # all are blank
         ([[3.0, 3.0], [3.0, 3.0]], 1.0),
-        ([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]], 0.0),  # one says so
+        ([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]], 0.0),  # one is blank
         ([[0.0, 1.0, 2.0], [0.0, 1.0, math.inf]], 0.0),
     ],
 )  # fmt: skip
@@ -95,7 +97,7 @@ def test_agreement_is_what_another_seed_can_be_expected_to_have(
 
 @pytest.mark.parametrize("noise", [0.05, 0.2])
 def test_agreement_foretells_the_correlation_of_two_seeds(noise: float) -> None:
-    # Maps that are means of four noisy ones, of unit variance: the oracle is 1/(1 + noise/4).
+    # Maps that are means of four noisy ones with unit variance: the oracle is 1/(1 + noise/4).
     generator = torch.Generator().manual_seed(0)
     signal = torch.randn(20_000, generator=generator)
     copies = signal + math.sqrt(noise) * torch.randn(4, 20_000, generator=generator)
@@ -107,7 +109,7 @@ def test_agreement_foretells_the_correlation_of_two_seeds(noise: float) -> None:
 
 
 def test_the_agreement_of_a_layer_is_that_of_its_maps() -> None:
-    # Channel 1 lights the first of four cells, channel 2 the second, channel 3 both. Without the
+    # Channel 1 activates the first of four cells, channel 2 the second, channel 3 both. Without the
     # first copy, channels 2 and 3 have a weight w; without the second, 1 and 3.
     activation = torch.tensor([[[1.0, 0.0, 0, 0], [0.0, 1.0, 0, 0], [1.0, 1.0, 0, 0]]])
     clean = torch.ones_like(activation)
@@ -132,7 +134,7 @@ def test_the_agreement_of_a_layer_is_that_of_its_maps() -> None:
         (4, 0.98, 32),  # 5.1 times
         (4, 0.0, MOST_SAMPLES),
         (4, -0.5, MOST_SAMPLES),
-        (40, 0.99, MOST_SAMPLES),  # never more than most
+        (40, 0.99, MOST_SAMPLES),  # never more than the maximum
         (MOST_SAMPLES, 0.5, MOST_SAMPLES),
         (100, 0.5, 100),
     ],
@@ -148,7 +150,7 @@ def test_more_copies_are_taken_the_more_they_differ(
 
 @contextmanager
 def counted(model: cam_hub.LoadedModel, photo: Image.Image) -> Iterator[list[int]]:
-    """The sizes of the batches that pass a model meanwhile, once its layers are known."""
+    """The sizes of the batches that pass a model, once its layers are known."""
     explain(model, photo, reuse=False)
     sizes: list[int] = []
     hook = model.module.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
@@ -159,7 +161,7 @@ def counted(model: cam_hub.LoadedModel, photo: Image.Image) -> Iterator[list[int
 
 
 def copies(found: Explanation) -> dict[tuple[int, str], int]:
-    """How many noisy copies each map is made of, by class index and layer."""
+    """The number of noisy copies of each map, by class index and layer."""
     return {
         (entry["class_index"], entry["layer"]): entry["num_samples"]
         for entry in found.manifest["maps"]
@@ -186,7 +188,7 @@ def test_where_copies_differ_more_are_taken_and_counted(
     assert found.manifest["parameters"]["num_samples"] == 4
     assert 4 < taken <= MOST_SAMPLES
     assert found.manifest["agreement"][UNSTEADY] >= WANTED
-    # The first attempts, and the last one, with the clean image each.
+    # The first attempts and the last one, each with the clean image.
     assert sum(sizes) in {5 + 1 + taken, 5 + 9 + 1 + taken, 5 + 17 + 1 + taken}
 
 
@@ -238,7 +240,7 @@ def test_sums_that_do_not_fit_into_memory_are_made_in_several_passes(
     monkeypatch.setattr(adaptive_sampling, "_LARGEST", 1)
     with counted(lite0, photos["cat"]) as sizes:
         parts = explain(lite0, photos["cat"], **asked)
-    assert sum(sizes) >= 5 + 2 * 9  # a pass of its own for every class
+    assert sum(sizes) >= 5 + 2 * 9  # a separate pass for every class
     assert copies(parts) == copies(whole)
     for key, cam in whole.cams.items():
         assert np.array_equal(parts.cams[key], cam)
@@ -263,11 +265,11 @@ def test_a_fixed_number_is_kept_to_and_the_result_states_how_far_it_depends_on_n
     with counted(lite0, photos["cat"]) as sizes:
         found = explain(lite0, photos["cat"], **asked)
     assert sum(sizes) == 5
-    told = found.manifest["agreement"]
-    assert told[UNSTEADY] < STEADY < told["bn2"]
+    reported = found.manifest["agreement"]
+    assert reported[UNSTEADY] < STEADY < reported["bn2"]
     (note,) = found.manifest["layer_notes"].values()
     assert "4 noisy copies" in note
-    assert f"correlate with it at {told[UNSTEADY]:.2f}" in note
+    assert f"correlate with it at {reported[UNSTEADY]:.2f}" in note
 
 
 def test_a_note_on_noise_is_saved_loaded_and_shown(

@@ -28,12 +28,12 @@ def half_and_half(left="red", right="lime") -> Image.Image:
 
 
 def share_of_left(heat) -> float:
-    """The part of a heatmap's heat that lies on the left half."""
+    """The fraction of a heatmap's sum in the left half."""
     return float(heat[:, : heat.shape[1] // 2].sum() / heat.sum())
 
 
 class Colours(nn.Module):
-    """Four-fold reduced colour planes, and whatever is made of them."""
+    """Colour planes reduced four-fold, and a head on them."""
 
     def __init__(self, head) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Upsampled(nn.Module):
 
 
 class TwoBoxes(nn.Module):
-    """Finds class 1 in the left and in the right half of a 32 by 32 input, by its green."""
+    """Detects class 1 in the left and in the right half of a 32 by 32 input, by its green."""
 
     def forward(self, planes):
         half = planes.shape[3] // 2
@@ -72,7 +72,7 @@ class TwoBoxes(nn.Module):
 
 
 class Detector(nn.Module):
-    """As torchvision's: a list of images in."""
+    """An interface like torchvision's detectors: the input is a list of images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -275,7 +275,7 @@ class TestDetection:
         assert model.input_size == (3, 320, 320)
         assert model.class_names[17] == "cat"
         photo = lion.resize((320, 240))
-        # A layer that boxes of every scale come from: which scale wins is chance here.
+        # A layer that boxes of every scale come from: with random weights, any scale may win.
         result = cam_hub.explain(
             model,
             photo,

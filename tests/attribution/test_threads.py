@@ -27,7 +27,7 @@ class Job:
 
 
 def jobs_of(model: cam_hub.LoadedModel, layers: list[str], count: int) -> list[Job]:
-    """Calls in which everything differs that may: image, class, layers, method, noise, chunks."""
+    """Calls that differ in everything: image, class, layers, method, noise, chunks."""
     rng = random.Random(5)
     images = inputs(model, 4)
     return [
@@ -48,7 +48,7 @@ def jobs_of(model: cam_hub.LoadedModel, layers: list[str], count: int) -> list[J
 
 
 def together(threads: int, work: Iterable[list[int]], call: Any) -> list[Exception]:
-    """Has each thread make its calls, all starting at once; the exceptions that came of it."""
+    """Lets each thread make its calls, all starting at once; returns the exceptions."""
     start, errors = threading.Barrier(threads), []
 
     def run(numbers: list[int]) -> None:
@@ -56,7 +56,7 @@ def together(threads: int, work: Iterable[list[int]], call: Any) -> list[Excepti
         try:
             for number in numbers:
                 call(number)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
+        except Exception as error:  # noqa: BLE001 - the test shows any exception
             errors.append(error)
 
     running = [threading.Thread(target=run, args=(numbers,)) for numbers in work]
@@ -69,7 +69,7 @@ def together(threads: int, work: Iterable[list[int]], call: Any) -> list[Excepti
 
 def check(model: cam_hub.LoadedModel, layers: list[str], threads: int, calls: int) -> None:
     jobs = jobs_of(model, layers, 40)
-    # Layers without a say in a class are blank there; so both or neither have a map.
+    # A layer that a class does not depend on has a blank map, so both or neither have one.
     expected = [maps_of(model, job) for job in jobs]
     before = state_of(model.module)
     rng = random.Random(9)

@@ -81,15 +81,15 @@ def test_over_time_the_largest_value_of_each_place_counts(model):
     result = cam_hub.explain(model, clip, method="layercam", target_layers="cells")
     steps = np.stack([result.cam(step=step) for step in range(STEPS)])
     np.testing.assert_array_equal(result.cam(), steps.max(axis=0))
-    # All four steps on one scale: that in which one of two frames is lit is the fainter.
+    # All four steps on one scale: the step in which only one of two frames is lit is weaker.
     peaks = [float(result.heatmap(step=step).max()) for step in range(STEPS)]
-    assert peaks[0] > 0.85  # the middle of a cell lies between pixels
+    assert peaks[0] > 0.85  # the centre of the cell lies between pixels
     assert 0 < peaks[2] < peaks[0] / 2
     assert peaks[1] == peaks[3] == 0
 
 
 def test_the_heat_lies_on_the_frames_that_were_given(model):
-    # 128 by 64: the model sees the middle 64 by 64, halved. Its cell (1, 2) is 16 pixels wide.
+    # 128 by 64: the model sees the central 64 by 64, halved. Its cell (1, 2) is 16 pixels wide.
     clip = clip_with_spot([4, 5], 128, 64, box=(64, 16, 79, 31))
     result = cam_hub.explain(model, clip, method="layercam", target_layers="cells")
     heat = result.heatmap(step=2)
@@ -237,7 +237,7 @@ def test_a_large_clip_is_animated_in_small(model):
     small = result.animation(alpha=1, max_side=32)
     assert {picture.size for picture in small} == {(32, 16)}
     red = np.asarray(small[4])[..., 0]
-    assert red[6, 18] == red.max()  # the middle of the box, at a quarter
+    assert red[6, 18] == red.max()  # the centre of the box, at a quarter
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_torchvisions_video_models_know_their_clips_and_classes(resnet):
 
 
 def test_a_real_network_with_random_weights_is_explained(resnet):
-    # Smaller than the model's own size, to be quick.
+    # Smaller than the model's own size, to be fast.
     clip = torch.randn((3, 4, 48, 48), generator=torch.Generator().manual_seed(0))
     result = cam_hub.explain(
         resnet, clip, method="layercam", target_layers=["layer2", "layer3"], classes="archery"

@@ -185,7 +185,7 @@ def test_pictures_are_the_same_in_every_run_and_compress_like_photos(tmp_path):
 
 
 def test_the_peak_counts_what_was_let_go_again():
-    # Pages of its own: the heap may have as much free memory that it has not given back.
+    # Pages of its own: the heap may contain as much free memory.
     def work() -> None:
         np.frombuffer(mmap.mmap(-1, 50_000_000), np.uint8).fill(1)
 
@@ -202,7 +202,7 @@ def test_a_ratio_that_was_not_measured_is_none():
 
 @pytest.fixture
 def threads() -> Iterator[None]:
-    """The bench sets torch's threads to one, for its process."""
+    """The benchmark sets torch's threads to one, for its process."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

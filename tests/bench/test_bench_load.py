@@ -42,7 +42,7 @@ def test_what_was_wrong_is_kept_apart_from_how_it_ended():
     assert tally.wrong == ["another map"]
 
 
-@pytest.mark.slow  # the app in a process of its own
+@pytest.mark.slow  # the app in a separate process
 def test_a_short_run_finds_nothing_wrong(capsys: pytest.CaptureFixture[str]):
     arguments = ["--clients", "6", "--seconds", "10", "--models", "2", "--photos", "1"]
     code = cli.main(arguments)

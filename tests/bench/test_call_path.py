@@ -26,7 +26,8 @@ def test_a_function_counts_once_and_only_if_it_is_ours() -> None:
 
 
 def test_an_explanation_stays_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step that grows should take the place of another, or be worth a higher number here."""
+    """If a step needs more functions, others should go, or it must be worth a higher
+    limit."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     found = dict(measured(tmp_path))
     loaded, by_id, endpoint, page = found.values()

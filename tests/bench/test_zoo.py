@@ -28,7 +28,7 @@ def test_the_sweep_uses_nothing_but_the_public_interface():
 
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
-    """Runs the program over models of our own, with stand-ins for the checker; gives its code."""
+    """Runs the program on our own models, with stand-ins for the checker; returns its exit code."""
     models = [candidate("fine", "a"), candidate("dies", "b"), candidate("huge", "b")]
     sizes = {"fine": 1, "dies": 2, "huge": 500_000_000}
     costs = {f"timm/{name}": {"parameters": size, "macs": size} for name, size in sizes.items()}

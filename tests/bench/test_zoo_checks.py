@@ -84,7 +84,7 @@ def test_an_exception_that_is_not_cam_hubs_is_an_error_that_says_where():
 
 
 def test_a_layer_whose_place_is_mirrored_is_caught(monkeypatch):
-    # A reading that is upside down: what cam_hub hands over is not where it is on the image.
+    # An inverted reading: the positions in cam_hub's output are not those of the image.
     def flipped(model, image, layers):
         return {
             name: maps.flip(1) for name, maps in cam_hub.activations(model, image, layers).items()

@@ -12,11 +12,11 @@ import pytest
 pytestmark = [pytest.mark.zoo, pytest.mark.usefixtures("one_thread")]
 
 MAX_MACS = 1e9
-"""Of one pass. What is more is left to the sweep."""
+"""The maximum cost of one pass. More expensive models are left to the sweep."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test per module file; timm is imported only where these tests were asked for."""
+    """One test per module file; timm is imported only if these tests are requested."""
     models: list = []
     if "zoo" in (metafunc.config.option.markexpr or "").replace("not zoo", ""):
         from bench.zoo import cli, plan

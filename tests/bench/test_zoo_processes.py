@@ -37,7 +37,7 @@ def test_a_model_that_takes_too_long_is_ended():
     assert rows["next"].status == "passed"
 
 
-@pytest.mark.skipif(resident_bytes(os.getpid()) is None, reason="the system tells no sizes")
+@pytest.mark.skipif(resident_bytes(os.getpid()) is None, reason="the system reports no sizes")
 def test_a_model_that_takes_too_much_memory_is_ended():
     rows = run("swells", "next", limits=Limits(memory=2**28))
     assert rows["swells"].status == "memory"
@@ -71,7 +71,8 @@ def test_a_worker_that_cannot_start_is_a_row_per_model():
 
 
 def test_who_stops_asking_leaves_no_process_behind():
-    # multiprocessing keeps a thread of the same name once tensors went to another process.
+    # multiprocessing keeps a thread of the same name after tensors have been sent to another
+    # process.
     before = set(threading.enumerate())
     rows = pool.run([candidate("a"), candidate("hangs")], checker=STAND_INS)
     pid = int(next(rows).reasons[0])

@@ -13,7 +13,7 @@ from tests.fakes.zoo_nets import Mirrored
 
 
 def test_margins_compare_each_quadrant_with_its_strongest_rival():
-    # Redrawing the top left moves it by 4 and, of the others, the top right most, by 1.
+    # Redrawing the top left changes it by 4 and, among the others, the top right most, by 1.
     change = torch.tensor([[4.0, 1.0], [0.5, 0.0]])
     changes = torch.stack([change, change.flip(1), change.flip(0), change.flip(0, 1)])
     found = judge_quadrants(changes)

@@ -11,7 +11,7 @@ import pytest
 from tests.fakes.chromium import DARK, DESKTOP, PHONE, Visitor, axe_script
 
 GRADIOS = ("nested-interactive: ['.toast-header']",)
-"""What is Gradio's own and cannot be changed from here: its messages are buttons with a button."""
+"""Findings in Gradio itself, which cannot be fixed here: its messages are buttons with a button."""
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
@@ -152,7 +152,7 @@ def test_what_has_the_focus_can_be_seen(visitor: Visitor):
           }).join("|");
         }"""
         before = page.evaluate(look, place)
-        page.keyboard.press("Tab")  # from now on, the keyboard is what is used
+        page.keyboard.press("Tab")  # from now on, the keyboard is used
         page.focus(place)
         page.wait_for_timeout(250)
         assert page.evaluate(look, place) != before, place

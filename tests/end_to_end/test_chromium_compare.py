@@ -26,7 +26,7 @@ def opened(visit: Open, options: dict[str, Any]) -> Visitor:
 
 
 def compare(visitor: Visitor) -> list[str]:
-    """Presses the button, and tells the captions of the grid."""
+    """Presses the button, and returns the captions of the grid."""
     visitor.page.click("#compare_run")
     visitor.page.wait_for_selector("#compare_grid ul figure")
     captions: list[str] = visitor.page.locator("#compare_grid ul figcaption").all_inner_texts()

@@ -29,7 +29,7 @@ Open = Callable[..., Visitor]
 sizes = pytest.mark.parametrize("options", [DESKTOP, PHONE], ids=["desktop", "phone"])
 
 
-# First sight
+# The initial page
 
 
 @pytest.mark.parametrize("options", [DESKTOP, PHONE, DARK], ids=["desktop", "phone", "dark"])
@@ -38,14 +38,14 @@ def test_a_result_is_in_view_on_the_first_screen(visit: Open, options: dict[str,
     visitor.sees("Evidence for tiger cat")
     box = visitor.page.locator("#viewer .stage").bounding_box()
     view = options["viewport"]
-    assert box["y"] + 0.8 * box["height"] < view["height"], "most of the picture is on the screen"
+    assert box["y"] + 0.8 * box["height"] < view["height"], "the image is mostly on the screen"
     assert box["width"] > 0.5 * min(view["width"], 700)
     width = visitor.page.evaluate("document.documentElement.scrollWidth")
     assert width <= view["width"], "nothing sticks out"
     assert visitor.page.get_attribute("html", "lang") == "en"
 
 
-# Asking
+# Input
 
 
 @sizes
@@ -157,7 +157,7 @@ def test_what_is_typed_is_text_and_never_markup(visit: Open):
     assert visitor.page.locator("img[onerror]").count() == 0
 
 
-# Looking
+# Display
 
 
 @sizes
@@ -219,7 +219,7 @@ def test_a_prediction_that_is_chosen_is_explained(visit: Open):
     assert "tiger cat" in visitor.page.inner_text("#classes .chips")
 
 
-# Taking away
+# Export
 
 
 @sizes

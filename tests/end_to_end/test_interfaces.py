@@ -43,12 +43,12 @@ SINGLE = add_network("cam_hub_test_single", Single)
 QUIET = {"method": "layercam", "std": 0.0}
 
 CASES = [
-    # Where the recommended layer is blank for a photo, the last one before it that is not.
+    # If the recommended layer is blank for a photo, the last earlier layer that is not.
     Case("recommended", SHY, striped(), QUIET, ("last",)),
     Case("blank", SHY, grey(), QUIET, ("size",)),
     Case("blank with noise", SHY, grey(), {"std": 0.0}, ("size",)),
     Case("blank, the word", SHY, grey(), {**QUIET, "target_layers": ["best"]}, ("size",)),
-    # A layer that was named is not replaced.
+    # A layer that was requested by name is not replaced.
     Case("blank, named", SHY, grey(), {**QUIET, "target_layers": ["last"]}, error="no_map"),
     Case(
         "blank, one of two",
@@ -81,7 +81,7 @@ CASES = [
     Case("last call", SHARED, striped(), {**QUIET, "call": -1}, ("backbone",)),
     Case("no such call", SHARED, striped(), {**QUIET, "call": 2}, error="invalid_argument"),
     Case("dropout", DROPPING, striped(), {"method": "smoothgradcampp"}, ("backbone",)),
-    # Evidence of other kinds. (With noise: without it, a map may come out of an earlier pass, which
+    # Evidence of other kinds. (With noise: without it, a map may come from an earlier pass, which
     # rounds differently.)
     Case(
         "both signs",
@@ -139,7 +139,7 @@ CASES = [
     ),
     Case("no such output", HEADS, striped(), {"output": "weight"}, error="invalid_argument"),
     Case("one logit's other side", SINGLE, striped(), {**QUIET, "classes": ["0"]}, ("backbone",)),
-    # How it is computed and drawn.
+    # Computation and display.
     Case(
         "small batches, nothing reused",
         SHARED,

@@ -77,7 +77,7 @@ def maps(result: Explanation) -> dict[Any, bytes]:
 
 class TestResults:
     def test_an_explanation(self, way, wrapped, picture):
-        tensor = wrapped.preprocess(picture)[0]  # its photo is painted when it is looked at
+        tensor = wrapped.preprocess(picture)[0]  # its photo is drawn on first access
         for image in (picture, tensor):
             result = explain(
                 wrapped, image, method="gradcam", classes=[0, 2], target_layers="convs"
@@ -143,7 +143,7 @@ class TestWrappedModels:
 
 @pytest.fixture
 def bread(hub) -> LoadedModel:
-    """A model from the Hub, and a store in which it is not."""
+    """A model from the Hub, and a store that does not contain it."""
     cam_hub.sources.store.SHARED.clear()
     return cam_hub.load_model("baker/bread", device="cpu")
 

@@ -49,7 +49,7 @@ def bare(name: str) -> str:
 
 
 class Compiler:
-    """A backend that counts how often something is compiled, and compiles nothing."""
+    """A backend that counts compilations, and compiles nothing."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -77,7 +77,7 @@ def inner(backend: Compiler) -> nn.Module:
 
 
 class Method(nn.Module):
-    """A method of it is compiled."""
+    """A network with a compiled method."""
 
     def __init__(self, backend: Compiler) -> None:
         super().__init__()
@@ -240,7 +240,7 @@ def test_a_graph_that_calls_modules_is_explained():
 
 
 class Checkpointed(nn.Module):
-    """Its stages are checkpointed."""
+    """A network whose stages are checkpointed."""
 
     def __init__(self, *, reentrant: bool) -> None:
         super().__init__()
@@ -278,7 +278,7 @@ def test_timms_own_switch_changes_nothing(name):
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_other_threads_go_on_checkpointing_meanwhile(reentrant):
-    """Training elsewhere while a network is explained: its stages still run twice."""
+    """Training in another thread while a network is explained: its stages still run twice."""
     runs = []
 
     def stage(x: Tensor) -> Tensor:

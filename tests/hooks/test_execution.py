@@ -19,7 +19,7 @@ SIZE = (3, 32, 32)
 
 
 class Net(nn.Module):
-    """A small network; what its children change is between ``body`` and ``head``."""
+    """A small network; the changes of its subclasses are between ``body`` and ``head``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,14 +37,14 @@ class Net(nn.Module):
 
 
 class Dropout(Net):
-    """Drops cells, in evaluation mode, too."""
+    """Drops cells, also in evaluation mode."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(functional.dropout(self.body(x), 0.3, training=True))
 
 
 class Depth(Net):
-    """Leaves a part of its depth out by chance, drawn by Python."""
+    """Skips a part of its depth at random, with Python's generator."""
 
     def forward(self, x: Tensor) -> Tensor:
         found = self.body(x)
@@ -52,14 +52,14 @@ class Depth(Net):
 
 
 class Augmented(Net):
-    """Shifts the image's brightness by chance, drawn by NumPy."""
+    """Shifts the image's brightness at random, with NumPy's generator."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x + float(np.random.rand())))
 
 
 class OwnNumbers(Net):
-    """Draws from a generator of its own."""
+    """Uses a generator of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class OwnNumbers(Net):
 
 
 class Counting(Net):
-    """Answers after how often it was called."""
+    """Returns a result that depends on the number of calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Averaging(Net):
 
 
 class Observing(Net):
-    """Keeps the range of what it has seen, which one image may leave as it is."""
+    """Stores the range of its inputs, which a single image may leave unchanged."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Observing(Net):
 
 
 class Training(Net):
-    """Its batch normalisation is in training mode whatever the network is."""
+    """A network whose batch normalisation is always in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class Training(Net):
 
 
 class Flattening(Net):
-    """Makes one row of whatever comes."""
+    """Merges the batch into one row."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Flattening(Net):
 
 
 class Fixed(Net):
-    """Holds a second input, of one image."""
+    """Holds a second input, for one image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Fixed(Net):
 
 
 class Mixing(Net):
-    """Subtracts what the images of a batch share."""
+    """Subtracts the mean over the images of a batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         found = self.body(x)
@@ -166,7 +166,7 @@ def image(seed: int = 1) -> Tensor:
 
 
 def numbers() -> list[object]:
-    """Where the random numbers of the process stand."""
+    """The states of the process's random generators."""
     return [torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()]
 
 
@@ -260,7 +260,7 @@ def test_tensors_are_restored_after_a_failure_too():
 
 
 class Drawing(nn.Module):
-    """Keeps sources of random numbers of its own."""
+    """Keeps random generators of its own."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from cam_hub.hooks.frozen_eval import ModuleTree, frozen_eval, mixes_batch
 
 
 def half_trained() -> nn.Sequential:
-    """A module in which training flags and requires_grad differ from part to part."""
+    """A module in which training flags and requires_grad differ between parts."""
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Conv2d(4, 2, 1))
     module.train()
     module[1].eval()
@@ -109,7 +109,7 @@ def test_batch_norm_without_running_statistics_mixes_images():
 def test_parts_are_current_until_one_is_exchanged_or_added():
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(), nn.ReLU())
     changes = [
-        lambda: module[1].append(nn.ReLU()),  # into what was empty
+        lambda: module[1].append(nn.ReLU()),  # where there was nothing before
         lambda: module.__setitem__(2, nn.GELU()),
         lambda: module[2].register_buffer("offset", torch.zeros(1)),
     ]

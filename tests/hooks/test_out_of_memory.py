@@ -23,7 +23,7 @@ TOO_MUCH = 2**50
 
 
 class Hungry(Pyramid):
-    """Asks the allocator for a pebibyte where more than ``room`` images come at once."""
+    """Requests a pebibyte from the allocator if more than ``room`` images come at once."""
 
     def __init__(self) -> None:
         super().__init__(Pooled(5))
@@ -152,11 +152,11 @@ def test_a_process_whose_memory_runs_out_goes_on():
     assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr[-2000:]
 
 
-# Before there is any map
+# Before the first map
 
 
 class Wrapping(Hungry):
-    """Raises an error of its own where memory is short."""
+    """Raises its own error if memory is short."""
 
     def forward(self, x: Tensor) -> object:
         try:
@@ -222,7 +222,7 @@ def test_activations_and_predictions_of_a_known_network_say_so_too(model):
             work(model, picture(model))
 
 
-# What is free
+# Free memory
 
 
 def test_a_container_may_leave_less_than_the_machine_has(tmp_path):

@@ -15,7 +15,7 @@ from cam_hub.hooks.recording import main_tensor, modules_by_name, observe, tap
 
 
 class Doubling(nn.Module):
-    """y = sum over positions of (2 x + 1)², with every step a layer of its own."""
+    """y = sum over positions of (2 x + 1)², with every step in a separate layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -306,7 +306,7 @@ def test_what_holds_no_tensor_has_no_main_tensor():
 
 def test_a_layer_that_returns_its_input_has_only_the_gradient_of_what_follows_it():
     class Through(nn.Module):
-        """The identity's output is halved; its input goes another way, too."""
+        """The identity's output is halved; its input is also used elsewhere."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -20,7 +20,7 @@ def _drawn(*shape: int) -> Tensor:
 
 
 def _gradient(shape: torch.Size, tokens: list[int]) -> Tensor:
-    """Zero but for some tokens; they are the last axis but one."""
+    """Zero except for some tokens, which are the second last axis."""
     found = torch.zeros(shape, dtype=torch.float64)
     found[..., tokens, :] = _drawn(*shape).detach()[..., tokens, :]
     return found
@@ -68,7 +68,7 @@ def test_attention_hands_back_what_torch_hands_back(
     torch.testing.assert_close(ours, plain)
     gradient = _gradient(plain.shape, tokens)
     expected = torch.autograd.grad(plain, inputs, gradient)
-    for kept in (True, False):  # the way back may be taken again
+    for kept in (True, False):  # the backward pass may be repeated
         found = torch.autograd.grad(ours, inputs, gradient, retain_graph=kept)
         for mine, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(mine, theirs)

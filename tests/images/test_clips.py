@@ -18,7 +18,7 @@ from cam_hub.images.clips import ClipPreprocessing, evenly, open_clip, over_fram
 from cam_hub.images.preprocessing import Preprocessing, resize_plainly
 
 COLOURS = ["red", "lime", "blue", "yellow", "black", "white"]
-"""GIF keeps these exactly."""
+"""Colours that GIF preserves exactly."""
 
 PICTURES = [Image.new("RGB", (8, 6), colour) for colour in COLOURS]
 MOVING = {"GIF": {}, "WEBP": {"lossless": True}, "PNG": {}, "TIFF": {}}
@@ -61,7 +61,7 @@ def test_what_is_taken_is_spread_in_order_and_alike_from_both_ends(count, wanted
 
 def test_between_the_middles_of_two_steps_the_map_is_mixed():
     steps = np.array([[[0.0]], [[1.0]]], dtype=np.float32)
-    # Two steps over four frames: their middles lie at frames 0.5 and 2.5.
+    # Two steps over four frames: their centres are at frames 0.5 and 2.5.
     found = over_frames(steps, 4)[:, 0, 0]
     np.testing.assert_allclose(found, [0, 0.25, 0.75, 1])
 
@@ -169,7 +169,7 @@ def test_it_is_every_torchvision_video_preset_bit_for_bit():
         for weights in models.get_model_weights(name):
             preset = weights.transforms()
             presets[ClipPreprocessing.from_torchvision(preset, 2)] = preset
-    assert len(presets) >= 4  # else the loop below shows little
+    assert len(presets) >= 4  # otherwise the loop below shows little
     for described, preset in presets.items():
         for width, height in SIZES:
             array = noise(2, height, width)
@@ -216,7 +216,7 @@ def test_a_clip_lies_where_its_frames_lie():
     described = ClipPreprocessing.from_torchvision(preset, 16)
     assert described.input_size == (3, 16, 112, 112)
     assert described.as_dict()["input_size"] == [3, 16, 112, 112]
-    place = described.place((342, 256))  # twice the size that the resize aims at
+    place = described.place((342, 256))  # twice the target size of the resize
     assert place.scale == (0.5, 0.5)
     # 171 - 112 = 59 columns are cut, 30 of them on the left (half to even); 16 rows on top.
     assert place.offset == (-30.0, -8.0)

@@ -14,18 +14,18 @@ from torch.nn import functional
 from cam_hub.errors import InvalidArgument
 from cam_hub.images.geometry import Placement
 
-# A 400 x 200 photo, halved to 200 x 100, of which the middle 80 x 80 is the input:
-# u = x / 2 - 60, v = y / 2 - 10.
+# A 400 x 200 photo, halved to 200 x 100, whose central 80 x 80 is the input: u = x / 2 - 60, v = y
+# / 2 - 10.
 CROPPED = Placement((400, 200), (80, 80), (0.5, 0.5), (-60.0, -10.0))
 # A 10 x 20 photo, doubled to 20 x 40, in the middle of a 40 x 40 input.
 PADDED = Placement((10, 20), (40, 40), (2.0, 2.0), (10.0, 0.0))
-# A 30 x 60 photo squashed to 12 x 12, of which the middle 10 x 8 (h x w) is the input.
+# A 30 x 60 photo squashed to 12 x 12, whose central 10 x 8 (h x w) is the input.
 SQUASHED = Placement((30, 60), (10, 8), (0.4, 0.2), (-2.0, -1.0))
 PLACEMENTS = (CROPPED, PADDED, SQUASHED, Placement.identity((7, 5)))
 
 
 def test_a_point_of_the_photo_is_scaled_then_shifted():
-    assert CROPPED.to_input(200.0, 100.0) == (40.0, 40.0)  # the middle stays the middle
+    assert CROPPED.to_input(200.0, 100.0) == (40.0, 40.0)  # the centre stays the centre
     assert CROPPED.to_input(0.0, 0.0) == (-60.0, -10.0)  # the corner was cut off
     assert PADDED.to_input(0.0, 0.0) == (10.0, 0.0)
 
@@ -130,7 +130,7 @@ def test_warping_agrees_with_interpolating_each_pixel_on_its_own():
 
 
 def _bilinear(cam: np.ndarray, down: float, across: float) -> float:
-    """The map at a place given as shares of its height and width."""
+    """The map at a position given as fractions of its height and width."""
     r = min(max(down * cam.shape[0] - 0.5, 0), cam.shape[0] - 1)
     c = min(max(across * cam.shape[1] - 0.5, 0), cam.shape[1] - 1)
     top, left = math.floor(r), math.floor(c)
@@ -140,7 +140,7 @@ def _bilinear(cam: np.ndarray, down: float, across: float) -> float:
     return upper * (1 - (r - top)) + lower * (r - top)
 
 
-# Not an outermost cell: its value is held to the edge, so its peak is a plateau.
+# Not an outermost cell: its value extends to the edge, so its peak is a plateau.
 @pytest.mark.parametrize("cell", [(1, 3), (2, 4), (3, 3), (4, 4)])
 @pytest.mark.parametrize("placement", [CROPPED, PADDED, SQUASHED])
 def test_a_single_hot_cell_peaks_where_its_centre_lies_on_the_photo(placement, cell):

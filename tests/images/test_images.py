@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 from cam_hub.images.decoding import FORMATS, open_image
 from tests.fakes.image_files import PIXELS, SMOOTH, array_of, encoded, png
 
-# --- the ways in ---
+# --- kinds of input ---
 
 
 def test_path_bytes_file_picture_and_array_give_the_same_pixels(tmp_path):
@@ -42,7 +42,7 @@ def test_path_bytes_file_picture_and_array_give_the_same_pixels(tmp_path):
 def test_a_file_object_is_read_from_its_start_and_left_where_it_was():
     data = encoded(Image.fromarray(PIXELS))
     file = io.BytesIO(data)
-    for position in (0, 17, len(data)):  # at the end, as it is when just written
+    for position in (0, 17, len(data)):  # at the end, as just after writing
         file.seek(position)
         np.testing.assert_array_equal(array_of(file), PIXELS)
         assert file.tell() == position
@@ -117,7 +117,7 @@ def test_threads_open_pictures_side_by_side():
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_exif_orientation_is_turned_upright(orientation, kind):
     upright = SMOOTH
-    # How a camera stores it: the inverse of what the orientation asks the viewer to do.
+    # The stored form of a camera: the inverse of the orientation's transform.
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -136,7 +136,7 @@ def test_every_exif_orientation_is_turned_upright(orientation, kind):
     )
     opened = open_image(data)
     np.testing.assert_allclose(np.asarray(opened).astype(int), upright, atol=4)
-    assert open_image(opened).size == opened.size  # nothing is left that would turn it again
+    assert open_image(opened).size == opened.size  # no orientation is left
     assert opened.info == {}
 
 
@@ -144,7 +144,7 @@ def test_a_broken_exif_block_is_ignored():
     for junk in (b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0" + b"\xff" * 40, b"Exif\0\0"):
         data = encoded(Image.fromarray(SMOOTH), "JPEG", exif=junk)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own about the block
+            warnings.simplefilter("ignore")  # Pillow's own warning about the block
             assert array_of(data).shape == SMOOTH.shape
 
 
@@ -233,7 +233,7 @@ def test_a_declared_white_goes_before_what_the_pixels_suggest():
     values = Image.fromarray(np.array([[0, 1000, 2000]], np.uint16))
     data = encoded(values, "TIFF", tiffinfo={281: 4000})  # MaxSampleValue
     assert array_of(data)[0, :, 0].tolist() == [0, 64, 128]
-    lie = encoded(values, "TIFF", tiffinfo={281: 1000})  # less than there is
+    lie = encoded(values, "TIFF", tiffinfo={281: 1000})  # fewer than there are
     assert array_of(lie)[0, :, 0].tolist() == [0, 62, 125]
 
 
@@ -276,7 +276,7 @@ def test_a_row_of_the_library_datasets(tmp_path, given):
         ([0.0, 100.0, 254.6], "F", [0, 100, 255]),
         ([0.0, 257.0, 65535.0], "F", [0, 1, 255]),
         ([-1.0, 0.0, 1.0], "F", [0, 128, 255]),
-        ([-7.0, -7.0, -7.0], "F", [0, 0, 0]),  # flat, nothing to stretch
+        ([-7.0, -7.0, -7.0], "F", [0, 0, 0]),  # constant, nothing to stretch
     ],
 )
 def test_32_bit_grey_is_scaled_by_the_least_full_scale_that_fits(values, mode, grey):
@@ -285,7 +285,7 @@ def test_32_bit_grey_is_scaled_by_the_least_full_scale_that_fits(values, mode, g
     assert array_of(picture)[0, :, 0].tolist() == grey
 
 
-# --- transparency, laid on white ---
+# --- transparency, on white ---
 
 
 def test_transparent_parts_become_white_and_half_transparent_ones_mix():

@@ -16,7 +16,7 @@ from cam_hub.errors import ImageRefused, InvalidArgument
 from cam_hub.images.decoding import MAX_PIXELS, open_image
 from tests.fakes.image_files import PIXELS, SMOOTH, array_of, encoded, png
 
-# --- paths and addresses ---
+# --- paths and URLs ---
 
 
 def test_paths_that_are_no_image_files_are_refused_each_with_its_reason(tmp_path):
@@ -63,7 +63,7 @@ def test_a_message_quotes_only_the_start_of_a_long_name():
     assert len(str(refusal.value)) < 500
 
 
-# --- what a file holds ---
+# --- content of files ---
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_random_and_scrambled_bytes_are_opened_or_refused_and_nothing_else():
             samples.append(bytes(broken))
     refused = 0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's own about the damage
+        warnings.simplefilter("ignore")  # Pillow's own warning about the damage
         for sample in samples:
             try:
-                # A scrambled header may ask for gigabytes.
+                # A corrupt header may request gigabytes.
                 opened = open_image(sample, max_pixels=1_000_000)
             except ImageRefused:
                 refused += 1
@@ -168,7 +168,7 @@ def test_a_limit_that_cannot_be_is_refused(limit):
         open_image(PIXELS, max_pixels=limit)
 
 
-# --- pictures, arrays and other things ---
+# --- images, arrays and other objects ---
 
 
 @pytest.mark.parametrize(

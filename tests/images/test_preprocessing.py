@@ -29,7 +29,7 @@ PHOTOS = [(320, 240), (240, 320), (333, 217), (150, 150), (96, 96), (300, 21), (
 
 @cache
 def photo(width: int, height: int) -> Image.Image:
-    """Noise over a gradient: every filter and every shift by a pixel shows."""
+    """Noise on a gradient, which makes every filter and every shift by a pixel visible."""
     rng = np.random.default_rng(width * 10_000 + height)
     ramp = np.linspace(0, 200, width)[None, :, None] + np.zeros((height, 1, 3))
     return Image.fromarray((ramp + rng.integers(0, 56, ramp.shape)).astype(np.uint8))
@@ -77,7 +77,7 @@ def test_it_is_every_torchvision_classification_preset_bit_for_bit():
         for weights in models.get_model_weights(name):
             preset = weights.transforms()
             presets[Preprocessing.from_torchvision(preset)] = preset
-    assert len(presets) > 20  # else the loop below shows little
+    assert len(presets) > 20  # otherwise the loop below shows little
     for index, (described, preset) in enumerate(presets.items()):
         picture = photo(*PHOTOS[index % len(PHOTOS)])
         assert torch.equal(described(picture), preset(picture)[None]), described
@@ -127,7 +127,7 @@ def test_a_spot_on_the_photo_is_found_where_the_placement_says(crop_mode, size):
                 input_size=(3, *size), crop_pct=crop_pct, crop_mode=crop_mode, **HALVES
             )
             placement = described.place((width, height))
-            # A spot of about three input pixels, wholly inside what the model sees.
+            # A spot of about three input pixels, wholly inside the part that the model sees.
             half = [max(1, math.ceil(1.5 / scale)) for scale in placement.scale]
             left, top, right, bottom = placement.seen_box
             x = int(rng.integers(math.ceil(left) + half[0], math.floor(right) - half[0] + 1))
@@ -160,11 +160,11 @@ def test_placement_by_hand_in_the_three_modes():
         placement = described.place(photo_size)
         return placement.scale, placement.offset
 
-    # 400 x 200 -> 200 x 100, and 60 columns and 10 rows go on each side.
+    # 400 x 200 -> 200 x 100, and 60 columns and 10 rows are cropped on each side.
     assert placed("center") == ((0.5, 0.5), (-60.0, -10.0))
-    # -> 100 x 100, and 10 go all round.
+    # -> 100 x 100, and 10 pixels are cropped on all sides.
     assert placed("squash") == ((0.25, 0.5), (-10.0, -10.0))
-    # -> 100 x 50, which loses 10 columns and gains 15 rows on each side.
+    # -> 100 x 50, which is cropped by 10 columns and padded by 15 rows on each side.
     assert placed("border") == ((0.25, 0.25), (-10.0, 15.0))
 
 
@@ -192,7 +192,7 @@ def test_a_strip_of_pixels_is_never_blown_up_whole(monkeypatch, size, crop_mode)
     tensor = described(photo(*size))
     assert tensor.shape == (1, 3, 224, 224)
     assert tensor.isfinite().all()
-    # Resized whole to cover the crop, the strip would be 256 x 7,680,000 pixels.
+    # Resized completely to cover the crop, the strip would be 256 x 7,680,000 pixels.
     assert max(areas) <= 256 * 256
     assert described.place(size).seen_mask().any()
 

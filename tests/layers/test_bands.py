@@ -52,7 +52,7 @@ def test_bands_are_resized_and_cut_as_photos_are():
     options = {"mean": [0.5] * 3, "std": [0.25] * 3}
     as_photo = net(3, **options).preprocess(photo)[0]
     doubled = net(6).preprocess(np.concatenate([photo, photo], axis=2))[0]
-    # Photos are rounded to 8 bits after either half of the resize, bands are not.
+    # Photos are rounded to 8 bits after each half of the resize, bands are not.
     for part in (doubled[:3], doubled[3:]):
         assert (part - as_photo).abs().max() < 1 / 255 / 0.25
 

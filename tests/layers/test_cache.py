@@ -34,7 +34,7 @@ def file_of(root: Path, key: str = KEY) -> Path:
 
 
 def content(key: object = KEY, payload: object = ROWS, digest_of: object = None) -> bytes:
-    """A file's content, as ``write`` makes it."""
+    """A file's content, as written by ``write``."""
     text = json.dumps(payload if digest_of is None else digest_of)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return json.dumps({"key": key, "sha256": digest, "payload": payload}).encode()
@@ -75,7 +75,7 @@ def test_reading_makes_no_folder(root):
     assert not root.parent.exists()
 
 
-# Where the folder is.
+# The location of the folder.
 
 
 def test_the_folder_is_that_of_the_environment_at_the_time_of_the_call(tmp_path, monkeypatch):
@@ -101,7 +101,7 @@ def test_without_the_variable_it_is_the_users_cache_folder(tmp_path, monkeypatch
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache.folder() == tmp_path / "xdg" / "cam_hub" / "layers"
-    for ignored in ("", "relative"):  # as the XDG specification wants it
+    for ignored in ("", "relative"):  # as in the XDG specification
         monkeypatch.setenv("XDG_CACHE_HOME", ignored)
         assert cache.folder() == tmp_path / "home" / ".cache" / "cam_hub" / "layers"
 
@@ -206,7 +206,7 @@ def test_what_is_not_a_key_reaches_no_file(key, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# Places and payloads that cannot be written.
+# Locations and payloads that cannot be written.
 
 
 def test_a_file_in_the_folders_place_means_no_cache(root):
@@ -266,7 +266,7 @@ def test_a_payload_that_could_not_be_read_back_is_not_written(root):
     assert not root.exists()
 
 
-# Bounds.
+# Limits.
 
 
 def test_the_oldest_answers_go_when_there_are_too_many(root, monkeypatch):
@@ -303,7 +303,7 @@ def test_an_unfinished_file_goes_once_it_is_old(root):
     assert fresh.exists()
 
 
-# Several at once.
+# Concurrent writes.
 
 
 def test_processes_and_threads_that_write_one_key_at_once_leave_a_whole_answer(root):
@@ -326,7 +326,7 @@ def test_processes_and_threads_that_write_one_key_at_once_leave_a_whole_answer(r
         seen_any = False
         while not stop.is_set():
             seen = cache.read(KEY)
-            # Once a file is there, it is always there, and always whole.
+            # Once a file exists, it always exists, and is always complete.
             if (seen is None and seen_any) or (seen is not None and len(set(seen)) != 1):
                 mixed.append(seen)
             seen_any = seen_any or seen is not None

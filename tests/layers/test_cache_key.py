@@ -31,12 +31,12 @@ LOADED = cam_hub.load_model("test_resnet", pretrained=False, device="cpu")
 
 
 def key_of(module: nn.Module, size: tuple[int, ...] = SIZE, **fields: object) -> str | None:
-    """The key of a module in place of that of a model that was loaded by its ID."""
+    """The key of a module, as if it had been loaded by an ID."""
     return cache.cache_key(replace(LOADED, module=module, **fields), size)
 
 
 def small(stride: int = 1, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """A network of torch's own classes, with hyper-parameters that leave all shapes alone."""
+    """A network of torch's own classes, with hyper-parameters that do not affect shapes."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=stride), act(), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
     )
@@ -54,10 +54,10 @@ def own_forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 class Own(nn.Sequential):
-    """A class whose code no package's version determines."""
+    """A class whose code is not determined by the version of a package."""
 
 
-# What does not change the key.
+# Changes that do not affect the key.
 
 
 def test_it_is_a_name_for_a_file():
@@ -137,13 +137,14 @@ def test_a_release_does_not_change_it(package, monkeypatch):
 
 
 def test_a_method_that_others_add_to_all_modules_changes_nothing(monkeypatch):
-    # Importing transformers does: without this rule, no layer would be found again on disk.
+    # Importing transformers does this: without this rule, no layer would be found in the cache
+    # again.
     before = key_of(small())
     monkeypatch.setattr(nn.Module, "own_helper", own_forward, raising=False)
     assert key_of(small()) == before is not None
 
 
-# What changes it.
+# Changes that affect the key.
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_a_raised_version_changes_it(monkeypatch):
 
 
 def test_a_method_of_the_module_itself_is_no_patch():
-    # As timm's FasterNet picks one of two ways to compute by a setting.
+    # As in timm's FasterNet, a setting selects one of two ways to compute.
     with torch.device("meta"):
         one = timm.create_model("fasternet_t0")
     convs = [child for child in one.modules() if "forward" in vars(child)]
@@ -342,7 +343,7 @@ def test_a_method_that_was_replaced_on_a_class_of_timm_gives_no_key(
     assert before is not None
     monkeypatch.setattr(kind, "forward_features", lambda self, x: self.layer1(self.conv1(x)))
     assert key_of(LOADED.module) is None
-    # One from another class of timm is code that is known, but other code.
+    # The code of another class in timm is known, but it is other code.
     other = timm.create_model("test_vit", pretrained=False)
     monkeypatch.setattr(kind, "forward_features", type(other).forward_features)
     assert key_of(LOADED.module) not in {None, before}

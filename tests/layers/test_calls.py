@@ -60,7 +60,7 @@ class Views(nn.Module):
 
 
 class Flipped(nn.Module):
-    """Adds the scores of the mirrored image, before or after those of the image."""
+    """Adds the scores of the mirrored image, either before or after those of the image."""
 
     def __init__(self, *, first: bool) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ def test_a_relu_that_is_used_in_several_places_is_no_shared_layer():
 
 
 class Recurrent(nn.Module):
-    """Frames of a clip through a network of images, and its outputs for them through an LSTM."""
+    """Frames of a clip through an image network, and its outputs for them through an LSTM."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class TimeFirst(Recurrent):
 
 
 class Segments(nn.Module):
-    """Frames one behind the other in an image's channels; the mean of their scores."""
+    """Consecutive frames in an image's channels; the mean of their scores."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -258,7 +258,7 @@ def test_such_explanations_are_drawn_saved_and_read_again(kind, tmp_path: Path):
 
 
 class Loop(nn.Module):
-    """Frames one after the other through a network of images and a cell that remembers."""
+    """Frames one at a time through an image network and a cell with memory."""
 
     def __init__(self) -> None:
         super().__init__()

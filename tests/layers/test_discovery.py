@@ -17,7 +17,7 @@ GRID = (8, 12)
 
 
 class Pooled(nn.Module):
-    """Patches, then something done to them, then the mean of each channel as class scores."""
+    """Patches, then a given operation on them, then the mean of each channel as class scores."""
 
     def __init__(self, after: nn.Module, channels: int = 12) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def examine(module: nn.Module, size: tuple[int, ...] = SIZE) -> dict[str, cam_hu
 
 
 def smear(x: torch.Tensor) -> torch.Tensor:
-    """What attention does before it is trained: each place gets the mean, in its own measure."""
+    """The effect of untrained attention: each position gets a multiple of the mean."""
     own = torch.linspace(0.5, 1.5, x[0, 0].numel()).reshape(x.shape[2:])
     return x.mean((2, 3), keepdim=True) * own
 
@@ -149,7 +149,8 @@ def test_of_two_branches_one_is_chosen_and_the_other_is_named():
 
 def test_a_block_goes_before_its_parts_although_some_of_its_channels_are_dead():
     class Block(nn.Module):
-        """Its sums are below zero in half of the channels, which the ReLU that follows kills."""
+        """Its sums are below zero in half of the channels, which the following ReLU sets to
+        zero."""
 
         def __init__(self) -> None:
             super().__init__()

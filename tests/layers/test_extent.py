@@ -28,7 +28,7 @@ def nothing(x: Tensor) -> Tensor:
 
 
 class Bright(nn.Module):
-    """Its map shows where the input is bright, with something done to the input or on the way."""
+    """A map of the input's brightness, with an operation on the input or on the way."""
 
     def __init__(self, first: Change = nothing, later: Change = nothing, patch: int = 8) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ def test_most_of_these_networks_are_placed():
         ((20, 0, 0, 0), (0, -0.09, 1, 1)),
         ((0, 0, 0, 0), FULL),
     ],
-    ids=["padded by 9 %", "cropped by 9 %", "one side", "as it is"],
+    ids=["padded by 9 %", "cropped by 9 %", "one side", "unchanged"],
 )
 def test_the_deepest_layer_of_a_strided_network_lies_where_its_finer_ones_show(border, expected):
     class Padded(nn.Module):
@@ -136,7 +136,7 @@ def test_windows_that_run_from_one_end_to_the_other_cover_the_input():
         bands[band, 2 * band : 2 * band + 2] = 1
         bands[4 + band, :, 2 * band : 2 * band + 2] = 1
     assert fit_extent(bands, (8, 8)) == ((0, 1, True), (0, 1, True))
-    # Four rows that see one band and four that see the next cover the middle half.
+    # Four rows that see one band and four that see the next cover the central half.
     bands[:4] = 0
     bands[1, :4], bands[2, 4:] = 1, 1
     rows, _ = fit_extent(bands, (8, 8))
@@ -145,7 +145,7 @@ def test_windows_that_run_from_one_end_to_the_other_cover_the_input():
 
 @pytest.mark.parametrize("cells", [28, 14], ids=["all", "every second one"])
 def test_a_shift_by_half_a_cell_as_strides_cause_it_is_the_whole_input(cells):
-    # Row n of 28 sees what lies around n / 28, where its middle would be at (n + 1/2) / 28.
+    # Row n of 28 sees the region around n / 28, where its centre would be at (n + 1/2) / 28.
     middle = torch.arange(28)[28 // cells - 1 :: 28 // cells] / 28
     edges = torch.arange(4)[:, None] / 4
     seen = (middle + 0.05).clamp(max=1).minimum(edges + 0.25) - (middle - 0.05).maximum(edges)
@@ -177,7 +177,8 @@ def test_a_stride_divides_a_side_but_for_the_border_of_a_kernel(side, finer, exp
 def test_a_map_is_laid_onto_the_whole_input():
     cam = np.arange(1, 17, dtype=np.float32).reshape(4, 4)
     assert on_input(cam, FULL) is cam
-    # A grid over the middle half: two more cells on each side, where the network does not look.
+    # A grid over the central half: two more cells on each side, in the part that the network
+    # ignores.
     wide = on_input(cam, (0.25, 0.25, 0.75, 0.75))
     assert np.allclose(wide, np.pad(cam, 2))
     # A grid with a border of one cell beyond the input.

@@ -20,10 +20,10 @@ from tests.fakes.engine_nets import apart, plainly
 from tests.fakes.law_nets import FOLDED, inputs, is_of_clips, layer_of, of_layout, of_task
 
 KINDS = [*LAYOUTS, *TASKS]
-"""A new layout or task has no network in ``law_nets`` yet, and fails here until it has one."""
+"""A new layout or task has no network in ``law_nets`` yet, and fails here until it is added."""
 
 TOLERANCE = 1e-5
-"""Of the greatest value of a map."""
+"""The tolerance, relative to a map's maximum."""
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 
@@ -40,7 +40,7 @@ def nothing_kept():
 
 
 def distance(one: cam_hub.Explanation, other: cam_hub.Explanation) -> float:
-    """The greatest difference between maps, as a part of the map's greatest value."""
+    """The maximum difference between maps, relative to the map's maximum."""
     assert one.classes == other.classes
     assert one.layers == other.layers
     return max(

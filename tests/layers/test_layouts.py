@@ -54,14 +54,14 @@ from tests.fakes.layout_nets import (
 
 @dataclass(frozen=True)
 class Case:
-    """One network with what is right.
+    """One network with the expected results.
 
     Attributes:
-        build: Makes the network.
+        build: Builds the network.
         size: Size of its input.
-        late: What the recommended layer's name may begin with; none if a refusal is right.
+        late: Possible beginnings of the recommended layer's name; empty if a refusal is right.
         grid: Rows and columns of the recommended layer; None if several are right.
-        never: What no usable layer's name may begin with.
+        never: Beginnings of names that no usable layer may have.
         task: The network's task.
     """
 
@@ -125,7 +125,7 @@ NETS: dict[str, Case] = {
     "a signal": Case(lambda: OverTime(1), (1, 1, 256), ("back",), (1, 64)),
     "Whisper's encoder": Case(WhisperEncoder, (1, 64, 120), ("norm",), (1, 60)),
     "decisions per row": Case(DecisionLevel, (1, 96, 64), ("decide", "fc"), (24, 1)),
-    # Turned on the way.
+    # Rotated on the way.
     "spectrogram, transposed": Case(Spectrogram, (1, 128, 66), ("blocks.2.norm1",), (12, 6)),
     # Batch in dimension 1.
     "encoder": Case(BatchSecond, (3, 64, 64), ("blocks",), (8, 8)),
@@ -141,7 +141,7 @@ NETS: dict[str, Case] = {
         lambda: BatchSecond(patch=16, grid=(3, 3)), (3, 48, 48), ("blocks",), (3, 3)
     ),
     "CLIP's tower": Case(CLIPTower, (3, 64, 64), ("transformer.3.ln_1",), (8, 8)),
-    # Tokens without a place.
+    # Tokens without a position.
     "prompts 3": Case(
         lambda: Prompted(3, img_size=64, patch_size=8, **VIT),
         (3, 64, 64),
@@ -205,7 +205,7 @@ NETS: dict[str, Case] = {
         (2, 32),
     ),
     "patches 64x2": Case(lambda: vit((64, 64), (64, 2)), (3, 64, 64), ("blocks.3.norm1",), (1, 32)),
-    # The same network, written otherwise.
+    # The same network, written differently.
     "separate kvq": Case(lambda: Separate("kvq"), (3, 64, 64), ("blocks.2.norm1",), (8, 8)),
     "separate qkv": Case(lambda: Separate("qkv"), (3, 64, 64), ("blocks.2.norm1",), (8, 8)),
     "separate qvk": Case(lambda: Separate("qvk"), (3, 64, 64), ("blocks.2.norm1",), (8, 8)),
@@ -233,7 +233,7 @@ NETS: dict[str, Case] = {
         ("norm", "fc_norm"),
         (8, 8),
     ),
-    # Tokens that a stride inside the network has made fewer.
+    # Tokens whose number a stride inside the network has reduced.
     "every second token": Case(pyramid, (3, 224, 224), ("stages",), (4, 4)),
     "every second token, in another order": Case(
         lambda: pyramid(lambda x: x[:, [5 * n % 16 for n in range(16)]]),
@@ -254,7 +254,7 @@ NETS: dict[str, Case] = {
     ),
     "U-Net, one mask": Case(UNet, (3, 64, 64), ("dec2",), (64, 64), task="segmentation"),
     "two masks": Case(lambda: OneMask(2), (3, 64, 64), ("decoder",), task="segmentation"),
-    # No places.
+    # No positions.
     "frequencies": Case(Frequencies, (3, 64, 64), ("features",), (16, 16)),
     "frequencies, half": Case(
         lambda: Frequencies(real=True),
@@ -330,7 +330,7 @@ NETS: dict[str, Case] = {
     ),
     "linear patches": Case(tokens_first, (3, 64, 64), EMBEDDED, (8, 8)),
 }
-"""All of them, by what is special about each."""
+"""All of them, by their special property."""
 
 
 @pytest.mark.parametrize("title", NETS)
@@ -367,7 +367,7 @@ def test_with_the_batch_second_a_transformer_has_the_maps_of_its_twin_with_the_b
 
 
 class Turned(nn.Module):
-    """Bright where the picture is; the network turns it before a layer or between two."""
+    """Bright where the image is; the network rotates it before a layer or between two."""
 
     def __init__(self, turn: Callable[[torch.Tensor], torch.Tensor], *, between: bool) -> None:
         super().__init__()
@@ -419,7 +419,7 @@ def test_what_a_recurrent_layer_has_read_along_a_line_is_no_line_itself():
 
 def test_a_layer_read_by_its_shape_is_recommended_if_it_passes_on_what_lies_there():
     class Smeared(nn.Module):
-        """Every place answers to all of the image, and some more to its own."""
+        """Every position depends on the whole image, and more strongly on its own part."""
 
         def __init__(self, own: float) -> None:
             super().__init__()

@@ -14,7 +14,7 @@ SMALL = (3, 48, 64)
 
 
 class Net(nn.Module):
-    """A small network with every kind of layer that a probe must distinguish."""
+    """A small network with every kind of layer that discovery must distinguish."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ def test_a_transposed_grid_is_not_taken_for_an_upright_one():
 
 def test_signals_that_drown_in_rounding_errors_are_found_in_double_precision():
     class Faint(nn.Module):
-        """Adds the picture, ten thousand million times fainter, to a constant."""
+        """Adds the image, scaled by 1e-10, to a constant."""
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 1 + 3e-8 * x

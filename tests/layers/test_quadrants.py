@@ -24,23 +24,24 @@ ORDINARY, ONE_ROUND, ALL_ROUNDS = 11, 11 + 5, 11 + 5 * ROUNDS
 
 
 def shuffled(x: torch.Tensor) -> torch.Tensor:
-    """Every quarter changes places with the opposite one."""
+    """Every quadrant is swapped with the opposite one."""
     return x.roll((x.shape[2] // 2, x.shape[3] // 2), (2, 3))
 
 
 def smeared(x: torch.Tensor) -> torch.Tensor:
-    """Every place gets the mean."""
+    """Every position gets the mean."""
     return x.mean((2, 3), keepdim=True).expand_as(x)
 
 
 def loud(x: torch.Tensor, volume: float = 60) -> torch.Tensor:
-    """Every place keeps its own, but the lower right one, which receives all, is loudest."""
+    """Every position keeps its own value, but the lower right one, which receives all, is
+    largest."""
     rows, cols = (torch.linspace(0, 1, side, device=x.device).to(x) for side in x.shape[2:])
     return x + volume * smeared(x) * (rows[:, None] * cols).square()
 
 
 class Chain(nn.Module):
-    """Patches, twenty steps that change nothing and a last one; then class scores."""
+    """Patches, twenty steps that change nothing, and a last one; then class scores."""
 
     def __init__(self, last: nn.Module) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class Chain(nn.Module):
 
 
 def examined(module: nn.Module) -> tuple[cam_hub.LayerInfo, int]:
-    """The recommended layer, and how many images went through the network to find it."""
+    """The recommended layer, and the number of images that were needed to find it."""
     images: list[int] = []
     model = with_output(cam_hub.wrap_model(module, input_size=SIZE))
     handle = module.register_forward_pre_hook(lambda _, args: images.append(len(args[0])))
@@ -71,7 +72,7 @@ def examined(module: nn.Module) -> tuple[cam_hub.LayerInfo, int]:
 def leads_of(
     last: nn.Module, *, at_once: int = 4, grid: tuple[int, int] = GRID, seed: int = 0
 ) -> list[float]:
-    """The leads of the quarters of a layer on patches of noise, after each round."""
+    """The leads of the quadrants of a layer on patches of noise, after each round."""
     clean = torch.randn(1, *SIZE, generator=torch.Generator().manual_seed(0))
     layers = {"last": ((12, *grid), Arrangement("NCHW", grid, 12))}
     rounds = quadrant_leads(
@@ -102,7 +103,7 @@ class TestTheLeadOfAQuarter:
 
     def test_is_that_of_the_mean_change_over_all_rounds(self):
         four = [[4, 1, 1, 1], [1, 4, 1, 1], [1, 1, 4, 1], [1, 1, 1, 4]]
-        once = [[1, 2, 1, 1], *four[1:]]  # in one picture the second quarter answered to the first
+        once = [[1, 2, 1, 1], *four[1:]]  # in one image, the second quadrant responded to the first
         grid = (2, 2)
         assert _smallest_lead([once], grid) == -0.5
         assert _smallest_lead([once, four], grid) == pytest.approx((2.5 - 1.5) / 2.5)
@@ -157,7 +158,7 @@ class TestTheChoice:
         assert "quarters" not in best.reason
 
     def test_one_that_turns_out_clearly_apart_costs_one_round(self, lite0):
-        """Trained weights: halves hardly differ under the bands, but the quarters do."""
+        """Trained weights: halves hardly differ under the bands, but the quadrants do."""
         images: list[int] = []
         handle = lite0.module.register_forward_pre_hook(lambda _, a: images.append(len(a[0])))
         layers = discover_layers(lite0, lite0.input_size)
@@ -167,7 +168,7 @@ class TestTheChoice:
 
     def test_the_second_choice_is_one_of_which_every_second_row_and_column_counts(self):
         class Strided(Chain):
-            """What comes behind the steps reads every second row and column of them."""
+            """The layer after the steps reads every second row and column of them."""
 
             def between(self, x: torch.Tensor) -> torch.Tensor:
                 return x[:, :, ::2, ::2]
@@ -175,7 +176,7 @@ class TestTheChoice:
         best, _ = examined(Strided(Do(loud)))
         assert best.name == "steps"
         best, _ = examined(Strided(nn.Sequential(nn.Identity(), Do(loud))))
-        assert best.name == "last.0", "as a whole goes before"
+        assert best.name == "last.0", "the whole is preferred"
 
 
 class TestLateLayers:
@@ -193,7 +194,7 @@ class TestLateLayers:
 
 
 def test_what_is_read_of_the_loud_layer_by_its_bands_is_still_that_it_follows_the_image():
-    """So only the quarters exclude it."""
+    """So only the quadrants exclude it."""
     clean = torch.randn(1, *SIZE, generator=torch.Generator().manual_seed(0))
     reading = read_layouts(disturb(Chain(Do(loud)), clean, lambda net, x: net(x)))["last"]
     assert reading.measured

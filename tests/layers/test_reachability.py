@@ -26,7 +26,7 @@ def as_it_is(output: torch.Tensor) -> torch.Tensor:
 
 
 class Cascade(nn.Module):
-    """A convolution, an in-place ReLU, and a sum of residuals that is written in place, too."""
+    """A convolution, an in-place ReLU, and a sum of residuals that is also written in place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ def test_a_layer_feeds_those_that_come_before_it(net, noise):
 
 
 def test_what_the_graph_shows_of_dependence_is_what_gradients_show(noise):
-    """A residual sum in which one branch is multiplied by zero: the graph does not show that."""
+    """A residual sum with one branch multiplied by zero, which the graph does not show."""
 
     class Branches(nn.Module):
         def __init__(self) -> None:

@@ -27,7 +27,7 @@ def test_the_last_layer_that_speaks_as_a_whole_is_found_off_plain_networks(
 
 def test_a_layer_whose_map_would_be_blank_is_not_recommended():
     class Sulky(nn.Module):
-        """Its last layer is below zero everywhere, and scores rise with it: no evidence."""
+        """Its last layer is negative everywhere, and scores increase with it: no evidence."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -58,7 +58,7 @@ def test_layers_whose_class_token_alone_is_heard_are_no_targets():
 
 
 def test_a_branch_counts_for_itself_where_what_follows_does_not_speak():
-    """Two branches that are joined are not keys and values: no part of the block is left out."""
+    """Two concatenated branches are not keys and values: no part of the block is ignored."""
 
     class Join(nn.Module):
         def __init__(self) -> None:

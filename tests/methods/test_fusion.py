@@ -129,7 +129,7 @@ def test_every_axis_is_as_long_as_the_longest() -> None:
 def test_maps_of_one_to_three_grid_axes_are_interpolated_linearly(
     grids: list[tuple[int, ...]],
 ) -> None:
-    # A ramp stays a ramp inside the outer cell centres, which a nearest-neighbour resize breaks.
+    # A ramp remains a ramp between the outer cell centres, which a nearest-neighbour resize breaks.
     coarse, fine = grids
     ramp = torch.linspace(0, 1, coarse[-1]).expand(1, *coarse)
     fused = fuse([ramp, torch.zeros(1, *fine)], GRADCAM)
@@ -163,7 +163,7 @@ def test_a_layer_that_saw_nothing_adds_nothing() -> None:
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
 def test_a_fused_map_stays_within_0_and_1(method: Method) -> None:
-    # All-equal maps: interpolation weights that add up to more than 1 would show.
+    # Constant maps, which reveal interpolation weights whose sum exceeds 1.
     maps = [torch.full((1, n, n), 0.3) for n in (1, 3, 7, 11)] + [some_maps(1, 56, 48)]
     fused = fuse(maps, method)
     assert fused.min() >= 0

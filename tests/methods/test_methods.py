@@ -132,7 +132,7 @@ def test_the_map_has_one_value_per_position_and_none_is_negative(
     evidence = some_evidence(16, 5, *grid)
     cam = method.compute(evidence)
     assert cam.shape == (16, *grid)
-    assert cam.min() == 0  # in 16 random maps the ReLU is bound to cut something off
+    assert cam.min() == 0  # in 16 random maps, the ReLU certainly removes something
     assert cam.max() > 0
 
 
@@ -258,7 +258,8 @@ def test_methods_of_first_order_are_linear_in_activation_and_gradient(
     torch.testing.assert_close(compute(larger), 3 * compute(evidence))
 
 
-# --- What a method asks for -----------------------------------------------------------------------
+# --- What a method requests
+# ------------------------------------------------------------------------
 
 
 @every_method

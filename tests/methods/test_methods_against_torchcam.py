@@ -86,7 +86,7 @@ def test_first_order_methods_equal_torchcam(
 def test_fused_layercam_maps_equal_torchcam_once_their_maximum_is_1(
     network: nn.Module, images: Tensor
 ) -> None:
-    # torchcam leaves the division by the maximum, which equation 9 asks for, to its caller.
+    # torchcam leaves the division by the maximum, which equation 9 requires, to its caller.
     with torchcam.LayerCAM(network, ["layer3", "layer4"]) as cam:
         maps = cam(CLASSES, network(images), normalized=False)
         theirs = cam.fuse_cams([m / m.amax((1, 2), keepdim=True) for m in maps])
@@ -120,7 +120,8 @@ def smooth_moments(passes: list[Pass]) -> Moments:
 
 
 def with_large_gradients(network: nn.Module) -> nn.Module:
-    """A copy with larger scores: torchcam's eps of 1e-8 is not small beside squares of 1e-3."""
+    """A copy with larger scores: torchcam's eps of 1e-8 is not small compared with squares of
+    1e-3."""
     scaled = copy.deepcopy(network)
     with torch.no_grad():
         scaled.get_submodule("fc").weight.mul_(1000)
@@ -195,7 +196,8 @@ def test_torchcam_ends_with_the_noisy_activations_and_we_with_the_clean_ones(
 def test_torchcam_lets_the_last_noisy_copy_decide_and_we_all_of_them(
     network: nn.Module, images: Tensor
 ) -> None:
-    # Not layer4: only a mean and a linear layer follow it, so its gradient feels no noise.
+    # Not layer4: only a mean and a linear layer follow it, so its gradient does not depend on
+    # noise.
     noises = some_noise(images, 3)
     clean = run(network, "layer3", images)
     passes = [run(network, "layer3", images + noise) for noise in noises]
@@ -207,7 +209,7 @@ def test_torchcam_lets_the_last_noisy_copy_decide_and_we_all_of_them(
 
     assert_same(our_reverse, ours)
     assert (their_reverse - theirs).abs().max() > 0.01 * theirs.max()
-    # Theirs has the last gradient in the place of the mean gradient.
+    # torchcam uses the last gradient in place of the mean gradient.
     last = Moments(passes[-1].gradient, moments.second, moments.third)
     assert_same(torchcam_weights(clean.activation, last).flatten(1), theirs)
 

@@ -151,7 +151,8 @@ def test_smoothgradcampp_gives_no_weight_where_there_is_no_gradient() -> None:
 
 
 def loops(name: str, evidence: Evidence) -> np.ndarray:
-    """The formulas once more: one number at a time, in the order in which they are printed."""
+    """A second version of the formulas: one number at a time, in the order in which they are
+    printed."""
     noisy = evidence.noisy
     assert noisy is not None
     tensors = (evidence.activation, evidence.gradient, noisy.first, noisy.second, noisy.third)

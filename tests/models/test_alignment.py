@@ -10,7 +10,7 @@ from cam_hub.models.initialisation import align
 
 
 def askew(weight: torch.Tensor) -> torch.Tensor:
-    """The same numbers, eight bytes behind a multiple of 64."""
+    """The same numbers, eight bytes after a multiple of 64."""
     memory = torch.empty(weight.nbytes + 128, dtype=torch.uint8)
     start = -memory.data_ptr() % 64 + 8
     moved = memory[start : start + weight.nbytes].view(weight.dtype).view(weight.shape)
@@ -18,7 +18,7 @@ def askew(weight: torch.Tensor) -> torch.Tensor:
 
 
 class Tokens(nn.Module):
-    """Tokens of patches, mixed one by one; their mean is classified."""
+    """Tokens of patches, mixed one at a time; their mean is classified."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,14 +34,14 @@ class Tokens(nn.Module):
 
 
 class Counts(Tokens):
-    """Cannot pass anything without numbers."""
+    """A network that cannot run without values."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) * float(x.sum() > 0)
 
 
 class Remembers(Tokens):
-    """Keeps something of every pass."""
+    """A network that stores data from every pass."""
 
     def __init__(self) -> None:
         super().__init__()

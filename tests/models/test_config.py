@@ -35,7 +35,7 @@ def changed(**changes: Any) -> dict[str, Any]:
     return bread(pretrained_cfg={**bread()["pretrained_cfg"], **changes})
 
 
-# --- what is read ---
+# --- values that are read ---
 
 
 def test_todays_layout(tmp_path):
@@ -56,7 +56,7 @@ def test_the_old_flat_layout_with_its_pool_and_its_labels(tmp_path):
     assert (config.architecture, config.num_classes) == ("test_resnet", 2)
     assert config.model_args == {"global_pool": "avgmax"}
     assert config.label_names == ("a", "b")
-    PretrainedCfg(**config.pretrained_cfg)  # would refuse what it does not know
+    PretrainedCfg(**config.pretrained_cfg)  # would refuse unknown values
 
 
 def test_the_count_at_the_top_goes_before_the_one_of_the_weights_it_came_from(tmp_path):
@@ -108,7 +108,7 @@ LABELS: dict[str, tuple[dict[str, Any], tuple[str, ...] | None]] = {
         ("rye", "n2", "oat"),
     ),
     "a map with a gap": ({"label_names": {"0": "a", "2": "c"}}, ("a", "1", "c")),
-    "as transformers has it": ({"id2label": {"1": "b", "0": "a", "2": "c"}}, ("a", "b", "c")),
+    "the format of transformers": ({"id2label": {"1": "b", "0": "a", "2": "c"}}, ("a", "b", "c")),
     "the other way round": ({"label2id": {"b": 1, "a": 0, "c": 2}}, ("a", "b", "c")),
     "timm's before transformers'": (
         {"label_names": ["a", "b", "c"], "id2label": {"0": "x", "1": "y", "2": "z"}},
@@ -173,7 +173,7 @@ def test_a_card_that_cannot_be_read_says_nothing(card, tmp_path):
     assert time.perf_counter() - start < 5, "seconds"
 
 
-# --- what is refused ---
+# --- values that are refused ---
 
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -260,7 +260,7 @@ def test_what_is_no_json_is_refused(text, tmp_path):
 def test_a_huge_file_is_refused_unread(tmp_path):
     path = tmp_path / "config.json"
     with path.open("wb") as file:
-        file.truncate(50 * 2**20)  # takes no disk, and would take 50 MB of memory
+        file.truncate(50 * 2**20)  # takes no disk space, and would take 50 MB of memory
     refused = pytest.raises(ModelRefused, match=f"at most {CONFIG_BYTES:,} are read")
     with takes_at_most(5_000_000), refused:
         read_config(ID, path)

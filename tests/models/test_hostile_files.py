@@ -50,7 +50,7 @@ def scalars(names: list[str]) -> bytes:
 
 
 def test_a_name_that_stands_twice_among_many_is_found(tmp_path):
-    # In quadratic time this takes hours.
+    # In quadratic time, this takes hours.
     names = [f"n{place}" for place in range(MAX_TENSORS)]
     header = scalars(names)[:-1] + b"," + scalars(["n0"])[1:]
     path = tmp_path / "model.safetensors"
@@ -137,7 +137,7 @@ def test_whatever_a_configuration_says_it_is_read_or_refused(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(config))
         try:
             found = read_config(ID, tmp_path / "config.json")
-            "".join(found.label_names or ()).encode()  # no half of a pair of surrogates
+            "".join(found.label_names or ()).encode()  # not half of a surrogate pair
             outcomes.add("read")
         except ModelRefused as error:
             str(error).encode()
@@ -188,17 +188,17 @@ def archive(tmp_path: Path, data: bytes) -> Path:
     return path
 
 
-# Tuples of two references to the one before: their hash takes 2 ** 60 steps.
+# Tuples of two references to the previous one: their hash takes 2 ** 60 steps.
 PAIRS = b"\x80\x02}(N\x85" + b"q\x00h\x00\x86" * 60 + b"Nu."
 ATTACKS = {
     "a key of endless tuples": (PAIRS, "tuples in tuples"),
-    "bytes without end": (
+    "endless bytes": (
         b"\x80\x02cbuiltins\nbytearray\n\x8a\x06\x00\x00\x00\x00\x00\x10\x85R.", "bytearray"
     ),
     "a tensor without end": (
         b"\x80\x02ctorch\nFloatTensor\n\x8a\x06\x00\x00\x00\x00\x00\x10\x85R.", "FloatTensor"
     ),
-    "bytes without end, by another": (
+    "endless bytes, by another opcode": (
         b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\n(cbuiltins\nbytearray\nctorch\nTensor\n"
         b"\x8a\x06\x00\x00\x00\x00\x00\x10\x85}tR.", "bytearray"
     ),
@@ -246,7 +246,7 @@ def test_what_training_leaves_beside_the_weights_is_let_through(new, tmp_path):
     assert read(tmp_path / "a.pth").keys() == module.state_dict().keys()
 
 
-# --- the caller goes away ---
+# --- the caller disconnects ---
 
 
 class Gone(Exception):
@@ -290,7 +290,7 @@ def head_elsewhere(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def tables(state: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Each part between dots a table of its own."""
+    """Each part between dots is a table of its own."""
     found: dict[str, Any] = {}
     for name, value in state.items():
         *parts, last = name.split(".")

@@ -23,7 +23,7 @@ def build_with(cls: type[nn.Module], state: dict[str, torch.Tensor], **options) 
 
 
 def both(cls: type[nn.Module], state: dict[str, torch.Tensor], **options):
-    """The network built without initialisation and ordinarily, and the number of builds."""
+    """The network built without initialisation and normally, and the number of builds."""
     builds = []
 
     def build() -> nn.Module:
@@ -96,7 +96,7 @@ class SharesMemory(Plain):
 
 
 class Wide(nn.Module):
-    """Rows enough for torch to pack it, bytes enough to be worth finding that out."""
+    """Enough rows for torch to pack it, and enough bytes for the check to be worthwhile."""
 
     def __init__(self) -> None:
         super().__init__()

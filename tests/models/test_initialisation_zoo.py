@@ -20,24 +20,25 @@ from tests.fakes.checkpoints import by_timm, everything, same, save, tensors_of
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL, MEDIUM = 1_000_000, 60_000_000
-"""Parameters: of families whose smallest member is always tried, and of what ``-m slow`` tries."""
+"""Limits on parameters: for families whose smallest member is always tested, and for ``-m
+slow``."""
 
 MAX_MACS = 5e9
 
 PECULIAR = [
     "coat_tiny",  # one module under several names
-    "hiera_tiny_224",  # draws, and looks at what it drew
-    "vit_tiny_patch16_dinov3_qkvb",  # buffers that no checkpoint holds
-    "vit_tiny_r_s16_p8_224",  # passes a picture through its stem to find out a shape
+    "hiera_tiny_224",  # draws values and reads them
+    "vit_tiny_patch16_dinov3_qkvb",  # buffers that no checkpoint contains
+    "vit_tiny_r_s16_p8_224",  # runs an image through its stem to determine a shape
 ]
-"""Architectures that do more than to draw their weights when they are built."""
+"""Architectures that do more than draw their weights when they are built."""
 
 LARGER = [
     *("convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "maxvit_t"),
     *("mnasnet0_5", "regnet_y_400mf", "resnet18", "squeezenet1_1", "swin_t", "swin_v2_t"),
     "vit_b_16",
 ]
-"""Networks of torchvision that ``-m slow`` tries."""
+"""Networks of torchvision that ``-m slow`` tests."""
 
 
 def models() -> list[object]:

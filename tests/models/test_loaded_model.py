@@ -13,7 +13,7 @@ from cam_hub.models.loaded_model import in_double
 
 
 class Faint(nn.Module):
-    """Adds the picture, far fainter than a rounding error, to a constant."""
+    """Adds the image, far below the rounding error, to a constant."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def test_the_copy_is_made_once_and_a_double_model_is_its_own(faint):
 
 
 class Sure(nn.Module):
-    """Finds one box; the more contrast there is, the surer it is of it."""
+    """Detects one box, with a score that increases with the contrast."""
 
     def __init__(self) -> None:
         super().__init__()

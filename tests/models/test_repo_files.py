@@ -70,7 +70,7 @@ def test_nothing_like_weights_has_no_reason(files):
     assert why_no_weights(files) is None
 
 
-# Repos of other libraries: each named for what it is.
+# Repos of other libraries: each refusal names the library.
 
 FOREIGN: dict[str, tuple[set[str], str | None, object, str]] = {
     "transformers": (set(), None, {"model_type": "vit"}, "a transformers model of type 'vit'"),

@@ -20,7 +20,7 @@ from tests.fakes.law_nets import of_layout
 
 @pytest.fixture(scope="module")
 def grid(lite0: cam_hub.LoadedModel, photos: dict[str, Image.Image]) -> Comparison:
-    """Two classes, one class that is not there."""
+    """Two classes, and one that does not exist."""
     return compare(lite0, photos["cat"], methods="layercam", classes=[282, "lino", 285])
 
 
@@ -99,7 +99,7 @@ class TestPictures:
 
     def test_a_reason_stands_where_a_map_would(self, grid):
         sheet = np.asarray(grid.figure(tile_width=128))
-        assert (sheet == (232, 232, 236)).all(axis=2).sum() > 128 * 40  # the ground of notes
+        assert (sheet == (232, 232, 236)).all(axis=2).sum() > 128 * 40  # the background of notes
 
     @pytest.mark.parametrize("options", [{"tile_width": 10}, {"colormap": "no"}, {"alpha": 2}])
     def test_a_look_that_does_not_work_is_refused(self, grid, options):

@@ -18,7 +18,7 @@ from cam_hub.results.montage import (
 from cam_hub.results.overlay import Box, colormap_table
 from tests.fakes.plain_images import pixels, plain
 
-# Many pictures on one sheet
+# Many images on one sheet
 
 
 def place_of(sheet: Image.Image, colour: tuple[int, int, int]) -> Box:
@@ -93,7 +93,7 @@ def test_a_long_caption_loses_its_middle_and_keeps_both_ends():
     assert sheet(long) != sheet("F" + long[1:])
     assert sheet(long) != sheet(long[:-1] + "M")
     assert sheet(long) == sheet(f" {long}\n")
-    # It stays under its own tile: the strip between the tiles is white.
+    # It stays below its own tile: the strip between the tiles is white.
     tiles = pixels(sheet(long))
     red = (tiles == (255, 0, 0)).all(axis=2).any(axis=0)
     between = np.flatnonzero(~red)[np.flatnonzero(~red) > np.flatnonzero(red)[0]]
@@ -202,7 +202,7 @@ def test_numbers_a_montage_cannot_be_made_with_are_refused(arguments, name):
     assert caught.value.argument == name
 
 
-# The scale of colours
+# The colour scale
 
 
 @pytest.mark.parametrize("size", [(320, 40), (16, 16), (500, 20), (64, 200)])
@@ -226,7 +226,7 @@ def test_a_colour_bar_too_small_to_read_is_refused():
         assert caught.value.argument == name
 
 
-# Words in a picture's place, and pictures one below the other
+# Text in place of an image, and images one below the other
 
 
 def test_a_caption_of_several_lines_makes_room_for_each():

@@ -58,7 +58,7 @@ def test_a_tensor_is_explained_without_being_painted(model, monkeypatch):
     assert found.heatmap().shape == (16, 12)
     assert found.target
     assert not painted
-    image.zero_()  # the caller's own: what was explained is what is shown
+    image.zero_()  # the user's own image: the explained image is shown
     assert (np.asarray(found.photo) == expected).all()
     assert found.manifest["image"]["size"] == [12, 16]
     assert len(painted) == 1

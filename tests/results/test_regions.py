@@ -43,7 +43,7 @@ def test_a_mask_holds_the_pixels_at_the_threshold_and_above():
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7, np.float64(0.7), np.float32(0.7), 1, 1.0])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_a_pixel_of_exactly_the_threshold_belongs_in_any_precision(threshold, dtype):
-    # float32(0.7) is less than float64(0.7): compared carelessly, the pixel would fall out.
+    # float32(0.7) is less than float64(0.7): a careless comparison would lose the pixel.
     if dtype is np.float64 and isinstance(threshold, np.float32):
         threshold = float(threshold)
     assert mask(np.full((1, 1), threshold, dtype=dtype), threshold).all()
@@ -115,7 +115,7 @@ def test_the_first_box_holds_the_hottest_pixel_and_peaks_never_rise(bumpy, thres
     found = boxes(bumpy, threshold)
     labels, _ = ndimage.label(mask(bumpy, threshold), np.ones((3, 3)))
     places = [Box(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
-    # Found the slow way: each region's own peak.
+    # The slow way to find each region's own peak.
     peaks = {box: bumpy[labels == region].max() for region, box in enumerate(places, start=1)}
     assert found == sorted(places, key=lambda box: -peaks[box])
     assert peaks[found[0]] == bumpy.max()
@@ -152,7 +152,7 @@ def test_a_share_of_the_image_out_of_range_is_refused(min_area):
     "heatmap",
     [
         np.zeros(4),  # no rows and columns
-        np.zeros((2, 2, 3)),  # a picture in colour
+        np.zeros((2, 2, 3)),  # an image in colour
         np.zeros((0, 4)),  # no pixel
         np.zeros((2, 2), dtype=complex),  # no order
         np.array([["a"]]),

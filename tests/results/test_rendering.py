@@ -52,7 +52,7 @@ def test_any_real_numbers_can_be_coloured(dtype):
 
 def test_a_large_map_needs_no_copy_in_colour():
     heat = np.zeros((1500, 2000), dtype=np.float32)
-    colorize(heat[:1, :1])  # what is imported and cached once is not counted
+    colorize(heat[:1, :1])  # one-time imports and caches do not count
     tracemalloc.start()
     colorize(heat)
     _, peak = tracemalloc.get_traced_memory()
@@ -70,7 +70,7 @@ def test_nan_is_refused_wherever_it_lies(cat, heat):
             overlay(cat, spoilt)
 
 
-# A heatmap over its photo
+# A heatmap on its photo
 
 
 @pytest.mark.parametrize("colormap", ["jet", "gray", "tab10"])
@@ -81,13 +81,13 @@ def test_opacity_0_is_exactly_the_photo_and_1_exactly_the_coloured_map(cat, heat
 
 @pytest.mark.parametrize("alpha", [0.004, 0.25, 0.4, 0.5, 0.77, 0.999])
 def test_each_pixel_is_mixed_to_the_nearest_level_and_never_overflows(alpha):
-    # Every level of the photo, down, against every level of heat, across.
+    # Every level of the photo (rows) with every level of heat (columns).
     levels = np.arange(256, dtype=np.uint8)
     photo = Image.fromarray(np.repeat(np.repeat(levels[:, None], 256, 1)[..., None], 3, axis=2))
     heat = np.repeat(levels[None] / 255, 256, axis=0)
     mixed = pixels(overlay(photo, heat, alpha=alpha, colormap="gray"))[..., 1]
     exact = levels[:, None] * (1 - alpha) + levels[None] * alpha
-    # Half a level from rounding, and alpha itself to the nearest 1/65536.
+    # Half a level by rounding, and alpha itself to the nearest 1/65536.
     assert np.abs(mixed - exact).max() <= 0.5 + 256 / 2 / 65536
     assert (np.diff(mixed, axis=1) >= 0).all()
 
@@ -97,7 +97,7 @@ def test_hotter_is_never_drawn_in_the_colour_of_colder(ground):
     ramp = np.linspace(0, 1, 256)[None]
     mixed = pixels(overlay(plain(ground, (256, 1)), ramp, alpha=0.5, colormap="jet"))[0]
     halves = (np.array(ground) + colormap_table("jet").astype(np.int64) + 1) // 2
-    # Each pixel is the mix of its own colour: the colours come in the order of the heat.
+    # Each pixel is mixed with its own colour: the colours have the order of the heat.
     assert np.array_equal(mixed, halves)
     red_less_blue = mixed[:, 0] - mixed[:, 2]
     assert red_less_blue[-1] - red_less_blue[0] > 100  # the hottest is red, the coldest blue
@@ -151,7 +151,7 @@ def test_the_unseen_is_hatched_by_unbroken_diagonals_on_any_ground(ground, size)
     mark = pixels(overlay(plain(ground, size), nothing, seen=nothing > 0))[..., 0]
     assert len(np.unique(mark)) == 2
     assert np.ptp(mark) >= 30
-    # Along a diagonal nothing changes; most of the ground lies between the lines.
+    # Along a diagonal nothing changes; most of the background lies between the lines.
     assert np.array_equal(mark[1:, :-1], mark[:-1, 1:])
     assert 0.05 < (mark == mark.max()).mean() < 0.4
 

@@ -26,7 +26,7 @@ class TestMaps:
         assert np.array_equal(result.cam(layer="bn2"), result.cam(281, "bn2"))
 
     def test_all_layers_are_fused_when_none_is_named(self, result):
-        # Jiang et al. 2021, eq. 9: tanh of twice the map by its maximum; then the greater one.
+        # Jiang et al. 2021, eq. 9: tanh of twice the map divided by its maximum; then the maximum.
         fine, coarse = (result.cam(layer=name) for name in result.layers)
         assert result.cam().shape == fine.shape == (14, 14)
         assert np.all(result.cam() >= np.tanh(2 * fine / fine.max()) - 1e-6)

@@ -64,7 +64,7 @@ def strip(model, photo) -> Comparison:
 
 
 def content(folder: Path) -> dict[str, bytes | str | None]:
-    """Everything in a folder: bytes of files, targets of links, None for folders."""
+    """The content of a folder: bytes of files, targets of links, None for folders."""
     return {
         path.relative_to(folder).as_posix(): (
             str(path.readlink())
@@ -106,7 +106,7 @@ class TestManifest:
 
 
 class TestOtherFiles:
-    """What a folder holds that no manifest of ours lists with its digest."""
+    """The files of a folder that no manifest of ours lists with their digest."""
 
     FOREIGN = (
         {"manifest.json": '{"fps": 25}', "frame-000.png": "x", "frame-001.png": "x"},
@@ -265,11 +265,11 @@ class TestOtherFiles:
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 def dying(patch: pytest.MonkeyPatch, steps: int) -> list[str]:
-    """Ends the process, as far as the disk is concerned, after so many changes to the disk."""
+    """Stops all changes to the disk after a number of them, like the end of the process."""
     done: list[str] = []
     for name in ("mkdir", "rename", "replace", "unlink", "rmdir"):
         change = getattr(os, name)
@@ -285,7 +285,8 @@ def dying(patch: pytest.MonkeyPatch, steps: int) -> list[str]:
 
 
 class TestInterrupted:
-    """A kill is played by a disk that changes no more from some step on: nothing is cleaned up."""
+    """A kill is simulated by a disk that no longer changes from some step on: nothing is cleaned
+    up."""
 
     def steps(self, save: Save, folder: Path) -> int:
         with pytest.MonkeyPatch.context() as patch:
@@ -315,7 +316,7 @@ class TestInterrupted:
             found = Explanation.load(folder)
             assert same(found, old) or same(found, new)
             seen.add(same(found, new))
-            # The next save works, and leaves nothing of the one before but what it had staged.
+            # The next save works, and leaves nothing of the previous one except its staged files.
             small.save(folder)
             assert same(Explanation.load(folder), small)
             assert not (folder / ".cam_hub-save").exists()
@@ -362,7 +363,7 @@ class TestInterrupted:
                 except SaveFailed as error:
                     assert "No space left" in str(error)
                     assert content(folder) == before
-                else:  # a folder that is there already need not be made
+                else:  # an existing folder need not be created
                     assert same(Explanation.load(folder), big)
                     if calls <= step:
                         break
@@ -417,7 +418,7 @@ class TestInterrupted:
 
 
 class TestReadingWhileOthersSave:
-    """What is loaded is one result in full, at whatever step of a save the reading begins."""
+    """A load returns one complete result, at whatever step of a save it begins."""
 
     def test_a_save_between_manifest_and_maps_is_noticed(
         self, model, photo, big, tmp_path, monkeypatch
@@ -426,7 +427,7 @@ class TestReadingWhileOthersSave:
             model, photo.rotate(180), method="gradcam", classes=[0, 1, 2], target_layers=["0", "2"]
         )
         folder = big.save_data(tmp_path / "out")
-        # The same names and shapes: without a second look the maps would be mixed.
+        # The same names and shapes: without a second check, the maps would be mixed.
         real = serialization.ResultFolder.manifest
         read: list[str] = []
 
@@ -473,7 +474,7 @@ class TestReadingWhileOthersSave:
 
 
 class TestPaths:
-    """Folders are named as pictures are: ``~``, ``file:`` addresses, text, bytes, paths."""
+    """Folders are given like images: ``~``, ``file:`` URLs, text, bytes, paths."""
 
     def test_a_tilde_is_the_home_and_no_folder_of_that_name_is_made(
         self, small, grid, tmp_path, monkeypatch

@@ -43,7 +43,7 @@ def folder_of(url: str) -> str:
 
 
 def fetched(url: str, folder: Path) -> Path:
-    """The folder behind an address, downloaded as in the docs."""
+    """The folder at a URL, downloaded as described in the docs."""
     inside = folder_of(url)
     whole = huggingface_hub.snapshot_download(
         "ann/maps",
@@ -106,7 +106,7 @@ def test_another_explanation_gets_a_folder_of_its_own_and_comes_first_in_the_car
     "text", ["\ud800", "../../x", "\x1b[31m|`<b>`\u202e", "", "/", "日本", "-" * 300]
 )
 def test_a_strangers_names_stay_names(hub, result, tmp_path, text):
-    """Labels and the model's ID may be anything in a manifest that was loaded."""
+    """In a manifest that was loaded, labels and the model's ID may contain anything."""
     folder = result.save_data(tmp_path / "theirs")
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     manifest["classes"][0]["label"] = manifest["model"]["id"] = text

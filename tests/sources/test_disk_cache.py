@@ -21,7 +21,7 @@ NAMES = ["a/old", "b/middle", "c/new"]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    """Empty caches; huggingface_hub reads its settings once, so it is handed over."""
+    """Empty caches; huggingface_hub reads its settings only once, so they are passed explicitly."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     (tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
@@ -39,7 +39,7 @@ def hub():
 
 @pytest.fixture
 def three(hub, cache) -> FakeHub:
-    """Three repos in the cache, the first used longest ago, all written an hour ago."""
+    """Three repos in the cache, the first least recently used, all written an hour ago."""
     for hours, name in zip((9, 6, 3), NAMES, strict=True):
         download(cache, name, hours)
     return hub
@@ -51,7 +51,7 @@ def download(cache: Path, name: str, hours: float = 0, revision: str | None = No
 
 
 def age(path: Path, hours: float) -> None:
-    """Last read so long ago, and written longer ago still."""
+    """Sets when it was last read; it was written even earlier."""
     os.utime(path, (time.time() - 3600 * hours, time.time() - 3600 * (hours + 1)))
 
 
@@ -107,7 +107,7 @@ def test_a_bare_name_keeps_the_repo_of_timm(hub, cache):
 
 
 def test_a_repo_that_is_being_written_stays(three, cache):
-    download(cache, "a/old")  # from the cache, and then a piece of another file
+    download(cache, "a/old")  # from the cache, and then part of another file
     (cache / "models--a--old" / "blobs" / "abc.incomplete").write_bytes(bytes(KB))
     trim(0)
     assert repos(cache) == ["a/old"]

@@ -31,7 +31,7 @@ from tests.fakes.repo_folders import network
 
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 VISITOR = LoadLimits(pickles=False, local=False)
-"""What an app on a public server allows."""
+"""The limits of an app on a public server."""
 
 Repo = dict[str, bytes]
 
@@ -41,11 +41,11 @@ class Case:
     """A repo that is refused.
 
     Attributes:
-        make: Makes its files, with a folder to work in.
-        words: Of the refusal.
-        fetched: The files that must have been asked for; no others may.
-        limits: Of the caller.
-        facts: What the Hub says about the repo.
+        make: Creates its files, with a folder to work in.
+        words: Words of the refusal.
+        fetched: The files that must have been requested; no others may.
+        limits: The caller's limits.
+        facts: The Hub's facts about the repo.
     """
 
     make: Callable[[Path], Repo]
@@ -56,7 +56,7 @@ class Case:
 
 
 def weights(make: Callable[[], bytes]) -> Callable[[Path], Repo]:
-    """A repo with other weights than its own."""
+    """A repo with modified weights."""
     return lambda folder: {**pushed(folder), WEIGHTS: make()}
 
 
@@ -66,7 +66,7 @@ def config(**changes: Any) -> Callable[[Path], Repo]:
 
 
 def without(*names: str, **added: bytes) -> Callable[[Path], Repo]:
-    """A repo without some files, and with others."""
+    """A repo with some files removed, and others added."""
 
     def make(folder: Path) -> Repo:
         files = {name: body for name, body in pushed(folder).items() if name not in names}
@@ -103,7 +103,7 @@ def broken(value: float) -> bytes:
 
 
 class Malicious:
-    """Makes a folder when it is unpickled by a reader that executes what it reads."""
+    """Creates a folder when it is unpickled by a reader that executes code."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -128,7 +128,7 @@ TRANSFORMERS = {"library_name": "transformers", "tags": ["transformers"]}
 NOBODY = {"library_name": None, "tags": []}
 
 CASES: dict[str, Case] = {
-    # Configurations that cannot be.
+    # Impossible configurations.
     "a thousand million classes": Case(
         config(num_classes=10**9), r"num_classes=1000000000 .* from 0 to 1000000", (CONFIG,)
     ),
@@ -148,7 +148,7 @@ CASES: dict[str, Case] = {
         without(config__json=b"../../../../etc/passwd"), "cannot be read", (CONFIG,)
     ),
     "no JSON": Case(without(config__json=b"{'a': 1}"), "cannot be read", (CONFIG,)),
-    # Weights that are not what they should be.
+    # Invalid weights.
     "another network's": Case(
         config(architecture="test_vit", model_args=None), "not those of 'test_vit'", ALL
     ),
@@ -161,10 +161,10 @@ CASES: dict[str, Case] = {
         weights(lambda: header(LYING_RANGE)), "file not fully covered", ALL
     ),
     "a pickle by another name": Case(weights(lambda: b"\x80\x02}q\x00." * 9), "cut short", ALL),
-    # Pickles that attack.
+    # Malicious pickles.
     "a malicious pickle": Case(malicious, "Nothing in it was executed", (CONFIG, PICKLE)),
     "a malicious pickle for visitors": Case(malicious, "only as a pickle", limits=VISITOR),
-    # Files in the wrong place, or none.
+    # Files in the wrong place, or missing.
     "weights in a folder": Case(
         named("weights/model.safetensors"), r"in a folder \(weights/model\.safetensors\)"
     ),
@@ -197,7 +197,7 @@ CASES: dict[str, Case] = {
         other({"model_type": "vit", "architectures": ["ViT"]}, WEIGHTS, "preprocessor_config.json"),
         "a transformers model of type 'vit'", (CONFIG,), facts=TRANSFORMERS,
     ),
-    "transformers that nobody calls so": Case(
+    "transformers without a library name": Case(
         other({"model_type": "bert"}, WEIGHTS), "a transformers model of type 'bert'", (CONFIG,),
         facts=NOBODY,
     ),
@@ -226,7 +226,7 @@ def asked_for(hub: FakeHub) -> tuple[str, ...]:
 
 
 def left_over(cache: Path) -> list[str]:
-    """Files in the cache that are not what they are called."""
+    """Cached files whose content does not match their names."""
     odd = []
     for path in (path for path in cache.rglob("*") if path.is_file() and not path.is_symlink()):
         body = path.read_bytes()
@@ -239,7 +239,7 @@ def left_over(cache: Path) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def warm() -> None:
-    """Has everything imported that loading needs, before memory is measured."""
+    """Imports everything that loading needs, before memory is measured."""
     cam_hub.load_model("test_resnet", pretrained=False, device="cpu")
 
 

@@ -24,7 +24,7 @@ Setting = Callable[[str, object], None]
 
 @pytest.fixture
 def setting(monkeypatch: pytest.MonkeyPatch) -> Setting:
-    """Sets what huggingface_hub has read from the environment when it was imported."""
+    """Sets what huggingface_hub has read from the environment at its import."""
     return lambda name, value: monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
 
 
@@ -33,7 +33,7 @@ def load() -> cam_hub.LoadedModel:
 
 
 def whole_files(cache: Path) -> list[Path]:
-    """What later calls would take for a file of a model."""
+    """Files that later calls would mistake for those of a model."""
     return [path for path in cache.rglob("*") if path.parent.name == "blobs" and not path.suffix]
 
 
@@ -57,7 +57,7 @@ UNREACHABLE = {
     "no answer in time": (Fault(delay=1.0), r"no answer in time"),
     "connection cut at once": (Fault("/api", cut=0), r"connection broke off"),
 }
-"""Faults of a hub that is there, and the words of the error."""
+"""Faults of a reachable hub, and the words of the error."""
 
 
 @pytest.mark.parametrize(("fault", "words"), UNREACHABLE.values(), ids=UNREACHABLE)
@@ -85,7 +85,7 @@ SILENT = {
     "unknown host": ("ENDPOINT", "http://hub.invalid", r"host name is not known \(DNS\)"),
     "offline mode": ("HF_HUB_OFFLINE", True, "Unset HF_HUB_OFFLINE"),
 }
-"""Settings with which no hub is reached, and the words of the error."""
+"""Settings with which no hub can be reached, and the words of the error."""
 
 
 @pytest.mark.parametrize(("name", "value", "words"), SILENT.values(), ids=SILENT)
@@ -155,8 +155,8 @@ def test_a_server_that_cannot_go_on_is_asked_for_all_of_it(hub):
 DAMAGED = {
     "another byte": (Fault(WEIGHTS, flip=True), "damaged.*checksum"),
     "another byte of the configuration": (Fault("config.json", flip=True), "damaged.*checksum"),
-    "fewer bytes than said": (Fault(WEIGHTS, headers={"Content-Length": "10"}), "with 10 bytes"),
-    "more bytes than said": (Fault(WEIGHTS, body=bytes(10**7)), "with 10,000,000 bytes"),
+    "fewer bytes declared": (Fault(WEIGHTS, headers={"Content-Length": "10"}), "with 10 bytes"),
+    "more bytes sent": (Fault(WEIGHTS, body=bytes(10**7)), "with 10,000,000 bytes"),
     "a page instead of the weights": (Fault(WEIGHTS, body=b"<html>"), "with 6 bytes"),
     "an error instead of the weights": (Fault(WEIGHTS, status=503), "error 503"),
 }
@@ -199,7 +199,7 @@ def test_a_weights_server_that_falls_silent_is_given_up(hub, setting):
 
 @contextmanager
 def small_files_only(size: int) -> Iterator[None]:
-    """Lets no file grow beyond a size, as a full disk would not."""
+    """Limits the size of files, like a full disk."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -218,7 +218,7 @@ def test_a_full_disk_is_named_and_not_left_full(hub, hub_cache):
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Without the rights of root, for whom no folder is closed."""
+    """Drops the rights of root, for whom no folder is closed."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -231,7 +231,7 @@ def as_nobody() -> Iterator[None]:
 
 @pytest.fixture
 def open_cache(hub: FakeHub, setting: Setting) -> Iterator[Path]:
-    """A cache on a path that everybody may walk, unlike pytest's folders."""
+    """A cache whose parent folders every user may enter, unlike pytest's folders."""
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
         cache.mkdir()
@@ -242,7 +242,7 @@ def open_cache(hub: FakeHub, setting: Setting) -> Iterator[Path]:
 
 
 def close(cache: Path) -> None:
-    """Lets nobody write."""
+    """Removes the write permissions."""
     for folder in [cache, *(path for path in cache.rglob("*") if path.is_dir())]:
         folder.chmod(0o555)
 

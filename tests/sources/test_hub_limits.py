@@ -37,7 +37,7 @@ def test_one_request_describes_a_repo(hub):
     assert facts.weights_file == "model.safetensors"
     assert facts.weights_bytes == sizes(hub)["model.safetensors"]
     assert facts.fetch_bytes == sum(sizes(hub).values())
-    # The Hub counts what is in the file, batch statistics among it.
+    # The Hub counts all values in the file, including batch statistics.
     assert facts.parameters >= parameters("test_resnet", num_classes=3)
 
 
@@ -174,7 +174,7 @@ def test_a_repo_out_of_service_is_refused(hub):
 
 
 class Heard:
-    """Remembers what it was told; raises something at the first word about enough bytes."""
+    """Records its calls; raises an exception once enough bytes have been reported."""
 
     def __init__(self, stop: BaseException | None = None) -> None:
         self.parts: list[float] = []
@@ -195,7 +195,7 @@ def test_progress_grows_to_one_and_names_the_bytes(hub):
     assert heard.parts == sorted(heard.parts)
     assert heard.parts[-1] == 1.0
     assert heard.words[-1] == f"Fetching {REPO}: {total} of {total}"
-    assert len(heard.parts) < 10  # though the bytes come in far more pieces
+    assert len(heard.parts) < 10  # although the bytes arrive in far more pieces
 
 
 def test_progress_is_silent_where_nothing_is_fetched(hub):
@@ -206,7 +206,7 @@ def test_progress_is_silent_where_nothing_is_fetched(hub):
 
 
 class EnoughError(Exception):
-    """Of a caller's own."""
+    """The caller's own exception."""
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_download_that_was_stopped_goes_on_where_it_was(hub):
 
     def stop_in_the_weights(part: float, words: str) -> None:
         heard(part, words)
-        if len(heard.parts) > 1:  # the first word is the last about the configuration
+        if len(heard.parts) > 1:  # the first report is the last about the configuration
             raise EnoughError
 
     hub.faults.append(Fault("safetensors", times=1, cut=size // 2))

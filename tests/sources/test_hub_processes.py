@@ -36,7 +36,7 @@ def test_threads_that_want_the_same_model_fetch_it_once(hub):
 
 
 def test_a_file_that_another_is_reading_stays_where_it_is(hub, hub_cache):
-    """Whoever waited for another's download finds it done, whether or not there are links."""
+    """A thread that waited for another's download finds it finished, with or without links."""
     cam_hub.load_model(REPO, device="cpu")
     (config,) = hub_cache.rglob("snapshots/*/config.json")
     body = hub.repos[REPO]["config.json"]

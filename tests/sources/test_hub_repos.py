@@ -127,7 +127,7 @@ def test_a_card_of_megabytes_is_not_fetched(hub, tmp_path):
 
 
 def averaged(folder: Path) -> dict[str, bytes]:
-    """What timm's training program leaves: plain and averaged weights in one pickle."""
+    """The file that timm's training program writes: plain and averaged weights in one pickle."""
     plain = network(num_classes=3).state_dict()
     weights = push(folder, network(num_classes=3), safe=False)
     half = {f"module.{name}": value / 2 for name, value in plain.items()}

@@ -19,7 +19,7 @@ from tests.fakes.hub.cdn import serve_cdn
 from tests.fakes.hub.faults import Fault
 
 BAKER, GUEST, WRONG = "hf_baker", "hf_guest", "hf_wrong"
-"""A token that may read the repo, one that may not, and one that the hub does not know."""
+"""A token that may read the repo, one that may not, and an unknown one."""
 
 Token = str | bool | None
 
@@ -30,7 +30,7 @@ def load(token: Token, id: str = REPO, **options: object) -> cam_hub.LoadedModel
 
 @pytest.fixture
 def private(hub: FakeHub) -> FakeHub:
-    """The hub, with the repo for the baker's eyes only."""
+    """The hub, with a private repo of the baker."""
     hub.tokens |= {BAKER, GUEST}
     hub.private[REPO] = {BAKER}
     return hub
@@ -38,7 +38,7 @@ def private(hub: FakeHub) -> FakeHub:
 
 @pytest.fixture
 def gated(hub: FakeHub) -> FakeHub:
-    """The hub, with the repo behind terms that the baker has accepted."""
+    """The hub, with a gated repo whose terms the baker has accepted."""
     hub.tokens |= {BAKER, GUEST}
     hub.gated.add(REPO)
     hub.accepted[REPO] = {BAKER}
@@ -129,7 +129,7 @@ FAULTS = {
     "page": Fault("/api", body=b"<html>"),
     "cut": Fault(cut=0),
     "damaged": Fault("/resolve/", flip=True),
-    "said by the server": Fault(status=400, headers={"X-Error-Message": f"no {BAKER}"}),
+    "reported by the server": Fault(status=400, headers={"X-Error-Message": f"no {BAKER}"}),
 }
 
 
@@ -155,7 +155,7 @@ def test_what_one_token_fetched_is_not_served_to_others(request, monkeypatch, ki
     for token in (False, GUEST, WRONG, BAKER):
         with pytest.raises(HubUnavailable, match="whether this caller may"):
             load(token, id)
-    # Whoever speaks for the machine may use what is on it, as with huggingface_hub itself.
+    # With this machine's account, cached files may be used, as in huggingface_hub itself.
     assert load(None, id).revision == hub.commit(REPO)
 
 

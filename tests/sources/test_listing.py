@@ -26,7 +26,7 @@ def hub() -> Iterator[FakeHub]:
 
 
 def trouble_of(listing: HubListing, search: str = "bread") -> str:
-    """Why the Hub has no answer."""
+    """The reason why the Hub did not respond."""
     with pytest.raises(HubUnavailable) as caught:
         listing.find(search)
     return caught.value.reason

@@ -141,7 +141,7 @@ def test_a_folder_that_is_written_to_leaves_what_was_loaded_as_it_was(folder, li
     model = load(folder)
     before = model.module(model.preprocess(lion))
     weights = folder / "model.safetensors"
-    with weights.open("r+b") as file:  # in place, as some programs save
+    with weights.open("r+b") as file:  # in place, like some programs
         file.seek(-4096, 2)
         file.write(b"\xff" * 4096)
     assert torch.equal(model.module(model.preprocess(lion)), before)

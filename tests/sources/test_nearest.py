@@ -26,7 +26,7 @@ def hub() -> Iterator[FakeHub]:
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path, monkeypatch, fresh_listing):
-    """Neither files nor responses of other tests."""
+    """Without files and responses of other tests."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
 
 

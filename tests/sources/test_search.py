@@ -24,7 +24,7 @@ def ids(query: str, **options: Any) -> list[str]:
     return [hit.id for hit in cam_hub.search_models(query, **options)]
 
 
-# What is found
+# Results
 
 
 def test_all_words_must_stand_in_the_id_in_any_order(bakery_hub: FakeHub):
@@ -132,7 +132,7 @@ def test_the_search_in_the_docs_runs(bakery_hub: FakeHub, capsys: pytest.Capture
     assert rows[0] == "baker/convnext_food 900 113000000 apache-2.0 False"
 
 
-# What is asked
+# Requests
 
 
 def test_the_hub_is_asked_once_for_the_timm_models_and_their_facts(bakery_hub: FakeHub):

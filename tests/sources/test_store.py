@@ -22,7 +22,7 @@ def get(store: ModelStore, id: str) -> cam_hub.LoadedModel:
 
 
 def size_of(id: str) -> int:
-    """Bytes of a model's weights, with a little room for its buffers."""
+    """The bytes of a model's weights, with a little room for its buffers."""
     return sum(weight.numel() * 5 for weight in get(ModelStore(), id).module.parameters())
 
 
@@ -160,7 +160,7 @@ class TestLeases:
     def test_its_copies_in_double_precision_count(self):
         store = ModelStore(limit=2 * size_of(ONE), patience=0)
         with lease(store, ONE) as model:
-            get(store, "test_efficientnet")  # the same size
+            get(store, "test_efficientnet")  # of the same size
             in_double(model)
             with pytest.raises(ModelRefused):
                 get(store, "test_efficientnet_ln")
@@ -212,4 +212,4 @@ def test_permissions_of_one_caller_are_not_those_of_another():
     with lease(store, ONE, limits=LoadLimits(pickles=False)) as other:
         assert other is not one
     with lease(store, ONE, limits=LoadLimits(parameters=1)) as other:
-        assert other is one  # what is here costs nothing
+        assert other is one  # cached files cost nothing

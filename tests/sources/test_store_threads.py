@@ -19,7 +19,7 @@ from tests.sources.test_store import ONE, OTHER, lease, size_of
 
 
 class SlowHub(FakeHub):
-    """Answers only when it may."""
+    """A hub that responds only when it is allowed to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def ask(store: ModelStore, results: list, **options) -> threading.Thread:
 
 
 def together(hub, store: ModelStore, *options) -> list:
-    """What several threads get of which the first is loading when the others come."""
+    """The results of several threads, of which the first is loading when the others begin."""
     results: list = []
     threads = [ask(store, results, **options[0])]
     assert hub.asked.wait(20)

@@ -43,7 +43,7 @@ META = {"_file_size": len(CONTENT) / 2**20, "num_params": 300_000, "categories":
 
 
 class TinyWeights(WeightsEnum):
-    """Weights like torchvision's own, of which we know what adds up to their digest."""
+    """Weights like torchvision's own, with known digests."""
 
     V1 = Weights(f"https://download.pytorch.org{PATH}", ImageClassification, META)
 
@@ -71,7 +71,7 @@ def fetch(progress: Any = None) -> Path:
 
 
 def files(folder: Path) -> set[str]:
-    """Names of what stands in the folder, apart from the locks."""
+    """Names of the files in the folder, without locks."""
     return {path.name for path in folder.glob("*") if not path.name.endswith(".lock")}
 
 
@@ -123,7 +123,8 @@ def test_a_length_that_lies_does_no_harm_to_a_file_that_is_whole(mirror):
 
 
 class Stop(ConnectionError):
-    """What a caller raises to end a download; of a kind that the network raises, too."""
+    """An exception by which a caller ends a download; its base class is also raised by the
+    network."""
 
 
 def test_a_caller_who_has_had_enough_ends_it_and_the_next_try_goes_on(mirror, hub_folder):
@@ -169,7 +170,7 @@ def test_each_fault_is_named_and_the_next_try_works(case, mirror, hub_folder):
 
 def test_a_port_where_nobody_listens_is_refused(monkeypatch):
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        taken.bind(("127.0.0.1", 0))  # reserved, but without a server
         monkeypatch.setenv("CAM_HUB_TORCHVISION_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(
             HubUnavailable, match=r"connection was refused.*CAM_HUB_TORCHVISION_URL"

@@ -45,7 +45,7 @@ def test_categories_and_sizes_are_what_the_preset_takes(weights):
     assert all(a >= b for a, b in zip(preprocessing(weights).input_size[1:], least, strict=True))
     names = weights.meta["categories"]
     assert names is None or len(names) == 1000
-    # Three are stored in half precision; GoogLeNet's has heads that are only for training.
+    # Three are stored in half precision; GoogLeNet's file has heads for training only.
     assert 1.9 < weights_bytes(weights) / weights.meta["num_params"] < 8.5
     assert weights_file(weights).name == weights.url.rpartition("/")[2]
 

@@ -58,7 +58,7 @@ def test_a_file_that_does_not_is_thrown_away(digest, mirror, tmp_path):
 
 
 def test_a_server_that_drips_for_ever_is_given_up_and_what_it_sent_is_kept(mirror, tmp_path):
-    mirror[0].drip = 5  # every tenth of a second: never silent, and done in three minutes
+    mirror[0].drip = 5  # every tenth of a second: never silent, and finished in three minutes
     start = time.monotonic()
     with pytest.raises(HubUnavailable, match=r"the bakery sends next to nothing.*are kept"):
         fetch(remote_file(mirror[1]), tmp_path)
@@ -95,7 +95,7 @@ def test_bytes_beyond_the_size_are_not_received(exact, mirror, tmp_path):
 
 
 def test_compression_that_was_not_asked_for_is_not_undone(mirror, tmp_path):
-    """A few bytes could turn into any number of them."""
+    """Data of which a few compressed bytes expand to any size."""
     mirror[0].headers = {"Content-Encoding": "gzip"}
     fetch(remote_file(mirror[1]), tmp_path)
     assert (tmp_path / "file").read_bytes() == BODY
@@ -137,7 +137,7 @@ def test_only_the_headers_of_the_parcel_go_along(mirror, tmp_path, monkeypatch):
 
 
 def test_a_proxy_of_the_environment_is_used(mirror, tmp_path, monkeypatch):
-    from huggingface_hub import close_session  # the client reads the environment when it is made
+    from huggingface_hub import close_session  # the client reads the environment when it is created
 
     mirror[0].files["http://weights.invalid/file"] = BODY
     monkeypatch.setenv("http_proxy", mirror[1].removesuffix("/file"))

@@ -28,7 +28,7 @@ SMALL = (3, 32, 32)
 def net(outputs: int = 3, channels: int = 3) -> nn.Module:
     torch.manual_seed(0)
     head = nn.Linear(8, outputs)
-    nn.init.uniform_(head.weight, 0.1, 1.0)  # so that something supports every class
+    nn.init.uniform_(head.weight, 0.1, 1.0)  # so that every class has evidence
     return nn.Sequential(
         nn.Conv2d(channels, 8, 3, 2, 1),
         nn.ReLU(),
@@ -181,7 +181,7 @@ def test_plausible_normalisation_is_taken_in_any_form() -> None:
     for mean in (0.5, [0.5] * 3, np.full(3, 0.5), torch.full((3,), 0.5)):
         model = wrap_model(net(), mean=mean, std=(1, 1, 1))  # type: ignore[arg-type]
         assert model.preprocessing.as_dict()["mean"] == [0.5] * 3
-    # Pixels in 0-255, as a network may want them.
+    # Pixels in 0-255, as some networks need them.
     assert wrap_model(net(), mean=0, std=1 / 255).preprocessing.as_dict()["std"] == [1 / 255] * 3
 
 
@@ -280,7 +280,7 @@ USUAL = transforms.Compose(
 
 
 def square(photo: Image.Image) -> Image.Image:
-    """Pads to a square, which no type of torchvision's does."""
+    """Pads to a square, which no transform of torchvision does."""
     return ImageOps.pad(photo, (60, 60))
 
 
@@ -331,7 +331,7 @@ def test_measured_placements_are_those_of_the_same_transform_in_plain_data(
 
 @pytest.mark.parametrize(
     ("transform", "corners"),
-    [  # Where the corners of a photo of 300 by 200 pixels lie in the input.
+    [  # The positions in the input of the corners of a photo of 300 by 200 pixels.
         (
             transforms.Compose([transforms.Lambda(square), transforms.ToTensor()]),
             ((0, 10), (60, 50)),

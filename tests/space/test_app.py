@@ -88,7 +88,7 @@ def test_a_port_that_is_taken_ends_with_one_line_and_code_2(capsys: pytest.Captu
 
 @contextmanager
 def serving(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The app in a process of its own, and its address."""
+    """The app in a separate process, and its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -97,7 +97,7 @@ def serving(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=folder,  # it must not matter where it is started
+        cwd=folder,  # the working folder must not matter
         env={**os.environ, "GRADIO_TEMP_DIR": str(folder / "cache")},
     )
     try:
@@ -113,7 +113,7 @@ def serving(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str]
 
 
 def end(server: subprocess.Popen[str], patience: float) -> tuple[str, str]:
-    """Tells it to end; what it has written."""
+    """Ends the app; returns its output."""
     begin = time.monotonic()
     server.send_signal(signal.SIGTERM)
     output, errors = server.communicate(timeout=60)
@@ -124,7 +124,7 @@ def end(server: subprocess.Popen[str], patience: float) -> tuple[str, str]:
     return output, errors
 
 
-@pytest.mark.slow  # the app starts in a process of its own
+@pytest.mark.slow  # the app starts in a separate process
 def test_it_ends_soon_when_told_so_even_while_it_computes(tmp_path: Path, photos):
     photos["cat"].save(tmp_path / "secret-name.png")
     with serving(tmp_path, "--max-samples", "5000") as (server, url):

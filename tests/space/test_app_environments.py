@@ -21,7 +21,7 @@ APP = [sys.executable, str(ROOT / "app.py"), "--device", "cpu", "--no-browser"]
 
 
 def environment(folder: Path, **variables: str | None) -> dict[str, str]:
-    """The environment of a process, in which some variables are set and others are not."""
+    """The environment of a process, with some variables set and others removed."""
     given = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "files"), "PYTHONPATH": str(ROOT)}
     given |= {"PYTHONDONTWRITEBYTECODE": "1"}
     for name, value in variables.items():
@@ -32,7 +32,7 @@ def environment(folder: Path, **variables: str | None) -> dict[str, str]:
     return given
 
 
-# What cannot work: each ends at once, since nothing heavy is imported before.
+# Impossible starts: each ends immediately, since nothing heavy is imported before.
 
 REFUSED: dict[str, tuple[list[str], dict[str, str | None], str]] = {
     "port of Gradio": ([], {"GRADIO_SERVER_PORT": "abc", "CAM_HUB_PORT": None},
@@ -42,7 +42,7 @@ REFUSED: dict[str, tuple[list[str], dict[str, str | None], str]] = {
     "number of Gradio": ([], {"GRADIO_NUM_PORTS": "many"}, "GRADIO_NUM_PORTS='many'"),
     "folder for files": ([], {"GRADIO_TEMP_DIR": "/dev/null/files"},
                          "GRADIO_TEMP_DIR='/dev/null/files'"),
-    "host of nobody": (["--host", "no-such-host.invalid", "--port", "7999"], {},
+    "unknown host": (["--host", "no-such-host.invalid", "--port", "7999"], {},
                        "no-such-host.invalid"),
     "address elsewhere": (["--host", "192.0.2.1", "--port", "7999"], {}, "192.0.2.1, port 7999"),
     "malformed host": (["--allowed-hosts", "http://a/b"], {}, "--allowed-hosts="),
@@ -83,7 +83,7 @@ def test_a_port_in_use_is_named_at_once(tmp_path: Path):
     )
 
 
-@pytest.mark.slow  # torch is imported before the package is missed
+@pytest.mark.slow  # torch is imported before the package is found missing
 @pytest.mark.parametrize("package", ["gradio", "timm"])
 def test_a_package_that_is_missing_is_named(tmp_path: Path, package: str):
     (tmp_path / "hidden").mkdir()
@@ -100,7 +100,7 @@ def test_a_package_that_is_missing_is_named(tmp_path: Path, package: str):
     assert f"the package '{package}' cannot be imported" in done.stderr
 
 
-# What works: each starts the app.
+# Possible starts: each starts the app.
 
 STARTS: dict[str, tuple[dict[str, str | None], list[str], Callable[[Path], Path]]] = {
     "all at once": (
@@ -138,7 +138,7 @@ STARTS: dict[str, tuple[dict[str, str | None], list[str], Callable[[Path], Path]
 }
 
 
-@pytest.mark.slow  # the app starts in a process of its own
+@pytest.mark.slow  # the app starts in a separate process
 @pytest.mark.parametrize("case", STARTS)
 def test_it_starts(tmp_path: Path, case: str):
     variables, flags, place = STARTS[case]

@@ -31,7 +31,7 @@ def budget(tmp_path: Path) -> FileBudget:
 
 
 def upload(budget: FileBudget, digit: str, size: int, age: float, visitor: str = "") -> Path:
-    """A folder as that of an upload, written some seconds ago."""
+    """A folder like that of an upload, written some seconds ago."""
     folder = budget.root / (digit * 64)
     folder.mkdir()
     (folder / "photo.png").write_bytes(bytes(size))
@@ -141,7 +141,7 @@ def test_weights_uploads_and_results_share_one_bound(
     ],
 )
 def test_the_disks_own_errors_become_one_of_ours(number: int, words: str):
-    found = DiskUnavailable.of(OSError(number, "as the system says it", "/secret/path"))
+    found = DiskUnavailable.of(OSError(number, "the system's own message", "/secret/path"))
     assert found is not None
     assert words in str(found)
     assert "/secret" not in str(found)
@@ -154,7 +154,7 @@ def test_other_errors_do_not():
 
 
 def limited(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs code in a process that may write files of at most 64 KiB."""
+    """Runs code in a process whose files are limited to 64 KiB."""
     lead = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
     return subprocess.run(
         [sys.executable, "-c", lead + code, str(folder)],
@@ -250,7 +250,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(small: str):
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
-    """An app whose files lie on a file system of 2 MiB, if this process may make one."""
+    """An app whose files are on a file system of 2 MiB, if this process may create one."""
     folder = tmp_path_factory.mktemp("full")
     files = folder / "files"
     files.mkdir()
@@ -258,7 +258,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     try:
         done = subprocess.run(mount, capture_output=True, check=False)
     except OSError:
-        pytest.skip("there is no mount here")
+        pytest.skip("this process cannot mount a file system")
     if done.returncode:
         pytest.skip("this process may not mount a small file system")
     try:

@@ -152,8 +152,8 @@ def test_the_tab_shows_a_figure_per_cell_and_the_reason_where_there_is_none(
     done, shown = press(browser, photo, compare_models=[LITE0, "<b>no</b>"])
     grid = shown["compare_grid"]
     assert done
-    assert grid.count("<img") == 3  # the colour bar among them
-    assert grid.count("No map.") == 1  # of a whole row, the reason stands once
+    assert grid.count("<img") == 3  # including the colour bar
+    assert grid.count("No map.") == 1  # for a whole row, the reason is shown once
     assert "<b>no</b>" not in grid
     assert "&lt;b&gt;no&lt;/b&gt;" in grid
     assert f'alt="LayerCAM of {LITE0} at bn2 for lion"' in grid

@@ -26,7 +26,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def hub(tmp_path, cache):
-    """Holds two models, of which one is in the cache since long ago."""
+    """A folder with two models, one of which has been cached for long."""
     hub = FakeHub()
     for name in ("baker/bread", "baker/old"):
         folder = tmp_path / name

@@ -24,12 +24,12 @@ def pixels(path: str | Path) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(path))
 
 
-# What comes out
+# Results
 
 
 @pytest.fixture(scope="module")
 def direct(lite0: cam_hub.LoadedModel, photo: Path) -> Explanation:
-    """What the package says to the same question."""
+    """The package's result for the same request."""
     return cam_hub.explain(
         lite0, photo, classes=["lion", 293], target_layers=["blocks.4", "bn2"], num_samples=2
     )
@@ -119,12 +119,12 @@ def test_the_most_probable_classes_can_be_asked_for(client: Client, photo: Path)
     ]
 
 
-# Odd photos
+# Unusual photos
 
 
 def turned(lion: Image.Image) -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    exif[0x0112] = 6  # shown rotated by 90 degrees clockwise
     return encoded(lion.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif, quality=95)
 
 
@@ -161,7 +161,7 @@ def test_a_photo_of_one_pixel_gets_an_answer(client: Client, tmp_path: Path):
     assert len(predictions) == 5
 
 
-# What the documentation says
+# Documentation
 
 
 def test_the_endpoint_documents_names_types_defaults_and_meanings(client: Client):

@@ -119,7 +119,8 @@ def test_after_all_refusals_the_next_call_works(client: Client, photo: Path):
 def test_files_of_the_server_cannot_be_named_as_photos(
     url: str, photo: Path, lion: Image.Image, tmp_path: Path, meta: dict[str, Any], field: str
 ):
-    # A picture that would do if it were uploaded; gradio_client is left out, as it would do that.
+    # A photo that would be valid if it were uploaded; gradio_client would do that, so it is not
+    # used.
     secret = tmp_path / "secret.png"
     lion.save(secret)
     given = {"image": Browser(url).upload(photo.read_bytes()), "reference": None}

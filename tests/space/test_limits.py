@@ -16,7 +16,7 @@ from tests.fakes.hub.bread import REPO
 
 
 def ignore(part: float, words: str) -> None:
-    """Hears of progress."""
+    """Receives progress."""
 
 
 def test_the_app_refuses_what_a_free_space_cannot_carry(hub):
@@ -56,7 +56,7 @@ def test_refused_models_do_not_fill_the_disk_for_good(hub, hub_cache: Path):
     blobs = list(hub_cache.rglob("blobs/*"))
     assert sum(blob.stat().st_size for blob in blobs) > 10_000
     for blob in blobs:
-        os.utime(blob, (0, 0))  # what was fetched just now is left alone
+        os.utime(blob, (0, 0))  # recently fetched files are kept
     with pytest.raises(ModelNotFound):
         app.layers("baker/other", ignore)
     assert not list(hub_cache.rglob("blobs/*"))

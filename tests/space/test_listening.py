@@ -26,7 +26,7 @@ from tests.fakes.space_app import SETTINGS, encoded, serve
 PICKLE = "baker/pickle"
 _NUMBERS = count()
 PACE = 400_000
-"""Bytes per second at which slow weights come: four seconds for all of them."""
+"""The speed of slow weights in bytes per second: the download takes four seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def slow(hub: FakeHub) -> str:
-    """A repo whose weights come slowly; another one in each test, so that nothing is here yet."""
+    """A repo with slow weights; another one in each test, so that nothing is cached yet."""
     name = f"baker/slow-{next(_NUMBERS)}"
     hub.repos[name] = hub.repos[REPO]
     hub.faults.append(Fault(r"model\.safetensors", pace=PACE))
@@ -52,16 +52,16 @@ def request(browser: Browser, lion: Image.Image, model_id: str) -> dict[str, Any
 
 
 def until_it_fetches(messages: Iterator[dict[str, Any]]) -> str:
-    """Listens until weights are on their way; what is said then."""
+    """Reads the messages until the weights are being fetched; returns the last one."""
     for message in messages:
         for part in message.get("progress_data") or ():
             if str(part["desc"]).startswith("Fetching"):
                 return str(part["desc"])
-    raise AssertionError("it was over before anything was said about fetching")
+    raise AssertionError("the request ended before any message about fetching")
 
 
 def stopped_at(cache: Path) -> int:
-    """Bytes of the weights that are here once no more of them arrive."""
+    """The number of bytes of the weights on the disk, once it no longer grows."""
     time.sleep(0.6)
     sizes = []
     for _ in range(2):
@@ -98,7 +98,7 @@ def leave(browser: Browser, messages: Iterator[dict[str, Any]]) -> None:
 
 
 def stop(browser: Browser, messages: Iterator[dict[str, Any]]) -> None:
-    """What Gradio's own script does for the Stop button, and at another model or photo."""
+    """The behaviour of Gradio's own script for the Stop button, and for another model or photo."""
     body = {"session_hash": browser.session, "fn_index": browser.explaining["id"]}
     body["event_id"] = browser.last_event
     httpx.post(f"{browser.url}gradio_api/cancel", json=body).raise_for_status()
@@ -144,7 +144,7 @@ def test_the_stop_button_is_wired_to_end_the_request_and_shows_only_while_it_run
 
 @pytest.fixture
 def pickled(hub: FakeHub) -> FakeHub:
-    """The hub, with weights that exist as a pickle only."""
+    """The hub, with weights that exist only as a pickle."""
     files = hub.repos[REPO]
     written = io.BytesIO()
     torch.save(load(files["model.safetensors"]), written)

@@ -25,10 +25,10 @@ from mcp.client.streamable_http import streamable_http_client
 
 @dataclass
 class Agent:
-    """An MCP client; every call is a session of its own.
+    """An MCP client; every call has a session of its own.
 
     Attributes:
-        url: Of the app.
+        url: URL of the app.
         listens: Whether it follows the progress of its calls.
     """
 
@@ -48,7 +48,7 @@ class Agent:
         return self.run(work)
 
     def run(self, work: Callable[[ClientSession], Coroutine[Any, Any, Any]]) -> Any:
-        """Opens a session and does something in it."""
+        """Opens a session and runs a function in it."""
 
         async def session() -> Any:
             address = f"{self.url}gradio_api/mcp/"
@@ -69,7 +69,7 @@ def agent(url: str, request: pytest.FixtureRequest) -> Iterator[Agent]:
 
 @pytest.fixture(scope="module")
 def sent(lion: Image.Image) -> str:
-    """A photo as agents send it."""
+    """A photo in the form in which agents send it."""
     return "data:image/png;base64," + base64.b64encode(encoded(lion, "PNG")).decode()
 
 

@@ -28,7 +28,7 @@ def browser(url: str) -> Browser:
 
 
 def lines(browser: Browser, model_id: object) -> list[str]:
-    """What stands below the field, one after the other."""
+    """The line below the field, in all its states."""
     event = browser.event("model_id", "change", "facts")
     seen = []
     for message in browser.messages(event, {"model_id": model_id}):

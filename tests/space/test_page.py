@@ -24,7 +24,7 @@ def browser(url: str) -> Browser:
     return Browser(url)
 
 
-# How events are run
+# How events run
 
 
 def test_an_event_with_data_of_its_own_is_neither_deferred_nor_dropped():
@@ -51,11 +51,11 @@ def test_the_button_that_stops_a_request_is_taken_away_when_it_fails():
         assert label in set().union(*after)
 
 
-# What happens
+# Effects of events
 
 
 def near(shown: np.ndarray[Any, Any], exact: Image.Image) -> bool:
-    """Whether a picture is the exact one, but for the losses of its encoding for the screen."""
+    """Whether an image is the exact one, up to the losses of its encoding for the screen."""
     expected = np.asarray(exact).astype(int)
     return shown.shape == expected.shape and float(np.abs(shown - expected).mean()) < 3
 
@@ -247,7 +247,7 @@ def test_examples_are_taken_by_their_names(browser: Browser):
     assert "an example" in refused["error"]
 
 
-# What the page holds
+# Content of the page
 
 
 def test_the_page_names_no_other_host_to_load_from(url: str):

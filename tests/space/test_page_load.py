@@ -76,7 +76,7 @@ def test_a_value_that_stands_twice_is_refused():
         read_query([("seed", "1"), ("seed", "2")], MODEL)
 
 
-# First sight
+# Initial result
 
 
 def test_the_page_opens_with_a_result_of_the_embedded_model(
@@ -122,7 +122,7 @@ def test_where_the_weights_would_have_to_be_fetched_the_page_opens_without_a_res
 
 
 def pressed(shown: dict[str, Any]) -> bool:
-    """Whether the page is going to press its button."""
+    """Whether the page will press its button."""
     return "turn" in shown["starter"]["props"]
 
 

@@ -17,7 +17,7 @@ from tests.fakes.photo_server import PhotoServer, serve_photos
 
 PHOTO = b"\xff\xd8 the bytes of a photo"
 HERE = PhotoRules(loopback=True, max_bytes=1_000_000, read_seconds=0.4, total_seconds=1.0)
-"""For a server of this machine, and impatient."""
+"""Settings for a server on this machine, with short timeouts."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def server() -> Iterator[PhotoServer]:
 
 
 class Names:
-    """A resolver that answers each time with the next of some answers, and counts."""
+    """A resolver that returns the next of some results each time, and counts."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
         self.answers = list(answers)
@@ -38,7 +38,7 @@ class Names:
         return self.answers.pop(0)
 
 
-# What works
+# Valid URLs
 
 
 def test_a_photo_arrives_byte_for_byte_whatever_it_is_declared_to_be(server: PhotoServer):
@@ -74,7 +74,7 @@ def test_an_address_that_does_not_answer_gives_way_to_the_next(server: PhotoServ
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Of a server that is photos.example, and of a client that trusts it."""
+    """The certificates of a server at photos.example, and of a client that trusts it."""
     pytest.importorskip("cryptography")
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -114,7 +114,7 @@ def test_a_certificate_must_be_of_the_host_that_was_named_not_of_its_address(cer
                     fetch_photo(url, rules)
 
 
-# Whose addresses
+# Addresses
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_certificate_must_be_of_the_host_that_was_named_not_of_its_address(cer
         "10.1.2.3",
         "172.16.0.1",
         "192.168.0.1",
-        "169.254.169.254",  # where clouds tell machines their secrets
+        "169.254.169.254",  # the metadata service of clouds
         "168.63.129.16",
         "100.64.0.1",  # shared by the customers of a provider
         "0.0.0.0",
@@ -208,7 +208,7 @@ def test_a_host_with_one_private_address_is_refused_whatever_else_it_has(server:
 
 
 def test_a_host_is_looked_up_once_and_the_answer_is_what_is_connected_to(server: PhotoServer):
-    # The second answer would lead to another machine, as when a name is rebound.
+    # The second result would lead to another machine, as in DNS rebinding.
     names = Names(["127.0.0.2"], ["127.0.0.1"])
     rules = replace(HERE, resolve=names)
     assert fetch_photo(f"http://photos.example:{server.port}/cat.jpg", rules) == PHOTO
@@ -229,7 +229,7 @@ def test_an_unknown_host_and_a_private_one_get_the_same_words():
 
 
 def test_a_redirect_to_a_private_address_is_not_followed(server: PhotoServer):
-    # The first host is looked up as this machine, as if it were public.
+    # The first host is resolved to this machine, as if it were public.
     names = Names(["127.0.0.2"], ["10.0.0.1"])
     server.elsewhere = f"http://intranet:{server.port}/secret"
     with pytest.raises(ImageRefused, match="public address"):
@@ -245,13 +245,13 @@ def test_a_redirect_to_another_scheme_is_not_followed(server: PhotoServer):
 
 
 def test_this_machines_own_addresses_are_not_public_whatever_they_look_like(monkeypatch):
-    # Every address of the loopback network is this machine's; here they count as public.
+    # Every address of the loopback network belongs to this machine; here they count as public.
     monkeypatch.setattr("space.service.photos.is_public", lambda address: True)
     with pytest.raises(ImageRefused, match="public address"):
         fetch_photo("http://photos.example/a", PhotoRules(resolve=Names(["127.0.0.2"])))
 
 
-# What is not waited for
+# Timeouts
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_whoever_has_left_is_not_fetched_for(server: PhotoServer):
         fetch_photo(f"{server.address}/endless", HERE, left)
 
 
-# What is no URL of a photo
+# Invalid URLs of photos
 
 
 @pytest.mark.parametrize(

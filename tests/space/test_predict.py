@@ -21,7 +21,7 @@ def test_it_tells_the_classes_and_what_the_model_saw(
 ):
     rows, facts = predict(client, photo, top=3)
     direct = cam_hub.predict(lite0, photo, top=3)
-    # Two loadings of a model may lay it out differently in memory: the last digits are its own.
+    # Two loads of a model may use different memory formats, which changes the last digits.
     assert rows == [
         {
             **vars(found),

@@ -33,12 +33,12 @@ def hub() -> Iterator[FakeHub]:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a refused command prints."""
+    """The single line that a refused command prints."""
     assert main(arguments) == 2
     written = capsys.readouterr()
     assert written.out == ""
     assert TOKEN not in written.err
-    last = written.err.splitlines()[-1]  # an upload's progress may come before
+    last = written.err.splitlines()[-1]  # an upload's progress may precede it
     assert last.startswith("space.publish: error: ")
     return last
 
@@ -109,7 +109,7 @@ class TestUpdating:
     def test_it_is_hidden_before_anything_new_can_be_seen_in_it(self, hub):
         main(["ann/maps", "--public"])
         hub.requests.clear()
-        main(["ann/maps", "--private", "--title", "Not yet for everybody"])
+        main(["ann/maps", "--private", "--title", "Not yet public"])
         asked = [path for _, path in hub.requests]
         assert asked.index(f"/api/{SPACE}/settings") < asked.index(f"/api/{SPACE}/commit/main")
 

@@ -33,7 +33,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def busy(url: str, lion: Image.Image) -> Iterator[Browser]:
-    """Somebody whose request takes long, and is being answered."""
+    """A client whose request takes long, and is running."""
     browser = Browser(url)
     values = {"photo": browser.upload(encoded(lion, "PNG")), "num_samples": 1000, "std": 0.3}
     values |= {"model_id": SETTINGS.default_model, "method": "smoothgradcampp", "seed": 0}

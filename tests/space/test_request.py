@@ -17,7 +17,7 @@ LIMITS = Limits(max_samples=8, max_classes=3, max_layers=2, max_text=50)
 
 @pytest.fixture
 def upload() -> dict[str, str]:
-    """What Gradio says about a file that a visitor uploaded."""
+    """Gradio's data about an uploaded file."""
     folder = Path(get_upload_folder()) / "visitor"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "photo.jpg"
@@ -26,7 +26,7 @@ def upload() -> dict[str, str]:
 
 
 def read(upload: Any, **changed: Any) -> ExplainForm:
-    """A request that works, but for what is changed."""
+    """A valid request, except for the given changes."""
     values: dict[str, Any] = {
         "image": upload,
         "model_id": "timm/resnet50.a1_in1k",

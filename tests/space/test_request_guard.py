@@ -45,7 +45,7 @@ def open_url() -> Iterator[str]:
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The URLs that Gradio itself goes to fetch."""
+    """The URLs that Gradio itself fetches."""
     urls: list[str] = []
 
     async def note(url: str, *rest: Any, **named: Any) -> None:
@@ -59,7 +59,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def call(url: str, data: list[Any], api: str = "explain") -> tuple[str, Any]:
-    """Plain HTTP: the event that ends the answer, and its data."""
+    """Plain HTTP: the event that ends the response, and its data."""
     posted = httpx.post(f"{url}gradio_api/call/{api}", json={"data": data})
     event = posted.raise_for_status().json()["event_id"]
     text = httpx.get(f"{url}gradio_api/call/{api}/{event}", timeout=60).text
@@ -198,7 +198,7 @@ def test_an_upload_has_the_limit_of_photos(url: str):
     assert httpx.post(f"{url}gradio_api/upload", files=files, timeout=60).status_code == 413
 
 
-# Requests that are not complete, or more than that
+# Requests that are incomplete, or contain too much
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.fakes.space_app import SETTINGS
 from tests.fakes.space_process import RunningApp, run_app
 
 MOST = 300
-"""Characters that one request may add to the log."""
+"""The maximum number of characters that one request may add to the log."""
 
 ODD = [
     "x",
@@ -32,7 +32,7 @@ ODD = [
     "%E2%80%A8",
     "x" * 3000,
 ]
-"""In place of each parameter of a path; the last also in place of queries."""
+"""Values for each parameter of a path; the last is also used for queries."""
 
 FORM = "multipart/form-data; boundary=b"
 PART = b'--b\r\nContent-Disposition: form-data; name="files"%s\r\n\r\nabc\r\n--b--\r\n'
@@ -145,7 +145,7 @@ def http() -> Iterator[httpx.Client]:
 
 
 class Tally:
-    """What came of requests: everything that must not happen is collected."""
+    """The outcomes of requests, with a list of everything that must not happen."""
 
     def __init__(self, app: RunningApp) -> None:
         self.app = app
@@ -155,12 +155,12 @@ class Tally:
         self._before = len(app.log())
 
     def send(self, http: httpx.Client, method: str, address: str, **named: Any) -> int:
-        """Sends a request; leaves an answer that has no end."""
+        """Sends a request; disconnects from a response that has no end."""
         self.count += 1
         try:
             with http.stream(method, address, **named) as answer:
                 status = answer.status_code
-        except httpx.RemoteProtocolError:  # the server has hung up
+        except httpx.RemoteProtocolError:  # the server has closed the connection
             return 0
         self.statuses.add(status)
         if status >= 500:
@@ -170,8 +170,8 @@ class Tally:
     def check(self) -> None:
         """The log has at most a short line for each."""
         written = self.app.grown(self._before).splitlines(keepends=True)
-        # A line about the app's health comes once a minute, whoever sends what; one about a request
-        # that an earlier test left comes when that is done.
+        # The line about the app's health comes once a minute in any case; one about a request of an
+        # earlier test comes when that request is done.
         others = ("INFO health: ", "s ok\n")
         grown = "".join(line for line in written if not any(part in line for part in others))
         assert self.wrong == []
@@ -192,7 +192,7 @@ def test_odd_paths_and_queries(app: RunningApp, http: httpx.Client, routes: list
     tally = Tally(app)
     for method, path in routes:
         if "upload_progress" in path:
-            continue  # waits three seconds for an upload of that name
+            continue  # waits three seconds for an upload with that name
         for value in ODD if "{" in path else [""]:
             tally.send(http, method, app.url + filled(path, value))
         for value in ODD[3:6]:
@@ -235,7 +235,7 @@ def test_odd_headers(
 
 
 def test_functions_by_their_index(app: RunningApp, http: httpx.Client):
-    """Each event of the page is called by its index with nothing, too much, and things odd."""
+    """Each event of the page is called by its index with nothing, too much, and invalid values."""
     tally = Tally(app)
     dependencies = http.get(f"{app.url}/config").json()["dependencies"]
     for event in dependencies:
@@ -252,7 +252,8 @@ def test_functions_by_their_index(app: RunningApp, http: httpx.Client):
 
 @pytest.mark.parametrize("odd", [None, [1], "x", {}, {"kind": [], "chosen": {}, "layer": [1]}])
 def test_events_without_their_data(app: RunningApp, http: httpx.Client, odd: object):
-    """Each event that comes from something on the page, with its fields but odd data of its own."""
+    """Each event that comes from a component of the page, with its fields but invalid data of its
+    own."""
     config = http.get(f"{app.url}/config").json()
     values = {part["id"]: (part["props"] or {}).get("value") for part in config["components"]}
     tally = Tally(app)
@@ -348,7 +349,7 @@ def test_a_range_of_a_file(app: RunningApp, http: httpx.Client):
                         ("bytes=-7", content[-7:]), ("bytes=0-99999", content)):  # fmt: skip
         answer = http.get(address, headers={"Range": given, "X-Mine": "1"})
         assert (answer.status_code, answer.content) == (206, part)
-        assert "x-mine" not in answer.headers  # Gradio's own way repeats the request's headers
+        assert "x-mine" not in answer.headers  # Gradio's own handler repeats the request's headers
     for given in ("bytes=0-1,3-4", "bytes=a-b", "bytes=\u00b2-".encode()):
         answer = http.get(address, headers={"Range": given})
         assert answer.status_code == 416
@@ -393,7 +394,7 @@ def test_what_is_hardly_http(app: RunningApp):
 
 
 def test_streams_that_are_left(app: RunningApp, http: httpx.Client):
-    """Requests whose answers nobody waits for, and answers that are left in the middle."""
+    """Requests whose responses are not read, and responses that are abandoned midway."""
     tally = Tally(app)
     upload = http.post(f"{app.api}/upload", files={"files": ("a.png", b"no photo")}).json()[0]
     for number in range(10):

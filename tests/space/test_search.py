@@ -28,7 +28,7 @@ def browser(url: str) -> Browser:
 
 
 def propose(browser: Browser, query: object) -> dict[str, Any]:
-    """What the field proposes for a typed text."""
+    """The field's suggestions for a typed text."""
     event = browser.event("model_id", "input", "model_id")
     done, shown = browser.fire(event, {"model_id": "timm/any"}, data={"query": query})
     assert done
@@ -38,7 +38,7 @@ def propose(browser: Browser, query: object) -> dict[str, Any]:
 
 
 def field(browser: Browser) -> dict[str, Any]:
-    """The field as it is built."""
+    """The initial state of the field."""
     (found,) = [
         part["props"]
         for part in browser.config["components"]

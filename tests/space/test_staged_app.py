@@ -15,7 +15,7 @@ from gradio_client import Client, handle_file
 from space.publish import main
 
 
-@pytest.mark.slow  # starts the app in a process of its own
+@pytest.mark.slow  # starts the app in a separate process
 def test_the_staged_folder_runs_in_the_environment_of_a_space_without_sign_in(photo, tmp_path):
     folder = tmp_path / "space"
     assert main(["--folder", str(folder)]) == 0
@@ -43,7 +43,7 @@ def test_the_staged_folder_runs_in_the_environment_of_a_space_without_sign_in(ph
         answer = client.predict(handle_file(photo), method="layercam", api_name="/explain")
         assert answer[1][0]["label"].startswith("lion")
         assert Path(answer[0]).stat().st_size > 0
-        # Where a Space listens: not on this machine alone.
+        # On a Space, the app must be reachable from other machines.
         with socket.socket() as other:
             other.bind(("127.0.0.2", 0))
             other.connect(("127.0.0.2", port))

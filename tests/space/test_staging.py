@@ -20,7 +20,7 @@ CARD = "---\ntitle: it\n---\n"
 
 @pytest.fixture
 def clone(tmp_path) -> Path:
-    """A small clone of the repository, with what gathers in one while it is worked on."""
+    """A small clone of the repository, with the files that work in it leaves behind."""
     root = tmp_path / "clone"
     write(collect(CARD), root)
     for path in (

@@ -53,7 +53,7 @@ def blank(result: Explanation, layer: str) -> np.ndarray:
 
 
 class Tags(HTMLParser):
-    """What tags a text has."""
+    """The text of some HTML, without its tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Tags(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-# What is painted
+# Drawing
 
 
 def test_maps_lie_on_a_reduced_photo_where_they_lie_on_the_photo(result: Explanation):
@@ -135,7 +135,7 @@ def test_the_hottest_place_is_where_the_map_has_its_greatest_value(result: Expla
     assert down < 0.4
 
 
-# What is said
+# Messages
 
 
 def test_the_figure_says_scale_units_and_what_the_model_did_not_see(screen: Preview):
@@ -218,7 +218,7 @@ def test_names_that_others_gave_are_text_and_never_markup(result: Explanation):
             assert not [attrs for _, attrs in Tags(text).found if "onerror" in attrs]
 
 
-# Looks
+# Settings of the view
 
 
 def test_a_look_that_names_what_was_not_explained_is_refused(screen: Preview):

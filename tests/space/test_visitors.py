@@ -25,7 +25,7 @@ from tests.fakes.space_app import SETTINGS, encoded, explain, serve
 
 pytest.importorskip("authlib", reason="signing in needs gradio[oauth]")
 
-# On a Space, Gradio starts a thread that wants a package which only Spaces have.
+# On a Space, Gradio starts a thread that needs a package which only Spaces have.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 TOKENS = {"ann": "hf_ann_secret", "bob": "hf_bob_secret"}
@@ -41,11 +41,11 @@ class Space:
     provider: Provider
 
     def visitor(self, person: str | None) -> Browser:
-        """The page in the browser of somebody who signed in, or of somebody who did not."""
+        """The page in the browser of a visitor, signed in or not."""
         return Browser(self.url, sign_in(self.url, self.provider, person) if person else None)
 
     def client(self, folder: Path, person: str | None = None, **options: object) -> Client:
-        """A program that runs in somebody's name."""
+        """A program that acts for a visitor."""
         token = TOKENS[person] if person else None
         return Client(
             self.url, verbose=False, download_files=str(folder), oauth_token=token, **options
@@ -72,7 +72,7 @@ def space() -> Iterator[Space]:
 
 @pytest.fixture
 def hub(hub: FakeHub) -> FakeHub:
-    """With a private repo of each, and a gated one that is open to ann."""
+    """A hub with a private repo of each visitor, and a gated one that is open to ann."""
     for repo, owner in ((ANNS, "ann"), (BOBS, "bob")):
         hub.repos[repo] = {**bread_repo(), "README.md": repo.encode()}
         hub.facts[repo] = {"pipeline_tag": "image-classification", "library_name": "timm"}
@@ -91,7 +91,7 @@ def cdn(hub: FakeHub) -> Iterator[list[Call]]:
 
 
 def explained(browser: Browser, lion: Image.Image, model_id: str) -> tuple[bool, str]:
-    """Whether the page explains with a model, and everything that it says."""
+    """Whether the page explains with a model, and all of its messages."""
     done, shown = browser.explain(browser.upload(encoded(lion, "PNG")), model_id=model_id)
     return done, json.dumps(shown, default=str)
 
@@ -259,7 +259,7 @@ def test_what_cannot_be_a_token_is_refused_without_being_repeated(
     assert token not in str(caught.value)
 
 
-# Where there is a way to sign in
+# When sign-in is available
 
 
 def buttons(url: str) -> list[str]:

@@ -22,7 +22,7 @@ QUICK: dict[str, Any] = {"method": "gradcam"}
 
 
 class Net(nn.Module):
-    """Two convolutions, pooling, linear heads, and a function of what those return."""
+    """Two convolutions, pooling, linear heads, and a function of their results."""
 
     def __init__(self, end, widths=(5,), gain=1.0):
         super().__init__()
@@ -48,7 +48,7 @@ def truth(model, image=IMAGE):
 
 
 def mixed(z):
-    """The mean of two softmax calls: no single call whose input could be explained."""
+    """The mean of two softmax calls: no single call has an input to explain."""
     return (z.softmax(1) + (z / 2).softmax(1)) / 2
 
 
@@ -70,7 +70,7 @@ class TestProbabilitiesInside:
         raw = truth(model)
         raw = raw[0] if isinstance(raw, tuple) else raw
         assert found.predictions[0].probability == pytest.approx(float(raw.max()), abs=1e-5)
-        assert found.cam().max() > 0  # also where the network is sure
+        assert found.cam().max() > 0  # also if the network is certain
         assert "logit" in found.target
         assert found.manifest["target"]["inner"] == "softmax"
 
@@ -525,7 +525,7 @@ def test_the_predicted_and_an_expected_class_together_without_repetition():
 
 
 class TestSegmentation:
-    """A network that answers for every pixel, with probabilities of its own."""
+    """A network with an output for every pixel, and its own probabilities."""
 
     class Pixels(nn.Module):
         def __init__(self, end):

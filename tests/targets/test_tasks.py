@@ -19,7 +19,7 @@ from cam_hub.targets.similarity import Similarity, pooled
 
 
 def aimed(task, output, **given):
-    """A target of a task that has seen its first output."""
+    """A target of a task that has processed its first output."""
     target = task.target(**given)
     target.scores(output)
     return target
@@ -224,7 +224,7 @@ class TestTasksOfTimm:
             "vit_xsmall_patch16_clip_224.tinyclip_yfcc15m",  # 512 of 256 features
             "vit_pe_core_tiny_patch16_384.fb",  # 512 of 192 features
             "vitamin_small_224.datacomp1b_clip_ltt",
-            "convnext_tiny.dinov3_lvd1689m",  # no classifier at all
+            "convnext_tiny.dinov3_lvd1689m",  # without a classifier
         ],
     )
     def test_embeddings_are_compared(self, name):

@@ -23,7 +23,7 @@ LEFT, RIGHT, LEFT_HALF = (0, 0, 10, 10), (10, 0, 20, 10), (0, 0, 5, 10)
 
 
 def image(*found):
-    """What was found in one image: (box, label, score) each."""
+    """The detections in one image: (box, label, score) each."""
     boxes, labels, scores = zip(*found, strict=True) if found else ((), (), ())
     return {
         "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
@@ -51,7 +51,8 @@ def test_it_is_differentiated_by_the_score_of_that_box_alone():
 
 
 def test_a_region_chooses_among_boxes_by_score_times_overlap():
-    # In the input the region is (0, 0, 10, 10): it overlaps the left box wholly, the right not.
+    # In the input, the region is (0, 0, 10, 10): it overlaps the left box wholly, the right not at
+    # all.
     target = Detection(4).target(region=read_region((0, 0, 20, 20), HALF))
     output = detected(TWO)
     assert target.scores(output).tolist() == [[0, 0.5, 0.25, 0]]
@@ -66,12 +67,13 @@ def test_copies_follow_the_clean_images_box_by_overlap():
     clean = image((LEFT, 1, 0.9))
     noisy = image((RIGHT, 1, 0.99), (LEFT_HALF, 1, 0.5), (LEFT, 2, 0.9))
     scores = Detection(3).target().scores(detected(clean, noisy))
-    # The right box does not overlap, the left half does by 1/2, class 2 was not there before.
+    # The right box does not overlap, the left half does by 1/2, and class 2 was not detected
+    # before.
     assert scores.tolist() == [[0, pytest.approx(0.9), 0], [0, 0.25, 0]]
 
 
 def test_a_clean_box_is_not_exchanged_for_a_better_one_beside_it():
-    # The region chooses the weaker box although score times overlap with it is higher elsewhere.
+    # The region selects the weaker box although score times overlap with it is higher elsewhere.
     clean = image((LEFT, 1, 0.1), ((1, 0, 11, 10), 1, 0.9))
     target = Detection(2).target(region=read_region((0, 0, 2, 20), HALF))
     assert target.scores(detected(clean))[0, 1].item() == pytest.approx(0.1)
@@ -135,7 +137,8 @@ def test_another_answer_than_detections_is_refused():
 
 
 class Thresholded(nn.Module):
-    """Drops boxes below its threshold; finds (LEFT, 1) with the mean of the image as its score."""
+    """Drops boxes below its threshold; detects (LEFT, 1) with the mean of the image as its
+    score."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,7 +187,8 @@ def test_hooks_on_the_parts_of_a_detector_still_fire():
 
 
 class Proposing(RegionProposalNetwork):
-    """A first stage by its type only: drops images whose mean is below its threshold."""
+    """A first stage, recognised by its type only: drops images whose mean is below its
+    threshold."""
 
     def __init__(self) -> None:
         nn.Module.__init__(self)

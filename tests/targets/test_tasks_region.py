@@ -19,7 +19,7 @@ SAME = Placement.identity((4, 4))
 """A photo of 4 by 4 that is itself the input."""
 
 CROPPED = Placement((8, 4), (4, 4), (1.0, 1.0), (-2.0, 0.0))
-"""A photo of 8 by 4, of which the input is the middle."""
+"""A photo of 8 by 4, whose central part is the input."""
 
 PADDED = Placement((4, 2), (4, 4), (1.0, 1.0), (0.0, 1.0))
 """A photo of 4 by 2 in the middle of the input, with a border above and below."""
