@@ -31,10 +31,9 @@ def reproduce(
     """Makes an explanation again from its manifest.
 
     The maps are the same bit for bit where the same machine computes the same: with as many
-    threads, in the same memory format (which is found out by timing, so that it may differ between
-    processes; ``torch.use_deterministic_algorithms(True)`` settles it), on CUDA by deterministic
-    kernels, and, of methods without noise, out of a pass in the same company (alone, or along with
-    noisy copies, see ``explain``). Elsewhere numbers are rounded differently. Predictions then
+    threads, on CUDA by deterministic kernels, and, of methods without noise, out of a pass in the
+    same company (alone, or along with noisy copies, see ``explain``). Elsewhere numbers are rounded
+    differently. Predictions then
     agree to about 1e-6, and maps of the recommended layer to 1e-5 of their maximum. Grad-CAM++ and
     XGrad-CAM divide by sums that may nearly vanish: at inner layers of some networks
     rounding changes what is seen in their maps.

@@ -8,8 +8,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from cam_hub.attribution.adaptive_sampling import MOST_SAMPLES
 from cam_hub.attribution.compare_columns import read_columns
+from cam_hub.attribution.result import MOST_SAMPLES
 from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused, TooMuch
 from cam_hub.layers.listing import SUGGESTIONS
 from cam_hub.methods import METHODS

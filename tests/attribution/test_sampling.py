@@ -13,10 +13,9 @@ from PIL import Image
 
 import cam_hub
 from cam_hub import Explanation, explain
-from cam_hub.attribution import adaptive_sampling
-from cam_hub.attribution.adaptive_sampling import MOST_SAMPLES, WANTED, more_samples
+from cam_hub.attribution import result
 from cam_hub.attribution.passes.accumulator import Accumulator
-from cam_hub.attribution.result import STEADY
+from cam_hub.attribution.result import MOST_SAMPLES, STEADY, WANTED, more_samples
 from cam_hub.methods import METHODS, Moments, MomentSum
 from cam_hub.methods.evidence import agreement
 from space.components.formatting import summary
@@ -237,7 +236,7 @@ def test_sums_that_do_not_fit_into_memory_are_made_in_several_passes(
 ) -> None:
     asked = {"target_layers": UNSTEADY, "classes": [285, 281], "reuse": False}
     whole = explain(lite0, photos["cat"], **asked)
-    monkeypatch.setattr(adaptive_sampling, "_LARGEST", 1)
+    monkeypatch.setattr(result, "_LARGEST", 1)
     with counted(lite0, photos["cat"]) as sizes:
         parts = explain(lite0, photos["cat"], **asked)
     assert sum(sizes) >= 5 + 2 * 9  # a separate pass for every class
