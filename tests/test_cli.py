@@ -52,7 +52,7 @@ def test_an_explanation_is_saved_and_its_predictions_are_printed(photo, tmp_path
     assert result.classes == (291,)
 
 
-def test_each_picture_of_a_folder_is_saved_under_its_name(lion, tmp_path, capsys):
+def test_each_image_of_a_folder_is_saved_under_its_name(lion, tmp_path, capsys):
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
     lion.save(photos / "a.png")
@@ -67,7 +67,7 @@ def test_each_picture_of_a_folder_is_saved_under_its_name(lion, tmp_path, capsys
     assert cam_hub.Explanation.load(out / "a.png").classes == (291,)
 
 
-def test_results_among_the_pictures_are_not_explained_themselves(lion, tmp_path, capsys):
+def test_results_among_the_images_are_not_explained(lion, tmp_path, capsys):
     photos = tmp_path / "photos"
     photos.mkdir()
     lion.save(photos / "a\nb.png")
@@ -106,12 +106,12 @@ def test_class_folders_are_searched_and_their_class_is_explained(lion, tmp_path,
 
 
 @pytest.mark.parametrize("option", [["--region", "0,0,9,9"], ["--push", "me/maps"]])
-def test_what_is_for_a_single_picture_is_refused_with_a_folder(option, tmp_path, capsys):
+def test_options_for_a_single_image_are_refused_with_a_folder(option, tmp_path, capsys):
     assert main(["explain", str(tmp_path), *option]) == 1
     assert "single picture" in capsys.readouterr().err
 
 
-def test_pictures_of_a_folder_share_one_scale(lion, tmp_path):
+def test_images_of_a_folder_share_one_scale(lion, tmp_path):
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
     lion.save(photos / "a.png")
@@ -140,7 +140,7 @@ def test_a_look_that_does_not_work_is_refused_before_anything_is_computed(look, 
     assert look[0][2:] in capsys.readouterr().err
 
 
-def test_a_comparison_is_saved_and_what_is_missing_is_told(photo, tmp_path, capsys):
+def test_a_comparison_is_saved_and_missing_maps_are_reported(photo, tmp_path, capsys):
     out = tmp_path / "out"
     what = ["--methods", "layercam", "--layers", "blocks.4", "nope", "--out", str(out)]
     assert main(["compare", str(photo), *what]) == 1

@@ -71,7 +71,7 @@ def test_the_readmes_python_runs(folder_with_cat):
     assert (folder_with_cat / "explanation" / "manifest.json").exists()
 
 
-def test_two_methods_are_compared_as_the_docs_say(folder_with_cat):
+def test_two_methods_are_compared_as_in_the_docs(folder_with_cat):
     names = run(blocks("docs/compare.md")[0])
     assert [cell.label for cell in names["grid"].cells] == ["tabby, tabby cat"] * 2
     assert names["again"].table() == names["grid"].table()

@@ -48,7 +48,7 @@ class TestEveryError:
         assert vars(copy) == vars(error)
 
 
-def test_codes_tell_the_kinds_apart():
+def test_codes_distinguish_the_kinds():
     assert len({error.code for error in EXAMPLES}) == len(EXAMPLES)
 
 
@@ -66,7 +66,7 @@ def test_a_hostile_value_cannot_flood_the_message():
 
 
 @pytest.mark.parametrize("kind", [errors.LayerNotFound, errors.ClassNotFound])
-def test_a_name_like_no_other_gets_told_what_works(kind: type[errors.CamHubError]):
+def test_a_name_without_close_matches_gets_the_valid_ones(kind: type[errors.CamHubError]):
     assert "work" in str(kind("zzz"))
     assert str(kind("zzz", hint="The model has none.")).endswith("'zzz'. The model has none.")
 

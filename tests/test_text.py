@@ -169,13 +169,13 @@ def test_names_of_layers_in_messages_are_safe():
     assert caught.value.nearest == ("conv\x1b[2J",), "the module's own name"
 
 
-def test_messages_are_safe_whatever_they_quote():
+def test_messages_are_safe_with_any_quoted_text():
     for text in ("\x1b]0;title\x07", "\ud800", "\u202e"):
         error = ModelRefused("x", f"because of {text}")
         str(error).encode()
         assert str(error).isprintable()
 
 
-def test_what_the_hub_says_of_a_repo_is_safe():
+def test_the_hubs_facts_about_a_repo_are_safe():
     hit = read_hit({"id": "a/b", "cardData": {"license": "mit\x1b[2J\ud800"}})
     assert hit is not None and hit.licence == "mit�[2J�"

@@ -144,7 +144,7 @@ def _steps(networks: Sequence[str], asked: Sequence[str], rounds: int) -> Sequen
 
 
 def _folder(subject: Subject, rounds: int) -> Times:
-    _say(f"{subject.name}: a folder of pictures")
+    _say(f"{subject.name}: a folder of images")
     return measure_folder(subject, count=24, rounds=min(rounds, 5), seconds=_ENOUGH_OF_A_FOLDER)
 
 

@@ -124,7 +124,7 @@ def _lines(findings: Findings) -> list[_Line]:
     if findings.folders:
         found = {name: _throughput(times) for name, times in findings.folders.items()}
         goal_words = f"≥ {FOLDER_GOAL:g} × plain inference, decoding included"
-        lines.append(_Line("a folder of pictures, LayerCAM", goal_words, found))
+        lines.append(_Line("a folder of images, LayerCAM", goal_words, found))
     if (spread := findings.importing) is not None:
         reached = f"{spread.median:.3f} s", spread.median <= IMPORT_GOAL
         lines.append(_Line("`import cam_hub`", f"≤ {IMPORT_GOAL:g} s", {"": reached}))
@@ -259,7 +259,7 @@ def _memory(weighed: Sequence[Weighed]) -> str:
 def _folders(folders: dict[str, Times]) -> str:
     if not folders:
         return ""
-    rows = ["## A folder of pictures", "", "JPEG of 1024 × 768, batches of 8, ms per picture.", ""]
+    rows = ["## A folder of images", "", "JPEG of 1024 × 768, batches of 8, ms per image.", ""]
     rows += head(["network", "plain", "cam_hub, LayerCAM", "throughput"])
     for name, times in folders.items():
         best = times.best(PLAIN)

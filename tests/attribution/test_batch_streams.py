@@ -26,7 +26,7 @@ def readers() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(THREADS)]
 
 
-def test_pictures_are_asked_for_as_they_are_needed(model):
+def test_images_are_read_as_they_are_needed(model):
     asked = 0
 
     def pictures():
@@ -63,7 +63,7 @@ def test_letting_go_of_it_is_closing_it(model):
     assert not readers()
 
 
-def test_an_error_of_the_callers_iterable_comes_after_the_pictures_before_it(model):
+def test_an_error_of_the_callers_iterable_comes_after_the_images_before_it(model):
     def pictures():
         yield from inputs(model, 3)
         raise OSError("the disk is gone")
@@ -75,7 +75,7 @@ def test_an_error_of_the_callers_iterable_comes_after_the_pictures_before_it(mod
     assert not readers()
 
 
-def test_slow_pictures_are_read_side_by_side(model, lion):
+def test_slow_images_are_read_concurrently(model, lion):
     class Slow:
         """A file that is slow to read."""
 

@@ -86,7 +86,7 @@ class TestPhotos:
 
 class TestPasses:
     @pytest.mark.parametrize("task", TASKS)
-    def test_pictures_and_their_noisy_copies_fill_every_pass(self, task):
+    def test_images_and_their_noisy_copies_fill_every_pass(self, task):
         model = of_task(task)
         cam_hub.list_layers(model)
         images = inputs(model, 5)
@@ -97,7 +97,7 @@ class TestPasses:
         baseline = [1] if task == "similarity" else []
         assert seen == [*baseline, 8, 8, 4]
 
-    def test_pictures_of_several_sizes_are_kept_apart_and_in_order(self, lite0, lion):
+    def test_images_of_several_sizes_are_kept_apart_and_in_order(self, lite0, lion):
         square = lite0.preprocess(lion)[0]
         wide = nn.functional.interpolate(square[None], (160, 256))[0]
         images = [square, wide, square.flip(2), wide.flip(2)]
@@ -122,7 +122,7 @@ class TestPasses:
             for key, cam in alone.cams.items():
                 assert np.array_equal(outcome.explanation.cams[key], cam)
 
-    def test_a_network_that_fails_on_one_picture_explains_the_others(self):
+    def test_a_network_that_fails_on_one_image_explains_the_others(self):
         class Picky(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
@@ -144,7 +144,7 @@ class TestPasses:
             alone = explain(model, image, **options).cam()
             np.testing.assert_allclose(outcome.explanation.cam(), alone, rtol=1e-5)
 
-    def test_a_picture_that_is_blank_at_the_recommended_layer_gets_the_last_that_is_not(self):
+    def test_an_image_that_is_blank_at_the_recommended_layer_gets_the_last_layer_that_is_not(self):
         class Half(nn.Module):
             """The last layer is inactive for dark images; the score also depends on the first
             layer."""
@@ -190,7 +190,9 @@ class TestBeforeAnythingIsSpent:
         ],
         ids=str,
     )
-    def test_what_is_wrong_with_every_picture_is_raised_at_the_call(self, model, arguments, error):
+    def test_an_error_that_concerns_every_image_is_raised_at_the_call(
+        self, model, arguments, error
+    ):
         def pictures():
             raise AssertionError("no picture must be asked for")
             yield
@@ -204,17 +206,15 @@ class TestBeforeAnythingIsSpent:
          torch.zeros(3, 32, 48), "nowhere", __file__],
         ids=lambda value: type(value).__name__,
     )  # fmt: skip
-    def test_what_is_not_several_pictures_is_refused(self, model, images):
+    def test_anything_other_than_several_images_is_refused(self, model, images):
         with pytest.raises(InvalidArgument, match="folder"):
             explain_many(model, images)
 
-    def test_a_folder_without_pictures_is_refused(self, model, tmp_path):
+    def test_a_folder_without_images_is_refused(self, model, tmp_path):
         with pytest.raises(InvalidArgument, match="pictures in it"):
             explain_many(model, tmp_path)
 
-    def test_a_class_that_only_the_network_knows_not_to_be_there_is_each_pictures_error(
-        self, model
-    ):
+    def test_a_class_that_only_a_pass_shows_to_be_missing_is_each_images_error(self, model):
         found = list(explain_many(model, inputs(model, 2), classes=99, target_layers="laid"))
         assert [type(outcome.error) for outcome in found] == [ClassNotFound] * 2
 

@@ -236,7 +236,9 @@ def is_plain(model: cam_hub.LoadedModel) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("source", SOURCES)
-def test_the_first_call_in_a_mode_gives_what_any_call_gives(mode, source, repo, expected, tmp_path):
+def test_the_first_call_in_a_mode_gives_the_same_result_as_any_call(
+    mode, source, repo, expected, tmp_path
+):
     torch.manual_seed(3)
     made = Pyramid(Pooled(5)) if source == "wrapped" else None
     found = {}
@@ -333,7 +335,7 @@ def test_a_module_that_lost_its_values_later_is_refused_too():
             work(model, PICTURE)
 
 
-def test_a_picture_without_values_is_refused():
+def test_an_image_without_values_is_refused():
     model = wrapped(Pyramid(Pooled(5)))
     for kind in (torch.float32, torch.uint8):
         with pytest.raises(ImageRefused, match="meta device"):
@@ -348,14 +350,14 @@ def test_a_picture_without_values_is_refused():
     ],
     ids=["sparse", "nested"],
 )
-def test_a_picture_of_another_kind_of_tensor_is_refused(tensor, words):
+def test_an_image_of_another_kind_of_tensor_is_refused(tensor, words):
     model = wrapped(Pyramid(Pooled(5)))
     for kind in (tensor, tensor.to(torch.uint8)):
         with pytest.raises(ImageRefused, match=words):
             cam_hub.explain(model, kind)
 
 
-def test_a_picture_of_inference_mode_is_explained():
+def test_an_image_created_in_inference_mode_is_explained():
     model = wrapped(Pyramid(Pooled(5)))
     plain = model.preprocess(PICTURE)
     with torch.inference_mode():

@@ -91,7 +91,7 @@ class TestColumns:
             )
             assert 0.3 < cell.probability < 0.5
 
-    def test_a_word_stands_for_the_layers_that_each_model_has_of_the_kind(self, lite0, lion):
+    def test_a_word_selects_each_models_layers_of_the_kind(self, lite0, lion):
         small = of_layout("NCHW")
         grid = compare([lite0, small], lion, methods="layercam", target_layers="stages")
         stages = [cam_hub.suggest_layers(model, "stages") for model in (lite0, small)]
@@ -138,7 +138,7 @@ class TestWhatFails:
         assert bad.cam is None
         assert same(grid.cells[2], explain(random, lion, method="layercam"))
 
-    def test_a_network_that_raises_on_its_way_back_fails_alone(self, lite0, lion):
+    def test_a_network_that_raises_in_its_backward_pass_fails_alone(self, lite0, lion):
         net = Refusing()
         model = cam_hub.wrap_model(net, input_size=(3, 16, 16))
         cam_hub.list_layers(model)
@@ -148,7 +148,7 @@ class TestWhatFails:
         assert grid.cells[0].error.code == "no_map"
         assert "no way back" in grid.cells[0].reason
 
-    def test_a_class_that_one_model_lacks_is_a_cell_that_says_so(self, lite0, lion):
+    def test_a_class_that_one_model_lacks_is_a_cell_with_the_reason(self, lite0, lion):
         small = cam_hub.wrap_model(
             nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
             input_size=(3, 32, 32),
@@ -160,7 +160,7 @@ class TestWhatFails:
         assert grid.cells[1].error.code == "class_not_found"
         assert grid.cells[1].label == "unicorn"
 
-    def test_an_index_out_of_one_models_range_is_a_cell_that_says_so(self, lite0, lion):
+    def test_an_index_out_of_one_models_range_is_a_cell_with_the_reason(self, lite0, lion):
         bare = cam_hub.wrap_model(
             nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
             input_size=(3, 32, 32),
@@ -169,7 +169,7 @@ class TestWhatFails:
         assert [cell.class_index for cell in grid.cells] == [2, 291, 3, 2, None, 3]
         assert "classes 0 to 4" in grid.cells[4].reason
 
-    def test_a_layer_that_a_model_lacks_or_that_gives_no_map_is_a_cell_that_says_so(
+    def test_a_layer_that_a_model_lacks_or_that_gives_no_map_is_a_cell_with_the_reason(
         self, lite0, lion
     ):
         names = ["blocks.4", "blocks.44", "classifier", "bn2"]
@@ -179,7 +179,7 @@ class TestWhatFails:
         assert isinstance(grid.cells[2].error, NoMap)
         assert [cell.layer for cell in grid.cells] == names
 
-    def test_a_blank_map_has_its_reason_and_its_cost_and_no_picture(self, lite0, photos):
+    def test_a_blank_map_has_its_reason_and_its_cost_and_no_image(self, lite0, photos):
         grid = compare(lite0, photos["moped"], target_layers=["blocks.0.0.conv_pw", "bn2"])
         blank = grid.cells[0]  # its weighted sum is negative everywhere
         assert "map is zero" in blank.reason
@@ -188,7 +188,7 @@ class TestWhatFails:
         assert grid.first_error is None
         assert grid.pictures()[0][0] is None
 
-    def test_a_grid_without_any_map_tells_its_first_reason(self, lion):
+    def test_a_grid_without_any_map_reports_its_first_reason(self, lion):
         grid = compare(["nonsense1", "nonsense2"], lion, target_layers="all")
         assert grid.first_error.code == "model_not_found"
         assert len(grid.cells) == 2
@@ -240,7 +240,7 @@ class TestRows:
     def test_a_model_that_is_named_twice_has_one_row(self, lite0, lion):
         assert len(compare([lite0, lite0], lion, methods="gradcam").rows) == 1
 
-    def test_each_tells_what_it_took_and_what_the_model_sees(self, lite0, lion):
+    def test_each_cell_reports_its_cost_and_the_models_input(self, lite0, lion):
         (row,) = compare(lite0, lion, num_samples=4).rows
         assert row.predictions[0].label.startswith("lion")
         assert row.forward_seconds > 0
@@ -250,7 +250,7 @@ class TestRows:
         assert cost.forward_passes > 2  # of five images, forward and backward
         assert not row.has_random_weights
 
-    def test_random_weights_are_told(self, random, lion):
+    def test_random_weights_are_reported(self, random, lion):
         assert compare(random, lion, methods="gradcam").rows[0].has_random_weights
 
     def test_all_maps_share_one_copy_of_the_photo(self, lite0, random, lion):

@@ -199,18 +199,18 @@ class TestClasses:
 
 
 class TestLayers:
-    def test_a_word_stands_for_layers(self, lite0, lion):
+    def test_a_word_selects_layers(self, lite0, lion):
         assert explain(lite0, lion, target_layers="stages").layers == tuple(
             cam_hub.suggest_layers(lite0, "stages")
         )
 
-    def test_a_word_in_a_list_stands_for_its_layers(self, lite0, lion):
+    def test_a_word_in_a_list_selects_its_layers(self, lite0, lion):
         assert explain(lite0, lion, target_layers=["stages", "bn1"]).layers == (
             *cam_hub.suggest_layers(lite0, "stages"),
             "bn1",
         )
 
-    def test_a_layer_that_has_no_map_of_the_class_says_so_and_the_others_stay(self, lion):
+    def test_a_layer_without_a_map_of_the_class_is_reported_and_the_others_stay(self, lion):
         class Two(nn.Module):
             """Class 0 depends on the first layer only, class 1 on both."""
 

@@ -28,7 +28,7 @@ class Shy(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["layercam", "smoothgradcampp"])
-def test_where_the_recommended_layer_is_blank_the_last_one_that_speaks_is_taken(method):
+def test_if_the_recommended_layer_is_blank_the_last_layer_with_evidence_is_used(method):
     model = cam_hub.wrap_model(Shy(), input_size=(3, 32, 32))
     assert cam_hub.suggest_layers(model) == ["last"]
     grey = torch.full((3, 32, 32), 0.01)

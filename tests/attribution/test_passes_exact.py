@@ -126,7 +126,7 @@ def test_channels_last_equals_channels_first(model):
 
 
 @pytest.mark.parametrize(("word", "distance"), [("bfloat16", 0.02), ("float16", 0.005)])
-def test_autocast_stays_near_and_says_so(lite0, photos, word, distance):
+def test_autocast_stays_near_and_is_recorded(lite0, photos, word, distance):
     for name, result in explain_methods(lite0, photos["cat"], METHODS).items():
         index = result.classes[0]
         near = explain(lite0, photos["cat"], method=name, classes=index, autocast=word)

@@ -23,7 +23,7 @@ def test_it_gives_the_most_probable_classes_of_explain(lite0, lion, top):
         assert mine.probability == pytest.approx(other.probability, abs=1e-5)
 
 
-def test_it_says_what_the_model_saw_of_the_photo(lite0, photos):
+def test_it_reports_the_part_of_the_photo_that_the_model_saw(lite0, photos):
     found = cam_hub.predict(lite0, photos["cat"])
     explained = cam_hub.explain(lite0, photos["cat"], method="layercam")
     assert found.photo_size == (451, 300)
@@ -52,7 +52,7 @@ def test_top_is_a_count(lite0, lion, top):
         cam_hub.predict(lite0, lion, top=top)
 
 
-def test_what_is_no_picture_is_refused(lite0):
+def test_anything_other_than_an_image_is_refused(lite0):
     with pytest.raises(ImageRefused):
         cam_hub.predict(lite0, b"no picture")
 

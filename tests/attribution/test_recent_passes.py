@@ -54,7 +54,7 @@ def test_the_same_question_again_runs_nothing(model):
     + [{"method": name} for name in METHODS if name != "smoothgradcampp"],
     ids=str,
 )
-def test_another_class_layer_or_method_of_the_same_picture_takes_the_way_back_alone(model, other):
+def test_another_class_layer_or_method_of_the_same_image_takes_a_backward_pass_alone(model, other):
     asked(model)
     result, images = asked(model, **other)
     assert images == 0
@@ -64,7 +64,7 @@ def test_another_class_layer_or_method_of_the_same_picture_takes_the_way_back_al
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not METHODS[name].needs_noise])
-def test_another_method_takes_neither_a_pass_nor_the_way_back(model, name, monkeypatch):
+def test_another_method_takes_neither_a_forward_nor_a_backward_pass(model, name, monkeypatch):
     asked(model, classes=[1, 2])
     asked(model, classes=4)
     fresh, _ = asked(model, method=name, classes=[2, 4], reuse=False)
@@ -79,7 +79,7 @@ def test_another_method_takes_neither_a_pass_nor_the_way_back(model, name, monke
         assert apart(cam, result.cams[key]) < 1e-5
 
 
-def test_where_evidence_is_too_large_to_keep_another_method_takes_the_way_back(model, monkeypatch):
+def test_if_evidence_is_too_large_to_cache_another_method_takes_a_backward_pass(model, monkeypatch):
     RECENT.clear()
     # A quarter for the graph, a sixteenth for evidence.
     monkeypatch.setattr(RECENT, "_limit", 600_000)
@@ -121,7 +121,7 @@ def test_another_layer_that_was_not_recorded_needs_a_pass(model):
     assert asked(model, method="layercam", target_layers="block")[1] == 1
 
 
-def test_another_picture_needs_a_pass_even_in_the_same_tensor(model):
+def test_another_image_needs_a_pass_even_in_the_same_tensor(model):
     image = picture(model)
     first, _ = asked(model, image)
     image += 1
@@ -142,7 +142,7 @@ def test_another_picture_needs_a_pass_even_in_the_same_tensor(model):
     ],
     ids=["in place", "load_state_dict", "module", "parameter", "buffer", "hook"],
 )
-def test_a_model_that_has_changed_is_asked_again(model, change):
+def test_a_model_that_has_changed_is_run_again(model, change):
     asked(model)
     with torch.no_grad():
         change(model.module)
@@ -270,7 +270,7 @@ def test_kept_maps_cannot_be_spoilt_by_who_gets_them(model):
         first.cams[first.classes[0], "last"][:] = 0
 
 
-def test_progress_is_told_and_can_stop_what_is_kept_too(model):
+def test_progress_is_reported_and_can_stop_cached_work(model):
     asked(model)
     seen: list[float] = []
     asked(model, classes=cam_hub.top(3), progress=lambda part, _: seen.append(part))
@@ -293,7 +293,7 @@ def test_an_input_that_was_written_to_is_not_taken_for_what_it_was(model):
     assert asked(model, held.clone())[1] == 5
 
 
-def test_a_caller_who_changes_a_picture_unseen_gets_another_map(model):
+def test_an_undetected_change_of_an_image_gives_another_map(model):
     pixels = picture(model).numpy().copy()
     image = torch.from_numpy(pixels)
     first, _ = asked(model, image)

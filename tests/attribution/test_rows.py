@@ -35,14 +35,14 @@ def plain(job: Job) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
-def test_a_batch_is_the_picture_and_its_noisy_copies_in_the_format_asked_for(job, memory_format):
+def test_a_batch_is_the_image_and_its_noisy_copies_in_the_requested_format(job, memory_format):
     job = replace(job, setting=Setting(memory_format=memory_format))
     batch = stacked(list(rows_of(job)), job)
     assert torch.equal(batch, torch.cat(plain(job)))
     assert batch.is_contiguous(memory_format=memory_format)
 
 
-def test_a_network_that_writes_to_its_batch_does_not_reach_the_picture(job):
+def test_a_network_that_writes_to_its_batch_does_not_change_the_image(job):
     before = job.image.clone()
     stacked([(job.image, None)], job).zero_()
     assert torch.equal(job.image, before)

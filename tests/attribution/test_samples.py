@@ -249,7 +249,7 @@ class TestExpected:
         assert two.explanation.classes == (1,)
         assert isinstance(three.error, ClassNotFound)
 
-    def test_a_label_is_explained_where_expected_is_asked_for(self, folder):
+    def test_a_label_is_explained_if_expected_is_requested(self, folder):
         predicted = [o.explanation.classes for o in explain_many(net(), folder, method="layercam")]
         found = list(explain_many(net(), folder, method="layercam", classes=[top(1), expected]))
         true = [(0,), (0,), (1,)]

@@ -95,7 +95,7 @@ def test_agreement_is_what_another_seed_can_be_expected_to_have(
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.2])
-def test_agreement_foretells_the_correlation_of_two_seeds(noise: float) -> None:
+def test_agreement_predicts_the_correlation_of_two_seeds(noise: float) -> None:
     # Maps that are means of four noisy ones with unit variance: the oracle is 1/(1 + noise/4).
     generator = torch.Generator().manual_seed(0)
     signal = torch.randn(20_000, generator=generator)
@@ -207,7 +207,7 @@ def test_the_map_is_the_one_of_that_number(
         assert other.manifest == found.manifest
 
 
-def test_an_older_manifest_tells_the_number_that_was_taken(
+def test_an_older_manifest_contains_the_number_of_copies(
     lite0: cam_hub.LoadedModel, photos: dict[str, Image.Image]
 ) -> None:
     found = explain(lite0, photos["cat"], target_layers=UNSTEADY, sampling="fixed")
@@ -218,7 +218,7 @@ def test_an_older_manifest_tells_the_number_that_was_taken(
     assert np.array_equal(again.cam(), found.cam())
 
 
-def test_a_map_does_not_depend_on_what_else_is_asked_for(
+def test_a_map_does_not_depend_on_the_rest_of_the_request(
     lite0: cam_hub.LoadedModel, photos: dict[str, Image.Image]
 ) -> None:
     layers, classes = ["bn2", UNSTEADY], [285, 281]

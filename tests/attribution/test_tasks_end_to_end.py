@@ -91,7 +91,7 @@ class TestSimilarity:
     def model(self):
         return wrapped(Colours(MeanOf()), task="similarity")
 
-    def test_a_reference_tells_which_side_resembles_it(self, model):
+    def test_a_reference_shows_which_side_resembles_it(self, model):
         photo = half_and_half()
         red = cam_hub.explain(
             model, photo, reference=Image.new("RGB", (9, 9), "red"), target_layers="act"
@@ -106,7 +106,7 @@ class TestSimilarity:
         assert red.labels == {0: "similarity to the reference"}
         assert "cosine 0.707" in red.target
 
-    def test_without_a_reference_it_is_the_picture_itself(self, model):
+    def test_without_a_reference_it_is_the_image_itself(self, model):
         result = cam_hub.explain(model, half_and_half(), classes=0, target_layers="act")
         assert result.labels == {0: "similarity to itself"}
         assert result.predictions == ()
@@ -129,7 +129,7 @@ class TestSimilarity:
         with pytest.raises(ImageRefused, match="the reference is not"):
             cam_hub.reproduce(loaded.manifest, photo, model=model, reference=photo)
 
-    def test_it_needs_no_picture_of_the_photos_size(self, model, lion):
+    def test_it_needs_no_image_of_the_photos_size(self, model, lion):
         assert cam_hub.explain(model, half_and_half(), reference=lion).target
 
     def test_it_has_no_use_for_a_region(self, model):
@@ -175,7 +175,7 @@ class TestClassifiers:
         assert result.cam().shape == (14, 14)
         assert result.target == "class score before softmax"
 
-    def test_a_segmenter_that_is_not_said_to_be_one_is_refused_with_the_remedy(self):
+    def test_a_segmenter_without_its_task_is_refused_with_the_remedy(self):
         with pytest.raises(ModelRefused, match=r"'Colours' .*task='segmentation'"):
             cam_hub.explain(wrapped(Colours(Upsampled())), half_and_half())
 
@@ -237,7 +237,7 @@ class TestDetection:
     def model(self):
         return wrapped(Detector(), task="detection", class_names=["nothing", "green thing"])
 
-    def test_the_region_says_which_box_is_meant(self, model):
+    def test_the_region_selects_the_box(self, model):
         photo = half_and_half("green", "lime")
         best = cam_hub.explain(model, photo, target_layers="colours.act", method="layercam")
         left = cam_hub.explain(
@@ -321,7 +321,7 @@ class TestCommandLine:
         assert caught.value.code == 2
         assert "--region" in capsys.readouterr().err
 
-    def test_a_reference_is_compared_with_and_told(self, photos, tmp_path, capsys):
+    def test_a_reference_is_compared_and_recorded(self, photos, tmp_path, capsys):
         for name in ("lion", "cat"):
             photos[name].save(tmp_path / f"{name}.png")
         model = ["--model", "convnextv2_atto.fcmae", "--random", "--device", "cpu"]

@@ -123,7 +123,7 @@ def test_threads_that_examine_a_fresh_model_at_once_agree_on_its_layers():
     assert all(layers == found[0] for layers in found)
 
 
-def test_batches_and_single_pictures_share_a_model():
+def test_batches_and_single_images_share_a_model():
     model = of_layout("NCHW")
     images = inputs(model, 4)
     options = {"target_layers": "laid", "num_samples": 2}

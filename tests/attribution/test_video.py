@@ -149,7 +149,7 @@ def test_a_preprocessed_clip_gives_the_same_map(model, spot):
         assert [f.tobytes() for f in result.frames] == [f.tobytes() for f in spot.frames]
 
 
-def test_a_still_picture_speaks_alike_at_all_times(model):
+def test_a_static_image_has_the_same_map_at_all_steps(model):
     still = clip_with_spot([0])[0]
     result = cam_hub.explain(model, still, method="layercam", target_layers="cells")
     assert result.steps == STEPS
@@ -194,7 +194,7 @@ def test_what_is_saved_is_loaded_and_made_again(model, spot, tmp_path):
         cam_hub.reproduce(loaded.manifest, list(loaded.frames)[::-1], model=model)
 
 
-def test_the_manifest_tells_frames_and_steps(spot):
+def test_the_manifest_lists_frames_and_steps(spot):
     manifest = json.loads(json.dumps(dict(spot.manifest)))
     assert manifest["model"]["input_size"] == [3, FRAMES, SIDE, SIDE]
     assert manifest["image"]["frames"] == FRAMES
@@ -281,7 +281,7 @@ def test_an_image_is_one_step_and_one_frame(lite0, lion):
             result.cam(step=step)
 
 
-def test_several_pictures_are_refused_by_a_model_of_images(lite0, lion):
+def test_several_images_are_refused_by_an_image_model(lite0, lion):
     with pytest.raises(ImageRefused, match="list is not a kind of picture"):
         cam_hub.explain(lite0, [lion, lion])
 

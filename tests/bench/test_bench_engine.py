@@ -152,7 +152,7 @@ class TestReport:
         assert [line.strip() for line in missed] == [
             "both methods, ≤ 1.1 × 5 forwards: VGG-19 2.00 × (floor 1.03 ×)",
             "both methods, ≥ 1.5 × faster than torchcam: VGG-19 1.40 × (plain inference 2.80 ×)",
-            "a folder of pictures, LayerCAM, ≥ 0.9 × plain inference, decoding included: "
+            "a folder of images, LayerCAM, ≥ 0.9 × plain inference, decoding included: "
             "ResNet-18 0.50 ×",
             "first map of a cold process, ≤ 1.3 × torch, timm, building, reading and one forward: "
             "ResNet-18 2.00 ×",
@@ -173,7 +173,7 @@ class TestReport:
         assert render(found).count("| 0 of 1 |") == 2
 
 
-def test_pictures_are_the_same_in_every_run_and_compress_like_photos(tmp_path):
+def test_images_are_the_same_in_every_run_and_compress_like_photos(tmp_path):
     one, other = (
         write_pictures(tmp_path / "a", 2, (320, 240)),
         write_pictures(tmp_path / "b", 2, (320, 240)),
@@ -262,5 +262,5 @@ def test_memory_folders_and_cold_processes_are_measured_in_processes(threads, tm
     assert cli.main([*arguments, "--repeats", "1", "--quick", "--report", str(report)]) == 0
     text = report.read_text("utf-8")
     assert "failed" not in text
-    for title in ("Extra memory", "A folder of pictures", "Cold processes"):
+    for title in ("Extra memory", "A folder of images", "Cold processes"):
         assert f"## {title}" in text

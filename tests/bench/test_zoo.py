@@ -81,7 +81,7 @@ def test_models_are_chosen_by_family_name_size_and_cost(sweep):
     assert sweep.begun == [["fine"], [], ["dies", "huge"]]
 
 
-def test_a_cut_fails_only_where_the_record_says_otherwise(sweep, tmp_path, capsys):
+def test_a_subset_fails_only_if_the_record_differs(sweep, tmp_path, capsys):
     record = tmp_path / "record.jsonl"
     against = ["--against", str(record)]
     assert sweep(*against) == 1  # nothing recorded: everything must pass

@@ -74,7 +74,7 @@ def test_a_refusal_is_right_where_there_is_nothing_to_explain():
     assert row.good
 
 
-def test_an_exception_that_is_not_cam_hubs_is_an_error_that_says_where():
+def test_an_exception_that_is_not_cam_hubs_is_an_error_with_its_location():
     def load() -> cam_hub.LoadedModel:
         raise ZeroDivisionError("on purpose")
 

@@ -23,7 +23,7 @@ def test_only_what_costs_more_is_marked():
     assert not any(each.reduced for each in plan.reduced(models, None))
 
 
-def test_a_network_of_fixed_size_is_built_for_the_smaller_one_and_the_report_says_so():
+def test_a_network_of_fixed_size_is_built_for_the_smaller_one_and_the_report_states_this():
     candidate = Candidate("timm", "vit_tiny_patch16_384", "vision_transformer", reduced=True)
     row = check_model(candidate)
     assert row.status == "passed", row.reasons

@@ -174,7 +174,7 @@ def test_the_keyboard_alone_asks_and_answers(visitor: Visitor):
     visitor.other_picture(before)
 
 
-def test_headings_are_in_order_and_every_picture_has_words(visitor: Visitor):
+def test_headings_are_in_order_and_every_image_has_a_text_alternative(visitor: Visitor):
     levels = visitor.page.evaluate(
         "[...document.querySelectorAll('h1,h2,h3,h4')].filter((each) => each.offsetParent)"
         ".map((each) => Number(each.tagName[1]))"
@@ -186,7 +186,7 @@ def test_headings_are_in_order_and_every_picture_has_words(visitor: Visitor):
     assert without == 0
 
 
-def test_what_happens_is_told_to_screen_readers(visitor: Visitor):
+def test_status_changes_are_announced_to_screen_readers(visitor: Visitor):
     assert visitor.page.locator('#summary [role="status"]').count() == 1
     assert visitor.page.locator('#downloads [role="status"]').count() == 1
     said = visitor.page.get_attribute("#viewer .after", "alt")

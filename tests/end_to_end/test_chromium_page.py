@@ -161,7 +161,7 @@ def test_what_is_typed_is_text_and_never_markup(visit: Open):
 
 
 @sizes
-def test_every_change_of_the_look_is_another_picture_and_no_run_of_the_model(
+def test_every_change_of_the_display_is_another_image_and_no_run_of_the_model(
     visit: Open, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
     visitor = visit(options, "?photo=lion.jpg&classes=lion&classes=cheetah&layers=stages")

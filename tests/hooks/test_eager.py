@@ -187,7 +187,7 @@ def test_quantised_networks_are_refused_with_what_to_pass_instead(static):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_a_scripted_part_is_left_out_and_says_what_to_use_instead():
+def test_a_scripted_part_is_omitted_with_an_alternative():
     net = plain()
     module = nn.Sequential(net[0], torch.jit.script(net[1]), *net[2:])
     layers = {

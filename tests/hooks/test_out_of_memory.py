@@ -54,7 +54,7 @@ def test_chunks_are_halved_until_they_fit(model):
     assert apart(whole, parts) < 1e-5
 
 
-def test_where_one_image_is_too_much_the_error_says_so_and_nothing_is_left(model):
+def test_if_one_image_is_too_much_an_error_is_raised_and_nothing_is_left(model):
     RECENT.clear()
     model.module.room = 0
     before = state_of(model.module)
@@ -76,7 +76,7 @@ def test_the_allocators_own_words_are_known():
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
-def test_what_onednn_says_is_known_too_unless_it_goes_on():
+def test_the_message_of_onednn_is_also_recognised_but_only_as_a_whole():
     assert is_out_of_memory(RuntimeError("could not create a primitive"))
     assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for it"))
 
@@ -207,7 +207,7 @@ def test_an_explanation_from_the_start_needs_room_for_one_image(kind, method):
         lambda model: cam_hub.compare(model, picture(model)),
     ],
 )
-def test_where_not_even_one_image_fits_every_function_says_so(kind, work):
+def test_if_not_even_one_image_fits_every_function_raises_out_of_memory(kind, work):
     model = fresh(kind, 0)
     with pytest.raises(OutOfMemory):
         found = work(model)
@@ -215,7 +215,7 @@ def test_where_not_even_one_image_fits_every_function_says_so(kind, work):
             raise found.rows[0].cells[0].error
 
 
-def test_activations_and_predictions_of_a_known_network_say_so_too(model):
+def test_activations_and_predictions_of_a_known_network_also_raise_it(model):
     model.module.room = 0
     for work in (cam_hub.predict, cam_hub.activations):
         with pytest.raises(OutOfMemory, match="one image"):

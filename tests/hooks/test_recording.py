@@ -133,7 +133,7 @@ def test_an_output_that_its_own_gradient_needs_is_not_overwritten_unseen():
     assert gradients["second"].tolist() == [[2.0, 2.0], [2.0, 2.0]]
 
 
-def test_what_is_done_with_a_gradient_may_stop_the_way_back(x):
+def test_a_gradient_consumer_may_stop_the_backward_pass(x):
     module = Doubling()
 
     def stop(name: str, gradient: torch.Tensor) -> None:
@@ -172,7 +172,7 @@ def test_a_score_that_does_not_depend_on_a_layer_has_zero_gradient_there(x):
     assert not gradients["unused"].any()
 
 
-def test_a_score_cut_off_from_all_layers_says_so(x):
+def test_a_score_that_depends_on_no_layer_is_reported(x):
     class Cut(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -118,7 +118,7 @@ def test_nothing_is_recorded_while_autograd_is_off() -> None:
         assert sparse_gradients.linear(_drawn(1, 4, 6), _drawn(5, 6).detach()) is None
 
 
-def test_writing_to_what_the_way_back_needs_is_noticed() -> None:
+def test_writing_to_tensors_that_the_backward_pass_needs_is_detected() -> None:
     query, key, value = (_drawn(1, 2, 4, 4) * 1 for _ in range(3))
     output = sparse_gradients.attention(query, key, value)
     assert output is not None

@@ -98,7 +98,7 @@ def test_a_pil_image_is_left_at_its_frame():
         assert image.tell() == 2
 
 
-def test_a_picture_is_a_clip_in_which_nothing_moves():
+def test_an_image_is_a_static_clip():
     for source in (PICTURES[0], np.asarray(PICTURES[0]), animated("PNG", PICTURES[:1])):
         found = open_clip(source, 5)
         assert len(found) == 5

@@ -18,7 +18,7 @@ from tests.fakes.image_files import PIXELS, SMOOTH, array_of, encoded, png
 # --- kinds of input ---
 
 
-def test_path_bytes_file_picture_and_array_give_the_same_pixels(tmp_path):
+def test_path_bytes_file_image_and_array_give_the_same_pixels(tmp_path):
     data = encoded(Image.fromarray(PIXELS))
     path = tmp_path / "a photo ü.png"
     path.write_bytes(data)
@@ -56,7 +56,7 @@ def test_a_stream_that_cannot_seek_is_read_too():
         np.testing.assert_array_equal(array_of(stream), PIXELS)
 
 
-def test_the_callers_picture_and_array_are_neither_changed_nor_shared():
+def test_the_callers_image_and_array_are_neither_changed_nor_shared():
     picture, array = Image.fromarray(PIXELS), PIXELS.copy()
     picture.info["note"] = "mine"
     for source in (picture, array):
@@ -68,7 +68,7 @@ def test_the_callers_picture_and_array_are_neither_changed_nor_shared():
     assert picture.info == {"note": "mine"}
 
 
-def test_what_comes_out_needs_its_file_no_longer(tmp_path):
+def test_the_result_no_longer_needs_its_file(tmp_path):
     path = tmp_path / "photo.png"
     path.write_bytes(encoded(Image.fromarray(PIXELS)))
     opened = open_image(path)
@@ -88,13 +88,13 @@ def test_a_bool_array_is_black_and_white():
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_picture_of_one_pixel_works_in_every_format_that_is_read(kind):
+def test_an_image_of_one_pixel_works_in_every_supported_format(kind):
     options = {"sizes": [(1, 1)]} if kind == "ICO" else {}
     data = encoded(Image.new("RGB", (1, 1), (200, 100, 50)), kind, **options)
     np.testing.assert_allclose(array_of(data), [[[200, 100, 50]]], atol=4)
 
 
-def test_threads_open_pictures_side_by_side():
+def test_threads_open_images_concurrently():
     data = encoded(Image.fromarray(PIXELS))
     wrong: list[int] = []
 
@@ -166,7 +166,7 @@ def test_the_first_frame_of_an_animation_is_taken(kind):
     assert (array_of(data) == (255, 0, 0)).all()
 
 
-def test_a_pil_picture_gives_the_frame_that_it_stands_at_and_stays_there():
+def test_a_pil_image_gives_its_current_frame_and_keeps_it():
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     picture = Image.open(io.BytesIO(data))

@@ -140,7 +140,7 @@ def test_a_header_that_promises_too_many_pixels_is_refused_before_decoding():
         open_image(png(200, 100, 8, 2, rows), max_pixels=20_000)
 
 
-def test_the_limit_holds_for_pictures_and_arrays_too():
+def test_the_limit_also_applies_to_images_and_arrays():
     for source in (Image.new("L", (11, 10)), np.zeros((11, 10), np.uint8)):
         assert open_image(source, max_pixels=110).mode == "RGB"
         with pytest.raises(ImageRefused, match="too large"):
@@ -187,7 +187,7 @@ def test_a_limit_that_cannot_be_is_refused(limit):
         (np.zeros((0, 9, 3), np.uint8), "holds no pixels"),
     ],
 )
-def test_an_array_that_is_no_picture_is_refused_with_what_would_work(array, reason):
+def test_an_array_that_is_not_an_image_is_refused_with_what_would_work(array, reason):
     with pytest.raises(ImageRefused, match=reason):
         open_image(array)
 
@@ -198,7 +198,7 @@ def test_another_kind_of_thing_is_refused_by_its_type(source):
         open_image(source)
 
 
-def test_a_picture_without_pixels_and_a_closed_one_are_refused():
+def test_an_image_without_pixels_and_a_closed_one_are_refused():
     with pytest.raises(ImageRefused, match="holds no pixels"):
         open_image(Image.new("RGB", (0, 5)))
     closed = Image.open(io.BytesIO(encoded(Image.fromarray(PIXELS))))

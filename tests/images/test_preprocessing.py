@@ -119,7 +119,7 @@ def test_preprocessing_leaves_the_photo_as_it_was():
 
 @pytest.mark.parametrize("crop_mode", CROP_MODES)
 @pytest.mark.parametrize("size", [(96, 96), (64, 97)], ids=str)
-def test_a_spot_on_the_photo_is_found_where_the_placement_says(crop_mode, size):
+def test_a_spot_on_the_photo_is_found_at_the_computed_position(crop_mode, size):
     rng = np.random.default_rng(7)
     for width, height in [(400, 300), (300, 401), (96, 96), (500, 90), (60, 45), (1000, 1000)]:
         for crop_pct in (0.875, 1.0):
@@ -304,6 +304,6 @@ def test_a_photo_for_a_model_of_five_channels_is_refused_with_what_works():
 
 
 @pytest.mark.parametrize("odd", [Image.new("RGBA", (4, 4)), Image.new("RGB", (0, 4))])
-def test_a_picture_that_open_image_would_not_give_is_refused(odd):
+def test_an_image_that_open_image_would_not_return_is_refused(odd):
     with pytest.raises(ImageRefused, match="open_image"):
         Preprocessing(input_size=(3, 8, 8), **HALVES)(odd)

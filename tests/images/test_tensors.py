@@ -70,7 +70,7 @@ class TestPixels:
         ],
         ids=["CHW", "1CHW", "HWC", "tv_tensor", "tv_tensor float", "HWC float", "uint16"],
     )
-    def test_decoded_pixels_are_the_picture_that_was_decoded(self, tensor):
+    def test_decoded_pixels_are_the_image_that_was_decoded(self, tensor):
         found = pixels_of(tensor, 3)
         np.testing.assert_array_equal(np.asarray(open_image(found)), self.PIXELS)
 

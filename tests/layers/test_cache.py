@@ -106,7 +106,7 @@ def test_without_the_variable_it_is_the_users_cache_folder(tmp_path, monkeypatch
         assert cache.folder() == tmp_path / "home" / ".cache" / "cam_hub" / "layers"
 
 
-def test_a_tilde_stands_for_the_home(tmp_path, monkeypatch):
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CAM_HUB_CACHE", "~/mine")
     assert cache.folder() == tmp_path / "mine" / "layers"

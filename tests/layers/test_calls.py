@@ -112,7 +112,7 @@ def test_a_call_that_there_is_not_is_refused_with_those_that_there_are(views, ca
         cam_hub.explain(views, image(6, 32, 32), call=call)
 
 
-def test_layers_tell_how_often_they_run(views):
+def test_layers_report_their_number_of_calls(views):
     layers = {layer.name: layer for layer in cam_hub.list_layers(views)}
     assert (layers["backbone"].calls, layers["backbone"].readable_calls) == (2, (0, 1))
     assert "call 1 of its 2 calls" in layers["backbone"].reason

@@ -54,7 +54,7 @@ def smear(x: torch.Tensor) -> torch.Tensor:
     return x.mean((2, 3), keepdim=True) * own
 
 
-def test_an_output_that_tells_all_places_of_everything_is_read_by_its_shape():
+def test_an_output_whose_positions_all_depend_on_everything_is_read_by_its_shape():
     found = examine(Pooled(Do(smear)))
     assert (found["after"].layout, found["after"].grid) == ("NCHW", GRID)
     assert found["after"].usable
@@ -62,7 +62,7 @@ def test_an_output_that_tells_all_places_of_everything_is_read_by_its_shape():
     assert "by its shape" not in found["embed"].reason
 
 
-def test_tokens_that_say_nothing_of_places_are_read_as_those_before_them():
+def test_tokens_without_a_position_signal_are_read_like_those_before_them():
     class Smeared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -87,14 +87,14 @@ def test_a_measured_layer_close_to_the_end_goes_before_one_read_by_its_shape():
     assert [layer.name for layer in best] == ["after.24"]
 
 
-def test_places_in_another_order_are_said_to_be_so():
+def test_positions_in_another_order_are_reported():
     order = torch.randperm(96, generator=torch.Generator().manual_seed(0))
     found = examine(Pooled(Do(lambda x: x.flatten(2)[:, :, order].view_as(x))))
     assert found["after"].layout is None
     assert "another order" in found["after"].reason
 
 
-def test_windows_as_items_of_their_own_are_said_to_be_so():
+def test_windows_as_separate_items_are_reported():
     class Windows(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -117,7 +117,7 @@ def test_outputs_in_containers_are_read_by_their_main_tensor(pack):
     assert examine(Pooled(Do(pack)))["after"].grid == GRID
 
 
-def test_the_last_call_of_a_layer_counts_and_it_is_said_how_many_there_were():
+def test_the_last_call_of_a_layer_counts_and_their_number_is_reported():
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -289,7 +289,7 @@ class TestModelsThatCannotBeExplained:
         assert not any(child._forward_hooks for child in module.modules())
         return str(caught.value)
 
-    def test_a_model_without_spatial_layers_says_what_its_layers_are(self):
+    def test_a_model_without_spatial_layers_is_refused_with_its_layers(self):
         module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
         assert "single cell" in self.suggestion(module)
 
@@ -340,7 +340,7 @@ class TestTasksWithSeveralAnswers:
 
         assert self.recommended(Segments(), "segmentation") == "act"
 
-    def test_a_detectors_layer_speaks_for_boxes_of_all_levels(self):
+    def test_a_detectors_layer_supports_boxes_of_all_levels(self):
         class Detects(nn.Module):
             """One box from a fine level and one from a coarse level, each of its own class."""
 

@@ -74,7 +74,7 @@ def recommended(net: nn.Module) -> tuple[cam_hub.LoadedModel, cam_hub.LayerInfo]
 
 
 @pytest.mark.parametrize("title", CHANGED)
-def test_a_map_lies_where_the_network_looks_or_it_is_said_that_it_may_not(title):
+def test_a_map_is_placed_on_the_used_region_or_a_note_reports_the_doubt(title):
     net, expected = CHANGED[title]
     model, layer = recommended(net)
     image = torch.full(SIZE, -0.1)

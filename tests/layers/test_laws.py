@@ -53,7 +53,7 @@ def classes_of(model: cam_hub.LoadedModel) -> object:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_networks_lie_in_the_layout_that_they_stand_for(models, layout):
+def test_the_networks_have_the_layout_that_they_represent(models, layout):
     found = {layer.name: layer.layout for layer in cam_hub.list_layers(models[layout])}
     assert found["laid"] == layout
 
@@ -73,7 +73,7 @@ class TestEveryMethodAndKind:
                 < TOLERANCE
             )
 
-    def test_a_batch_gives_the_maps_of_its_pictures_one_by_one(self, models, kind, method):
+    def test_a_batch_gives_the_maps_of_its_images_one_by_one(self, models, kind, method):
         model = models[kind]
         images = inputs(model, 5)
         options = {"method": method, "target_layers": layer_of(model), "num_samples": 3}

@@ -438,7 +438,7 @@ def test_a_layer_read_by_its_shape_is_recommended_if_it_passes_on_what_lies_ther
         assert layers[expected].recommended
 
 
-def test_a_layer_that_is_the_deepest_only_since_later_ones_could_not_be_read_says_so():
+def test_a_layer_that_is_deepest_only_since_later_ones_are_unreadable_has_a_note():
     model = opened(Case(lambda: Merged(tome(15)), (3, 64, 64), ("early",)))
     best = next(layer for layer in cam_hub.list_layers(model) if layer.recommended)
     assert best.name == "early"

@@ -75,7 +75,7 @@ def test_a_spatial_layer_has_its_layout_grid_and_channels(layers):
         ("spare", "does not run"),
     ],
 )
-def test_an_unusable_layer_says_why(layers, name, reason):
+def test_an_unusable_layer_has_a_reason(layers, name, reason):
     assert not layers[name].usable
     assert reason in layers[name].reason
 
@@ -101,7 +101,7 @@ def test_stages_are_numbered_from_fine_to_coarse(layers):
         ("all", ["stem", "act", "deep"]),
     ],
 )
-def test_words_stand_for_layers(net, how, expected):
+def test_words_select_layers(net, how, expected):
     assert cam_hub.suggest_layers(net, how) == expected
 
 
@@ -270,7 +270,7 @@ class Tokens(nn.Module):
     ("before", "after"), [(0, 0), (1, 0), (5, 0), (0, 1), (0, 4), (1, 3), (3, 1), (2, 40), (60, 40)]
 )
 @pytest.mark.parametrize("size", [(3, 64, 64), (3, 64, 96), (3, 96, 64)])
-def test_tokens_are_laid_out_whatever_stands_before_or_after_them(
+def test_tokens_are_arranged_with_any_extra_tokens_before_or_after(
     size, before, after, channels_first
 ):
     module = Tokens(before=before, after=after, channels_first=channels_first)

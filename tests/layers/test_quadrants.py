@@ -88,13 +88,13 @@ class TestTheLeadOfAQuarter:
     def test_is_minus_one_where_quarters_have_changed_places(self):
         assert leads_of(Do(shuffled)) == [-1] * ROUNDS
 
-    def test_is_nothing_where_all_places_hear_of_everything_alike(self):
+    def test_is_zero_if_all_positions_respond_equally(self):
         assert leads_of(Do(smeared)) == pytest.approx([0] * ROUNDS, abs=1e-6)
 
     def test_is_negative_where_one_quarter_answers_loudest_to_everything(self):
         assert max(leads_of(Do(loud))) < 0
 
-    def test_hangs_on_the_pictures_and_not_on_how_many_run_at_once(self):
+    def test_depends_on_the_images_and_not_on_the_batch_size(self):
         soft = Do(lambda x: x + 2 * smeared(x))
         found = leads_of(soft)
         assert len(set(found)) == ROUNDS, "each round has pictures of its own"
@@ -142,7 +142,7 @@ class TestTheChoice:
         assert "the deepest late one that keeps them apart" in best.reason
         cam_hub.explain(cam_hub.wrap_model(net, input_size=SIZE), torch.rand(SIZE))
 
-    def test_one_that_mixes_them_in_some_pictures_but_not_on_average_stays(self):
+    def test_a_layer_that_mixes_them_in_some_images_but_not_on_average_is_kept(self):
         faint = Do(functools.partial(loud, volume=34))
         singly = [leads_of(faint, seed=seed)[0] for seed in range(20)]
         assert min(singly) < 0 < max(singly)

@@ -72,7 +72,7 @@ def test_a_tensor_without_a_count_of_writes_counts_as_written_to():
     assert watch_writes(tensor)()
 
 
-def test_layers_that_are_written_to_afterwards_are_told_from_the_others(net, noise):
+def test_layers_that_are_written_to_afterwards_are_distinguished(net, noise):
     found = {name: finding.overwritten for name, finding in disturb(net, noise, run).items()}
     assert found == {"stem": True, "act": False, "body": True, "head": False}
 

@@ -16,7 +16,7 @@ TRANSFORMERS = [
 
 
 @pytest.mark.parametrize(("id", "expected", "layout", "prefix"), TRANSFORMERS)
-def test_the_last_layer_that_speaks_as_a_whole_is_found_off_plain_networks(
+def test_the_last_layer_with_evidence_as_a_whole_is_found_in_unusual_networks(
     id, expected, layout, prefix
 ):
     torch.manual_seed(0)
@@ -46,7 +46,7 @@ def test_a_layer_whose_map_would_be_blank_is_not_recommended():
     assert found["first"].recommended or found["last"].recommended
 
 
-def test_layers_whose_class_token_alone_is_heard_are_no_targets():
+def test_layers_whose_class_token_alone_counts_are_not_targets():
     model = cam_hub.load_model("test_vit", pretrained=False, device="cpu")
     found = {layer.name: layer for layer in cam_hub.list_layers(model)}
     last = f"blocks.{len(model.module.blocks) - 1}"
@@ -57,7 +57,7 @@ def test_layers_whose_class_token_alone_is_heard_are_no_targets():
     cam_hub.explain(model, torch.rand(model.input_size), target_layers="stages", method="layercam")
 
 
-def test_a_branch_counts_for_itself_where_what_follows_does_not_speak():
+def test_a_branch_counts_alone_if_the_following_layers_have_no_evidence():
     """Two concatenated branches are not keys and values: no part of the block is ignored."""
 
     class Join(nn.Module):

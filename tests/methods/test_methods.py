@@ -263,7 +263,7 @@ def test_methods_of_first_order_are_linear_in_activation_and_gradient(
 
 
 @every_method
-def test_only_a_method_that_says_so_needs_noisy_copies(method: Method) -> None:
+def test_only_a_method_that_declares_it_needs_noisy_copies(method: Method) -> None:
     evidence = some_evidence()
     without = Evidence(evidence.activation, evidence.gradient)
     if method.needs_noise:

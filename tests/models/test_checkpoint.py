@@ -111,7 +111,7 @@ def test_a_file_that_lies_is_refused_with_how(case, tmp_path):
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_whatever_a_byte_is_changed_to_the_file_is_read_or_refused(tmp_path):
+def test_a_file_with_any_changed_byte_is_read_or_refused(tmp_path):
     rng = np.random.default_rng(0)
     whole = save(WEIGHTS)
     path = tmp_path / "model.safetensors"

@@ -70,7 +70,7 @@ def test_keys_that_timm_does_not_know_do_no_harm(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_three_colours_statistics_stand_for_other_channels_by_their_mean(channels, tmp_path):
+def test_three_colours_statistics_are_averaged_for_other_channels(channels, tmp_path):
     config = read(tmp_path, bread(model_args={"in_chans": channels}))
     assert list(config.pretrained_cfg["input_size"]) == [channels, 64, 48]
     assert config.pretrained_cfg["mean"] == pytest.approx([0.2])
@@ -132,7 +132,7 @@ def test_labels_are_found_where_the_repo_has_them(case, tmp_path):
     assert config.pretrained_cfg.get("label_names") == wanted
 
 
-def test_labels_say_how_many_classes_there_are_where_no_number_does(tmp_path):
+def test_labels_determine_the_class_count_if_no_number_does(tmp_path):
     config = read(tmp_path, bread(num_classes=None, label_names=["a", "b"]))
     assert (config.num_classes, config.label_names) == (2, ("a", "b"))
 
@@ -144,7 +144,7 @@ CARDS = {
 
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
-def test_the_card_is_asked_for_labels_that_the_configuration_lacks(card, tmp_path):
+def test_the_card_provides_labels_that_the_configuration_lacks(card, tmp_path):
     (tmp_path / "README.md").write_text(card)
     assert read(tmp_path, bread()).label_names == ("rye", "oat", "wheat")
     own = read(tmp_path, bread(label_names=["a", "b", "c"]))
@@ -166,7 +166,7 @@ BAD_CARDS = {
 
 
 @pytest.mark.parametrize("card", BAD_CARDS.values(), ids=BAD_CARDS)
-def test_a_card_that_cannot_be_read_says_nothing(card, tmp_path):
+def test_an_unreadable_card_provides_no_labels(card, tmp_path):
     (tmp_path / "README.md").write_bytes(card)
     start = time.perf_counter()
     assert read(tmp_path, bread()).label_names is None

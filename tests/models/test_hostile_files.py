@@ -81,7 +81,7 @@ ODD_VALUES: list[Any] = [
 ]  # fmt: skip
 
 
-def test_whatever_a_header_says_it_is_read_or_refused(tmp_path):
+def test_every_header_is_read_or_refused(tmp_path):
     chance = random.Random(0)
     path = tmp_path / "model.safetensors"
     outcomes = set()
@@ -115,7 +115,7 @@ def nest(depth: int) -> list[Any]:
     return found
 
 
-def test_whatever_a_configuration_says_it_is_read_or_refused(tmp_path):
+def test_every_configuration_is_read_or_refused(tmp_path):
     push(tmp_path, network(num_classes=3), label_names=["a", "b", "c"])
     whole = read_back(tmp_path)
     keys = [*whole, *whole["pretrained_cfg"], "labels", "id2label", "label2id", "model_args"]
@@ -158,7 +158,7 @@ CARDS = {
 
 
 @pytest.mark.parametrize("case", CARDS)
-def test_a_card_that_would_take_forever_says_nothing(case, tmp_path):
+def test_a_card_that_would_take_forever_provides_no_labels(case, tmp_path):
     push(tmp_path, network(num_classes=3))
     (tmp_path / "README.md").write_text(f"---\n{CARDS[case]}\n---\n")
     assert read_config(ID, tmp_path / "config.json").label_names is None
@@ -272,7 +272,7 @@ def test_a_caller_who_goes_away_ends_the_reading(safe, after, tmp_path, monkeypa
     assert len(calls) == after + 1
 
 
-def test_nobody_hears_of_a_file_that_is_read_at_once(tmp_path):
+def test_a_file_that_is_read_at_once_causes_no_progress_report(tmp_path):
     push(tmp_path, network(num_classes=3))
     calls: list[float] = []
     cam_hub.load_model(tmp_path, progress=lambda part, what: calls.append(part))
@@ -328,7 +328,7 @@ WRAPPED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", WRAPPED)
-def test_weights_are_found_under_whatever_prefix_they_have(case, tmp_path):
+def test_weights_are_found_under_any_prefix(case, tmp_path):
     module = network(num_classes=3)
     push(tmp_path, module)
     (tmp_path / "model.safetensors").unlink()

@@ -207,7 +207,7 @@ def test_another_class_count_draws_the_classifier_as_timm_does(tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_whatever_goes_wrong_is_told_and_leaves_nothing_behind():
+def test_every_error_is_reported_and_leaves_nothing_behind():
     with pytest.raises(RuntimeError, match="size mismatch"):
         build_without_initialisation(
             lambda: build_with(Plain, {**state_of(Plain), "last.bias": torch.zeros(9)})

@@ -39,7 +39,7 @@ def test_a_faint_layer_shows_what_single_precision_would_lose(faint):
     assert moved.nonzero().tolist() == [[0, 0]]
 
 
-def test_the_manifest_tells_the_precision_and_the_model_keeps_its_own(faint):
+def test_the_manifest_records_the_precision_and_the_model_keeps_its_own(faint):
     image = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert cam_hub.explain(faint, image, target_layers="sum").manifest["precision"] == "float64"
     plain = cam_hub.explain(faint, image, target_layers="embed", method="layercam")
@@ -75,7 +75,7 @@ def sure() -> cam_hub.LoadedModel:
 
 @pytest.mark.parametrize("method", ["layercam", "smoothgradcampp"])
 @pytest.mark.parametrize(("contrast", "precision"), [(1, "float32"), (8, "float64")])
-def test_a_detector_that_is_too_sure_for_a_gradient_is_asked_in_double_precision(
+def test_a_detector_that_is_too_certain_for_a_gradient_runs_in_double_precision(
     sure, method, contrast, precision
 ):
     image = contrast * torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -21,7 +21,7 @@ REFUSED: dict[str, tuple[LoadLimits, str]] = {
 
 
 @pytest.mark.parametrize(("limits", "words"), REFUSED.values(), ids=REFUSED)
-def test_the_facts_say_what_loading_would_be_refused_for(hub, limits, words):
+def test_the_facts_contain_the_reason_of_a_refusal(hub, limits, words):
     refusal = cam_hub.describe_model(REPO, limits=limits).refusal
     assert refusal is not None and words in refusal
     with pytest.raises(ModelRefused) as caught:
@@ -30,7 +30,7 @@ def test_the_facts_say_what_loading_would_be_refused_for(hub, limits, words):
     assert cam_hub.describe_model(REPO).refusal is None
 
 
-def test_the_facts_say_that_a_repo_is_of_another_library_or_has_no_readable_weights(hub):
+def test_the_facts_report_a_repo_of_another_library_or_without_readable_weights(hub):
     files = hub.repos[REPO]
     hub.repos[REPO] = {"model_index.json": b"{}", "unet/config.json": b"{}"}
     hub.facts[REPO] = {"library_name": "diffusers", "tags": ["diffusers"]}
@@ -42,7 +42,7 @@ def test_the_facts_say_that_a_repo_is_of_another_library_or_has_no_readable_weig
     assert cam_hub.describe_model(REPO).refusal is None
 
 
-def test_the_facts_say_whether_a_gated_repo_is_open_to_the_caller(hub):
+def test_the_facts_report_whether_a_gated_repo_is_open_to_the_caller(hub):
     hub.gated.add(REPO)
     hub.accepted[REPO] = {"hf_baker"}
     assert "accept its terms" in (cam_hub.describe_model(REPO, token=False).refusal or "")
@@ -50,7 +50,7 @@ def test_the_facts_say_whether_a_gated_repo_is_open_to_the_caller(hub):
     assert cam_hub.describe_model(REPO, token="hf_baker").refusal is None
 
 
-def test_the_input_is_told_where_timm_torchvision_or_what_was_fetched_before_know_it(hub):
+def test_the_input_is_known_from_timm_torchvision_or_cached_files(hub):
     hub.repos["timm/test_vit.r160_in1k"] = hub.repos[REPO]
     assert cam_hub.describe_model("timm/test_vit.r160_in1k").input_size == (3, 160, 160)
     assert cam_hub.describe_model("torchvision/resnet50").input_size == (3, 224, 224)
@@ -61,7 +61,7 @@ def test_the_input_is_told_where_timm_torchvision_or_what_was_fetched_before_kno
     assert cam_hub.describe_model(REPO).input_size == (3, 96, 128)
 
 
-def test_what_was_fetched_for_somebody_tells_nobody_else_input_or_labels(hub):
+def test_files_fetched_for_one_caller_reveal_no_input_or_labels_to_others(hub):
     hub.gated.add(REPO)
     hub.accepted[REPO] = {"hf_baker"}
     load(token="hf_baker")
@@ -78,7 +78,7 @@ def test_the_labels_are_those_of_the_loaded_model(id):
     assert len(facts.class_names) == 1000
 
 
-def test_features_have_no_labels_and_a_large_label_set_is_told_in_full():
+def test_features_have_no_labels_and_a_large_label_set_is_complete():
     features = cam_hub.describe_model("vit_small_patch14_dinov2", pretrained=False)
     assert features.class_names is None
     large = cam_hub.describe_model("convnext_tiny.in12k", pretrained=False)

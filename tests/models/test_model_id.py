@@ -164,7 +164,7 @@ class TestFolders:
         with pytest.raises(ModelNotFound):
             local_model_id(path)
 
-    def test_load_model_takes_a_path_for_a_folder_whatever_it_looks_like(self, tmp_path):
+    def test_load_model_treats_every_path_as_a_folder(self, tmp_path):
         with pytest.raises(CamHubError, match="local-dir:"):
             load_model(tmp_path / "owner" / "name")
 

@@ -101,13 +101,13 @@ def test_repos_of_other_libraries_are_named_with_what_works(case):
     assert reason.endswith(".")
 
 
-def test_the_hubs_tags_tell_too():
+def test_the_hubs_tags_are_also_used():
     assert "ultralytics" in why_other_library(
         {"best.pt"}, None, None, ["object-detection", "ultralytics"]
     )
 
 
-def test_a_timm_repo_is_none_of_them_whatever_else_it_holds():
+def test_a_timm_repo_is_none_of_them_with_any_other_files():
     files = {"open_clip_config.json", "model.safetensors", "preprocessor_config.json"}
     assert why_other_library(files, "open_clip", {"architecture": "vit_base_patch16_224"}) is None
     assert why_other_library({"model.safetensors"}, "timm", {"architecture": "resnet18"}) is None

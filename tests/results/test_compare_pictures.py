@@ -70,7 +70,7 @@ class TestScales:
         assert first.max() / second.max() == pytest.approx(peaks[0] / peaks[1], rel=1e-5)
         assert max(first.max(), second.max()) == 1
 
-    def test_each_scale_says_what_it_means(self):
+    def test_each_scale_has_a_description(self):
         assert all(SCALES.values())
         assert all(len(ends_of(scale)) == 2 for scale in SCALES)
 
@@ -148,7 +148,7 @@ def test_captions_hold_letters_or_the_index_of_the_class(names, shown, monkeypat
 
 
 class TestFilm:
-    def test_it_shows_every_layer_in_order_in_pictures_of_one_size(self, strip):
+    def test_it_shows_every_layer_in_order_in_images_of_one_size(self, strip):
         frames = strip.animation(tile_width=120)
         assert len(frames) == len(strip.titles)
         assert {frame.size for frame in frames} == {frames[0].size}

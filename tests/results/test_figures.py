@@ -252,7 +252,7 @@ def test_a_note_that_does_not_fit_ends_in_an_ellipsis_and_never_fails():
     assert note("", (16, 16)).size == (16, 16)
 
 
-def test_pictures_are_stacked_flush_left_on_white():
+def test_images_are_stacked_flush_left_on_white():
     whole = stack([plain("red", (40, 10)), plain("blue", (20, 30))])
     assert whole.size == (40, 40)
     assert place_of(whole, (0, 0, 255)) == Box(0, 10, 20, 40)

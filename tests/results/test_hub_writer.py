@@ -40,14 +40,14 @@ def change(_: RepoInfo) -> list[Operation]:
     ]
 
 
-def test_a_commit_adds_and_removes_what_it_says_and_no_more(hub, writer):
+def test_a_commit_adds_and_removes_only_its_listed_files(hub, writer):
     url = writer.commit("Change it", change)
     assert hub.uploaded[REPO].files == {"kept.txt": b"1", "new.bin": BINARY, "new.txt": b"text"}
     assert hub.uploaded[REPO].commits[-1] == "Change it"
     assert url.endswith(f"/commit/{hub.uploaded[REPO].sha}")
 
 
-def test_what_is_planned_is_planned_anew_when_somebody_else_was_first(hub, writer):
+def test_a_commit_is_planned_again_if_another_client_was_first(hub, writer):
     hub.uploads.interrupt = [(REPO, "theirs.txt", b"3")]
     seen = []
 
@@ -73,7 +73,7 @@ def test_a_repo_that_is_not_there_is_refused(hub):
         HubWriter("ann/nothing", "dataset", TOKEN).commit("Change it", change)
 
 
-def test_a_private_repo_of_somebody_else_looks_as_if_it_were_not_there(hub):
+def test_another_owners_private_repo_looks_missing(hub):
     hub.uploaded["datasets/bob/maps"] = Shelf(private=True)
     assert HubWriter("bob/maps", "dataset", TOKEN).info() is None
 
@@ -93,7 +93,7 @@ def test_a_card_that_the_hub_does_not_accept_is_refused_in_its_words(hub, writer
         writer.commit("Card", lambda _: [CommitOperationAdd("README.md", b"# none")])
 
 
-def test_a_hub_that_asks_to_wait_says_for_how_long(hub, writer):
+def test_a_requested_wait_is_reported_with_its_duration(hub, writer):
     hub.uploads.busy = 7
     with pytest.raises(HubUnavailable, match=r"error 429\. Try again in 7 seconds"):
         writer.info()

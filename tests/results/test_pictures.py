@@ -17,7 +17,7 @@ def red(side: int = 4) -> Image.Image:
     return Image.new("RGB", (side, side), "red")
 
 
-def test_pictures_are_painted_once_and_only_when_asked_for():
+def test_images_are_drawn_once_and_only_on_access():
     calls: list[int] = []
 
     def paint() -> list[Image.Image]:
@@ -64,7 +64,7 @@ def test_a_tensor_is_explained_without_being_painted(model, monkeypatch):
     assert len(painted) == 1
 
 
-def test_shown_on_another_photo_the_manifest_still_tells_of_the_one_that_was_explained(model):
+def test_shown_on_another_photo_the_manifest_still_describes_the_explained_one(model):
     torch.manual_seed(1)
     found = cam_hub.explain(model, torch.randn(3, 16, 16))
     other = found.showing(red(8), placement=found.placement.resized((8, 8)))

@@ -65,7 +65,7 @@ class TestMaps:
 
 
 class TestPictures:
-    def test_pictures_have_the_photos_size(self, result, photos):
+    def test_images_have_the_photos_size(self, result, photos):
         for picture in (result.overlay(), result.cutout(0.5)):
             assert picture.size == photos["cat"].size
 
@@ -83,7 +83,7 @@ class TestPictures:
         width, height = montage.size
         assert width > height / 4
 
-    def test_a_heatmap_belongs_to_whoever_asked_for_it(self, result):
+    def test_a_heatmap_is_a_copy_for_each_caller(self, result):
         before = result.overlay().tobytes()
         heat = result.heatmap()
         heat[:] = 0
@@ -102,7 +102,7 @@ class TestFiles:
                 assert np.array_equal(again.cam(index, name), result.cam(index, name))
         assert again.predictions == result.predictions
 
-    def test_the_folder_holds_pictures_maps_and_manifest(self, result, tmp_path):
+    def test_the_folder_holds_images_maps_and_manifest(self, result, tmp_path):
         folder = result.save(tmp_path / "cat")
         assert {path.name for path in folder.iterdir()} == {
             "manifest.json", "photo.png",
@@ -184,7 +184,7 @@ class TestManifest:
             assert again.cams[key].tobytes() == cam.tobytes()
         assert again.manifest == first.manifest
 
-    def test_another_picture_is_refused(self, result, lion):
+    def test_another_image_is_refused(self, result, lion):
         with pytest.raises(ImageRefused, match="not the picture"):
             reproduce(result.manifest, lion)
 
@@ -196,7 +196,7 @@ class TestManifest:
         assert reproduce(manifest, lion, model=model).manifest == manifest
 
 
-def test_an_explanation_says_what_it_is(result):
+def test_an_explanation_describes_itself(result):
     text = repr(result)
     assert "layercam" in text
     assert "tiger cat" in text

@@ -194,7 +194,7 @@ class TestOtherFiles:
         assert content(tmp_path) == before
 
     @pytest.mark.parametrize("kind", ["big", "grid"])
-    def test_a_result_of_an_earlier_version_is_left_alone_and_the_message_says_why(
+    def test_a_result_of_an_earlier_version_is_not_changed_and_the_message_states_why(
         self, kind, request, tmp_path
     ):
         result = request.getfixturevalue(kind)
@@ -369,7 +369,7 @@ class TestInterrupted:
                         break
         assert 1 <= step < 59
 
-    def test_a_disk_that_fills_up_while_pictures_are_written_changes_nothing(
+    def test_a_disk_that_fills_up_while_images_are_written_changes_nothing(
         self, big, small, tmp_path, monkeypatch
     ):
         folder = small.save(tmp_path / "out")
@@ -383,7 +383,7 @@ class TestInterrupted:
             big.save(tmp_path / "new" / "er")
         assert content(tmp_path) == before
 
-    def test_what_somebody_puts_in_the_way_of_an_interrupted_save_stays(self, big, small, tmp_path):
+    def test_another_programs_files_at_an_interrupted_save_are_kept(self, big, small, tmp_path):
         small.save(tmp_path)
         steps = 0
         while not (tmp_path / ".cam_hub-save").exists():
@@ -509,12 +509,12 @@ class TestPaths:
 
 
 class TestSystemErrors:
-    def test_a_place_that_cannot_be_written_to_is_told_in_words(self, big):
+    def test_an_unwritable_location_is_reported(self, big):
         with pytest.raises(SaveFailed, match="could not be written"):
             big.save("/proc/cam_hub")
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-    def test_a_folder_that_is_read_only_is_told_in_words(self, big, small, tmp_path):
+    def test_a_read_only_folder_is_reported(self, big, small, tmp_path):
         small.save(tmp_path)
         tmp_path.chmod(0o500)
         try:
@@ -754,7 +754,7 @@ class TestStrangersFolders:
             ("rows.0.cells.0.seconds", []),
         ],
     )
-    def test_a_comparison_is_checked_likewise(self, grid, part, value, tmp_path):
+    def test_a_comparison_is_checked_in_the_same_way(self, grid, part, value, tmp_path):
         folder = grid.save_data(tmp_path / "got")
         assert Comparison.load(folder).table() == grid.table()
         manifest = json.loads((folder / "comparison.json").read_text())

@@ -66,7 +66,7 @@ def test_the_folder_comes_back_as_the_same_explanation(hub, result, tmp_path, li
     assert made.overlay().tobytes() == result.overlay().tobytes()
 
 
-def test_the_path_of_a_folder_that_the_model_came_from_is_not_told(hub, lion, tmp_path):
+def test_the_path_of_a_models_folder_is_not_published(hub, lion, tmp_path):
     push(tmp_path / "of-ann" / "bread", network(num_classes=3))
     model = cam_hub.load_model(tmp_path / "of-ann" / "bread", device="cpu")
     url = cam_hub.save_to_hub(cam_hub.explain(model, lion), "ann/maps", token=TOKEN)
@@ -116,7 +116,7 @@ def test_a_strangers_names_stay_names(hub, result, tmp_path, text):
     assert "\x1b" not in hub.uploaded[REPO].files["README.md"].decode()
 
 
-def test_every_picture_of_the_cards_is_in_the_repo(hub, result):
+def test_every_image_of_the_cards_is_in_the_repo(hub, result):
     folder = folder_of(cam_hub.save_to_hub(result, "ann/maps", token=TOKEN))
     files = hub.uploaded[REPO].files
     for card, base in (("README.md", ""), (f"{folder}/README.md", f"{folder}/")):
@@ -126,7 +126,7 @@ def test_every_picture_of_the_cards_is_in_the_repo(hub, result):
         assert all(base + name in files for name in shown)
 
 
-def test_a_card_that_somebody_wrote_stays_as_it_is(hub, result):
+def test_a_card_written_by_hand_is_kept(hub, result):
     cam_hub.save_to_hub(result, "ann/maps", token=TOKEN, path_in_repo="first")
     hub.uploaded[REPO].files["README.md"] = b"# My thesis\n"
     cam_hub.save_to_hub(result, "ann/maps", token=TOKEN, path_in_repo="second")
@@ -134,7 +134,7 @@ def test_a_card_that_somebody_wrote_stays_as_it_is(hub, result):
     assert "second/manifest.json" in hub.uploaded[REPO].files
 
 
-def test_what_somebody_else_commits_in_between_is_not_lost(hub, result):
+def test_another_clients_commit_in_between_is_not_lost(hub, result):
     cam_hub.save_to_hub(result, "ann/maps", token=TOKEN, path_in_repo="first")
     theirs = hub.uploaded[REPO].files["README.md"].replace(b"Which pixels", b"Whose pixels")
     hub.uploads.interrupt.append((REPO, "README.md", theirs))
@@ -154,7 +154,7 @@ def test_nothing_that_is_in_the_repo_is_overwritten(hub, result):
     assert hub.uploaded[REPO].files == before
 
 
-def test_what_somebody_changed_in_the_folder_of_the_same_explanation_stays(hub, result):
+def test_changed_files_in_the_folder_of_the_same_explanation_are_kept(hub, result):
     folder = folder_of(cam_hub.save_to_hub(result, "ann/maps", token=TOKEN))
     files = hub.uploaded[REPO].files
     retouched = {"README.md": b"# Why a lion", "overlay-291.png": b"with arrows", "my.txt": b"x"}
@@ -227,7 +227,7 @@ def test_a_path_that_leads_elsewhere_is_refused_before_anything_is_sent(hub, res
 
 
 class TestRefusals:
-    def test_without_a_token_it_says_how_to_get_one(self, hub, result):
+    def test_without_a_token_the_error_explains_how_to_get_one(self, hub, result):
         with pytest.raises(HubRefused, match=r"no access token.*HF_TOKEN.*hf auth login"):
             cam_hub.save_to_hub(result, "ann/maps")
         assert hub.requests == []

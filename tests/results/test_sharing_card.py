@@ -24,7 +24,7 @@ def test_a_new_card_has_metadata_that_the_hub_can_read():
     assert yaml.safe_load(metadata)["task_categories"] == ["image-classification"]
 
 
-def test_pictures_are_shown_where_they_are():
+def test_images_are_shown_where_they_are():
     files = ["photo.png", "overlay-7.png", "overlay-7-00-layer4.png", "animation-7.gif"]
     text = section(manifest(), "maps/a", files)
     for file in ("photo.png", "overlay-7.png", "animation-7.gif"):

@@ -61,7 +61,7 @@ UNREACHABLE = {
 
 
 @pytest.mark.parametrize(("fault", "words"), UNREACHABLE.values(), ids=UNREACHABLE)
-def test_a_hub_that_fails_says_how_and_the_next_try_works(hub, setting, fault, words):
+def test_a_failure_of_the_hub_is_reported_and_the_next_try_works(hub, setting, fault, words):
     setting("HF_HUB_ETAG_TIMEOUT", 0.2)
     hub.faults.append(fault)
     with pytest.raises(HubUnavailable, match=rf"{words}.*not in the local cache"):
@@ -89,7 +89,7 @@ SILENT = {
 
 
 @pytest.mark.parametrize(("name", "value", "words"), SILENT.values(), ids=SILENT)
-def test_without_a_hub_cached_models_load_and_others_say_why_not(
+def test_without_a_hub_cached_models_load_and_others_are_refused_with_the_reason(
     hub_cache, setting, name, value, words
 ):
     hub = FakeHub()
@@ -174,7 +174,7 @@ def test_damaged_files_are_thrown_away_and_the_next_try_works(hub, hub_cache, fa
     assert load().revision == hub.commit(REPO)
 
 
-def test_a_file_of_which_the_hub_tells_no_size_is_not_fetched(hub):
+def test_a_file_without_a_known_size_is_not_fetched(hub):
     hub.facts[REPO] = {
         "siblings": [{"rfilename": "config.json"}, {"rfilename": "model.safetensors"}]
     }

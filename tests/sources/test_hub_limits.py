@@ -71,7 +71,7 @@ def test_a_licence_of_another_name_is_given_by_its_name(hub):
 
 
 @pytest.mark.parametrize("facts", [{"cardData": None}, {"safetensors": None}, {"tags": None}])
-def test_what_nobody_says_is_left_open(hub, facts):
+def test_unknown_facts_are_left_open(hub, facts):
     hub.facts[REPO] = facts
     assert cam_hub.describe_model(REPO).revision == hub.commit(REPO)
 
@@ -112,7 +112,7 @@ def test_what_costs_too_much_is_refused_before_any_file_is_asked_for(hub, limits
     assert [call.path for call in hub.calls] == [f"/api/models/{REPO}"]
 
 
-def test_parameters_that_nobody_counts_are_taken_from_the_bytes(hub):
+def test_unknown_parameter_counts_are_estimated_from_the_bytes(hub):
     hub.facts[REPO] = {"safetensors": None}
     with pytest.raises(ModelRefused, match=r"has about [\d,]+ parameters"):
         load(limits=LoadLimits(parameters=1000))

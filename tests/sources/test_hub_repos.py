@@ -99,7 +99,7 @@ def test_a_repo_is_itself_whatever_its_configuration_calls_it(hub, tmp_path):
 CARD = f"---\nlicense: mit\nlabels: {json.dumps(LABELS)}\n---\n# Bread\n".encode()
 
 
-def test_labels_are_fetched_from_the_card_where_nothing_else_tells_them(hub, tmp_path):
+def test_labels_are_fetched_from_the_card_if_nothing_else_has_them(hub, tmp_path):
     hub.repos[REPO] = {**pushed(tmp_path), "README.md": CARD}
     assert load().class_names == tuple(LABELS)
     assert asked_for(hub) == ["config.json", "README.md", "model.safetensors"]

@@ -56,14 +56,14 @@ REFUSALS: dict[str, tuple[str, Token, type[CamHubError], str]] = {
 
 
 @pytest.mark.parametrize(("kind", "token", "error", "words"), REFUSALS.values(), ids=REFUSALS)
-def test_whoever_may_not_read_a_repo_is_told_what_to_do(request, kind, token, error, words):
+def test_a_caller_without_access_to_a_repo_gets_instructions(request, kind, token, error, words):
     request.getfixturevalue(kind)
     with pytest.raises(error, match=words):
         load(token)
     assert load(BAKER).source == "hub"
 
 
-def test_a_token_that_lacks_a_right_is_told_from_a_wrong_one(hub):
+def test_a_token_that_lacks_a_right_is_distinguished_from_a_wrong_one(hub):
     hub.faults.append(Fault("/resolve/", status=403))
     with pytest.raises(ModelRefused, match="Let the token read this repo"):
         load(BAKER)

@@ -32,7 +32,7 @@ def trouble_of(listing: HubListing, search: str = "bread") -> str:
     return caught.value.reason
 
 
-def test_names_of_the_libraries_are_found_without_a_hub_and_the_reason_is_told():
+def test_names_of_the_libraries_are_found_without_a_hub_and_the_reason_is_reported():
     start = time.perf_counter()
     found = find_models("resnet50", listing=HubListing())
     assert {"torchvision/resnet50", "timm/resnet50.a1_in1k"} <= {hit.id for hit in found.hits}
@@ -41,7 +41,7 @@ def test_names_of_the_libraries_are_found_without_a_hub_and_the_reason_is_told()
     assert time.perf_counter() - start < 2
 
 
-def test_nobody_waits_longer_than_told_for_a_server_that_stays_silent():
+def test_a_silent_server_is_not_waited_for_beyond_the_timeout():
     listing = HubListing(patience=0.5)
     with stranger(HUB_PORT, None) as heard:
         start = time.perf_counter()
@@ -57,7 +57,7 @@ def test_nobody_waits_longer_than_told_for_a_server_that_stays_silent():
     ("body", "words"),
     [(b"<html>Sign in to the Wi-Fi</html>", "not JSON"), (b'{"error": "x"}', "not a list")],
 )
-def test_a_server_that_is_no_hub_is_said_to_answer_nonsense(body: bytes, words: str):
+def test_a_server_that_is_not_a_hub_is_reported(body: bytes, words: str):
     with stranger(HUB_PORT, body):
         assert words in trouble_of(HubListing())
 
@@ -73,7 +73,7 @@ def test_a_hub_that_fails_is_left_alone_for_a_while_and_then_asked_again(hub: Fa
     assert [hit.id for hit in listing.find("bread")] == ["baker/bread"]
 
 
-def test_what_the_hub_said_before_it_failed_is_still_known(hub: FakeHub):
+def test_results_from_before_a_failure_are_still_used(hub: FakeHub):
     listing = HubListing()
     before = listing.find("bread")
     hub.broken = True
@@ -122,7 +122,9 @@ def test_no_more_than_four_questions_wait_for_the_hub():
     assert sum("too many searches" in reason for reason in reasons) == 8
 
 
-def test_searching_offline_asks_nobody_and_says_so(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
+def test_an_offline_search_sends_no_request_and_reports_this(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert trouble_of(HubListing()) == "HF_HUB_OFFLINE is set."
     assert hub.requests == []

@@ -59,7 +59,7 @@ def test_photos_are_prepared_as_timm_does_it(options, told, tmp_path, lion):
     assert torch.equal(load(tmp_path).preprocess(lion), wanted[None])
 
 
-def test_the_revision_says_what_exactly_was_loaded(folder):
+def test_the_revision_identifies_what_was_loaded(folder):
     first = load(folder).revision
     assert first.startswith("sha256:")
     assert load(folder).revision == first

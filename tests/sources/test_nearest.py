@@ -99,7 +99,7 @@ def test_a_list_that_fails_leaves_the_error_as_it_was():
 
 
 @pytest.mark.slow  # the client itself waits and tries five times
-def test_without_a_network_the_error_says_that_and_takes_no_longer():
+def test_without_a_network_the_error_reports_this_and_takes_no_longer():
     with pytest.raises(HubUnavailable):
         cam_hub.load_model("timm/resnt50")
 

@@ -58,7 +58,7 @@ def test_whole_words_come_before_pieces_of_words(bakery_hub: FakeHub):
     assert ids("swin t")[0] == "torchvision/swin_t"
 
 
-def test_a_hit_says_what_the_hub_knows_of_it(bakery_hub: FakeHub):
+def test_a_hit_contains_the_hubs_facts(bakery_hub: FakeHub):
     (hit,) = cam_hub.search_models("cook/food-101_convnext_tiny")
     assert hit == cam_hub.ModelHit(
         id="cook/food-101_convnext_tiny",
@@ -75,7 +75,7 @@ def test_a_hit_says_what_the_hub_knows_of_it(bakery_hub: FakeHub):
     )
 
 
-def test_what_torchvision_says_of_its_weights_is_told_too(bakery_hub: FakeHub):
+def test_torchvisions_facts_about_its_weights_are_included(bakery_hub: FakeHub):
     (hit,) = cam_hub.search_models("torchvision/resnet50", limit=1)
     assert (hit.source, hit.parameters, hit.library) == ("torchvision", 25_557_032, "torchvision")
     assert hit.bytes is not None
@@ -180,9 +180,7 @@ def test_a_token_that_the_hub_does_not_accept_is_refused_without_being_repeated(
 
 
 @pytest.mark.parametrize("token", ["", "hf_line\nbreak", "hf_ümlaut"])
-def test_what_cannot_be_a_token_is_refused_without_being_shown_to_anybody(
-    bakery_hub: FakeHub, token: str
-):
+def test_an_invalid_token_is_refused_without_being_shown(bakery_hub: FakeHub, token: str):
     with pytest.raises(InvalidArgument, match="token") as caught:
         cam_hub.search_models("bread", token=token)
     assert not token or token not in str(caught.value)
@@ -223,7 +221,7 @@ def test_the_command_line_prints_a_row_per_model(
     assert row.split() == ["cook/convnext_gated", *facts]
 
 
-def test_the_command_line_says_when_the_hub_had_no_say(capsys: pytest.CaptureFixture[str]):
+def test_the_command_line_reports_a_search_without_the_hub(capsys: pytest.CaptureFixture[str]):
     assert main(["search", "resnet50", "--limit", "1"]) == 0
     printed = capsys.readouterr()
     assert printed.out.splitlines()[1].startswith("torchvision/resnet50 ")

@@ -27,7 +27,7 @@ class TestEmbedded:
         probability = lite0.module(lite0.preprocess(photos["lion"]))[0].softmax(0)[291]
         assert float(probability) == pytest.approx(0.897, abs=0.001)
 
-    def test_the_default_model_says_what_it_is(self, lite0):
+    def test_the_default_model_describes_itself(self, lite0):
         assert lite0.id == "timm/tf_efficientnet_lite0.in1k"
         assert lite0.source == "embedded"
         assert lite0.input_size == (3, 224, 224)

@@ -190,7 +190,7 @@ class TestTokens:
         with self.private(store), pytest.raises(ModelRefused):
             get(store, ONE)
 
-    def test_what_everybody_may_have_is_kept_whoever_asked_first(self, hub):
+    def test_a_public_model_is_kept_for_all_callers(self, hub):
         del hub.private[REPO]
         store = ModelStore()
         with self.private(store) as first:

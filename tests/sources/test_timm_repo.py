@@ -110,7 +110,7 @@ def test_an_old_flat_configuration_is_read(tmp_path):
     assert got.pretrained_cfg["crop_pct"] == 0.9
 
 
-def test_weights_come_from_the_file_at_hand_whatever_the_configuration_points_to(tmp_path):
+def test_weights_come_from_the_repos_file_whatever_the_configuration_points_to(tmp_path):
     hub = FakeHub()
     hub.repos["evil/twin"] = {"model.safetensors": b"", "pytorch_model.bin": b""}
     weights = push(tmp_path, network())

@@ -85,7 +85,7 @@ def test_a_checkpoint_is_fetched_once_and_then_used_without_a_network(mirror, hu
     assert mirror.requests == [(PATH, None)]
 
 
-def test_progress_tells_of_all_bytes(mirror):
+def test_progress_reports_all_bytes(mirror):
     heard: list[tuple[float, str]] = []
     fetch(lambda part, words: heard.append((part, words)))
     assert [part for part, _ in heard] == sorted(part for part, _ in heard)
@@ -168,7 +168,7 @@ def test_each_fault_is_named_and_the_next_try_works(case, mirror, hub_folder):
     assert fetch().read_bytes() == CONTENT
 
 
-def test_a_port_where_nobody_listens_is_refused(monkeypatch):
+def test_a_port_without_a_server_is_refused(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # reserved, but without a server
         monkeypatch.setenv("CAM_HUB_TORCHVISION_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
@@ -178,7 +178,7 @@ def test_a_port_where_nobody_listens_is_refused(monkeypatch):
             fetch()
 
 
-def test_a_name_that_nobody_has_is_a_question_of_dns(monkeypatch):
+def test_an_unknown_host_name_is_a_dns_error(monkeypatch):
     monkeypatch.setenv("CAM_HUB_TORCHVISION_URL", "http://mirror.invalid")
     with pytest.raises(HubUnavailable, match=r"not known \(DNS\)|cannot be reached"):
         fetch()

@@ -149,7 +149,7 @@ def test_a_proxy_of_the_environment_is_used(mirror, tmp_path, monkeypatch):
     assert (tmp_path / "file").read_bytes() == BODY
 
 
-def test_whoever_waits_for_another_hears_how_far_it_is_and_may_give_up(tmp_path):
+def test_a_waiting_caller_gets_progress_and_may_give_up(tmp_path):
     class EnoughError(Exception):
         pass
 

@@ -64,7 +64,7 @@ def test_an_option_that_cannot_work_ends_with_one_line_and_code_2(
     assert written.count("\n") == 1
 
 
-def test_a_browser_is_opened_only_in_front_of_somebody(monkeypatch: pytest.MonkeyPatch):
+def test_a_browser_is_opened_only_in_an_interactive_session(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("SPACE_ID", "SSH_CONNECTION", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
@@ -125,7 +125,7 @@ def end(server: subprocess.Popen[str], patience: float) -> tuple[str, str]:
 
 
 @pytest.mark.slow  # the app starts in a separate process
-def test_it_ends_soon_when_told_so_even_while_it_computes(tmp_path: Path, photos):
+def test_it_ends_soon_after_a_signal_even_while_it_computes(tmp_path: Path, photos):
     photos["cat"].save(tmp_path / "secret-name.png")
     with serving(tmp_path, "--max-samples", "5000") as (server, url):
         browser = Browser(url)
@@ -143,7 +143,7 @@ def test_it_ends_soon_when_told_so_even_while_it_computes(tmp_path: Path, photos
     assert "secret-name" not in output + errors
 
 
-def test_it_serves_until_it_is_told_to_end(tmp_path: Path):
+def test_it_serves_until_a_signal(tmp_path: Path):
     with serving(tmp_path) as (server, url):
         assert httpx.get(url).status_code == 200
         end(server, patience=20)

@@ -214,7 +214,7 @@ def test_the_command_line_explains_in_an_odd_environment(tmp_path: Path):
         ),
     ],
 )
-def test_the_command_line_says_in_one_line_what_is_wrong(
+def test_the_command_line_reports_an_error_in_one_line(
     tmp_path: Path, arguments: str, variables: dict[str, str | None], code: int, words: str
 ):
     found, _, errors = cam_hub(tmp_path, arguments, **variables)

@@ -162,7 +162,7 @@ def limited(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_a_result_that_cannot_be_written_leaves_nothing_and_says_why(tmp_path: Path):
+def test_a_result_that_cannot_be_written_leaves_nothing_and_is_reported(tmp_path: Path):
     code = (
         "import sys, pathlib, numpy as np\n"
         "from space.service.result_files import Workspace\n"

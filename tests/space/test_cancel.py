@@ -62,7 +62,7 @@ WORKS = [of_many_samples, of_many_methods_and_layers, of_many_pictures]
 
 @pytest.mark.parametrize("work", WORKS)
 class TestLongWork:
-    def test_it_tells_of_every_chunk_and_rises_to_the_end(self, model, work: Work):
+    def test_it_reports_every_chunk_and_rises_to_the_end(self, model, work: Work):
         told: list[tuple[float, int]] = []
         before = model.module.images
         work(model, lambda part, _: told.append((part, model.module.images)))

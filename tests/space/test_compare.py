@@ -32,7 +32,7 @@ def ask(client: Client, photo: Path, **values: Any) -> tuple[str, list[dict[str,
 # The endpoint
 
 
-def test_the_answer_is_what_the_package_says_to_the_same_question(
+def test_the_answer_is_the_packages_result_for_the_same_request(
     client: Client, photo: Path, lite0: cam_hub.LoadedModel, tmp_path: Path
 ):
     options: dict[str, Any] = {"methods": ["layercam", "gradcam"], "classes": ["lion"]}
@@ -56,7 +56,7 @@ def test_a_photo_alone_is_compared_with_the_default_model(client: Client, photo:
     assert [(cell["model"], cell["method"]) for cell in cells] == [(LITE0, "smoothgradcampp")]
 
 
-def test_a_word_stands_for_layers_and_brings_an_animation(
+def test_a_word_selects_layers_and_adds_an_animation(
     client: Client, photo: Path, lite0: cam_hub.LoadedModel
 ):
     _, cells, archive = ask(client, photo, methods=["layercam"], target_layers=["stages"])
@@ -181,7 +181,7 @@ def test_columns_are_what_was_chosen_and_the_form_fills_in_the_rest(
         assert "for cheetah" in shown["compare_grid"]
 
 
-def test_the_form_says_what_is_explained_as_it_does_for_one_picture(
+def test_the_form_selects_the_target_as_for_one_image(
     browser: Browser, lion: Image.Image, lite0: cam_hub.LoadedModel
 ):
     photo = browser.upload(encoded(lion, "PNG"))
@@ -255,7 +255,7 @@ def test_the_field_for_the_columns_is_the_one_in_view(browser: Browser):
         assert [name for name, field in shown.items() if field["visible"]] == expected
 
 
-def test_the_limits_are_told(url: str):
+def test_the_limits_are_shown(url: str):
     limits = SETTINGS.limits
     parts = {
         part["props"].get("elem_id"): part["props"] for part in Browser(url).config["components"]

@@ -104,7 +104,7 @@ def test_a_photo_alone_is_enough(client: Client, photo: Path, lite0: cam_hub.Loa
     assert Image.open(overlay).format == "PNG"
 
 
-def test_words_stand_for_layers_among_names_too(
+def test_words_also_select_layers_among_names(
     client: Client, photo: Path, lite0: cam_hub.LoadedModel
 ):
     manifest = explain(client, photo, target_layers=["blocks.0", "stages"])[3]

@@ -134,7 +134,7 @@ def test_an_origin_must_be_the_page_or_trusted(method: str, origin: str, expecte
     assert foreign(method, origin=origin) is expected
 
 
-def test_without_an_origin_the_browser_says_where_a_request_comes_from():
+def test_without_an_origin_the_fetch_metadata_of_the_browser_count():
     assert not foreign("POST")
     assert not foreign("POST", sec_fetch_site="same-origin")
     assert not foreign("POST", sec_fetch_site="none")
@@ -146,7 +146,7 @@ def test_without_an_origin_the_browser_says_where_a_request_comes_from():
     assert foreign("GET", "/queue/data", sec_fetch_site="cross-site", sec_fetch_mode="no-cors")
 
 
-def test_a_trusted_site_may_read_answers_and_nobody_else():
+def test_only_a_trusted_site_may_read_responses():
     async def page(scope: Any, receive: Any, send: Any) -> None:
         assert not [value for name, value in scope["headers"] if name == b"origin"]
         await send({"type": "http.response.start", "status": 200, "headers": []})

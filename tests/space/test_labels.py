@@ -105,7 +105,7 @@ def test_what_was_predicted_comes_first_with_its_probability(browser: Browser, l
     assert "%" not in str(other["entries"]), "another model has predicted nothing"
 
 
-def test_a_model_that_nobody_has_met_says_how_classes_are_named(browser: Browser):
+def test_an_unknown_model_explains_how_classes_are_named(browser: Browser):
     found = proposed(browser, "li", model_id="torchvision/vgg11")
     assert found["entries"] == []
     assert "top(3)" in found["note"]

@@ -68,7 +68,7 @@ def test_the_recommendation_stands_above_the_table_with_its_reason(table: LayerT
     assert marked == ["bn2"]
 
 
-def test_a_row_says_type_layout_grid_channels_stage_prefix_tokens_and_why(table: LayerTable):
+def test_a_row_shows_type_layout_grid_channels_stage_prefix_tokens_and_reason(table: LayerTable):
     cells = re.findall(r"<t[dh].*?>(.*?)</t[dh]>", rows(layer_table(table))["blocks.2"])
     texts = [re.sub("<.*?>", "", cell) for cell in cells]
     assert texts[1:8] == ["blocks.2", "Sequential", "NCHW", "28×28", "40", "2", "0"]
@@ -76,7 +76,7 @@ def test_a_row_says_type_layout_grid_channels_stage_prefix_tokens_and_why(table:
 
 
 @pytest.mark.parametrize("word", ["best", "stages", "convs"])
-def test_a_word_ticks_the_layers_that_it_stands_for(
+def test_a_word_ticks_the_layers_that_it_selects(
     table: LayerTable, lite0: cam_hub.LoadedModel, word: str
 ):
     assert ticked(layer_table(table, [word])) == set(cam_hub.suggest_layers(lite0, word))
@@ -114,7 +114,7 @@ def test_what_a_models_author_named_is_shown_as_text_and_never_as_markup():
     assert {HOSTILE, f"Explain {HOSTILE}", f"Layers of {HOSTILE}"} <= set(attributes)
 
 
-def test_a_model_without_a_usable_layer_is_said_to_have_none():
+def test_a_model_without_a_usable_layer_is_reported():
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))
     table = make_table(cam_hub.wrap_model(flat, input_size=(3, 8, 8)))
     assert table.recommended is None
@@ -226,7 +226,7 @@ def test_another_model_keeps_words_and_forgets_names(
 # Random weights
 
 
-def test_an_app_with_random_weights_loads_any_architecture_and_says_so():
+def test_an_app_with_random_weights_loads_any_architecture_with_a_note():
     settings = Settings(device="cpu", random_weights=True)
     told: list[str] = []
     table = Explainer(settings).layers(

@@ -33,7 +33,7 @@ def test_the_environment_changes_what_the_app_loads(monkeypatch):
     assert Settings(load_limits=LoadLimits()).load_limits == LoadLimits()
 
 
-def test_the_page_hears_how_far_a_download_is(hub):
+def test_the_page_receives_the_progress_of_a_download(hub):
     heard: list[str] = []
     Explainer(Settings(device="cpu")).layers(REPO, lambda part, words: heard.append(words))
     assert any(words.startswith(f"Fetching {REPO}: ") for words in heard)

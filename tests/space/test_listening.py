@@ -72,7 +72,7 @@ def stopped_at(cache: Path) -> int:
     return sizes[1]
 
 
-def test_the_page_says_how_much_of_a_model_has_come(url: str, slow: str, lion: Image.Image):
+def test_the_page_shows_the_progress_of_a_download(url: str, slow: str, lion: Image.Image):
     browser = Browser(url)
     messages = browser.messages(browser.explaining, request(browser, lion, slow))
     assert until_it_fetches(messages).startswith(f"Fetching {slow}: ")
@@ -153,7 +153,7 @@ def pickled(hub: FakeHub) -> FakeHub:
     return hub
 
 
-def test_every_visitor_hears_that_weights_are_a_pickle_and_nobody_elses_page_does(
+def test_every_user_of_a_pickle_is_warned_and_no_other_page(
     url: str, pickled: FakeHub, lion: Image.Image
 ):
     first, second, other = Browser(url), Browser(url), Browser(url)

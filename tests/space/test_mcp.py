@@ -94,7 +94,7 @@ def test_the_public_endpoints_are_the_tools_and_each_argument_is_described(url: 
     assert all(method in words for method in cam_hub.METHODS)
 
 
-def test_an_explanation_comes_with_its_picture_and_the_rest_as_json(
+def test_an_explanation_comes_with_its_image_and_the_rest_as_json(
     agent: Agent, sent: str, lite0: cam_hub.LoadedModel, lion: Image.Image
 ):
     answer = agent.call("explain", image=sent, method="layercam")
@@ -114,7 +114,7 @@ def test_an_explanation_comes_with_its_picture_and_the_rest_as_json(
         assert set(file) == {"name", "url"}
 
 
-def test_a_picture_is_made_small_enough_for_an_agent(agent: Agent, lion: Image.Image):
+def test_an_image_is_made_small_enough_for_an_agent(agent: Agent, lion: Image.Image):
     large = "data:image/jpeg;base64,"
     large += base64.b64encode(encoded(lion.resize((1600, 1200)), "JPEG")).decode()
     answer = agent.call("explain", image=large, method="layercam")

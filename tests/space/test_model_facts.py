@@ -50,7 +50,7 @@ def test_an_id_is_answered_with_what_the_hub_knows_of_it(browser: Browser, hub: 
     assert [call.path for call in hub.calls] == [f"/api/models/{REPO}"]
 
 
-def test_a_model_that_is_here_is_said_to_be_without_asking_anybody(browser: Browser, hub: FakeHub):
+def test_a_cached_model_is_reported_without_a_request(browser: Browser, hub: FakeHub):
     answered = lines(browser, cam_hub.DEFAULT_MODEL)[-1]
     for part in ("4.7 M parameters", "input 224 × 224", "already here", "apache-2.0"):
         assert part in answered
@@ -58,12 +58,12 @@ def test_a_model_that_is_here_is_said_to_be_without_asking_anybody(browser: Brow
 
 
 @pytest.mark.parametrize("nothing", ["", "   ", None, 3])
-def test_where_there_is_no_id_nothing_is_said(browser: Browser, hub: FakeHub, nothing: object):
+def test_without_an_id_no_facts_are_shown(browser: Browser, hub: FakeHub, nothing: object):
     assert lines(browser, nothing) == []
     assert hub.calls == []
 
 
-def test_problems_are_told_in_place(browser: Browser, hub: FakeHub):
+def test_problems_are_reported_in_place(browser: Browser, hub: FakeHub):
     assert "Unknown model" in lines(browser, "two words")[-1]
     assert hub.calls == []
     assert "at most 300 characters" in lines(browser, "x" * 400)[-1]
@@ -74,7 +74,7 @@ def test_problems_are_told_in_place(browser: Browser, hub: FakeHub):
     assert "could not be fetched" in lines(browser, "baker/other")[-1]
 
 
-def test_a_model_beyond_the_limits_is_said_to_be_refused_before_anything_is_fetched(
+def test_a_model_beyond_the_limits_is_reported_before_anything_is_fetched(
     browser: Browser, hub: FakeHub
 ):
     hub.facts[REPO] = {"safetensors": {"parameters": {"F32": 3 * 10**9}, "total": 3 * 10**9}}
@@ -109,7 +109,7 @@ def test_what_strangers_write_is_never_markup():
     assert "&lt;img" in shown
 
 
-def test_what_is_not_known_is_left_out_and_the_rest_is_said_in_words():
+def test_unknown_facts_are_omitted_and_the_rest_is_in_words():
     assert facts_html(ModelFacts("a", "timm")) == '<p class="facts"></p>'
     shown = facts_html(
         ModelFacts(
@@ -135,7 +135,7 @@ def test_the_endpoint_answers_with_the_facts(client: Client, hub: FakeHub):
     assert (default["id"], default["input_size"]) == (cam_hub.DEFAULT_MODEL, [3, 224, 224])
 
 
-def test_the_endpoint_says_what_loading_would_be_refused_for(client: Client, hub: FakeHub):
+def test_the_endpoint_returns_the_reason_of_a_refusal(client: Client, hub: FakeHub):
     files = hub.repos[REPO]
     hub.repos[REPO] = {"config.json": files["config.json"], "pytorch_model.bin": b"x"}
     assert "only as a pickle" in client.predict(REPO, api_name="/describe")["refusal"]

@@ -69,7 +69,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-def test_every_setting_is_read_and_arrives_where_it_says(option: Any):
+def test_every_setting_is_read_and_applied(option: Any):
     if option.kind not in OTHERS:
         return
     text, value = OTHERS[option.kind]

@@ -110,7 +110,7 @@ def test_one_of_the_maps_is_shown_large(
     assert "<img" not in refused["error"]
 
 
-def test_a_prediction_that_was_not_explained_is_asked_for_beside_those_that_were(
+def test_a_prediction_that_was_not_explained_is_requested_with_those_that_were(
     browser: Browser, lion: Image.Image
 ):
     browser.explain(browser.upload(encoded(lion, "PNG")), classes=["291", "293"])
@@ -225,7 +225,7 @@ def test_what_visitors_type_comes_back_as_text_and_never_as_markup(
     assert "&lt;img" in refused["error"]
 
 
-def test_the_method_says_what_it_does_and_only_some_let_noise_be_set(browser: Browser):
+def test_the_method_has_a_description_and_only_some_have_noise_settings(browser: Browser):
     event = browser.event("method", "change", "std")
     for name, method in cam_hub.METHODS.items():
         _, switched = browser.fire(event, {"method": name})

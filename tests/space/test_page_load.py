@@ -46,7 +46,7 @@ def test_a_view_survives_the_way_through_a_link(view: View):
     assert read_query(parse_qsl(query_of(view)), "other") == view
 
 
-def test_a_link_says_only_what_is_not_as_the_page_starts():
+def test_a_link_contains_only_values_that_differ_from_the_defaults():
     query = query_of(View(MODEL, photo="cat.jpg"))
     assert parse_qsl(query) == [("model", MODEL), ("photo", "cat.jpg")]
     assert not is_link({"__theme": "dark", "utm_source": "x"})
@@ -175,7 +175,9 @@ def test_the_view_that_opens_is_the_one_that_was_linked(browser: Browser, url: s
     assert "at layer <code>blocks.4</code>" in answered["summary"]
 
 
-def test_an_uploaded_photo_is_in_no_link_and_that_is_said(browser: Browser, lion: Image.Image):
+def test_an_uploaded_photo_is_in_no_link_and_the_page_states_this(
+    browser: Browser, lion: Image.Image
+):
     _, shown = browser.explain(browser.upload(encoded(lion, "PNG")))
     assert "photo" not in shown["downloads"]["query"]
     assert "cannot be in a link" in shown["downloads"]["note"]
@@ -200,9 +202,7 @@ def test_an_uploaded_photo_is_in_no_link_and_that_is_said(browser: Browser, lion
         ("photo=cat.jpg&" + "&".join(f"layers=l{i}" for i in range(100)), "100"),
     ],
 )
-def test_a_link_that_does_not_work_says_so_and_starts_nothing(
-    browser: Browser, query: str, part: str
-):
+def test_an_invalid_link_is_reported_and_starts_nothing(browser: Browser, query: str, part: str):
     shown = linked(browser, query)
     assert "This link does not work." in shown["summary"]
     assert part in shown["summary"]

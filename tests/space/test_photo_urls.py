@@ -170,7 +170,7 @@ def test_what_only_some_can_reach_is_not_public(address: str):
         "2002:808:808::1",
     ],
 )
-def test_what_anybody_can_reach_is_public(address: str):
+def test_globally_reachable_addresses_are_public(address: str):
     assert is_public(address)
 
 
@@ -284,7 +284,7 @@ def test_names_that_are_not_found_in_time_are_given_up():
         fetch_photo("http://photos.example/a", PhotoRules(resolve=slow, total_seconds=0.1))
 
 
-def test_whoever_has_left_is_not_fetched_for(server: PhotoServer):
+def test_no_photo_is_fetched_for_a_client_that_has_left(server: PhotoServer):
     class LeftError(Exception):
         pass
 
@@ -318,14 +318,14 @@ def test_whoever_has_left_is_not_fetched_for(server: PhotoServer):
         ("http://example.org/" + "a" * 3000, "3019 characters"),
     ],
 )
-def test_what_cannot_be_fetched_is_refused_before_anybody_is_asked(url: str, words: str):
+def test_an_invalid_url_is_refused_before_any_request(url: str, words: str):
     with pytest.raises(ImageRefused, match=words) as caught:
         check_url(url, PhotoRules())
     assert "secret" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
-def test_urls_are_told_from_other_texts():
+def test_urls_are_distinguished_from_other_texts():
     assert all(map(is_url, ["http://a/b", "HTTPS://a", "file:///a", "data:image/png,", "s3://b"]))
     assert not any(map(is_url, ["cat.jpg", "/tmp/cat.jpg", "a:b", ""]))
 

@@ -16,7 +16,7 @@ def predict(client: Client, photo: Path, **changed: Any) -> Any:
     return client.predict(handle_file(photo), api_name="/predict", **changed)
 
 
-def test_it_tells_the_classes_and_what_the_model_saw(
+def test_it_returns_the_classes_and_the_models_input(
     client: Client, photo: Path, lite0: cam_hub.LoadedModel
 ):
     rows, facts = predict(client, photo, top=3)

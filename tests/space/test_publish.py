@@ -56,7 +56,7 @@ class TestCreating:
         assert shelf.commits == ["initial commit", "Publish cam_hub"]
         assert f"http://127.0.0.1:{HUB_PORT}/spaces/ann/maps" in capsys.readouterr().out
 
-    def test_it_is_public_when_that_is_asked_for(self, hub):
+    def test_it_is_public_on_request(self, hub):
         main(["ann/maps", "--public"])
         assert not hub.uploaded[SPACE].private
 
@@ -67,7 +67,7 @@ class TestCreating:
         assert not [path for path in asked[:validated] if "preupload" in path or "large" in path]
         assert any("preupload" in path for path in asked[validated:])
 
-    def test_hardware_is_asked_for_only_when_it_is_named(self, hub):
+    def test_hardware_is_requested_only_if_it_is_named(self, hub):
         main(["ann/maps"])
         assert hub.uploaded[SPACE].hardware is None
         main(["ann/maps", "--hardware", "t4-small"])
@@ -142,7 +142,7 @@ class TestUpdating:
 
 
 class TestWithoutTheHub:
-    def test_a_dry_run_prints_files_with_sizes_and_the_card_and_contacts_nobody(self, hub, capsys):
+    def test_a_dry_run_prints_files_with_sizes_and_the_card_without_a_request(self, hub, capsys):
         assert main(["ann/maps", "--dry-run", "--title", "Maps of Ann"]) == 0
         written = capsys.readouterr().out
         app = len(collect("")["app.py"])
@@ -160,7 +160,7 @@ class TestWithoutTheHub:
         assert (done.returncode, done.stderr) == (0, "")
         assert "app.py\n" in done.stdout
 
-    def test_a_folder_is_written_and_nobody_contacted(self, hub, tmp_path: Path, capsys):
+    def test_a_folder_is_written_without_a_request(self, hub, tmp_path: Path, capsys):
         assert main(["--folder", str(tmp_path / "space")]) == 0
         assert (tmp_path / "space" / "app.py").is_file()
         assert "python app.py" in capsys.readouterr().out
@@ -199,7 +199,9 @@ class TestRefusals:
         hub.uploads.unpaid.add("create")
         assert "asks for payment: Subscribe to run this" in refusal(capsys, "ann/maps")
 
-    def test_where_hardware_has_to_be_paid_it_says_that_the_app_is_published(self, hub, capsys):
+    def test_if_hardware_has_to_be_paid_the_error_states_that_the_app_is_published(
+        self, hub, capsys
+    ):
         hub.uploads.unpaid.add("hardware")
         written = refusal(capsys, "ann/maps", "--hardware", "t4-small")
         assert "was published" in written

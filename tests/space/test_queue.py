@@ -55,7 +55,7 @@ def test_what_needs_no_model_does_not_wait_for_one(url: str, busy: Browser):
     assert time.monotonic() - begin < 5, "a thousand samples take longer"
 
 
-def test_those_who_wait_hear_their_position(url: str, busy: Browser):
+def test_waiting_clients_get_their_position(url: str, busy: Browser):
     first, second = (Client(url, verbose=False).submit(api_name="/layers") for _ in range(2))
     deadline = time.monotonic() + 10
     ranks: list[int | None] = []
@@ -108,7 +108,9 @@ def test_a_cancelled_request_makes_room_soon(url: str, busy: Browser, photo: Pat
     assert time.monotonic() - begin < 10
 
 
-def test_whoever_leaves_makes_room_too(url: str, lion: Image.Image, photo: Path, busy: Browser):
+def test_a_disconnected_client_also_makes_room(
+    url: str, lion: Image.Image, photo: Path, busy: Browser
+):
     first = Client(url, verbose=False)
     job = first.submit(
         handle_file(photo), method="smoothgradcampp", num_samples=1000, api_name="/explain"

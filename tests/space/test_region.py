@@ -71,7 +71,7 @@ def test_a_text_that_is_too_long_is_refused():
         read_box("region", "1" * 51, 50)
 
 
-def test_a_classifier_answers_for_the_whole_photo_and_says_so(client: Client, photo: Path):
+def test_a_classifier_explains_the_whole_photo_and_a_note_states_this(client: Client, photo: Path):
     with pytest.raises(AppError, match="answers for the whole picture"):
         explain(client, photo, region=[0, 0, 8, 8])
     assert explain(client, photo, region=[])[3]["target"]["task"] == "classification"
@@ -83,7 +83,7 @@ def random_url() -> Iterator[str]:
         yield url
 
 
-def test_a_segmenter_is_asked_about_a_region_through_every_door(random_url: str, photo: Path):
+def test_a_segmenter_explains_a_region_through_every_interface(random_url: str, photo: Path):
     box = [16, 32, 200.5, 220]
     client = Client(random_url, verbose=False)
     asked = {"model_id": SEGMENTER, "method": "layercam", "api_name": "/explain"}
@@ -133,7 +133,7 @@ def test_a_classifier_has_no_use_for_a_reference(client: Client, photo: Path, ca
         explain(client, photo, reference=handle_file(cat_file))
 
 
-def test_an_uploaded_reference_is_not_in_a_link_and_it_is_said():
+def test_an_uploaded_reference_is_not_in_a_link_and_the_page_states_this():
     def note(**given: bool) -> object:
         return downloads_value("model=x", codes={}, **given)["note"]
 

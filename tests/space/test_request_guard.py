@@ -79,7 +79,7 @@ def values(image: object, **changed: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("wrap", [str, handle_file], ids=["text", "handle_file"])
-def test_a_photo_at_a_url_gives_what_the_uploaded_one_gives(
+def test_a_photo_at_a_url_gives_the_same_result_as_an_upload(
     open_url: str, server: PhotoServer, photo: Path, fetched: list[str], tmp_path: Path, wrap: Any
 ):
     client = Client(open_url, verbose=False, download_files=str(tmp_path))
@@ -120,7 +120,7 @@ LINKS = {
 
 @pytest.mark.parametrize("wrap", LINKS)
 @pytest.mark.parametrize("field", ["image", "reference"])
-def test_a_private_address_is_fetched_by_nobody(
+def test_a_private_address_is_never_fetched(
     url: str, server: PhotoServer, photo: Path, fetched: list[str], wrap: str, field: str
 ):
     given = {"image": Browser(url).upload(photo.read_bytes())}
@@ -171,14 +171,14 @@ def test_the_pages_own_fields_do_not_make_gradio_fetch(
         "monitoring/summary",
     ],
 )
-def test_routes_that_would_fetch_or_tell_are_shut(url: str, fetched: list[str], route: str):
+def test_routes_that_would_fetch_or_reveal_are_closed(url: str, fetched: list[str], route: str):
     for address in (f"{url}gradio_api/{route}", f"{url}{route}"):
         for answer in (httpx.get(address), httpx.post(address)):
             assert answer.status_code in (403, 404, 405)
     assert fetched == []
 
 
-def test_nobody_gets_past_the_queue(url: str):
+def test_no_request_bypasses_the_queue(url: str):
     answer = httpx.post(f"{url}gradio_api/api/layers", json={"data": [SETTINGS.default_model]})
     assert answer.status_code == 404
 
@@ -261,7 +261,7 @@ def test_a_client_gets_the_code_as_the_title_of_the_error(client: Client, photo:
     assert str(caught.value).endswith("[too_much]")
 
 
-def test_what_was_not_foreseen_says_nothing_of_the_server(
+def test_an_unexpected_error_reveals_nothing_about_the_server(
     url: str, photo: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def broken(*_: Any, **__: Any) -> None:

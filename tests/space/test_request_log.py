@@ -20,7 +20,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def test_the_start_says_what_runs_here_and_within_which_limits(log: pytest.LogCaptureFixture):
+def test_the_start_logs_versions_and_limits(log: pytest.LogCaptureFixture):
     HealthLog().started(Settings(device="cpu", concurrency=3))
     (line,) = log.messages
     assert line.startswith("start: cam_hub ")
@@ -48,7 +48,7 @@ def test_what_can_be_no_model_id_is_not_written(log: pytest.LogCaptureFixture, m
     assert log.messages == ["request: /layers - 0.50s model_not_found"]
 
 
-def test_memory_and_counts_are_told_now_and_then(
+def test_memory_and_counts_are_logged_periodically(
     log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("space.service.request_log._EVERY", 0.0)

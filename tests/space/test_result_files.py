@@ -41,9 +41,7 @@ def test_old_folders_go_of_results_and_of_uploads_and_nothing_else(tmp_path: Pat
     assert all(folder.exists() for folder in new + others)
 
 
-def test_it_is_swept_also_when_nobody_asks_for_anything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_it_is_swept_also_without_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("space.service.result_files.get_upload_folder", lambda: str(tmp_path))
     settings = replace(Settings(device="cpu"), keep_seconds=60, cleaning_seconds=1)
     folder = aged(tmp_path / "cam_hub" / "old", 59.7)

@@ -291,7 +291,7 @@ def test_events_without_their_data(app: RunningApp, http: httpx.Client, odd: obj
         ("GET", "/gradio_api/file=/etc/passwd", 403),
     ],
 )
-def test_what_nobody_needs_has_a_status(
+def test_closed_routes_have_a_status(
     app: RunningApp, http: httpx.Client, method: str, path: str, status: int
 ):
     answer = http.request(method, app.url + path)

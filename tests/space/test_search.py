@@ -67,9 +67,7 @@ def test_models_of_torchvision_and_timm_are_proposed_without_a_hub(browser: Brow
     assert proposed["note"].startswith("Without the Hub: ")
 
 
-def test_words_that_nothing_has_are_said_to_be_taken_as_an_id(
-    browser: Browser, bakery_hub: FakeHub
-):
+def test_words_without_a_match_are_reported_as_an_id(browser: Browser, bakery_hub: FakeHub):
     proposed = propose(browser, "zzqq")
     assert proposed["entries"] == []
     assert "taken as it is typed" in proposed["note"]
@@ -128,7 +126,7 @@ def test_names_of_repos_never_become_markup(browser: Browser):
         (cam_hub.ModelHit("timm/b", "timm"), ""),
     ],
 )
-def test_an_entry_tells_what_is_known_and_nothing_else(hit: cam_hub.ModelHit, facts: str):
+def test_an_entry_shows_the_known_facts_and_nothing_else(hit: cam_hub.ModelHit, facts: str):
     assert proposal_of(hit) == Proposal(hit.id, facts)
 
 

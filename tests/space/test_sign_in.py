@@ -19,7 +19,7 @@ from space.config.settings import Settings
         ({}, None),
     ],
 )
-def test_nobody_can_sign_in_where_something_is_missing(monkeypatch, environment, missing):
+def test_sign_in_is_unavailable_if_a_variable_is_missing(monkeypatch, environment, missing):
     for name in ("SYSTEM", "SPACE_ID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -40,7 +40,7 @@ def test_nobody_can_sign_in_where_something_is_missing(monkeypatch, environment,
         (Settings(space_id="a/b"), "hf_mine", "Public models only"),
     ],
 )
-def test_elsewhere_a_line_says_whose_token_is_used_without_showing_it(
+def test_outside_a_space_a_line_states_whose_token_is_used_without_showing_it(
     monkeypatch, settings: Settings, token: str, words: str
 ):
     monkeypatch.setenv("HF_TOKEN", token)

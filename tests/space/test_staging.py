@@ -72,7 +72,7 @@ class TestFiles:
         assert set(collect(CARD, clone)) == set(collect(CARD))
 
     @pytest.mark.parametrize("name", ["app.py", "requirements.txt", "LICENSE", "cam_hub", "space"])
-    def test_a_folder_that_is_no_clone_says_what_is_missing(self, clone, name):
+    def test_a_folder_that_is_not_a_clone_is_refused_with_what_is_missing(self, clone, name):
         path = clone / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         with pytest.raises(InvalidArgument, match=re.escape(f"{name!r} is missing")):
@@ -97,7 +97,7 @@ class TestFiles:
 
 
 class TestCard:
-    def test_it_says_what_the_hub_needs_to_run_the_app(self):
+    def test_it_states_what_the_hub_needs_to_run_the_app(self):
         data = front_matter(make_card())
         assert (data["sdk"], data["app_file"]) == ("gradio", "app.py")
         assert data["sdk_version"] == version("gradio")
@@ -119,7 +119,7 @@ class TestCard:
         with pytest.raises(InvalidArgument, match="title"):
             make_card(title=title)
 
-    def test_programs_are_told_the_spaces_own_name(self):
+    def test_the_code_in_the_card_uses_the_spaces_own_name(self):
         assert 'Client("ann/space")' in make_card("ann/space")
 
     def test_the_models_that_it_names_are_those_of_the_page(self):

@@ -85,7 +85,7 @@ def test_an_overlay_is_that_of_the_explanation(screen: Preview, result: Explanat
         assert np.array_equal(np.asarray(shown), np.asarray(direct))
 
 
-def test_every_view_of_every_scale_is_another_picture(screen: Preview):
+def test_every_view_of_every_scale_is_another_image(screen: Preview):
     layers = sorted(("blocks.4", "bn2"), key=lambda name: screen.result.cam(291, name).max())
     look = DisplayOptions(class_index=291, layer=layers[0], threshold=0.02)
     pictures = [
@@ -138,7 +138,7 @@ def test_the_hottest_place_is_where_the_map_has_its_greatest_value(result: Expla
 # Messages
 
 
-def test_the_figure_says_scale_units_and_what_the_model_did_not_see(screen: Preview):
+def test_the_figure_states_scale_units_and_the_cropped_part(screen: Preview):
     own = viewer_html(screen, DisplayOptions(layer="bn2"), "photo.jpg")
     span = screen.span(DisplayOptions(layer="bn2"))
     assert f"hot, {span.high:.3g}: strongest evidence for lion" in own
@@ -158,7 +158,7 @@ def test_a_signed_map_states_which_colours_replace_the_chosen_ones(
     assert "replaces" not in viewer_html(screen, DisplayOptions(), "photo.jpg")
 
 
-def test_pictures_have_words_for_those_who_do_not_see_them(screen: Preview):
+def test_images_have_text_alternatives(screen: Preview):
     text = viewer_html(screen, DisplayOptions(view="boxes", threshold=0.5), "photo.jpg")
     count, part = screen.regions(DisplayOptions(threshold=0.5))
     (said,) = re.findall(r'class="after" src="[^"]*" alt="([^"]*)"', text)
@@ -174,7 +174,7 @@ def test_pictures_have_words_for_those_who_do_not_see_them(screen: Preview):
     ("cam", "reason"),
     [(0.0, "zero everywhere"), (3.0, "are equal evidence"), (np.nan, "NaN or infinite")],
 )
-def test_what_means_nothing_is_not_painted_and_the_reason_is_said(
+def test_a_meaningless_map_is_not_drawn_and_the_reason_is_shown(
     result: Explanation, cam: float, reason: str
 ):
     broken = Preview(with_cams(result, bn2=np.full_like(blank(result, "bn2"), cam)))

@@ -187,7 +187,7 @@ def test_on_the_page_messages_are_escaped():
     assert "class_not_found" in caught.value.message
 
 
-def test_unforeseen_errors_are_logged_and_nothing_of_them_is_told(
+def test_unexpected_errors_are_logged_and_not_shown(
     caplog: pytest.LogCaptureFixture,
 ):
     caplog.set_level(logging.ERROR)
@@ -218,7 +218,7 @@ def test_the_default_model_is_offered_first_and_every_offered_id_is_known_to_a_s
     assert Settings(default_model="torchvision/vgg16").model_choices[0] == "torchvision/vgg16"
 
 
-def test_example_photos_are_small_pictures_on_this_machine():
+def test_example_photos_are_small_images_on_this_machine():
     paths = [Path(path) for path in example_photos()]
     assert {"cat.jpg", "coffee.jpg"} <= {path.name for path in paths}
     for path in paths:

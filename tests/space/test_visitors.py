@@ -114,7 +114,7 @@ def layers(browser: Browser, model_id: str) -> str:
     return str(shown["layer_table"])
 
 
-def test_each_visitor_explains_with_models_of_their_own_and_with_nobody_elses(
+def test_each_visitor_explains_with_their_own_models_only(
     space: Space, hub: FakeHub, lion: Image.Image
 ):
     for person, own, other in (("ann", ANNS, BOBS), ("bob", BOBS, ANNS)):
@@ -221,7 +221,7 @@ def test_a_program_hands_over_a_token_as_gradio_means_it(
 @pytest.mark.parametrize(
     "api", ["/explain", "/layers", "/predict", "/compare", "/describe", "/search"]
 )
-def test_every_endpoint_says_that_it_takes_a_token_but_needs_none(
+def test_every_endpoint_documents_that_it_accepts_a_token_but_needs_none(
     space: Space, hub: FakeHub, tmp_path: Path, api: str
 ):
     info = space.client(tmp_path).view_api(return_format="dict", print_info=False)

@@ -109,7 +109,7 @@ def test_elsewhere_nothing_is_marked(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("said", ["", "false", "0"])
-def test_a_space_that_does_not_lend_says_so(monkeypatch: pytest.MonkeyPatch, said: str):
+def test_a_space_without_zero_gpu_is_detected(monkeypatch: pytest.MonkeyPatch, said: str):
     monkeypatch.setenv("SPACES_ZERO_GPU", said)
     assert not zerogpu.on_zero_gpu()
 

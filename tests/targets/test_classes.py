@@ -36,7 +36,7 @@ def test_equal_scores_come_in_order_of_their_index():
     assert [p.class_index for p in found] == [2, 1, 0, 3, 4]
 
 
-def test_scores_tell_apart_what_rounds_to_the_same_probability():
+def test_scores_distinguish_equal_rounded_probabilities():
     scores = torch.tensor([1000.0, 2000.0])
     found = predictions(scores, torch.tensor([1.0, 1.0]), None)
     assert found == [Prediction(1, "class 1", 1.0), Prediction(0, "class 0", 1.0)]

@@ -92,7 +92,7 @@ def test_kept_passes_and_batches_give_the_map_of_a_fresh_one(task):
     assert alone.contrast is None
 
 
-def test_the_result_says_what_it_is_held_against_and_comes_out_of_its_manifest_again(linear):
+def test_the_result_names_the_contrast_and_is_reproduced_from_its_manifest(linear):
     (image,) = inputs(linear, 1)
     asked = {"target_layers": "conv", "classes": ["ant", "dog"]}
     found = explain(linear, image, contrast="honey bee", **asked)
@@ -124,7 +124,7 @@ def test_what_cannot_be_a_contrast_is_refused(linear, given, error, said):
         explain(linear, image, classes=["ant", "dog"], target_layers="conv", contrast=given)
 
 
-def test_of_many_pictures_those_of_the_contrast_itself_have_an_error(linear):
+def test_among_many_images_those_of_the_contrast_itself_have_an_error(linear):
     images = inputs(linear, 6)
     predicted = [explain(linear, image, target_layers="conv").classes[0] for image in images]
     assert len(set(predicted)) > 1
@@ -133,7 +133,7 @@ def test_of_many_pictures_those_of_the_contrast_itself_have_an_error(linear):
         assert isinstance(outcome.error, InvalidArgument) == (index == predicted[0])
 
 
-def test_labels_and_models_that_no_contrast_fits_are_refused_before_pictures_are_read(linear):
+def test_labels_and_models_without_a_contrast_are_refused_before_images_are_read(linear):
     for model, error in ((linear, ClassNotFound), (of_task("similarity"), InvalidArgument)):
         with pytest.raises(error):
             explain_many(model, ["never read"], contrast="horse")

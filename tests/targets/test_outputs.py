@@ -477,7 +477,7 @@ class TestProbabilityAsTheTarget:
         again = cam_hub.reproduce(found.manifest, IMAGE, model=model)
         np.testing.assert_array_equal(again.cam(), found.cam())
 
-    def test_a_saturated_one_says_what_works(self):
+    def test_a_saturated_probability_is_refused_with_an_alternative(self):
         model = wrapped(lambda z: z, gain=1e5)
         with pytest.raises(NoMap, match="target='logit'"):
             cam_hub.explain(model, IMAGE, target="probability", **QUICK)

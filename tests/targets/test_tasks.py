@@ -26,7 +26,7 @@ def aimed(task, output, **given):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_task_is_made_by_its_name_and_says_it_in_the_manifest(name):
+def test_every_task_is_created_by_its_name_and_named_in_the_manifest(name):
     task = make_task(name, class_names=("a", "b"))
     assert task.name == name
     description = task.target().describe()
@@ -177,7 +177,7 @@ class TestSimilarity:
         assert described["reference"] == {"a": 1}
         assert "cosine 0.800" in described["text"]
 
-    def test_a_picture_is_never_less_than_nothing_like_itself(self):
+    def test_the_score_of_an_image_with_itself_is_positive(self):
         # Features nearly parallel to those of the baseline, and much shorter.
         reference = Reference(baseline=torch.tensor([[30.0, 41.0]]))
         assert Similarity().target(reference=reference).scores(self.FEATURES[:1]).item() > 0
@@ -262,7 +262,7 @@ class TestTasksOfTimm:
         single = {"problem_type": "single_label_classification"}
         assert task_of(module, single) == Classification(multi_label=False)
 
-    def test_every_wrapped_module_classifies_unless_said_otherwise(self):
+    def test_every_wrapped_module_classifies_by_default(self):
         assert cam_hub.wrap_model(nn.Identity()).task == Classification()
         assert cam_hub.wrap_model(nn.Identity(), task="similarity").task == Similarity()
         assert cam_hub.wrap_model(nn.Identity(), multi_label=True).task.multi_label

@@ -162,7 +162,7 @@ class Detector(nn.Module):
         return self.head([self.body(one) for one in images])
 
 
-def test_a_detector_keeps_boxes_of_any_score_and_its_threshold_is_told():
+def test_a_detector_keeps_boxes_of_any_score_and_its_threshold_is_recorded():
     module = Detector()
     output = Detection().run(module, torch.full((2, 3, 4, 4), 0.1))
     assert [found["scores"][0].item() for found in output.images] == pytest.approx([0.1, 0.1])

@@ -133,7 +133,7 @@ class TestSegmentation:
         task = Segmentation.make(["__background__", "cat"])
         assert task.target().class_scores(self.LOGITS).eligible.tolist() == [False, True]
 
-    def test_the_manifest_tells_the_region(self):
+    def test_the_manifest_contains_the_region(self):
         target = Segmentation().target(region=read_region((0, 0, 4, 2), SAME))
         described = target.describe()
         assert described["region"] == {"box": [0, 0, 4, 2]}
