@@ -222,21 +222,8 @@ class Preprocessing:
             interpolation="nearest" if word == "nearest-exact" else word,
         )
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
-        """Rebuild a preprocessing from :meth:`as_dict`.
-
-        Raises:
-            InvalidArgument: A field is missing, unknown or has a value that cannot be.
-        """
-        try:
-            return cls(**data)
-        except TypeError:
-            names = ", ".join(field.name for field in fields(cls))
-            raise InvalidArgument("data", dict(data), f"the fields {names}") from None
-
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON-able values; :meth:`from_dict` gives an equal object back."""
+        """The fields as JSON types, which make an equal object again."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 

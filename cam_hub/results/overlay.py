@@ -27,7 +27,6 @@ __all__ = [
     "boxes",
     "checked_photo",
     "colorize",
-    "colormap_names",
     "colormap_table",
     "cutout",
     "draw_boxes",
@@ -188,16 +187,11 @@ def fitting(name: str, *, signed: bool) -> str:
     return name if diverging or not signed else "coolwarm"
 
 
-def colormap_names() -> tuple[str, ...]:
-    """Names of the curated colour maps, in the order a menu should show them."""
-    return tuple(COLORMAPS)
-
-
 def colormap_table(name: str) -> npt.NDArray[np.uint8]:
     """The 256 colours of a colour map.
 
     Args:
-        name: One of ``colormap_names()``, or any other name in ``matplotlib.colormaps``.
+        name: One of ``COLORMAPS``, or any other name in ``matplotlib.colormaps``.
 
     Returns:
         Read-only uint8 array ``(256, 3)``: RGB in [0, 255], from the coldest colour to the
