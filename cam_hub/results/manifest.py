@@ -233,7 +233,7 @@ def make_manifest(
             "source": model.source,
             "revision": model.revision,
             "pretrained": model.pretrained,
-            "input_size": list(model.input_size),
+            "input_size": list(model.preprocessing.input_size),
             "notes": list(model.notes),
         },
         "method": method,

@@ -32,7 +32,7 @@ def test_an_explanation_stays_readable(tmp_path: Path, monkeypatch: pytest.Monke
     found = dict(measured(tmp_path))
     loaded, by_id, endpoint, page = found.values()
     assert len(loaded.functions) <= 120
-    assert len(loaded.files) <= 30
+    assert len(loaded.files) <= 28
     assert len(by_id.functions) <= 200
     assert len(by_id.files) <= 40
     assert max(loaded.depth, by_id.depth) <= 12
