@@ -19,9 +19,9 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import errors
     from .attribution.compare import compare
-    from .attribution.explain import activations, explain, explain_methods
+    from .attribution.explain import explain, explain_methods
     from .attribution.explain_many import Outcome, explain_many
-    from .attribution.predict import Predicted, predict
+    from .attribution.predict import Predicted, activations, predict
     from .attribution.reproduce import reproduce
     from .layers.listing import LayerInfo, list_layers, suggest_layers
     from .methods import METHODS, Method
@@ -52,7 +52,7 @@ _HOMES = {
     "top": "targets.classes",
     "compare": "attribution.compare",
     "Comparison": "results.comparison",
-    "activations": "attribution.explain",
+    "activations": "attribution.predict",
     "explain": "attribution.explain",
     "explain_methods": "attribution.explain",
     "reproduce": "attribution.reproduce",

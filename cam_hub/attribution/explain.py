@@ -1,4 +1,4 @@
-"""``explain``, ``explain_methods`` and ``activations``: one image, any model."""
+"""``explain`` and ``explain_methods``: one image, any model."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Unpack
 
-from torch import Tensor
-
 from cam_hub._validation import with_hints
-from cam_hub.attribution.passes import Progress, forward_activations, run
-from cam_hub.attribution.preparation import Prepared, make_job, precise_enough, prepare
+from cam_hub.attribution.passes import Progress, run
+from cam_hub.attribution.preparation import Prepared, make_job, prepare
 from cam_hub.attribution.request import (
     ExplainArguments,
     ExplainOptions,
@@ -19,21 +17,13 @@ from cam_hub.attribution.request import (
 )
 from cam_hub.attribution.result import explanation_of
 from cam_hub.errors import InvalidArgument
-from cam_hub.hooks.memory import reported
 from cam_hub.hooks.modes import default_modes
-from cam_hub.layers.listing import LayerChoice, resolve_layers
 from cam_hub.methods import METHODS, Method
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results.explanation import Explanation
 from cam_hub.targets.classes import is_iterable
 
-__all__ = ["activations", "explain", "explain_methods", "explain_prepared"]
-
-
-_TOO_LARGE = (
-    "a forward pass of one image, with the output of each layer, does not fit. Fewer layers or a "
-    "smaller input would need less."
-)
+__all__ = ["explain", "explain_methods", "explain_prepared"]
 
 
 @with_hints
@@ -162,42 +152,6 @@ def explain_methods(
     model = model_of(model_or_id, request.options["output"])
     prepared = prepare(model, image, request.options["background"])
     return explain_prepared(model, prepared, list(chosen.values()), request)
-
-
-@with_hints
-@default_modes()
-def activations(
-    model: LoadedModel | str, image: object, layers: LayerChoice = None
-) -> dict[str, Tensor]:
-    """What layers put out for a picture, laid out as the image is.
-
-    Args:
-        model: A loaded or wrapped model, or an ID.
-        image: As for ``explain``.
-        layers: As ``target_layers`` of ``explain``.
-
-    Returns:
-        ``(channels, rows, cols)`` per layer name, of a clip ``(channels, steps, rows, cols)``, on
-        the model's device and in its precision (in double precision if a layer is ``faint``).
-
-    Raises:
-        ImageRefused: If the image cannot be read, or does not fit the model.
-        LayerNotFound: If the model has no such layer.
-        NoMap: If a layer is not spatial.
-    """
-    model = model_of(model)
-    prepared = prepare(model, image)
-    found = resolve_layers(model, layers, prepared.tensor.shape[1:], need_gradient=False)
-    with reported(model.id, _TOO_LARGE):
-        working, tensor = precise_enough(model, prepared.tensor, found)
-        maps = forward_activations(working, tensor, {layer.name: layer for layer in found})
-    steps = {layer.name: layer.frames for layer in found}
-    return {
-        name: stacked.reshape(len(stacked), steps[name], -1, stacked.shape[-1])
-        if prepared.tensor.ndim == 5 or steps[name] > 1
-        else stacked
-        for name, stacked in maps.items()
-    }
 
 
 def explain_prepared(

@@ -1,4 +1,4 @@
-"""``predict``: what a model sees in a picture, in one forward pass and without any map."""
+"""``predict`` and ``activations``: one forward pass, without any map."""
 
 from __future__ import annotations
 
@@ -8,21 +8,29 @@ import torch
 from torch import Tensor
 
 from cam_hub._validation import check_whole, with_hints
-from cam_hub.attribution.preparation import prepare
+from cam_hub.attribution.preparation import precise_enough, prepare
 from cam_hub.attribution.request import model_of
-from cam_hub.errors import ModelRefused
+from cam_hub.errors import ModelRefused, NoMap
 from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import reported
 from cam_hub.hooks.modes import default_modes
+from cam_hub.hooks.recording import tap
+from cam_hub.layers.layouts import batch_axes, to_maps
+from cam_hub.layers.listing import LayerChoice, resolve_layers
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.options import OutputChoice, check_options
 from cam_hub.targets.classes import Prediction
 from cam_hub.targets.region import read_region
 
-__all__ = ["Predicted", "predict"]
+__all__ = ["Predicted", "activations", "predict"]
 
 
 _TOO_LARGE = "a forward pass of one image does not fit. A smaller input or device needs less."
+
+_TOO_LARGE_WITH_LAYERS = (
+    "a forward pass of one image, with the output of each layer, does not fit. Fewer layers or a "
+    "smaller input would need less."
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,50 @@ def predict(
         target=str(described["text"]),
         output=described.get("output"),
     )
+
+
+@with_hints
+@default_modes()
+def activations(
+    model: LoadedModel | str, image: object, layers: LayerChoice = None
+) -> dict[str, Tensor]:
+    """What layers put out for a picture, laid out as the image is.
+
+    Args:
+        model: A loaded or wrapped model, or an ID.
+        image: As for ``explain``.
+        layers: As ``target_layers`` of ``explain``.
+
+    Returns:
+        ``(channels, rows, cols)`` per layer name, of a clip ``(channels, steps, rows, cols)``, on
+        the model's device and in its precision (in double precision if a layer is ``faint``).
+
+    Raises:
+        ImageRefused: If the image cannot be read, or does not fit the model.
+        LayerNotFound: If the model has no such layer.
+        NoMap: If a layer is not spatial, or did not run.
+    """
+    model = model_of(model)
+    prepared = prepare(model, image)
+    found = resolve_layers(model, layers, prepared.tensor.shape[1:], need_gradient=False)
+    lies = {layer.name: layer.arrangement for layer in found}
+    chosen = {layer.name: layer.call for layer in found if layer.calls > 1}
+    maps = {}
+    with reported(model.id, _TOO_LARGE_WITH_LAYERS):
+        working, tensor = precise_enough(model, prepared.tensor, found)
+        taken = tap(working.module, list(lies), chosen=chosen, **batch_axes(lies))
+        with frozen_eval(working.module), torch.no_grad(), taken as taps:
+            working.run(tensor)
+        for layer in found:
+            arrangement = layer.arrangement
+            if layer.name not in taps.activations or arrangement is None:
+                reason = "it did not run, or returned no floating-point tensor"
+                raise NoMap(reason, layer=layer.name)
+            laid = to_maps(taps.activations[layer.name].detach(), arrangement)[0].clone()
+            if prepared.tensor.ndim == 5 or layer.frames > 1:  # grids one below the other
+                laid = laid.reshape(len(laid), layer.frames, -1, laid.shape[-1])
+            maps[layer.name] = laid
+    return maps
 
 
 def _check(model: LoadedModel, scores: Tensor) -> None:

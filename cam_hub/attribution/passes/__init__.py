@@ -12,7 +12,7 @@
 from cam_hub.attribution.passes.accumulator import Key
 from cam_hub.attribution.passes.job import Job, Noise, Pass, Progress, Setting
 from cam_hub.attribution.passes.pass_cache import RECENT, RecentPasses
-from cam_hub.attribution.passes.runner import BatchLimit, forward_activations, run, run_together
+from cam_hub.attribution.passes.runner import BatchLimit, run, run_together
 
 __all__ = [
     "RECENT",
@@ -24,7 +24,6 @@ __all__ = [
     "Progress",
     "RecentPasses",
     "Setting",
-    "forward_activations",
     "run",
     "run_together",
 ]

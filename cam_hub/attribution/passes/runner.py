@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cam_hub.attribution.passes.accumulator import Accumulator, Allowance
@@ -19,13 +18,11 @@ from cam_hub.attribution.passes.forward import JobState, Trace, anatomy, forward
 from cam_hub.attribution.passes.job import Job, Pass, Row, rows_of, stacked
 from cam_hub.attribution.passes.pass_cache import EVIDENCE, RECENT, Finished, RecentPasses
 from cam_hub.errors import CamHubError, ModelRefused, NoMap, OutOfMemory
-from cam_hub.hooks.frozen_eval import frozen_eval, mixes_batch
+from cam_hub.hooks.frozen_eval import mixes_batch
 from cam_hub.hooks.memory import is_out_of_memory
-from cam_hub.hooks.recording import tap
-from cam_hub.layers.layouts import LayerInfo, batch_axes, to_maps
 from cam_hub.models.loaded_model import LoadedModel
 
-__all__ = ["BatchLimit", "forward_activations", "run", "run_together"]
+__all__ = ["BatchLimit", "run", "run_together"]
 
 _LOG = logging.getLogger("cam_hub")
 
@@ -200,41 +197,6 @@ def _outcome(state: JobState) -> Pass | CamHubError | None:
     if state.alone or isinstance(error, ModelRefused):  # alone, its error names the input
         return None
     return state.result() if error is None else error
-
-
-def forward_activations(
-    model: LoadedModel, image: Tensor, layers: Mapping[str, LayerInfo]
-) -> dict[str, Tensor]:
-    """The activations of some layers, without gradients.
-
-    Args:
-        model: The model.
-        image: ``(1, channels, rows, cols)`` or ``(1, channels, frames, rows, cols)``, preprocessed,
-            on the model's device.
-        layers: The layers.
-
-    Returns:
-        ``(channels, rows, cols)`` each; of a clip ``(channels, steps * rows, cols)``.
-
-    Raises:
-        ModelRefused: If the model raises on this input.
-        NoMap: If a layer did not run.
-    """
-    lies = {name: layer.arrangement for name, layer in layers.items()}
-    taken = tap(
-        model.module,
-        list(layers),
-        chosen={name: layer.call for name, layer in layers.items() if layer.calls > 1},
-        **batch_axes(lies),
-    )
-    with frozen_eval(model.module), torch.no_grad(), taken as taps:
-        model.run(image)
-    found = {}
-    for name, layer in layers.items():
-        if name not in taps.activations or layer.arrangement is None:
-            raise NoMap("it did not run, or returned no floating-point tensor", layer=name)
-        found[name] = to_maps(taps.activations[name].detach(), layer.arrangement)[0].clone()
-    return found
 
 
 def _must_pass_alone(model: LoadedModel) -> bool:
