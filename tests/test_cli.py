@@ -135,7 +135,7 @@ def test_images_of_a_folder_share_one_scale(lion, tmp_path):
 
 @pytest.mark.parametrize("look", [["--scale", "log"], ["--scale", "1,0"], ["--alpha", "2"],
                                   ["--colormap", "no such"]])  # fmt: skip
-def test_a_look_that_does_not_work_is_refused_before_anything_is_computed(look, tmp_path, capsys):
+def test_invalid_display_options_are_refused_before_anything_is_computed(look, tmp_path, capsys):
     assert main(["explain", "nowhere.png", *look, "--out", str(tmp_path / "out")]) == 1
     assert look[0][2:] in capsys.readouterr().err
 

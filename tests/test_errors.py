@@ -37,7 +37,7 @@ class TestEveryError:
     def test_is_caught_as_a_cam_hub_error(self, error):
         assert isinstance(error, errors.CamHubError)
 
-    def test_shows_its_message_as_it_is(self, error):
+    def test_shows_its_message_unchanged(self, error):
         assert str(error) == error.message
         assert not str(error).startswith(("'", '"')) or not str(error).endswith(("'", '"'))
 

@@ -111,7 +111,7 @@ def test_the_manifest_gives_back_what_it_recorded():
     [("reuse", "off", False), ("reuse", "", True), ("reuse", True, True), ("batch_size", 4.0, 4),
      ("batch_size", " ", 8), ("autocast", "", None), ("background", None, None)],
 )  # fmt: skip
-def test_texts_and_values_of_programs_are_read_alike(name, text, value):
+def test_texts_and_values_of_programs_are_read_in_the_same_way(name, text, value):
     assert OPTIONS[name].read(text) == value
 
 

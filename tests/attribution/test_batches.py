@@ -71,7 +71,9 @@ class TestPhotos:
         assert "cat" in found[0].explanation.predictions[0].label
         assert found[1].explanation.classes == (291,)
 
-    def test_one_that_cannot_be_read_has_an_error_and_the_others_go_on(self, lite0, lion, tmp_path):
+    def test_one_that_cannot_be_read_has_an_error_and_the_others_continue(
+        self, lite0, lion, tmp_path
+    ):
         (tmp_path / "bad.png").write_bytes(b"\x89PNG and nothing else")
         images = [lion, tmp_path / "bad.png", tmp_path / "gone.png", lion, None]
         found = list(explain_many(lite0, images, method="layercam", batch_size=2))

@@ -326,7 +326,7 @@ def test_a_module_without_values_is_refused_with_what_would_work():
         wrapped(module)
 
 
-def test_a_module_that_lost_its_values_later_is_refused_too():
+def test_a_module_that_lost_its_values_later_is_also_refused():
     model = wrapped(Pyramid(Pooled(5)))
     cam_hub.explain(model, PICTURE, method="layercam")
     model.module.to("meta")

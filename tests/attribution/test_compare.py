@@ -227,7 +227,7 @@ class TestBadInput:
             compare("nonsense", lion, **options)
 
     @pytest.mark.parametrize("models", [[], [None], nn.Identity(), 3])
-    def test_what_is_no_model_is_refused(self, lion, models):
+    def test_an_object_that_is_not_a_model_is_refused(self, lion, models):
         with pytest.raises(InvalidArgument, match="models"):
             compare(models, lion)
 

@@ -169,7 +169,7 @@ class TestImagesOfEveryKind:
             (42, ""),
         ],
     )
-    def test_what_is_no_image_is_refused_and_the_next_call_works(self, lite0, lion, image, words):
+    def test_an_invalid_image_is_refused_and_the_next_call_works(self, lite0, lion, image, words):
         before = state_of(lite0.module)
         with pytest.raises(ImageRefused, match=f"(?i){words}"):
             explain(lite0, image)

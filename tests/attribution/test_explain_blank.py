@@ -52,7 +52,7 @@ class Steep(nn.Module):
         return 700 * self.head(self.trunk(x))
 
 
-def test_a_class_whose_map_needs_double_precision_has_it_beside_others_too():
+def test_a_class_whose_map_needs_double_precision_also_has_it_beside_others():
     model = cam_hub.wrap_model(Steep(), input_size=(3, 64, 64))
     image = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(1))
     asked = {"target": "probability", "target_layers": "trunk.2", "reuse": False}

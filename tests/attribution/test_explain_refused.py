@@ -85,7 +85,7 @@ class TestModelsThatMisbehave:
         with pytest.raises(NoMap, match="not finite"):
             self.explain_module(lambda x: x.mean((2, 3)) + torch.nan, lion, target_layers="conv")
 
-    def test_outputs_that_are_no_class_scores_are_refused(self, lion):
+    def test_outputs_that_are_not_class_scores_are_refused(self, lion):
         with pytest.raises(ModelRefused, match="class scores"):
             self.explain_module(lambda x: x, lion, target_layers="conv")
 
@@ -99,7 +99,7 @@ class TestModelsThatMisbehave:
         assert len(result.predictions) == 4
 
     @pytest.mark.parametrize("host", [torch.no_grad, torch.inference_mode])
-    def test_a_host_without_gradients_is_no_obstacle(self, lite0, lion, host):
+    def test_a_host_without_gradients_does_not_matter(self, lite0, lion, host):
         expected = explain(lite0, lion).cam()
         with host():
             assert np.array_equal(explain(lite0, lion).cam(), expected)

@@ -75,7 +75,7 @@ def test_networks_of_hardly_any_convolutions_and_clips_are_left_alone():
     assert strides(model.module) == before
 
 
-def test_weights_of_a_wrapped_module_stay_as_they_are():
+def test_weights_of_a_wrapped_module_are_not_changed():
     module = timm.create_model("test_resnet").eval()
     before = strides(module)
     model = wrap_model(module, input_size=SIZE)

@@ -87,7 +87,7 @@ def test_what_is_kept_gives_the_maps_of_a_fresh_pass(model):
                     same(explain(model, image, **asked), fresh)
 
 
-def test_noisy_copies_go_on_from_a_clean_pass_that_is_kept(model):
+def test_noisy_copies_continue_from_a_cached_clean_pass(model):
     image, layers = picture(model), some_layers(model)
     fresh = explain(model, image, target_layers=layers, reuse=False)
     explain(model, image, method="layercam", target_layers=layers)

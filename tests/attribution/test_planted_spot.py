@@ -107,7 +107,7 @@ def test_the_spot_comes_back_within_one_cell(size, mode, part, rng):
         assert result.mask(0.5).any()
 
 
-def test_an_input_that_is_not_square_is_no_exception(rng):
+def test_an_input_that_is_not_square_works_in_the_same_way(rng):
     model = brightness_model("center", 0.9, rows=160, cols=320)
     size = (500, 400)
     wide, high = cell_in_photo(model, size)
@@ -147,7 +147,7 @@ def test_a_photo_that_the_camera_turned_is_explained_upright(orientation):
     assert abs(found_y - 80) <= high
 
 
-def test_what_the_crop_cut_off_is_marked_and_never_hot():
+def test_the_part_outside_the_crop_is_marked_and_never_hot():
     model = brightness_model("center", 1.0)
     photo = with_spot((600, 200), 40, 100, (20, 20))  # in the strip that the crop cuts off
     ImageDraw.Draw(photo).ellipse((290, 90, 310, 110), "gray")

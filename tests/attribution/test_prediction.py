@@ -57,7 +57,7 @@ def test_anything_other_than_an_image_is_refused(lite0):
         cam_hub.predict(lite0, b"no picture")
 
 
-def test_scores_that_are_not_finite_are_no_predictions(rng):
+def test_scores_that_are_not_finite_are_not_predictions(rng):
     class Broken(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -210,7 +210,7 @@ def test_it_never_takes_more_than_its_limit_and_the_oldest_go_first(model, monke
     assert asked(model, picture(model, 0))[1] == 5
 
 
-def test_of_a_pass_too_large_for_it_the_maps_stay(model, monkeypatch):
+def test_the_maps_of_a_pass_that_is_too_large_for_it_are_kept(model, monkeypatch):
     monkeypatch.setenv(VARIABLE, "1")
     layers = [layer.name for layer in list_layers(model) if layer.usable]
     many = {"target_layers": layers, "num_samples": 30}

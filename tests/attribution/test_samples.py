@@ -256,7 +256,7 @@ class TestExpected:
         for outcome, seen, own in zip(found, predicted, true, strict=True):
             assert outcome.explanation.classes == tuple(dict.fromkeys(seen + own))
 
-    def test_an_image_without_a_label_has_an_error_and_the_others_go_on(self):
+    def test_an_image_without_a_label_has_an_error_and_the_others_continue(self):
         bad, good = explain_many(net(), [picture(), (picture(), 1)], classes=expected)
         assert isinstance(bad.error, InvalidArgument)
         assert "labels" in str(bad.error)

@@ -146,7 +146,7 @@ class TestReport:
         assert "| extra memory, LayerCAM, big | ≤ 0.2 × torchcam | 0.11 × | 1 of 1 |" in lines
         assert "| `import cam_hub` | ≤ 0.15 s | 0.020 s | 1 of 1 |" in lines
 
-    def test_what_is_not_reached_is_listed_with_its_network(self):
+    def test_goals_that_are_not_reached_are_listed_with_their_networks(self):
         text = render(self.findings())
         missed = text.partition("## Not reached")[2].partition("##")[0].split("\n- ")[1:]
         assert [line.strip() for line in missed] == [

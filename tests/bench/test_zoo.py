@@ -51,7 +51,7 @@ def sweep(tmp_path, monkeypatch):
     return start
 
 
-def test_a_sweep_goes_on_where_it_was_stopped(sweep, tmp_path, capsys):
+def test_a_sweep_resumes_where_it_was_stopped(sweep, tmp_path, capsys):
     assert sweep("--only", "fine") == 0
     assert sweep() == 1
     assert sweep() == 1

@@ -45,7 +45,7 @@ def test_the_tenth_is_met_exactly():
     assert not depth(Net(), "blocks.2.norm2").in_last_tenth  # 3 of 20
 
 
-def test_a_stage_of_several_blocks_is_no_block():
+def test_a_stage_of_several_blocks_is_not_a_block():
     stages = nn.Sequential(*[nn.Sequential(Block(), Block()) for _ in range(3)])
     net = nn.Sequential(nn.Conv2d(3, 8, 4), stages)
     assert depth(net, "1.2.1.norm1").deep
@@ -60,7 +60,7 @@ def test_a_stage_of_several_blocks_is_no_block():
     assert (found.block_leaves, found.deep) == (0, False), "the first layer of the last stage"
 
 
-def test_containers_that_only_share_a_class_are_no_blocks():
+def test_containers_that_only_share_a_class_are_not_blocks():
     features = nn.Sequential(*[nn.Conv2d(8 if i else 3, 8, 3, padding=1) for i in range(12)])
     classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
     found = depth(nn.Sequential(features, classifier), "0.3")

@@ -30,7 +30,7 @@ def test_a_rival_that_moves_as_much_is_a_failure():
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan])
-def test_what_does_not_move_or_is_no_number_is_no_answer(value):
+def test_unchanged_or_nan_values_are_not_a_response(value):
     assert len(judge_quadrants(torch.full((4, 2, 2), value)).misplaced) == 4
 
 

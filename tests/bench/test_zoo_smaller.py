@@ -33,7 +33,7 @@ def test_a_network_of_fixed_size_is_built_for_the_smaller_one_and_the_report_sta
     assert "`vit_tiny_patch16_384` (224×224 for 384×384)" in report
 
 
-def test_a_network_of_any_size_is_taken_as_it_is():
+def test_a_network_of_any_size_is_used_unchanged():
     model = cam_hub.load_model("resnet18d", pretrained=False, device="cpu")
     own = cam_hub.wrap_model(model.module, input_size=(3, 288, 288))
     assert smaller(own, Candidate("ours", "resnet18d", "")).input_size == (3, 224, 224)
@@ -51,7 +51,7 @@ def test_an_input_that_is_small_already_stays():
     assert smaller(own, Candidate("ours", "small", "")) is own
 
 
-def test_clips_stay_as_they_are():
+def test_clips_are_not_changed():
     own = cam_hub.wrap_model(nn.Conv3d(3, 2, 3), input_size=(3, 4, 300, 300))
     assert smaller(own, Candidate("ours", "clips", "")) is own
 

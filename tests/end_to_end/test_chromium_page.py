@@ -102,7 +102,7 @@ def test_a_photo_is_uploaded_pasted_and_taken(visit: Open, lion: Image.Image, tm
     visitor.sees("Evidence for")
 
 
-def test_an_address_inside_of_this_machine_is_refused_and_the_page_goes_on(visit: Open, url: str):
+def test_an_address_of_this_machine_is_refused_and_the_page_continues(visit: Open, url: str):
     visitor = visit()
     visitor.sees("tiger cat")
     visitor.page.fill("#photo_url textarea, #photo_url input", f"{url}favicon.ico")

@@ -277,7 +277,7 @@ def test_timms_own_switch_changes_nothing(name):
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_other_threads_go_on_checkpointing_meanwhile(reentrant):
+def test_other_threads_continue_checkpointing_meanwhile(reentrant):
     """Training in another thread while a network is explained: its stages still run twice."""
     runs = []
 

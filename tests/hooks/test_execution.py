@@ -246,7 +246,7 @@ def test_predictions_are_repeatable_before_anything_is_known_of_the_network(kind
     assert all(torch.equal(v, state[k]) for k, v in model.module.state_dict().items())
 
 
-def test_tensors_are_restored_after_a_failure_too():
+def test_tensors_are_also_restored_after_a_failure():
     module = Averaging()
 
     def fail() -> None:

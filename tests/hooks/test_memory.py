@@ -13,7 +13,7 @@ def test_it_is_never_more_than_was_asked_for():
     assert free_part(CPU, 300 << 20) == 300 << 20
 
 
-def test_it_is_a_part_of_what_there_is_but_enough_to_go_on():
+def test_it_is_a_part_of_the_free_memory_but_enough_to_continue():
     everything = free_part(CPU, 1 << 60)
     assert 256 << 20 <= everything < 1 << 60
 

@@ -81,7 +81,7 @@ def test_the_message_of_onednn_is_also_recognised_but_only_as_a_whole():
     assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for it"))
 
 
-def test_batches_go_on_one_by_one_and_those_after_them_in_smaller_chunks(model):
+def test_batches_continue_one_by_one_and_later_ones_in_smaller_chunks(model):
     images = [picture(model, seed) for seed in range(8)]
     options = {"target_layers": "last", "method": "layercam"}
     whole = [outcome.explanation for outcome in explain_many(model, images, **options)]
@@ -139,7 +139,7 @@ print("survived")
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's limits")
-def test_a_process_whose_memory_runs_out_goes_on():
+def test_a_process_whose_memory_runs_out_continues():
     done = subprocess.run(
         [sys.executable, "-c", LIMITED],
         capture_output=True,
@@ -240,7 +240,7 @@ def test_a_container_may_leave_less_than_the_machine_has(tmp_path):
     assert group_room(root, own) == 1000 - 900 + 400
 
 
-def test_the_first_version_of_control_groups_is_known_too(tmp_path):
+def test_the_first_version_of_control_groups_is_also_supported(tmp_path):
     root, own = tmp_path / "cgroup", tmp_path / "own"
     (root / "memory").mkdir(parents=True)
     own.write_text("5:cpu:/x\n4:memory:/docker/abc\n")

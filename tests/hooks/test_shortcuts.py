@@ -64,7 +64,7 @@ def test_a_convolution_that_covers_its_input_gives_the_same_as_a_product(
     torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-5)
 
 
-def test_such_a_convolution_of_one_image_is_no_convolution_any_more(image: Tensor) -> None:
+def test_such_a_convolution_of_one_image_is_replaced_by_a_product(image: Tensor) -> None:
     assert _operations(Whole(), image).count("aten::conv2d") == 1
     last = Whole().to(memory_format=torch.channels_last)
     assert _operations(last, image).count("aten::conv2d") == 1
@@ -75,7 +75,7 @@ def test_such_a_convolution_of_one_image_is_no_convolution_any_more(image: Tenso
     [{"padding": 1}, {"padding": (0, 1)}, {"groups": 2}],
     ids=["padded", "padded at the sides", "in groups"],
 )
-def test_other_convolutions_are_left_as_they_are(image: Tensor, settings: dict[str, Any]) -> None:
+def test_other_convolutions_are_not_changed(image: Tensor, settings: dict[str, Any]) -> None:
     assert _operations(Whole(**settings), image).count("aten::conv2d") == 2
 
 
@@ -111,7 +111,7 @@ def test_compiled_networks_take_none(image: Tensor) -> None:
     assert worth(torch.compile(Whole()).modules()) == Worth()
 
 
-def test_there_is_no_context_where_nothing_is_to_gain() -> None:
+def test_there_is_no_context_without_a_benefit() -> None:
     every, neither = Worth(convolutions=True, tokens=True), Worth()
     assert isinstance(shortcuts(every, CPU), Shortcuts)
     assert isinstance(shortcuts(Worth(tokens=True), CPU, tokens=True), Shortcuts)

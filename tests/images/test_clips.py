@@ -66,7 +66,7 @@ def test_between_the_middles_of_two_steps_the_map_is_mixed():
     np.testing.assert_allclose(found, [0, 0.25, 0.75, 1])
 
 
-def test_a_step_per_frame_stays_as_it_is_and_a_single_step_holds_for_all():
+def test_a_step_per_frame_is_unchanged_and_a_single_step_applies_to_all():
     steps = np.random.default_rng(0).random((5, 2, 3), dtype=np.float32)
     np.testing.assert_allclose(over_frames(steps, 5), steps)
     np.testing.assert_array_equal(over_frames(steps[:1], 3), steps[[0, 0, 0]])
@@ -133,7 +133,7 @@ def test_only_the_frames_that_are_taken_are_opened():
         (None, "NoneType is not a kind of picture"),
     ],
 )
-def test_what_is_no_clip_is_refused_with_the_reason(source, why):
+def test_an_invalid_clip_is_refused_with_the_reason(source, why):
     with pytest.raises(ImageRefused, match=why):
         open_clip(source, 6)
 
@@ -240,13 +240,13 @@ def test_a_preprocessed_clip_is_shown_as_its_frames():
         ((3, 0, 8, 8), "is empty"),
     ],
 )
-def test_a_tensor_that_is_no_preprocessed_clip_is_refused(shape, why):
+def test_a_tensor_that_is_not_a_preprocessed_clip_is_refused(shape, why):
     frame = Preprocessing(input_size=(3, 8, 8), mean=(0,) * 3, std=(1,) * 3)
     with pytest.raises(ImageRefused, match=why):
         ClipPreprocessing(frame, 4).denormalise(torch.zeros(shape))
 
 
-def test_frames_of_different_sizes_are_no_clip():
+def test_frames_of_different_sizes_are_not_a_clip():
     frame = Preprocessing(input_size=(3, 8, 8), mean=(0,) * 3, std=(1,) * 3)
     for pictures in ([], [PICTURES[0], Image.new("RGB", (9, 9))]):
         with pytest.raises(ImageRefused, match="all of one size"):

@@ -179,7 +179,7 @@ def test_a_placement_survives_json(placement):
     assert Placement.from_dict(json.loads(json.dumps(placement.as_dict()))) == placement
 
 
-def test_equal_placements_hash_alike_whatever_sequences_they_were_built_from():
+def test_equal_placements_have_equal_hashes_for_any_sequence_type():
     odd = Placement(np.array([400, 200]), [80, 80], np.array([0.5, 0.5]), [-60, -10])
     assert odd == CROPPED
     assert hash(odd) == hash(CROPPED)
@@ -215,7 +215,7 @@ def test_a_dict_with_a_field_missing_is_refused_with_the_fields_it_takes():
 @pytest.mark.parametrize(
     "cam", [np.zeros(3), np.zeros((0, 3)), np.zeros((2, 2), complex), [["a"]], np.zeros((1, 2, 2))]
 )
-def test_what_is_no_map_is_refused(cam):
+def test_an_invalid_map_is_refused(cam):
     with pytest.raises(InvalidArgument, match="cam"):
         CROPPED.warp(cam)
 

@@ -48,7 +48,7 @@ def test_a_file_object_is_read_from_its_start_and_left_where_it_was():
         assert file.tell() == position
 
 
-def test_a_stream_that_cannot_seek_is_read_too():
+def test_a_stream_that_cannot_seek_is_also_read():
     read_end, write_end = os.pipe()
     with os.fdopen(write_end, "wb") as sender:
         sender.write(encoded(Image.fromarray(PIXELS)))

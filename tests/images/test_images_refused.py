@@ -19,7 +19,7 @@ from tests.fakes.image_files import PIXELS, SMOOTH, array_of, encoded, png
 # --- paths and URLs ---
 
 
-def test_paths_that_are_no_image_files_are_refused_each_with_its_reason(tmp_path):
+def test_paths_that_are_not_image_files_are_refused_each_with_its_reason(tmp_path):
     cases = {
         str(tmp_path / "missing.png"): "there is no file",
         str(tmp_path): "is a folder",
@@ -82,7 +82,7 @@ def test_a_message_quotes_only_the_start_of_a_long_name():
         (b"\x89PNG\r\n\x1a\n", "damaged"),
     ],
 )
-def test_bytes_that_are_no_image_are_refused_by_what_they_look_like(data, reason):
+def test_bytes_that_are_not_an_image_are_refused_with_their_apparent_kind(data, reason):
     for source in (data, io.BytesIO(data)):
         with pytest.raises(ImageRefused, match=reason):
             open_image(source)

@@ -49,7 +49,7 @@ def test_the_checked_tensor_is_a_copy_outside_any_graph():
         (torch.full((3, 1, 1), 1e300, dtype=torch.float64), "3 of the tensor's 3 values"),
     ],
 )
-def test_a_tensor_that_is_no_preprocessed_image_is_refused_with_the_reason(tensor, message):
+def test_a_tensor_that_is_not_a_preprocessed_image_is_refused_with_the_reason(tensor, message):
     with pytest.raises(ImageRefused, match=message):
         check_tensor(tensor, 3)
 

@@ -78,7 +78,7 @@ def test_other_bands_are_other_images():
     assert one.manifest["image"]["sha256"] != other.manifest["image"]["sha256"]
 
 
-def test_a_background_goes_with_photos_and_tensors_too(lion):
+def test_a_background_also_works_for_photos_and_tensors(lion):
     model, other = net(3), Image.new("RGB", lion.size, "red")
     for image in (lion, torch.randn(3, 32, 32)):
         shown = cam_hub.explain(model, image, method="layercam", background=other)

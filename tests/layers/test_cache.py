@@ -133,7 +133,7 @@ DAMAGE: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_damaged_or_foreign_file_is_no_answer_and_is_written_over(damage, root):
+def test_a_damaged_or_foreign_file_is_ignored_and_overwritten(damage, root):
     root.mkdir(parents=True)
     file_of(root).write_bytes(damage())
     assert cache.read(KEY) is None
@@ -200,7 +200,7 @@ def test_a_pipe_in_a_files_place_is_not_waited_for(root):
 
 
 @pytest.mark.parametrize("key", ["", "short", "../" + KEY[3:], KEY.upper(), KEY + "\n", "a/" + KEY])
-def test_what_is_not_a_key_reaches_no_file(key, tmp_path):
+def test_an_invalid_key_reaches_no_file(key, tmp_path):
     cache.write(key, ROWS)
     assert cache.read(key) is None
     assert list(tmp_path.iterdir()) == []
@@ -269,7 +269,7 @@ def test_a_payload_that_could_not_be_read_back_is_not_written(root):
 # Limits.
 
 
-def test_the_oldest_answers_go_when_there_are_too_many(root, monkeypatch):
+def test_the_oldest_results_are_removed_if_there_are_too_many(root, monkeypatch):
     monkeypatch.setattr(cache, "MAX_FILES", 3)
     keys = [f"{number:064x}" for number in range(5)]
     for age, key in zip([50, 40, 30, 20], keys, strict=False):

@@ -224,7 +224,7 @@ def test_a_raised_version_changes_it(monkeypatch):
     assert key_of(small()) not in (None, key)
 
 
-def test_a_method_of_the_module_itself_is_no_patch():
+def test_a_method_of_the_module_itself_is_not_a_patch():
     # As in timm's FasterNet, a setting selects one of two ways to compute.
     with torch.device("meta"):
         one = timm.create_model("fasternet_t0")

@@ -84,7 +84,7 @@ def patched(model: cam_hub.LoadedModel) -> None:
 
 
 @pytest.mark.parametrize("change", [replaced, hooked, patched], ids=lambda it: it.__name__)
-def test_a_loaded_model_that_was_changed_is_examined_anew(examined, change):
+def test_a_loaded_model_that_was_changed_is_examined_again(examined, change):
     cam_hub.list_layers(random_model())
     model = random_model()
     change(model)

@@ -132,7 +132,7 @@ def test_of_a_mirrored_and_a_plain_call_the_plain_one_is_explained(first):
         cam_hub.explain(model, x, call=mirrored)
 
 
-def test_a_relu_that_is_used_in_several_places_is_no_shared_layer():
+def test_a_relu_that_is_used_in_several_places_is_not_a_shared_layer():
     class Reused(nn.Module):
         def __init__(self) -> None:
             super().__init__()

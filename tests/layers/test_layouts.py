@@ -411,7 +411,7 @@ def test_a_map_of_an_image_that_the_network_has_turned_is_turned_back(turn, word
     assert np.unravel_index(int(activation.abs().sum(0).argmax()), (6, 10)) == (1, 7)
 
 
-def test_what_a_recurrent_layer_has_read_along_a_line_is_no_line_itself():
+def test_the_output_of_a_recurrent_layer_along_a_line_is_not_a_line():
     layers = {layer.name: layer for layer in cam_hub.list_layers(opened(NETS["CRNN, LSTM"]))}
     assert layers["cnn"].recommended
     assert not layers["rnn"].usable

@@ -185,7 +185,7 @@ class TestLateLayers:
         findings |= {"body": Finding((4, 8, 8)), "pool": Finding((4, 1, 1)), "head": Finding((9,))}
         assert late_layers(findings) == {"body.17", "body.18", "body.19", "body", "pool", "head"}
 
-    def test_windows_as_items_of_their_own_have_places_too(self):
+    def test_windows_as_separate_items_also_have_positions(self):
         findings = {f"{i}": Finding((4, 49, 8), batched=False) for i in range(10)}
         assert late_layers(findings) == {"8", "9"}
 

@@ -125,7 +125,7 @@ def test_a_wrong_word_about_writes_is_noticed_and_corrected(net, noise, wrong):
     assert not any(module._forward_hooks for module in net.modules())
 
 
-def test_an_error_of_the_model_itself_comes_out_as_it_is(net, noise):
+def test_an_error_of_the_model_itself_is_raised_unchanged(net, noise):
     layers = layers_of(net, noise)
     net.head = nn.Linear(3, 5)
     with (

@@ -86,7 +86,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_ones() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "cam", "grad+cam", None, 3])
-def test_what_is_no_name_of_a_method_is_simply_not_in_it(name: object) -> None:
+def test_an_invalid_name_of_a_method_is_not_in_the_registry(name: object) -> None:
     assert name not in METHODS
     assert METHODS.get(name) is None  # type: ignore[call-overload]
 
@@ -116,7 +116,7 @@ def test_a_name_can_be_taken_only_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "My-CAM", "my_cam", "my cam", "cam++"])
-def test_a_name_that_no_look_up_could_reach_is_refused(name: str) -> None:
+def test_a_name_that_no_lookup_could_reach_is_refused(name: str) -> None:
     with pytest.raises(InvalidArgument, match="name="):
         MethodRegistry().register(replace(METHODS["gradcam"], name=name))
 
@@ -211,7 +211,7 @@ def test_one_activation_serves_several_classes_without_being_copied(method: Meth
 
 
 @every_method
-def test_the_map_is_no_part_of_the_graph(method: Method) -> None:
+def test_the_map_is_not_part_of_the_graph(method: Method) -> None:
     evidence = mapped(some_evidence(), lambda x: x.requires_grad_())
     assert not method.compute(evidence).requires_grad
 
@@ -304,7 +304,7 @@ def test_the_scale_keeps_zero_and_order_and_stays_within_0_and_1(method: Method)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
-def test_a_method_can_be_called_with_tensors_that_are_at_hand(method):
+def test_a_method_can_be_called_with_existing_tensors(method):
     generator = torch.Generator().manual_seed(3)
     activation, gradient = torch.rand((2, 2, 4, 5, 6), generator=generator)
     noisy = torch.rand((3, 2, 4, 5, 6), generator=generator)

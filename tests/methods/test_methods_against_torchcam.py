@@ -193,7 +193,7 @@ def test_torchcam_ends_with_the_noisy_activations_and_we_with_the_clean_ones(
     assert torch.equal(ours, weighted_map(weights, clean.activation))
 
 
-def test_torchcam_lets_the_last_noisy_copy_decide_and_we_all_of_them(
+def test_torchcam_uses_the_last_noisy_copy_and_we_use_all_of_them(
     network: nn.Module, images: Tensor
 ) -> None:
     # Not layer4: only a mean and a linear layer follow it, so its gradient does not depend on

@@ -86,7 +86,7 @@ def test_a_fixed_size_follows_the_size_that_the_network_is_built_for(tmp_path):
     assert list(config.pretrained_cfg["input_size"]) == [3, 64, 48]
 
 
-def test_configurations_that_timm_has_are_read_as_they_are(tmp_path):
+def test_configurations_of_timm_are_read_unchanged(tmp_path):
     for name in timm.list_pretrained()[::4]:
         told = timm.models.get_pretrained_cfg(name).to_dict(remove_source=True)
         told = json.loads(json.dumps(told))
@@ -252,7 +252,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
-def test_what_is_no_json_is_refused(text, tmp_path):
+def test_invalid_json_is_refused(text, tmp_path):
     with pytest.raises(ModelRefused, match=r"its config\.json cannot be read"):
         read(tmp_path, text)
 
@@ -273,7 +273,7 @@ def test_a_missing_file_is_refused_without_its_place(tmp_path):
 
 
 @pytest.mark.parametrize("content", [{"hidden_size": 3}, [1, 2], "resnet", None])
-def test_a_configuration_without_an_architecture_is_none_of_timms(content, tmp_path):
+def test_a_configuration_without_an_architecture_is_not_timms(content, tmp_path):
     with pytest.raises(ModelRefused, match="not a timm model"):
         read(tmp_path, json.dumps(content))
 

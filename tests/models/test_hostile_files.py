@@ -164,7 +164,7 @@ def test_a_card_that_would_take_forever_provides_no_labels(case, tmp_path):
     assert read_config(ID, tmp_path / "config.json").label_names is None
 
 
-def test_a_label_is_looked_for_among_many_without_comparing_all_in_full():
+def test_a_label_is_searched_among_many_without_comparing_all_in_full():
     names = [f"{'ab' * 40}{number}" for number in range(20_000)]
     found = nearest_names("abba" * 20 + "77777", [*names, "ab" * 40 + "77777x"])
     assert len(found) <= 5
@@ -339,7 +339,7 @@ def test_weights_are_found_under_any_prefix(case, tmp_path):
     assert all(torch.equal(loaded.state_dict()[name], wanted[name]) for name in wanted)
 
 
-def test_a_prefix_is_found_in_a_safetensors_file_too(tmp_path):
+def test_a_prefix_is_also_found_in_a_safetensors_file(tmp_path):
     module = network(num_classes=3)
     path = push(tmp_path, module)
     save_file({f"model.net.{name}": each for name, each in module.state_dict().items()}, path)

@@ -104,7 +104,7 @@ def test_a_secret_in_an_address_is_not_repeated():
         ("https://mirror.example.org/hub/", "https://mirror.example.org/hub/owner/name"),
     ],
 )
-def test_the_host_that_the_environment_names_is_the_hub_too(endpoint, text, monkeypatch):
+def test_the_host_of_the_environment_is_also_the_hub(endpoint, text, monkeypatch):
     monkeypatch.delenv("HF_ENDPOINT")
     with pytest.raises(ModelNotFound, match="outside the Hub"):
         parse_model_id(text)
@@ -113,6 +113,6 @@ def test_the_host_that_the_environment_names_is_the_hub_too(endpoint, text, monk
 
 
 @pytest.mark.parametrize("endpoint", ["", "https://[", "no address at all"])
-def test_an_endpoint_that_is_no_address_changes_nothing(endpoint, monkeypatch):
+def test_an_endpoint_that_is_not_a_url_changes_nothing(endpoint, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     assert parse_model_id("https://huggingface.co/owner/name") == REPO

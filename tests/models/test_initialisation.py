@@ -144,7 +144,7 @@ def test_weights_that_the_checkpoint_lacks_are_drawn_as_ever():
 
 
 @pytest.mark.parametrize(("cls", "name"), [(SharesMemory, "view"), (KeepsAnotherName, "alias")])
-def test_what_shares_memory_with_a_weight_goes_on_sharing_it(cls, name):
+def test_tensors_that_share_memory_with_a_weight_continue_to_share_it(cls, name):
     ours, _, _ = both(cls, state_of(cls))
     with torch.no_grad():
         ours.first.weight.fill_(9)
@@ -246,7 +246,7 @@ class TestMappedFiles:
         save(timm.create_model("test_vit"), tmp_path)
         return tmp_path
 
-    def test_training_leaves_the_file_as_it_is(self, folder):
+    def test_training_does_not_change_the_file(self, folder):
         before = (folder / "model.safetensors").read_bytes()
         module = build_without_initialisation(lambda: by_timm(folder)).train()
         optimizer = torch.optim.SGD(module.parameters(), lr=1.0)

@@ -88,7 +88,7 @@ def test_a_detector_that_is_too_certain_for_a_gradient_runs_in_double_precision(
     assert sure.dtype == torch.float32
 
 
-def test_a_detector_that_is_too_sure_for_double_precision_too_has_no_map(sure):
+def test_a_detector_that_is_too_certain_even_for_double_precision_has_no_map(sure):
     image = 40 * torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
     with pytest.raises(NoMap, match="blank"):
         cam_hub.explain(sure, image, method="layercam")

@@ -83,7 +83,7 @@ def test_an_id_survives_the_way_through_its_text(expected: ModelId):
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_what_is_not_in_the_grammar_is_refused_with_the_grammar(text: str):
+def test_text_outside_the_grammar_is_refused_with_the_grammar(text: str):
     with pytest.raises(ModelNotFound, match="IDs look like") as caught:
         parse_model_id(text)
     assert len(str(caught.value)) < 1000
@@ -101,12 +101,12 @@ def test_a_hostile_text_is_refused_in_no_time(hostile: str):
     assert time.perf_counter() - start < 1
 
 
-def test_what_is_not_text_is_refused():
+def test_values_that_are_not_text_are_refused():
     with pytest.raises(ModelNotFound):
         parse_model_id(None)  # type: ignore[arg-type]
 
 
-def test_an_id_built_by_hand_is_checked_too():
+def test_an_id_built_by_hand_is_also_checked():
     with pytest.raises(ModelNotFound):
         ModelId("hub", "no-slash")
     with pytest.raises(ModelNotFound):

@@ -114,10 +114,10 @@ def test_a_timm_repo_is_none_of_them_with_any_other_files():
     assert why_other_library(files, None, None, ["timm", "transformers"]) is None
 
 
-def test_a_repo_that_nothing_is_known_of_is_none_of_them():
+def test_an_unknown_repo_is_none_of_them():
     assert why_other_library({"model.safetensors"}, None, None) is None
 
 
 @pytest.mark.parametrize(("kind", "words"), [("dataset", "a dataset"), ("space", "a Space")])
-def test_what_is_no_model_at_all_is_named(kind, words):
+def test_an_object_that_is_not_a_model_is_named(kind, words):
     assert words in not_a_model(kind)

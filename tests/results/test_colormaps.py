@@ -55,6 +55,6 @@ def test_an_unknown_map_is_refused_with_the_nearest_names(name, hint):
 
 
 @pytest.mark.parametrize("name", [None, 3, ["jet"]])
-def test_what_is_no_name_is_refused(name):
+def test_an_invalid_name_is_refused(name):
     with pytest.raises(InvalidArgument, match="name of a colour map"):
         colormap_table(name)

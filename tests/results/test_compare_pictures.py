@@ -102,7 +102,7 @@ class TestPictures:
         assert (sheet == (232, 232, 236)).all(axis=2).sum() > 128 * 40  # the background of notes
 
     @pytest.mark.parametrize("options", [{"tile_width": 10}, {"colormap": "no"}, {"alpha": 2}])
-    def test_a_look_that_does_not_work_is_refused(self, grid, options):
+    def test_invalid_display_options_are_refused(self, grid, options):
         with pytest.raises(InvalidArgument):
             grid.figure(**options)
 

@@ -127,7 +127,7 @@ def test_a_map_without_heat_has_no_box_and_a_hot_one_a_single_one(shape):
     assert boxes(np.ones(shape), 1.0) == [Box(0, 0, shape[1], shape[0])]
 
 
-def test_integers_and_booleans_are_maps_too():
+def test_integers_and_booleans_are_also_maps():
     heat = np.array([[0, 1], [0, 0]])
     for dtype in (np.bool_, np.uint8, np.int64):
         assert boxes(heat.astype(dtype), 0.5) == [Box(1, 0, 2, 1)]
@@ -158,7 +158,7 @@ def test_a_share_of_the_image_out_of_range_is_refused(min_area):
         np.array([["a"]]),
     ],
 )
-def test_what_is_no_map_is_refused_with_what_was_seen(heatmap):
+def test_an_invalid_map_is_refused_with_what_was_found(heatmap):
     with pytest.raises(InvalidArgument, match="expected real numbers of shape") as caught:
         mask(heatmap, 0.5)
     assert str(heatmap.shape) in str(caught.value)

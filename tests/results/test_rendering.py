@@ -135,7 +135,7 @@ def test_what_the_model_never_saw_has_no_colour_whatever_its_heat(cat, heat):
         assert np.array_equal(pixels(other)[~seen], unseen)
 
 
-def test_what_the_model_saw_looks_as_if_there_were_no_mask(cat, heat):
+def test_the_part_that_the_model_saw_is_drawn_as_without_a_mask(cat, heat):
     seen = np.zeros(heat.shape, dtype=bool)
     seen[20:200, 75:375] = True
     with_mask, without = pixels(overlay(cat, heat, seen=seen)), pixels(overlay(cat, heat))
@@ -198,7 +198,7 @@ def test_only_rgb_is_taken_so_that_no_mode_is_converted_silently(mode):
             call()
 
 
-def test_a_photo_that_is_no_pillow_image_is_refused(heat):
+def test_a_photo_that_is_not_a_pillow_image_is_refused(heat):
     with pytest.raises(InvalidArgument, match="ndarray"):
         overlay(heat, heat)
 

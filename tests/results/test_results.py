@@ -69,7 +69,7 @@ class TestPictures:
         for picture in (result.overlay(), result.cutout(0.5)):
             assert picture.size == photos["cat"].size
 
-    def test_no_opacity_leaves_what_the_model_saw_as_it_is(self, result, photos):
+    def test_zero_opacity_leaves_the_photo_unchanged_where_the_model_saw_it(self, result, photos):
         bare = np.asarray(result.overlay(alpha=0))
         assert np.array_equal(bare[result.seen], np.asarray(photos["cat"])[result.seen])
 
@@ -155,7 +155,7 @@ class TestFiles:
         with pytest.raises((InvalidArgument, ImageRefused)):
             Explanation.load(folder)
 
-    def test_a_folder_that_is_none_is_refused(self, tmp_path):
+    def test_an_invalid_folder_is_refused(self, tmp_path):
         with pytest.raises(InvalidArgument, match="folder"):
             Explanation.load(tmp_path / "nowhere")
 

@@ -490,14 +490,14 @@ class TestPaths:
         assert Comparison.load("~/two").table() == grid.table()
         assert list(here.iterdir()) == []
 
-    def test_addresses_and_bytes_name_folders_too(self, small, tmp_path):
+    def test_urls_and_bytes_also_name_folders(self, small, tmp_path):
         small.save_data((tmp_path / "a b").as_uri())
         assert same(Explanation.load(os.fsencode(tmp_path / "a b")), small)
 
     @pytest.mark.parametrize(
         "place", [None, 5, Ellipsis, ["out"], "a\0b", "\ud800", "file://elsewhere/x"], ids=repr
     )
-    def test_what_is_no_path_is_refused_everywhere(self, small, grid, place, tmp_path, monkeypatch):
+    def test_an_invalid_path_is_refused_everywhere(self, small, grid, place, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         for use in (
             small.save, small.save_data, small.save_animation, Explanation.load,
@@ -671,12 +671,12 @@ class TestStrangersFolders:
             Explanation.load(folder)
 
     @pytest.mark.parametrize("manifest", [{}, {"model": {}}, [], None, "manifest.json"])
-    def test_nothing_is_made_again_from_what_is_no_manifest(self, photo, manifest):
+    def test_nothing_is_reproduced_from_an_invalid_manifest(self, photo, manifest):
         with pytest.raises(InvalidArgument, match="manifest"):
             cam_hub.reproduce(manifest, photo)
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "7", "[" * 100_000, '{"model": ' * 50_000])
-    def test_what_is_no_manifest_is_refused(self, big, text, tmp_path):
+    def test_an_invalid_manifest_is_refused(self, big, text, tmp_path):
         (big.save(tmp_path) / "manifest.json").write_text(text)
         with pytest.raises(InvalidArgument, match=r"Explanation\.save"):
             Explanation.load(tmp_path)

@@ -105,7 +105,7 @@ def test_another_explanation_gets_a_folder_of_its_own_and_comes_first_in_the_car
 @pytest.mark.parametrize(
     "text", ["\ud800", "../../x", "\x1b[31m|`<b>`\u202e", "", "/", "日本", "-" * 300]
 )
-def test_a_strangers_names_stay_names(hub, result, tmp_path, text):
+def test_untrusted_names_stay_names(hub, result, tmp_path, text):
     """In a manifest that was loaded, labels and the model's ID may contain anything."""
     folder = result.save_data(tmp_path / "theirs")
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
@@ -211,7 +211,7 @@ class TestPrivacy:
 
 
 @pytest.mark.parametrize("repo", ["maps", "ann/maps/more", "../maps", "ann/ma ps", "", "ann/..", 7])
-def test_what_is_no_repo_id_is_refused_before_anything_is_sent(hub, result, repo):
+def test_an_invalid_repo_id_is_refused_before_anything_is_sent(hub, result, repo):
     with pytest.raises(InvalidArgument, match="owner/name"):
         cam_hub.save_to_hub(result, repo, token=TOKEN)
     assert hub.requests == []
@@ -265,7 +265,7 @@ class TestRefusals:
             cam_hub.save_to_hub(result, "ann/maps", token=TOKEN)
 
 
-def test_the_command_line_pushes_too(hub, lion, tmp_path, capsys, monkeypatch):
+def test_the_command_line_also_pushes(hub, lion, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     lion.save(tmp_path / "lion.png")
     out = ["--out", str(tmp_path / "out"), "--method", "layercam"]

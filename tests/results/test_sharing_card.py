@@ -41,7 +41,7 @@ def test_a_class_without_a_label_goes_by_its_number():
     assert "class 7" in text
 
 
-def test_names_of_strangers_stay_plain_text():
+def test_untrusted_names_stay_plain_text():
     evil = (
         "](x)![pixel](https://evil.example/p.png)\n---\n# <img src=x> "
         "<!-- cam_hub: end of the explanations --> | `a` & b"

@@ -141,7 +141,7 @@ def test_what_was_deleted_is_fetched_again(three, cache):
     assert repos(cache) == ["a/old"]
 
 
-def test_checkpoints_of_torchvision_count_and_go_too(three, cache):
+def test_checkpoints_of_torchvision_also_count_and_are_removed(three, cache):
     old = checkpoint(cache, "alexnet-owt-7be5be79.pth", 100 * KB, 20)
     new = checkpoint(cache, "resnet18-f37072fd.pth", 100 * KB, 1)
     total = size(cache) + 200 * KB

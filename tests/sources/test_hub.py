@@ -53,7 +53,7 @@ def test_a_model_in_the_cache_loads_without_the_hub(hub):
         ("baker/bread@v9", ModelNotFound, "no revision 'v9'"),
     ],
 )
-def test_what_is_not_there_is_not_found(hub, id, error, words):
+def test_unknown_ids_are_refused_with_the_reason(hub, id, error, words):
     with pytest.raises(error, match=words):
         cam_hub.load_model(id)
 
@@ -97,7 +97,7 @@ def test_a_repo_that_timm_cannot_read_is_refused_with_what_it_is(hub, config, wo
         cam_hub.load_model("baker/bread")
 
 
-def test_nothing_large_is_fetched_from_a_repo_that_is_no_model(hub):
+def test_nothing_large_is_fetched_from_a_repo_that_is_not_a_model(hub):
     hub.repos["baker/bread"]["config.json"] = b'{"model_type": "bert"}'
     with pytest.raises(ModelRefused):
         cam_hub.load_model("baker/bread")

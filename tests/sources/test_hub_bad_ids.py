@@ -13,7 +13,7 @@ from tests.fakes.hub.shelves import Shelf
 @pytest.mark.parametrize(
     ("shelf", "words"), [("datasets", "a dataset and not"), ("spaces", r"a Space \(an app\) and")]
 )
-def test_what_is_no_model_is_refused_for_what_it_is(shelf, words, hub):
+def test_an_object_that_is_not_a_model_is_refused_with_its_kind(shelf, words, hub):
     hub.uploaded[f"{shelf}/baker/photos"] = Shelf()
     with pytest.raises(ModelRefused, match=words):
         cam_hub.load_model("baker/photos")

@@ -278,7 +278,7 @@ DIGESTS = {"a path": "../../../../evil", "nothing": "", "too short": "0" * 39, "
 
 
 @pytest.mark.parametrize("digest", DIGESTS.values(), ids=DIGESTS)
-def test_a_digest_that_is_none_names_no_file(digest, hub, hub_cache):
+def test_an_invalid_digest_refers_to_no_file(digest, hub, hub_cache):
     sizes = {name: len(body) for name, body in hub.repos[REPO].items()}
     hub.facts[REPO] = {
         "siblings": [

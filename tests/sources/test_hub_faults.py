@@ -141,7 +141,7 @@ def test_what_arrived_before_the_cut_is_not_fetched_again_by_the_next_call(hub, 
     ]
 
 
-def test_a_server_that_cannot_go_on_is_asked_for_all_of_it(hub):
+def test_a_server_without_resumption_is_asked_for_the_whole_file(hub):
     body = hub.repos[REPO]["model.safetensors"]
     hub.faults.append(Fault(WEIGHTS, times=1, cut=len(body) // 2))
 

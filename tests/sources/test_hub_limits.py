@@ -106,7 +106,7 @@ LIMITS = {
 
 
 @pytest.mark.parametrize(("limits", "words"), LIMITS.values(), ids=LIMITS)
-def test_what_costs_too_much_is_refused_before_any_file_is_asked_for(hub, limits, words):
+def test_expensive_models_are_refused_before_any_file_is_requested(hub, limits, words):
     with pytest.raises(ModelRefused, match=words):
         load(limits=limits)
     assert [call.path for call in hub.calls] == [f"/api/models/{REPO}"]
@@ -222,7 +222,7 @@ def test_what_the_progress_function_raises_ends_the_download_and_comes_out_uncha
     assert load().revision == hub.commit(REPO)
 
 
-def test_a_download_that_was_stopped_goes_on_where_it_was(hub):
+def test_a_download_that_was_stopped_is_resumed(hub):
     size = sizes(hub)["model.safetensors"]
     heard = Heard()
 

@@ -64,7 +64,7 @@ def test_what_a_repo_declares_gives_the_network_that_timm_makes_of_it(case, hub,
     assert np.isfinite(cam_hub.explain(model, batch, method="layercam").cam()).all()
 
 
-def test_a_single_class_is_explained_as_it_is_labelled(hub, tmp_path, lion):
+def test_a_single_class_is_explained_as_labelled(hub, tmp_path, lion):
     hub.repos[REPO] = pushed(tmp_path, network(num_classes=1), label_names=["is bread"])
     result = cam_hub.explain(load(), lion, method="layercam")
     assert {prediction.label for prediction in result.predictions} == {"is bread", "not is bread"}
@@ -143,7 +143,7 @@ def test_averaged_weights_go_before_plain_ones_and_a_pickle_is_read_with_a_warni
     assert torch.equal(model.module.get_parameter("fc.weight"), plain / 2)
 
 
-def test_safetensors_are_fetched_where_there_is_a_pickle_too(hub, tmp_path):
+def test_safetensors_are_preferred_to_a_pickle(hub, tmp_path):
     hub.repos[REPO] = {**averaged(tmp_path / "one"), **pushed(tmp_path / "other")}
     load()
     assert asked_for(hub) == ["config.json", "model.safetensors"]

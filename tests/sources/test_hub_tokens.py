@@ -174,7 +174,7 @@ def test_what_is_public_is_served_to_all_while_the_hub_is_silent(hub):
         assert load(token).revision == hub.commit(REPO)
 
 
-def test_what_is_no_longer_public_is_not_served_to_all(hub):
+def test_repos_that_are_no_longer_public_are_not_served_to_all(hub):
     load(None)
     hub.private[REPO] = {BAKER}
     assert load(BAKER).source == "hub"

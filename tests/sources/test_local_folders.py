@@ -115,7 +115,7 @@ def test_a_folder_has_no_random_weights(folder):
         load(folder, pretrained=False)
 
 
-def test_what_is_not_there_is_not_found(tmp_path):
+def test_a_missing_folder_is_not_found(tmp_path):
     with pytest.raises(ModelNotFound, match="no such folder"):
         load(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
@@ -147,7 +147,7 @@ def test_a_folder_that_is_written_to_leaves_what_was_loaded_as_it_was(folder, li
     assert torch.equal(model.module(model.preprocess(lion)), before)
 
 
-def test_a_text_that_is_a_path_is_a_folder_for_explain_too(folder, lion):
+def test_a_text_that_is_a_path_is_also_a_folder_for_explain(folder, lion):
     result = cam_hub.explain(f"local-dir:{folder}", lion, classes="oat")
     assert result.manifest["model"]["source"] == "local"
 

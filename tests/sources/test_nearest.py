@@ -51,7 +51,7 @@ def test_the_nearest_that_the_libraries_know_is_named_first(id: str, first: str)
     assert refused(id).nearest[0] == first
 
 
-def test_names_that_begin_alike_come_before_names_that_contain_them():
+def test_names_that_begin_with_the_words_come_before_names_that_contain_them():
     nearest = refused("vit_base").nearest
     assert all(id.startswith("timm/vit_base_") for id in nearest)
 

@@ -103,7 +103,7 @@ def test_a_url_finds_the_repo_that_it_names(bakery_hub: FakeHub):
         cam_hub.search_models("https://huggingface.co/datasets/baker/bread")
 
 
-def test_what_strangers_wrote_into_their_cards_does_no_harm(bakery_hub: FakeHub):
+def test_untrusted_text_in_cards_does_no_harm(bakery_hub: FakeHub):
     bakery_hub.facts["mallory/bread"] = {
         "library_name": "timm",
         "tags": ["timm", "license:" + "x" * 10_000],

@@ -83,7 +83,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_again_the_next_time():
     assert get(store, ONE)
 
 
-def test_a_cleared_store_loads_anew():
+def test_a_cleared_store_loads_again():
     store = ModelStore()
     first = get(store, ONE)
     store.clear()

@@ -181,7 +181,7 @@ def broken(tmp_path: Path, name: str, value: float) -> Path:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weights_that_are_no_numbers_are_refused(value, tmp_path):
+def test_weights_that_are_not_numbers_are_refused(value, tmp_path):
     weights = broken(tmp_path, "fc.weight", value)
     with pytest.raises(ModelRefused, match=r"NaN or infinite values, the first 'fc\.weight'"):
         load(tmp_path, weights)

@@ -99,12 +99,12 @@ def test_a_cut_connection_is_taken_up_where_it_broke_off(mirror):
     assert [asked for _, asked in mirror.requests] == [None, "bytes=400000-", "bytes=700000-"]
 
 
-def test_a_mirror_that_hands_out_whole_files_only_begins_anew(mirror):
+def test_a_mirror_without_range_requests_starts_again(mirror):
     mirror.cuts, mirror.ranges = [400_000], False
     assert fetch().read_bytes() == CONTENT
 
 
-def test_a_connection_that_breaks_again_and_again_leaves_what_the_next_try_goes_on_from(
+def test_a_connection_that_breaks_repeatedly_leaves_bytes_that_the_next_try_resumes_from(
     mirror, hub_folder
 ):
     mirror.cuts = [500_000, 0, 0, 0]
@@ -127,7 +127,7 @@ class Stop(ConnectionError):
     network."""
 
 
-def test_a_caller_who_has_had_enough_ends_it_and_the_next_try_goes_on(mirror, hub_folder):
+def test_a_caller_can_end_a_download_and_the_next_try_resumes_it(mirror, hub_folder):
     def stop(part: float, words: str) -> None:
         raise Stop(words)
 
@@ -185,7 +185,7 @@ def test_an_unknown_host_name_is_a_dns_error(monkeypatch):
 
 
 @pytest.mark.parametrize("address", ["file:///etc", "mirror.example", "ftp://mirror", "http://"])
-def test_a_mirror_that_is_no_address_is_refused(address, monkeypatch):
+def test_a_mirror_that_is_not_a_url_is_refused(address, monkeypatch):
     monkeypatch.setenv("CAM_HUB_TORCHVISION_URL", address)
     with pytest.raises(InvalidArgument, match="CAM_HUB_TORCHVISION_URL"):
         fetch()

@@ -96,7 +96,7 @@ def test_a_configuration_may_be_a_plain_dict_or_have_the_old_name() -> None:
 
 
 @pytest.mark.parametrize("declared", ["resnet18", {}, {"mean": (9, 9, 9), "input_size": 3}, 5])
-def test_an_attribute_of_that_name_that_is_no_configuration_is_ignored(declared: object) -> None:
+def test_an_attribute_of_that_name_that_is_not_a_configuration_is_ignored(declared: object) -> None:
     module = net()
     module.pretrained_cfg = declared  # type: ignore[assignment]
     assert wrap_model(module).preprocessing.as_dict()["mean"] == [0.485, 0.456, 0.406]
@@ -230,7 +230,9 @@ def test_names_are_read_by_index(names: object) -> None:
     ],
     ids=str,
 )
-def test_what_is_not_one_label_per_class_is_refused(names: object, hint: str) -> None:
+def test_a_label_count_that_differs_from_the_class_count_is_refused(
+    names: object, hint: str
+) -> None:
     with pytest.raises(InvalidArgument, match=hint):
         wrap_model(net(), class_names=names)  # type: ignore[arg-type]
 

@@ -48,7 +48,7 @@ def result(budget: FileBudget, name: str, size: int, age: float) -> Path:
     return folder
 
 
-def test_the_oldest_go_first_uploads_and_results_alike(budget: FileBudget):
+def test_the_oldest_uploads_and_results_are_removed_first(budget: FileBudget):
     oldest, old = result(budget, "r1", 40 * KB, 900), upload(budget, "a", 30 * KB, 800)
     young = upload(budget, "b", 20 * KB, 700)
     budget.make_room(10 * KB)
@@ -106,7 +106,7 @@ def test_many_tiny_files_count_as_well(budget: FileBudget):
     assert sum(folder.exists() for folder in folders) == 100 * KB // 8192
 
 
-def test_other_folders_are_no_business_of_it(budget: FileBudget):
+def test_other_folders_are_not_affected(budget: FileBudget):
     other = budget.root / "another-app"
     other.mkdir()
     (other / "file").write_bytes(bytes(500 * KB))

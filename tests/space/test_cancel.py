@@ -96,7 +96,7 @@ class TestLongWork:
             np.testing.assert_allclose(again.cams[key], cam, rtol=0, atol=1e-5 * cam.max())
 
 
-def test_kept_passes_are_no_obstacle_to_cancelling(model):
+def test_cached_passes_do_not_prevent_cancelling(model):
     of_many_methods_and_layers(model, lambda part, _: None)
     model.module.images = 0
 

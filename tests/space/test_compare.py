@@ -209,7 +209,7 @@ def test_the_form_selects_the_target_as_for_one_image(
     assert "region" in refused["error"]
 
 
-def test_another_look_is_drawn_without_the_model(browser: Browser, lion: Image.Image):
+def test_another_view_is_drawn_without_the_model(browser: Browser, lion: Image.Image):
     redraw = browser.event("compare_scale", "input", "compare_grid")
     look = {"compare_scale": "own", "compare_alpha": 0.9, "compare_colormap": "viridis"}
     before = browser.fire(redraw, look)[1]
@@ -264,7 +264,7 @@ def test_the_limits_are_shown(url: str):
     assert f"At most {limits.max_cells}" in parts["compare_layers"]["info"]
 
 
-def test_the_files_in_one_look_are_written_once_and_hold_themselves_not(
+def test_the_files_of_one_view_are_written_once_and_do_not_contain_themselves(
     lite0: cam_hub.LoadedModel, lion: Image.Image, tmp_path: Path
 ):
     grid = cam_hub.compare(lite0, lion, methods="gradcam", target_layers="stages")

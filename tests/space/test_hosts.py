@@ -55,7 +55,7 @@ def test_a_host_is_read(text: str, expected: Authority | None):
 
 
 @pytest.mark.parametrize("text", ["null", "", "file://", "chrome-extension://abc", "http://"])
-def test_what_is_no_origin_of_a_site_is_none(text: str):
+def test_an_invalid_origin_of_a_site_is_none(text: str):
     assert read_origin(text) is None
 
 

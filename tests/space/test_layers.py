@@ -132,7 +132,7 @@ def select(browser: Browser, **changed: Any) -> tuple[bool, dict[str, Any]]:
     return browser.fire(browser.event("layers", "select", "layer_table"), {**values, **changed})
 
 
-def test_layers_are_not_looked_for_before_the_tab_is_opened(browser: Browser):
+def test_layers_are_not_searched_before_the_tab_is_opened(browser: Browser):
     values = {"model_id": "torchvision/resnet5", "target_layers": ["best"]}
     looking = next(
         event

@@ -159,7 +159,7 @@ def test_an_error_is_a_sentence_that_ends_with_its_code(
 @pytest.mark.parametrize(
     "values", [{}, {"image": 5}, {"image": "/etc/hostname"}, {"image": "x", "num_samples": "four"}]
 )
-def test_what_does_not_fit_the_tools_description_is_an_error_too(
+def test_arguments_that_do_not_fit_the_tools_description_are_also_an_error(
     agent: Agent, values: dict[str, Any]
 ):
     answer = agent.call("explain", **values)

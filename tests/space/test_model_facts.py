@@ -102,7 +102,7 @@ def test_nothing_waits_for_the_facts(browser: Browser):
     assert changes[-1]["outputs"] == [browser.ids["facts"]]
 
 
-def test_what_strangers_write_is_never_markup():
+def test_untrusted_text_is_never_markup():
     facts = ModelFacts("a/b", "hub", licence=HOSTILE, library=HOSTILE, refusal=HOSTILE)
     shown = facts_html(facts)
     assert "<img" not in shown

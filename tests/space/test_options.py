@@ -90,7 +90,7 @@ def test_every_setting_is_read_and_applied(option: Any):
     [(option, text) for option in OPTIONS for text in WRONG[option.kind]],
     ids=lambda value: getattr(value, "name", value),
 )
-def test_what_is_no_value_is_refused_in_a_sentence_that_names_its_place(option: Any, text: str):
+def test_an_invalid_value_is_refused_in_a_sentence_that_names_its_place(option: Any, text: str):
     with pytest.raises(InvalidArgument, match=option.variable):
         read_options({}, {option.variable: text}, on_space=False)
     with pytest.raises(InvalidArgument, match=option.flag):

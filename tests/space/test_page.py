@@ -79,7 +79,7 @@ def test_the_button_shows_the_overlay_the_predictions_and_a_map_per_layer_with_t
     assert "blocks.4" in [value for _, value in shown["target_layers"]["choices"]]
 
 
-def test_another_class_and_look_are_drawn_from_the_kept_result(
+def test_another_class_and_view_are_drawn_from_the_stored_result(
     browser: Browser, lion: Image.Image, lite0: cam_hub.LoadedModel
 ):
     _, shown = browser.explain(browser.upload(encoded(lion, "PNG")), classes=["291", "cheetah"])
@@ -130,7 +130,7 @@ def test_a_prediction_that_was_not_explained_is_requested_with_those_that_were(
      {"scale": None}, {"shown_class": 3}],
     ids=lambda look: next(iter(look)),
 )  # fmt: skip
-def test_a_look_that_does_not_work_gets_a_message(
+def test_invalid_display_options_get_a_message(
     browser: Browser, lion: Image.Image, look: dict[str, Any]
 ):
     browser.explain(browser.upload(encoded(lion, "PNG")))

@@ -103,7 +103,7 @@ def test_opening_the_page_again_costs_no_pass_and_no_folder(
     assert again["viewer"] == first["viewer"]
 
 
-def test_the_first_sight_can_be_looked_at_in_other_ways(browser: Browser):
+def test_the_initial_result_can_be_shown_in_other_views(browser: Browser):
     browser.open()
     done, drawn = browser.fire(browser.event("alpha", "input", "viewer"), {"alpha": 1.0})
     assert done

@@ -207,7 +207,7 @@ def test_a_host_with_one_private_address_is_refused_whatever_else_it_has(server:
         fetch_photo("http://photos.example/cat.jpg", rules)
 
 
-def test_a_host_is_looked_up_once_and_the_answer_is_what_is_connected_to(server: PhotoServer):
+def test_a_host_is_resolved_once_and_the_connection_uses_the_result(server: PhotoServer):
     # The second result would lead to another machine, as in DNS rebinding.
     names = Names(["127.0.0.2"], ["127.0.0.1"])
     rules = replace(HERE, resolve=names)
@@ -244,7 +244,7 @@ def test_a_redirect_to_another_scheme_is_not_followed(server: PhotoServer):
             fetch_photo(f"{server.address}/to", HERE)
 
 
-def test_this_machines_own_addresses_are_not_public_whatever_they_look_like(monkeypatch):
+def test_this_machines_own_addresses_are_not_public_in_any_notation(monkeypatch):
     # Every address of the loopback network belongs to this machine; here they count as public.
     monkeypatch.setattr("space.service.photos.is_public", lambda address: True)
     with pytest.raises(ImageRefused, match="public address"):

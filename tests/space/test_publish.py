@@ -128,7 +128,7 @@ class TestUpdating:
         assert "another app" in refusal(capsys, "ann/maps")
         assert shelf.files == before
 
-    def test_a_pull_request_leaves_the_space_as_it_is(self, hub, capsys):
+    def test_a_pull_request_does_not_change_the_space(self, hub, capsys):
         hub.uploaded["spaces/bob/maps"] = Shelf(sdk="gradio", files={"cam_hub/__init__.py": b""})
         assert main(["bob/maps", "--pr"]) == 0
         shelf = hub.uploaded["spaces/bob/maps"]
@@ -212,7 +212,7 @@ class TestRefusals:
         hub.uploads.full = "Storage limit reached"
         assert "Storage limit reached" in refusal(capsys, "ann/maps")
 
-    def test_where_there_is_no_network(self, capsys):
+    def test_without_a_network(self, capsys):
         assert "cannot be reached" in refusal(capsys, "ann/maps")
 
     def test_where_the_hub_is_out_of_order(self, hub, capsys):
@@ -220,7 +220,7 @@ class TestRefusals:
         assert "error 500. Try again later" in refusal(capsys, "ann/maps")
 
     @pytest.mark.parametrize("name", ["maps", "ann/maps/x", "ann/..", "ann/ma ps"])
-    def test_with_what_is_no_name(self, hub, capsys, name):
+    def test_with_an_invalid_name(self, hub, capsys, name):
         assert "owner/name" in refusal(capsys, name)
         assert hub.requests == []
 

@@ -61,7 +61,7 @@ def test_a_box_is_written_as_it_was_typed():
         {},
     ],
 )
-def test_what_is_no_box_is_refused_in_words(value: Any):
+def test_an_invalid_box_is_refused_with_a_message(value: Any):
     with pytest.raises(InvalidArgument, match="four numbers: left, top, right, bottom"):
         read_box("region", value, 50)
 
@@ -108,7 +108,7 @@ def test_a_segmenter_explains_a_region_through_every_interface(random_url: str, 
     assert cleared["region"] == "", "it was meant in another photo's pixels"
 
 
-def test_a_model_without_classes_compares_with_a_reference_through_every_door(
+def test_a_model_without_classes_compares_with_a_reference_through_every_interface(
     random_url: str, photo: Path, cat_file: Path
 ):
     client = Client(random_url, verbose=False)

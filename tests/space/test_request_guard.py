@@ -101,7 +101,7 @@ def test_a_photo_at_a_url_gives_the_same_result_as_an_upload(
         ("/drip", "in time"),
     ],
 )
-def test_what_is_no_photo_is_refused_in_words(
+def test_an_invalid_photo_is_refused_with_a_message(
     open_url: str, server: PhotoServer, path: str, words: str
 ):
     kind, said = call(open_url, values(server.address + path))
@@ -183,7 +183,7 @@ def test_no_request_bypasses_the_queue(url: str):
     assert answer.status_code == 404
 
 
-def test_a_request_is_no_place_for_megabytes(url: str):
+def test_a_request_of_megabytes_is_refused(url: str):
     address = f"{url}gradio_api/call/layers"
     long = json.dumps({"data": ["x" * 5_000_000, False]}).encode()
     declared = httpx.post(address, content=long)

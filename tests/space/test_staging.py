@@ -78,7 +78,7 @@ class TestFiles:
         with pytest.raises(InvalidArgument, match=re.escape(f"{name!r} is missing")):
             collect(CARD, clone)
 
-    def test_the_files_arrive_as_they_are(self, tmp_path):
+    def test_the_files_arrive_unchanged(self, tmp_path):
         files = collect(CARD)
         write(files, tmp_path / "deep" / "er")
         written = {
@@ -115,7 +115,7 @@ class TestCard:
         assert f"# {title}" in card
 
     @pytest.mark.parametrize("title", ["", " ", "two\nlines", "x" * 101])
-    def test_a_title_that_is_none_is_refused(self, title):
+    def test_an_invalid_title_is_refused(self, title):
         with pytest.raises(InvalidArgument, match="title"):
             make_card(title=title)
 

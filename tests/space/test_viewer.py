@@ -221,7 +221,7 @@ def test_names_that_others_gave_are_text_and_never_markup(result: Explanation):
 # Settings of the view
 
 
-def test_a_look_that_names_what_was_not_explained_is_refused(screen: Preview):
+def test_display_options_for_something_not_explained_are_refused(screen: Preview):
     with pytest.raises(ClassNotFound, match="Explained were: 291"):
         screen.span(DisplayOptions(class_index=3))
     with pytest.raises(LayerNotFound, match=r"Nearest: bn2"):
@@ -249,7 +249,7 @@ def test_the_first_class_with_a_map_is_shown_where_none_is_named(result: Explana
     ],
     ids=str,
 )
-def test_a_look_of_other_values_is_refused(values: dict[str, object]):
+def test_display_options_of_other_values_are_refused(values: dict[str, object]):
     with pytest.raises(InvalidArgument):
         read_display_options(**values)  # type: ignore[arg-type]
 

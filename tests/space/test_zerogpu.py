@@ -131,7 +131,7 @@ def test_where_gpus_are_lent_the_function_is_marked_with_its_time(
     assert marks == [zerogpu.SECONDS]
 
 
-def test_in_one_process_too_the_answer_is_that_of_explain(lite0, lion):
+def test_in_one_process_the_answer_is_also_that_of_explain(lite0, lion):
     import numpy as np
 
     import cam_hub

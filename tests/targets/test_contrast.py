@@ -44,7 +44,7 @@ def nothing_kept():
     RECENT.clear()
 
 
-def test_the_weights_of_a_linear_head_are_taken_off_each_other(linear):
+def test_the_weights_of_a_linear_head_are_subtracted_from_each_other(linear):
     (image,) = inputs(linear, 1)
     found = explain_methods(
         linear, image, ["gradcam", "layercam"], target_layers="conv", classes=A, contrast=B

@@ -559,7 +559,7 @@ class TestSegmentation:
             assert each.probability == pytest.approx(float(expected[each.class_index]), abs=1e-5)
 
 
-def test_a_network_is_looked_at_once_by_four_passes_and_loaded_models_by_none(lite0):
+def test_a_network_is_examined_once_by_four_passes_and_loaded_models_by_none(lite0):
     model = wrapped(lambda z: z)
     images = []
     handle = model.module.register_forward_pre_hook(lambda _, args: images.append(len(args[0])))

@@ -103,7 +103,7 @@ def test_a_signed_fusion_takes_the_value_of_the_largest_magnitude(model):
     assert abs(fused).max() <= 1
 
 
-def test_a_comparison_shows_signed_maps_too(model):
+def test_a_comparison_also_shows_signed_maps(model):
     grid = cam_hub.compare(model, IMAGE, methods=["gradcam", "layercam"], sign="both", classes=1)
     (heats,) = grid.heat("own")
     assert all(abs(heat).max() == pytest.approx(1) and heat.min() < 0 for heat in heats)

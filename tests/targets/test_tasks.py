@@ -138,7 +138,7 @@ class TestPooling:
         assert pooled(features, 5).tolist() == [[0.0, 1.0, 2.0, 3.0, 4.0]]
 
     @pytest.mark.parametrize("output", [torch.zeros(3), None, torch.zeros(2, 3).long()])
-    def test_what_is_no_features_is_refused(self, output):
+    def test_invalid_features_are_refused(self, output):
         with pytest.raises(ModelRefused, match="similarity model"):
             pooled(output)
 
@@ -209,7 +209,7 @@ class TestSimilarity:
         with pytest.raises(NoMap, match="blank picture"):
             Similarity().target(reference=reference).scores(self.FEATURES)
 
-    def test_features_that_are_not_finite_are_no_reference(self):
+    def test_features_that_are_not_finite_are_not_a_reference(self):
         reference = Reference(output=torch.tensor([[math.nan, 1.0]]))
         with pytest.raises(NoMap, match="not finite"):
             Similarity().target(reference=reference).scores(self.FEATURES)

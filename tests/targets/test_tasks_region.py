@@ -91,7 +91,7 @@ class TestRegions:
             ((4, 4, 9, 9), r"which is the box \(0, 0, 4, 4\)"),
         ],
     )
-    def test_what_is_no_region_is_refused(self, given, message):
+    def test_an_invalid_region_is_refused(self, given, message):
         with pytest.raises(InvalidArgument, match=message):
             read_region(given, SAME)
 
