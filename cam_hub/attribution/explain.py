@@ -113,6 +113,7 @@ def explain(
     """
     request = ExplainOptions.checked(**arguments)
     chosen = METHODS[method].signed(request.options["sign"])
+    # Open, preprocess.
     model = model_of(model_or_id, request.options["output"])
     prepared = prepare(model, image, request.options["background"])
     return explain_prepared(model, prepared, [chosen], request)[chosen.name]

@@ -16,7 +16,7 @@ from cam_hub import explain, explain_many
 from cam_hub.attribution.passes import RECENT
 from cam_hub.errors import OutOfMemory
 from cam_hub.hooks.memory import group_room, is_out_of_memory
-from tests.fakes.engine_nets import Pooled, Pyramid, apart, picture
+from tests.fakes.engine_nets import Counting, Pooled, Pyramid, apart, picture
 from tests.fakes.module_state import state_of
 
 TOO_MUCH = 2**50
@@ -91,6 +91,42 @@ def test_batches_continue_one_by_one_and_later_ones_in_smaller_chunks(model):
     assert model.module.batches == [4, 1, 1, 1, 1, 2, 2]
     for one, other in zip(whole, parts, strict=True):
         assert apart(one.cam(), other.explanation.cam()) < 1e-5
+
+
+class Greedy(torch.autograd.Function):
+    """Its backward pass asks the allocator for a pebibyte as often as its network's ``greed``."""
+
+    @staticmethod
+    def forward(ctx, maps: Tensor, net: Costly) -> Tensor:
+        ctx.net = net
+        return maps.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        if ctx.net.greed:
+            ctx.net.greed -= 1
+            torch.empty(TOO_MUCH, dtype=torch.uint8)
+        return gradient, None
+
+
+class Costly(Counting):
+    def __init__(self) -> None:
+        super().__init__()
+        self.greed = 0
+        self.last.register_forward_hook(lambda _, __, maps: Greedy.apply(maps, self))
+
+
+def test_where_a_cached_graph_is_too_much_the_picture_passes_once_more():
+    torch.manual_seed(0)
+    model = cam_hub.wrap_model(Costly(), input_size=(3, 32, 32))
+    options = {"target_layers": "block", "method": "gradcam"}
+    expected = explain(model, picture(model), classes=1, reuse=False, **options)
+    RECENT.clear()
+    explain(model, picture(model), classes=0, **options)
+    model.module.images, model.module.greed = 0, 1
+    found = explain(model, picture(model), classes=1, **options)
+    assert (model.module.images, model.module.greed) == (1, 0)
+    assert apart(found.cam(), expected.cam()) < 1e-5
 
 
 LIMITED = """

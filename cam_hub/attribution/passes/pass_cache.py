@@ -17,6 +17,7 @@ from cam_hub.attribution.passes.accumulator import Accumulator, Allowance, Key, 
 from cam_hub.attribution.passes.forward import Trace, anatomy
 from cam_hub.attribution.passes.job import BatchContext, Job, Pass
 from cam_hub.errors import NoMap
+from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import watch_writes
 from cam_hub.images.preprocessing import same
 from cam_hub.methods import Evidence, Method
@@ -365,6 +366,10 @@ class RecentPasses:
                 raise
             with self._lock:  # something that the backward pass needs was written to
                 self._kept.pop(slot.key, None)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.clear()  # what is cached may be what is in the way
         return None
 
     def _find(self, key: Hashable, image: Tensor) -> _Picture | None:
