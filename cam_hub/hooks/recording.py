@@ -129,9 +129,11 @@ def observe(module: nn.Module, visit: Visit, names: Iterable[str] | None = None)
     for name in names or ():
         try:
             wanted[name] = module.get_submodule(name)
-        except AttributeError:
-            nearest = nearest_names(str(name), modules_by_name(module))
-            raise LayerNotFound(name, nearest) from None
+        except AttributeError:  # none, or one that an attribute of the class hides
+            known = modules_by_name(module)
+            if name not in known:
+                raise LayerNotFound(name, nearest_names(str(name), known)) from None
+            wanted[name] = known[name]
     token = _running.set(recorder := object())
     handles = []
     try:

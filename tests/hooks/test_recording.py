@@ -217,6 +217,23 @@ def test_an_unknown_layer_names_the_nearest_and_leaves_no_hook():
     assert hooks_of(module) == 0
 
 
+def test_a_layer_that_an_attribute_of_the_class_hides_is_found(x):
+    class Hidden(nn.Module):
+        conv = None
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._modules["conv"] = nn.Conv2d(1, 1, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self._modules["conv"](x)
+
+    module = Hidden()
+    with frozen_eval(module), tap(module, ["conv"]) as taps:
+        out = module(x)
+    assert torch.equal(taps.activations["conv"], out)
+
+
 def test_no_hook_is_left_after_success_and_after_failure(x):
     module = Doubling()
     with tap(module, ["affine"]):
