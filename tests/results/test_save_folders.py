@@ -1,4 +1,4 @@
-"""Saved results: a user's own files are never lost, in any folder and after any interruption."""
+"""Saved results: other files in the folder are never lost, whenever a save ends."""
 
 from __future__ import annotations
 
