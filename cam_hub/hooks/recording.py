@@ -300,30 +300,6 @@ class Taps:
             waiting += more
         return found
 
-    def gradients(
-        self, score: Tensor, names: Sequence[str], *, keep_graph: bool = False
-    ) -> dict[str, Tensor]:
-        """Derivatives of a score with respect to the recorded activations.
-
-        Args:
-            score: A scalar computed from the same forward pass.
-            names: The layers to differentiate by.
-            keep_graph: Whether another score will be differentiated after this one.
-
-        Returns:
-            One tensor per layer, of its activation's shape; zeros where the score does not
-            depend on the layer.
-
-        Raises:
-            NoMap: If the score depends on none of the layers.
-        """
-        found: dict[str, Tensor] = {}
-        self.visit_gradients(score, found.__setitem__, keep_graph=keep_graph)
-        return {
-            name: found[name] if name in found else torch.zeros_like(self.activations[name])
-            for name in names
-        }
-
 
 @contextmanager
 def tap(

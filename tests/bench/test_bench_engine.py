@@ -22,6 +22,7 @@ from bench.engine.report import Findings, Timed, Weighed, render
 from bench.engine.subjects import load
 from bench.engine.timing import Contender, Spread, Times, measure
 from cam_hub.hooks.recording import tap
+from tests.fakes.gradients import gradients_of
 
 TINY = "test_resnet.r160_in1k"
 """timm's smallest architecture with residual blocks."""
@@ -250,7 +251,7 @@ def test_the_floor_takes_the_gradients_that_maps_are_made_of(layers):
     ):
         scores = subject.model.module(x)
     for index, gradients in zip(scores[0].topk(2).indices.tolist(), found, strict=True):
-        expected = taps.gradients(scores[:, index].sum(), names, keep_graph=True)
+        expected = gradients_of(taps, scores[:, index].sum(), names, keep_graph=True)
         for name, gradient in zip(names, gradients, strict=True):
             assert torch.allclose(gradient, expected[name].expand_as(gradient), atol=1e-6)
 
