@@ -55,6 +55,7 @@ def test_three_layers_of_resnet_50_and_their_fusion_in_one_call(folder_with_cat)
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_one_of_the_35_features_of_vgg_19_in_one_call(folder_with_cat):
     result = run(blocks("docs/from-easy-explain.md")[2])["result"]
     assert len(result.layers) == 35

@@ -126,7 +126,13 @@ class TestSmoothGradCampp:
         )
         assert self.least(one, other) >= 0.97
 
-    @pytest.mark.parametrize(("name", "sampling"), [("cat", "adaptive"), ("espresso", "fixed")])
+    @pytest.mark.parametrize(
+        ("name", "sampling"),
+        [
+            pytest.param("cat", "adaptive", marks=pytest.mark.slow),
+            ("espresso", "fixed"),
+        ],
+    )
     def test_invisible_noise_on_the_input_does_not_change_the_map_of_any_block(
         self, lite0, photos, name, sampling
     ):
