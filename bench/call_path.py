@@ -39,24 +39,24 @@ class CallPath:
     """The functions that ran.
 
     Attributes:
-        functions: Their code objects, without comprehensions and lambdas.
+        functions: Their files and qualified names; lambdas and comprehensions count, too.
         jumps: Calls from one file to another, by caller's and callee's file.
         depth: The longest chain.
     """
 
-    functions: set[CodeType] = field(default_factory=set)
+    functions: set[tuple[str, str]] = field(default_factory=set)
     jumps: set[tuple[str, str, int]] = field(default_factory=set)
     depth: int = 0
 
     @property
     def files(self) -> set[str]:
         """The files that contain the functions."""
-        return {code.co_filename for code in self.functions}
+        return {file for file, _ in self.functions}
 
     @property
-    def of_space(self) -> set[CodeType]:
+    def of_space(self) -> set[tuple[str, str]]:
         """The functions of the app."""
-        return {code for code in self.functions if code.co_filename.startswith(_PACKAGES[1])}
+        return {each for each in self.functions if each[0].startswith(_PACKAGES[1])}
 
 
 @contextmanager
@@ -67,13 +67,13 @@ def call_path() -> Iterator[CallPath]:
 
     def profile(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if not code.co_filename.startswith(_PACKAGES) or code.co_name.startswith("<"):
+        if not code.co_filename.startswith(_PACKAGES) or code.co_name == "<module>":
             return
         if event == "call":
             if stack and stack[-1].co_filename != code.co_filename:
                 found.jumps.add((stack[-1].co_filename, code.co_filename, frame.f_lineno))
             stack.append(code)
-            found.functions.add(code)
+            found.functions.add((code.co_filename, code.co_qualname))
             found.depth = max(found.depth, len(stack))
         elif event == "return" and code in stack:
             while stack.pop() is not code:
@@ -116,16 +116,13 @@ def _cases() -> Iterator[tuple[str, Callable[[], object]]]:
 
     photos = [_EXAMPLES / name for name in _PHOTOS]
     model = cam_hub.load_model(cam_hub.DEFAULT_MODEL, device="cpu")
-    cam_hub.explain(model, photos[0], method="layercam")
-    yield (
-        "`explain(model, another_photo)`",
-        lambda: cam_hub.explain(model, photos[1], method="layercam"),
-    )
-    cam_hub.explain(cam_hub.DEFAULT_MODEL, photos[0], method="layercam")
+    cam_hub.explain(model, photos[0])
+    yield "`explain(model, another_photo)`", lambda: cam_hub.explain(model, photos[1])
+    cam_hub.explain(cam_hub.DEFAULT_MODEL, photos[0])
     SHARED.clear()
     yield (
         "`explain(id, photo)`, layers cached",
-        lambda: cam_hub.explain(cam_hub.DEFAULT_MODEL, photos[1], method="layercam"),
+        lambda: cam_hub.explain(cam_hub.DEFAULT_MODEL, photos[1]),
     )
 
 
@@ -142,7 +139,7 @@ def _space_cases(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     defaults = {name: each.default for name, each in parameters.items()}
 
     def call(photo: object) -> object:
-        given = {"image": photo, "method": "layercam", "visitor": None}
+        given = {"image": photo, "visitor": None}
         return endpoint(*{**defaults, **given}.values())
 
     call(photos[0])
@@ -154,8 +151,7 @@ def _space_cases(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     inputs = cast("list[Component]", button.inputs)
 
     def press(photo: object) -> object:
-        given = {"photo": photo, "method": "layercam"}
-        values = {each: given.get(str(each.elem_id), each.value) for each in inputs}
+        values = {each: photo if each.elem_id == "photo" else each.value for each in inputs}
         return answer(values, gradio.Request(), None)
 
     press(photos[0])
