@@ -137,3 +137,11 @@ def test_importing_the_package_imports_neither_torch_nor_timm_nor_numpy():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_choosing_classes_does_not_import_torchvision():  # which takes a second
+    code = "import cam_hub, sys; cam_hub.top(3); print('torchvision' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "False"

@@ -10,8 +10,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import box_area, box_iou
 
 from cam_hub.errors import InvalidArgument, NoMap
 from cam_hub.options import OutputChoice
@@ -121,6 +119,8 @@ class Detection(Task):
         it is. The first stage of detectors in two stages proposes what it would propose anyway;
         only where it proposes nothing for an image is it asked again for all that it has.
         """
+        from torchvision.models.detection.rpn import RegionProposalNetwork  # noqa: PLC0415
+
         output, threshold = run_leniently(module, list(batch), RegionProposalNetwork)
         if are_detections(output) and any(len(found["scores"]) == 0 for found in output):
             output, _ = run_leniently(module, list(batch))
@@ -259,6 +259,8 @@ class _BoxScores(Target):
 
     def _settle(self, output: Detected) -> _Fixed:
         """Finds the best box of each class in the clean image."""
+        from torchvision.ops import box_area  # noqa: PLC0415  (takes a second)
+
         clean = output.images[0]
         labels = clean["labels"].tolist()
         fixed = _Fixed(self._num_classes or max(labels, default=0) + 1, output.threshold)
@@ -301,6 +303,8 @@ class _BoxScores(Target):
 
 def _overlap(boxes: Tensor, box: Tensor) -> Tensor:
     """Intersection over union with one box; 0 for boxes without any area, not 0/0."""
+    from torchvision.ops import box_iou  # noqa: PLC0415
+
     found: Tensor = box_iou(boxes, box)[:, 0]
     return found.nan_to_num(nan=0.0)
 
