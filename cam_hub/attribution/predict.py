@@ -15,7 +15,7 @@ from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import reported
 from cam_hub.hooks.modes import default_modes
 from cam_hub.hooks.recording import tap
-from cam_hub.layers.layouts import batch_axes, to_maps
+from cam_hub.layers.layouts import tap_options, to_maps
 from cam_hub.layers.listing import LayerChoice, resolve_layers
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.options import OutputChoice, check_options
@@ -127,12 +127,11 @@ def activations(
     model = model_of(model)
     prepared = prepare(model, image)
     found = resolve_layers(model, layers, prepared.tensor.shape[1:], need_gradient=False)
-    lies = {layer.name: layer.arrangement for layer in found}
-    chosen = {layer.name: layer.call for layer in found if layer.calls > 1}
+    by_name = {layer.name: layer for layer in found}
     maps = {}
     with reported(model.id, _TOO_LARGE_WITH_LAYERS):
         working, tensor = precise_enough(model, prepared.tensor, found)
-        taken = tap(working.module, list(lies), chosen=chosen, **batch_axes(lies))
+        taken = tap(working.module, list(by_name), **tap_options(by_name))
         with frozen_eval(working.module), torch.no_grad(), taken as taps:
             working.run(tensor)
         for layer in found:

@@ -167,5 +167,4 @@ def model_of(model_or_id: LoadedModel | str, output: OutputChoice = None) -> Loa
         return with_output(model_or_id, output)
     if isinstance(model_or_id, nn.Module):
         raise InvalidArgument("model", type(model_or_id).__name__, "wrap_model(module) or an ID")
-    with SHARED.lease(model_or_id) as model:
-        return with_output(model, output)
+    return with_output(SHARED.get(model_or_id), output)

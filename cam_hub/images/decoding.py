@@ -270,8 +270,7 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
             f"an array of shape {shape} is not a picture; it takes (H, W), (H, W, 1), (H, W, 3) or "
             f"(H, W, 4){hint}"
         )
-    if not 0 < shape[0] * shape[1] <= max_pixels:
-        raise _of_size((shape[1], shape[0]), "the array", max_pixels)
+    _check_size((shape[1], shape[0]), "the array", max_pixels)
     pixels = array[..., 0] if shape[2:] == (1,) else array
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
@@ -293,8 +292,7 @@ def to_picture(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> I
     Raises:
         ImageRefused: It is too large, damaged, or has no RGB equivalent.
     """
-    if not 0 < image.width * image.height <= max_pixels:
-        raise _of_size(image.size, name, max_pixels)
+    _check_size(image.size, name, max_pixels)
     try:
         image.load()
     except MemoryError as error:
@@ -392,14 +390,15 @@ def _rescaled(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
     return np.rint(scaled).astype(np.uint8)
 
 
-def _of_size(size: tuple[int, int], name: str, max_pixels: int) -> ImageRefused:
+def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
     pixels = size[0] * size[1]
     if pixels < 1:
-        return ImageRefused(f"{name} holds no pixels ({size[0]} x {size[1]})")
-    return ImageRefused(
-        f"{name} is too large: {size[0]} x {size[1]} is {pixels:,} pixels, and the limit is "
-        f"{max_pixels:,}; scale it down first"
-    )
+        raise ImageRefused(f"{name} holds no pixels ({size[0]} x {size[1]})")
+    if pixels > max_pixels:
+        raise ImageRefused(
+            f"{name} is too large: {size[0]} x {size[1]} is {pixels:,} pixels, and the limit is "
+            f"{max_pixels:,}; scale it down first"
+        )
 
 
 def _too_large_to_hold(image: Image.Image, name: str) -> ImageRefused:

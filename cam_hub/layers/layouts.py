@@ -24,12 +24,14 @@ __all__ = [
     "Frame",
     "LayerInfo",
     "Layout",
+    "TapOptions",
     "arrangements",
     "batch_axes",
     "batch_first",
     "on_input",
     "single_lines",
     "splits",
+    "tap_options",
     "to_maps",
     "turn_back",
 ]
@@ -421,6 +423,24 @@ def batch_axes(layers: Mapping[str, Arrangement | None]) -> BatchAxes:
     return {
         "batch_second": {name for name, found in layouts.items() if LAYOUTS[found].batch_axis == 1},
         "folded": {name for name, found in layouts.items() if found in FOLDED},
+    }
+
+
+class TapOptions(BatchAxes):
+    """What ``recording.tap`` has to know of target layers.
+
+    Attributes:
+        chosen: Of layers that run several times, which call is recorded.
+    """
+
+    chosen: dict[str, int]
+
+
+def tap_options(layers: Mapping[str, LayerInfo]) -> TapOptions:
+    """How the outputs of target layers are recorded."""
+    return {
+        **batch_axes({name: layer.arrangement for name, layer in layers.items()}),
+        "chosen": {name: layer.call for name, layer in layers.items() if layer.calls > 1},
     }
 
 

@@ -341,23 +341,26 @@ class Task(ABC):
                 f"'logit', since the score of a {self.name} model has no other probability",
             )
 
-    def _refusal(
-        self, region: Region | None, reference: Reference | None = None
-    ) -> InvalidArgument:
-        """The error for a region or a reference that the task has no use for."""
-        if region is not None:
-            return InvalidArgument(
+    def _check_use(self, region: Region | None, reference: Reference | None) -> None:
+        """Checks that the task has a use for a region and a reference, where they are given.
+
+        Raises:
+            InvalidArgument: If it has none.
+        """
+        if region is not None and not self.takes_region:
+            raise InvalidArgument(
                 "region",
                 "a part of the photo",
                 f"None, since a {self.name} model answers for the whole picture; regions work "
                 "with segmentation and detection models",
             )
-        return InvalidArgument(
-            "reference",
-            "a picture",
-            f"None, since the target of a {self.name} model is a class score; references "
-            "work with models without a classifier",
-        )
+        if reference is not None and not self.takes_reference:
+            raise InvalidArgument(
+                "reference",
+                "a picture",
+                f"None, since the target of a {self.name} model is a class score; references "
+                "work with models without a classifier",
+            )
 
 
 _MAIN_KEYS = ("logits", "out")

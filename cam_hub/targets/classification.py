@@ -71,8 +71,7 @@ class Classification(Task):
         Raises:
             InvalidArgument: If a region or a reference is given.
         """
-        if region is not None or reference is not None:
-            raise self._refusal(region, reference)
+        self._check_use(region, reference)
         return _ClassScores(self, sigmoid=self.multi_label)
 
 
@@ -161,8 +160,7 @@ class Regression(Task):
         Raises:
             InvalidArgument: If a region or a reference is given.
         """
-        if region is not None or reference is not None:
-            raise self._refusal(region, reference)
+        self._check_use(region, reference)
         return _Values(self)
 
 

@@ -166,8 +166,7 @@ class Detection(Task):
         Raises:
             InvalidArgument: If a reference is given, or a mask as region.
         """
-        if reference is not None:
-            raise self._refusal(None, reference)
+        self._check_use(region, reference)
         if region is not None and region.mask is not None:
             raise InvalidArgument("region", "a mask", "a box, since detected boxes are compared")
         return _BoxScores(self.num_classes, region)

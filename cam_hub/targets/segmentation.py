@@ -79,8 +79,7 @@ class Segmentation(Task):
         Raises:
             InvalidArgument: If a reference is given.
         """
-        if reference is not None:
-            raise self._refusal(None, reference)
+        self._check_use(region, reference)
         return _RegionScores(self, region)
 
 

@@ -57,8 +57,7 @@ class Similarity(Task):
         Raises:
             InvalidArgument: If a region is given.
         """
-        if region is not None:
-            raise self._refusal(region)
+        self._check_use(region, reference)
         return _Features(self.width) if reference is None else _Similar(self.width, reference)
 
 

@@ -62,7 +62,7 @@ class Accumulator:
         agreements: By the same keys, for methods that need noise: how far another seed's map can be
             expected to agree, see ``methods.evidence.agreement``. A single copy has none.
         evidence: That of the clean image, by class index and layer, as far as the allowance goes.
-        error: Why there is no map, if one was not finite; later gradients are not looked at.
+        error: The reason why a map is missing, if one was not finite; later gradients are ignored.
     """
 
     methods: Sequence[Method]

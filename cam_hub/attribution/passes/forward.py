@@ -20,7 +20,7 @@ from cam_hub.errors import CamHubError, ModelRefused, NoMap
 from cam_hub.hooks.frozen_eval import ModuleTree, frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import Taps, tap
-from cam_hub.layers.layouts import LayerInfo, batch_axes, to_maps
+from cam_hub.layers.layouts import LayerInfo, tap_options, to_maps
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.base import ClassScores, Target
 from cam_hub.targets.classes import ResolvedClasses, Weights
@@ -45,7 +45,7 @@ class JobState:
         accumulator: Makes its maps.
         standings: How the classes stand in its clean image; None until that has passed.
         settled: The classes that are explained.
-        error: Why there is no result.
+        error: The reason why a result is missing.
         alone: Whether its images must pass without those of other jobs.
     """
 
@@ -274,10 +274,9 @@ def forward(
     targets = [state.target for state in states]  # before the pass takes any memory
     starts = list(accumulate(counts, initial=0))
     fresh = [start for start, state in zip(starts, states, strict=False) if state.standings is None]
-    lies = {name: layer.arrangement for name, layer in layers.items()}
-    axes = batch_axes(lies)
-    chosen = {name: layer.call for name, layer in layers.items() if layer.calls > 1}
-    tokens = any(each and (each.prefix_tokens or each.suffix_tokens) for each in lies.values())
+    options = tap_options(layers)
+    lies = (layer.arrangement for layer in layers.values())
+    tokens = any(each and (each.prefix_tokens or each.suffix_tokens) for each in lies)
     overwritten = None if copying else {name for name in layers if layers[name].overwritten}
     with frozen_eval(model.module, anatomy(model)):
         while True:
@@ -286,8 +285,7 @@ def forward(
                 list(layers),
                 overwritten=overwritten,
                 rows=None if copying or model.execution.one_by_one else fresh,
-                chosen=chosen,
-                **axes,
+                **options,
             )
             autocast = setting.autocast and torch.autocast(batch.device.type, setting.autocast)
             with taken as taps, autocast or nullcontext():

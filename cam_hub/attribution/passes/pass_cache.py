@@ -142,8 +142,7 @@ class PassEntry:
         if any(plan is None for plan in plans):
             return None
         for step, (index, plan) in enumerate(zip(classes, plans, strict=True)):
-            if job.progress is not None:
-                job.progress((step + 1) / (len(classes) + 1), f"class {step + 1} of {len(classes)}")
+            job.report((step + 1) / (len(classes) + 1), step, classes)
             if plan is not None:
                 self._follow(index, settled.contrast, plan, room)
         wanted = list(product((method.key for method in job.methods), classes, job.layers))
@@ -265,7 +264,7 @@ class Slot(NamedTuple):
     """Where a pass is kept.
 
     Attributes:
-        key: Tells it from passes of other models, pictures, questions and settings.
+        key: Differs from that of every other model, picture, question and setting.
         state: That of its model before it runs.
         largest: Bytes that its graphs may take.
     """
