@@ -13,6 +13,7 @@ from PIL import Image
 
 from space.app.create_app import create_app, launch_options
 from space.config.settings import Limits, Settings
+from tests.fakes.space_process import free_port
 
 SETTINGS = Settings(device="cpu", limits=Limits(max_pixels=4_000_000))
 
@@ -26,6 +27,8 @@ def serve(settings: Settings = SETTINGS) -> Iterator[str]:
             prevent_thread_lock=True,
             quiet=True,
             server_name="127.0.0.1",
+            # Gradio would try one port after another, but an MCP server starts only once.
+            server_port=free_port(),
             inbrowser=False,
             **launch_options(settings),
         )

@@ -16,6 +16,7 @@ from PIL import Image
 from space.app.create_app import create_app, launch_options
 from tests.fakes.browser import Browser
 from tests.fakes.space_app import SETTINGS, encoded, serve
+from tests.fakes.space_process import free_port
 
 SLOW = replace(
     SETTINGS,
@@ -82,7 +83,13 @@ def test_no_more_than_so_many_may_wait(url: str, busy: Browser):
 
 def test_calls_of_endpoints_leave_no_session_behind_and_pages_keep_theirs(lion: Image.Image):
     app = create_app(SETTINGS)
-    app.launch(prevent_thread_lock=True, quiet=True, inbrowser=False, **launch_options(SETTINGS))
+    app.launch(
+        prevent_thread_lock=True,
+        quiet=True,
+        inbrowser=False,
+        server_port=free_port(),
+        **launch_options(SETTINGS),
+    )
     try:
         page = Browser(app.local_url)
         assert page.explain(page.upload(encoded(lion, "PNG")))[0]
