@@ -6,7 +6,7 @@ one table and from ``cam_hub.options``.
 
 # Annotations must be real types here, not texts: Gradio reads inputs and outputs off them.
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import Parameter as Argument
 from inspect import Signature, signature
@@ -19,7 +19,6 @@ from gradio.context import Context
 from gradio.events import api
 
 from cam_hub.options import Interface, Option, options_for
-from cam_hub.targets.classes import Prediction
 from space.service.errors import token_of
 from space.service.explain_form import DEFAULTS
 
@@ -31,7 +30,6 @@ __all__ = [
     "document",
     "file_of",
     "option_parameters",
-    "prediction_rows",
 ]
 
 
@@ -179,19 +177,6 @@ def add_documented(
     endpoint.__doc__ = "\n".join(lines)
     helps = {each: parameter.help for each, parameter in parameters.items()}
     document(api(endpoint, api_name=name, **options), helps, outputs)
-
-
-def prediction_rows(predictions: Iterable[Prediction]) -> list[PredictionRow]:
-    """Predicted classes as programs get them."""
-    return [
-        PredictionRow(
-            class_index=found.class_index,
-            label=found.label,
-            probability=found.probability,
-            score=found.score,
-        )
-        for found in predictions
-    ]
 
 
 def document(

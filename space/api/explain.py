@@ -16,7 +16,6 @@ from space.api.endpoint import (
     add_documented,
     file_of,
     option_parameters,
-    prediction_rows,
 )
 from space.config.settings import Settings
 from space.service.errors import cancellable_progress, readable, warn
@@ -80,8 +79,8 @@ def add_endpoint(explainer: Explainer, workspace: Workspace, settings: Settings)
                     warn([why_no_picture(result, shown)])
                 return (
                     file_of(overlay or files.photo),
-                    prediction_rows(result.predictions),
-                    [file_of(path) for path in files.maps],
+                    result.manifest["predictions"],
+                    list(map(file_of, files.maps)),
                     dict(result.manifest),
                     file_of(files.archive()),
                 )

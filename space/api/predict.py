@@ -14,7 +14,6 @@ from space.api.endpoint import (
     PredictionRow,
     add_documented,
     option_parameters,
-    prediction_rows,
 )
 from space.config.settings import Settings
 from space.service.errors import cancellable_progress, readable
@@ -68,7 +67,16 @@ def add_predict_endpoint(explainer: Explainer, settings: Settings) -> None:
                 visitor,
                 read_limited_options(values, limits, "predict")["output"],
             )
-            return prediction_rows(found.predictions), _seen(found)
+            rows = [
+                PredictionRow(
+                    class_index=each.class_index,
+                    label=each.label,
+                    probability=each.probability,
+                    score=each.score,
+                )
+                for each in found.predictions
+            ]
+            return rows, _seen(found)
 
     model_id = replace(PARAMETERS["model_id"], default=settings.default_model)
     add_documented(

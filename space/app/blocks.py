@@ -146,8 +146,10 @@ class GuardedBlocks(gr.Blocks):
 
     def _names_in_use(self) -> set[str]:
         """The names of the folders of all files that queued and running requests refer to."""
-        events = list(self._queue.event_ids_to_events.values())
-        values: list[Any] = [event.data.data for event in events if event.data is not None]
+        values: list[Any] = []
+        for event in list(self._queue.event_ids_to_events.values()):
+            if event.data is not None:
+                values += event.data.data
         names = set()
         for value in values:  # which grows by the values within
             if isinstance(value, list | tuple):

@@ -62,7 +62,7 @@ def downloads_value(
     return {
         "query": query,
         "note": note if has_photo else _NO_PHOTO,
-        "codes": [{"title": title, "text": text} for title, text in codes.items()],
+        "codes": codes,
     }
 
 
@@ -124,7 +124,7 @@ const draw = () => {
   link.value = query ? here() + "?" + query : "";
   note.textContent = words;
   const open = [...codes.children].map((each) => each.open);
-  codes.replaceChildren(...texts.map(({ title, text }, at) => {
+  codes.replaceChildren(...Object.entries(texts).map(([title, text], at) => {
     const box = document.createElement("details"), head = document.createElement("summary");
     const body = document.createElement("pre"), copy = document.createElement("button");
     box.open = Boolean(open[at]);

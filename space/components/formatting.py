@@ -53,17 +53,22 @@ def colormap_choices() -> Choices:
     ]
 
 
+_WORD_CHOICES = [(f"{word} – {meaning}", word) for word, meaning in SUGGESTIONS.items()]
+
+
 def layer_choices(layers: Sequence[LayerInfo] = ()) -> Choices:
-    """The words that stand for layers, then the layers themselves.
+    """The words that stand for layers, then the usable layers themselves.
 
     Args:
-        layers: The model's usable layers in forward order; empty if they are not known yet.
+        layers: The model's layers in forward order; empty if they are not known yet.
 
     Returns:
         The deepest layers come first, since those are asked for most.
     """
-    choices = [(f"{word} – {meaning}", word) for word, meaning in SUGGESTIONS.items()]
+    choices = list(_WORD_CHOICES)
     for layer in reversed(layers):
+        if not layer.usable:
+            continue
         rows, cols = layer.grid or (0, 0)
         text = f"{layer.name} – {layer.module_type}, {rows}×{cols}"
         reason = f" (recommended: {layer.reason})" if layer.recommended else ""
@@ -93,13 +98,11 @@ def summary(result: Explanation, class_index: int, layer: str | None, against: s
     model = html.escape(str(result.manifest["model"]["id"]))
     title = html.escape(METHODS[result.method].title)
     # The numbers of noisy copies that went into what is shown, as far as they are recorded.
-    counts = {
-        entry["num_samples"]
-        for entry in result.manifest["maps"]
-        if entry["class_index"] == class_index
-        and layer in {None, entry["layer"]}
-        and "num_samples" in entry
-    }
+    counts = set()
+    for entry in result.manifest["maps"]:
+        is_shown = entry["class_index"] == class_index and layer in {None, entry["layer"]}
+        if is_shown and "num_samples" in entry:
+            counts.add(entry["num_samples"])
     copies = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
     taken = f", out of {copies} noisy copies" if copies else ""
     where = (
@@ -108,11 +111,11 @@ def summary(result: Explanation, class_index: int, layer: str | None, against: s
         else f"layer <code>{html.escape(layer)}</code>"
     )
     notes: dict[str, str] = result.manifest.get("layer_notes", {})
-    lines = "".join(
-        f'<p class="note">Layer <code>{html.escape(name)}</code>: {html.escape(note)}.</p>'
-        for name, note in notes.items()
-        if layer in (None, name)
-    )
+    lines = ""
+    for name, note in notes.items():
+        if layer in (None, name):
+            text = f"Layer <code>{html.escape(name)}</code>: {html.escape(note)}."
+            lines += f'<p class="note">{text}</p>'
     return (
         f"<h2>Evidence {_SIDES[result.sign]} <strong>{label}</strong>{than}</h2>"
         f"<p>in <code>{model}</code>: {title} at {where}{taken}</p>"

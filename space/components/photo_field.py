@@ -79,7 +79,10 @@ def example_of(examples: Sequence[Example], path: Path) -> Example | None:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return None
-    return next((example for example in examples if example.digest == digest), None)
+    for example in examples:
+        if example.digest == digest:
+            return example
+    return None
 
 
 def build_examples(examples: Sequence[Example]) -> gr.HTML:

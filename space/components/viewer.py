@@ -313,7 +313,7 @@ def _legend(screen: Preview, look: DisplayOptions) -> str:
     ends = f"cold, {low}", f"hot, {high}: strongest evidence {side} {label}"
     if signed:
         ends = f"{low}: strongest evidence against {label}", f"{high}: for it"
-    colours = ", ".join(f"rgb({r} {g} {b})" for r, g, b in colormap_table(taken)[::15])
+    colours = ", ".join(map("rgb({} {} {})".format, *colormap_table(taken)[::15].T))
     return (
         f'<div class="bar" role="img" aria-label="Colours from {ends[0]} to {ends[1]}" '
         f'style="background: linear-gradient(to right, {colours})">{mark}</div>'

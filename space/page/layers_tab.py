@@ -117,7 +117,7 @@ class LayerHandlers:
                 return {
                     self.panel.table: layer_table(table, wanted, show_all=bool(show_all)),
                     self.controls.target_layers: gr.update(
-                        choices=formatting.layer_choices(table.usable)
+                        choices=formatting.layer_choices(table.layers)
                     ),
                 }
         except gr.Error as problem:

@@ -95,7 +95,7 @@ class ExplainForm:
         Args:
             open: Makes a picture of a ``Photo``.
         """
-        values = {
+        values: dict[str, Any] = {
             "method": self.method,
             "target_layers": one_or_all(self.target_layers),
             "classes": one_or_all(self.classes),
@@ -107,10 +107,10 @@ class ExplainForm:
             "seed": self.seed,
             **self.options,
         }
-        return {
-            name: open(value) if isinstance(value, Photo) else value
-            for name, value in values.items()
-        }
+        for name, value in values.items():
+            if isinstance(value, Photo):
+                values[name] = open(value)
+        return values
 
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
@@ -277,15 +277,17 @@ def read_texts(argument: str, value: object, most: int, longest: int) -> tuple[s
         TooMuch: If there are more, or longer ones.
     """
     items = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
+    texts: dict[str, None] = {}  # in order
     for item in items:
         if isinstance(item, bool) or not isinstance(item, (str, int)):
             raise InvalidArgument(argument, item, "a text")
         if len(str(item)) > longest:
             raise TooMuch(argument, item, f"at most {longest} characters")
-    texts = tuple(dict.fromkeys(text for item in items if (text := str(item).strip())))
+        if text := str(item).strip():
+            texts[text] = None
     if len(texts) > most:
         raise TooMuch(argument, f"{len(texts)} entries", f"at most {most}")
-    return texts
+    return tuple(texts)
 
 
 def read_box(argument: str, value: object, longest: int) -> Box | None:

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
-from PIL import Image
-
 import cam_hub
 from cam_hub.attribution.compare import ask, make_grid
 from cam_hub.attribution.predict import Predicted
@@ -224,7 +222,7 @@ class Explained:
 
     Attributes:
         result: The explanation.
-        layers: The model's usable layers.
+        layers: The model's layers, those that cannot be explained included.
         notes: Notes for users of the model.
     """
 
@@ -267,15 +265,17 @@ class Explainer:
             CamHubError: As ``cam_hub.explain``; also if the photo or the number of layers is
                 beyond the limits.
         """
-        photo = self.open(request.photo, progress)
-        asked = request.arguments(lambda other: self.open(other, progress))
+        limits = self._settings.limits
+        photo = request.photo.open(limits, progress)
+        asked = request.arguments(lambda other: other.open(limits, progress))
         progress(0.05, f"Loading {request.model_id}")
         # Reported unscaled: the text beside it counts bytes.
         with self._model(request.model_id, progress, visitor) as model:
             progress(0.3, "Finding layers")
-            most, wanted = self._settings.limits.max_layers, request.target_layers
-            if wanted and (count := len(resolve_layers(model, wanted))) > most:
-                expected = f"at most {most} layers, and these are {count} of this model"
+            wanted = request.target_layers
+            if wanted and (count := len(resolve_layers(model, wanted))) > limits.max_layers:
+                expected = f"at most {limits.max_layers} layers, and these are {count} of "
+                expected += "this model"
                 raise TooMuch("target_layers", " ".join(wanted), expected)
             progress(0.4, "Explaining")
             if self._settings.zero_gpu:
@@ -289,8 +289,8 @@ class Explainer:
                 )
             self._labels.put(request.model_id, visitor, model.class_names)
             # The model is asked here, since one that a token has opened is not kept.
-            layers = tuple(layer for layer in list_layers(model) if layer.usable)
-            return Explained(result, layers, (*model.notes, *model.execution.notes))
+            notes = (*model.notes, *model.execution.notes)
+            return Explained(result, tuple(list_layers(model)), notes)
 
     def compare(
         self, request: CompareForm, progress: Progress, visitor: str | None = None
@@ -301,14 +301,15 @@ class Explainer:
             CamHubError: As ``cam_hub.compare``; also if the photo is beyond the limits. If there is
                 no map at all, the first cell's reason.
         """
-        photo = self.open(request.form.photo, progress)
-        asked = request.form.arguments(lambda other: self.open(other, progress))
+        limits = self._settings.limits
+        photo = request.form.photo.open(limits, progress)
+        asked = request.form.arguments(lambda other: other.open(limits, progress))
         del asked["method"]
         question = ask(
             photo,
             request.methods,
             **{**asked, "target_layers": request.layer_choice},
-            most=self._settings.limits.max_cells // len(request.models),
+            most=limits.max_cells // len(request.models),
         )
         grid = make_grid(
             request.models,
@@ -334,24 +335,11 @@ class Explainer:
         Raises:
             CamHubError: As ``cam_hub.predict``; also if the photo is beyond the limits.
         """
-        picture = self.open(photo, progress)
+        picture = photo.open(self._settings.limits, progress)
         progress(0.05, f"Loading {model_id}")
         with self._model(model_id, progress, visitor) as model:
             progress(0.5, "Predicting")
             return cam_hub.predict(model, picture, top=top, output=output)
-
-    def open(self, photo: Photo, progress: Progress) -> Image.Image:
-        """Opens a photo, which is fetched first if it lies at a URL.
-
-        Raises:
-            ImageRefused: If it cannot be fetched or opened, or is beyond the limits.
-        """
-        words = "Opening the photo" if photo.url is None else "Fetching the photo"
-        progress(0.0, words)
-        limits = self._settings.limits
-        return photo.open(
-            limits.photo_rules, limits.max_pixels, lambda arrived: progress(0.0, words)
-        )
 
     def layers(self, model_id: str, progress: Progress, visitor: str | None = None) -> LayerTable:
         """A model's layers; arguments as for ``explain``.

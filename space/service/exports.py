@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product, starmap
 from pathlib import Path
 
 import numpy as np
@@ -165,14 +166,14 @@ class Exports:
         """
         path = self._look / "cam_hub.zip"
         if not path.exists():
-            names = (None, *(self.result.layers if len(self.result.layers) > 1 else ()))
-            overlays = [self.overlay(each, name) for each in self.result.classes for name in names]
+            result = self.result
+            names = (None, *(result.layers if len(result.layers) > 1 else ()))
+            overlays = starmap(self.overlay, product(result.classes, names))
             # Of a clip, its frames as well.
-            frames = dict.fromkeys(self.result.manifest.get("frames", ()))
-            found = [self.photo, *(self._folder / name for name in frames), *self.maps, *overlays]
-            members = [member for member in found if member is not None]
+            frames = map(self._folder.joinpath, dict.fromkeys(result.manifest.get("frames", ())))
+            members = list(filter(None, (self.photo, *frames, *self.maps, *overlays)))
             listed = {member.name: digest_of(member) for member in members}
-            text = manifest_text(MANIFEST, self.result.saved_manifest, listed)
+            text = manifest_text(MANIFEST, result.saved_manifest, listed)
             with _published(path) as part, zipfile.ZipFile(part, "w") as file:
                 file.writestr(MANIFEST, text)
                 for member in members:

@@ -29,7 +29,7 @@ from PIL import Image
 from cam_hub._version import __version__
 from cam_hub.errors import ImageRefused
 from cam_hub.images.decoding import open_image
-from space.config.settings import PhotoRules, Resolver
+from space.config.settings import Limits, PhotoRules, Resolver
 
 __all__ = [
     "Deadline",
@@ -39,7 +39,6 @@ __all__ = [
     "check_url",
     "fetch_photo",
     "is_public",
-    "is_url",
     "look_up",
     "read_photo",
     "url_name",
@@ -241,11 +240,6 @@ _HEADERS = (
 )
 
 
-def is_url(text: str) -> bool:
-    """Whether a text is meant to be a URL: of any scheme, since others are refused by name."""
-    return "://" in text[:40] or text[:5].lower() == "data:"
-
-
 def url_name(url: str) -> str:
     """What the photo is called: the last part of the URL's path, at most 100 characters."""
     try:
@@ -417,35 +411,34 @@ class Photo:
     path: Path | None = None
     url: str | None = None
 
-    def open(
-        self,
-        rules: PhotoRules,
-        max_pixels: int,
-        report: Callable[[int], None] = lambda arrived: None,
-    ) -> Image.Image:
+    def open(self, limits: Limits, progress: Callable[[float, str], None]) -> Image.Image:
         """Fetches it if need be, and opens it.
 
         Args:
-            rules: What may be fetched.
-            max_pixels: More are refused before they are decoded.
-            report: Called with the bytes that have arrived; what it raises ends the work.
+            limits: What may be fetched, and how many pixels are decoded.
+            progress: Called with 0 and a few words, and again whenever bytes arrive; an exception
+                that it raises ends the work.
 
         Returns:
             As ``cam_hub.images.decoding.open_image``.
 
         Raises:
-            ImageRefused: If it cannot be fetched or opened.
+            ImageRefused: If it cannot be fetched or opened, or is beyond the limits.
         """
         # Bytes, not a path: messages should not name folders of this machine.
         if self.url is not None:
-            return open_image(fetch_photo(self.url, rules, report), max_pixels=max_pixels)
-        try:
-            content = self.path.read_bytes() if self.path is not None else b""
-        except FileNotFoundError:  # it was kept for its time
-            raise ImageRefused(
-                "it is no longer among the uploaded files; upload it again"
-            ) from None
-        return open_image(content, max_pixels=max_pixels)
+            words = "Fetching the photo"
+            progress(0.0, words)
+            content = fetch_photo(self.url, limits.photo_rules, lambda _: progress(0.0, words))
+        else:
+            progress(0.0, "Opening the photo")
+            try:
+                content = self.path.read_bytes() if self.path is not None else b""
+            except FileNotFoundError:  # it was kept for its time
+                raise ImageRefused(
+                    "it is no longer among the uploaded files; upload it again"
+                ) from None
+        return open_image(content, max_pixels=limits.max_pixels)
 
 
 def read_photo(image: object, rules: PhotoRules) -> Photo:
@@ -466,7 +459,8 @@ def read_photo(image: object, rules: PhotoRules) -> Photo:
         raise ImageRefused(
             "it did not arrive as an uploaded file or a URL (gradio_client: handle_file(path))"
         )
-    if is_url(path.strip()):
+    text = path.strip()
+    if "://" in text[:40] or text[:5].lower() == "data:":  # others than http are refused by name
         url = str(check_url(path, rules))
         return Photo(url_name(url), url=url)
     if not isinstance(image, Mapping):

@@ -18,6 +18,7 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -128,14 +129,9 @@ class FileBudget:
                     )
                 own = [each for path, each in self._known.items() if self._of(path) == visitor]
                 self._shrink(own, self.visitor_limit - announced - size, kept, time.time())
-            self._shrink(
-                list(self._known.values()),
-                self.limit - self._reserved - size,
-                kept,
-                newest=time.time() - self.grace,
-            )
-            taken = sum(each.size for each in self._known.values()) + self._reserved
-            if taken + size > self.limit:
+            room = self.limit - self._reserved - size
+            folders = list(self._known.values())
+            if self._shrink(folders, room, kept, newest=time.time() - self.grace) > room:
                 raise DiskUnavailable(
                     f"the app keeps at most {self.limit:,} bytes of uploads and results, and "
                     "those in use leave no room. Try again in a minute"
@@ -205,11 +201,12 @@ class FileBudget:
 
     def _shrink(
         self, folders: Collection[_Folder], limit: int, kept: Collection[str], newest: float
-    ) -> None:
-        total = sum(each.size for each in folders)
-        for each in sorted(folders, key=lambda folder: folder.used):
+    ) -> int:
+        """Deletes the oldest folders until the others are within a limit; returns their bytes."""
+        total: int = sum(map(attrgetter("size"), folders))
+        for each in sorted(folders, key=attrgetter("used")):
             if total <= limit:
-                return
+                break
             if each.path.name in kept or each.used >= newest:
                 continue
             shutil.rmtree(each.path, ignore_errors=True)
@@ -217,6 +214,7 @@ class FileBudget:
                 total -= each.size
                 self._known.pop(each.path, None)
                 self._visitors.pop(each.path, None)
+        return total
 
 
 def mark_as_used(folder: Path) -> None:

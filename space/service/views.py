@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
+from cam_hub._validation import check_word
 from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, nearest_names
 from cam_hub.options import OPTIONS, options_for
 from cam_hub.results.explanation import Explanation
@@ -105,22 +106,18 @@ def read_display_options(
         raise InvalidArgument("class", class_index, "the index of an explained class")
     if layer is not None and not isinstance(layer, str):
         raise InvalidArgument("layer", layer, "the name of an explained layer")
+    check_word("view", view, VIEWS)
+    check_word("colormap", colormap, COLORMAPS)
+    check_word("scale", scale, SCALES)
     return DisplayOptions(
         class_index=class_index,
         layer=layer or None,
-        view=_one_of("view", view, VIEWS),
+        view=str(view),
         alpha=_fraction("alpha", alpha, least=0.0),
-        colormap=_one_of("colormap", colormap, COLORMAPS),
+        colormap=str(colormap),
         threshold=_fraction("threshold", threshold, least=0.01),
-        scale=_one_of("scale", scale, SCALES),
+        scale=str(scale),
     )
-
-
-def _one_of(argument: str, value: object, known: object) -> str:
-    names = list(known)  # type: ignore[call-overload]
-    if not isinstance(value, str) or value not in names:
-        raise InvalidArgument(argument, value, f"one of {', '.join(names)}")
-    return value
 
 
 def _fraction(argument: str, value: object, *, least: float) -> float:
@@ -174,9 +171,20 @@ class View:
             photo: The photo as a link names it.
             look: How the result is looked at.
         """
-        values: dict[str, Any] = {each.name: getattr(form, each.name, None) for each in fields(cls)}
-        values |= {"photo": photo, "look": look, "region": box_text(form.region)}
-        return cls(**{**values, "target_layers": form.target_layers or ("best",)})
+        return cls(
+            model_id=form.model_id,
+            method=form.method,
+            target_layers=form.target_layers or ("best",),
+            classes=form.classes,
+            contrast=form.contrast,
+            region="" if form.region is None else box_text(form.region),
+            num_samples=form.num_samples,
+            std=form.std,
+            seed=form.seed,
+            photo=photo,
+            look=look,
+            options=form.options,
+        )
 
 
 _OPTIONS = options_for("page")
@@ -315,7 +323,7 @@ def python_code(
     call = _call(
         "result = cam_hub.explain",
         [request.model_id, _opened(request.photo)],
-        _changed(request.arguments(_opened)),
+        request.arguments(_opened),
     )
     pictures = [request.photo, request.reference, *request.options.values()]
     fetching = any(isinstance(each, Photo) and each.url is not None for each in pictures)
@@ -337,28 +345,24 @@ def client_code(request: ExplainForm, address: str) -> str:
     Returns:
         A program; the photo is expected in the working folder.
     """
-    call = _call(
-        "overlay, predictions, maps, manifest, archive = client.predict",
-        [],
-        {
-            "image": _sent(request.photo),
-            "model_id": request.model_id,
-            **_changed(request.arguments(_sent)),
-            "target_layers": list(request.target_layers),
-            "classes": list(request.classes),
-            "region": list(request.region) if request.region else None,
-            "alpha": request.alpha,
-            "colormap": request.colormap,
-            "scale": None if request.scale == "own" else _scale_text(request.scale),
-            "colorbar": request.colorbar or None,
-            **{
-                name: str(value)
-                for name, value in _changed(request.options).items()
-                if OPTIONS[name].kind not in ("image", "switch", "count")
-            },
-            "api_name": "/explain",
-        },
-    )
+    values = {
+        "image": _sent(request.photo),
+        "model_id": request.model_id,
+        **request.arguments(_sent),
+        "target_layers": list(request.target_layers),
+        "classes": list(request.classes),
+        "region": list(request.region) if request.region else None,
+        "alpha": request.alpha,
+        "colormap": request.colormap,
+        "scale": None if request.scale == "own" else _scale_text(request.scale),
+        "colorbar": request.colorbar or None,
+        "api_name": "/explain",
+    }
+    for name, value in request.options.items():
+        # The endpoint takes these as texts.
+        if value is not None and OPTIONS[name].kind not in ("image", "switch", "count"):
+            values[name] = str(value)
+    call = _call("overlay, predictions, maps, manifest, archive = client.predict", [], values)
     return (
         f"from gradio_client import Client, handle_file\n\nclient = Client({address!r})\n{call}\n"
     )
@@ -386,16 +390,10 @@ def _scale_text(scale: ScaleChoice) -> str:
     return ", ".join(map(repr, scale)) if isinstance(scale, tuple) else str(scale or "own")
 
 
-def _changed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values without those of ``cam_hub.options`` that have their default."""
-    return {
-        name: value
-        for name, value in values.items()
-        if name not in OPTIONS or value != OPTIONS[name].default
-    }
-
-
 def _call(head: str, positional: list[Any], named: dict[str, Any]) -> str:
-    lines = [f"    {value!r}," for value in positional]
-    lines += [f"    {name}={value!r}," for name, value in named.items() if value is not None]
-    return "\n".join([f"{head}(", *lines, ")"])
+    """A call, without arguments that are None and options that have their default."""
+    lines = [f"{head}(", *map("    {!r},".format, positional)]
+    for name, value in named.items():
+        if value is not None and (name not in OPTIONS or value != OPTIONS[name].default):
+            lines.append(f"    {name}={value!r},")
+    return "\n".join([*lines, ")"])

@@ -36,5 +36,5 @@ def test_an_explanation_stays_readable(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(by_id.functions) <= 295
     assert len(by_id.files) <= 40
     assert max(loaded.depth, by_id.depth) <= 18
-    assert len(endpoint.of_space) <= 60
-    assert len(page.of_space) <= 110
+    assert len(endpoint.of_space) <= 40
+    assert len(page.of_space) <= 80

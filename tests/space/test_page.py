@@ -90,7 +90,7 @@ def test_another_class_and_view_are_drawn_from_the_stored_result(
     assert done
     assert near(browser.picture(drawn["viewer"]), direct.overlay(alpha=0.8, colormap="magma"))
     assert "cheetah" in drawn["summary"]
-    (python, client) = (code["text"] for code in drawn["downloads"]["codes"])
+    python, client = drawn["downloads"]["codes"].values()
     assert "result.overlay(293, alpha=0.8, colormap='magma')" in python
     assert "alpha=0.8" in client
 

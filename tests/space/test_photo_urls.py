@@ -12,7 +12,7 @@ import pytest
 
 from cam_hub.errors import ImageRefused
 from space.config.settings import PhotoRules
-from space.service.photos import check_url, fetch_photo, is_public, is_url, look_up, url_name
+from space.service.photos import check_url, fetch_photo, is_public, look_up, read_photo, url_name
 from tests.fakes.photo_server import PhotoServer, serve_photos
 
 PHOTO = b"\xff\xd8 the bytes of a photo"
@@ -326,8 +326,15 @@ def test_an_invalid_url_is_refused_before_any_request(url: str, words: str):
 
 
 def test_urls_are_distinguished_from_other_texts():
-    assert all(map(is_url, ["http://a/b", "HTTPS://a", "file:///a", "data:image/png,", "s3://b"]))
-    assert not any(map(is_url, ["cat.jpg", "/tmp/cat.jpg", "a:b", ""]))
+    for url in ["http://example.org/b", "HTTPS://example.org", " https://example.org/a "]:
+        assert read_photo(url, PhotoRules()).url is not None
+    for url in ["file:///a", "data:image/png,", "s3://b"]:
+        with pytest.raises(ImageRefused, match="http") as caught:
+            read_photo(url, PhotoRules())
+        assert "a text must be a URL" not in str(caught.value)
+    for text in ["cat.jpg", "/tmp/cat.jpg", "a:b"]:
+        with pytest.raises(ImageRefused, match="a text must be a URL"):
+            read_photo(text, PhotoRules())
 
 
 @pytest.mark.parametrize(

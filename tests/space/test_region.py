@@ -99,7 +99,7 @@ def test_a_segmenter_explains_a_region_through_every_interface(random_url: str, 
     upload = browser.upload(photo.read_bytes())
     done, shown = browser.explain(upload, model_id=SEGMENTER, region="16, 32, 200.5, 220")
     assert done
-    codes = {code["title"]: code["text"] for code in shown["downloads"]["codes"]}
+    codes = shown["downloads"]["codes"]
     assert "region=(16.0, 32.0, 200.5, 220.0)" in codes["The same in Python"]
     assert "region=[16.0, 32.0, 200.5, 220.0]" in codes["The same with gradio_client"]
     assert "part=16%2C+32%2C+200.5%2C+220" in shown["downloads"]["query"]
@@ -123,7 +123,7 @@ def test_a_model_without_classes_compares_with_a_reference_through_every_interfa
     done, shown = browser.explain(files[0], model_id=EMBEDDER, reference=files[1])
     assert done
     assert "similarity to the reference" in shown["summary"]
-    codes = {code["title"]: code["text"] for code in shown["downloads"]["codes"]}
+    codes = shown["downloads"]["codes"]
     assert "reference='cat.png'" in codes["The same in Python"]
     assert "reference=handle_file('cat.png')" in codes["The same with gradio_client"]
 
