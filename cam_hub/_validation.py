@@ -92,11 +92,11 @@ def check_sizes(argument: str, value: object, count: int) -> tuple[int, ...]:
     """
     try:
         items = tuple(cast("tuple[Any, ...]", value))
-        checked = tuple(operator.index(item) for item in items)  # refuses 224.5
+        checked = tuple(map(operator.index, items))  # refuses 224.5
     except TypeError:
         items, checked = (), ()
     # True would pass for 1.
-    if len(checked) != count or min(checked) < 1 or any(isinstance(item, bool) for item in items):
+    if len(checked) != count or min(checked) < 1 or bool in map(type, items):
         raise InvalidArgument(argument, value, f"{count} positive whole numbers")
     return checked
 
@@ -111,7 +111,7 @@ def check_finite(argument: str, value: object, count: int) -> tuple[float, ...]:
         InvalidArgument: Anything else, under the name ``argument``.
     """
     try:
-        checked = tuple(float(item) for item in cast("tuple[Any, ...]", value))
+        checked = tuple(map(float, cast("tuple[Any, ...]", value)))
     except (TypeError, ValueError, OverflowError):
         checked = ()
     if len(checked) != count or not all(map(math.isfinite, checked)):

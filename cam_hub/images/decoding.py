@@ -137,7 +137,7 @@ def file_endings() -> frozenset[str]:
 
 def _readable_formats() -> list[str]:
     Image.init()
-    return [word for word in (*FORMATS, *_PLUGIN_FORMATS) if word in Image.OPEN]
+    return list(filter(Image.OPEN.get, (*FORMATS, *_PLUGIN_FORMATS)))
 
 
 def _open_path(text: str, name: str) -> IO[bytes]:

@@ -6,7 +6,7 @@ Also the checks of images that are tensors already.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -224,8 +224,15 @@ class Preprocessing:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON types, which make an equal object again."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        return {
+            "input_size": list(self.input_size),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "resize_size": list(self.resize_size),
+            "crop_mode": self.crop_mode,
+            "interpolation": self.interpolation,
+            "antialias": self.antialias,
+        }
 
     @lru_cache(maxsize=512)  # noqa: B019 - by value: equal ones share their placements
     def place(self, photo_size: tuple[int, int]) -> Placement:
@@ -255,15 +262,15 @@ class Preprocessing:
             ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
             resized = max(1, round(width / ratio)), max(1, round(height / ratio))
         # They cut at round(), half to even, but pad at //.
-        left, top = (
-            (wanted - side) // 2 if side < wanted else -round((side - wanted) / 2)
-            for side, wanted in zip(resized, (input_width, input_height), strict=True)
-        )
+        across, down = input_width - resized[0], input_height - resized[1]
         return Placement(
             photo_size=(width, height),
             input_size=(input_height, input_width),
             scale=(resized[0] / width, resized[1] / height),
-            offset=(left, top),
+            offset=(
+                across // 2 if across > 0 else round(across / 2),
+                down // 2 if down > 0 else round(down / 2),
+            ),
         )
 
     def __call__(self, image: Image.Image) -> Tensor:
@@ -292,11 +299,10 @@ class Preprocessing:
                 "open it with cam_hub.images.decoding.open_image, which gives RGB"
             )
         mode = _PHOTO_MODES[channels]
-        fill = tuple(min(max(round(255 * value), 0), 255) for value in self.mean)
-        cut = self._crop(
-            image if image.mode == mode else image.convert(mode),
-            fill if self.crop_mode == "border" else (0,) * channels,
-        )
+        fill = (0,) * channels
+        if self.crop_mode == "border":
+            fill = tuple(min(max(round(255 * value), 0), 255) for value in self.mean)
+        cut = self._crop(image if image.mode == mode else image.convert(mode), fill)
         tensor: Tensor = pil_to_tensor(cut).contiguous().to(torch.float32).div_(255)[None]
         normalize(tensor, self.mean, self.std, inplace=True)
         return tensor
@@ -310,10 +316,9 @@ class Preprocessing:
         """
         placement = self.place(photo.size)
         height, width = placement.input_size
-        left, top = (int(start) for start in placement.offset)
-        resized_width, resized_height = (
-            round(scale * side) for scale, side in zip(placement.scale, photo.size, strict=True)
-        )
+        left, top = map(int, placement.offset)
+        resized_width = round(placement.scale[0] * photo.width)
+        resized_height = round(placement.scale[1] * photo.height)
         # The part of the resized photo that the crop keeps, in its own coordinates.
         kept = (
             max(0, -left),

@@ -190,14 +190,16 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the model's weights are."""
-        tensors = chain(self.module.parameters(), self.module.buffers())
-        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+        first = next(chain(self.module.parameters(), self.module.buffers()), None)
+        return torch.device("cpu") if first is None else first.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The weights' floating-point type, float32 if it has none."""
-        weights = self.module.parameters()
-        return next((p.dtype for p in weights if p.is_floating_point()), torch.float32)
+        for weight in self.module.parameters():
+            if weight.is_floating_point():
+                return weight.dtype
+        return torch.float32
 
     @property
     def _lasting(self) -> dict[str, Any]:

@@ -213,7 +213,7 @@ def make_manifest(
     Returns:
         JSON types only.
     """
-    against: Any = [dict(entry) for entry in contrast] or None
+    against: Any = list(map(dict, contrast)) or None
     if len(contrast) == 1 and contrast[0]["weight"] == 1:  # as in manifests without weights
         against = {name: contrast[0][name] for name in ("class_index", "label")}
     maps = []
@@ -242,11 +242,11 @@ def make_manifest(
         **({"notes": list(notes)} if notes else {}),
         **({"layer_notes": dict(layer_notes)} if layer_notes else {}),
         **({"agreement": dict(agreement)} if agreement else {}),
-        "classes": [dict(entry) for entry in classes],
+        "classes": list(map(dict, classes)),
         "contrast": against,
         "target": dict(target),
         "options": dict(options),
-        "predictions": [vars(found) for found in predictions],
+        "predictions": list(map(vars, predictions)),
         "preprocessing": model.preprocessing.as_dict(),
         "placement": dict(placement),
         "maps": maps,

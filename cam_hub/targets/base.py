@@ -106,16 +106,14 @@ class ClassScores:
             classes = best_of(self.ranking, scored, count)
         elif classes is None:
             classes = range(min(len(self.ranking), _VALUES))
-        return tuple(
-            Prediction(
-                index,
-                label_of(index, names),
-                None if probabilities is None else float(probabilities[index]),
-                None if scores is None else float(scores[index]),
-            )
-            for index in classes
-            if scored is None or scored[index]
-        )
+        found = []
+        for index in classes:
+            if scored is not None and not scored[index]:
+                continue
+            probability = None if probabilities is None else float(probabilities[index])
+            score = None if scores is None else float(scores[index])
+            found.append(Prediction(index, label_of(index, names), probability, score))
+        return tuple(found)
 
 
 class Target(ABC):

@@ -90,7 +90,7 @@ class _ClassScores(Target):
         if found is None or found.ndim < 1 or not found.is_floating_point():
             raise unexpected("classification", output, "class scores (images, classes)")
         found = found[:, None] if found.ndim == 1 else found
-        if any(length != 1 for length in found.shape[2:]) or found.shape[1] < 1:
+        if found.shape[2:].numel() != 1 or found.shape[1] < 1:
             raise unexpected("classification", output, "class scores (images, classes)")
         found = found.flatten(1)
         names = self.task.names
