@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 from typing import Unpack
 
 from cam_hub._validation import with_hints
-from cam_hub.attribution.passes import Progress, run
-from cam_hub.attribution.preparation import Prepared, make_job, prepare
+from cam_hub.attribution.passes import run
+from cam_hub.attribution.preparation import make_job, prepare
 from cam_hub.attribution.request import (
     ExplainArguments,
     ExplainOptions,
@@ -18,12 +17,12 @@ from cam_hub.attribution.request import (
 from cam_hub.attribution.result import explanation_of
 from cam_hub.errors import InvalidArgument
 from cam_hub.hooks.modes import default_modes
-from cam_hub.methods import METHODS, Method
+from cam_hub.methods import METHODS
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results.explanation import Explanation
 from cam_hub.targets.classes import is_iterable
 
-__all__ = ["explain", "explain_methods", "explain_prepared"]
+__all__ = ["explain", "explain_methods"]
 
 
 @with_hints
@@ -116,7 +115,12 @@ def explain(
     # Open, preprocess.
     model = model_of(model_or_id, request.options["output"])
     prepared = prepare(model, image, request.options["background"])
-    return explain_prepared(model, prepared, [chosen], request)[chosen.name]
+    # Layers and target.
+    job = make_job(model, prepared, [chosen], request)
+    # Forward, backward, and the method's maps, made as the gradients arrive.
+    passed = run(job, reuse=request.reuse)
+    # Result.
+    return explanation_of(model, prepared, chosen, job, passed, request)
 
 
 @with_hints
@@ -152,46 +156,9 @@ def explain_methods(
     chosen = {METHODS[name].name: METHODS[name].signed(request.options["sign"]) for name in named}
     model = model_of(model_or_id, request.options["output"])
     prepared = prepare(model, image, request.options["background"])
-    return explain_prepared(model, prepared, list(chosen.values()), request)
-
-
-def explain_prepared(
-    model: LoadedModel, prepared: Prepared, methods: Sequence[Method], request: ExplainOptions
-) -> dict[str, Explanation]:
-    """One explanation per method, by its name: the steps after opening and preprocessing.
-
-    Args:
-        model: The model.
-        prepared: The picture.
-        methods: The methods.
-        request: The request.
-
-    Raises:
-        CamHubError: As ``explain``.
-    """
-    if request.progress is not None:
-        request = replace(request, progress=_Rising(request.progress))
-    # Layers and target.
-    job = make_job(model, prepared, methods, request)
-    # Forward, backward, and each method's maps, made as the gradients arrive.
+    job = make_job(model, prepared, list(chosen.values()), request)
     passed = run(job, reuse=request.reuse)
-    # Result.
     return {
-        method.name: explanation_of(model, prepared, method, job, passed, request)
-        for method in methods
+        name: explanation_of(model, prepared, method, job, passed, request)
+        for name, method in chosen.items()
     }
-
-
-class _Rising:
-    """Progress of work that turns out to take several passes: each fills what others have left."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._base = self._told = self._part = 0.0
-
-    def __call__(self, part: float, what: str) -> None:
-        if part < self._part:  # another pass has begun
-            self._base = self._told
-        self._part = part
-        self._told = self._base + (1 - self._base) * part
-        self._progress(self._told, what)

@@ -15,8 +15,7 @@ from typing import TypeVar, Unpack
 import torch
 
 from cam_hub._validation import check_whole, with_hints
-from cam_hub.attribution.explain import explain_prepared
-from cam_hub.attribution.passes import BatchLimit, Job, Pass, Progress, run_together
+from cam_hub.attribution.passes import BatchLimit, Job, Pass, Progress, run, run_together
 from cam_hub.attribution.preparation import Prepared, make_job, prepare
 from cam_hub.attribution.request import (
     ExplainArguments,
@@ -245,11 +244,10 @@ class BatchExplainer:
             return passed
         asked = replace(request, progress=lambda *_: tick())
         try:
-            if passed is not None:
-                return explanation_of(self.model, picture.prepared, self.method, job, passed, asked)
-            # Alone it may be passed with more care.
-            alone = explain_prepared(self.model, picture.prepared, [self.method], asked)
-            return alone[self.method.name]
+            if passed is None:  # alone it may be passed with more care
+                job = make_job(self.model, picture.prepared, [self.method], asked)
+                passed = run(job, reuse=asked.reuse)
+            return explanation_of(self.model, picture.prepared, self.method, job, passed, asked)
         except CamHubError as error:
             return error
 

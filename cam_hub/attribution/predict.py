@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cam_hub._validation import check_whole, with_hints
-from cam_hub.attribution.preparation import precise_enough, prepare
+from cam_hub.attribution.preparation import as_double, prepare
 from cam_hub.attribution.request import model_of
 from cam_hub.errors import ModelRefused, NoMap
 from cam_hub.hooks.frozen_eval import frozen_eval
@@ -130,7 +130,9 @@ def activations(
     by_name = {layer.name: layer for layer in found}
     maps = {}
     with reported(model.id, _TOO_LARGE_WITH_LAYERS):
-        working, tensor = precise_enough(model, prepared.tensor, found)
+        working, tensor = model, prepared.tensor
+        if any(layer.faint for layer in found):  # rounding would hide what they show
+            working, tensor = as_double(model, tensor)
         taken = tap(working.module, list(by_name), **tap_options(by_name))
         with frozen_eval(working.module), torch.no_grad(), taken as taps:
             working.run(tensor)

@@ -25,7 +25,6 @@ from cam_hub.images.decoding import open_image
 from cam_hub.images.geometry import Placement
 from cam_hub.images.preprocessing import Preprocessing, check_tensor, pixels_of, same
 from cam_hub.images.transforms import TransformPreprocessing
-from cam_hub.layers.layouts import LayerInfo
 from cam_hub.layers.listing import at_call, resolve_layers
 from cam_hub.methods import Method
 from cam_hub.models.loaded_model import LoadedModel, in_double
@@ -39,8 +38,8 @@ from cam_hub.targets.region import Region, RegionChoice, read_region
 __all__ = [
     "Prepared",
     "TargetSpec",
+    "as_double",
     "make_job",
-    "precise_enough",
     "prepare",
     "resolve_target",
     "suited_format",
@@ -309,10 +308,13 @@ def make_job(
         request.reference,
         probability=options["target"] == "probability",
     )
-    layers = resolve_layers(model, request.target_layers, prepared.tensor.shape[1:])
-    if (call := options["call"]) is not None:
-        layers = [at_call(layer, call) for layer in layers]
-    working, tensor = precise_enough(model, prepared.tensor, layers, double=double)
+    call, layers = options["call"], {}
+    for layer in resolve_layers(model, request.target_layers, prepared.tensor.shape[1:]):
+        layers[layer.name] = layer if call is None else at_call(layer, call)
+        double = double or layer.faint  # rounding would hide the gradients
+    working, tensor = model, prepared.tensor
+    if double:
+        working, tensor = as_double(model, tensor)
     setting = Setting()
     if working.dtype != torch.float64:  # which autocast leaves alone
         setting = Setting(_AUTOCAST[options["autocast"]], suited_format(working, tensor))
@@ -323,16 +325,10 @@ def make_job(
     return Job(
         model=working,
         image=tensor,
-        layers={layer.name: layer for layer in layers},
+        layers=layers,
         aim=partial(target.aim, working, tensor),
         question=(target.key, call),
-        settle=lambda found, labels: resolve_classes(
-            classes,
-            request.contrast,
-            found.ranking,
-            labels or model.class_names,
-            found.eligible,
-        ),
+        settle=partial(resolve_classes, classes, request.contrast),
         methods=methods,
         noise=request.noise if any(method.needs_noise for method in methods) else None,
         batch_size=options["batch_size"],
@@ -360,16 +356,12 @@ def _custom(task: Task, function: Callable[[Any], Any], request: ExplainOptions)
     )
 
 
-def precise_enough(
-    model: LoadedModel, tensor: Tensor, layers: Sequence[LayerInfo], *, double: bool = False
-) -> tuple[LoadedModel, Tensor]:
-    """Both in double precision if requested, or if rounding would hide the gradients.
+def as_double(model: LoadedModel, tensor: Tensor) -> tuple[LoadedModel, Tensor]:
+    """A model and its input in double precision.
 
     Raises:
         OutOfMemory: If the model does not fit twice.
     """
-    if not double and not any(layer.faint for layer in layers):
-        return model, tensor
     with reported(model.id, _TOO_LARGE_TWICE):
         working = in_double(model)
         return working, tensor.to(working.device, working.dtype)

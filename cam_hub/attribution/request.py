@@ -105,7 +105,7 @@ class ExplainOptions:
         region: A part of the photo.
         reference: A picture to compare with.
         noise: The noisy copies, for the methods that need some.
-        progress: Called with the progress.
+        progress: Called with the progress of all passes.
         options: All options of ``cam_hub.options``.
         reuse: Whether recent passes are used: not with a caller's functions, whose results may
             vary.
@@ -129,19 +129,21 @@ class ExplainOptions:
             InvalidArgument: If one of them can never work.
         """
         values: dict[str, Any] = {**_DEFAULTS, **given}
+        if values["progress"] is not None:
+            values["progress"] = _Rising(values["progress"])
         for name in ("classes", "contrast"):  # which are read for every picture and method
             choice = values[name]
             if not isinstance(choice, (str, Sequence, Tensor)) and is_iterable(choice):
                 values[name] = choice if callable(choice) else list(choice)
-        samples, std, seed = (values.pop(name) for name in ("num_samples", "std", "seed"))
+        samples, std, seed = values.pop("num_samples"), values.pop("std"), values.pop("seed")
         check_whole("num_samples", samples, 1, MAX_SAMPLES)
         check_whole("seed", seed, 0, 2**63 - 1)
         number = isinstance(std, (int, float)) and not isinstance(std, bool)
         if not number or not 0 <= std <= sys.float_info.max:
             raise InvalidArgument("std", std, "a finite number, at least 0")
-        options = {
-            name: option.check(values.pop(name, option.default)) for name, option in OPTIONS.items()
-        }
+        options: dict[str, Any] = {}
+        for name, option in OPTIONS.items():
+            options[name] = option.check(values.pop(name, option.default))
         functions = callable(options["output"]) or callable(values["classes"])
         return cls(
             target_layers=plain_choice(values.pop("target_layers")),
@@ -150,6 +152,21 @@ class ExplainOptions:
             reuse=options["reuse"] and not functions,
             **values,
         )
+
+
+class _Rising:
+    """Progress of work that turns out to take several passes: each fills what others have left."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._base = self._told = self._part = 0.0
+
+    def __call__(self, part: float, what: str) -> None:
+        if part < self._part:  # another pass has begun
+            self._base = self._told
+        self._part = part
+        self._told = self._base + (1 - self._base) * part
+        self._progress(self._told, what)
 
 
 def model_of(model_or_id: LoadedModel | str, output: OutputChoice = None) -> LoadedModel:

@@ -84,9 +84,12 @@ def explanation_of(
         CamHubError: As ``explain``.
     """
     found = _make_explanation(model, prepared, method, job, passed, request)
-    for index in found.classes:
-        if not any(found.cams[index, name].any() for name in found.layers):
-            return _explain_with_fallback(model, prepared, found, method, request)
+    not_blank = set()
+    for (index, _), cam in found.cams.items():
+        if cam.any():
+            not_blank.add(index)
+    if len(not_blank) < len(found.classes):
+        return _explain_with_fallback(model, prepared, found, method, request)
     return found
 
 
@@ -190,26 +193,24 @@ def _sampled_adaptively(job: Job, passed: Pass, method: Method, request: Explain
         return passed
     job = replace(job, methods=[method])
     maps, agreements, samples = dict(passed.maps), dict(passed.agreements), dict(passed.samples)
-    # A single copy has no agreement.
-    own = [
-        key
-        for key in product([method.key], passed.settled.classes, job.layers)
-        if key in agreements
-    ]
-    while wanted := {
-        key: more
-        for key in own
-        if (more := more_samples(taken := samples.get(key, job.samples), agreements[key])) > taken
-    }:
-        number = min(wanted.values())
-        keys = {key for key, more in wanted.items() if more == number}
+    while True:
+        wanted: dict[int, set[Key]] = {}
+        for key in product([method.key], passed.settled.classes, job.layers):
+            if key in agreements:  # a single copy has none
+                taken = samples.get(key, job.samples)
+                number = more_samples(taken, agreements[key])
+                if number > taken:
+                    wanted.setdefault(number, set()).add(key)
+        if not wanted:
+            return replace(passed, maps=maps, agreements=agreements, samples=samples)
+        number = min(wanted)
+        keys = wanted[number]
         _LOG.info("%s: %d noisy copies for %d maps", job.model.id, number, len(keys))
         for again in _jobs(job, passed.settled, keys, number):
             found = run(again, reuse=request.reuse)
             for key in keys & found.maps.keys():
                 maps[key], agreements[key] = found.maps[key], found.agreements[key]
                 samples[key] = number
-    return replace(passed, maps=maps, agreements=agreements, samples=samples)
 
 
 def more_samples(samples: int, agreement: float) -> int:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from operator import attrgetter, methodcaller
@@ -32,7 +32,6 @@ from cam_hub.hooks.recording import foreign_hooks
 __all__ = [
     "ModuleTree",
     "frozen_eval",
-    "mixes_batch",
     "unusable",
     "unwrapped",
     "usable_copy",
@@ -48,7 +47,6 @@ class ModuleTree:
     Attributes:
         modules: Every submodule once, the network itself included.
         parameters: Where they keep their parameters, by name; those that have any.
-        batch_norms: Modules that may answer for a batch as a whole.
         identities: What tells the parts from others while they are held.
     """
 
@@ -65,12 +63,21 @@ class ModuleTree:
         forward = ("_forward_hooks", "_forward_pre_hooks")
         self._hooks = [vars(child)[each] for child in self.modules for each in forward]
         self.identities = self._children()
-        self.batch_norms = [
+        self._batch_norms = [
             child
             for child in self.modules
             if isinstance(child, nn.modules.batchnorm._BatchNorm)
             and not isinstance(child, nn.modules.instancenorm._InstanceNorm)
         ]
+
+    @property
+    def mixes_batch(self) -> bool:
+        """Whether one image of a batch can change another's scores in evaluation mode.
+
+        Batch normalisation without running statistics does that: such a network sees one image at a
+        time.
+        """
+        return any(child.running_mean is None for child in self._batch_norms)
 
     @property
     def current(self) -> bool:
@@ -130,6 +137,7 @@ class ModuleTree:
 
 _VALUES = methodcaller("values")
 _WRITES = attrgetter("_version")
+_TRAINING = attrgetter("training")
 _COMPILED_IN_PLACE = attrgetter("_compiled_call_impl")
 
 _ORIGINAL = "_torchdynamo_orig_callable"
@@ -209,14 +217,14 @@ def _without_reentry(*args: Any, **named: Any) -> Any:
 @contextmanager
 def _checkpointing_by_thread() -> Iterator[None]:
     """Checkpointing depends on the calling thread's ``_plain``."""
-    ours = {"CheckpointFunction": _Reentrant, "_checkpoint_hook": _without_reentry}
-    found = {name: getattr(_checkpoint, name) for name in ours if hasattr(_checkpoint, name)}
-    _replaced.update(found)
-    vars(_checkpoint).update({name: ours[name] for name in found})
+    for name, ours in (("CheckpointFunction", _Reentrant), ("_checkpoint_hook", _without_reentry)):
+        if hasattr(_checkpoint, name):
+            _replaced[name] = getattr(_checkpoint, name)
+            setattr(_checkpoint, name, ours)
     try:
         yield
     finally:
-        vars(_checkpoint).update(found)
+        vars(_checkpoint).update(_replaced)
 
 
 _FORCE_EAGER = _Switch(lambda: torch.compiler.set_stance("force_eager"))
@@ -227,11 +235,11 @@ _NO_CHECKPOINTING = _Switch(_checkpointing_by_thread)
 class _Found:
     """What was switched off in a model, and how many are relying on it."""
 
+    modules: list[nn.Module]
     training: list[nn.Module]
-    evaluating: list[nn.Module]
-    learning: list[nn.Parameter]
-    checkpointing: list[tuple[nn.Module, str]]
     compiled: bool
+    learning: list[nn.Parameter] = field(default_factory=list)
+    checkpointing: list[tuple[nn.Module, str]] = field(default_factory=list)
     users: int = 0
 
 
@@ -258,29 +266,19 @@ def frozen_eval(module: nn.Module, anatomy: ModuleTree | None = None) -> Iterato
         found = _found.get(module)
         if found is None:
             parts = anatomy or ModuleTree(module)
-            weights = chain.from_iterable(map(_VALUES, parts.parameters))
-            learning = {
-                id(each): each for each in weights if each is not None and each.requires_grad
-            }
-            found = _Found(
-                training=[child for child in parts.modules if child.training],
-                evaluating=[child for child in parts.modules if not child.training],
-                learning=list(learning.values()),
-                checkpointing=[
-                    (child, name)
-                    for child, name in parts.checkpoint_flags
-                    if vars(child).get(name) is True
-                ],
-                # Torch's switch holds for all threads: it is used only where code is compiled.
-                compiled=parts.has_compiled_functions
-                or any(map(_COMPILED_IN_PLACE, parts.modules)),
-            )
+            # Torch's switch holds for all threads: it is used only where code is compiled.
+            compiled = parts.has_compiled_functions or any(map(_COMPILED_IN_PLACE, parts.modules))
+            found = _Found(parts.modules, list(filter(_TRAINING, parts.modules)), compiled)
             for child in found.training:
                 child.training = False
-            for weight in found.learning:
-                weight.requires_grad_(False)
-            for child, name in found.checkpointing:
-                vars(child)[name] = False
+            for weight in chain.from_iterable(map(_VALUES, parts.parameters)):
+                if weight is not None and weight.requires_grad:
+                    found.learning.append(weight)
+                    weight.requires_grad_(False)
+            for child, name in parts.checkpoint_flags:
+                if vars(child).get(name) is True:
+                    found.checkpointing.append((child, name))
+                    vars(child)[name] = False
             _found[module] = found
         found.users += 1
     plain = _plain.set(True)
@@ -298,7 +296,7 @@ def frozen_eval(module: nn.Module, anatomy: ModuleTree | None = None) -> Iterato
             found.users -= 1
             if found.users == 0:
                 del _found[module]
-                for child in found.evaluating:
+                for child in found.modules:
                     child.training = False  # some networks switch parts to training themselves
                 for child in found.training:
                     child.training = True
@@ -380,17 +378,3 @@ def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 for tensor in several:
                     if isinstance(tensor, Tensor):
                         yield f"{path}.{name}" if path else name, tensor
-
-
-def mixes_batch(module: nn.Module, anatomy: ModuleTree | None = None) -> bool:
-    """Tells whether one image of a batch can change another's scores in evaluation mode.
-
-    True for batch normalisation without running statistics: such a model sees one image at a
-    time.
-
-    Args:
-        module: The model.
-        anatomy: Its parts, where they are at hand and current.
-    """
-    found = (anatomy or ModuleTree(module)).batch_norms
-    return any(child.running_mean is None for child in found)

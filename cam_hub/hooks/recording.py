@@ -196,7 +196,10 @@ class Taps:
     @property
     def intact(self) -> bool:
         """Whether no recorded activation was written to after it was recorded."""
-        return all(self.activations[name]._version == at for name, at in self._versions.items())
+        for name, version in self._versions.items():
+            if self.activations[name]._version != version:
+                return False
+        return True
 
     def record(self, name: str, output: Any) -> Any:
         """Records the output of a layer that has returned.
@@ -228,7 +231,9 @@ class Taps:
         self._versions.pop(name, None)
         goes_on = passed
         if self.rows is not None and len(self.rows) < len(passed):
-            kept = _taken(passed, self.rows)
+            first = range(len(self.rows))  # of which a view suffices
+            listed = list(self.rows)
+            kept = passed[: len(first)] if listed == list(first) else passed[listed]
             if in_danger and kept._is_view():
                 kept = kept.clone()  # the rest of the batch may go
         else:
@@ -243,20 +248,21 @@ class Taps:
         goes_on = goes_on.transpose(0, 1) if second else goes_on[0] if folded else goes_on
         return _replace(output, returned, goes_on)
 
-    def visit_gradients(
-        self, score: Tensor, visit: Callable[[str, Tensor], None], *, keep_graph: bool = True
-    ) -> None:
-        """Shows the derivative of a score by each recorded activation, and keeps none of them.
+    @contextmanager
+    def visiting(self, score: Tensor, visit: Callable[[str, Tensor], None]) -> Iterator[Tensor]:
+        """Within this context, a backward pass shows the gradients and keeps none of them.
 
-        So they need not fit in memory side by side. The backward pass ends at the first of the
-        layers. One thread at a time may run it.
+        So they need not fit in memory side by side. The pass ends at the first of the layers. One
+        thread at a time may run it.
 
         Args:
             score: A scalar computed from the same forward pass.
             visit: Called with a layer's name and its gradient, of the shape of all of the batch's
                 activations, during the backward pass; not for layers on which the score does not
                 depend. What it raises stops the pass.
-            keep_graph: Whether another score may be differentiated after this one.
+
+        Yields:
+            What to differentiate the score by, with ``allow_unused=True``.
 
         Raises:
             NoMap: If the score depends on none of the layers.
@@ -267,14 +273,29 @@ class Taps:
                 "(detach, no_grad, rounding) on the way; take an earlier layer",
                 layer=next(iter(self._gradient_taps)) if len(self._gradient_taps) == 1 else None,
             )
-        taps = self._gradient_taps.values()
         try:
-            for each in taps:
+            for each in self._gradient_taps.values():
                 each.visit = visit
-            torch.autograd.grad(score, self._seed, retain_graph=keep_graph, allow_unused=True)
+            yield self._seed
         finally:
-            for each in taps:
+            for each in self._gradient_taps.values():
                 each.visit = None
+
+    def visit_gradients(
+        self, score: Tensor, visit: Callable[[str, Tensor], None], *, keep_graph: bool = True
+    ) -> None:
+        """The backward pass from a score, as ``visiting`` shows it.
+
+        Args:
+            score: As for ``visiting``.
+            visit: As for ``visiting``.
+            keep_graph: Whether another score may be differentiated after this one.
+
+        Raises:
+            NoMap: As ``visiting``.
+        """
+        with self.visiting(score, visit) as seed:
+            torch.autograd.grad(score, seed, retain_graph=keep_graph, allow_unused=True)
 
     def upstream(self, tensor: Tensor, stop: str | None = None) -> set[str]:
         """The layers from whose recorded output a tensor was computed, by the graph alone.
@@ -369,13 +390,6 @@ def main_tensor(output: Any) -> Tensor | None:
     elif not isinstance(output, (tuple, list)):
         return None
     return next((found for part in output if (found := main_tensor(part)) is not None), None)
-
-
-def _taken(batch: Tensor, rows: Sequence[int]) -> Tensor:
-    """Some rows of a batch: a view where they are its first ones, else a copy."""
-    if list(rows) == list(range(len(rows))):
-        return batch[: len(rows)]
-    return batch[list(rows)]
 
 
 def _replace(output: Any, old: Tensor, new: Tensor) -> Any:

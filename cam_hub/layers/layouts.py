@@ -419,11 +419,13 @@ class BatchAxes(TypedDict):
 
 def batch_axes(layers: Mapping[str, Arrangement | None]) -> BatchAxes:
     """Where the batch is in what layers return, given how they lie on the image."""
-    layouts = {name: found.layout for name, found in layers.items() if found is not None}
-    return {
-        "batch_second": {name for name, found in layouts.items() if LAYOUTS[found].batch_axis == 1},
-        "folded": {name for name, found in layouts.items() if found in FOLDED},
-    }
+    axes = BatchAxes(batch_second=set(), folded=set())
+    for name, found in layers.items():
+        if found is not None and found.layout in FOLDED:
+            axes["folded"].add(name)
+        elif found is not None and found.batch_axis == 1:
+            axes["batch_second"].add(name)
+    return axes
 
 
 class TapOptions(BatchAxes):
@@ -438,10 +440,12 @@ class TapOptions(BatchAxes):
 
 def tap_options(layers: Mapping[str, LayerInfo]) -> TapOptions:
     """How the outputs of target layers are recorded."""
-    return {
-        **batch_axes({name: layer.arrangement for name, layer in layers.items()}),
-        "chosen": {name: layer.call for name, layer in layers.items() if layer.calls > 1},
-    }
+    arrangements, chosen = {}, {}
+    for name, layer in layers.items():
+        arrangements[name] = layer.arrangement
+        if layer.calls > 1:
+            chosen[name] = layer.call
+    return {**batch_axes(arrangements), "chosen": chosen}
 
 
 def batch_first(tensor: Tensor, arrangement: Arrangement) -> Tensor:

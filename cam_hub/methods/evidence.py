@@ -1,7 +1,7 @@
 """Evidence for the methods: activations, gradients, and how far noise decides about a map."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 import torch
@@ -61,6 +61,7 @@ class Moments:
         return total.mean()
 
 
+@dataclass(eq=False)
 class MomentSum:
     """Collects moments chunk by chunk, so that any number of samples costs the same memory.
 
@@ -75,9 +76,8 @@ class MomentSum:
 
     BYTES: ClassVar = GROUPS * 3 * 4
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._groups: list[tuple[Tensor, Tensor, Tensor]] = []
+    count: int = field(default=0, init=False)
+    _groups: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list, init=False)
 
     def add(self, gradients: Tensor) -> None:
         """Add the gradients of some noisy copies.
@@ -116,9 +116,7 @@ class MomentSum:
         Raises:
             InvalidArgument: No sample has been added.
         """
-        if not self._groups:
-            raise InvalidArgument("gradients", self.count, "at least one noisy sample")
-        first, second, third = (sum(each[1:], each[0]) for each in zip(*self._groups, strict=True))
+        first, second, third = self._total()
         return Moments(first / self.count, second / self.count, third / self.count)
 
     def without_each(self) -> Iterator[Moments]:
@@ -131,14 +129,24 @@ class MomentSum:
             As ``mean``, without the first group, then without the second …, one at a time, so that
             early layers do not need the memory of all; nothing of fewer than two samples.
         """
-        groups = self._groups if len(self._groups) > 1 else []
-        total = [sum(sums[1:], sums[0]) for sums in zip(*groups, strict=True)]
-        for place, own in enumerate(groups):
+        if len(self._groups) < 2:
+            return
+        first, second, third = self._total()
+        for place, own in enumerate(self._groups):
             count = self.count - len(range(place, self.count, GROUPS))
-            first, second, third = (
-                (whole - part).div_(count) for whole, part in zip(total, own, strict=True)
+            yield Moments(
+                (first - own[0]).div_(count),
+                (second - own[1]).div_(count).clamp_(min=0),  # differences may round below 0
+                (third - own[2]).div_(count),
             )
-            yield Moments(first, second.clamp_(min=0), third)  # differences may round below 0
+
+    def _total(self) -> tuple[Tensor, Tensor, Tensor]:
+        if not self._groups:
+            raise InvalidArgument("gradients", self.count, "at least one noisy sample")
+        first, second, third = self._groups[0]
+        for group in self._groups[1:]:
+            first, second, third = first + group[0], second + group[1], third + group[2]
+        return first, second, third
 
 
 @dataclass(frozen=True, eq=False, slots=True)

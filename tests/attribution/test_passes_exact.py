@@ -113,7 +113,7 @@ def test_channels_last_equals_channels_first(model):
             layers={layer.name: layer for layer in list_layers(model) if layer.name in layers},
             aim=lambda: resolve_target(model, prepare(model, image)).aim(model, image),
             question=None,
-            settle=lambda standings, labels: ResolvedClasses((int(standings.ranking.argmax()),)),
+            settle=lambda ranking, *_: ResolvedClasses((int(ranking.argmax()),)),
             methods=list(METHODS.values()),
             noise=Noise(2, 0.1, 0),
             batch_size=8,

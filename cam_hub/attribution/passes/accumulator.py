@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import filterfalse, product
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from cam_hub.methods.evidence import agreement
 __all__ = ["Accumulator", "Allowance", "Key", "Map"]
 
 Map = NDArray[np.float32]
+
+_NEEDS_NOISE = attrgetter("needs_noise")
 
 
 @dataclass
@@ -75,6 +79,7 @@ class Accumulator:
     _clean: dict[tuple[int, str], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
     _sums: dict[tuple[int, str], MomentSum] = field(default_factory=dict, init=False)
 
+    @torch.no_grad()
     def take(self, index: int, name: str, activation: Tensor | None, gradients: Tensor) -> None:
         """Takes in one class's gradients of a chunk at one layer.
 
@@ -86,14 +91,14 @@ class Accumulator:
             gradients: ``(N, channels, rows, cols)``.
         """
         place, noisy = (index, name), gradients
+        smooth = list(filter(_NEEDS_NOISE, self.methods))
         ready: list[tuple[Method, Evidence]] = []
         if activation is not None:
             clean, noisy = gradients[:1], gradients[1:]
-            evidence = Evidence(activation, clean)
-            ready = [(method, evidence) for method in self.methods if not method.needs_noise]
+            ready += product(filterfalse(_NEEDS_NOISE, self.methods), [Evidence(activation, clean)])
             if (kept := self.allowance.keep(name, activation, clean)) is not None:
                 self.evidence[place] = kept
-            if len(ready) < len(self.methods):
+            if smooth:
                 alone = self.samples == len(noisy)
                 self._clean[place] = activation, clean if alone else clean.clone()
         if len(noisy) and self.samples:
@@ -101,32 +106,21 @@ class Accumulator:
         total = self._sums.get(place)
         if place in self._clean and total is not None and total.count >= self.samples:
             del self._sums[place]
-            pair, needing = self._clean.pop(place), [m for m in self.methods if m.needs_noise]
-            self._compare(place, needing, pair, total)  # before the means take memory, too
-            evidence = Evidence(*pair, total.mean())
-            ready += [(method, evidence) for method in needing]
+            pair = self._clean.pop(place)
+            parts: dict[str, list[Tensor]] = {}  # before the means take memory, too
+            for without in total.without_each():
+                for method in smooth:
+                    cam = method.compute(Evidence(*pair, without))
+                    parts.setdefault(method.key, []).append(cam)
+            for key, maps in parts.items():
+                self.agreements[key, index, name] = agreement(torch.cat(maps))
+            ready += product(smooth, [Evidence(*pair, total.mean())])
         for method, evidence in ready:
-            with torch.no_grad():
-                found: Map = method.compute(evidence)[0].float().cpu().numpy()
+            found: Map = method.compute(evidence)[0].float().cpu().numpy()
             if not np.isfinite(found).all():
                 reason = "its map holds values that are not finite (NaN or infinity)"
                 self.error = self.error or NoMap(reason, layer=name)
             self.maps[method.key, index, name] = found
-
-    def _compare(
-        self,
-        place: tuple[int, str],
-        methods: Sequence[Method],
-        clean: tuple[Tensor, Tensor],
-        total: MomentSum,
-    ) -> None:
-        with torch.no_grad():
-            maps = [
-                [method.compute(Evidence(*clean, without)) for method in methods]
-                for without in total.without_each()
-            ]
-        for method, found in zip(methods, zip(*maps, strict=True), strict=bool(maps)):
-            self.agreements[method.key, *place] = agreement(torch.cat(found))
 
 
 def _alone(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ def anatomy(model: LoadedModel) -> ModuleTree:
     return found
 
 
+_NO_CLASSES = ResolvedClasses(())
+
+
 @dataclass(eq=False)
 class JobState:
     """A job while its images pass: its target and classes, and what has come back for it.
@@ -43,6 +46,7 @@ class JobState:
     Attributes:
         job: The job.
         accumulator: Makes its maps.
+        target: What is differentiated; None until its first image passes.
         standings: How the classes stand in its clean image; None until that has passed.
         settled: The classes that are explained.
         error: The reason why a result is missing.
@@ -51,28 +55,25 @@ class JobState:
 
     job: Job
     accumulator: Accumulator
+    target: Target | None = None
     standings: ClassScores | None = None
-    settled: ResolvedClasses = field(default_factory=lambda: ResolvedClasses(()))
+    settled: ResolvedClasses = _NO_CLASSES
     error: CamHubError | None = None
     alone: bool = False
 
-    @cached_property
-    def target(self) -> Target:
-        """What is differentiated; it may cost passes of its own."""
-        return self.job.aim()
-
-    def score(self, target: Target, output: object, images: int) -> Tensor:
+    def score(self, output: object, images: int) -> Tensor:
         """``(images, K)`` scores. Those of its first image resolve the classes.
 
         Args:
-            target: Its target.
             output: The network's output for some of the job's images.
             images: How many.
 
         Raises:
             CamHubError: If there are no such scores or classes.
         """
-        model = self.job.model
+        model, target = self.job.model, self.target
+        if target is None:
+            raise AssertionError("a job has a target before its images pass")
         try:
             scores = target.scores(output)
         except ModelRefused as error:  # tasks do not know the model's ID
@@ -97,7 +98,7 @@ class JobState:
         """
         if (error := self.error or self.accumulator.error) is not None:
             raise error
-        if self.standings is None:
+        if self.target is None or self.standings is None:
             raise AssertionError("there is always a chunk with the clean image")
         return Pass(
             self.standings,
@@ -162,14 +163,17 @@ class Trace:
             NoMap: If the scores depend on none of the layers; with torch's error as its cause where
                 the network has overwritten what the backward pass needs.
         """
-        counts = [len(segment.scores) if noisy else 1 for segment, *_ in wanted]
         # On a caller's thread, where autograd may be off.
         with torch.inference_mode(False), torch.enable_grad():
-            scores = [
-                score_of(segment.scores[:count], index, contrast)
-                for (segment, index, contrast, _), count in zip(wanted, counts, strict=True)
-            ]
-            score = torch.stack(scores).sum()
+            parts = []
+            for segment, index, contrast, _ in wanted:
+                scores = segment.scores if noisy else segment.scores[:1]
+                part = scores[:, index].sum()
+                for other, weight in contrast or ():
+                    taken_off = scores[:, other].sum()
+                    part = part - (taken_off if weight == 1 else weight * taken_off)
+                parts.append(part)
+            score = torch.stack(parts).sum()
         missing = dict.fromkeys(self.layers)
 
         def visit(name: str, gradients: Tensor) -> None:
@@ -179,7 +183,8 @@ class Trace:
             if len(self.segments) > 1 and len(gradients) != self.images:
                 raise NoMap("it did not answer once per image", layer=name)
             recorded = self._taps.activations[name].detach()
-            for (segment, index, _, accumulator), count in zip(wanted, counts, strict=True):
+            for segment, index, _, accumulator in wanted:
+                count = len(segment.scores) if noisy else 1
                 rows = gradients[segment.start : segment.start + count]
                 activation = None
                 if (clean := segment.clean) is not None:
@@ -190,8 +195,8 @@ class Trace:
                 del self._taps.activations[name]  # as the graph goes, so do the records
 
         try:
-            with self._lock:
-                self._taps.visit_gradients(score, visit, keep_graph=keep_graph)
+            with self._lock, self._taps.visiting(score, visit) as seed:
+                torch.autograd.grad(score, seed, retain_graph=keep_graph, allow_unused=True)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -204,15 +209,19 @@ class Trace:
     @cached_property
     def bytes(self) -> int:
         """What graph and records keep in memory before the backward pass, without weights."""
-        scores = [segment.scores for segment in self.segments if segment is not None]
-        tensors = [*scores, *self._taps.activations.values()]
-        pending, seen = [each.grad_fn for each in scores], set()
+        tensors: list[Any] = list(self._taps.activations.values())
+        pending: list[Any] = []
+        for segment in self.segments:
+            if segment is not None:
+                tensors.append(segment.scores)
+                pending.append((segment.scores.grad_fn, 0))
+        seen = set()
         while pending:
-            node = pending.pop()
+            node, _ = pending.pop()
             if node is None or node in seen:
                 continue
             seen.add(node)
-            pending += [parent for parent, _ in node.next_functions]
+            pending += node.next_functions
             kind = type(node)
             if kind not in _saved_names:
                 _saved_names[kind] = [
@@ -223,31 +232,17 @@ class Trace:
                     found = getattr(node, name)
                 except RuntimeError:  # overwritten since: the backward pass raises
                     continue
-                parts = found if isinstance(found, (tuple, list)) else (found,)
-                tensors += [part for part in parts if isinstance(part, Tensor)]
-        storages = [
-            tensor.untyped_storage() for tensor in tensors if not isinstance(tensor, nn.Parameter)
-        ]
-        return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
+                tensors += found if isinstance(found, (tuple, list)) else (found,)
+        sizes: dict[int, int] = {}
+        for tensor in tensors:
+            if isinstance(tensor, Tensor) and not isinstance(tensor, nn.Parameter):
+                storage = tensor.untyped_storage()
+                sizes[storage.data_ptr()] = storage.nbytes()
+        return sum(sizes.values())
 
 
 _saved_names: dict[type, list[str]] = {}
 """Under which attributes nodes of a kind keep tensors."""
-
-
-def score_of(scores: Tensor, index: int, contrast: Weights | None) -> Tensor:
-    """The sum over images of a class's score, or of how far it is above those of others.
-
-    Args:
-        scores: ``(N, K)``.
-        index: The class.
-        contrast: The other classes with their weights, or None.
-    """
-    score = scores[:, index].sum()
-    for other, weight in contrast or ():
-        taken_off = scores[:, other].sum()
-        score = score - (taken_off if weight == 1 else weight * taken_off)
-    return score
 
 
 def forward(
@@ -271,13 +266,17 @@ def forward(
     """
     job = states[0].job
     model, layers, setting = job.model, job.layers, job.setting
-    targets = [state.target for state in states]  # before the pass takes any memory
+    for state in states:  # before the pass takes any memory
+        if state.target is None:
+            state.target = state.job.aim()
     starts = list(accumulate(counts, initial=0))
     fresh = [start for start, state in zip(starts, states, strict=False) if state.standings is None]
-    options = tap_options(layers)
-    lies = (layer.arrangement for layer in layers.values())
-    tokens = any(each and (each.prefix_tokens or each.suffix_tokens) for each in lies)
-    overwritten = None if copying else {name for name in layers if layers[name].overwritten}
+    options, tokens, written = tap_options(layers), False, set()
+    for name, layer in layers.items():
+        tokens = tokens or layer.prefix_tokens + layer.suffix_tokens > 0
+        if layer.overwritten:
+            written.add(name)
+    overwritten = None if copying else written
     with frozen_eval(model.module, anatomy(model)):
         while True:
             taken = tap(
@@ -298,10 +297,10 @@ def forward(
                 raise NoMap("it did not run, or returned no floating-point tensor", layer=name)
         outputs = model.task.split(output, counts) if len(states) > 1 else [output]
         segments: list[Segment | None] = []
-        for place, (state, target) in enumerate(zip(states, targets, strict=True)):
+        for place, state in enumerate(states):
             clean = fresh.index(starts[place]) if state.standings is None else None
             try:
-                scores = state.score(target, outputs[place], counts[place])
+                scores = state.score(outputs[place], counts[place])
                 segments.append(Segment(scores, starts[place], clean))
             except CamHubError as error:
                 state.error = error

@@ -123,7 +123,8 @@ class Job:
         layers: The target layers.
         aim: Makes a fresh target; it may cost passes of its own.
         question: What makes targets of ``aim`` differ, as far as the model and the image do not.
-        settle: Names the classes, given how they stand in the clean image, and the target's labels.
+        settle: Names the classes, given their scores for the clean image, their labels, and which
+            of them may be chosen without being named.
         methods: What to make of the gradients.
         noise: The noisy copies to make; None for the clean image alone.
         batch_size: Most images that pass the network at once.
@@ -139,7 +140,7 @@ class Job:
     layers: Mapping[str, LayerInfo]
     aim: Callable[[], Target]
     question: object
-    settle: Callable[[ClassScores, tuple[str, ...] | None], ResolvedClasses]
+    settle: Callable[[Tensor, Sequence[str] | None, Tensor | None], ResolvedClasses]
     methods: Sequence[Method]
     noise: Noise | None
     batch_size: int
@@ -162,9 +163,12 @@ class Job:
         Raises:
             CamHubError: If there are no such classes, or one of them cannot be explained.
         """
-        found = self.settle(standings, target.labels)
-        others = () if found.contrast is None else tuple(index for index, _ in found.contrast)
-        target.check((*found.classes, *others))
+        names = target.labels or self.model.class_names
+        found = self.settle(standings.ranking, names, standings.eligible)
+        checked = list(found.classes)
+        for other, _ in found.contrast or ():
+            checked.append(other)
+        target.check(checked)
         return found
 
     def report(self, part: float, step: int, classes: Sequence[int]) -> None:

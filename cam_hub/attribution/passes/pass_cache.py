@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import product
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from cam_hub.attribution.passes.accumulator import Accumulator, Allowance, Key, Map
@@ -18,7 +19,6 @@ from cam_hub.attribution.passes.forward import Trace, anatomy
 from cam_hub.attribution.passes.job import BatchContext, Job, Pass
 from cam_hub.errors import NoMap
 from cam_hub.hooks.memory import is_out_of_memory
-from cam_hub.hooks.recording import watch_writes
 from cam_hub.images.preprocessing import same
 from cam_hub.methods import Evidence, Method
 from cam_hub.targets.base import ClassScores, Target
@@ -84,7 +84,6 @@ class PassEntry:
     Attributes:
         target: What was differentiated in the last pass.
         standings: How the classes stood in its clean image.
-        labels: Names of the scores.
         findings: What was found out, by contrast.
         traces: Of all images, in their order, or of the first ones.
         lock: Held while anything here is looked at or changed.
@@ -93,34 +92,30 @@ class PassEntry:
 
     target: Target
     standings: ClassScores
-    labels: tuple[str, ...] | None
-    findings: dict[Weights | None, _Findings] = field(
-        default_factory=lambda: defaultdict(_Findings)
-    )
+    findings: dict[Weights | None, _Findings] = field(default_factory=dict)
     traces: list[Trace] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     counted: int = 0
 
     @property
     def bytes(self) -> int:
-        """All that it takes."""
+        """All that it takes. A layer's activation, which classes share, is counted once."""
+        total, activations = 0, {}
         with self.lock:
-            graphs = sum(trace.bytes for trace in self.traces)
-            maps = [cam.nbytes for each in self.findings.values() for cam in each.maps.values()]
-        return sum(maps) + graphs + self.evidence_bytes
-
-    @property
-    def evidence_bytes(self) -> int:
-        """Of classes that share a layer's activation it is counted once."""
-        with self.lock:
-            kept = [pair for each in self.findings.values() for pair in each.evidence.items()]
-        activations = {name: each.activation.nbytes for (_, name), each in kept}
-        return sum(activations.values()) + sum(each.gradient.nbytes for _, each in kept)
+            for trace in self.traces:
+                total += trace.bytes
+            for known in self.findings.values():
+                for cam in known.maps.values():
+                    total += cam.nbytes
+                for (_, name), evidence in known.evidence.items():
+                    total += evidence.gradient.nbytes
+                    activations[name] = evidence.activation.nbytes
+        return total + sum(activations.values())
 
     def add(self, contrast: Weights | None, made: Accumulator) -> None:
         """Takes in the maps and the evidence of a contrast, beside those that are here."""
         with self.lock:
-            known = self.findings[contrast]
+            known = self.findings.setdefault(contrast, _Findings())
             known.maps.update(made.maps)
             known.agreements.update(made.agreements)
             known.evidence.update(made.evidence)
@@ -135,8 +130,8 @@ class PassEntry:
         with self.lock:
             standings = self.standings
             settled = job.settled(standings, self.target)
-            described = self.target.describe()
-            known = self.findings[settled.contrast]
+            labels, described = self.target.labels, self.target.describe()
+            known = self.findings.setdefault(settled.contrast, _Findings())
         classes = settled.classes
         plans = [self._plan(job, index, known) for index in classes]
         if any(plan is None for plan in plans):
@@ -148,7 +143,7 @@ class PassEntry:
         wanted = list(product((method.key for method in job.methods), classes, job.layers))
         maps = {key: known.maps[key] for key in wanted}
         agreements = {key: known.agreements[key] for key in wanted if key in known.agreements}
-        return Pass(standings, settled, self.labels, described, maps, agreements)
+        return Pass(standings, settled, labels, described, maps, agreements)
 
     def _plan(self, job: Job, index: int, known: _Findings) -> _Plan | None:
         """How to make the maps of one class that are missing; None if open traces do not allow it.
@@ -174,13 +169,14 @@ class PassEntry:
         return None if traces is None else _Plan(methods, samples, traces, at_hand)
 
     def _follow(self, index: int, contrast: Weights | None, plan: _Plan, room: int) -> None:
+        shared: dict[str, Tensor] = {}
         with self.lock:
-            shared = {
-                name: evidence.activation
-                for each in self.findings.values()
-                for (_, name), evidence in each.evidence.items()
-            }
-        allowance = Allowance(room - self.evidence_bytes, shared)
+            for known in self.findings.values():
+                for (_, name), evidence in known.evidence.items():
+                    room -= evidence.gradient.nbytes
+                    shared[name] = evidence.activation
+        room -= sum(activation.nbytes for activation in shared.values())
+        allowance = Allowance(room, shared)
         found = Accumulator(plan.methods, plan.samples, allowance)
         for trace in plan.traces:
             wanted = [
@@ -230,21 +226,23 @@ _LARGEST = 4
 
 @dataclass(eq=False)
 class _Picture:
-    """The cached passes of one picture, by batch context."""
+    """The cached passes of one picture, by batch context.
+
+    Attributes:
+        image: The picture. It belongs to the job: a write to it by other code is noticed.
+        version: torch's count of writes to it.
+        passes: The passes.
+    """
 
     image: Tensor
+    version: int
     passes: OrderedDict[BatchContext, PassEntry] = field(default_factory=OrderedDict)
-
-    def __post_init__(self) -> None:
-        # A job's image belongs to the job. A write to it by other code is noticed; where writes are
-        # not counted (in inference mode), a copy is kept.
-        self._written = watch_writes(self.image)
-        if self._written():
-            self.image, self._written = self.image.clone(), bool
 
     def is_of(self, image: Tensor) -> bool:
         """Whether it is about an image of these values."""
-        return not self._written() and (self.image is image or same(self.image, image))
+        if self.image._version != self.version:
+            return False
+        return self.image is image or same(self.image, image)
 
     @property
     def counted(self) -> int:
@@ -352,8 +350,10 @@ class RecentPasses:
             CamHubError: If the job has no such classes, or a map is not finite.
         """
         with self._lock:
-            picture = self._find(slot.key, job.image)
-            fitting = picture.fitting(job) if picture is not None else []
+            picture, fitting = self._kept.get(slot.key), []
+            if picture is not None and picture.is_of(job.image):
+                self._kept.move_to_end(slot.key)
+                fitting = picture.fitting(job)
         try:
             for kept in fitting:
                 found = kept.answer(job, slot.largest // EVIDENCE)
@@ -371,14 +371,6 @@ class RecentPasses:
             self.clear()  # what is cached may be what is in the way
         return None
 
-    def _find(self, key: Hashable, image: Tensor) -> _Picture | None:
-        with self._lock:
-            picture = self._kept.get(key)
-            if picture is None or not picture.is_of(image):
-                return None
-            self._kept.move_to_end(key)
-            return picture
-
     def keep(self, slot: Slot, job: Job, finished: Finished) -> None:
         """Keeps a pass, as far as there is room."""
         found = finished.found
@@ -387,13 +379,17 @@ class RecentPasses:
             # found out already must not mix with it.
             if self._states.get(id(job.model.module)) != slot.state:
                 return
-            picture = self._find(slot.key, job.image)
-            if picture is None:
-                picture = self._kept[slot.key] = _Picture(job.image)
-                self._most += job.image.nbytes
+            picture = self._kept.get(slot.key)
+            if picture is None or not picture.is_of(job.image):
+                image = job.image
+                if image.is_inference():  # writes to which are not counted
+                    with torch.inference_mode(False):
+                        image = image.clone()
+                picture = self._kept[slot.key] = _Picture(image, image._version)
+                self._most += image.nbytes
             kept = picture.passes.get(job.company)
             if kept is None:
-                kept = PassEntry(finished.target, found.standings, found.labels)
+                kept = PassEntry(finished.target, found.standings)
                 picture.passes[job.company] = kept
             picture.passes.move_to_end(job.company)
             kept.add(found.settled.contrast, finished.accumulator)

@@ -18,7 +18,6 @@ from cam_hub.attribution.passes.forward import JobState, Trace, anatomy, forward
 from cam_hub.attribution.passes.job import Job, Pass, Row, rows_of, stacked
 from cam_hub.attribution.passes.pass_cache import EVIDENCE, RECENT, Finished, RecentPasses
 from cam_hub.errors import CamHubError, ModelRefused, NoMap, OutOfMemory
-from cam_hub.hooks.frozen_eval import mixes_batch
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.models.loaded_model import LoadedModel
 
@@ -63,7 +62,7 @@ def run(job: Job, *, reuse: bool = True, recent: RecentPasses = RECENT) -> Pass:
     if slot is not None and (known := recent.answer(slot, job)) is not None:
         return known
     largest = job.company.size
-    if largest > 1 and _must_pass_alone(job.model):
+    if largest > 1 and (job.model.execution.one_by_one or anatomy(job.model).mixes_batch):
         largest = 1
     room, copying, keep = BatchLimit(largest), False, slot.largest if slot is not None else 0
     while True:
@@ -102,7 +101,9 @@ def _run_in_chunks(job: Job, room: BatchLimit, keep: int, *, copying: bool) -> F
     Raises:
         CamHubError: As ``run``, for which lack of memory is torch's own error.
     """
-    state = JobState(job, Accumulator(job.methods, job.samples, Allowance(keep // EVIDENCE)))
+    target = job.aim()  # before the pass takes any memory: it may cost passes of its own
+    made = Accumulator(job.methods, job.samples, Allowance(keep // EVIDENCE))
+    state = JobState(job, made, target)
     traces: list[Trace] = []
     total = -(-(1 + job.samples) // room.images)
     for number, (owners, batch) in enumerate(_chunks([state], room)):
@@ -117,10 +118,10 @@ def _run_in_chunks(job: Job, room: BatchLimit, keep: int, *, copying: bool) -> F
             traces.append(trace)
         for step, index in enumerate(classes):
             job.report((number + (step + 1) / (len(classes) + 1)) / total, step, classes)
-            wanted = [(segment, index, contrast, state.accumulator)]
+            wanted = [(segment, index, contrast, made)]
             trace.backward(wanted, keep_graph=kept or step + 1 < len(classes))
     traces = traces if len(traces) == total else traces[:1]
-    return Finished(state.result(), state.target, traces, state.accumulator)
+    return Finished(state.result(), target, traces, made)
 
 
 def run_together(
@@ -144,7 +145,8 @@ def run_together(
     """
     if not jobs:
         return []
-    if _must_pass_alone(jobs[0].model):
+    model = jobs[0].model
+    if model.execution.one_by_one or anatomy(model).mixes_batch:
         room = BatchLimit(1)
     states = [JobState(job, Accumulator(job.methods, job.samples)) for job in jobs]
     images = len(jobs) * (1 + jobs[0].samples)
@@ -158,7 +160,7 @@ def run_together(
             if not isinstance(error, CamHubError):
                 if not is_out_of_memory(error):
                     raise
-                room.halve(jobs[0].model)
+                room.halve(model)
             for state in chunk:
                 state.alone, state.accumulator = True, Accumulator((), 0)  # which frees its own
         passed += len(owners)
@@ -195,11 +197,6 @@ def _outcome(state: JobState) -> Pass | CamHubError | None:
     if state.alone or isinstance(error, ModelRefused):  # alone, its error names the input
         return None
     return state.result() if error is None else error
-
-
-def _must_pass_alone(model: LoadedModel) -> bool:
-    """Whether images pass the network one at a time."""
-    return model.execution.one_by_one or mixes_batch(model.module, anatomy(model))
 
 
 def _chunks(states: Sequence[JobState], room: BatchLimit) -> Iterator[tuple[list[int], Tensor]]:
