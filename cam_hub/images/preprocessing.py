@@ -132,7 +132,7 @@ class Preprocessing:
             raise InvalidArgument("input_size", input_size, f"at most {_MAX_ELEMENTS} values")
         if resize_size is None:
             try:
-                resize_size = [math.floor(side / crop_pct) for side in (height, width)]
+                resize_size = [math.floor(height / crop_pct), math.floor(width / crop_pct)]
             except (TypeError, ValueError, ArithmeticError):
                 resize_size = [0]
             if not 1 <= min(resize_size) <= max(resize_size) <= _MAX_RESIZE:
@@ -149,7 +149,7 @@ class Preprocessing:
         for name, value in facts.items():
             object.__setattr__(self, name, value)
         # Normalising happens in float32, where a tiny float64 is already zero.
-        if not all(np.float32(value) > 0 for value in self.std):
+        if np.asarray(self.std, np.float32).min() <= 0:
             raise InvalidArgument("std", std, "positive numbers")
         if max(self.resize_size) > _MAX_RESIZE:
             raise InvalidArgument("resize_size", resize_size, f"sides up to {_MAX_RESIZE}")
@@ -177,12 +177,11 @@ class Preprocessing:
         if missing := [name for name in needed if config.get(name) is None]:
             raise InvalidArgument("config", dict(config), f"timm's data config with {missing}")
         input_size = check_sizes("input_size", config["input_size"], 3)
-        mean, std = (
-            tuple(values) * input_size[0]
-            if isinstance(values, (list, tuple)) and len(values) == 1
-            else values
-            for values in (config["mean"], config["std"])
-        )
+        mean, std = config["mean"], config["std"]
+        if isinstance(mean, (list, tuple)) and len(mean) == 1:
+            mean = [*mean] * input_size[0]
+        if isinstance(std, (list, tuple)) and len(std) == 1:
+            std = [*std] * input_size[0]
         return cls(
             input_size=input_size,
             mean=mean,

@@ -83,9 +83,11 @@ def cache_key(model: LoadedModel, size: tuple[int, ...]) -> str | None:
     try:
         if nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
             return None
-        parts = list(model.module.named_modules())
-        described += [[name, *_structure(part)] for name, part in parts]
-        described += [_replaced_methods(kind) for kind in {type(part): None for _, part in parts}]
+        kinds: dict[type, None] = {}  # in order
+        for name, part in model.module.named_modules():
+            described.append([name, *_structure(part)])
+            kinds[type(part)] = None
+        described += map(_replaced_methods, kinds)
         text = json.dumps(described, default=_described)
     except Exception:  # noqa: BLE001 - odd modules fail oddly; they are not cached
         return None
@@ -105,14 +107,13 @@ def _structure(part: nn.Module) -> list[Any]:
         [name, None if tensor is None else [tensor.shape, str(tensor.dtype)]]
         for name, tensor in (*part._parameters.items(), *part._buffers.items())
     ]
-    settings = [
-        [name, value] for name, value in sorted(vars(part).items()) if name not in _NOT_SETTINGS
-    ]
-    for setting in settings:
-        if isinstance(table := setting[1], dict):
+    settings: list[Any] = []
+    for name in sorted(vars(part).keys() - _NOT_SETTINGS):
+        value = vars(part)[name]
+        if isinstance(value, dict):
             # Forward passes store tensors there, by size or device.
-            plain = {str(key): each for key, each in table.items() if not isinstance(each, Tensor)}
-            setting[1] = plain
+            value = {str(key): each for key, each in value.items() if not isinstance(each, Tensor)}
+        settings.append([name, value])
     return [type(part), tensors, settings]
 
 

@@ -43,11 +43,14 @@ def stored_layers(key: str | None, model: LoadedModel) -> list[LayerInfo] | None
     if not isinstance(payload, dict) or payload.get("fields") != _FIELDS:
         return None
     try:
-        layers = [_layer(row) for row in payload["layers"]]
+        layers = list(map(_layer, payload["layers"]))
     except (KeyError, TypeError, ValueError):
         return None
     names = modules_by_name(model.module)
-    return layers if all(layer.name in names for layer in layers) else None
+    for layer in layers:
+        if layer.name not in names:
+            return None
+    return layers
 
 
 def store_layers(key: str | None, layers: Sequence[LayerInfo]) -> None:

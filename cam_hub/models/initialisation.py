@@ -118,10 +118,13 @@ def align(module: nn.Module, weights: Sequence[nn.Parameter]) -> None:
             that it was made for they are used in no other way than packed or elementwise.
         weights: Those of its parameters that may lie askew.
     """
-    askew: Sequence[nn.Parameter] = [each for each in weights if each.data_ptr() % _ALIGNMENT]
-    if sum(weight.nbytes for weight in askew) > _MIN_BYTES_TO_EXAMINE:
-        askew = _delicate(module, askew)
-    for weight in askew:
+    askew: list[nn.Parameter] = []
+    size = 0
+    for weight in weights:
+        if weight.data_ptr() % _ALIGNMENT:
+            askew.append(weight)
+            size += weight.nbytes
+    for weight in _delicate(module, askew) if size > _MIN_BYTES_TO_EXAMINE else askew:
         weight.data = weight.data.clone()
 
 
@@ -384,11 +387,11 @@ class _WithoutInitialisation(TorchFunctionMode):
 
     def has_uninitialized(self, module: nn.Module) -> bool:
         """Whether anything in a network still lacks what was left out, or was computed of it."""
-        return any(
-            self._is_uninitialized(values.values())
-            for child in module.modules()
-            for values in (child._parameters, child._buffers, vars(child))
-        )
+        for child in module.modules():
+            for values in (child._parameters, child._buffers, vars(child)):
+                if self._is_uninitialized(values.values()):
+                    return True
+        return False
 
     def __torch_function__(
         self,

@@ -7,7 +7,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from itertools import chain
 from typing import Any
@@ -77,23 +77,23 @@ class Origin:
 
 
 def _state(module: nn.Module) -> Hashable:
-    parts = tuple((name, type(part)) for name, part in module.named_modules())
-    hooked = any(foreign_hooks(part) for part in module.modules())
-    writes = tuple(
-        -1 if weight.is_inference() else weight._version for weight in module.parameters()
-    )
-    values = tuple(map(_sample, chain(module.parameters(), module.buffers())))
-    return parts, hooked, writes, values
+    parts, hooked = [], False
+    for name, part in module.named_modules():
+        parts.append((name, type(part)))
+        hooked = hooked or bool(foreign_hooks(part))
+    return tuple(parts), hooked, tuple(map(_sample, chain(module.parameters(), module.buffers())))
 
 
 def _sample(tensor: Tensor) -> Hashable:
-    """Shape, type, and a few values spread over a tensor."""
+    """Shape, type, for a weight how often it was written to, and a few values spread over it."""
     shape = tuple(tensor.shape)
     count = tensor.numel()
+    counted = isinstance(tensor, nn.Parameter) and not tensor.is_inference()
+    writes = tensor._version if counted else -1
     if not count or tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
-        return shape, tensor.dtype
+        return shape, tensor.dtype, writes
     flat = tensor.detach().flatten()  # in the order of indices, whatever the layout in memory
-    return shape, tensor.dtype, str(flat[:: -(-count // _VALUES)].tolist())
+    return shape, tensor.dtype, writes, str(flat[:: -(-count // _VALUES)].tolist())
 
 
 EXECUTION = "execution"
@@ -335,8 +335,10 @@ def is_as_loaded(model: LoadedModel) -> bool:
 
 def _parts(model: LoadedModel) -> dict[str, Any]:
     """All but the module and what belongs to this process."""
-    own = {"module", "facts", "lock"}
-    return {each.name: getattr(model, each.name) for each in fields(model) if each.name not in own}
+    parts = dict(vars(model))
+    for name in ("module", "facts", "lock"):
+        del parts[name]
+    return parts
 
 
 def _rebuilt(module: nn.Module, parts: dict[str, Any], facts: dict[str, Any]) -> LoadedModel:

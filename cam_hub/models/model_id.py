@@ -278,13 +278,13 @@ def _read(text: str) -> ModelId:
     """The ID in a text that does not name a folder."""
     if looks_like_url(text):
         return ModelId("hub", *read_hub_url(text))
-    prefix = next((prefix for prefix in _HUB_PREFIXES if text.startswith(prefix)), "")
+    on_hub = text.startswith(_HUB_PREFIXES)
     first, *more = text.split("/", 2)
     if len(more) == 2 and (other := kind_of_other(first)) is not None:
         raise ModelNotFound(text, hint=f"It is the ID of {other}, not of a model.")
-    name, at, found = text.removeprefix(prefix).partition("@")
+    name, at, found = (text.partition(":")[2] if on_hub else text).partition("@")
     revision = found if at else None
-    if prefix:
+    if on_hub:
         return ModelId("hub", name, revision)
     if name.startswith(f"{_TORCHVISION}/"):
         return ModelId("torchvision", name.removeprefix(f"{_TORCHVISION}/"), revision)

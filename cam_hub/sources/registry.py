@@ -204,8 +204,10 @@ def _read_id(model_id: str | os.PathLike[str], revision: str | None, limits: Loa
 def _source_of(request: LoadRequest) -> Iterator[Source]:
     """The first source that claims the model; its ``ModelNotFound`` gets the nearest IDs."""
     try:
-        source = next((each for each in SOURCES if each.claims(request)), None)
-        if source is None:
+        for source in SOURCES:
+            if source.claims(request):
+                break
+        else:
             raise ModelNotFound(str(request.id))
         yield source
     except ModelNotFound as error:

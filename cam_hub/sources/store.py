@@ -39,13 +39,14 @@ class StoreEntry:
     @property
     def bytes(self) -> int:
         """The size of its weights and of copies of it (as in double precision), in bytes."""
-        models = [self.model]
-        for model in models:
-            copies = (fact for fact in model.facts.values() if isinstance(fact, LoadedModel))
-            models += [each for each in copies if each not in models]
-        modules = [model.module for model in models]
-        tensors = chain.from_iterable((*each.parameters(), *each.buffers()) for each in modules)
-        return sum(tensor.nbytes for tensor in tensors)
+        models, size = [self.model], 0
+        for model in models:  # which grows by the copies
+            for tensor in chain(model.module.parameters(), model.module.buffers()):
+                size += tensor.nbytes
+            for fact in list(model.facts.values()):  # to which other threads may add
+                if isinstance(fact, LoadedModel) and fact not in models:
+                    models.append(fact)
+        return size
 
 
 @dataclass(eq=False)
@@ -268,9 +269,14 @@ class ModelStore:
         size, place = new.bytes, new.model.device
         with self._room:
             while True:
-                beside = [each for each in self._entries.values() if each.model.device == place]
-                in_use = [entry.bytes for entry in beside if entry.users]
-                if not in_use or sum(in_use) + size <= self.limit:
+                beside: list[StoreEntry] = []
+                in_use, total = 0, size
+                for entry in self._entries.values():
+                    if entry.model.device == place:
+                        beside.append(entry)
+                        total += entry.bytes
+                        in_use += entry.bytes if entry.users else 0
+                if not in_use or in_use + size <= self.limit:
                     break
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -281,7 +287,6 @@ class ModelStore:
                         "they are done.",
                     )
                 self._room.wait(left)
-            total = size + sum(entry.bytes for entry in beside)
             for entry in beside:
                 if total > self.limit and not entry.users:
                     total -= entry.bytes

@@ -329,9 +329,10 @@ def _find(model_id: ModelId) -> tuple[str, Path] | None:
     spec = find_spec(package.package) if package is not None else None
     if package is None or spec is None or not spec.submodule_search_locations:
         return None
-    files = (Path(folder) / package.checkpoint for folder in spec.submodule_search_locations)
-    path = next((path for path in files if path.is_file()), None)
-    return (id, path) if path is not None else None
+    for folder in spec.submodule_search_locations:
+        if (path := Path(folder) / package.checkpoint).is_file():
+            return id, path
+    return None
 
 
 class TimmSource:
