@@ -33,7 +33,7 @@ def test_an_explanation_stays_readable(tmp_path: Path, monkeypatch: pytest.Monke
     loaded, by_id, endpoint, page = found.values()
     assert len(loaded.functions) <= 140
     assert len(loaded.files) <= 30
-    assert len(by_id.functions) <= 240
+    assert len(by_id.functions) <= 215
     assert len(by_id.files) <= 40
     assert max(loaded.depth, by_id.depth) <= 13
     assert len(endpoint.of_space) <= 40
