@@ -115,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OWNER/NAME",
         help="also save to this dataset repo on the Hub; private if it is made now",
     )
-    explain.add_argument("--method", default="smoothgradcampp", help="(%(default)s)")
+    explain.add_argument(
+        "--method", default="smoothgradcampp", help="a name of `methods` (%(default)s)"
+    )
     explain.add_argument(
         "--layer", "--layers", action="append", help="target layer; may be repeated"
     )
@@ -154,6 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--layers", nargs="+", metavar="LAYER", help="names, or a word: stages")
     compare.add_argument("--classes", nargs="+", metavar="CLASS", help="indices, labels or top(3)")
     compare.add_argument("--scale", default="shares", help="shares, values or own (%(default)s)")
+    methods = commands.add_parser("methods", help="list the methods, their costs and papers")
+    methods.set_defaults(run=_methods)
     search = commands.add_parser("search", help="find models by words of their IDs")
     search.set_defaults(run=_search)
     search.add_argument("words", nargs="*", metavar="WORD", help="all must stand in the ID")
@@ -226,6 +230,18 @@ def _model(options: argparse.Namespace) -> LoadedModel:
         raise InvalidArgument("--model", options.model, "one model, and two were named")
     id = named.pop() if named else DEFAULT_MODEL
     return load_model(id, pretrained=not options.random, device=options.device)
+
+
+def _methods(_: argparse.Namespace) -> None:
+    from cam_hub.methods import METHODS  # noqa: PLC0415
+
+    rows = [("name", "method", "level", "passes", "depends on the class", "paper")]
+    for name, method in METHODS.items():
+        specific = "yes" if method.class_specific else "no"
+        rows.append(
+            (name, method.title, method.level, str(method.passes), specific, method.citation)
+        )
+    _print_table(rows)
 
 
 def _layers(options: argparse.Namespace) -> None:

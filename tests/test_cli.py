@@ -37,6 +37,15 @@ def test_layers_that_give_no_map_are_listed_when_asked_for(capsys):
     assert any(row.split()[0] == "fc" and "no rows and columns" in row for row in rows)
 
 
+def test_methods_are_listed_with_their_costs_and_papers(capsys):
+    assert main(["methods"]) == 0
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == list(cam_hub.METHODS)
+    for row, method in zip(rows, cam_hub.METHODS.values(), strict=True):
+        assert method.citation in row
+        assert str(method.passes) in row
+
+
 def test_two_models_at_once_are_refused(capsys):
     assert main(["layers", "resnet10t", "--model", "resnet18", "--random"]) == 1
     assert "two were named" in capsys.readouterr().err

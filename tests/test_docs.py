@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import cam_hub
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -92,6 +94,28 @@ def test_the_features_of_vgg_19_become_a_sheet_and_an_animation(folder_with_cat)
 def test_links_to_files_lead_somewhere(page: Path):
     for target in LINK.findall(page.read_text("utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_the_table_of_methods_in_the_docs_is_the_registry():
+    page = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if re.match(r"\| `\w+` \|", line)
+    ]
+    listed = {
+        name.strip("`"): (level, passes, specific, paper.split(", eq.")[0])
+        for name, _, level, passes, specific, paper in rows
+    }
+    assert listed == {
+        name: (
+            method.level,
+            str(method.passes),
+            "yes" if method.class_specific else "no",
+            method.citation,
+        )
+        for name, method in cam_hub.METHODS.items()
+    }
 
 
 def test_ci_runs_the_readmes_own_test_command():

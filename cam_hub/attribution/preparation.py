@@ -301,6 +301,11 @@ def make_job(
     """
     options = request.options
     model.task.check_request(contrast=request.contrast, target=options["target"])
+    if request.contrast is not None:
+        for method in methods:
+            if not method.class_specific:
+                expected = f"no contrast: the map of {method.title} is the same for every class"
+                raise InvalidArgument("contrast", request.contrast, expected)
     target = resolve_target(
         model,
         prepared,

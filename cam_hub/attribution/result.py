@@ -109,6 +109,9 @@ def _make_explanation(
     agreement: dict[str, float] = {}
     notes = {name: [layer.notes] if layer.notes else [] for name, layer in job.layers.items()}
     classes = passed.settled.classes
+    if not method.class_specific:
+        for each in notes.values():
+            each.append("its map is the same for every class")
     if method.needs_noise:
         passed = _sampled_adaptively(job, passed, method, request)
         for index, name in product(classes, job.layers):

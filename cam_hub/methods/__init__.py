@@ -1,19 +1,21 @@
 """CAM mathematics on tensors: from activations and gradients to maps. No model is seen here.
 
-A new method is a function with a call of ``METHODS.register`` after it, in ``gradient_cams`` or in
-a module that is imported below. ``METHODS`` lists them in the order of registration.
+A new method is a function with a call of ``METHODS.register`` after it, in a module that is
+imported below. ``METHODS`` lists them in the order of registration.
 """
 
 from cam_hub.methods.arithmetic import check_map, normalise
+from cam_hub.methods.eigen_cam import eigencam
 from cam_hub.methods.evidence import Evidence, Moments, MomentSum
 from cam_hub.methods.gradient_cams import (
     gradcam,
     gradcampp,
+    hirescam,
     layercam,
     smoothgradcampp,
     xgradcam,
 )
-from cam_hub.methods.registry import METHODS, Method, Sign, fuse
+from cam_hub.methods.registry import METHODS, Method, Passes, Sign, fuse
 
 __all__ = [
     "METHODS",
@@ -21,11 +23,14 @@ __all__ = [
     "Method",
     "MomentSum",
     "Moments",
+    "Passes",
     "Sign",
     "check_map",
+    "eigencam",
     "fuse",
     "gradcam",
     "gradcampp",
+    "hirescam",
     "layercam",
     "normalise",
     "smoothgradcampp",

@@ -8,12 +8,13 @@ from torch import Tensor
 from cam_hub.errors import InvalidArgument
 from cam_hub.methods.arithmetic import as_float, by_maximum
 from cam_hub.methods.evidence import Evidence, Moments
-from cam_hub.methods.registry import METHODS, Method
+from cam_hub.methods.registry import METHODS, Method, Passes
 
 __all__ = [
     "gradcam",
     "gradcampp",
     "grid_sum",
+    "hirescam",
     "layercam",
     "layercam_scale",
     "paired",
@@ -180,6 +181,7 @@ METHODS.register(
             "Grad-CAM++ averaged over noisy copies of the photo: "
             "calmer, at the cost of a pass each."
         ),
+        passes=Passes(per="noisy copy"),
     )
 )
 
@@ -370,6 +372,49 @@ METHODS.register(
         summary=(
             "Grad-CAM with gradients weighed by the activation, so "
             "that the parts add up to the score."
+        ),
+    )
+)
+
+
+def hirescam(activation: Tensor, gradient: Tensor) -> Tensor:
+    """HiResCAM (Draelos & Carin 2020), gradient times activation.
+
+    ``M_ij = ReLU(Σ_k g_ij^k A_ij^k)``. It is LayerCAM without the ReLU of the gradient: channels
+    that lower the score count against those that raise it. If one linear layer with bias b follows
+    the layer, as after pooling, the map without its ReLU sums to the score less b.
+
+    The paper leaves the ReLU out; ``sign="both"`` gives that map. pytorch-grad-cam applies the
+    ReLU, as here. torchcam 0.5 does not have the method.
+
+    Args:
+        activation: A, ``(B, C, *grid)``.
+        gradient: g, derivative of the class score by A, the same shape.
+
+    Returns:
+        M, ``(B, *grid)``, at least 0, un-normalised, at least float32.
+
+    Raises:
+        InvalidArgument: The shapes do not fit.
+    """
+    activation, gradient = paired(activation, gradient)
+    return weighted_map(gradient, activation)
+
+
+METHODS.register(
+    Method(
+        name="hirescam",
+        title="HiResCAM",
+        paper=(
+            "Draelos & Carin 2020. Use HiResCAM instead of Grad-CAM for faithful explanations of "
+            "convolutional neural networks. arXiv."
+        ),
+        url="https://arxiv.org/abs/2011.08891",
+        needs_noise=False,
+        compute=lambda evidence: hirescam(evidence.activation, evidence.gradient),
+        summary=(
+            "Gradient times activation, with both signs: what each place adds to the score. Often "
+            "the most faithful at inner layers."
         ),
     )
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
@@ -14,11 +15,47 @@ from cam_hub.errors import InvalidArgument, MethodNotFound, nearest_names
 from cam_hub.methods.arithmetic import by_maximum
 from cam_hub.methods.evidence import Evidence, Moments
 
-__all__ = ["METHODS", "Method", "MethodRegistry", "Sign", "canonical_name", "fuse"]
+__all__ = [
+    "METHODS",
+    "Level",
+    "Method",
+    "MethodRegistry",
+    "Passes",
+    "Sign",
+    "canonical_name",
+    "fuse",
+]
 
 
 Sign = Literal["for", "against", "both"]
 """Which evidence a map shows: for the class, against it, or one less the other."""
+
+Level = Literal["layer", "pixel"]
+"""Where a map comes from: the grid of a layer, or the pixels of the model's input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """The cost of a map, which all layers of one explanation share.
+
+    Attributes:
+        forward: Forward passes per image, which all classes share.
+        backward: Backward passes per image and class.
+        per: For what both are needed once more, in the singular (``"noisy copy"``); empty if for
+            nothing.
+
+    Example:
+        >>> str(Passes(per="noisy copy"))
+        '1 forward, 1 backward per class; the same again per noisy copy'
+    """
+
+    forward: int = 1
+    backward: int = 1
+    per: str = ""
+
+    def __str__(self) -> str:
+        again = f"; the same again per {self.per}" if self.per else ""
+        return f"{self.forward} forward, {self.backward} backward per class{again}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +65,7 @@ class Method:
     Attributes:
         name: Canonical name, see :func:`canonical_name`.
         title: Name as its authors spell it.
-        paper: Citation.
+        paper: Citation, which begins with authors and year.
         url: Where to read the paper.
         needs_noise: Whether ``compute`` needs ``Evidence.noisy``.
         compute: From the evidence to the map ``(B, *grid)``, at least 0, un-normalised. Must treat
@@ -36,6 +73,10 @@ class Method:
         scale: From maps ``(B, *grid)`` of one layer to comparable ones in [0, 1], for the fusion
             of several layers. Zeros stay zeros.
         summary: What it does and what it is good for, in a sentence.
+        level: Where its maps come from.
+        passes: What a map costs.
+        class_specific: Whether the map depends on the class by construction: a method that does
+            not use the gradient draws the same map for all classes.
         sign: Which evidence its maps show, see :meth:`signed`.
         key: Name and sign, which together distinguish its maps from those of other methods.
     """
@@ -48,6 +89,9 @@ class Method:
     compute: Callable[[Evidence], Tensor]
     scale: Callable[[Tensor], Tensor] = by_maximum
     summary: str = ""
+    level: Level = "layer"
+    passes: Passes = Passes()
+    class_specific: bool = True
     sign: Sign = "for"
     key: str = field(init=False, repr=False)
 
@@ -55,20 +99,32 @@ class Method:
         key = self.name if self.sign == "for" else f"{self.name} {self.sign}"
         object.__setattr__(self, "key", key)
 
+    @property
+    def citation(self) -> str:
+        """Authors and year of the paper."""
+        found = re.match(r".*?\b\d{4}\b", self.paper)
+        return found.group() if found else self.paper
+
     def signed(self, sign: Sign) -> Method:
         """The same method for evidence of another sign.
 
         With ``M(A, g)`` the method's map of activations and gradients, ``"for"`` is ``M(A, g)``;
         ``"against"`` is ``M(A, -g)``, the map of the negated score; ``"both"`` is the first less
         the second. For methods that are linear in the gradient up to their last ReLU (Grad-CAM,
-        XGrad-CAM), ``"both"`` is therefore the map without that ReLU, and for LayerCAM on
-        activations of at least 0 it is ``Σ_k g A``.
+        XGrad-CAM, HiResCAM), ``"both"`` is therefore the map without that ReLU, and for LayerCAM
+        on activations of at least 0 it is ``Σ_k g A``, that of HiResCAM.
 
         Args:
             sign: Which evidence.
+
+        Raises:
+            InvalidArgument: The method is signed already, or its map does not depend on the score.
         """
         if sign == self.sign:
             return self
+        if not self.class_specific:
+            expected = f"'for': the map of {self.title} is the same for every score"
+            raise InvalidArgument("sign", sign, expected)
         if self.sign != "for":
             raise InvalidArgument("sign", sign, "the registered method, of sign 'for'")
         positive = self.compute

@@ -9,6 +9,7 @@ import gradio as gr
 from cam_hub.results.comparison import CellFacts
 from cam_hub.results.comparison_grid import SCALES
 from space.api.endpoint import (
+    METHOD_NAMES,
     PARAMETERS,
     Parameter,
     add_documented,
@@ -36,8 +37,7 @@ _PARAMETERS = {
     ),
     "methods": Parameter(
         list[str],
-        "smoothgradcampp, layercam, gradcam, gradcampp or xgradcam; several: the columns; "
-        "empty: smoothgradcampp",
+        f"{METHOD_NAMES}; several: the columns; empty: smoothgradcampp",
         [],
     ),
     "target_layers": Parameter(

@@ -18,11 +18,13 @@ from gradio.components.api_component import Api
 from gradio.context import Context
 from gradio.events import api
 
+from cam_hub.methods import METHODS
 from cam_hub.options import Interface, Option, options_for
 from space.service.errors import token_of
 from space.service.explain_form import DEFAULTS
 
 __all__ = [
+    "METHOD_NAMES",
     "PARAMETERS",
     "Parameter",
     "PredictionRow",
@@ -63,6 +65,9 @@ class Parameter:
     choices: tuple[str, ...] = ()
 
 
+METHOD_NAMES = " or ".join((", ".join([*METHODS][:-1]), [*METHODS][-1]))
+"""The names of all methods, in words."""
+
 PARAMETERS = {
     "image": Parameter(
         gr.FileData,
@@ -71,9 +76,7 @@ PARAMETERS = {
     "model_id": Parameter(
         str, "'owner/name[@revision]' on the Hub, 'torchvision/name[@weights]' or a timm name"
     ),
-    "method": Parameter(
-        str, "smoothgradcampp, layercam, gradcam, gradcampp or xgradcam", DEFAULTS["method"]
-    ),
+    "method": Parameter(str, METHOD_NAMES, DEFAULTS["method"]),
     "target_layers": Parameter(
         _Texts,
         "layer names, or a word: best, stages, convs, all; empty: the recommended one",

@@ -36,13 +36,14 @@ def method_choices() -> Choices:
 
 
 def method_note(name: object) -> str:
-    """What a method does, as HTML, with the paper it comes from."""
+    """What a method does, as HTML, with its cost and the paper it comes from."""
     if name not in METHODS:
         return ""
     method = METHODS[str(name)]
-    paper = html.escape(method.paper.split(".", maxsplit=1)[0])
+    paper = html.escape(method.citation)
+    cost = html.escape(str(method.passes))
     link = f'<a href="{html.escape(method.url)}" target="_blank" rel="noopener noreferrer">'
-    return f"<p>{html.escape(method.summary)} {link}{paper}</a></p>"
+    return f"<p>{html.escape(method.summary)} Passes: {cost}. {link}{paper}</a></p>"
 
 
 def colormap_choices() -> Choices:

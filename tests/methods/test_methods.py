@@ -4,18 +4,23 @@ The laws run over ``METHODS``, so a new method is held to them on the day it is 
 are checked in float64, where rounding cannot hide a mistake.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from cam_hub.errors import InvalidArgument, MethodNotFound
-from cam_hub.methods import METHODS, Evidence, Method, Moments
-from cam_hub.methods.registry import MethodRegistry
+from cam_hub.methods import METHODS, Evidence, Method, Moments, Sign
+from cam_hub.methods.registry import Level, MethodRegistry
 
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+
+SPECIFIC = {name: method for name, method in METHODS.items() if method.class_specific}
+every_method_of_a_class = pytest.mark.parametrize("method", SPECIFIC.values(), ids=list(SPECIFIC))
 
 
 def some_evidence(
@@ -51,7 +56,8 @@ def with_gradients(activation: Tensor, gradient: Tensor) -> Evidence:
 
 
 def test_the_two_methods_of_the_mission_come_first() -> None:
-    assert list(METHODS) == ["smoothgradcampp", "layercam", "gradcam", "gradcampp", "xgradcam"]
+    assert list(METHODS)[:2] == ["smoothgradcampp", "layercam"]
+    assert {"gradcam", "gradcampp", "xgradcam", "hirescam", "eigencam"} <= set(METHODS)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +72,7 @@ def test_the_two_methods_of_the_mission_come_first() -> None:
         ("Grad-CAM", "gradcam"),
         ("GradCAMpp", "gradcampp"),
         ("  XGrad\tCAM ", "xgradcam"),
+        ("EigenCAM", "eigencam"),
     ],
 )
 def test_a_method_is_found_in_the_usual_spellings(spelling: str, name: str) -> None:
@@ -177,14 +184,14 @@ def test_extra_grid_axes_are_only_more_positions(method: Method) -> None:
     torch.testing.assert_close(method.compute(clip).flatten(1), method.compute(line))
 
 
-@every_method
+@every_method_of_a_class
 def test_without_gradient_the_map_is_zero(method: Method) -> None:
     activation = some_evidence().activation
     cam = method.compute(with_gradients(activation, torch.zeros_like(activation)))
     assert torch.equal(cam, torch.zeros(3, 4, 6, dtype=torch.float64))
 
 
-@every_method
+@every_method_of_a_class
 def test_a_channel_without_gradient_does_not_count(method: Method) -> None:
     evidence = some_evidence()
     silent = mapped(evidence, lambda x: torch.cat([x, torch.zeros_like(x[:, :1])], dim=1))
@@ -247,7 +254,7 @@ def test_finite_evidence_never_gives_nan(method: Method, unit: float) -> None:
     assert method.compute(with_gradients(draw[0], unit * draw[1])).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["gradcam", "layercam", "xgradcam"])
+@pytest.mark.parametrize("name", ["gradcam", "layercam", "xgradcam", "hirescam"])
 @pytest.mark.parametrize("field", ["activation", "gradient"])
 def test_methods_of_first_order_are_linear_in_activation_and_gradient(
     name: str, field: str
@@ -311,3 +318,39 @@ def test_a_method_can_be_called_with_existing_tensors(method):
     expected = method.compute(Evidence(activation, gradient, Moments.of(noisy)))
     assert torch.equal(method(activation, gradient, noisy), expected)
     assert method(activation, gradient).shape == (2, 5, 6)
+
+
+# --- What is recorded of a method
+
+
+@every_method
+def test_only_a_map_that_depends_on_the_class_changes_with_the_gradient(method: Method) -> None:
+    evidence, other = some_evidence(), some_evidence(seed=1)
+    changed = Evidence(evidence.activation, other.gradient, other.noisy)
+    same = torch.equal(method.compute(changed), method.compute(evidence))
+    assert same != method.class_specific
+
+
+@every_method
+@pytest.mark.parametrize("sign", ["against", "both"])
+def test_evidence_of_another_sign_is_refused_if_the_map_does_not_depend_on_the_score(
+    method: Method, sign: Sign
+) -> None:
+    assert method.signed("for") is method
+    if method.class_specific:
+        assert method.signed(sign).sign == sign
+    else:
+        with pytest.raises(InvalidArgument, match="the same for every score"):
+            method.signed(sign)
+
+
+@every_method
+def test_the_record_of_a_method_is_complete(method: Method) -> None:
+    assert method.level in get_args(Level)
+    assert method.passes.forward >= 1
+    assert bool(method.passes.per) == method.needs_noise
+    assert str(method.passes).startswith(f"{method.passes.forward} forward")
+    assert method.url.startswith("https://")
+    assert method.summary
+    assert re.fullmatch(r".+ \d{4}", method.citation)
+    assert method.paper.startswith(method.citation)

@@ -13,12 +13,15 @@ from cam_hub.methods import (
     Evidence,
     Moments,
     MomentSum,
+    eigencam,
     gradcam,
     gradcampp,
+    hirescam,
     layercam,
     smoothgradcampp,
     xgradcam,
 )
+from cam_hub.methods.eigen_cam import principal_projection
 from cam_hub.methods.gradient_cams import smoothgradcampp_weights
 
 # One sample, two channels, a grid of 2 × 2. The activations sum to 4 and 2.
@@ -80,6 +83,71 @@ def test_gradcampp_holds_for_gradients_whose_powers_leave_float32(size: float) -
     gradient = torch.tensor([[[size, 0.0]]])
     expected = torch.tensor([[size / 2, 0.0]])
     torch.testing.assert_close(gradcampp(activation, gradient), expected, rtol=1e-6, atol=0)
+
+
+def test_hirescam_is_gradient_times_activation_summed_over_channels() -> None:
+    # g A = [[1, -2], [0, 0]] + [[-6, -2], [0, 1]] = [[-5, -4], [0, 1]], and ReLU.
+    torch.testing.assert_close(hirescam(ACTIVATION, GRADIENT), grid([0.0, 0.0], [0.0, 1.0]))
+    both = METHODS["hirescam"].signed("both").compute(Evidence(ACTIVATION, GRADIENT))
+    torch.testing.assert_close(both, grid([-5.0, -4.0], [0.0, 1.0]))
+
+
+def test_hirescam_is_both_signs_of_layercam_where_activations_are_not_negative() -> None:
+    # And LayerCAM without the ReLU of its weights at any activations; here it differs.
+    draw = torch.randn(2, 3, 5, 4, 6, generator=torch.Generator().manual_seed(4))
+    for activation, equal in ((draw[0].relu(), True), (draw[0], False)):
+        evidence = Evidence(activation, draw[1])
+        one, other = (METHODS[n].signed("both").compute(evidence) for n in ("hirescam", "layercam"))
+        assert torch.allclose(one, other, atol=1e-5) is equal
+
+
+def test_signed_hirescam_sums_to_the_score_of_a_linear_layer_without_its_bias() -> None:
+    generator = torch.Generator().manual_seed(5)
+    activation = torch.randn(1, 3, 4, 4, generator=generator, requires_grad=True)
+    head = torch.nn.Linear(3, 1)
+    score = head(activation.mean((2, 3))).sum()
+    (gradient,) = torch.autograd.grad(score, activation)
+    both = METHODS["hirescam"].signed("both").compute(Evidence(activation.detach(), gradient))
+    torch.testing.assert_close(both.sum(), (score - head.bias.sum()).detach())
+
+
+def test_eigencam_projects_positions_onto_the_first_principal_component() -> None:
+    # Channels (1, 2, 0, 1) and (2, 4, 0, 2): rank one, v = (1, 2)/√5, A v = √5 · (1, 2, 0, 1).
+    one = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
+    activation = torch.stack([one, 2 * one])[None]
+    torch.testing.assert_close(eigencam(activation), 5**0.5 * one[None])
+    # Orthogonal channels: the one with the larger sum of squares, 9 against 1 + 4.
+    activation = torch.tensor([[[1.0, 0.0, 2.0], [0.0, 3.0, 0.0]]])
+    torch.testing.assert_close(eigencam(activation), torch.tensor([[0.0, 3.0, 0.0]]))
+
+
+def test_eigencam_agrees_in_sign_with_the_sum_over_channels() -> None:
+    # v = ±(1, -2)/√5 and positions (1, -2) and (-2, 4): Σ_k v_k >= 0 takes -(1, -2)/√5, so that
+    # A v = (-5, 10)/√5. The sums over channels are -1 and 2.
+    activation = torch.tensor([[[1.0, -2.0], [-2.0, 4.0]]])
+    torch.testing.assert_close(eigencam(activation), torch.tensor([[0.0, 10 / 5**0.5]]))
+    torch.testing.assert_close(eigencam(-activation), torch.tensor([[5 / 5**0.5, 0.0]]))
+
+
+def test_eigencam_of_activations_that_are_not_negative_has_no_negative_value_to_remove() -> None:
+    activation = torch.rand(4, 6, 3, 3, generator=torch.Generator().manual_seed(6))
+    assert (principal_projection(activation) >= 0).all()
+    torch.testing.assert_close(eigencam(1e30 * activation), 1e30 * eigencam(activation))
+
+
+def test_eigencam_does_not_subtract_the_mean_of_a_channel() -> None:
+    # One channel: the paper's map is the channel; with its mean subtracted, (0, 0, 1).
+    activation = torch.tensor([[[1.0, 2.0, 3.0]]])
+    torch.testing.assert_close(eigencam(activation), activation[:, 0])
+
+
+def test_eigencam_is_nan_for_the_sample_that_is_not_finite_only() -> None:
+    activation = torch.ones(2, 3, 2, 2)
+    activation[1, 0, 0, 0] = torch.inf
+    found = eigencam(activation)
+    torch.testing.assert_close(found[0], torch.full((2, 2), 3**0.5))
+    assert found[1].isnan().all()
+    assert torch.equal(eigencam(torch.zeros(1, 2, 3)), torch.zeros(1, 3))
 
 
 # One sample, two channels, two positions, two noisy copies.
@@ -160,6 +228,13 @@ def loops(name: str, evidence: Evidence) -> np.ndarray:
     batch, channels, *sizes = a.shape
     places = list(product(*map(range, sizes)))
     cam = np.zeros((batch, *sizes))
+    if name == "eigencam":
+        for b in range(batch):
+            values = a[b].reshape(channels, -1).T
+            _, _, rows = np.linalg.svd(values)
+            direction = rows[0] * np.sign(rows[0].sum())
+            cam[b] = (values @ direction).reshape(sizes)
+        return np.maximum(cam, 0.0)
     for b, k in product(range(batch), range(channels)):
         area = sum(a[(b, k, *p)] for p in places)
         weight = 0.0
@@ -176,7 +251,7 @@ def loops(name: str, evidence: Evidence) -> np.ndarray:
                 weight += d2[at] / (2 * d2[at] + positive * max(d3[at], 0.0)) * d1[at]
         for p in places:
             at = (b, k, *p)
-            own = max(g[at], 0.0) if name == "layercam" else weight
+            own = {"layercam": max(g[at], 0.0), "hirescam": g[at]}.get(name, weight)
             cam[(b, *p)] += own * a[at]
     return np.maximum(cam, 0.0)
 

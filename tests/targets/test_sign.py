@@ -29,7 +29,10 @@ def made(model, sign, method="gradcam", **more):
     return cam_hub.explain(model, IMAGE, method=method, sign=sign, classes=1, **more)
 
 
-@pytest.mark.parametrize("name", METHODS)
+SPECIFIC = [name for name, method in METHODS.items() if method.class_specific]
+
+
+@pytest.mark.parametrize("name", SPECIFIC)
 def test_against_is_the_map_of_the_negated_score_and_both_is_the_difference(name):
     generator = torch.Generator().manual_seed(1)
     activation = torch.randn((2, 3, 4, 4), generator=generator)
@@ -55,7 +58,7 @@ def test_both_is_grad_cam_without_its_relu_and_layer_cam_on_positive_activations
     assert METHODS["layercam"].signed("against").compute(evidence).tolist() == [[[0.0, 6.0]]]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SPECIFIC)
 def test_the_signs_of_one_explanation_belong_together(model, name):
     layers = {"target_layers": ["0", "2"]}
     up, down, both = (made(model, sign, name, **layers) for sign in ("for", "against", "both"))
@@ -63,6 +66,18 @@ def test_the_signs_of_one_explanation_belong_together(model, name):
         assert (up.cams[key] >= 0).all()
         assert (down.cams[key] >= 0).all()
         np.testing.assert_allclose(cam, up.cams[key] - down.cams[key], atol=1e-6 * abs(cam).max())
+
+
+@pytest.mark.parametrize("given", [{"sign": "against"}, {"sign": "both"}, {"contrast": 2}])
+def test_a_method_whose_map_is_the_same_for_every_class_has_no_other_side(model, given):
+    asked = {"method": "eigencam", "classes": 1, "target_layers": ["0", "2"]}
+    with pytest.raises(InvalidArgument, match=r"the map of Eigen-CAM is the same for every"):
+        cam_hub.explain(model, IMAGE, **asked, **given)
+    found = cam_hub.explain(model, IMAGE, **{**asked, "classes": [0, 1]})
+    assert found.manifest["layer_notes"] == dict.fromkeys(
+        ("0", "2"), "its map is the same for every class"
+    )
+    assert (found.cams[0, "0"] == found.cams[1, "0"]).all()
 
 
 def test_a_network_that_only_lowers_a_class_has_no_map_for_it_and_one_against(model):
