@@ -31,7 +31,7 @@ from cam_hub.layers.listing import resolve_layers
 from cam_hub.methods import METHODS, Method
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results.explanation import Explanation
-from cam_hub.targets.base import Reference, Target
+from cam_hub.targets.base import Target
 from cam_hub.targets.classes import (
     ClassChoice,
     Expected,
@@ -147,12 +147,11 @@ class BatchExplainer:
             CamHubError: What is wrong.
         """
         task = model.task
-        task.check_request(contrast=request.contrast)
+        task.check_request(contrast=request.contrast, reference=request.reference)
         if task.takes_reference:
             if request.reference is not None:
                 request = replace(request, reference=prepare(model, request.reference))
         else:
-            task.target(reference=Reference() if request.reference is not None else None)
             task.check_request(target=request.options["target"])
             names = model.class_names
             count = len(names or "1")

@@ -224,35 +224,27 @@ def resolve_target(
     *,
     probability: bool = False,
 ) -> TargetSpec:
-    """Checks region and reference for one picture.
+    """Reads region and reference for one picture.
 
     Args:
-        model: The model.
+        model: The model, whose task can use what is given.
         prepared: The picture.
         region: A part of it, or None.
         reference: Another picture to compare with, as for ``prepare``; or None.
         probability: Whether probabilities take the place of scores; the task has some.
 
     Raises:
-        InvalidArgument: If the task cannot use what was given.
+        InvalidArgument: If the region does not lie on the picture, or the task cannot use it.
         ImageRefused: If the reference cannot be read, or does not fit the model.
     """
-    task = model.task
-    place = None
-    if task.takes_region:
+    place = where = other = digest = None
+    if model.task.takes_region:
         place = read_region(region, prepared.placement)
-    elif region is not None:  # the task raises, whatever region it is
-        place = read_region(None, prepared.placement)
-    if task.takes_reference:
-        other = prepare(model, reference) if reference is not None else None
-        digest = _digest_of(other.tensor) if other is not None else None
-        if place is not None:
-            task.target(region=place)
-    else:
-        other, digest = None, None
-        # Refuses what it has no use for.
-        task.target(region=place, reference=Reference() if reference is not None else None)
-    where = None if place is None else (json.dumps(place.describe()), place.placement)
+        model.task.target(region=place)  # refuses a mask where only a box has a meaning
+        where = json.dumps(place.describe()), place.placement
+    if reference is not None:
+        other = prepare(model, reference)
+        digest = _digest_of(other.tensor)
     return TargetSpec(place, other, probability, (where, digest, probability))
 
 
@@ -300,7 +292,12 @@ def make_job(
         CamHubError: If there are no such layers, or the task has no use for what was given.
     """
     options = request.options
-    model.task.check_request(contrast=request.contrast, target=options["target"])
+    model.task.check_request(
+        contrast=request.contrast,
+        target=options["target"],
+        region=request.region,
+        reference=request.reference,
+    )
     if request.contrast is not None:
         for method in methods:
             if not method.class_specific:

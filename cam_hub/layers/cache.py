@@ -103,10 +103,7 @@ def _structure(part: nn.Module) -> list[Any]:
     hooked = foreign_hooks(part) or part._backward_hooks or part._backward_pre_hooks
     if hooked or isinstance(part, (torch.jit.ScriptModule, fx.GraphModule)):
         raise TypeError
-    tensors = [
-        [name, None if tensor is None else [tensor.shape, str(tensor.dtype)]]
-        for name, tensor in (*part._parameters.items(), *part._buffers.items())
-    ]
+    tensors = [*part._parameters.items(), *part._buffers.items()]
     settings: list[Any] = []
     for name in sorted(vars(part).keys() - _NOT_SETTINGS):
         value = vars(part)[name]
@@ -141,7 +138,7 @@ def _described(value: Any) -> Any:
         TypeError: If that is not one of the packages whose code is known.
     """
     if isinstance(value, Tensor):
-        return value.shape
+        return [value.shape, str(value.dtype)]
     if isinstance(value, (set, frozenset)):
         return sorted(map(repr, value))
     if isinstance(value, functools.partial):

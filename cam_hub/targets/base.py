@@ -306,25 +306,35 @@ class Task(ABC):
 
     @abstractmethod
     def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:
-        """The target of one explanation.
+        """The target of one explanation, whose request ``check_request`` has checked.
 
         Args:
             region: The part of the photo that is explained.
             reference: The reference of features.
 
         Raises:
-            InvalidArgument: If the task cannot use an argument.
+            InvalidArgument: If the task has no use for this kind of region.
         """
 
-    def check_request(self, *, contrast: ContrastChoice = None, target: str = "logit") -> None:
+    def check_request(
+        self,
+        *,
+        contrast: ContrastChoice = None,
+        target: str = "logit",
+        region: object = None,
+        reference: object = None,
+    ) -> None:
         """Checks that the task has such a score.
 
         Args:
             contrast: The classes that others are contrasted with, or None.
             target: ``"logit"`` or ``"probability"``.
+            region: A part of the photo, however it was given, or None.
+            reference: A picture to compare with, however it was given, or None.
 
         Raises:
-            InvalidArgument: If the task has no classes to contrast, or no probabilities.
+            InvalidArgument: If the task has no classes to contrast, or no probabilities, or if it
+                has no use for a region or a reference.
         """
         if contrast is not None and not self.has_classes:
             raise InvalidArgument(
@@ -338,13 +348,6 @@ class Task(ABC):
                 target,
                 f"'logit', since the score of a {self.name} model has no other probability",
             )
-
-    def _check_use(self, region: Region | None, reference: Reference | None) -> None:
-        """Checks that the task has a use for a region and a reference, where they are given.
-
-        Raises:
-            InvalidArgument: If it has none.
-        """
         if region is not None and not self.takes_region:
             raise InvalidArgument(
                 "region",

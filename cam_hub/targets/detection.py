@@ -164,9 +164,9 @@ class Detection(Task):
         """The best box per class.
 
         Raises:
-            InvalidArgument: If a reference is given, or a mask as region.
+            InvalidArgument: If the region is a mask.
         """
-        self._check_use(region, reference)
+        del reference
         if region is not None and region.mask is not None:
             raise InvalidArgument("region", "a mask", "a box, since detected boxes are compared")
         return _BoxScores(self.num_classes, region)

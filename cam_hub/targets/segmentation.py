@@ -74,12 +74,8 @@ class Segmentation(Task):
         )
 
     def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:
-        """The class scores over a region, by default over all of the output.
-
-        Raises:
-            InvalidArgument: If a reference is given.
-        """
-        self._check_use(region, reference)
+        """The class scores over a region, by default over all of the output."""
+        del reference
         return _RegionScores(self, region)
 
 

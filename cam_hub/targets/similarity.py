@@ -52,12 +52,8 @@ class Similarity(Task):
     width: int | None = None
 
     def target(self, *, region: Region | None = None, reference: Reference | None = None) -> Target:
-        """The similarity to a reference; with nothing to refer to, the features one by one.
-
-        Raises:
-            InvalidArgument: If a region is given.
-        """
-        self._check_use(region, reference)
+        """The similarity to a reference; with nothing to refer to, the features one by one."""
+        del region
         return _Features(self.width) if reference is None else _Similar(self.width, reference)
 
 

@@ -120,7 +120,7 @@ class TestClassification:
 
     def test_it_has_no_use_for_a_reference(self):
         with pytest.raises(InvalidArgument, match="without a classifier"):
-            Classification().target(reference=Reference())
+            Classification().check_request(reference="photo.jpg")
 
 
 class TestPooling:

@@ -12,7 +12,6 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from cam_hub.errors import InvalidArgument, ModelRefused, NoMap
 from cam_hub.images.geometry import Placement
-from cam_hub.targets.base import Reference
 from cam_hub.targets.detection import Detected, Detection
 from cam_hub.targets.region import read_region
 
@@ -128,7 +127,7 @@ def test_a_mask_or_a_reference_is_refused():
     with pytest.raises(InvalidArgument, match="a box, since detected boxes are compared"):
         Detection(4).target(region=read_region(np.ones((40, 40), dtype=bool), HALF))
     with pytest.raises(InvalidArgument, match="reference"):
-        Detection(4).target(reference=Reference())
+        Detection(4).check_request(reference="photo.jpg")
 
 
 def test_another_answer_than_detections_is_refused():

@@ -11,7 +11,6 @@ import torch
 
 from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.images.geometry import Placement
-from cam_hub.targets.base import Reference
 from cam_hub.targets.region import as_weights, read_region
 from cam_hub.targets.segmentation import Segmentation
 
@@ -142,7 +141,7 @@ class TestSegmentation:
 
     def test_it_has_no_use_for_a_reference(self):
         with pytest.raises(InvalidArgument, match="reference"):
-            Segmentation().target(reference=Reference())
+            Segmentation().check_request(reference="photo.jpg")
 
     def test_class_scores_without_pixels_look_like_classification(self):
         with pytest.raises(ModelRefused, match="task='classification'"):
