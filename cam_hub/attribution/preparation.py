@@ -227,7 +227,7 @@ def resolve_target(
     """Reads region and reference for one picture.
 
     Args:
-        model: The model, whose task can use what is given.
+        model: The model, whose task has accepted the request.
         prepared: The picture.
         region: A part of it, or None.
         reference: Another picture to compare with, as for ``prepare``; or None.

@@ -116,19 +116,18 @@ def _structure(part: nn.Module) -> list[Any]:
 
 def _replaced_methods(kind: type) -> list[Any]:
     """The functions of a class, and of those that it is derived from, that stem from elsewhere."""
-    return [
-        [base, name, code]
-        for base in kind.__mro__
-        if base is not nn.Module  # to which other packages add methods
-        for name, value in vars(base).items()
-        if isinstance(
-            code := getattr(value, "__func__", getattr(value, "fget", value)), FunctionType
-        )
-        and (
-            code.__qualname__ != f"{base.__qualname__}.{name}"
-            or {code.__module__, code.__globals__.get("__name__")} != {base.__module__}
-        )
-    ]
+    found: list[Any] = []
+    for base in kind.__mro__:
+        if base is nn.Module:  # to which other packages add methods
+            continue
+        for name, value in vars(base).items():
+            code = getattr(value, "__func__", getattr(value, "fget", value))
+            if isinstance(code, FunctionType) and (
+                code.__qualname__ != f"{base.__qualname__}.{name}"
+                or {code.__module__, code.__globals__.get("__name__")} != {base.__module__}
+            ):
+                found.append([base, name, code])
+    return found
 
 
 def _described(value: Any) -> Any:
