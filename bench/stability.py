@@ -27,7 +27,7 @@ from torch import Tensor
 import cam_hub
 from cam_hub.attribution.result import MOST_SAMPLES, more_samples
 from cam_hub.methods import METHODS, Evidence, Method
-from cam_hub.methods.arithmetic import as_float
+from cam_hub.methods.evidence import as_float
 from cam_hub.methods.gradient_cams import grid_sum, weighted_map
 
 SIGNED = "smoothgradcamppsigned"

@@ -27,6 +27,7 @@ from cam_hub.images.preprocessing import Preprocessing, check_tensor, pixels_of,
 from cam_hub.images.transforms import TransformPreprocessing
 from cam_hub.layers.listing import at_call, resolve_layers
 from cam_hub.methods import Method
+from cam_hub.methods.registry import needs_noise
 from cam_hub.models.loaded_model import LoadedModel, in_double
 from cam_hub.options import recorded
 from cam_hub.results.maps import Pictures
@@ -332,7 +333,7 @@ def make_job(
         question=(target.key, call),
         settle=partial(resolve_classes, classes, request.contrast),
         methods=methods,
-        noise=request.noise if any(method.needs_noise for method in methods) else None,
+        noise=request.noise if any(map(needs_noise, methods)) else None,
         batch_size=options["batch_size"],
         setting=setting,
         progress=request.progress,

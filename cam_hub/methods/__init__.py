@@ -4,9 +4,8 @@ A new method is a function with a call of ``METHODS.register`` after it, in a mo
 imported below. ``METHODS`` lists them in the order of registration.
 """
 
-from cam_hub.methods.arithmetic import check_map, normalise
 from cam_hub.methods.eigen_cam import eigencam
-from cam_hub.methods.evidence import Evidence, Moments, MomentSum
+from cam_hub.methods.evidence import Evidence, Moments, MomentSum, check_map, normalise
 from cam_hub.methods.gradient_cams import (
     gradcam,
     gradcampp,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cam_hub.methods.arithmetic import as_float
-from cam_hub.methods.evidence import Evidence
+from cam_hub.methods.evidence import Evidence, as_float
 from cam_hub.methods.gradient_cams import paired
 from cam_hub.methods.registry import METHODS, Method
 

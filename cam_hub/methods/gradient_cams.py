@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from cam_hub.errors import InvalidArgument
-from cam_hub.methods.arithmetic import as_float, by_maximum
-from cam_hub.methods.evidence import Evidence, Moments
+from cam_hub.methods.evidence import Evidence, Moments, as_float, by_maximum
 from cam_hub.methods.registry import METHODS, Method, Passes
 
 __all__ = [

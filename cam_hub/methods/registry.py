@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Final, Literal
 
 import torch
@@ -12,8 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cam_hub.errors import InvalidArgument, MethodNotFound, nearest_names
-from cam_hub.methods.arithmetic import by_maximum
-from cam_hub.methods.evidence import Evidence, Moments
+from cam_hub.methods.evidence import Evidence, Moments, by_maximum
 
 __all__ = [
     "METHODS",
@@ -24,6 +24,7 @@ __all__ = [
     "Sign",
     "canonical_name",
     "fuse",
+    "needs_noise",
 ]
 
 
@@ -159,6 +160,10 @@ class Method:
             samples = gradient[None] if noisy_gradients is None else noisy_gradients
             noisy = Moments.of(samples)
         return self.compute(Evidence(activation, gradient, noisy))
+
+
+needs_noise: Final = attrgetter("needs_noise")
+"""Whether a method needs noisy copies, for ``filter`` and ``map`` over methods."""
 
 
 class MethodRegistry(Mapping[str, Method]):

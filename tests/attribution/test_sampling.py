@@ -14,7 +14,7 @@ from PIL import Image
 import cam_hub
 from cam_hub import Explanation, explain
 from cam_hub.attribution import result
-from cam_hub.attribution.passes.accumulator import Accumulator
+from cam_hub.attribution.passes.forward import Accumulator
 from cam_hub.attribution.result import MOST_SAMPLES, STEADY, WANTED, more_samples
 from cam_hub.methods import METHODS, Moments, MomentSum
 from cam_hub.methods.evidence import agreement

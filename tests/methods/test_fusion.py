@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cam_hub.errors import InvalidArgument, NoMap
 from cam_hub.methods import METHODS, Method, check_map, fuse, normalise
-from cam_hub.methods.arithmetic import by_maximum
+from cam_hub.methods.evidence import by_maximum
 
 Scale = Callable[[Tensor], Tensor]
 

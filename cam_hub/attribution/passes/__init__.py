@@ -3,14 +3,12 @@
 | module | one job |
 |---|---|
 | ``job`` | the input of a pass: model, image, layers, target; noisy copies; rows of a batch |
-| ``forward`` | a batch through the network, and back for each class |
-| ``accumulator`` | gradients, layer by layer as they arrive, to maps |
+| ``forward`` | a batch through the network, back for each class, and maps of the gradients |
 | ``runner`` | whole passes, of one picture or several: chunks, classes, short memory |
 | ``pass_cache`` | recent passes, so that nothing is computed twice |
 """
 
-from cam_hub.attribution.passes.accumulator import Key
-from cam_hub.attribution.passes.job import Job, Noise, Pass, Progress, Setting
+from cam_hub.attribution.passes.job import Job, Key, Noise, Pass, Progress, Setting
 from cam_hub.attribution.passes.pass_cache import RECENT, RecentPasses
 from cam_hub.attribution.passes.runner import BatchLimit, run, run_together
 

@@ -1,4 +1,4 @@
-"""Some images through the network, with the graph for the backward pass, and back."""
+"""Some images through the network and back, and maps of the gradients, layer by layer."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, filterfalse, product
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cam_hub._text import first_line
-from cam_hub.attribution.passes.accumulator import Accumulator
-from cam_hub.attribution.passes.job import Job, Pass
+from cam_hub.attribution.passes.job import Job, Key, Map, Pass
 from cam_hub.errors import CamHubError, ModelRefused, NoMap
 from cam_hub.hooks.frozen_eval import ModuleTree, frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import Taps, tap
 from cam_hub.layers.layouts import LayerInfo, tap_options, to_maps
+from cam_hub.methods import Evidence, Method, MomentSum
+from cam_hub.methods.evidence import agreement
+from cam_hub.methods.registry import needs_noise
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.base import ClassScores, Target
 from cam_hub.targets.classes import ResolvedClasses, Weights
 
-__all__ = ["JobState", "Segment", "Trace", "anatomy", "forward"]
+__all__ = ["Accumulator", "Allowance", "JobState", "Segment", "Trace", "anatomy", "forward"]
 
 
 def anatomy(model: LoadedModel) -> ModuleTree:
@@ -34,6 +37,108 @@ def anatomy(model: LoadedModel) -> ModuleTree:
     if found is None or not found.current:
         found = model.facts["anatomy"] = ModuleTree(model.module)
     return found
+
+
+@dataclass
+class Allowance:
+    """What of the clean image's evidence may be kept for other methods.
+
+    Attributes:
+        bytes: How much memory it may take.
+        activations: Those that are kept already, by layer: all classes share them.
+    """
+
+    bytes: int = 0
+    activations: dict[str, Tensor] = field(default_factory=dict)
+
+    def keep(self, name: str, activation: Tensor, gradient: Tensor) -> Evidence | None:
+        """Evidence that keeps nothing else in memory; None where it would be too large."""
+        known = self.activations.get(name)
+        size = gradient.nbytes + (activation.nbytes if known is None else 0)
+        if size > self.bytes:
+            return None
+        self.bytes -= size
+        if known is None:
+            known = self.activations[name] = _alone(activation)
+        return Evidence(known, _alone(gradient))
+
+
+@dataclass(eq=False)
+class Accumulator:
+    """Accumulates the gradients of each class and layer, and makes each map as soon as it can.
+
+    Where all gradients of a layer arrive at once, they are freed before the next layer's are
+    computed. Those that arrive in several chunks are summed up.
+
+    Attributes:
+        methods: The methods.
+        samples: How many noisy copies will arrive in all.
+        allowance: For the clean image's evidence, from which other methods can be had.
+        maps: By method, class index and layer.
+        agreements: By the same keys, for methods that need noise: how far another seed's map can be
+            expected to agree, see ``methods.evidence.agreement``. A single copy has none.
+        evidence: That of the clean image, by class index and layer, as far as the allowance goes.
+        error: The reason why a map is missing, if one was not finite; later gradients are ignored.
+    """
+
+    methods: Sequence[Method]
+    samples: int
+    allowance: Allowance = field(default_factory=Allowance)
+    maps: dict[Key, Map] = field(default_factory=dict, init=False)
+    agreements: dict[Key, float] = field(default_factory=dict, init=False)
+    evidence: dict[tuple[int, str], Evidence] = field(default_factory=dict, init=False)
+    error: NoMap | None = field(default=None, init=False)
+    _clean: dict[tuple[int, str], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+    _sums: dict[tuple[int, str], MomentSum] = field(default_factory=dict, init=False)
+
+    @torch.no_grad()
+    def take(self, index: int, name: str, activation: Tensor | None, gradients: Tensor) -> None:
+        """Takes in one class's gradients of a chunk at one layer.
+
+        Args:
+            index: The class.
+            name: The layer.
+            activation: ``(1, channels, rows, cols)`` of the clean image, if its gradient comes
+                first; else None.
+            gradients: ``(N, channels, rows, cols)``.
+        """
+        place, noisy = (index, name), gradients
+        smooth = list(filter(needs_noise, self.methods))
+        ready: list[tuple[Method, Evidence]] = []
+        if activation is not None:
+            clean, noisy = gradients[:1], gradients[1:]
+            ready += product(filterfalse(needs_noise, self.methods), [Evidence(activation, clean)])
+            if (kept := self.allowance.keep(name, activation, clean)) is not None:
+                self.evidence[place] = kept
+            if smooth:
+                alone = self.samples == len(noisy)
+                self._clean[place] = activation, clean if alone else clean.clone()
+        if len(noisy) and self.samples:
+            self._sums.setdefault(place, MomentSum()).add(noisy[:, None])
+        total = self._sums.get(place)
+        if place in self._clean and total is not None and total.count >= self.samples:
+            del self._sums[place]
+            pair = self._clean.pop(place)
+            parts: dict[str, list[Tensor]] = {}  # before the means take memory, too
+            for without in total.without_each():
+                for method in smooth:
+                    cam = method.compute(Evidence(*pair, without))
+                    parts.setdefault(method.key, []).append(cam)
+            for key, maps in parts.items():
+                self.agreements[key, index, name] = agreement(torch.cat(maps))
+            ready += product(smooth, [Evidence(*pair, total.mean())])
+        for method, evidence in ready:
+            found: Map = method.compute(evidence)[0].float().cpu().numpy()
+            if not np.isfinite(found).all():
+                reason = "its map holds values that are not finite (NaN or infinity)"
+                self.error = self.error or NoMap(reason, layer=name)
+            self.maps[method.key, index, name] = found
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """A tensor that keeps nothing in memory but itself."""
+    lonely = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor if lonely else tensor.clone()
 
 
 _NO_CLASSES = ResolvedClasses(())

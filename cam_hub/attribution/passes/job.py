@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cam_hub.attribution.passes.accumulator import Key, Map
 from cam_hub.layers.layouts import LayerInfo
 from cam_hub.methods import Method
 from cam_hub.models.loaded_model import LoadedModel
@@ -20,6 +21,8 @@ from cam_hub.targets.classes import ResolvedClasses
 __all__ = [
     "BatchContext",
     "Job",
+    "Key",
+    "Map",
     "Noise",
     "Pass",
     "Progress",
@@ -29,6 +32,11 @@ __all__ = [
     "stacked",
 ]
 
+
+Map = NDArray[np.float32]
+
+Key = tuple[str, int, str]
+"""Method, class index and layer of a map."""
 
 _KEPT = 4 << 20
 """The most bytes of drawn noise that is kept for the next picture."""

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cam_hub.attribution.passes.accumulator import Accumulator, Allowance, Key, Map
-from cam_hub.attribution.passes.forward import Trace, anatomy
-from cam_hub.attribution.passes.job import BatchContext, Job, Pass
+from cam_hub.attribution.passes.forward import Accumulator, Allowance, Trace, anatomy
+from cam_hub.attribution.passes.job import BatchContext, Job, Key, Map, Pass
 from cam_hub.errors import NoMap
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.images.preprocessing import same
 from cam_hub.methods import Evidence, Method
+from cam_hub.methods.registry import needs_noise
 from cam_hub.targets.base import ClassScores, Target
 from cam_hub.targets.classes import Weights
 
@@ -164,7 +164,7 @@ class PassEntry:
         done = {(method, name) for method, name, _ in at_hand}
         missing = [each for each in missing if each not in done]
         methods = list(dict.fromkeys(method for method, _ in missing))
-        samples = job.samples if any(method.needs_noise for method in methods) else 0
+        samples = job.samples if any(map(needs_noise, methods)) else 0
         traces = self._covering({name for _, name in missing}, samples) if missing else []
         return None if traces is None else _Plan(methods, samples, traces, at_hand)
 

@@ -13,8 +13,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cam_hub.attribution.passes.accumulator import Accumulator, Allowance
-from cam_hub.attribution.passes.forward import JobState, Trace, anatomy, forward
+from cam_hub.attribution.passes.forward import (
+    Accumulator,
+    Allowance,
+    JobState,
+    Trace,
+    anatomy,
+    forward,
+)
 from cam_hub.attribution.passes.job import Job, Pass, Row, rows_of, stacked
 from cam_hub.attribution.passes.pass_cache import EVIDENCE, RECENT, Finished, RecentPasses
 from cam_hub.errors import CamHubError, ModelRefused, NoMap, OutOfMemory
