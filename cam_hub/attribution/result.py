@@ -18,7 +18,7 @@ from cam_hub.attribution.passes import Job, Key, Pass, run
 from cam_hub.attribution.preparation import Prepared, make_job
 from cam_hub.attribution.request import ExplainOptions
 from cam_hub.errors import NoMap, OutOfMemory
-from cam_hub.layers.layouts import LayerInfo, on_input
+from cam_hub.layers.layouts import FULL, LayerInfo, on_input
 from cam_hub.layers.listing import layers_before
 from cam_hub.methods import Method, MomentSum
 from cam_hub.models.loaded_model import LoadedModel
@@ -107,11 +107,8 @@ def _make_explanation(
     """
     samples: dict[tuple[int, str], int] = {}
     agreement: dict[str, float] = {}
-    notes = {name: [layer.notes] if layer.notes else [] for name, layer in job.layers.items()}
+    layer_notes: dict[str, str] = {}
     classes = passed.settled.classes
-    if not method.class_specific:
-        for each in notes.values():
-            each.append("its map is the same for every class")
     if method.needs_noise:
         passed = _sampled_adaptively(job, passed, method, request)
         for index, name in product(classes, job.layers):
@@ -120,19 +117,29 @@ def _make_explanation(
             if key in passed.agreements:  # three digits, so that rounding does not show
                 correlation = round(passed.agreements[key], 3)
                 agreement[name] = min(agreement.get(name, 1.0), correlation)
-        for name, correlation in agreement.items():
-            if correlation < STEADY:
-                taken = max(samples[index, name] for index in classes)
-                notes[name].append(_UNSTEADY.format(taken=taken, correlation=correlation))
-    cams = {}
+    for name, layer in job.layers.items():
+        notes = [layer.notes] if layer.notes else []
+        if not method.class_specific:
+            notes.append("its map is the same for every class")
+        if (correlation := agreement.get(name, 1.0)) < STEADY:
+            taken = max(samples[index, name] for index in classes)
+            notes.append(_UNSTEADY.format(taken=taken, correlation=correlation))
+        if notes:
+            layer_notes[name] = "; ".join(notes)
+    cams, grids = {}, {}
     for index, name in product(classes, job.layers):
         layer, cam = job.layers[name], passed.maps[method.key, index, name]
         if prepared.tensor.ndim == 5 or layer.frames > 1:  # grids one below the other
             cam = cam.reshape(layer.frames, -1, cam.shape[1])
-        cams[index, name] = on_input(cam, layer.extent)
+        if layer.extent != FULL:
+            cam = on_input(cam, layer.extent)
+        cams[index, name], grids[index, name] = cam, cam.shape
     names, standings = passed.labels or model.class_names, passed.standings
-    labels = {index: label_of(index, names) for index in classes}
     scored = {each.class_index: vars(each) for each in standings.predictions(names, classes)}
+    labels, explained = {}, []
+    for index in classes:
+        label = labels[index] = label_of(index, names)
+        explained.append(scored.get(index, {"class_index": index, "label": label}))
     shown, shown_names = standings, names
     if standings.predicted is not None:  # something else than the classes is explained
         shown = standings.predicted
@@ -144,9 +151,7 @@ def _make_explanation(
         method=method.name,
         parameters=vars(job.noise) if method.needs_noise and job.noise is not None else {},
         layers=list(job.layers),
-        classes=[
-            scored.get(index, {"class_index": index, "label": labels[index]}) for index in classes
-        ],
+        classes=explained,
         contrast=[
             {"class_index": other, "label": label_of(other, names), "weight": weight}
             for other, weight in passed.settled.contrast or ()
@@ -154,13 +159,13 @@ def _make_explanation(
         target=passed.target,
         options=job.options,
         predictions=predictions,
-        grids={key: cam.shape for key, cam in cams.items()},
+        grids=grids,
         samples=samples,
         precision=str(job.image.dtype).removeprefix("torch."),
         autocast=str(job.setting.autocast or "").removeprefix("torch.") or None,
         batch_size=min(job.batch_size, 1 + max(samples.values())) if samples else None,
         notes=model.execution.notes,
-        layer_notes={name: "; ".join(each) for name, each in notes.items() if each},
+        layer_notes=layer_notes,
         agreement=agreement,
     )
     return Explanation(

@@ -362,7 +362,11 @@ def worth(modules: Iterable[nn.Module]) -> Worth:
     """
     convolutions, tokens = False, True
     for child in modules:
-        if _is_compiled(child):
+        if (
+            isinstance(child, torch.jit.ScriptModule)
+            or "_orig_mod" in child._modules
+            or child._compiled_call_impl is not None
+        ):
             return Worth()
         if isinstance(child, nn.MultiheadAttention):
             tokens = False
@@ -447,9 +451,3 @@ def _whole_convolution(
 
 def _is_large(weight: Tensor) -> bool:
     return weight.numel() >= _LARGE and weight.shape[2:].numel() > 1
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    if isinstance(module, torch.jit.ScriptModule):
-        return True
-    return "_orig_mod" in module._modules or module._compiled_call_impl is not None

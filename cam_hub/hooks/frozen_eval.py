@@ -16,7 +16,6 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import chain
 from operator import attrgetter, methodcaller
 from types import FunctionType, MethodType
@@ -48,27 +47,40 @@ class ModuleTree:
         modules: Every submodule once, the network itself included.
         parameters: Where they keep their parameters, by name; those that have any.
         identities: What tells the parts from others while they are held.
+        compiled: Whether an attribute or a method was compiled, or a part is a compiled wrapper.
+            ``module.compile()``, which can be called at any time, is not looked at.
+        checkpoint_flags: Attributes that switch gradient checkpointing on, by their names. Where
+            they are on, some networks call the parts of a stage rather than the stage itself.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.modules = walk(module)
-        parameters = [child._parameters for child in self.modules]
-        buffers = [child._buffers for child in self.modules]
-        parts = [child._modules for child in self.modules]
+        self.parameters: list[dict[str, Any]] = []
+        self._buffers: list[dict[str, Any]] = []
+        self._parts: list[dict[str, Any]] = []
         # Most modules keep nothing of a kind. That they still do is asked of all at once.
-        self.parameters = [each for each in parameters if each]
-        self._buffers = [each for each in buffers if each]
-        self._parts = [each for each in parts if each]
-        self._empty = [each for each in (*parameters, *buffers, *parts) if not each]
-        forward = ("_forward_hooks", "_forward_pre_hooks")
-        self._hooks = [vars(child)[each] for child in self.modules for each in forward]
+        self._empty: list[dict[str, Any]] = []
+        self._hooks: list[dict[int, Any]] = []
+        self._batch_norms = []
+        self.compiled = False
+        self.checkpoint_flags: list[tuple[nn.Module, str]] = []
+        for child in self.modules:
+            (self.parameters if child._parameters else self._empty).append(child._parameters)
+            (self._buffers if child._buffers else self._empty).append(child._buffers)
+            (self._parts if child._modules else self._empty).append(child._modules)
+            self._hooks += child._forward_hooks, child._forward_pre_hooks
+            if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(
+                child, nn.modules.instancenorm._InstanceNorm
+            ):
+                self._batch_norms.append(child)
+            if "_orig_mod" in child._modules or _has_compiled_method(type(child)):
+                self.compiled = True
+            for name, value in vars(child).items():
+                if type(value) in _FUNCTIONS:
+                    self.compiled = self.compiled or hasattr(value, _ORIGINAL)
+                elif isinstance(value, bool) and "checkpoint" in name:
+                    self.checkpoint_flags.append((child, name))
         self.identities = self._children()
-        self._batch_norms = [
-            child
-            for child in self.modules
-            if isinstance(child, nn.modules.batchnorm._BatchNorm)
-            and not isinstance(child, nn.modules.instancenorm._InstanceNorm)
-        ]
 
     @property
     def mixes_batch(self) -> bool:
@@ -95,7 +107,7 @@ class ModuleTree:
             None where that is unknown (tensors made in inference mode keep no count of writes).
         """
         kept = chain.from_iterable(map(_VALUES, chain(self.parameters, self._buffers)))
-        tensors = [each for each in kept if each is not None]
+        tensors = list(filter(torch.is_tensor, kept))
         try:
             writes = tuple(map(_WRITES, tensors))
         except RuntimeError:  # made in inference mode, which counts no writes
@@ -104,32 +116,6 @@ class ModuleTree:
         if any(self._hooks):
             hooks = [id(hook) for child in self.modules for hook in foreign_hooks(child)]
         return self.identities, tuple(map(Tensor.data_ptr, tensors)), writes, tuple(hooks)
-
-    @cached_property
-    def has_compiled_functions(self) -> bool:
-        """Whether an attribute or a method was compiled, or a part is a compiled wrapper.
-
-        ``module.compile()``, which can be called at any time, is not looked at.
-        """
-        return any(
-            "_orig_mod" in child._modules
-            or any(_is_compiled(each) for each in vars(child).values() if type(each) in _FUNCTIONS)
-            or _has_compiled_method(type(child))
-            for child in self.modules
-        )
-
-    @cached_property
-    def checkpoint_flags(self) -> list[tuple[nn.Module, str]]:
-        """Attributes that switch gradient checkpointing on, by their names.
-
-        Where they are on, some networks call the parts of a stage rather than the stage itself.
-        """
-        return [
-            (child, name)
-            for child in self.modules
-            for name, value in vars(child).items()
-            if isinstance(value, bool) and "checkpoint" in name
-        ]
 
     def _children(self) -> tuple[int, ...]:
         return tuple(map(id, chain.from_iterable(map(_VALUES, self._parts))))
@@ -150,7 +136,7 @@ _methods: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 def _has_compiled_method(kind: type) -> bool:
     if kind not in _methods:
         _methods[kind] = any(
-            _is_compiled(value)
+            type(value) in _FUNCTIONS and hasattr(value, _ORIGINAL)
             for parent in kind.__mro__
             if not parent.__module__.startswith("torch.")
             for value in vars(parent).values()
@@ -159,10 +145,6 @@ def _has_compiled_method(kind: type) -> bool:
 
 
 _FUNCTIONS = frozenset((FunctionType, MethodType))  # which have no subclasses
-
-
-def _is_compiled(value: object) -> bool:
-    return type(value) in _FUNCTIONS and hasattr(value, _ORIGINAL)
 
 
 class _Switch:
@@ -267,7 +249,7 @@ def frozen_eval(module: nn.Module, anatomy: ModuleTree | None = None) -> Iterato
         if found is None:
             parts = anatomy or ModuleTree(module)
             # Torch's switch holds for all threads: it is used only where code is compiled.
-            compiled = parts.has_compiled_functions or any(map(_COMPILED_IN_PLACE, parts.modules))
+            compiled = parts.compiled or any(map(_COMPILED_IN_PLACE, parts.modules))
             found = _Found(parts.modules, list(filter(_TRAINING, parts.modules)), compiled)
             for child in found.training:
                 child.training = False

@@ -90,8 +90,9 @@ def modules_by_name(module: nn.Module) -> dict[str, nn.Module]:
             if name.count(".") > _DEEPEST:
                 raise RecursionError(f"modules that contain themselves: {name[:80]}…")
         prefix = f"{name}." if name else ""
-        parts = [(prefix + part, each) for part, each in child._modules.items() if each is not None]
-        waiting += reversed(parts)
+        for part, each in reversed(child._modules.items()):
+            if each is not None:
+                waiting.append((prefix + part, each))
     return found
 
 

@@ -417,13 +417,13 @@ class BatchAxes(TypedDict):
     folded: set[str]
 
 
-def batch_axes(layers: Mapping[str, Arrangement | None]) -> BatchAxes:
-    """Where the batch is in what layers return, given how they lie on the image."""
+def batch_axes(layers: Mapping[str, Arrangement | LayerInfo]) -> BatchAxes:
+    """Where the batch is in what layers return, given their layouts."""
     axes = BatchAxes(batch_second=set(), folded=set())
     for name, found in layers.items():
-        if found is not None and found.layout in FOLDED:
+        if found.layout in FOLDED:
             axes["folded"].add(name)
-        elif found is not None and found.batch_axis == 1:
+        elif found.layout is not None and LAYOUTS[found.layout].batch_axis == 1:
             axes["batch_second"].add(name)
     return axes
 
@@ -440,12 +440,11 @@ class TapOptions(BatchAxes):
 
 def tap_options(layers: Mapping[str, LayerInfo]) -> TapOptions:
     """How the outputs of target layers are recorded."""
-    arrangements, chosen = {}, {}
+    chosen = {}
     for name, layer in layers.items():
-        arrangements[name] = layer.arrangement
         if layer.calls > 1:
             chosen[name] = layer.call
-    return {**batch_axes(arrangements), "chosen": chosen}
+    return {**batch_axes(layers), "chosen": chosen}
 
 
 def batch_first(tensor: Tensor, arrangement: Arrangement) -> Tensor:
@@ -601,8 +600,6 @@ def on_input(cam: NDArray[np.float32], extent: Extent) -> NDArray[np.float32]:
         A map of as many rows and columns as the whole input has room for: 0 where the network does
         not look, and without the border that it adds.
     """
-    if extent == FULL:
-        return cam
     top, left, bottom, right = extent
     return _along(_along(cam, -2, top, bottom), -1, left, right)
 
