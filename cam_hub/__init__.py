@@ -19,10 +19,12 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import errors
     from .attribution.compare import compare
+    from .attribution.evidence import evidence
     from .attribution.explain import explain, explain_methods
     from .attribution.explain_many import Outcome, explain_many
     from .attribution.predict import Predicted, activations, predict
     from .attribution.reproduce import reproduce
+    from .faithfulness import Evidence
     from .layers.listing import LayerInfo, list_layers, suggest_layers
     from .methods import METHODS, Method
     from .models.loaded_model import LoadedModel
@@ -53,6 +55,8 @@ _HOMES = {
     "compare": "attribution.compare",
     "Comparison": "results.comparison",
     "activations": "attribution.predict",
+    "evidence": "attribution.evidence",
+    "Evidence": "faithfulness",
     "explain": "attribution.explain",
     "explain_methods": "attribution.explain",
     "reproduce": "attribution.reproduce",
@@ -84,6 +88,7 @@ __all__ = [
     "DEFAULT_MODEL",
     "METHODS",
     "Comparison",
+    "Evidence",
     "Explanation",
     "LayerInfo",
     "LoadLimits",
@@ -102,6 +107,7 @@ __all__ = [
     "compare",
     "describe_model",
     "errors",
+    "evidence",
     "expected",
     "explain",
     "explain_many",

@@ -16,7 +16,7 @@ LEVELS = {
     "cam_hub": [
         {"_text", "_validation", "_version", "errors", "options"},
         {"hooks", "images", "methods"},
-        {"targets"},
+        {"faithfulness", "targets"},
         {"models"},
         {"layers", "results", "sources"},
         {"attribution"},

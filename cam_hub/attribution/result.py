@@ -14,6 +14,7 @@ from functools import partial
 from itertools import product
 from typing import TypeVar
 
+from cam_hub.attribution.evidence import Tested
 from cam_hub.attribution.passes import Job, Key, Pass, run
 from cam_hub.attribution.preparation import Prepared, make_job
 from cam_hub.attribution.request import ExplainOptions
@@ -168,7 +169,7 @@ def _make_explanation(
         layer_notes=layer_notes,
         agreement=agreement,
     )
-    return Explanation(
+    found = Explanation(
         pictures=prepared.pictures,
         placement=prepared.placement,
         predictions=predictions,
@@ -178,6 +179,11 @@ def _make_explanation(
         labels=labels,
         described=described,
     )
+    # Not a field: pickles and files do without the model.
+    found.__dict__["_origin"] = Tested(
+        replace(job, progress=None), method, standings, passed.settled, names
+    )
+    return found
 
 
 def _sampled_adaptively(job: Job, passed: Pass, method: Method, request: ExplainOptions) -> Pass:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 from PIL import Image
 
 from cam_hub._validation import check_fraction
 from cam_hub.errors import InvalidArgument
+from cam_hub.faithfulness import Evidence
 from cam_hub.images.clips import evenly
 from cam_hub.images.decoding import MAX_PIXELS
 from cam_hub.images.geometry import Placement
@@ -46,6 +47,13 @@ _MAX_FRAMES = 10_000
 _MAX_FRAME_PIXELS = 4 * MAX_PIXELS
 
 
+class Origin(Protocol):
+    """What an explanation was made from, which can test it."""
+
+    def test(self, explanation: Explanation) -> Evidence:
+        """The cover test of the map of the first class."""
+
+
 @dataclass(frozen=True, eq=False)
 class Explanation(Maps):
     """Which parts of a picture, or of a clip, support which class, at which layer.
@@ -53,6 +61,28 @@ class Explanation(Maps):
     Its maps, and what they are maps of, are those of :class:`Maps`; here they become pictures and
     files.
     """
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: with the evidence, if there is some, but without the model."""
+        known = {"evidence": self.evidence} if "evidence" in self.__dict__ else {}
+        return super().__getstate__() | known
+
+    @property
+    def origin(self) -> Origin | None:
+        """What the explanation was made from; None if it comes from files or another process."""
+        found: Origin | None = self.__dict__.get("_origin")
+        return found
+
+    @cached_property
+    def evidence(self) -> Evidence | None:
+        """The cover test of the first class's map, made on first access (eight images pass).
+
+        ``cam_hub.evidence`` has further tests. None if the explanation comes from files that were
+        saved without a test.
+        """
+        if (stored := self.manifest.get("evidence")) is not None:
+            return Evidence.from_dict(stored)
+        return None if self.origin is None else self.origin.test(self)
 
     def overlay(
         self,
@@ -349,7 +379,9 @@ class Explanation(Maps):
         manifest = {key: value for key, value in self.manifest.items() if key != "frames"}
         if self.pictures.clip:
             manifest["frames"] = frame_files(self.frames)
-        return {**manifest, "placement": self.placement.as_dict()}
+        evidence = self.__dict__.get("evidence")
+        tested = {"evidence": evidence.to_dict()} if evidence is not None else {}
+        return {**manifest, "placement": self.placement.as_dict(), **tested}
 
     def data_files(self, *, pictures: bool = True) -> dict[str, Writer]:
         """What ``load`` needs beside the manifest: what writes each file, by name.
@@ -439,9 +471,11 @@ class Explanation(Maps):
 
     def __repr__(self) -> str:
         classes = ", ".join(f"{index} {self.labels[index]!r}" for index in self.classes)
+        known = "evidence" in self.__dict__ or "evidence" in self.described
+        tested = f", evidence={str(self.evidence)!r}" if known else ""
         return (
             f"Explanation(model={self.described['model']['id']!r}, method={self.method!r}, "
-            f"classes=[{classes}], layers={list(self.layers)}, photo={self.photo.size})"
+            f"classes=[{classes}], layers={list(self.layers)}, photo={self.photo.size}{tested})"
         )
 
 

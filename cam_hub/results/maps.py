@@ -201,12 +201,15 @@ class Maps:
             frames: A photo, or frames of a clip.
             placement: Where the model's input lay on them; None for where it lay.
         """
-        return replace(
+        shown = replace(
             self,
             pictures=Pictures(frames, clip=len(frames) > 1),
             placement=placement or self.placement,
             described=self.manifest,
         )
+        if "evidence" in self.__dict__:  # of the maps, whatever picture they are shown on
+            shown.__dict__["evidence"] = self.__dict__["evidence"]
+        return shown
 
     @property
     def method(self) -> str:

@@ -1,0 +1,183 @@
+"""``cam_hub.evidence``: explanations of small networks, tested against these."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+import cam_hub
+from cam_hub import Evidence, Explanation
+from cam_hub.attribution.evidence import CHECKS
+from cam_hub.errors import ClassNotFound, InvalidArgument
+
+SIDE = 64
+
+
+class Colours(nn.Module):
+    """Class 0, 1 and 2: how much red, green and blue there is, as far as it is bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 3, 8, stride=8, bias=True)
+        with torch.no_grad():
+            self.features.weight.zero_()
+            for channel in range(3):
+                self.features.weight[channel, channel] = 1 / 64
+            self.features.bias.fill_(-0.5)
+        self.scale = nn.Parameter(torch.tensor(40.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.scale * softplus(4 * self.features(images)).mean((2, 3))
+
+
+def photo() -> Tensor:
+    """A red square at the upper left, and a smaller green one at the lower right, on noise."""
+    found = 0.2 * torch.rand((3, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
+    found[0, 8:24, 8:24] = torch.rand((16, 16), generator=torch.Generator().manual_seed(1)) * 4
+    found[1, 40:52, 40:52] = torch.rand((12, 12), generator=torch.Generator().manual_seed(2)) * 4
+    return found
+
+
+@pytest.fixture(scope="module")
+def model() -> cam_hub.LoadedModel:
+    return cam_hub.wrap_model(
+        Colours().eval(),
+        input_size=(3, SIDE, SIDE),
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        class_names=["red", "green", "blue"],
+    )
+
+
+@pytest.fixture(scope="module")
+def explained(model: cam_hub.LoadedModel) -> Explanation:
+    return cam_hub.explain(
+        model, photo(), method="gradcam", target_layers="features", classes=["red", "green"]
+    )
+
+
+def test_a_map_of_the_red_square_is_faithful_and_specific(explained: Explanation):
+    found = cam_hub.evidence(explained, checks=["cover", "class_check"])
+    assert found.verdict == "class-specific and faithful"
+    assert found["cover"].value > 3 * max(found["cover"].baselines.values())
+    assert found["cover"].details["rivals"] == [[1, 1.0]]
+    assert "red" in str(found)
+    green = cam_hub.evidence(explained, class_index=1)
+    assert green.class_index == 1
+    assert green.faithful
+    assert "green" in green["cover"].sentence
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_check_has_value_baselines_passes_and_a_sentence(explained: Explanation, name: str):
+    found = cam_hub.evidence(explained, checks=name, region=(8, 8, 24, 24))
+    (test,) = found.tests
+    assert test.name == name
+    assert test.value is not None
+    assert test.baselines
+    assert test.passes >= 0
+    assert test.sentence.endswith(".")
+    assert Evidence.from_dict(found.to_dict()) == found
+
+
+def test_the_same_call_gives_the_same_numbers(explained: Explanation):
+    first, again = (cam_hub.evidence(explained, checks=["cover", "road"], seed=3) for _ in "12")
+    assert first == again
+    assert cam_hub.evidence(explained, checks=["road"], seed=4) != first
+
+
+def test_without_a_region_the_pointing_game_is_not_played(explained: Explanation):
+    found = cam_hub.evidence(explained, checks=["pointing_game", "energy"])
+    assert [test.value for test in found.tests] == [None, None]
+    assert "region" in found.tests[0].sentence
+
+
+def test_an_explanation_tests_itself_once(model: cam_hub.LoadedModel, tmp_path: Path):
+    result = cam_hub.explain(model, photo(), method="gradcam", target_layers="features")
+    assert "evidence" not in repr(result)
+    assert result.evidence is result.evidence
+    assert result.evidence is not None
+    assert result.evidence.verdict in repr(result)
+    result.save(tmp_path / "result")
+    loaded = Explanation.load(tmp_path / "result")
+    assert loaded.evidence == result.evidence
+    copied = pickle.loads(pickle.dumps(result))
+    assert copied.evidence == result.evidence
+
+
+def test_results_from_files_cannot_be_tested(model: cam_hub.LoadedModel, tmp_path: Path):
+    result = cam_hub.explain(model, photo(), method="gradcam", target_layers="features")
+    result.save(tmp_path / "result")
+    loaded = Explanation.load(tmp_path / "result")
+    assert loaded.evidence is None
+    with pytest.raises(InvalidArgument, match="reproduce"):
+        cam_hub.evidence(loaded)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argument"),
+    [
+        ({"checks": "covers"}, "checks"),
+        ({"checks": []}, "checks"),
+        ({"checks": 3}, "checks"),
+        ({"baseline": "black hole"}, "baseline"),
+        ({"seed": -1}, "seed"),
+        ({"region": (900, 900, 950, 950)}, "region"),
+    ],
+)
+def test_bad_arguments_are_refused(explained: Explanation, arguments: dict, argument: str):
+    with pytest.raises(InvalidArgument, match=argument):
+        cam_hub.evidence(explained, **arguments)
+
+
+def test_only_explained_classes_are_tested(explained: Explanation):
+    with pytest.raises(ClassNotFound):
+        cam_hub.evidence(explained, class_index=2)
+
+
+def test_evidence_against_and_contrasts_are_tested_as_such(model: cam_hub.LoadedModel):
+    against = cam_hub.explain(
+        model,
+        photo(),
+        method="gradcam",
+        target_layers="features",
+        classes="red",
+        contrast="green",
+        sign="against",
+    )
+    found = cam_hub.evidence(against)["cover"]
+    assert found.value is not None
+    assert found.value > 0  # covering green raises red less green
+    assert found.details["rivals"] == [[1, 1.0]]
+
+
+def test_values_without_classes_have_no_rivals():
+    regression = cam_hub.wrap_model(
+        Colours().eval(),
+        input_size=(3, SIDE, SIDE),
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        task="regression",
+    )
+    result = cam_hub.explain(
+        regression, photo(), method="gradcam", target_layers="features", classes=0
+    )
+    found = cam_hub.evidence(result, checks=["cover", "class_check", "road"])
+    assert found["cover"].details["rivals"] == []
+    assert found["class_check"].value is None
+    assert found["road"].details["measure"] == "score"
+    assert found.verdict == "faithful"
+
+
+def test_the_model_is_left_as_it_was(model: cam_hub.LoadedModel, explained: Explanation):
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    cam_hub.evidence(explained, checks="all", region=(8, 8, 24, 24))
+    after = model.module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(module._forward_hooks for module in model.module.modules())
+    assert all(weight.grad is None for weight in model.module.parameters())
