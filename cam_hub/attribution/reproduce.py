@@ -34,9 +34,7 @@ def reproduce(
     threads, on CUDA by deterministic kernels, and, of methods without noise, out of a pass in the
     same company (alone, or along with noisy copies, see ``explain``). Elsewhere numbers are rounded
     differently. Predictions then
-    agree to about 1e-6, and maps of the recommended layer to 1e-5 of their maximum. Grad-CAM++ and
-    XGrad-CAM divide by sums that may nearly vanish: at inner layers of some networks
-    rounding changes what is seen in their maps.
+    agree to about 1e-6, and maps of the recommended layer to 1e-5 of their maximum.
 
     Args:
         manifest: ``Explanation.manifest``, or the content of a ``manifest.json``.

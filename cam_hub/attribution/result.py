@@ -55,6 +55,19 @@ _UNSTEADY = (
     "the end of its block, or a later layer, may be steadier"
 )
 
+RELIES = 0.1
+"""Above this share of cancelling weights, a paper's formula is noted to rely on cancellation. Over
+all layers of eight networks, 99 % of the maps by the formula of Grad-CAM++ that invisible noise
+changes are above it; below it, they agree with ours."""
+
+_SAME = "its map is the same for every class"
+
+_CANCELLING = (
+    "the formula in the paper of {title} relies on cancellation here: activations of both signs "
+    "cancel in its denominators, which gives {share:.0%} of its weights; this map has denominators "
+    "that cannot cancel, and differs from maps of the formula"
+)
+
 _SIDES = {"for": "for", "against": "against", "both": "for or against"}
 
 _SATURATED = ", or target='logit': where a probability is all but 0 or 1, it has no gradient"
@@ -118,13 +131,15 @@ def _make_explanation(
             if key in passed.agreements:  # three digits, so that rounding does not show
                 correlation = round(passed.agreements[key], 3)
                 agreement[name] = min(agreement.get(name, 1.0), correlation)
+    cancellation = {} if method.cancellation is None else _cancellation(method, job, passed)
     for name, layer in job.layers.items():
         notes = [layer.notes] if layer.notes else []
-        if not method.class_specific:
-            notes.append("its map is the same for every class")
+        notes += [] if method.class_specific else [_SAME]
         if (correlation := agreement.get(name, 1.0)) < STEADY:
             taken = max(samples[index, name] for index in classes)
             notes.append(_UNSTEADY.format(taken=taken, correlation=correlation))
+        if (share := cancellation.get(name, 0.0)) > RELIES:
+            notes.append(_CANCELLING.format(title=method.title, share=share))
         if notes:
             layer_notes[name] = "; ".join(notes)
     cams, grids = {}, {}
@@ -168,6 +183,7 @@ def _make_explanation(
         notes=model.execution.notes,
         layer_notes=layer_notes,
         agreement=agreement,
+        cancellation=cancellation,
     )
     found = Explanation(
         pictures=prepared.pictures,
@@ -184,6 +200,17 @@ def _make_explanation(
         replace(job, progress=None), method, standings, passed.settled, names
     )
     return found
+
+
+def _cancellation(method: Method, job: Job, passed: Pass) -> dict[str, float]:
+    """The share of the paper's weights that comes from cancelling denominators, by layer.
+
+    That of the class with the most, to three digits, so that rounding does not show.
+    """
+    shares = dict.fromkeys(job.layers, 0.0)
+    for index, name in product(passed.settled.classes, job.layers):
+        shares[name] = max(shares[name], passed.cancellation[method.key, index, name])
+    return {name: round(share, 3) for name, share in shares.items()}
 
 
 def _sampled_adaptively(job: Job, passed: Pass, method: Method, request: ExplainOptions) -> Pass:

@@ -12,6 +12,7 @@ from cam_hub.methods.registry import METHODS, Method, Passes
 __all__ = [
     "gradcam",
     "gradcampp",
+    "gradcampp_cancellation",
     "grid_sum",
     "hirescam",
     "layercam",
@@ -22,6 +23,7 @@ __all__ = [
     "smoothgradcampp_weights",
     "weighted_map",
     "xgradcam",
+    "xgradcam_cancellation",
 ]
 
 
@@ -278,14 +280,20 @@ METHODS.register(
 
 
 def gradcampp(activation: Tensor, gradient: Tensor) -> Tensor:
-    r"""Grad-CAM++ (Chattopadhay et al. 2018, equation 19).
+    r"""Grad-CAM++ (Chattopadhay et al. 2018, equation 19), with a denominator that cannot cancel.
 
-    ``α_ij^k = (g_ij^k)² / (2 (g_ij^k)² + (Σ_ab A_ab^k) (g_ij^k)³)``, and 0 where ``g_ij^k = 0``;
+    ``α_ij^k = (g_ij^k)² / (2 (g_ij^k)² + (Σ_ab ReLU(A_ab^k)) (g_ij^k)³)``;
     ``w_k = Σ_ij α_ij^k ReLU(g_ij^k)``, ``M = ReLU(Σ_k w_k A^k)``.
 
-    It is computed as ``α = 1 / (2 + g Σ A)``, the same after dividing by g², in which no power of
-    a small or large gradient leaves the range of the type. Where activations of both signs make
-    that denominator vanish, α is 0.
+    It is computed as ``α = 1 / (2 + g Σ ReLU(A))``, the same after dividing by g², in which no
+    power of a small or large gradient leaves the range of the type. Only ``g > 0`` carries weight,
+    so that α lies between 0 and 1/2.
+
+    The paper sums the activations without the ReLU. It assumes them to be at least 0, where both
+    are the same. With activations of both signs the paper's denominator passes through 0, and a few
+    channels with arbitrary weights would dominate the map; :func:`gradcampp_cancellation` measures
+    that. Smooth Grad-CAM++ has the same denominator, so that it gives this map for a single copy
+    without noise.
 
     The paper's class score is ``exp(S)`` of the score S before the softmax. Its derivatives are
     ``exp(S) g``, ``exp(S) g²`` and ``exp(S) g³``: the factor cancels in α and stays once in
@@ -294,7 +302,9 @@ def gradcampp(activation: Tensor, gradient: Tensor) -> Tensor:
 
     torchcam 0.5 differs twice. It divides a masked copy in place, so that the division is lost
     and its weights are ``Σ_ij g² ReLU(g)``; and it sums ``A_ab g_ab³`` over the grid, where the
-    equation takes the derivative at (i, j) and sums the activations alone.
+    equation takes the derivative at (i, j) and sums the activations alone. pytorch-grad-cam adds
+    1e-6 to the denominator before the division by g²: ``α = 1 / (2 + g Σ A + 1e-6 / g²)``, which
+    changes the weights of all gradients that are not large compared with 1e-3.
 
     Args:
         activation: A, ``(B, C, *grid)``.
@@ -307,10 +317,52 @@ def gradcampp(activation: Tensor, gradient: Tensor) -> Tensor:
         InvalidArgument: The shapes do not fit.
     """
     activation, gradient = paired(activation, gradient)
-    area = grid_sum(activation) * gradient
-    # Where g = 0, ReLU(g) makes α irrelevant.
-    weights = grid_sum(ratio_or_zero(torch.relu(gradient), 2 + area, 2 + area.abs()))
+    raising = torch.relu(gradient)
+    weights = grid_sum(raising / (2 + raising * grid_sum(torch.relu(activation))))
     return weighted_map(weights, activation)
+
+
+def gradcampp_cancellation(activation: Tensor, gradient: Tensor) -> Tensor:
+    """The share of Grad-CAM++'s weights, as printed in the paper, that comes from cancellation.
+
+    The paper's denominator is ``d = 2 + g Σ A``, and the magnitudes of its terms add up to
+    ``t = 2 + g Σ |A|``. Relative errors of size ε in A and g change d by up to ``ε t``, and hence
+    the quotient by the relative error ``ε t / |d|``: ``t / |d| >= 1`` is its condition number. The
+    share is ``1 - Σ_k W_k(t) / Σ_k W_k(|d|)``, with ``W_k(q) = Σ_ij (ReLU(g_ij^k) / q_ij^k) ·
+    Σ_ij |A_ij^k|``, what the channel adds to the map at most. The denominators have a condition
+    number of ``1 / (1 - share)`` in the weighted mean.
+
+    Args:
+        activation: A, ``(B, C, *grid)``.
+        gradient: g, the same shape.
+
+    Returns:
+        ``(B,)`` in [0, 1]; 0 where no activation is below 0.
+
+    Raises:
+        InvalidArgument: The shapes do not fit.
+    """
+    activation, gradient = paired(activation, gradient)
+    raising, size = torch.relu(gradient), grid_sum(activation.abs())
+    terms = 2 + raising * size
+    printed = 2 + raising * grid_sum(activation)
+    return _share(raising * size, terms, printed)
+
+
+def _share(numerators: Tensor, terms: Tensor, denominators: Tensor) -> Tensor:
+    """``1 - Σ n / t / Σ n / |d|`` for each sample, with numerators of at least 0.
+
+    Args:
+        numerators: n, ``(B, C, …)``.
+        terms: t, sums of the magnitudes of the denominators' terms.
+        denominators: d; where less is left of one than rounding, t at the size of that rounding.
+    """
+    rounding = torch.finfo(terms.dtype).eps * terms
+    left = torch.maximum(denominators.abs(), rounding)
+    whole = ratio_or_zero(numerators, left, left).flatten(1).sum(dim=1)
+    sound = ratio_or_zero(numerators, terms, terms).flatten(1).sum(dim=1)
+    share = (1 - ratio_or_zero(sound, whole, whole)).masked_fill(whole == 0, 0.0)
+    return share.nan_to_num(1.0).clamp(0, 1)
 
 
 METHODS.register(
@@ -324,6 +376,9 @@ METHODS.register(
         url="https://arxiv.org/abs/1710.11063",
         needs_noise=False,
         compute=lambda evidence: gradcampp(evidence.activation, evidence.gradient),
+        cancellation=lambda evidence: gradcampp_cancellation(
+            evidence.activation, evidence.gradient
+        ),
         summary=(
             "Grad-CAM with a weight for every place: finds a class that is there several times."
         ),
@@ -332,13 +387,20 @@ METHODS.register(
 
 
 def xgradcam(activation: Tensor, gradient: Tensor) -> Tensor:
-    """XGrad-CAM (Fu et al. 2020).
+    """XGrad-CAM (Fu et al. 2020), with the two signs of the activations apart.
 
-    ``w_k = Σ_ij A_ij^k g_ij^k / Σ_ij A_ij^k``, and 0 where that denominator is 0 or, with
-    activations of both signs, cancels; ``M = ReLU(Σ_k w_k A^k)``.
+    With ``A⁺ = ReLU(A)`` and ``A⁻ = ReLU(-A)``: ``w±_k = Σ_ij g_ij^k A±_ij^k / Σ_ij A±_ij^k``, and
+    0 for a sum of 0; ``M = ReLU(Σ_k w⁺_k A⁺^k - w⁻_k A⁻^k)``.
 
-    torchcam 0.5 adds 1e-8 to the denominator instead, which is the same but for channels whose
-    activations nearly cancel.
+    The paper has one weight per channel, ``Σ g A / Σ A``. It assumes activations to be at least 0,
+    where both are the same. Of activations of both signs, its denominator passes through 0;
+    :func:`xgradcam_cancellation` measures that. Here a channel counts as two, neither of which has
+    both signs, so that every weight is a mean of gradients. This also holds on to the axiom from
+    which the paper derives the weights (conservation): without its ReLU, the map sums to
+    ``Σ_k Σ_ij g A``. A gradient that is the same at all positions of a channel is the weight, as
+    in the paper.
+
+    torchcam 0.5 and pytorch-grad-cam divide by ``Σ A + 1e-8`` and ``Σ A + 1e-7`` instead.
 
     Args:
         activation: A, ``(B, C, *grid)``.
@@ -351,10 +413,35 @@ def xgradcam(activation: Tensor, gradient: Tensor) -> Tensor:
         InvalidArgument: The shapes do not fit.
     """
     activation, gradient = paired(activation, gradient)
-    weights = ratio_or_zero(
-        grid_sum(activation * gradient), grid_sum(activation), grid_sum(activation.abs())
-    )
-    return weighted_map(weights, activation)
+    positive = torch.relu(activation)
+    negative = positive - activation
+    total = torch.zeros((), dtype=activation.dtype, device=activation.device)
+    for sign, part in ((1, positive), (-1, negative)):
+        size = grid_sum(part)
+        total = total + sign * (ratio_or_zero(grid_sum(gradient * part), size, size) * part)
+    return torch.relu(total.sum(dim=1))
+
+
+def xgradcam_cancellation(activation: Tensor, gradient: Tensor) -> Tensor:
+    """The share of XGrad-CAM's weights, as printed in the paper, that comes from cancellation.
+
+    As :func:`gradcampp_cancellation`, for the denominator ``d = Σ A``, whose terms add up to
+    ``t = Σ |A|``: the share is ``1 - Σ_k |Σ g A| / Σ_k (|Σ g A| t_k / |d_k|)``.
+
+    Args:
+        activation: A, ``(B, C, *grid)``.
+        gradient: g, the same shape.
+
+    Returns:
+        ``(B,)`` in [0, 1]; 0 where no channel has activations of both signs.
+
+    Raises:
+        InvalidArgument: The shapes do not fit.
+    """
+    activation, gradient = paired(activation, gradient)
+    size = grid_sum(activation.abs())
+    numerators = grid_sum(gradient * activation).abs() * size
+    return _share(numerators, size, grid_sum(activation))
 
 
 METHODS.register(
@@ -368,6 +455,7 @@ METHODS.register(
         url="https://arxiv.org/abs/2008.02312",
         needs_noise=False,
         compute=lambda evidence: xgradcam(evidence.activation, evidence.gradient),
+        cancellation=lambda evidence: xgradcam_cancellation(evidence.activation, evidence.gradient),
         summary=(
             "Grad-CAM with gradients weighed by the activation, so "
             "that the parts add up to the score."

@@ -76,6 +76,10 @@ class Method:
         summary: What it does and what it is good for, in a sentence.
         level: Where its maps come from.
         passes: What a map costs.
+        cancellation: From the evidence to the share, ``(B,)`` in [0, 1], of the paper's weights
+            that comes from denominators whose terms cancel. ``compute`` does not have these
+            denominators: its maps differ from the paper's where the share is large. None for a
+            method whose formula cannot cancel there.
         class_specific: Whether the map depends on the class by construction: a method that does
             not use the gradient draws the same map for all classes.
         sign: Which evidence its maps show, see :meth:`signed`.
@@ -93,6 +97,7 @@ class Method:
     level: Level = "layer"
     passes: Passes = Passes()
     class_specific: bool = True
+    cancellation: Callable[[Evidence], Tensor] | None = None
     sign: Sign = "for"
     key: str = field(init=False, repr=False)
 
@@ -136,7 +141,16 @@ class Method:
         def both(evidence: Evidence) -> Tensor:
             return positive(evidence) - against(evidence)
 
-        return replace(self, sign=sign, compute=against if sign == "against" else both)
+        cancelling = self.cancellation
+        if cancelling is not None:
+            plain = cancelling
+
+            def cancelling(evidence: Evidence) -> Tensor:
+                share = plain(evidence.negated())
+                return share if sign == "against" else torch.maximum(plain(evidence), share)
+
+        compute = against if sign == "against" else both
+        return replace(self, sign=sign, compute=compute, cancellation=cancelling)
 
     def __call__(
         self, activation: Tensor, gradient: Tensor, noisy_gradients: Tensor | None = None

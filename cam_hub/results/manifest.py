@@ -63,6 +63,7 @@ _EXPLANATION: Schema = {
     "options?": {"sign?": str},
     "layer_notes?": dict,
     "agreement?": dict,
+    "cancellation?": dict,
 }
 """The manifest of an explanation. Parts whose names end in ``?`` may be missing."""
 
@@ -183,6 +184,7 @@ def make_manifest(
     notes: Sequence[str] = (),
     layer_notes: Mapping[str, str] | None = None,
     agreement: Mapping[str, float] | None = None,
+    cancellation: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The manifest of an explanation, without the entry for the picture.
 
@@ -209,6 +211,9 @@ def make_manifest(
         layer_notes: What must be known of the maps of some layers, by layer (``LayerInfo.note``).
         agreement: Of maps that noise went into, by layer: how far another seed's map can be
             expected to correlate, the least of the classes.
+        cancellation: Of maps of Grad-CAM++ and XGrad-CAM, by layer: the share of the weights in the
+            paper's formula that comes from denominators whose terms cancel, the most of the
+            classes.
 
     Returns:
         JSON types only.
@@ -242,6 +247,7 @@ def make_manifest(
         **({"notes": list(notes)} if notes else {}),
         **({"layer_notes": dict(layer_notes)} if layer_notes else {}),
         **({"agreement": dict(agreement)} if agreement else {}),
+        **({"cancellation": dict(cancellation)} if cancellation else {}),
         "classes": list(map(dict, classes)),
         "contrast": against,
         "target": dict(target),

@@ -22,7 +22,11 @@ from cam_hub.methods import (
     xgradcam,
 )
 from cam_hub.methods.eigen_cam import principal_projection
-from cam_hub.methods.gradient_cams import smoothgradcampp_weights
+from cam_hub.methods.gradient_cams import (
+    gradcampp_cancellation,
+    smoothgradcampp_weights,
+    xgradcam_cancellation,
+)
 
 # One sample, two channels, a grid of 2 × 2. The activations sum to 4 and 2.
 ACTIVATION = torch.tensor([[[[1.0, 2.0], [0.0, 1.0]], [[2.0, -2.0], [1.0, 1.0]]]])
@@ -47,41 +51,105 @@ def test_layercam_weighs_every_position_by_its_positive_gradient() -> None:
 
 
 def test_xgradcam_weighs_channels_by_their_gradient_where_they_are_active() -> None:
-    # w = (1 - 2 + 0 + 0)/4 = -1/4 and (-6 - 2 + 0 + 1)/2 = -7/2.
-    # Σ w A = [[-1/4 - 7, -1/2 + 7], [0 - 7/2, -1/4 - 7/2]], and ReLU.
-    expected = grid([0.0, 6.5], [0.0, 0.0])
-    torch.testing.assert_close(xgradcam(ACTIVATION, GRADIENT), expected)
+    # Channel 1: w = (1 - 2 + 0 + 0)/4 = -1/4. Channel 2: where A > 0, w = (-6 + 0 + 1)/4 = -5/4,
+    # and where A < 0, w = 1.
+    # Σ w A = [[-1/4 - 10/4, -1/2 - 2], [0 - 5/4, -1/4 - 5/4]], and ReLU.
+    assert not xgradcam(ACTIVATION, GRADIENT).any()
+    # The negated score: 11/4, 5/2, 5/4, 6/4.
+    expected = grid([2.75, 2.5], [1.25, 1.5])
+    torch.testing.assert_close(xgradcam(ACTIVATION, -GRADIENT), expected)
 
 
-def test_xgradcam_gives_no_weight_to_a_channel_whose_activations_cancel() -> None:
-    # 0.1 + 0.6 - 0.7 is 6e-8 in float32, and dividing by that would rule the map.
-    activation = torch.tensor([[[0.1, 0.6, -0.7], [1.0, 1.0, 2.0]]])
-    assert activation[0, 0].sum() != 0
-    gradient = torch.tensor([[[1.0, 5.0, 9.0], [1.0, 1.0, 1.0]]])
-    # The second channel's weight is (1 + 1 + 2)/4 = 1.
-    torch.testing.assert_close(xgradcam(activation, gradient), torch.tensor([[1.0, 1.0, 2.0]]))
+def test_xgradcam_is_the_paper_where_the_activations_of_a_channel_have_one_sign() -> None:
+    # w = (1·2 + 3·1)/(1 + 3) = 5/4 and (-2·1 - 2·5)/(-2 - 2) = 3: 5/4·1 - 3·2, 5/4·3 - 3·2.
+    activation = torch.tensor([[[1.0, 3.0], [-2.0, -2.0]]])
+    gradient = torch.tensor([[[2.0, 1.0], [1.0, 5.0]]])
+    both = METHODS["xgradcam"].signed("both").compute(Evidence(activation, gradient))
+    torch.testing.assert_close(both, torch.tensor([[1.25 - 6, 3.75 - 6]]))
+    assert xgradcam_cancellation(activation, gradient).item() == 0
+
+
+@pytest.mark.parametrize("nudge", [-1e-3, 0.0, 1e-3])
+def test_xgradcam_is_steady_where_the_sum_of_the_activations_changes_its_sign(nudge: float) -> None:
+    # The paper's weight is (1 - 3 + nudge)/(1 - 1 + nudge). Ours are 1 and 3: (1 + nudge, -3).
+    activation, gradient = torch.tensor([[[1.0 + nudge, -1.0]]]), torch.tensor([[[1.0, 3.0]]])
+    both = METHODS["xgradcam"].signed("both").compute(Evidence(activation, gradient))
+    torch.testing.assert_close(both, torch.tensor([[1.0 + nudge, -3.0]]))
+    share = xgradcam_cancellation(activation, gradient).item()
+    assert share == pytest.approx(1 - abs(nudge) / (2 + nudge), abs=1e-6)
+
+
+def test_signed_xgradcam_sums_to_gradient_times_activation_at_any_signs() -> None:
+    draw = torch.randn(2, 3, 5, 4, 6, generator=torch.Generator().manual_seed(7))
+    evidence = Evidence(draw[0], draw[1])
+    both = METHODS["xgradcam"].signed("both").compute(evidence)
+    torch.testing.assert_close(both.sum((1, 2)), (draw[0] * draw[1]).sum((1, 2, 3)))
 
 
 def test_gradcampp_corrects_gradients_for_the_activation_of_the_whole_channel() -> None:
     # Channel 1, ΣA = 4: g = 1 has α = 1/(2 + 4) = 1/6, g = 2 has α = 4/(8 + 4·8) = 1/10;
-    # w = 1/6·1 + 1/10·2 = 11/30. Channel 2, ΣA = 2: g = 1 has α = 1/(2 + 2) = 1/4; w = 1/2.
-    # Σ w A = [[11/30 + 1, 22/30 - 1], [0 + 1/2, 11/30 + 1/2]], and ReLU.
-    expected = grid([41 / 30, 0.0], [0.5, 26 / 30])
+    # w = 1/6·1 + 1/10·2 = 11/30. Channel 2, Σ ReLU(A) = 4: g = 1 has α = 1/6; w = 1/3.
+    # Σ w A = [[11/30 + 2/3, 22/30 - 2/3], [0 + 1/3, 11/30 + 1/3]].
+    expected = grid([31 / 30, 2 / 30], [1 / 3, 21 / 30])
     torch.testing.assert_close(gradcampp(ACTIVATION, GRADIENT), expected)
 
 
-def test_gradcampp_gives_no_weight_where_its_denominator_vanishes() -> None:
-    # ΣA = -2 and g = 1: 2·1 + (-2)·1 = 0. At g = 3: α = 9/(18 - 54) = -1/4, w = -3/4.
+def test_gradcampp_is_steady_where_the_denominator_of_the_paper_vanishes() -> None:
+    # ΣA = -2 and g = 1: 2·1 + (-2)·1 = 0. Ours, Σ ReLU(A) = 1: α = 1/(2 + 1) and 1/(2 + 3), so
+    # w = 1/3·1 + 1/5·3 = 14/15.
     activation, gradient = torch.tensor([[[1.0, -3.0]]]), torch.tensor([[[1.0, 3.0]]])
-    torch.testing.assert_close(gradcampp(activation, gradient), torch.tensor([[0.0, 2.25]]))
+    torch.testing.assert_close(gradcampp(activation, gradient), torch.tensor([[14 / 15, 0.0]]))
+    assert gradcampp_cancellation(activation, gradient).item() == pytest.approx(1)
+
+
+def test_the_share_of_gradcampp_that_comes_from_cancellation() -> None:
+    # ΣA = -1, Σ|A| = 3, g = 1: the paper's quotients are 1/(2 - 1) = 1, and 1/(2 + 3) = 1/5 with
+    # the magnitudes of the same terms. The second channel has no negative activation: 1/(2 + 3).
+    # Weighed by Σ|A| = 3 each: 1 - (3/5 + 3/5)/(3 + 3/5) = 2/3.
+    activation = torch.tensor([[[1.0, -2.0], [1.0, 2.0]]])
+    gradient = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+    assert gradcampp_cancellation(activation, gradient).item() == pytest.approx(2 / 3)
+    assert gradcampp_cancellation(activation, -gradient).item() == 0  # no weight at all
+    assert gradcampp_cancellation(activation.abs(), gradient).item() == 0
+
+
+def test_the_share_of_xgradcam_that_comes_from_cancellation() -> None:
+    # |Σ g A| = 1 and 1; ΣA = -1 of Σ|A| = 3, and 3 of 3: 1 - (1 + 1)/(1·3 + 1) = 1/2.
+    activation = torch.tensor([[[1.0, -2.0], [1.0, 2.0]]])
+    gradient = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+    assert xgradcam_cancellation(activation, gradient).item() == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.cancellation is not None])
+def test_a_share_of_cancellation_is_between_0_and_1_and_that_of_a_sign_is_of_its_gradient(
+    name: str,
+) -> None:
+    method, generator = METHODS[name], torch.Generator().manual_seed(8)
+    draw = torch.randint(-2, 3, (2, 200, 2, 2, 2), generator=generator).float()
+    one, other = (Evidence(draw[0], sign * draw[1]) for sign in (1, -1))
+    shares = method.cancellation(one)
+    assert shares.shape == (200,)
+    assert 0 <= shares.min() < 0.1 < 0.9 < shares.max() <= 1
+    assert not method.cancellation(Evidence(draw[0].abs(), draw[1])).any()
+    against, both = (method.signed(sign).cancellation(one) for sign in ("against", "both"))
+    assert torch.equal(against, method.cancellation(other))
+    assert torch.equal(both, torch.maximum(shares, against))
+
+
+def test_gradcampp_is_smoothgradcampp_of_one_copy_without_noise() -> None:
+    activation, gradient = torch.randn(
+        2, 3, 5, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(9)
+    )
+    smooth = smoothgradcampp(activation, Moments.of(gradient[None]))
+    torch.testing.assert_close(gradcampp(activation, gradient), smooth)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-15, 1e15, 1e30])
 def test_gradcampp_holds_for_gradients_whose_powers_leave_float32(size: float) -> None:
-    # With ΣA = 0, α = 1/2 at any size of the gradient: w = 1/2 · size.
-    activation = torch.tensor([[[1.0, -1.0]]])
+    # With ΣA = 1/size, α = 1/(2 + 1) at any size of the gradient: w A = 1/3 · size · 1/size.
+    activation = torch.tensor([[[1 / size, 0.0]]])
     gradient = torch.tensor([[[size, 0.0]]])
-    expected = torch.tensor([[size / 2, 0.0]])
+    expected = torch.tensor([[1 / 3, 0.0]])
     torch.testing.assert_close(gradcampp(activation, gradient), expected, rtol=1e-6, atol=0)
 
 
@@ -236,21 +304,22 @@ def loops(name: str, evidence: Evidence) -> np.ndarray:
             cam[b] = (values @ direction).reshape(sizes)
         return np.maximum(cam, 0.0)
     for b, k in product(range(batch), range(channels)):
-        area = sum(a[(b, k, *p)] for p in places)
+        positive = sum(max(a[(b, k, *p)], 0.0) for p in places)
         weight = 0.0
         for p in places:
             at = (b, k, *p)
             if name == "gradcam":
                 weight += g[at] / prod(sizes)
-            elif name == "xgradcam":
-                weight += a[at] * g[at] / area
             elif name == "gradcampp" and g[at] > 0:
-                weight += g[at] ** 2 / (2 * g[at] ** 2 + area * g[at] ** 3) * g[at]
+                weight += g[at] ** 2 / (2 * g[at] ** 2 + positive * g[at] ** 3) * g[at]
             elif name == "smoothgradcampp" and d1[at] > 0:
-                positive = sum(max(a[(b, k, *q)], 0.0) for q in places)
                 weight += d2[at] / (2 * d2[at] + positive * max(d3[at], 0.0)) * d1[at]
         for p in places:
             at = (b, k, *p)
+            if name == "xgradcam":
+                alike = [q for q in places if a[(b, k, *q)] * a[at] > 0]
+                total = sum(a[(b, k, *q)] for q in alike)
+                weight = sum(a[(b, k, *q)] * g[(b, k, *q)] for q in alike) / total
             own = {"layercam": max(g[at], 0.0), "hirescam": g[at]}.get(name, weight)
             cam[(b, *p)] += own * a[at]
     return np.maximum(cam, 0.0)

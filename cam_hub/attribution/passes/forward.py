@@ -77,6 +77,8 @@ class Accumulator:
         maps: By method, class index and layer.
         agreements: By the same keys, for methods that need noise: how far another seed's map can be
             expected to agree, see ``methods.evidence.agreement``. A single copy has none.
+        cancellation: By the same keys, for methods that have it: the share of the paper's weights
+            that comes from cancelling denominators, see ``methods.Method``.
         evidence: That of the clean image, by class index and layer, as far as the allowance goes.
         error: The reason why a map is missing, if one was not finite; later gradients are ignored.
     """
@@ -86,6 +88,7 @@ class Accumulator:
     allowance: Allowance = field(default_factory=Allowance)
     maps: dict[Key, Map] = field(default_factory=dict, init=False)
     agreements: dict[Key, float] = field(default_factory=dict, init=False)
+    cancellation: dict[Key, float] = field(default_factory=dict, init=False)
     evidence: dict[tuple[int, str], Evidence] = field(default_factory=dict, init=False)
     error: NoMap | None = field(default=None, init=False)
     _clean: dict[tuple[int, str], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
@@ -133,6 +136,9 @@ class Accumulator:
                 reason = "its map holds values that are not finite (NaN or infinity)"
                 self.error = self.error or NoMap(reason, layer=name)
             self.maps[method.key, index, name] = found
+            if method.cancellation is not None:
+                share = method.cancellation(evidence)
+                self.cancellation[method.key, index, name] = float(share[0])
 
 
 def _alone(tensor: Tensor) -> Tensor:
@@ -212,6 +218,7 @@ class JobState:
             self.target.describe(),
             self.accumulator.maps,
             self.accumulator.agreements,
+            self.accumulator.cancellation,
         )
 
 

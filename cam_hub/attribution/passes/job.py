@@ -198,6 +198,8 @@ class Pass:
             one below the other.
         agreements: By the same keys, for methods that need noise: how far another seed's map can be
             expected to agree.
+        cancellation: By the same keys, for methods that have it: the share of the paper's weights
+            that comes from cancelling denominators.
         samples: By the same keys, where it differs from the job's: the number of noisy copies.
     """
 
@@ -207,6 +209,7 @@ class Pass:
     target: Mapping[str, Any]
     maps: Mapping[Key, Map]
     agreements: Mapping[Key, float] = field(default_factory=dict)
+    cancellation: Mapping[Key, float] = field(default_factory=dict)
     samples: Mapping[Key, int] = field(default_factory=dict)
 
 

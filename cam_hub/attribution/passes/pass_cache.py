@@ -69,11 +69,13 @@ class _Findings:
     Attributes:
         maps: All that were made.
         agreements: Of those that need noise.
+        cancellation: Of those that have it.
         evidence: That of the clean image, by class index and layer.
     """
 
     maps: dict[Key, Map] = field(default_factory=dict)
     agreements: dict[Key, float] = field(default_factory=dict)
+    cancellation: dict[Key, float] = field(default_factory=dict)
     evidence: dict[tuple[int, str], Evidence] = field(default_factory=dict)
 
 
@@ -118,6 +120,7 @@ class PassEntry:
             known = self.findings.setdefault(contrast, _Findings())
             known.maps.update(made.maps)
             known.agreements.update(made.agreements)
+            known.cancellation.update(made.cancellation)
             known.evidence.update(made.evidence)
 
     def answer(self, job: Job, room: int) -> Pass | None:
@@ -143,7 +146,8 @@ class PassEntry:
         wanted = list(product((method.key for method in job.methods), classes, job.layers))
         maps = {key: known.maps[key] for key in wanted}
         agreements = {key: known.agreements[key] for key in wanted if key in known.agreements}
-        return Pass(standings, settled, labels, described, maps, agreements)
+        shares = {key: known.cancellation[key] for key in wanted if key in known.cancellation}
+        return Pass(standings, settled, labels, described, maps, agreements, shares)
 
     def _plan(self, job: Job, index: int, known: _Findings) -> _Plan | None:
         """How to make the maps of one class that are missing; None if open traces do not allow it.
