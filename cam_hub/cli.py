@@ -16,7 +16,7 @@ from cam_hub._text import clean_line, clean_text
 from cam_hub._validation import check_fraction
 from cam_hub._version import __version__
 from cam_hub.errors import CamHubError, DiskUnavailable, InvalidArgument
-from cam_hub.options import Interface, Option, options_for, read_options
+from cam_hub.options import OPTIONS, Interface, Option, options_for, read_options
 
 if TYPE_CHECKING:
     from cam_hub.layers.listing import LayerInfo
@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _accept_any_text()
     os.environ["MPLBACKEND"] = "agg"  # no window is opened; matplotlib fails at an unknown name
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(
+        _plain_evidence(sys.argv[1:] if arguments is None else arguments)
+    )
     try:
         run: Callable[[argparse.Namespace], int | None] = options.run
         code = run(options) or 0
@@ -88,6 +90,21 @@ def _abandon_output() -> int:
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
+
+
+def _plain_evidence(words: Sequence[str]) -> list[str]:
+    """The arguments with the cover test after a bare ``--evidence``, whatever follows it.
+
+    Argparse would take a photo that follows for the names of tests.
+    """
+    known = {"all", *OPTIONS["evidence"].choices}
+    found = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        names = {name.strip() for name in following.split(",")}
+        is_photo = not following.replace(",", "").replace("_", "").isalpha()
+        bare = word == "--evidence" and not known & names
+        found.append(f"{word}=cover" if bare and (is_photo or Path(following).exists()) else word)
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -208,8 +225,10 @@ def _add_option(command: argparse.ArgumentParser, option: Option) -> None:
         )
         return
     choices = f" ({', '.join(option.choices)})" if option.choices else ""
+    checks: dict[str, Any] = {"nargs": "?", "const": "cover"} if option.kind == "checks" else {}
     command.add_argument(
         option.flag,
+        **checks,
         metavar={"image": "PHOTO", "whole": "NUMBER"}.get(option.kind, option.kind.upper()),
         help=f"{option.help}{choices}; {option.default_text} by default",
     )
@@ -338,6 +357,8 @@ def _explain(options: argparse.Namespace) -> int:
     for found in result.predictions:
         _write(f"{prediction_text(found):>7}  {found.class_index:5d}  {found.label}\n")
     _write(f"explained: {result.target}\n")
+    if options.evidence is not None:
+        _write(f"evidence: {result.evidence}\n")
     _write(f"saved to {result.save(options.out, **look)}\n")
     if options.push:
         from cam_hub.results.upload import save_to_hub  # noqa: PLC0415
@@ -395,7 +416,8 @@ def _explain_folder(options: argparse.Namespace, look: dict[str, Any]) -> int:
             code = 1
         else:
             best = [f"{prediction_text(found)} {found.label}" for found in result.predictions[:1]]
-            _write(": ".join([name, *best]) + "\n")
+            tested = options.evidence is not None and result.evidence
+            _write(": ".join([name, *best, *([tested.verdict] if tested else [])]) + "\n")
     for folder in saved if common else ():
         Explanation.load(folder).save(folder, **{**look, "scale": scales})
     return code

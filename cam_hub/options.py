@@ -8,12 +8,12 @@ and the code that uses it.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypedDict
 
-from cam_hub.errors import InvalidArgument
+from cam_hub.errors import InvalidArgument, nearest_names
 
 __all__ = [
     "OPTIONS",
@@ -46,6 +46,7 @@ class OptionValues(TypedDict, total=False):
     autocast: str | None
     reuse: bool
     sampling: str
+    evidence: str | Iterable[str] | None
 
 
 Interface = Literal["explain", "many", "compare", "predict", "page"]
@@ -64,7 +65,7 @@ class Option:
         kind: ``"choice"`` for one of ``choices`` (or none, where None is the default), ``"whole"``
             for a whole number or none, ``"count"`` for a whole number of at least 1, ``"switch"``
             for true or false, ``"image"`` for an image or none, ``"output"`` for an
-            ``OutputChoice``.
+            ``OutputChoice``, ``"checks"`` for several of ``choices``, as a tuple, or none.
         default: Its value if nothing is given.
         help: What it does: for the command line, the endpoints and their documentation.
         title: Its name on the page.
@@ -75,7 +76,7 @@ class Option:
     """
 
     name: str
-    kind: Literal["choice", "whole", "count", "switch", "image", "output"]
+    kind: Literal["choice", "whole", "count", "switch", "image", "output", "checks"]
     default: Any
     help: str
     title: str
@@ -120,6 +121,8 @@ class Option:
             return value
         if self.kind == "output":
             return _check_output(self.name, value)
+        if self.kind == "checks":
+            return _check_names(self.name, value, self.choices)
         counts = self.kind == "count"
         expected = "a count of at least 1" if counts else "None or a whole number"
         try:
@@ -162,7 +165,9 @@ class Option:
 
     def text(self, value: Any) -> str:
         """A value as ``read`` takes it; empty for the default."""
-        return "" if value == self.default else str(value)
+        if value == self.default:
+            return ""
+        return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
@@ -250,6 +255,27 @@ OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
                 "another seed would change, or exactly as many as asked for",
                 "Noisy copies",
                 MappingProxyType({"adaptive": "more if need be", "fixed": "the number, exactly"}),
+            ),
+            Option(
+                "evidence",
+                "checks",
+                None,
+                "tests of the map against the model, separated by commas, or all",
+                "Tests",
+                MappingProxyType(
+                    {
+                        "cover": "cover the hottest pixels",
+                        "class_check": "compare with the maps of other classes",
+                        "road": "remove pixels in the order of their heat",
+                        "curves": "insertion and deletion curves",
+                        "stability": "repeat with invisible noise",
+                        "randomised": "repeat with shuffled weights",
+                        "focus": "how concentrated the heat is",
+                        "pointing_game": "whether the hottest point is on the object",
+                        "energy": "how much of the heat is on the object",
+                    }
+                ),
+                interfaces=frozenset({"explain", "many"}),
             ),
         )
     }
@@ -363,3 +389,28 @@ def _check_output(name: str, value: Any) -> Any:
     if not steps:
         raise InvalidArgument(name, value, "a key or an index, or None for the main output")
     return steps[0] if len(steps) == 1 else tuple(steps)
+
+
+def _check_names(name: str, value: Any, choices: Iterable[str]) -> tuple[str, ...]:
+    """Names of tests: one text with commas, or several texts; ``"all"`` for each of them."""
+    known = tuple(choices)
+    expected = f"names out of {', '.join(known)}, or 'all'"
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, Iterable) or isinstance(parts, (bytes, Mapping)):
+        raise InvalidArgument(name, value, expected)
+    found: dict[str, None] = {}  # in order
+    for part in parts:
+        if not isinstance(part, str):
+            raise InvalidArgument(name, part, expected)
+        word = part.strip()
+        if word == "all":
+            found.update(dict.fromkeys(known))
+        elif word in known:
+            found[word] = None
+        elif word:
+            near = nearest_names(word, known)
+            hint = f" (nearest: {', '.join(near)})" if near else ""
+            raise InvalidArgument(name, word, expected + hint)
+    if not found:
+        raise InvalidArgument(name, value, "at least one test")
+    return tuple(found)

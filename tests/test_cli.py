@@ -189,3 +189,47 @@ def test_a_command_line_that_makes_no_sense_explains_itself(capsys):
         main(["explode"])
     assert caught.value.code == 2
     assert "layers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        (["PHOTO", "--evidence"], ["cover"]),
+        (["--evidence", "PHOTO"], ["cover"]),
+        (["--evidence", "PHOTO", "--colorbar"], ["cover"]),
+        (["PHOTO", "--evidence", "cover,focus"], ["cover", "focus"]),
+        (["--evidence=focus", "PHOTO"], ["focus"]),
+        (["PHOTO"], None),
+    ],
+)
+def test_evidence_is_printed_and_saved_if_it_is_asked_for(photo, tmp_path, capsys, words, made):
+    arguments = [str(photo) if word == "PHOTO" else word for word in words]
+    out = tmp_path / "out"
+    chosen = ["--method", "layercam", "--out", str(out)]
+    assert main(["explain", *arguments, *chosen]) == 0
+    printed = capsys.readouterr().out
+    evidence = cam_hub.Explanation.load(out).evidence
+    if made is None:
+        assert evidence is None
+        assert "evidence:" not in printed
+        return
+    assert [test.name for test in evidence.tests] == made
+    assert f"evidence: {evidence.verdict}.\n" in printed
+    for test in evidence.tests:
+        assert test.sentence in printed
+
+
+def test_the_verdict_of_each_image_of_a_folder_is_printed(lion, tmp_path, capsys):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    lion.save(photos / "a.png")
+    arguments = ["--method", "layercam", "--evidence", "--out", str(out)]
+    assert main(["explain", str(photos), *arguments]) == 0
+    evidence = cam_hub.Explanation.load(out / "a.png").evidence
+    assert capsys.readouterr().out.endswith(f": {evidence.verdict}\n")
+
+
+def test_an_unknown_test_is_refused(photo, tmp_path, capsys):
+    arguments = ["explain", str(photo), "--evidence", "covr", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 1
+    assert "nearest: cover" in capsys.readouterr().err

@@ -55,8 +55,8 @@ def test_endpoints_take_every_option_of_theirs_with_its_default(client, path, in
 def test_the_command_line_takes_every_option(command):
     texts = {"sign": "both", "target": "probability", "output": "gender", "call": "1",
              "background": "sea.png", "batch_size": "3", "autocast": "float16",
-             "sampling": "fixed"}  # fmt: skip
-    values = {**texts, "call": 1, "batch_size": 3, "reuse": False}
+             "sampling": "fixed", "evidence": "cover, road"}  # fmt: skip
+    values = {**texts, "call": 1, "batch_size": 3, "reuse": False, "evidence": ("cover", "road")}
     options = options_for(command)
     flags = [
         part
@@ -83,7 +83,8 @@ def test_a_link_carries_the_options_that_differ_from_their_defaults():
     [("sign", "+"), ("sign", None), ("target", "loss"), ("call", "first"), ("call", True),
      ("output", 1.5), ("output", ""), ("output", ()), ("batch_size", 0), ("batch_size", None),
      ("batch_size", 2.0), ("autocast", "int8"), ("reuse", "no"), ("reuse", None),
-     ("sampling", "more"), ("sampling", None)],
+     ("sampling", "more"), ("sampling", None), ("evidence", "covr"), ("evidence", True),
+     ("evidence", []), ("evidence", ["cover", 1]), ("evidence", " , ")],
 )  # fmt: skip
 def test_values_that_can_never_work_are_refused_by_name(name, value):
     with pytest.raises(InvalidArgument, match=name):
@@ -97,9 +98,10 @@ def test_the_manifest_gives_back_what_it_recorded():
         "output": ("heads", 1),
         "call": None,
         "sampling": "fixed",
+        "evidence": ("cover", "focus"),
     }
     noted = recorded({**values, "method": "gradcam"})
-    assert noted == {**values, "output": ["heads", 1]}
+    assert noted == {**values, "output": ["heads", 1], "evidence": ["cover", "focus"]}
     assert check_options(unrecorded(noted, {"output": None})) == values
     assert unrecorded({}, {}) == {
         name: value for name, value in read_options({}).items() if OPTIONS[name].recorded
@@ -109,7 +111,9 @@ def test_the_manifest_gives_back_what_it_recorded():
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [("reuse", "off", False), ("reuse", "", True), ("reuse", True, True), ("batch_size", 4.0, 4),
-     ("batch_size", " ", 8), ("autocast", "", None), ("background", None, None)],
+     ("batch_size", " ", 8), ("autocast", "", None), ("background", None, None),
+     ("evidence", "", None), ("evidence", "road,cover,road", ("road", "cover")),
+     ("evidence", "all", tuple(OPTIONS["evidence"].choices))],
 )  # fmt: skip
 def test_texts_and_values_of_programs_are_read_in_the_same_way(name, text, value):
     assert OPTIONS[name].read(text) == value

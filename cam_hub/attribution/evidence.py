@@ -18,7 +18,13 @@ from cam_hub._validation import check_whole, with_hints
 from cam_hub.attribution.passes import Job, run
 from cam_hub.attribution.passes.scoring import score_images
 from cam_hub.attribution.preparation import prepare
-from cam_hub.errors import CamHubError, InvalidArgument, nearest_names
+from cam_hub.errors import (
+    CamHubError,
+    ClassNotFound,
+    InvalidArgument,
+    LayerNotFound,
+    nearest_names,
+)
 from cam_hub.faithfulness import (
     Evidence,
     EvidenceTest,
@@ -40,7 +46,7 @@ from cam_hub.targets.base import ClassScores
 from cam_hub.targets.classes import ResolvedClasses, is_iterable, label_of
 from cam_hub.targets.region import RegionChoice, read_region
 
-__all__ = ["CHECKS", "FILLINGS", "Tested", "evidence", "rivals_of"]
+__all__ = ["CHECKS", "FILLINGS", "Tested", "evidence", "rivals_of", "tested_or_why_not"]
 
 _OTHER_CLASSES = 10
 """So many other classes are drawn for the class check."""
@@ -392,6 +398,38 @@ def evidence(
     layers = explanation.layers if layer is None else (layer,)
     checked = _Checked(tested, subject, cam, layers, inside)
     return Evidence(tuple(CHECKS[name](checked) for name in names), index, layer, baseline)
+
+
+def tested_or_why_not(explanation: Explanation, checks: Iterable[str], **asked: Any) -> Evidence:
+    """The evidence for a new explanation; tests that cannot be made do not end it.
+
+    Args:
+        explanation: From ``explain``, in the process in which it was made.
+        checks: Names out of ``CHECKS``.
+        asked: Other arguments of ``evidence``. Without a class, the first one that has a map.
+
+    Returns:
+        The results; without values, and with the reason, if the map is blank or memory does not
+        suffice.
+
+    Raises:
+        InvalidArgument, ClassNotFound, LayerNotFound: As ``evidence``.
+    """
+    index = asked.pop("class_index", None)
+    if index is None:
+        layer = asked.get("layer")
+        classes = explanation.classes
+        index = next((each for each in classes if explanation.has_map(each, layer)), classes[0])
+    try:
+        return evidence(explanation, checks=checks, class_index=index, **asked)
+    except (InvalidArgument, ClassNotFound, LayerNotFound):
+        raise
+    except CamHubError as error:
+        tests = [
+            EvidenceTest(name, None, sentence=f"Not tested ({name}): {error}")
+            for name in dict.fromkeys(checks)
+        ]
+        return Evidence(tuple(tests), index, asked.get("layer"), asked.get("baseline", "blur"))
 
 
 def _names(checks: object) -> list[str]:

@@ -73,6 +73,10 @@ def explain(
             give another map; ``"fixed"`` exactly ``num_samples``. The manifest has the number that
             each map was made of, and the correlation that another seed's can be expected to have
             (``agreement``); its ``layer_notes`` state where it is low.
+        evidence: Tests of the map against the model, as ``cam_hub.evidence`` names them
+            (``"cover"``, ``"cover,class_check"``, several names, ``"all"``): made now, of the first
+            class that has a map, and recorded in the manifest. None tests nothing;
+            ``Explanation.evidence`` makes the cover test on first access.
         region: For a segmentation or detection model: the part of the photo to explain,
             a box ``(left, top, right, bottom)`` in its pixels or a boolean mask ``(H, W)``; None
             for all of it.

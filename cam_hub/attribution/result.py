@@ -14,7 +14,7 @@ from functools import partial
 from itertools import product
 from typing import TypeVar
 
-from cam_hub.attribution.evidence import Tested
+from cam_hub.attribution.evidence import Tested, tested_or_why_not
 from cam_hub.attribution.passes import Job, Key, Pass, run
 from cam_hub.attribution.preparation import Prepared, make_job
 from cam_hub.attribution.request import ExplainOptions
@@ -103,7 +103,11 @@ def explanation_of(
         if cam.any():
             not_blank.add(index)
     if len(not_blank) < len(found.classes):
-        return _explain_with_fallback(model, prepared, found, method, request)
+        found = _explain_with_fallback(model, prepared, found, method, request)
+    checks = request.options["evidence"]
+    if checks is not None:
+        tested = tested_or_why_not(found, checks)
+        found.__dict__["described"] = {**found.described, "evidence": tested.to_dict()}
     return found
 
 

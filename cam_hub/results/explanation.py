@@ -367,6 +367,8 @@ class Explanation(Maps):
                 described=manifest,
             )
             _ = result.contrasts, result.target  # read from the manifest on demand
+            if "evidence" in manifest:
+                _ = result.evidence
             return result
         except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
             raise InvalidArgument(

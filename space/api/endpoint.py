@@ -130,6 +130,8 @@ def _option_parameter(option: Option) -> Parameter:
     kinds = {"switch": bool, "count": int, "image": _Photo}
     if option.kind in kinds:
         return Parameter(kinds[option.kind], option.help, option.default)
+    if option.kind == "checks":
+        return Parameter(str, f"{option.help}: {', '.join(option.choices)}; empty: none", "")
     return Parameter(str, option.help, option.default or "", tuple(option.choices))
 
 

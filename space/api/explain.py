@@ -45,7 +45,8 @@ _OUTPUTS = {
     "the photo alone where no map can be drawn",
     "predictions": "the most probable classes, the first the most probable",
     "maps": "NPY per class and layer, in the manifest's order: float32 (rows, cols), un-normalised",
-    "manifest": "everything that is needed to make the same maps again",
+    "manifest": "everything that is needed to make the same maps again; its 'evidence': verdict "
+    "and tests, if some were asked for",
     "archive": "ZIP of photo, overlays, maps and manifest",
 }
 

@@ -361,7 +361,7 @@ def client_code(request: ExplainForm, address: str) -> str:
     for name, value in request.options.items():
         # The endpoint takes these as texts.
         if value is not None and OPTIONS[name].kind not in ("image", "switch", "count"):
-            values[name] = str(value)
+            values[name] = OPTIONS[name].text(value) or None
     call = _call("overlay, predictions, maps, manifest, archive = client.predict", [], values)
     return (
         f"from gradio_client import Client, handle_file\n\nclient = Client({address!r})\n{call}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import cam_hub
 from cam_hub import Evidence, Explanation
 from cam_hub.attribution.evidence import CHECKS
 from cam_hub.errors import ClassNotFound, InvalidArgument
+from cam_hub.options import OPTIONS
+from cam_hub.results.serialization import write_manifest
 
 SIDE = 64
 
@@ -181,3 +184,42 @@ def test_the_model_is_left_as_it_was(model: cam_hub.LoadedModel, explained: Expl
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not any(module._forward_hooks for module in model.module.modules())
     assert all(weight.grad is None for weight in model.module.parameters())
+
+
+def test_the_options_table_names_every_check():
+    assert list(OPTIONS["evidence"].choices) == list(CHECKS)
+
+
+def test_explain_makes_and_records_the_evidence_that_it_is_asked_for(model):
+    asked = {"method": "gradcam", "target_layers": "features", "classes": ["red", "green"]}
+    found = cam_hub.explain(model, photo(), **asked, evidence="cover,class_check")
+    direct = cam_hub.evidence(cam_hub.explain(model, photo(), **asked), checks=["cover"])
+    assert found.manifest["evidence"] == found.evidence.to_dict()
+    assert found.evidence["cover"] == direct["cover"]
+    assert found.evidence.verdict == "class-specific and faithful"
+    assert found.manifest["options"]["evidence"] == ["cover", "class_check"]
+    again = cam_hub.reproduce(found.manifest, photo(), model=model)
+    assert again.evidence == found.evidence
+    (outcome,) = cam_hub.explain_many(model, [photo()], **asked, evidence="cover")
+    assert outcome.explanation.evidence["cover"].sentence == direct["cover"].sentence
+    plain = cam_hub.explain(model, photo(), **asked)
+    assert "evidence" not in plain.manifest
+
+
+def test_the_evidence_is_that_of_the_first_class_with_a_map(model):
+    white = torch.zeros(3, SIDE, SIDE)
+    white[1, 8:24, 8:24] = 4
+    asked = {"method": "gradcam", "target_layers": "features", "classes": ["red", "green"]}
+    found = cam_hub.explain(model, white, **asked, evidence="focus")
+    assert [found.has_map(index) for index in found.classes] == [False, True]
+    assert found.evidence.class_index == 1
+    assert found.evidence["focus"].value > 0
+
+
+def test_saved_evidence_that_makes_no_sense_is_refused(explained, tmp_path):
+    explained.save_data(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
+    del manifest["files"]
+    write_manifest(tmp_path / "manifest.json", {**manifest, "evidence": {"tests": 3}})
+    with pytest.raises(InvalidArgument, match="evidence"):
+        Explanation.load(tmp_path)

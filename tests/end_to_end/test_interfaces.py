@@ -156,6 +156,15 @@ CASES = [
         ("backbone",),
         manifest={"autocast": "bfloat16"},
     ),
+    Case(
+        "tests of the map",
+        SHARED,
+        striped(),
+        {"std": 0.2, "seed": 5, "classes": ["1", "2"], "evidence": "cover,class_check,focus"},
+        ("backbone",),
+        manifest={"evidence": ["cover", "class_check", "focus"]},
+    ),
+    Case("no such test", SHY, grey(), {"evidence": "covr"}, error="invalid_argument"),
     Case("no such type", SHY, grey(), {"autocast": "int8"}, error="invalid_argument"),
     Case("no images at once", SHY, grey(), {"batch_size": 0}, error="invalid_argument"),
     Case(
@@ -211,6 +220,8 @@ def test_every_interface_gives_the_same_answer(
             told = {**found.manifest, **found.manifest["target"]}[key]
             if key == "classes":
                 told = [entry["class_index"] for entry in told]
+            if key == "evidence":
+                told = [test["name"] for test in told["tests"]]
             assert told == value
     if found.overlay is not None and reference.overlay is not None:
         assert np.array_equal(found.overlay, reference.overlay)
