@@ -14,7 +14,7 @@ from cam_hub.errors import ModelRefused, NoMap
 from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import reported
 from cam_hub.hooks.modes import default_modes
-from cam_hub.hooks.recording import tap
+from cam_hub.hooks.recording import Taps, observe
 from cam_hub.layers.layouts import tap_options, to_maps
 from cam_hub.layers.listing import LayerChoice, resolve_layers
 from cam_hub.models.loaded_model import LoadedModel
@@ -133,8 +133,9 @@ def activations(
         working, tensor = model, prepared.tensor
         if any(layer.faint for layer in found):  # rounding would hide what they show
             working, tensor = as_double(model, tensor)
-        taken = tap(working.module, list(by_name), **tap_options(by_name))
-        with frozen_eval(working.module), torch.no_grad(), taken as taps:
+        taps = Taps(**tap_options(by_name))
+        observed = observe(working.module, taps.record, by_name)
+        with frozen_eval(working.module), torch.no_grad(), observed:
             working.run(tensor)
         for layer in found:
             arrangement = layer.arrangement

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cam_hub._validation import check_whole
 from cam_hub.attribution.passes import Noise, Progress
 from cam_hub.errors import InvalidArgument
-from cam_hub.layers.listing import LayerChoice, plain_choice
+from cam_hub.layers.listing import LayerChoice
 from cam_hub.models.loaded_model import LoadedModel, with_output
 from cam_hub.options import OPTIONS, Interface, OptionValues, OutputChoice, options_for
 from cam_hub.sources.store import SHARED
@@ -135,6 +135,12 @@ class ExplainOptions:
             choice = values[name]
             if not isinstance(choice, (str, Sequence, Tensor)) and is_iterable(choice):
                 values[name] = choice if callable(choice) else list(choice)
+        layers = values["target_layers"]
+        if is_iterable(layers) and not isinstance(layers, (str, nn.Module)):
+            layers = list(layers)
+        if layers in ("best", ["best"]):  # as None, in every interface
+            layers = None
+        values["target_layers"] = layers
         samples, std, seed = values.pop("num_samples"), values.pop("std"), values.pop("seed")
         check_whole("num_samples", samples, 1, MAX_SAMPLES)
         check_whole("seed", seed, 0, 2**63 - 1)
@@ -146,7 +152,6 @@ class ExplainOptions:
             options[name] = option.check(values.pop(name, option.default))
         functions = callable(options["output"]) or callable(values["classes"])
         return cls(
-            target_layers=plain_choice(values.pop("target_layers")),
             noise=Noise(samples, float(std), seed),
             options=cast(OptionValues, options),
             reuse=options["reuse"] and not functions,

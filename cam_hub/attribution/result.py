@@ -123,19 +123,25 @@ def _make_explanation(
 
     Passes of more noisy copies follow where the request allows them and the maps need them.
     """
-    samples: dict[tuple[int, str], int] = {}
-    agreement: dict[str, float] = {}
-    layer_notes: dict[str, str] = {}
-    classes = passed.settled.classes
     if method.needs_noise:
         passed = _sampled_adaptively(job, passed, method, request)
-        for index, name in product(classes, job.layers):
-            key = method.key, index, name
-            samples[index, name] = passed.samples.get(key, job.samples)
-            if key in passed.agreements:  # three digits, so that rounding does not show
-                correlation = round(passed.agreements[key], 3)
-                agreement[name] = min(agreement.get(name, 1.0), correlation)
+    classes = passed.settled.classes
+    cams, grids, samples = {}, {}, {}
+    agreement: dict[str, float] = {}
+    for index, name in product(classes, job.layers):
+        key = method.key, index, name
+        layer, cam = job.layers[name], passed.maps[key]
+        if prepared.tensor.ndim == 5 or layer.frames > 1:  # grids one below the other
+            cam = cam.reshape(layer.frames, -1, cam.shape[1])
+        if layer.extent != FULL:
+            cam = on_input(cam, layer.extent)
+        cams[index, name], grids[index, name] = cam, cam.shape
+        samples[index, name] = passed.samples.get(key, job.samples)
+        if key in passed.agreements:  # three digits, so that rounding does not show
+            correlation = round(passed.agreements[key], 3)
+            agreement[name] = min(agreement.get(name, 1.0), correlation)
     cancellation = {} if method.cancellation is None else _cancellation(method, job, passed)
+    layer_notes: dict[str, str] = {}
     for name, layer in job.layers.items():
         notes = [layer.notes] if layer.notes else []
         notes += [] if method.class_specific else [_SAME]
@@ -146,24 +152,18 @@ def _make_explanation(
             notes.append(_CANCELLING.format(title=method.title, share=share))
         if notes:
             layer_notes[name] = "; ".join(notes)
-    cams, grids = {}, {}
-    for index, name in product(classes, job.layers):
-        layer, cam = job.layers[name], passed.maps[method.key, index, name]
-        if prepared.tensor.ndim == 5 or layer.frames > 1:  # grids one below the other
-            cam = cam.reshape(layer.frames, -1, cam.shape[1])
-        if layer.extent != FULL:
-            cam = on_input(cam, layer.extent)
-        cams[index, name], grids[index, name] = cam, cam.shape
     names, standings = passed.labels or model.class_names, passed.standings
-    scored = {each.class_index: vars(each) for each in standings.predictions(names, classes)}
-    labels, explained = {}, []
+    labels, explained, against = {}, {}, []
     for index in classes:
         label = labels[index] = label_of(index, names)
-        explained.append(scored.get(index, {"class_index": index, "label": label}))
-    shown, shown_names = standings, names
-    if standings.predicted is not None:  # something else than the classes is explained
-        shown = standings.predicted
-        shown_names = shown.labels or model.class_names
+        explained[index] = {"class_index": index, "label": label}
+    for each in standings.predictions(names, classes):  # those with a score
+        explained[each.class_index] = vars(each)
+    for other, weight in passed.settled.contrast or ():
+        label = label_of(other, names)
+        against.append({"class_index": other, "label": label, "weight": weight})
+    shown = standings.predicted or standings  # something else than the classes may be explained
+    shown_names = names if shown is standings else shown.labels or model.class_names
     predictions = shown.predictions(shown_names)
     described = make_manifest(
         model,
@@ -171,19 +171,16 @@ def _make_explanation(
         method=method.name,
         parameters=vars(job.noise) if method.needs_noise and job.noise is not None else {},
         layers=list(job.layers),
-        classes=explained,
-        contrast=[
-            {"class_index": other, "label": label_of(other, names), "weight": weight}
-            for other, weight in passed.settled.contrast or ()
-        ],
+        classes=list(explained.values()),
+        contrast=against,
         target=passed.target,
         options=job.options,
         predictions=predictions,
         grids=grids,
-        samples=samples,
+        samples=samples if method.needs_noise else {},
         precision=str(job.image.dtype).removeprefix("torch."),
         autocast=str(job.setting.autocast or "").removeprefix("torch.") or None,
-        batch_size=min(job.batch_size, 1 + max(samples.values())) if samples else None,
+        batch_size=min(job.batch_size, 1 + max(samples.values())) if method.needs_noise else None,
         notes=model.execution.notes,
         layer_notes=layer_notes,
         agreement=agreement,

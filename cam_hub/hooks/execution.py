@@ -18,7 +18,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +61,7 @@ class Execution:
             each other's answers.
         folded: Whether it folds the frames of a clip into the batch: one clip passes at a time.
         written: Buffers and tensors that a pass writes to; of a network that varies, numbers, too.
+        notes: What those who look at a result should know; derived.
     """
 
     draws: bool = False
@@ -69,15 +70,14 @@ class Execution:
     one_by_one: bool = False
     folded: bool = False
     written: tuple[Place, ...] = ()
+    notes: tuple[str, ...] = field(init=False, repr=False, compare=False, default=())
 
     @property
     def is_plain(self) -> bool:
         """Whether nothing of the kind applies."""
         return self == PLAIN
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What those who look at a result should know."""
+    def __post_init__(self) -> None:
         found = []
         if self.varies and self.settled:
             found.append(
@@ -95,7 +95,7 @@ class Execution:
             names = sorted({".".join(filter(None, place)) for place in self.written})
             shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             found.append(f"A pass writes to the model's own tensors ({shown}); they were restored.")
-        return tuple(found)
+        object.__setattr__(self, "notes", tuple(found))
 
     @contextmanager
     def around(self, module: nn.Module) -> Iterator[None]:

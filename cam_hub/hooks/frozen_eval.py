@@ -80,7 +80,7 @@ class ModuleTree:
                     self.compiled = self.compiled or hasattr(value, _ORIGINAL)
                 elif isinstance(value, bool) and "checkpoint" in name:
                     self.checkpoint_flags.append((child, name))
-        self.identities = self._children()
+        self.identities = tuple(map(id, chain.from_iterable(map(_VALUES, self._parts))))
 
     @property
     def mixes_batch(self) -> bool:
@@ -94,7 +94,8 @@ class ModuleTree:
     @property
     def current(self) -> bool:
         """Whether the network still has the same parts."""
-        return not any(self._empty) and self.identities == self._children()
+        children = chain.from_iterable(map(_VALUES, self._parts))
+        return not any(self._empty) and self.identities == tuple(map(id, children))
 
     def state(self) -> Hashable | None:
         """What of a network changes when its answers may: parts, weights, buffers, hooks.
@@ -116,9 +117,6 @@ class ModuleTree:
         if any(self._hooks):
             hooks = [id(hook) for child in self.modules for hook in foreign_hooks(child)]
         return self.identities, tuple(map(Tensor.data_ptr, tensors)), writes, tuple(hooks)
-
-    def _children(self) -> tuple[int, ...]:
-        return tuple(map(id, chain.from_iterable(map(_VALUES, self._parts))))
 
 
 _VALUES = methodcaller("values")

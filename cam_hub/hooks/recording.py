@@ -23,7 +23,6 @@ __all__ = [
     "modules_by_name",
     "observe",
     "same_values",
-    "tap",
     "unobserved",
     "watch_writes",
 ]
@@ -166,9 +165,13 @@ def unobserved() -> Iterator[None]:
 class Taps:
     """The activations of the target layers of one forward pass, and the backward pass to them.
 
+    Run the model once while ``record`` observes the layers, with autograd on and no parameter
+    asking for gradients: then the pass is free of a graph up to the first of the layers.
+
     Attributes:
         overwritten: The layers whose output is written to by what follows; None if that is not
-            known, so that it must be expected of all.
+            known, so that it must be expected of all. Afterwards ``intact`` tells whether it was
+            true.
         rows: Which images of the batch are recorded; None for all. The backward pass is that of
             all of them.
         batch_second: The layers whose output has the batch in its second dimension.
@@ -321,44 +324,6 @@ class Taps:
             seen |= more
             waiting += more
         return found
-
-
-@contextmanager
-def tap(
-    module: nn.Module,
-    names: Sequence[str],
-    *,
-    overwritten: Container[str] | None = None,
-    rows: Sequence[int] | None = None,
-    batch_second: Container[str] = (),
-    folded: Container[str] = (),
-    chosen: Mapping[str, int] | None = None,
-) -> Iterator[Taps]:
-    """Records the outputs of some layers so that scores can be differentiated by them.
-
-    Run the model once within the context, with autograd on and no parameter asking for
-    gradients: then the pass is free of a graph up to the first of the layers.
-
-    Args:
-        module: The model.
-        names: The target layers.
-        overwritten: Those whose output is written to by what follows; None if that is not known.
-            Afterwards ``Taps.intact`` tells whether it was true.
-        rows: Which images of the batch are recorded; None for all.
-        batch_second: The layers whose output has the batch in its second dimension; what is
-            recorded of them has it in the first one.
-        folded: The layers whose output has parts of the only image in place of the batch.
-        chosen: Of layers that run several times, which call is recorded; None for the last ones.
-
-    Yields:
-        The taps, filled by the forward pass.
-
-    Raises:
-        LayerNotFound: If a name is not one of the model's.
-    """
-    taps = Taps(overwritten, rows, batch_second, folded, chosen or {})
-    with observe(module, taps.record, names):
-        yield taps
 
 
 def watch_writes(tensor: Tensor) -> Callable[[], bool]:

@@ -406,7 +406,7 @@ def splits(
 
 
 class BatchAxes(TypedDict):
-    """The layers whose batch is not simply the first axis, as ``recording.tap`` takes them.
+    """The layers whose batch is not simply the first axis, as ``recording.Taps`` takes them.
 
     Attributes:
         batch_second: Those that return the batch second.
@@ -429,7 +429,7 @@ def batch_axes(layers: Mapping[str, Arrangement | LayerInfo]) -> BatchAxes:
 
 
 class TapOptions(BatchAxes):
-    """What ``recording.tap`` has to know of target layers.
+    """What ``recording.Taps`` has to know of target layers.
 
     Attributes:
         chosen: Of layers that run several times, which call is recorded.

@@ -29,7 +29,6 @@ __all__ = [
     "at_call",
     "layers_before",
     "list_layers",
-    "plain_choice",
     "resolve_layers",
     "store_layers",
     "stored_layers",
@@ -240,17 +239,6 @@ then among so many spread over all that come before those."""
 LayerChoice = str | nn.Module | Iterable[str | nn.Module] | None
 """How layers may be named: by name, as the module itself, by a word of ``suggest_layers``, several
 of these; None for the recommended one."""
-
-
-def plain_choice(choice: LayerChoice) -> LayerChoice:
-    """A choice of layers that can be read more than once; None for the recommended layer.
-
-    Every interface passes the caller's words on as they are, so that all of them treat
-    ``"best"``, ``["best"]`` and None alike.
-    """
-    once = is_iterable(choice) and not isinstance(choice, (str, nn.Module))
-    plain = list(choice) if once else choice  # type: ignore[arg-type]
-    return None if plain in ("best", ["best"]) else plain
 
 
 def resolve_layers(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_hub.hooks.frozen_eval import frozen_eval
-from cam_hub.hooks.recording import Taps, same_values, tap
+from cam_hub.hooks.recording import Taps, observe, same_values
 from cam_hub.layers.correspondence import FEW_CELLS, areas, lead
 from cam_hub.layers.layouts import Arrangement, batch_axes, to_maps
 from cam_hub.layers.model_runner import Run
@@ -151,9 +151,8 @@ def dependences(
     axes = batch_axes(layers)
     with frozen_eval(module), ExitStack() as stack:
         try:
-            taps = stack.enter_context(
-                tap(module, list(layers), overwritten=overwritten, chosen=chosen, **axes)
-            )
+            taps = Taps(overwritten, chosen=chosen or {}, **axes)
+            stack.enter_context(observe(module, taps.record, layers))
             scores = score(run(module, clean))
             intact = taps.intact
         except RuntimeError:  # torch's, for writing to what it must not
@@ -162,7 +161,8 @@ def dependences(
                 raise
         if not intact:  # with autograd on, something else is written to than without
             stack.close()
-            taps = stack.enter_context(tap(module, list(layers), chosen=chosen, **axes))
+            taps = Taps(chosen=chosen or {}, **axes)
+            stack.enter_context(observe(module, taps.record, layers))
             scores = score(run(module, clean))
         yield _judge_all(taps, scores, layers, highest)
 

@@ -21,8 +21,7 @@ from bench.engine.pictures import write_pictures
 from bench.engine.report import Findings, Timed, Weighed, render
 from bench.engine.subjects import load
 from bench.engine.timing import Contender, Spread, Times, measure
-from cam_hub.hooks.recording import tap
-from tests.fakes.gradients import gradients_of
+from tests.fakes.gradients import gradients_of, tap
 
 TINY = "test_resnet.r160_in1k"
 """timm's smallest architecture with residual blocks."""

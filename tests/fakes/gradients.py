@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cam_hub.hooks.recording import Taps
+from cam_hub.hooks.recording import Taps, observe
+
+
+@contextmanager
+def tap(module: nn.Module, names: Sequence[str], **options: Any) -> Iterator[Taps]:
+    """Records the outputs of some layers; ``options`` are those of ``Taps``."""
+    taps = Taps(**options)
+    with observe(module, taps.record, names):
+        yield taps
 
 
 def gradients_of(

@@ -11,8 +11,8 @@ from torch import nn
 
 from cam_hub.errors import LayerNotFound, NoMap
 from cam_hub.hooks.frozen_eval import frozen_eval
-from cam_hub.hooks.recording import main_tensor, modules_by_name, observe, tap
-from tests.fakes.gradients import gradients_of
+from cam_hub.hooks.recording import main_tensor, modules_by_name, observe
+from tests.fakes.gradients import gradients_of, tap
 
 
 class Doubling(nn.Module):

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from cam_hub.hooks.frozen_eval import frozen_eval
-from cam_hub.hooks.recording import tap, watch_writes
+from cam_hub.hooks.recording import watch_writes
 from cam_hub.layers.layouts import Arrangement
 from cam_hub.layers.probe import disturb
 from cam_hub.layers.reachability import dependences
 from cam_hub.layers.recommendation import read_layouts
-from tests.fakes.gradients import gradients_of
+from tests.fakes.gradients import gradients_of, tap
 
 
 def run(module: nn.Module, batch: torch.Tensor) -> Any:

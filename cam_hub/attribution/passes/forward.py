@@ -19,7 +19,7 @@ from cam_hub.attribution.passes.job import Job, Key, Map, Pass
 from cam_hub.errors import CamHubError, ModelRefused, NoMap
 from cam_hub.hooks.frozen_eval import ModuleTree, frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
-from cam_hub.hooks.recording import Taps, tap
+from cam_hub.hooks.recording import Taps, observe
 from cam_hub.layers.layouts import LayerInfo, tap_options, to_maps
 from cam_hub.methods import Evidence, Method, MomentSum
 from cam_hub.methods.evidence import agreement
@@ -58,9 +58,12 @@ class Allowance:
         if size > self.bytes:
             return None
         self.bytes -= size
-        if known is None:
-            known = self.activations[name] = _alone(activation)
-        return Evidence(known, _alone(gradient))
+        kept = [activation if known is None else known, gradient]
+        for place, tensor in enumerate(kept):
+            if tensor.untyped_storage().nbytes() != tensor.nbytes:  # it would keep a whole batch
+                kept[place] = tensor.clone()
+        self.activations[name] = kept[0]
+        return Evidence(kept[0], kept[1])
 
 
 @dataclass(eq=False)
@@ -139,12 +142,6 @@ class Accumulator:
             if method.cancellation is not None:
                 share = method.cancellation(evidence)
                 self.cancellation[method.key, index, name] = float(share[0])
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """A tensor that keeps nothing in memory but itself."""
-    lonely = tensor.untyped_storage().nbytes() == tensor.nbytes
-    return tensor if lonely else tensor.clone()
 
 
 _NO_CLASSES = ResolvedClasses(())
@@ -378,11 +375,12 @@ def forward(
     """
     job = states[0].job
     model, layers, setting = job.model, job.layers, job.setting
-    for state in states:  # before the pass takes any memory
+    starts, fresh = list(accumulate(counts, initial=0)), []
+    for start, state in zip(starts, states, strict=False):
         if state.target is None:
-            state.target = state.job.aim()
-    starts = list(accumulate(counts, initial=0))
-    fresh = [start for start, state in zip(starts, states, strict=False) if state.standings is None]
+            state.target = state.job.aim()  # before the pass takes any memory
+        if state.standings is None:
+            fresh.append(start)
     options, tokens, written = tap_options(layers), False, set()
     for name, layer in layers.items():
         tokens = tokens or layer.prefix_tokens + layer.suffix_tokens > 0
@@ -391,15 +389,10 @@ def forward(
     overwritten = None if copying else written
     with frozen_eval(model.module, anatomy(model)):
         while True:
-            taken = tap(
-                model.module,
-                list(layers),
-                overwritten=overwritten,
-                rows=None if copying or model.execution.one_by_one else fresh,
-                **options,
-            )
+            rows = None if copying or model.execution.one_by_one else fresh
+            taps = Taps(overwritten, rows, **options)
             autocast = setting.autocast and torch.autocast(batch.device.type, setting.autocast)
-            with taken as taps, autocast or nullcontext():
+            with observe(model.module, taps.record, layers), autocast or nullcontext():
                 output = model.run(batch, tokens=tokens)
             if taps.intact:
                 break

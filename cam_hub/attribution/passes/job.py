@@ -179,11 +179,6 @@ class Job:
         target.check(checked)
         return found
 
-    def report(self, part: float, step: int, classes: Sequence[int]) -> None:
-        """Reports the progress, at one of the classes, if the request has a function for it."""
-        if self.progress is not None:
-            self.progress(part, f"class {step + 1} of {len(classes)}")
-
 
 @dataclass(frozen=True)
 class Pass:

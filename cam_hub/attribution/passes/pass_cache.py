@@ -140,7 +140,9 @@ class PassEntry:
         if any(plan is None for plan in plans):
             return None
         for step, (index, plan) in enumerate(zip(classes, plans, strict=True)):
-            job.report((step + 1) / (len(classes) + 1), step, classes)
+            if job.progress is not None:
+                part = (step + 1) / (len(classes) + 1)
+                job.progress(part, f"class {step + 1} of {len(classes)}")
             if plan is not None:
                 self._follow(index, settled.contrast, plan, room)
         wanted = list(product((method.key for method in job.methods), classes, job.layers))

@@ -123,7 +123,9 @@ def _run_in_chunks(job: Job, room: BatchLimit, keep: int, *, copying: bool) -> F
             keep -= trace.bytes
             traces.append(trace)
         for step, index in enumerate(classes):
-            job.report((number + (step + 1) / (len(classes) + 1)) / total, step, classes)
+            if job.progress is not None:
+                part = (number + (step + 1) / (len(classes) + 1)) / total
+                job.progress(part, f"class {step + 1} of {len(classes)}")
             wanted = [(segment, index, contrast, made)]
             trace.backward(wanted, keep_graph=kept or step + 1 < len(classes))
     traces = traces if len(traces) == total else traces[:1]
