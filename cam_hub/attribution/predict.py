@@ -15,7 +15,7 @@ from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import reported
 from cam_hub.hooks.modes import default_modes
 from cam_hub.hooks.recording import Taps, observe
-from cam_hub.layers.layouts import tap_options, to_maps
+from cam_hub.layers.layouts import batch_axes, to_maps
 from cam_hub.layers.listing import LayerChoice, resolve_layers
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.options import OutputChoice, check_options
@@ -133,7 +133,8 @@ def activations(
         working, tensor = model, prepared.tensor
         if any(layer.faint for layer in found):  # rounding would hide what they show
             working, tensor = as_double(model, tensor)
-        taps = Taps(**tap_options(by_name))
+        chosen = {layer.name: layer.call for layer in found if layer.calls > 1}
+        taps = Taps(**batch_axes(by_name), chosen=chosen)
         observed = observe(working.module, taps.record, by_name)
         with frozen_eval(working.module), torch.no_grad(), observed:
             working.run(tensor)

@@ -31,6 +31,7 @@ from cam_hub.hooks.recording import foreign_hooks
 __all__ = [
     "ModuleTree",
     "frozen_eval",
+    "mixes_batch",
     "unusable",
     "unwrapped",
     "usable_copy",
@@ -61,7 +62,6 @@ class ModuleTree:
         # Most modules keep nothing of a kind. That they still do is asked of all at once.
         self._empty: list[dict[str, Any]] = []
         self._hooks: list[dict[int, Any]] = []
-        self._batch_norms = []
         self.compiled = False
         self.checkpoint_flags: list[tuple[nn.Module, str]] = []
         for child in self.modules:
@@ -69,10 +69,6 @@ class ModuleTree:
             (self._buffers if child._buffers else self._empty).append(child._buffers)
             (self._parts if child._modules else self._empty).append(child._modules)
             self._hooks += child._forward_hooks, child._forward_pre_hooks
-            if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(
-                child, nn.modules.instancenorm._InstanceNorm
-            ):
-                self._batch_norms.append(child)
             if "_orig_mod" in child._modules or _has_compiled_method(type(child)):
                 self.compiled = True
             for name, value in vars(child).items():
@@ -81,15 +77,6 @@ class ModuleTree:
                 elif isinstance(value, bool) and "checkpoint" in name:
                     self.checkpoint_flags.append((child, name))
         self.identities = tuple(map(id, chain.from_iterable(map(_VALUES, self._parts))))
-
-    @property
-    def mixes_batch(self) -> bool:
-        """Whether one image of a batch can change another's scores in evaluation mode.
-
-        Batch normalisation without running statistics does that: such a network sees one image at a
-        time.
-        """
-        return any(child.running_mean is None for child in self._batch_norms)
 
     @property
     def current(self) -> bool:
@@ -358,3 +345,17 @@ def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 for tensor in several:
                     if isinstance(tensor, Tensor):
                         yield f"{path}.{name}" if path else name, tensor
+
+
+def mixes_batch(module: nn.Module) -> bool:
+    """Tells whether one image of a batch can change another's scores in evaluation mode.
+
+    True for batch normalisation without running statistics: such a model sees one image at a
+    time.
+    """
+    return any(
+        isinstance(child, nn.modules.batchnorm._BatchNorm)
+        and not isinstance(child, nn.modules.instancenorm._InstanceNorm)
+        and child.running_mean is None
+        for child in walk(module)
+    )

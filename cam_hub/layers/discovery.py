@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cam_hub._text import first_line
 from cam_hub.errors import CamHubError, ModelRefused, OutOfMemory
 from cam_hub.hooks.execution import Execution
-from cam_hub.hooks.frozen_eval import ModuleTree, frozen_eval, unwrapped
+from cam_hub.hooks.frozen_eval import frozen_eval, mixes_batch, unwrapped
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import modules_by_name
 from cam_hub.layers.correspondence import SELECTIVE
@@ -72,7 +72,7 @@ def discover_layers(model: LoadedModel, size: tuple[int, ...]) -> list[LayerInfo
         ModelRefused: If the model cannot run on an input of this size.
         OutOfMemory: If memory does not suffice for one image at a time.
     """
-    execution = Execution(one_by_one=ModuleTree(model.module).mixes_batch)
+    execution = Execution(one_by_one=mixes_batch(model.module))
     save_memory = False
     # Once for all passes: each looks through all modules for what to switch off.
     with frozen_eval(model.module):

@@ -24,14 +24,12 @@ __all__ = [
     "Frame",
     "LayerInfo",
     "Layout",
-    "TapOptions",
     "arrangements",
     "batch_axes",
     "batch_first",
     "on_input",
     "single_lines",
     "splits",
-    "tap_options",
     "to_maps",
     "turn_back",
 ]
@@ -426,25 +424,6 @@ def batch_axes(layers: Mapping[str, Arrangement | LayerInfo]) -> BatchAxes:
         elif found.layout is not None and LAYOUTS[found.layout].batch_axis == 1:
             axes["batch_second"].add(name)
     return axes
-
-
-class TapOptions(BatchAxes):
-    """What ``recording.Taps`` has to know of target layers.
-
-    Attributes:
-        chosen: Of layers that run several times, which call is recorded.
-    """
-
-    chosen: dict[str, int]
-
-
-def tap_options(layers: Mapping[str, LayerInfo]) -> TapOptions:
-    """How the outputs of target layers are recorded."""
-    chosen = {}
-    for name, layer in layers.items():
-        if layer.calls > 1:
-            chosen[name] = layer.call
-    return {**batch_axes(layers), "chosen": chosen}
 
 
 def batch_first(tensor: Tensor, arrangement: Arrangement) -> Tensor:

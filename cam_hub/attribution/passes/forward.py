@@ -20,7 +20,7 @@ from cam_hub.errors import CamHubError, ModelRefused, NoMap
 from cam_hub.hooks.frozen_eval import ModuleTree, frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import Taps, observe
-from cam_hub.layers.layouts import LayerInfo, tap_options, to_maps
+from cam_hub.layers.layouts import LayerInfo, batch_axes, to_maps
 from cam_hub.methods import Evidence, Method, MomentSum
 from cam_hub.methods.evidence import agreement
 from cam_hub.methods.registry import needs_noise
@@ -381,16 +381,18 @@ def forward(
             state.target = state.job.aim()  # before the pass takes any memory
         if state.standings is None:
             fresh.append(start)
-    options, tokens, written = tap_options(layers), False, set()
+    tokens, written, chosen = False, set(), {}
     for name, layer in layers.items():
         tokens = tokens or layer.prefix_tokens + layer.suffix_tokens > 0
         if layer.overwritten:
             written.add(name)
+        if layer.calls > 1:
+            chosen[name] = layer.call
     overwritten = None if copying else written
     with frozen_eval(model.module, anatomy(model)):
         while True:
             rows = None if copying or model.execution.one_by_one else fresh
-            taps = Taps(overwritten, rows, **options)
+            taps = Taps(overwritten, rows, **batch_axes(layers), chosen=chosen)
             autocast = setting.autocast and torch.autocast(batch.device.type, setting.autocast)
             with observe(model.module, taps.record, layers), autocast or nullcontext():
                 output = model.run(batch, tokens=tokens)

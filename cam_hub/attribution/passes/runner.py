@@ -18,7 +18,6 @@ from cam_hub.attribution.passes.forward import (
     Allowance,
     JobState,
     Trace,
-    anatomy,
     forward,
 )
 from cam_hub.attribution.passes.job import Job, Pass, Row, rows_of, stacked
@@ -68,7 +67,7 @@ def run(job: Job, *, reuse: bool = True, recent: RecentPasses = RECENT) -> Pass:
     if slot is not None and (known := recent.answer(slot, job)) is not None:
         return known
     largest = job.company.size
-    if largest > 1 and (job.model.execution.one_by_one or anatomy(job.model).mixes_batch):
+    if job.model.execution.one_by_one:
         largest = 1
     room, copying, keep = BatchLimit(largest), False, slot.largest if slot is not None else 0
     while True:
@@ -154,7 +153,7 @@ def run_together(
     if not jobs:
         return []
     model = jobs[0].model
-    if model.execution.one_by_one or anatomy(model).mixes_batch:
+    if model.execution.one_by_one:
         room = BatchLimit(1)
     states = [JobState(job, Accumulator(job.methods, job.samples)) for job in jobs]
     images = len(jobs) * (1 + jobs[0].samples)

@@ -35,9 +35,8 @@ def score_images(job: Job, images: Tensor) -> Scores:
         NoMap: If there is nothing to score, as where a detector finds nothing.
         OutOfMemory: If memory does not suffice for one image at a time.
     """
-    model, tree = job.model, anatomy(job.model)
-    alone = model.execution.one_by_one or tree.mixes_batch
-    room = BatchLimit(1 if alone else max(1, job.batch_size))
+    model = job.model
+    room = BatchLimit(1 if model.execution.one_by_one else max(1, job.batch_size))
     while True:
         try:
             return _scored(job, images, room.images)
