@@ -31,9 +31,9 @@ def test_an_explanation_stays_readable(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     found = dict(measured(tmp_path))
     loaded, by_id, endpoint, page = found.values()
-    assert len(loaded.functions) <= 131
+    assert len(loaded.functions) <= 120
     assert len(loaded.files) <= 28
-    assert len(by_id.functions) <= 200
+    assert len(by_id.functions) <= 190
     assert len(by_id.files) <= 40
     assert max(loaded.depth, by_id.depth) <= 12
     assert len(endpoint.of_space) <= 40
