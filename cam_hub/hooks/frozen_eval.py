@@ -348,7 +348,7 @@ def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def mixes_batch(module: nn.Module) -> bool:
-    """Tells whether one image of a batch can change another's scores in evaluation mode.
+    """Whether one image of a batch can change another's scores in evaluation mode.
 
     True for batch normalisation without running statistics: such a model sees one image at a
     time.

@@ -170,8 +170,8 @@ class Taps:
 
     Attributes:
         overwritten: The layers whose output is written to by what follows; None if that is not
-            known, so that it must be expected of all. Afterwards ``intact`` tells whether it was
-            true.
+            known, so that it must be expected of all. Afterwards ``intact`` is false if others
+            were written to.
         rows: Which images of the batch are recorded; None for all. The backward pass is that of
             all of them.
         batch_second: The layers whose output has the batch in its second dimension.

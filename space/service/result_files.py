@@ -189,13 +189,18 @@ class FileBudget:
         begin = time.monotonic()
         if begin < self._look_again and not again:
             return
-        folders: list[Path] = []
-        with suppress(OSError):
-            folders += [path for path in self.root.iterdir() if UPLOAD_FOLDER.match(path.name)]
-        with suppress(OSError):
-            folders += self.results.iterdir()
-        self._known = {each.path: each for each in map(_measured, folders) if each}
-        self._visitors = {p: who for p, who in self._visitors.items() if p in self._known}
+        known: dict[Path, _Folder] = {}
+        visitors: dict[Path, str] = {}
+        for place in (self.root, self.results):
+            with suppress(OSError):
+                for path in place.iterdir():
+                    if place is self.root and not UPLOAD_FOLDER.match(path.name):
+                        continue
+                    if (folder := _measured(path)) is not None:
+                        known[path] = folder
+                        if path in self._visitors:
+                            visitors[path] = self._visitors[path]
+        self._known, self._visitors = known, visitors
         now = time.monotonic()
         self._look_again = now + max(1.0, _COST_OF_A_LOOK * (now - begin))
 
