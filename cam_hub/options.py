@@ -260,7 +260,8 @@ OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
                 "evidence",
                 "checks",
                 None,
-                "tests of the map against the model, separated by commas, or all",
+                "tests of the map against the model, with commas between them, as "
+                "cover,class_check; or all",
                 "Tests",
                 MappingProxyType(
                     {

@@ -57,6 +57,7 @@ def test_every_python_example_runs(url: str, folder: Path, monkeypatch: pytest.M
     assert names["manifest"]["classes"][0]["label"] == "tabby, tabby cat"
     assert names["recommended"]
     assert [cell["method"] for cell in names["cells"]] == ["layercam", "gradcam"]
+    assert names["evidence"]["tests"][1]["name"] == "class_check"
     assert names["code"] == "method_not_found"
     if has_mcp():
         assert names["sheet"].startswith(b"\x89PNG")

@@ -46,7 +46,7 @@ from cam_hub.targets.base import ClassScores
 from cam_hub.targets.classes import ResolvedClasses, is_iterable, label_of
 from cam_hub.targets.region import RegionChoice, read_region
 
-__all__ = ["CHECKS", "FILLINGS", "Tested", "evidence", "rivals_of", "tested_or_why_not"]
+__all__ = ["CHECKS", "FILLINGS", "Tested", "add_evidence", "evidence", "rivals_of"]
 
 _OTHER_CLASSES = 10
 """So many other classes are drawn for the class check."""
@@ -400,17 +400,16 @@ def evidence(
     return Evidence(tuple(CHECKS[name](checked) for name in names), index, layer, baseline)
 
 
-def tested_or_why_not(explanation: Explanation, checks: Iterable[str], **asked: Any) -> Evidence:
-    """The evidence for a new explanation; tests that cannot be made do not end it.
+def add_evidence(explanation: Explanation, checks: Iterable[str], **asked: Any) -> None:
+    """Tests a new explanation and records the result in its manifest.
+
+    If the map is blank or memory does not suffice, the tests have no value, and their
+    sentences state the reason.
 
     Args:
         explanation: From ``explain``, in the process in which it was made.
         checks: Names out of ``CHECKS``.
         asked: Other arguments of ``evidence``. Without a class, the first one that has a map.
-
-    Returns:
-        The results; without values, and with the reason, if the map is blank or memory does not
-        suffice.
 
     Raises:
         InvalidArgument, ClassNotFound, LayerNotFound: As ``evidence``.
@@ -421,7 +420,7 @@ def tested_or_why_not(explanation: Explanation, checks: Iterable[str], **asked: 
         classes = explanation.classes
         index = next((each for each in classes if explanation.has_map(each, layer)), classes[0])
     try:
-        return evidence(explanation, checks=checks, class_index=index, **asked)
+        found = evidence(explanation, checks=checks, class_index=index, **asked)
     except (InvalidArgument, ClassNotFound, LayerNotFound):
         raise
     except CamHubError as error:
@@ -429,7 +428,10 @@ def tested_or_why_not(explanation: Explanation, checks: Iterable[str], **asked: 
             EvidenceTest(name, None, sentence=f"Not tested ({name}): {error}")
             for name in dict.fromkeys(checks)
         ]
-        return Evidence(tuple(tests), index, asked.get("layer"), asked.get("baseline", "blur"))
+        found = Evidence(tuple(tests), index, asked.get("layer"), asked.get("baseline", "blur"))
+    explanation.__dict__.pop("evidence", None)
+    described = {**explanation.described, "evidence": found.to_dict()}
+    explanation.__dict__["described"] = described
 
 
 def _names(checks: object) -> list[str]:

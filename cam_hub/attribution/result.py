@@ -14,7 +14,7 @@ from functools import partial
 from itertools import product
 from typing import TypeVar
 
-from cam_hub.attribution.evidence import Tested, tested_or_why_not
+from cam_hub.attribution.evidence import Tested, add_evidence
 from cam_hub.attribution.passes import Job, Key, Pass, run
 from cam_hub.attribution.preparation import Prepared, make_job
 from cam_hub.attribution.request import ExplainOptions
@@ -106,8 +106,7 @@ def explanation_of(
         found = _explain_with_fallback(model, prepared, found, method, request)
     checks = request.options["evidence"]
     if checks is not None:
-        tested = tested_or_why_not(found, checks)
-        found.__dict__["described"] = {**found.described, "evidence": tested.to_dict()}
+        add_evidence(found, checks)
     return found
 
 

@@ -131,7 +131,7 @@ def _option_parameter(option: Option) -> Parameter:
     if option.kind in kinds:
         return Parameter(kinds[option.kind], option.help, option.default)
     if option.kind == "checks":
-        return Parameter(str, f"{option.help}: {', '.join(option.choices)}; empty: none", "")
+        return Parameter(str, option.help, "")
     return Parameter(str, option.help, option.default or "", tuple(option.choices))
 
 

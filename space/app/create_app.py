@@ -11,6 +11,7 @@ from huggingface_hub import get_token
 
 from space.api.compare import add_compare_endpoint
 from space.api.describe import add_describe_endpoint
+from space.api.evidence import add_evidence_endpoint
 from space.api.explain import add_endpoint
 from space.api.layers import add_layers_endpoint
 from space.api.predict import add_predict_endpoint
@@ -164,6 +165,7 @@ def create_app(settings: Settings | None = None) -> GuardedBlocks:
         add_compare_endpoint(explainer, workspace, settings)
         add_search_endpoint()
         add_describe_endpoint(explainer, settings)
+        add_evidence_endpoint(explainer, settings)
     # A request that skipped the queue would skip its bounds.
     app.queue(max_size=settings.queue_size, default_concurrency_limit=8, api_open=False)
     return app

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import cam_hub
 from cam_hub.attribution.compare import ask, make_grid
+from cam_hub.attribution.evidence import add_evidence
 from cam_hub.attribution.predict import Predicted
 from cam_hub.errors import NoMap, TooMuch
 from cam_hub.layers.listing import (
@@ -248,7 +250,11 @@ class Explainer:
         self._labels = LabelCache()
 
     def explain(
-        self, request: ExplainForm, progress: Progress, visitor: str | None = None
+        self,
+        request: ExplainForm,
+        progress: Progress,
+        visitor: str | None = None,
+        tests: Mapping[str, Any] | None = None,
     ) -> Explained:
         """Explains.
 
@@ -257,6 +263,8 @@ class Explainer:
             progress: Called with each step; an exception that it raises ends the work.
             visitor: The visitor's access token, if there is one. It is used for this request
                 only.
+            tests: Arguments of ``cam_hub.evidence``, whose result is then in the manifest; None
+                for those of the request alone.
 
         Returns:
             The same as ``cam_hub.explain`` gives for the same arguments, and the layers.
@@ -279,7 +287,7 @@ class Explainer:
                 raise TooMuch("target_layers", " ".join(wanted), expected)
             progress(0.4, "Explaining")
             if self._settings.zero_gpu:
-                result = zerogpu.explain(model, photo, asked)
+                result = zerogpu.explain(model, photo, asked, tests)
             else:
                 result = cam_hub.explain(
                     model,
@@ -287,6 +295,9 @@ class Explainer:
                     **asked,
                     progress=lambda part, what: progress(0.4 + 0.5 * part, f"Explaining: {what}"),
                 )
+                if tests is not None:
+                    progress(0.9, "Testing the map")
+                    add_evidence(result, **tests)
             self._labels.put(request.model_id, visitor, model.class_names)
             # The model is asked here, since one that a token has opened is not kept.
             notes = (*model.notes, *model.execution.notes)

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 import cam_hub
+from cam_hub.attribution.evidence import add_evidence
 from cam_hub.errors import CamHubError
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.models.loading import pick_device
@@ -34,6 +35,9 @@ _PARTS = ("id", "preprocessing", "class_names", "source", "revision", "pretraine
 
 _MODEL = "model.pt"
 
+_TESTS = "tests"
+"""Among the options: the arguments of ``cam_hub.evidence``."""
+
 Work = Callable[[Mapping[str, Any], Image.Image, Mapping[str, Any], str], CamHubError | None]
 """Takes the model's parts, the photo, the options, and the folder of the model and the answer."""
 
@@ -46,7 +50,11 @@ def on_zero_gpu() -> bool:
 
 
 def explain(
-    model: LoadedModel, photo: Image.Image, options: Mapping[str, Any], work: Work | None = None
+    model: LoadedModel,
+    photo: Image.Image,
+    options: Mapping[str, Any],
+    tests: Mapping[str, Any] | None = None,
+    work: Work | None = None,
 ) -> Explanation:
     """``cam_hub.explain`` on the lent GPU.
 
@@ -54,6 +62,7 @@ def explain(
         model: On the CPU.
         photo: The photo.
         options: Of ``cam_hub.explain``; what can be pickled.
+        tests: Arguments of ``cam_hub.evidence``, whose result is then in the manifest; or None.
         work: The marked function; None for the one of this module.
 
     Raises:
@@ -62,7 +71,7 @@ def explain(
     parts = {name: getattr(model, name) for name in _PARTS}
     with tempfile.TemporaryDirectory() as folder:
         torch.save(model.module, Path(folder) / _MODEL)
-        error = (work or _marked_work)(parts, photo, options, folder)
+        error = (work or _marked_work)(parts, photo, {**options, _TESTS: tests}, folder)
         if error is not None:
             raise error
         return Explanation.load(Path(folder))
@@ -88,7 +97,12 @@ def _work(
         # A file of our own, written a moment ago.
         module = torch.load(Path(folder) / _MODEL, mmap=True, weights_only=False)
         model = LoadedModel(module=module.to(pick_device("auto")), **parts)
-        cam_hub.explain(model, photo, **options).save_data(Path(folder))
+        asked = dict(options)
+        tests = asked.pop(_TESTS, None)
+        found = cam_hub.explain(model, photo, **asked)
+        if tests is not None:
+            add_evidence(found, **tests)
+        found.save_data(Path(folder))
     except CamHubError as error:
         return error
     return None

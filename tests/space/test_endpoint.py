@@ -166,7 +166,7 @@ def test_a_photo_of_one_pixel_gets_an_answer(client: Client, tmp_path: Path):
 
 def test_the_endpoint_documents_names_types_defaults_and_meanings(client: Client):
     info: Any = client.view_api(return_format="dict", print_info=False)
-    names = ["/explain", "/layers", "/predict", "/compare", "/search", "/describe"]
+    names = ["/explain", "/layers", "/predict", "/compare", "/search", "/describe", "/evidence"]
     assert list(info["named_endpoints"]) == names
     endpoint = info["named_endpoints"]["/explain"]
     assert endpoint["description"].startswith("Shows which pixels")
@@ -196,6 +196,7 @@ def test_the_endpoint_documents_names_types_defaults_and_meanings(client: Client
         "scale": "str",
         "colorbar": "bool",
         "sampling": "str",
+        "evidence": "str",
     }
     without = [name for name, p in parameters.items() if not p["parameter_has_default"]]
     assert without == ["image"]

@@ -82,6 +82,7 @@ def test_the_public_endpoints_are_the_tools_and_each_argument_is_described(url: 
         "compare",
         "search",
         "describe",
+        "evidence",
     ]
     for tool in tools:
         assert len(tool.description) > 40

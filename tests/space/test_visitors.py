@@ -219,7 +219,7 @@ def test_a_program_hands_over_a_token_as_gradio_means_it(
 
 
 @pytest.mark.parametrize(
-    "api", ["/explain", "/layers", "/predict", "/compare", "/describe", "/search"]
+    "api", ["/explain", "/layers", "/predict", "/compare", "/describe", "/search", "/evidence"]
 )
 def test_every_endpoint_documents_that_it_accepts_a_token_but_needs_none(
     space: Space, hub: FakeHub, tmp_path: Path, api: str

@@ -69,6 +69,8 @@ try:
 except ClassNotFound as error:
     assert "lion" in str(error)
     print("REFUSED")
+tested = app.explain(request("lion"), lambda *_: None, None, {"checks": ["cover"]})
+print("TESTED", tested.result.evidence.passes)
 """
 
 
@@ -95,6 +97,8 @@ def test_an_explanation_from_another_process_is_the_same_and_so_are_its_errors(
         f"LENT {zerogpu.SECONDS} True True",
         f"LENT {zerogpu.SECONDS} True True",
         "REFUSED",
+        f"LENT {zerogpu.SECONDS} True True",
+        "TESTED 8",
     ]
 
 
