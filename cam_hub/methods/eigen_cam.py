@@ -18,9 +18,9 @@ def principal_projection(values: Tensor) -> Tensor:
     With X the values of a sample as a matrix ``(positions, channels)``, not centred, and v its
     first right singular vector: ``X v``.
 
-    The sign of a singular vector is arbitrary. Here ``Σ_k v_k >= 0``: the projection then agrees
-    with the plain sum over the channels, not with the negative of it. Without negative values, v
-    and the projection are at least 0 (Perron and Frobenius).
+    The sign of a singular vector is arbitrary. Here the projection sums to at least 0 over the
+    positions. Without negative values, v and the whole projection are at least 0 (Perron and
+    Frobenius).
 
     Args:
         values: ``(B, C, *grid)``.
@@ -43,9 +43,8 @@ def principal_projection(values: Tensor) -> Tensor:
         eigen = torch.linalg.eigh(matrix @ matrix.mT)
         singular = eigen.eigenvalues[..., -1:, None].clamp(min=0).sqrt()
         projection = singular * eigen.eigenvectors[..., -1:]
-    # (X v)ᵀ (Σ_k X_k) is the eigenvalue times Σ_k v_k.
-    agrees = (projection * matrix.sum(dim=2, keepdim=True)).sum(dim=1, keepdim=True) >= 0
-    projection = torch.where(agrees, projection, -projection) * size
+    positive = projection.sum(dim=1, keepdim=True) >= 0
+    projection = torch.where(positive, projection, -projection) * size
     projection[~finite] = torch.nan
     return projection.reshape(values[:, 0].shape).to(values)
 

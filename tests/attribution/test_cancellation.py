@@ -11,6 +11,7 @@ from torch import nn
 
 import cam_hub
 from cam_hub import METHODS, LoadedModel, explain, explain_methods, list_layers
+from cam_hub.errors import NoMap
 from cam_hub.methods import Evidence
 
 CANCELLING = [name for name, method in METHODS.items() if method.cancellation is not None]
@@ -94,3 +95,26 @@ def test_invisible_noise_does_not_change_maps_of_real_weights(
         pair = clean.cams[index, layer].ravel(), noisy.cams[index, layer].ravel()
         assert np.corrcoef(*pair)[0, 1] > 0.97, layer
     assert sum("relies on" in each for each in clean.manifest["layer_notes"].values()) >= 4
+
+
+class Normalised(nn.Module):
+    """A convolution that only a norm over the channels follows, as the last block of a ViT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 32, 4, 4)
+        self.norm = nn.LayerNorm(32, eps=1e-6)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.conv(images).movedim(1, -1)).mean((1, 2)))
+
+
+def test_hirescam_has_no_map_where_gradient_times_activation_is_zero_by_construction() -> None:
+    torch.manual_seed(0)
+    model = cam_hub.wrap_model(Normalised(), input_size=(3, 32, 32))
+    for sign in ("for", "both"):
+        with pytest.raises(NoMap):
+            explain(model, IMAGE, method="hirescam", target_layers="conv", classes=1, sign=sign)
+    explain(model, IMAGE, method="hirescam", target_layers="norm", classes=1)
+    explain(model, IMAGE, method="gradcam", target_layers="conv", classes=1, sign="both")

@@ -139,7 +139,10 @@ def test_the_map_has_one_value_per_position_and_none_is_negative(
     evidence = some_evidence(16, 5, *grid)
     cam = method.compute(evidence)
     assert cam.shape == (16, *grid)
-    assert cam.min() == 0  # in 16 random maps, the ReLU certainly removes something
+    # In 16 random maps, the ReLU certainly removes something; Eigen-CAM has the sign that is
+    # positive at a single position.
+    assert cam.min() == 0 or (not method.class_specific and len(cam[0].flatten()) == 1)
+    assert cam.min() >= 0
     assert cam.max() > 0
 
 
