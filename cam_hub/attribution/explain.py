@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Unpack
 
 from cam_hub._validation import with_hints
+from cam_hub.attribution.choice import AUTO, DEFAULT_METHOD, chosen_by_evidence
 from cam_hub.attribution.passes import run
 from cam_hub.attribution.preparation import make_job, prepare
 from cam_hub.attribution.request import (
@@ -17,6 +18,7 @@ from cam_hub.attribution.request import (
 from cam_hub.attribution.result import explanation_of
 from cam_hub.errors import InvalidArgument
 from cam_hub.hooks.modes import default_modes
+from cam_hub.layers.listing import FAITHFUL
 from cam_hub.methods import METHODS
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results.explanation import Explanation
@@ -48,9 +50,12 @@ def explain(
             model of clips: several of these as a list, an animated GIF, WebP or APNG, a uint8
             array ``(T, H, W, 3)``, a preprocessed float tensor ``(C, T, H, W)`` or
             ``(1, C, T, H, W)``; or a single picture, which is a clip in which nothing moves.
-        method: A name out of ``METHODS``.
-        target_layers: A layer's name, several of them, a word of ``suggest_layers``, or None for
-            the recommended layer (where that is blank for this picture, the last one before it
+        method: A name out of ``METHODS``; ``"auto"`` for the one whose map holds best if what it
+            marks is covered (``docs/evidence.md``), at the layer where it does unless
+            ``target_layers`` names some.
+        target_layers: A layer's name, several of them, a word of ``suggest_layers``,
+            ``"faithful"`` for the layer at which the method's map holds best, or None for the
+            recommended layer (where that is blank for this picture, the last one before it
             that is not; ``"best"`` means the same). A single text that is one of the words is that
             word, even where a layer has the same name; in a list, layer names go first.
         classes: A class index, a label, several of these, ``top(count)``, or None for the
@@ -115,10 +120,13 @@ def explain(
         OutOfMemory: If memory does not suffice for one image at a time.
     """
     request = ExplainOptions.checked(**arguments)
-    chosen = METHODS[method].signed(request.options["sign"])
+    by_evidence = method == AUTO or request.target_layers == FAITHFUL
+    chosen = METHODS[DEFAULT_METHOD if method == AUTO else method].signed(request.options["sign"])
     # Open, preprocess.
     model = model_of(model_or_id, request.options["output"])
     prepared = prepare(model, image, request.options["background"])
+    if by_evidence:
+        chosen, request = chosen_by_evidence(model, prepared, method, request)
     # Layers and target.
     job = make_job(model, prepared, [chosen], request)
     # Forward, backward, and the method's maps, made as the gradients arrive.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, ParamSpec, TypeVar, Unpack, cast
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cam_hub._validation import check_whole
 from cam_hub.attribution.passes import Noise, Progress
 from cam_hub.errors import InvalidArgument
-from cam_hub.layers.listing import LayerChoice
+from cam_hub.layers.listing import FAITHFUL, LayerChoice
 from cam_hub.models.loaded_model import LoadedModel, with_output
 from cam_hub.options import OPTIONS, Interface, OptionValues, OutputChoice, options_for
 from cam_hub.sources.store import SHARED
@@ -109,6 +109,7 @@ class ExplainOptions:
         options: All options of ``cam_hub.options``.
         reuse: Whether recent passes are used: not with a caller's functions, whose results may
             vary.
+        choice: How layer and method were chosen by evidence, for the manifest, or None.
     """
 
     target_layers: LayerChoice
@@ -120,6 +121,7 @@ class ExplainOptions:
     progress: Progress | None
     options: OptionValues
     reuse: bool
+    choice: Mapping[str, Any] | None = None
 
     @classmethod
     def checked(cls, **given: Unpack[ExplainArguments]) -> ExplainOptions:
@@ -140,6 +142,8 @@ class ExplainOptions:
             layers = list(layers)
         if layers in ("best", ["best"]):  # as None, in every interface
             layers = None
+        elif layers == [FAITHFUL]:
+            layers = FAITHFUL
         values["target_layers"] = layers
         samples, std, seed = values.pop("num_samples"), values.pop("std"), values.pop("seed")
         check_whole("num_samples", samples, 1, MAX_SAMPLES)

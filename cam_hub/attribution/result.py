@@ -184,6 +184,7 @@ def _make_explanation(
         layer_notes=layer_notes,
         agreement=agreement,
         cancellation=cancellation,
+        choice=request.choice,
     )
     found = Explanation(
         pictures=prepared.pictures,

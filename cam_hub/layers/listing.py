@@ -23,6 +23,7 @@ from cam_hub.models.network import quantized_parts
 from cam_hub.targets.classes import is_iterable
 
 __all__ = [
+    "FAITHFUL",
     "SUGGESTIONS",
     "LayerChoice",
     "LayerInfo",
@@ -78,10 +79,14 @@ def _layer(row: list[Any]) -> LayerInfo:
 SUGGESTIONS = {
     "best": "the recommended layer",
     "stages": "the end of each stage: the deepest layer at each resolution",
+    "blocks": "the end of each block and stage; of many, eight spread over the depth",
     "convs": "every convolution",
     "all": "every usable layer",
 }
 """The words that stand for layers, with their meaning."""
+
+FAITHFUL = "faithful"
+"""The word for the layer that is chosen by evidence, which takes an image."""
 
 _CHAINS = ("Sequential", "ModuleList", "ModuleDict")
 """Modules that only put others in a row; their parts do not form a block because of that."""
@@ -151,7 +156,8 @@ def suggest_layers(
         model: From ``load_model`` or ``wrap_model``.
         how: ``"best"`` for the recommended one; ``"stages"`` for the deepest at each resolution,
             which is the recommended one at its own, and else a block's end rather than the first
-            part of the next block; ``"convs"`` for every convolution;
+            part of the next block; ``"blocks"`` for the ends of blocks, too, at most eight in all;
+            ``"convs"`` for every convolution;
             ``"all"`` for every usable layer.
         input_size: As for ``list_layers``.
 
@@ -176,6 +182,8 @@ def _suggested(model: LoadedModel, how: str, layers: Sequence[LayerInfo]) -> lis
         found = [layer for layer in usable if layer.recommended]
     elif how == "stages":
         found = _stage_ends(usable)
+    elif how == "blocks":
+        found = _block_ends(usable, layers)
     elif how == "convs":
         found = [layer for layer in usable if layer.is_conv]
     else:
@@ -228,6 +236,38 @@ def _stage_ends(usable: list[LayerInfo]) -> list[LayerInfo]:
     # At the deepest resolution the choice was made with more care.
     ends |= {layer.stage: layer for layer in usable if layer.recommended}
     return [layer for layer in usable if layer in ends.values()]
+
+
+_MAX_BLOCKS = 8
+"""The most layers that ``"blocks"`` stands for."""
+
+
+def _block_ends(usable: list[LayerInfo], layers: Sequence[LayerInfo]) -> list[LayerInfo]:
+    """The ends of blocks (members of a chain that have parts of their own) and of stages.
+
+    Of many, so many as are spread evenly over the depth, the recommended one among them.
+    """
+    kinds = {layer.name: layer.module_type for layer in layers}
+    with_parts = {name.rpartition(".")[0] for name in kinds}
+    stages = {layer.name for layer in _stage_ends(usable)}
+    ends: list[LayerInfo] = []
+    for layer in usable:
+        parent = layer.name.rpartition(".")[0]
+        if layer.name in stages or (layer.name in with_parts and kinds.get(parent) in _CHAINS):
+            # A chain returns what its last member does.
+            last = ends[-1].name.rpartition(".")[0] if ends else None
+            if last == layer.name and layer.module_type in _CHAINS and not ends[-1].recommended:
+                ends.pop()
+            ends.append(layer)
+    if len(ends) <= _MAX_BLOCKS:
+        return ends
+    step = (len(ends) - 1) / (_MAX_BLOCKS - 1)
+    spread = {round(place * step): None for place in range(_MAX_BLOCKS)}
+    best = next((place for place, layer in enumerate(ends) if layer.recommended), None)
+    if best is not None and best not in spread:  # in place of its nearest neighbour
+        del spread[min(spread, key=lambda place: abs(place - best))]
+        spread[best] = None
+    return [ends[place] for place in sorted(spread)]
 
 
 _LOG = logging.getLogger("cam_hub")
@@ -344,6 +384,9 @@ def _listed(choice: Iterable[str | nn.Module]) -> list[str | nn.Module]:
 
 def _name(model: LoadedModel, item: object) -> str:
     if isinstance(item, str):
+        if item == FAITHFUL:
+            expected = "a layer or another word here: to choose by evidence takes one image"
+            raise InvalidArgument("target_layers", item, expected)
         return item
     if isinstance(item, nn.Module):
         for name, module in modules_by_name(model.module).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import threading
 import warnings
@@ -44,6 +45,7 @@ __all__ = [
     "in_double",
     "is_as_loaded",
     "note_origin",
+    "weights_digest",
     "with_output",
 ]
 
@@ -325,6 +327,17 @@ def note_origin(model: LoadedModel) -> None:
     """
     if model.pretrained and model.revision is not None:
         model.facts[_ORIGIN] = Origin(_state(model.module), _parts(model))
+
+
+def weights_digest(model: LoadedModel) -> str:
+    """Identifies the weights of a model: a hash of names, shapes and 16 values of each tensor.
+
+    Args:
+        model: The model, of whatever source and on whatever device.
+    """
+    tensors = chain(model.module.named_parameters(), model.module.named_buffers())
+    text = repr([(name, _sample(tensor)) for name, tensor in tensors])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_as_loaded(model: LoadedModel) -> bool:

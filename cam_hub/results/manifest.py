@@ -185,6 +185,7 @@ def make_manifest(
     layer_notes: Mapping[str, str] | None = None,
     agreement: Mapping[str, float] | None = None,
     cancellation: Mapping[str, float] | None = None,
+    choice: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of an explanation, without the entry for the picture.
 
@@ -214,6 +215,7 @@ def make_manifest(
         cancellation: Of maps of Grad-CAM++ and XGrad-CAM, by layer: the share of the weights in the
             paper's formula that comes from denominators whose terms cancel, the most of the
             classes.
+        choice: How method and layer were chosen by evidence, if they were.
 
     Returns:
         JSON types only.
@@ -248,6 +250,7 @@ def make_manifest(
         **({"layer_notes": dict(layer_notes)} if layer_notes else {}),
         **({"agreement": dict(agreement)} if agreement else {}),
         **({"cancellation": dict(cancellation)} if cancellation else {}),
+        **({"choice": dict(choice)} if choice else {}),
         "classes": list(map(dict, classes)),
         "contrast": against,
         "target": dict(target),

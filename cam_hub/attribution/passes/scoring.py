@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,13 +16,36 @@ from cam_hub.errors import CamHubError, InvalidArgument, OutOfMemory
 from cam_hub.faithfulness import Scores
 from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
+from cam_hub.targets.base import ClassScores
+from cam_hub.targets.classes import ResolvedClasses
 
-__all__ = ["score_images"]
+__all__ = ["Answer", "ask", "score_images"]
 
 _TOO_LARGE = "a forward pass of one image does not fit. A smaller input or device needs less."
 
 
+class Answer(NamedTuple):
+    """The model's answer for the explained image and changed copies of it.
+
+    Attributes:
+        scores: Of all images.
+        standings: How the classes stand in the explained image.
+        settled: The classes that the job is about.
+        labels: Names of the scores, or None.
+    """
+
+    scores: Scores
+    standings: ClassScores
+    settled: ResolvedClasses
+    labels: Sequence[str] | None
+
+
 def score_images(job: Job, images: Tensor) -> Scores:
+    """The scores of ``ask``; arguments and errors as there."""
+    return ask(job, images, settle=False).scores
+
+
+def ask(job: Job, images: Tensor, *, settle: bool = True) -> Answer:
     """Scores images by the model and the target of a job.
 
     They pass in batches of the job's size; smaller ones where memory does not suffice.
@@ -29,6 +54,7 @@ def score_images(job: Job, images: Tensor) -> Scores:
         job: The job.
         images: ``(N, channels, *sides)``. The first one is the explained image, which fixes what
             a target looks for (a box, reference features).
+        settle: Whether the classes of the job are resolved; else ``settled`` is empty.
 
     Raises:
         ModelRefused: If the model raises on these images.
@@ -39,7 +65,7 @@ def score_images(job: Job, images: Tensor) -> Scores:
     room = BatchLimit(1 if model.execution.one_by_one else max(1, job.batch_size))
     while True:
         try:
-            return _scored(job, images, room.images)
+            return _asked(job, images, room.images, settle)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, CamHubError) or not is_out_of_memory(error):
                 raise
@@ -48,17 +74,24 @@ def score_images(job: Job, images: Tensor) -> Scores:
             room.halve(model)
 
 
-def _scored(job: Job, images: Tensor, size: int) -> Scores:
+def _asked(job: Job, images: Tensor, size: int, settle: bool) -> Answer:
     model, target, setting = job.model, job.aim(), job.setting
     autocast = setting.autocast and torch.autocast(images.device.type, setting.autocast)
     scores: list[Tensor] = []
     probabilities: list[Tensor] = []
+    standings = None
     with frozen_eval(model.module, anatomy(model)), torch.no_grad(), autocast or nullcontext():
         for chunk in torch.split(images, size):
             laid = chunk.contiguous(memory_format=setting.memory_format)
             output = model.run(laid)
             scores.append(target.scores(output).float().cpu())
+            if standings is None:
+                standings = target.class_scores(output)
             with suppress(InvalidArgument):  # a target without probabilities
                 probabilities.append(target.probabilities(output).float().cpu())
     found = torch.cat(probabilities) if len(probabilities) == len(scores) else None
-    return Scores(torch.cat(scores), found)
+    if standings is None:
+        raise InvalidArgument("images", 0, "at least one image")
+    settled = job.settled(standings, target) if settle else ResolvedClasses(())
+    labels = target.labels or model.class_names
+    return Answer(Scores(torch.cat(scores), found), standings, settled, labels)

@@ -1,0 +1,70 @@
+"""How well one map finds the object that it explains, and what its cover test says."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool2d
+
+from bench.truth.world import SIDE
+
+__all__ = ["Measures", "mean", "on_image", "truth_of"]
+
+_REACH = 12
+"""So many pixels beside the object still hit it."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Of one map, or the mean of several.
+
+    Attributes:
+        hit: Whether the hottest pixel lies on the explained object, or within 12 pixels of it.
+        own: Whether there is more heat on it than on the other class's object (chance 0.5).
+        lift: Its share of the heat relative to its share of the image (chance 1).
+        drop: The contrast drop of the cover test.
+        plain: The drop in the class's score alone.
+    """
+
+    hit: float
+    own: float
+    lift: float
+    drop: float = float("nan")
+    plain: float = float("nan")
+
+
+def on_image(cam: Tensor) -> Tensor:
+    """A map at the size of the image, as all tools draw it: ``(SIDE, SIDE)``."""
+    resized = interpolate(cam[None, None].float(), (SIDE, SIDE), mode="bilinear")[0, 0]
+    return resized.clamp(min=0).nan_to_num()
+
+
+def truth_of(heat: Tensor, own: Tensor, other: Tensor) -> Measures:
+    """Compares a map with the objects.
+
+    Args:
+        heat: ``(SIDE, SIDE)``, at least 0. A blank map finds nothing.
+        own: Where the explained object is visible, bool.
+        other: The same of the other class's object.
+    """
+    total = float(heat.sum())
+    if total <= 0:
+        return Measures(0.0, 0.0, 0.0)
+    near = max_pool2d(own[None].float(), 2 * _REACH + 1, stride=1, padding=_REACH)[0] > 0
+    on_own, on_other = float(heat[own].sum()), float(heat[other].sum())
+    return Measures(
+        hit=float(near.flatten()[heat.argmax()]),
+        own=float(on_own > on_other),
+        lift=on_own / total / max(float(own.float().mean()), 1e-9),
+    )
+
+
+def mean(measures: list[Measures]) -> Measures:
+    """The mean of each measure."""
+    table = torch.tensor([astuple(each) for each in measures], dtype=torch.float64)
+    return Measures(*table.mean(dim=0).tolist())
+
+
+COLUMNS = [each.name for each in fields(Measures)]

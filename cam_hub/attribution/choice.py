@@ -1,0 +1,419 @@
+"""The choice of layer and method by evidence: the map that holds when it is put to the test.
+
+Candidates are the ends of blocks and stages, and one method or several, all from one pass. Each map
+is put to the test by covering what it marks: the contrast drop is the drop in the class's score
+relative to its strongest rival's. One image is a noisy judge, so what earlier images have shown
+counts, too: the candidate with the largest sum of its own drop and twice the mean over earlier
+images of the same weights is chosen (``python -m bench.truth`` compares such rules). Drops are
+stored with the identity of the weights, and so is the choice for each image: an image that was
+chosen for before costs nothing, and gets the same map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from cam_hub.attribution.evidence import rivals_of
+from cam_hub.attribution.passes import Job, run
+from cam_hub.attribution.passes.scoring import Answer, ask, score_images
+from cam_hub.attribution.preparation import Prepared, make_job
+from cam_hub.attribution.request import ExplainOptions
+from cam_hub.errors import NoMap
+from cam_hub.faithfulness import Subject, blurred, cover, hottest, random_map, soft_mask
+from cam_hub.layers import cache
+from cam_hub.layers.layouts import on_input
+from cam_hub.layers.listing import FAITHFUL, suggest_layers
+from cam_hub.methods import METHODS, Method
+from cam_hub.models.loaded_model import LoadedModel, weights_digest
+
+__all__ = ["AUTO", "DEFAULT_METHOD", "Choice", "choose", "chosen_by_evidence"]
+
+AUTO: Final = "auto"
+"""As a method: the one whose map holds best."""
+
+DEFAULT_METHOD: Final = "smoothgradcampp"
+"""The method where evidence does not decide."""
+
+_METHODS = ("smoothgradcampp", "layercam", "gradcam", "hirescam")
+"""The methods that ``"auto"`` chooses from: class-specific, and all from one pass."""
+
+_COVERS = 16
+"""So many images pass to test candidates, at most: with the image itself, blurred as a whole and
+covered at random before (four), and the noisy copies of SmoothGradCAM++ (five), 25 in all."""
+
+_MAX_CLASSES = 4
+"""Of several classes, so many are taken into account."""
+
+_RANDOM = 2
+"""So many random maps are covered for comparison."""
+
+_PRIOR = 2.0
+"""The weight of the mean over earlier images; the image's own drop has the weight 1."""
+
+_CLEAR = 0.1
+"""By so much a drop must exceed that of a random map: in natural logarithms of the odds against the
+rival, where scores are logits; else relative to the drop when the whole image is blurred."""
+
+_SAME = 0.95
+"""Maps whose hottest pixels overlap by this share (of their union) are tested as one."""
+
+_TIE = 0.02
+"""Candidates within this share of the best are ties, which go to the deeper layer."""
+
+_VERSION = 1
+_MAX_RECORDS = 512
+"""So many images are remembered for each network."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A layer and a method, with the reason.
+
+    Attributes:
+        method: The method.
+        layer: The layer; None for the one that is recommended by depth.
+        reason: Why, in one sentence.
+        passes: How many images passed through the network for it.
+        images: How many images the choice rests on.
+        drop: The contrast drop of the chosen map on this image; None if evidence did not decide.
+        random: The same where a random map is covered.
+    """
+
+    method: str
+    layer: str | None
+    reason: str
+    passes: int = 0
+    images: int = 0
+    drop: float | None = None
+    random: float | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest; JSON types only."""
+        return dict(vars(self))
+
+
+def chosen_by_evidence(
+    model: LoadedModel, prepared: Prepared, method: str, request: ExplainOptions
+) -> tuple[Method, ExplainOptions]:
+    """The method, and the request for the layer, that ``choose`` finds; arguments as there."""
+    choice = choose(model, prepared, method, request)
+    layers = request.target_layers
+    if choice.layer is not None:
+        layers = [choice.layer]
+    elif layers == FAITHFUL:
+        layers = None
+    request = replace(request, target_layers=layers, choice=choice.describe())
+    return METHODS[choice.method].signed(request.options["sign"]), request
+
+
+def choose(model: LoadedModel, prepared: Prepared, method: str, request: ExplainOptions) -> Choice:
+    """Chooses layer and method for an image.
+
+    Args:
+        model: The model.
+        prepared: The image.
+        method: A method, or ``"auto"``.
+        request: The request. If its layers are ``"faithful"`` or None, the layer is chosen;
+            otherwise the method alone, by the mean over these layers.
+
+    Raises:
+        CamHubError: As ``explain``.
+    """
+    methods = [METHODS[name] for name in (_METHODS if method == AUTO else (method,))]
+    methods = [each.signed(request.options["sign"]) for each in methods]
+    given = request.target_layers
+    free = given in (None, FAITHFUL)
+    size = tuple(prepared.tensor.shape[1:])
+    names = suggest_layers(model, "blocks", input_size=size) if free else given
+    job = make_job(model, prepared, methods, replace(request, target_layers=names, progress=None))
+    ledger = _Ledger.of(model, job) if request.reuse else _Ledger(None, {}, {})
+    question = _question(job, request)
+    key = _request_key(question, job)
+    if (known := ledger.choice(key, job)) is not None:
+        return known
+    controls = _controls(job)
+    answer = ask(job, torch.cat([job.image, controls]))
+    subjects = [
+        _subject(job, answer, index, request) for index in answer.settled.classes[:_MAX_CLASSES]
+    ]
+    margins = torch.stack([each.margin(answer.scores.scores) for each in subjects]).mean(0)
+    whole, *drops = (margins[0] - margins[1:]).tolist()
+    random = max(0.0, sum(drops) / _RANDOM)
+    clear = _CLEAR if answer.standings.probabilities is not None else _CLEAR * abs(whole)
+    passes = 1 + len(controls)
+    by_depth = Choice(
+        DEFAULT_METHOD if method == AUTO else METHODS[method].name,
+        None,
+        "recommended by depth: ",
+        passes,
+        ledger.images,
+        random=random,
+    )
+    if not abs(whole) > clear or not bool(margins.isfinite().all()):
+        reason = "blurring the whole image hardly changes the score, as with random weights"
+        return ledger.store(key, replace(by_depth, reason=by_depth.reason + reason))
+    try:
+        own, tested = _drops(job, subjects, ledger)
+    except NoMap as error:  # one of the candidates is not finite
+        return ledger.store(key, replace(by_depth, reason=f"{by_depth.reason}{error}"))
+    passes += tested + 1 + job.samples
+    means = ledger.means(question)
+    ledger.add(question, own, random)
+    values = {each: own[each] + _PRIOR * means.get(each, 0.0) for each in own}
+    chosen = _best(values, list(job.layers), free=free)
+    if chosen is None or not _is_clear(
+        own[chosen], means.get(chosen), random, ledger.mean_random(question), clear
+    ):
+        found = f"{own[chosen]:.2g}" if chosen is not None else "nothing"
+        reason = f"covering what a map marks lowers the score by {found}, a random map {random:.2g}"
+        found_by_depth = replace(by_depth, reason=by_depth.reason + reason, passes=passes)
+        return ledger.store(key, found_by_depth)
+    earlier = ledger.images - 1
+    rests = f"this image and {earlier} earlier" if earlier else "this image alone"
+    reason = (
+        f"chosen by evidence among {len(values)} maps: covering what it marks lowers the class "
+        f"relative to its rival by {own[chosen]:.2g}, a random map by {random:.2g} ({rests})"
+    )
+    name, layer = chosen
+    return ledger.store(
+        key,
+        Choice(name, layer if free else None, reason, passes, ledger.images, own[chosen], random),
+    )
+
+
+Candidate = tuple[str, str]
+"""Method and layer."""
+
+
+def _best(
+    values: Mapping[Candidate, float], layers: Sequence[str], *, free: bool
+) -> Candidate | None:
+    """The best candidate; of ties the deepest. Where layers are fixed, that of the best method."""
+    if not values:
+        return None
+    if not free:
+        by_method: dict[str, list[float]] = {}
+        for (method, _), value in values.items():
+            by_method.setdefault(method, []).append(value)
+        best = max(by_method, key=lambda each: sum(by_method[each]) / len(by_method[each]))
+        values = {each: value for each, value in values.items() if each[0] == best}
+    most = max(values.values())
+    ties = [each for each in values if values[each] >= most - _TIE * abs(most)]
+    return max(ties, key=lambda each: (layers.index(each[1]), values[each]))
+
+
+def _is_clear(
+    own: float, mean: float | None, random: float, mean_random: float, clear: float
+) -> bool:
+    """Whether a drop exceeds that of random maps, on this image or on average."""
+    if own - random > clear:
+        return True
+    return mean is not None and mean - mean_random > clear
+
+
+def _controls(job: Job) -> Tensor:
+    """The image blurred as a whole, and with what random maps mark covered."""
+    generator = torch.Generator().manual_seed(0)
+    sides = job.image.shape[2:]
+    maps = torch.stack([random_map(sides, generator) for _ in range(_RANDOM)])
+    masks = torch.cat([torch.ones((1, *sides)), soft_mask(hottest(maps))])
+    return cover(job.image, masks.to(job.image.device), blurred(job.image))
+
+
+def _subject(job: Job, answer: Answer, index: int, request: ExplainOptions) -> Subject:
+    rivals = rivals_of(index, answer.settled, answer.standings)
+    return Subject(
+        job.image,
+        torch.zeros(job.image.shape[2:]),
+        lambda images: score_images(job, images),
+        index,
+        rivals,
+        against=request.options["sign"] == "against",
+    )
+
+
+def _drops(
+    job: Job, subjects: Sequence[Subject], ledger: _Ledger
+) -> tuple[dict[Candidate, float], int]:
+    """The mean contrast drop over the classes by candidate, and how many covered images passed.
+
+    Where there are more candidates than may be tested, those that earlier images favour are.
+    Candidates that mark the same pixels are tested once.
+    """
+    passed = run(job)
+    sides = tuple(job.image.shape[2:])
+    means = ledger.means()
+    ranked = sorted(
+        ((method.name, name) for method in job.methods for name in job.layers),
+        key=lambda each: -means.get(each, float("inf")),
+    )
+    keys = {method.name: method.key for method in job.methods}
+    room = max(1, _COVERS // len(subjects) - 1)  # and the image itself
+    masks: list[Tensor] = []  # (classes, *sides) each
+    members: list[list[Candidate]] = []
+    for method, name in ranked:
+        found = [
+            _marked(passed.maps[keys[method], each.class_index, name], job, name, sides)
+            for each in subjects
+        ]
+        if any(mask is None for mask in found):
+            continue
+        mask = torch.stack([each for each in found if each is not None])
+        for place, other in enumerate(masks):
+            union = float((mask | other).sum())
+            if float((mask & other).sum()) >= _SAME * union:
+                members[place].append((method, name))
+                break
+        else:
+            if len(masks) < room:
+                masks.append(mask)
+                members.append([(method, name)])
+    if not masks:
+        return {}, 0
+    filling = blurred(job.image)
+    totals = torch.zeros(len(masks), dtype=torch.float64)
+    for place, subject in enumerate(subjects):
+        soft = soft_mask(torch.stack([mask[place] for mask in masks])).to(job.image.device)
+        images = torch.cat([job.image, cover(job.image, soft, filling)])
+        margins = subject.margin(subject.rate(images).scores)
+        totals += margins[0] - margins[1:]
+    drops = (totals / len(subjects)).tolist()
+    own = {each: drop for group, drop in zip(members, drops, strict=True) for each in group}
+    finite = {each: drop for each, drop in own.items() if math.isfinite(drop)}
+    return finite, len(subjects) * (len(masks) + 1)
+
+
+def _marked(cam: Any, job: Job, name: str, sides: tuple[int, ...]) -> Tensor | None:
+    """The hottest pixels of a map on the input, ``(*sides)``; None for a blank map."""
+    layer = job.layers[name]
+    if len(sides) == 3 or layer.frames > 1:
+        cam = cam.reshape(layer.frames, -1, cam.shape[1])
+    heat = torch.from_numpy(on_input(cam, layer.extent).copy()).clamp(min=0)
+    if not bool(heat.isfinite().all()) or not bool(heat.any()):
+        return None
+    heat = heat / heat.amax()
+    volume = heat.view(1, 1, -1, *heat.shape[-2:])
+    frames = sides[0] if len(sides) == 3 else 1
+    resized = interpolate(volume, (frames, *sides[-2:]), mode="trilinear", align_corners=False)[
+        0, 0
+    ]
+    return hottest(resized.view(1, *sides))[0]
+
+
+def _question(job: Job, request: ExplainOptions) -> str:
+    """Identifies the image, the classes and the score, whatever the methods and layers."""
+    pixels = job.image.detach().float().cpu().contiguous().numpy().tobytes()
+    asked = [request.classes, request.contrast, job.question, *sorted(job.options.items())]
+    return hashlib.sha256(pixels + repr(asked).encode()).hexdigest()
+
+
+def _request_key(question: str, job: Job) -> str:
+    """Identifies a question and what may be chosen for it."""
+    methods = [method.key for method in job.methods]
+    asked = [question, methods, list(job.layers), job.noise]
+    return hashlib.sha256(repr(asked).encode()).hexdigest()
+
+
+class _Ledger:
+    """What earlier images of the same weights have shown; stored on disk where there is a cache.
+
+    Args:
+        key: Of the file; None if nothing is stored.
+        held: The content of files by key, in memory.
+        data: The content; empty for none.
+    """
+
+    def __init__(
+        self, key: str | None, held: dict[str, dict[str, Any]], data: Mapping[str, Any]
+    ) -> None:
+        self._key = key
+        self._held = held
+        self._images: dict[str, tuple[float, list[list[Any]]]] = {
+            str(image): (
+                float(random),
+                [[str(method), str(layer), float(drop)] for method, layer, drop in drops],
+            )
+            for image, (random, drops) in data.get("images", {}).items()
+        }
+        self._chosen: dict[str, dict[str, Any]] = dict(data.get("chosen", {}))
+
+    @property
+    def images(self) -> int:
+        """How many images there are."""
+        return len(self._images)
+
+    @classmethod
+    def of(cls, model: LoadedModel, job: Job) -> _Ledger:
+        """The ledger of a model's weights and kind of score."""
+        described = job.model.task.name, job.options, model.preprocessing.as_dict()
+        text = json.dumps([_VERSION, weights_digest(model), *map(str, described)])
+        key = hashlib.sha256(text.encode()).hexdigest()
+        held: dict[str, dict[str, Any]] = model.facts.setdefault("choices", {})
+        data = cache.read(key) or held.get(key)
+        try:
+            return cls(key, held, data if isinstance(data, dict) else {})
+        except (KeyError, TypeError, ValueError):  # a damaged or foreign file
+            return cls(key, held, {})
+
+    def choice(self, key: str, job: Job) -> Choice | None:
+        """The choice that was made for an image, if its layer is still a candidate."""
+        entry = self._chosen.get(key)
+        try:
+            known = None if entry is None else Choice(**entry)
+        except TypeError:
+            return None
+        if known is None or (known.layer is not None and known.layer not in job.layers):
+            return None
+        return replace(known, passes=0)
+
+    def means(self, without: str = "") -> dict[Candidate, float]:
+        """The mean drop by candidate over all images but one.
+
+        Args:
+            without: The digest of that image.
+        """
+        found: dict[Candidate, list[float]] = {}
+        for image, (_, drops) in self._images.items():
+            if image != without:
+                for method, layer, drop in drops:
+                    found.setdefault((method, layer), []).append(drop)
+        return {each: sum(drops) / len(drops) for each, drops in found.items()}
+
+    def mean_random(self, without: str = "") -> float:
+        """The same of random maps."""
+        found = [random for image, (random, _) in self._images.items() if image != without]
+        return sum(found) / len(found) if found else 0.0
+
+    def add(self, image: str, drops: Mapping[Candidate, float], random: float) -> None:
+        """Adds the drops of one image; those of an image that is there already are completed."""
+        _, known = self._images.pop(image, (random, []))
+        together = {(method, layer): drop for method, layer, drop in known} | dict(drops)
+        rows = [[method, layer, drop] for (method, layer), drop in together.items()]
+        self._images[image] = random, rows
+        _shorten(self._images)
+
+    def store(self, key: str, choice: Choice) -> Choice:
+        """Stores the ledger with a choice, and returns that."""
+        if self._key is None:
+            return choice
+        self._chosen[key] = choice.describe()
+        _shorten(self._chosen)
+        data = {"images": self._images, "chosen": self._chosen}
+        self._held[self._key] = json.loads(json.dumps(data))
+        cache.write(self._key, data)
+        return choice
+
+
+def _shorten(entries: dict[str, Any]) -> None:
+    """Deletes the oldest entries beyond the limit."""
+    while len(entries) > _MAX_RECORDS:
+        del entries[next(iter(entries))]

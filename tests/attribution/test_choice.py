@@ -1,0 +1,191 @@
+"""Layer and method chosen by evidence: on networks trained on images whose evidence is known."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import Tensor
+
+import cam_hub
+from bench.truth.networks import load, wrapped
+from bench.truth.world import World
+from cam_hub import LoadedModel
+from cam_hub.errors import CamHubError, InvalidArgument, MethodNotFound
+
+DATA = Path(__file__).parents[2] / "bench" / "truth" / "data"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What other tests have learnt about the networks does not count."""
+    monkeypatch.setenv("CAM_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def mixer() -> LoadedModel:
+    """An MLP-Mixer whose recommended layer hardly distinguishes between objects."""
+    return wrapped(load("mixer", DATA))
+
+
+@pytest.fixture
+def model(trained: LoadedModel) -> LoadedModel:
+    """A small network that remembers nothing of other tests."""
+    trained.facts.pop("choices", None)
+    return trained
+
+
+@pytest.fixture(scope="module")
+def trained() -> LoadedModel:
+    return wrapped(load("resnet10t", DATA))
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return World(DATA).compose(4, 11, two=True).images
+
+
+def test_evidence_leads_away_from_a_layer_at_chance(mixer: LoadedModel):
+    """Of the heat on the two objects, more lies on the explained one."""
+    composed = World(DATA).compose(6, 11, two=True)
+    own: dict[str, list[float]] = {"auto": [], "layercam": []}
+    for place, which in product(range(3), range(2)):
+        image, masks = composed.images[place], composed.masks[place].numpy()
+        for method, shares in own.items():
+            index = int(composed.classes[place, which])
+            heat = cam_hub.explain(mixer, image, method=method, classes=index).heatmap()
+            right, wrong = float(heat[masks[which]].sum()), float(heat[masks[1 - which]].sum())
+            shares.append(right / (right + wrong))
+    assert min(own["auto"]) > 0.85
+    assert min(own["layercam"]) < 0.6
+
+
+def test_the_choice_is_recorded_bounded_and_made_once(model: LoadedModel, images: Tensor):
+    first = cam_hub.explain(model, images[0], method="auto")
+    choice = first.manifest["choice"]
+    assert choice["method"] == first.method
+    assert [choice["layer"]] == list(first.layers)
+    assert 0 < choice["passes"] <= 25
+    assert choice["drop"] > choice["random"]
+    assert choice["reason"].startswith("chosen by evidence among")
+    again = cam_hub.explain(model, images[0], method="auto")
+    assert again.manifest["choice"] == choice | {"passes": 0}
+    assert np.array_equal(first.cam(), again.cam())
+    # In another process, with the weights loaded anew.
+    other = cam_hub.explain(wrapped(load("resnet10t", DATA)), images[0], method="auto")
+    assert other.manifest["choice"] == choice | {"passes": 0}
+    assert np.allclose(first.cam(), other.cam(), atol=1e-6)
+
+
+def test_several_classes_cost_no_more(model: LoadedModel, images: Tensor):
+    result = cam_hub.explain(model, images[0], method="auto", classes=cam_hub.top(3))
+    assert len(result.classes) == 3
+    assert result.manifest["choice"]["passes"] <= 25
+
+
+def test_a_named_method_gets_the_best_layer_for_it(model: LoadedModel, images: Tensor):
+    result = cam_hub.explain(model, images[0], method="layercam", target_layers="faithful")
+    assert result.method == "layercam"
+    assert len(result.layers) == 1
+    assert result.manifest["choice"]["layer"] == result.layers[0]
+    assert result.layers[0] in cam_hub.suggest_layers(model, "blocks")
+
+
+def test_named_layers_stay_and_the_method_is_chosen(model: LoadedModel, images: Tensor):
+    layers = ["layer2", "layer3"]
+    result = cam_hub.explain(model, images[0], method="auto", target_layers=layers)
+    assert list(result.layers) == layers
+    assert result.manifest["choice"]["layer"] is None
+    assert result.manifest["choice"]["drop"] is not None
+
+
+def test_random_weights_are_explained_by_depth(images: Tensor):
+    torch.manual_seed(0)
+    model = cam_hub.wrap_model(timm.create_model("resnet10t", pretrained=False).eval())
+    result = cam_hub.explain(model, images[0], method="auto")
+    choice = result.manifest["choice"]
+    assert list(result.layers) == cam_hub.suggest_layers(model, "best")
+    assert choice["reason"].startswith("recommended by depth: ")
+    assert "random weights" in choice["reason"]
+    assert choice["passes"] == 4
+
+
+def test_other_weights_are_another_network(model: LoadedModel, images: Tensor):
+    cam_hub.explain(model, images[0], method="auto")
+    weight = next(model.module.parameters())
+    with torch.no_grad():
+        weight.mul_(2)
+        again = cam_hub.explain(model, images[0], method="auto")
+        weight.div_(2)
+    assert again.manifest["choice"]["passes"] > 0
+    assert again.manifest["choice"]["images"] == 1
+
+
+def test_without_a_disk_the_choice_is_remembered_by_the_model(
+    model: LoadedModel, images: Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CAM_HUB_CACHE", "off")
+    cam_hub.explain(model, images[0], method="auto")
+    again = cam_hub.explain(model, images[0], method="auto")
+    assert again.manifest["choice"]["passes"] == 0
+
+
+def test_a_damaged_file_is_ignored(model: LoadedModel, images: Tensor, own_cache: Path):
+    cam_hub.explain(model, images[0], method="auto")
+    for path in own_cache.rglob("*.json"):
+        path.write_bytes(path.read_bytes()[:-40])
+    again = cam_hub.explain(wrapped(load("resnet10t", DATA)), images[0], method="auto")
+    assert again.manifest["choice"]["passes"] > 0
+
+
+def test_the_manifest_makes_the_same_map_again(model: LoadedModel, images: Tensor):
+    result = cam_hub.explain(model, images[0], method="auto")
+    again = cam_hub.reproduce(result.manifest, images[0], model=model)
+    assert np.array_equal(result.cam(), again.cam())
+
+
+def test_without_reuse_nothing_is_stored(model: LoadedModel, images: Tensor, own_cache: Path):
+    result = cam_hub.explain(model, images[0], method="auto", reuse=False)
+    assert result.manifest["choice"]["passes"] > 0
+    assert not list(own_cache.rglob("*.json"))
+
+
+def test_the_model_is_left_as_it_was(model: LoadedModel, images: Tensor):
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    cam_hub.explain(model, images[0], method="auto")
+    after = model.module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(part._forward_hooks for part in model.module.modules())
+    assert all(weight.grad is None for weight in model.module.parameters())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, image: cam_hub.suggest_layers(model, "faithful"),
+        lambda model, image: cam_hub.activations(model, image, "faithful"),
+        lambda model, image: list(cam_hub.explain_many(model, [image], method="auto")),
+        lambda model, image: list(cam_hub.explain_many(model, [image], target_layers="faithful")),
+        lambda model, image: cam_hub.compare(model, image, methods="auto"),
+    ],
+)
+def test_where_there_is_no_single_image_the_words_are_refused(call, model, images):
+    with pytest.raises(CamHubError) as caught:
+        call(model, images[0])
+    assert isinstance(caught.value, (InvalidArgument, MethodNotFound))
+
+
+def test_blocks_are_spread_over_the_depth(model: LoadedModel):
+    blocks = cam_hub.suggest_layers(model, "blocks")
+    assert [f"layer{index}" for index in range(1, 5)] == [n for n in blocks if len(n) == 6]
+    assert set(cam_hub.suggest_layers(model, "best")) <= set(blocks)
+    deep = cam_hub.wrap_model(timm.create_model("resnet26", pretrained=False).eval())
+    names = cam_hub.suggest_layers(deep, "blocks")
+    assert len(names) <= 8
+    assert set(cam_hub.suggest_layers(deep, "best")) <= set(names)
+    assert names[0].startswith(("act1", "layer1", "bn1", "maxpool"))
