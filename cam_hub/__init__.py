@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .sources.store import ModelStore
     from .sources.timm import DEFAULT_MODEL
     from .sources.wrapping import wrap_model
-    from .targets.classes import Prediction, Top, expected, top
+    from .targets.classes import Prediction, Top, expected, nearest, top
 
 # What is chosen, halved or computed in double precision is reported to this logger; nothing is
 # printed unless the program that uses the package configures logging.
@@ -51,6 +51,7 @@ _HOMES = {
     "Prediction": "targets.classes",
     "Top": "targets.classes",
     "expected": "targets.classes",
+    "nearest": "targets.classes",
     "top": "targets.classes",
     "compare": "attribution.compare",
     "Comparison": "results.comparison",
@@ -114,6 +115,7 @@ __all__ = [
     "explain_methods",
     "list_layers",
     "load_model",
+    "nearest",
     "parse_model_id",
     "predict",
     "reproduce",

@@ -187,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--contrast",
             metavar="CLASS",
-            help="class to hold them against; several as 'tabby; 0.5*lynx'",
+            help="class to hold them against; several as 'tabby; 0.5*lynx', or 'nearest(3)'",
         )
         command.add_argument(
             "--region", type=_box, metavar="L,T,R,B", help="box in the photo's pixels to ask about"

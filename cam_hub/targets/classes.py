@@ -33,6 +33,7 @@ __all__ = [
     "is_iterable",
     "label_of",
     "names_expected",
+    "nearest",
     "parse_top",
     "prediction_text",
     "resolve_classes",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 _WEIGHTED = re.compile(r"\s*(\d+(?:\.\d+)?)\s*\*(.+)", re.DOTALL)
+_NEAREST = re.compile(r"nearest\s*\(\s*(?:(\d+)\s*(?:,\s*(\d+(?:\.\d+)?)\s*)?)?\)\Z", re.IGNORECASE)
 _TOP = re.compile(r"top\s*\(?\s*(\d+)\s*\)?\Z", re.IGNORECASE)
 
 
@@ -169,9 +171,50 @@ class Contrast:
 Weights = tuple[tuple[int, float], ...]
 """Class indices with the weights of their scores."""
 
-ContrastChoice = int | str | Sequence[Any] | None
+
+@dataclass(frozen=True)
+class Nearest:
+    """Stands for the classes whose scores are nearest to that of the explained class.
+
+    Attributes:
+        count: Maximum number of classes.
+        weight: What they share equally.
+    """
+
+    count: int = 3
+    weight: float = 0.6
+
+    def __post_init__(self) -> None:
+        check_whole("nearest", self.count)
+        _weight(self.weight, self.weight)
+
+
+def nearest(count: int = 3, weight: float = 0.6) -> Nearest:
+    """The classes whose scores are nearest, as a value for ``explain(contrast=...)``.
+
+    With it, every method shows the difference to the most similar classes, as Finer-CAM (Zhang et
+    al. 2025) does: the explained score is that of the class, less ``weight`` times the mean score
+    of the ``count`` classes that are nearest to it, above or below. The defaults are those of
+    torchcam 0.5.
+
+    Args:
+        count: How many classes; fewer if the model has fewer.
+        weight: A finite number above 0.
+
+    Raises:
+        InvalidArgument: If one of them makes no sense.
+
+    Example:
+        >>> import cam_hub
+        >>> cam_hub.nearest(3)
+        Nearest(count=3, weight=0.6)
+    """
+    return Nearest(count, weight)
+
+
+ContrastChoice = int | str | Nearest | Sequence[Any] | None
 """What classes are contrasted with: a class by index or label; several in a list, which share the
-weight 1; or ``(class, weight)`` pairs."""
+weight 1; ``(class, weight)`` pairs; or ``nearest(count)``."""
 
 
 @dataclass(frozen=True)
@@ -312,11 +355,14 @@ def resolve_classes(
 
     Raises:
         ClassNotFound: As ``choose_classes``.
-        InvalidArgument: As ``choose_classes``, and if a class would be contrasted with itself.
+        InvalidArgument: As ``choose_classes``, and if a class would be contrasted with itself, or
+            several with the nearest of one.
     """
     classes = tuple(choose_classes(choice, ranking, names, eligible))
     if contrast is None:
         return ResolvedClasses(classes)
+    if (near := _as_nearest(contrast, names)) is not None:
+        return ResolvedClasses(classes, _nearest_to(classes, near, ranking, eligible))
     others = find_contrast(contrast, ranking.numel(), names)
     for other, _ in others or ():
         if other in classes:
@@ -337,7 +383,8 @@ def find_contrast(
     Args:
         contrast: A class; several, which share the weight 1; pairs of a class and its weight; the
             same as a text with semicolons between them, and ``0.5*`` before a class for its
-            weight; or None. A class that is named twice has the sum of its weights.
+            weight; or None. A class that is named twice has the sum of its weights. Those of
+            ``nearest`` depend on the scores: None.
         count: How many classes there are.
         names: Their labels, or None.
 
@@ -345,7 +392,7 @@ def find_contrast(
         ClassNotFound: If there is no such class.
         InvalidArgument: If it is something else, or a weight is not above 0.
     """
-    if contrast is None:
+    if contrast is None or _as_nearest(contrast, names) is not None:
         return None
     entries = _entries(contrast, names)
     weights: dict[int, float] = {}
@@ -354,6 +401,40 @@ def find_contrast(
         share = 1 / len(entries) if weight is None else weight
         weights[index] = weights.get(index, 0.0) + share
     return tuple(weights.items())
+
+
+def _as_nearest(contrast: ContrastChoice, names: Sequence[str] | None) -> Nearest | None:
+    """``nearest(…)`` as a value or as a text that is not a label; None for anything else."""
+    if isinstance(contrast, Nearest):
+        return contrast
+    if not isinstance(contrast, str) or _matches(contrast, names):
+        return None
+    found = _NEAREST.match(contrast.strip())
+    if found is None:
+        return None
+    default = Nearest()
+    count, weight = found.groups()
+    return Nearest(int(count or default.count), float(weight or default.weight))
+
+
+def _nearest_to(
+    classes: tuple[int, ...], near: Nearest, scores: Tensor, eligible: Tensor | None
+) -> Weights:
+    """The classes with the nearest scores, and their weights.
+
+    Raises:
+        InvalidArgument: If there are several explained classes, or no other class.
+    """
+    if len(classes) > 1:
+        reason = f"one explained class, whose nearest classes are meant, and not {len(classes)}"
+        raise InvalidArgument("contrast", near, reason)
+    distances = (scores - scores[classes[0]]).abs()
+    allowed = distances.isfinite() if eligible is None else eligible & distances.isfinite()
+    allowed[classes[0]] = False
+    others = best_of(-distances, allowed, near.count) if bool(allowed.any()) else []
+    if not others:
+        raise InvalidArgument("contrast", near, "a model with other classes, and this has none")
+    return tuple((other, near.weight / len(others)) for other in others)
 
 
 def _entries(contrast: Any, names: Sequence[str] | None) -> list[tuple[object, float | None]]:

@@ -59,7 +59,8 @@ _PARAMETERS = {
     **{name: PARAMETERS[name] for name in ("alpha", "colormap")},
     "contrast": Parameter(
         str,
-        "one class: why the others rather than this, or several as 'tabby; 0.5*lynx'; empty: none",
+        "one class: why the others rather than this, or several as 'tabby; 0.5*lynx', "
+        "or 'nearest(3)'; empty: none",
         "",
     ),
     **{name: PARAMETERS[name] for name in ("region", "reference")},

@@ -102,8 +102,8 @@ PARAMETERS = {
     "colormap": Parameter(str, "name of a colour map of matplotlib's", DEFAULTS["colormap"]),
     "contrast": Parameter(
         str,
-        "one class, as an index or label, or several as 'tabby; 0.5*lynx': why the classes "
-        "rather than this; empty: none",
+        "one class, as an index or label, or several as 'tabby; 0.5*lynx', or 'nearest(3)' for "
+        "those of the nearest scores: why the classes rather than this; empty: none",
         "",
     ),
     "region": Parameter(

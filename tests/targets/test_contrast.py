@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import torchcam.methods
 from torch import nn
 
 import cam_hub
@@ -159,3 +160,87 @@ def test_the_command_line_takes_one(tmp_path, lion, capsys):
     assert main(line) == 0
     assert "less that of tiger" in capsys.readouterr().out
     assert cam_hub.Explanation.load(out).contrast.label.startswith("tiger")
+
+
+# --- The classes of the nearest scores, as in Finer-CAM -------------------------------------------
+
+
+class Scores(nn.Module):
+    """Fixed scores of five classes, plus those of the linear network times a millionth."""
+
+    def __init__(self, *scores: float) -> None:
+        super().__init__()
+        self.inner = Linear()
+        self.register_buffer("scores", torch.tensor(scores))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scores + 1e-6 * self.inner(x)
+
+
+@pytest.mark.parametrize(
+    ("given", "explained", "expected"),
+    [
+        # Distances from class 2 (3.0): 2.5, 0.5, -, 0.25, 7.0.
+        (cam_hub.nearest(2), 2, {3: 0.3, 1: 0.3}),
+        ("nearest(2)", 2, {3: 0.3, 1: 0.3}),
+        ("Nearest( 1 , 0.8 )", 2, {3: 0.8}),
+        (cam_hub.nearest(1, weight=2), 2, {3: 2.0}),
+        # From class 0 (0.5): -, 2.0, 2.5, 2.75, 4.5: above as well as below.
+        (cam_hub.nearest(), 0, {1: 0.2, 2: 0.2, 3: 0.2}),
+        ("nearest()", 0, {1: 0.2, 2: 0.2, 3: 0.2}),
+        (cam_hub.nearest(9), 4, {0: 0.15, 1: 0.15, 2: 0.15, 3: 0.15}),
+    ],
+)
+def test_the_classes_of_the_nearest_scores_share_the_weight(given, explained, expected):
+    model = cam_hub.wrap_model(Scores(0.5, 2.5, 3.0, 3.25, -4.0), input_size=(3, 16, 24))
+    image = torch.randn(3, 16, 24, generator=torch.Generator().manual_seed(2))
+    asked = {"classes": explained, "method": "gradcam", "sign": "both"}
+    asked["target_layers"] = "inner.conv"
+    found = explain(model, image, contrast=given, **asked)
+    entries = found.manifest["contrast"]
+    entries = entries if isinstance(entries, list) else [entries]
+    weights = {each["class_index"]: each.get("weight", 1.0) for each in entries}
+    assert weights == pytest.approx(expected)
+    named = explain(model, image, contrast=list(expected.items()), **asked)
+    np.testing.assert_allclose(found.cam(), named.cam(), rtol=1e-5)
+    again = reproduce(json.loads(json.dumps(dict(found.manifest))), image, model=model)
+    assert again.cam().tobytes() == found.cam().tobytes()
+    (outcome,) = explain_many(model, [image], contrast=given, **asked)
+    np.testing.assert_allclose(outcome.explanation.cam(), found.cam(), rtol=1e-5)
+
+
+def test_finer_cam_of_torchcam_is_grad_cam_with_the_nearest_classes(linear):
+    (image,) = inputs(linear, 1)
+    found = explain(
+        linear, image, method="gradcam", target_layers="conv", classes=A,
+        contrast=cam_hub.nearest(3),
+    )  # fmt: skip
+    with torchcam.methods.FinerCAM(linear.module, "conv", input_shape=(3, 16, 24)) as extractor:
+        scores = linear.module(image[None].clone().requires_grad_())
+        (theirs,) = extractor(A, scores, normalized=False)
+    expected = theirs[0].detach().numpy()
+    assert expected.max() > 0
+    np.testing.assert_allclose(found.cam() / expected.max(), expected / expected.max(), atol=1e-5)
+
+
+def test_nearest_classes_are_refused_where_they_make_no_sense(linear):
+    (image,) = inputs(linear, 1)
+    for classes in (["ant", "dog"], "top(2)"):
+        with pytest.raises(InvalidArgument, match="one explained class"):
+            explain(linear, image, classes=classes, target_layers="conv", contrast="nearest(3)")
+    for given in ("nearest(0)", "nearest(2, 0)"):
+        with pytest.raises(InvalidArgument):
+            explain(linear, image, target_layers="conv", contrast=given)
+    for count, weight in ((0, 1), (2.5, 1), (3, -1), (3, float("nan"))):
+        with pytest.raises(InvalidArgument):
+            cam_hub.nearest(count, weight)
+    with pytest.raises(ClassNotFound):
+        explain(linear, image, target_layers="conv", contrast="nearest(many)")
+
+
+def test_a_label_that_reads_like_it_is_the_class(linear):
+    names = ["ant", "nearest(2)", "cat", "dog", "eel"]
+    model = cam_hub.wrap_model(linear.module, input_size=(3, 16, 24), class_names=names)
+    (image,) = inputs(linear, 1)
+    found = explain(model, image, classes=0, target_layers="conv", contrast="nearest(2)")
+    assert found.manifest["contrast"]["class_index"] == 1
