@@ -397,7 +397,8 @@ def _check_names(name: str, value: Any, choices: Iterable[str]) -> tuple[str, ..
     known = tuple(choices)
     expected = f"names out of {', '.join(known)}, or 'all'"
     parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, Iterable) or isinstance(parts, (bytes, Mapping)):
+    single = not isinstance(parts, Iterable) or getattr(parts, "ndim", 1) == 0
+    if single or isinstance(parts, (bytes, Mapping)):
         raise InvalidArgument(name, value, expected)
     found: dict[str, None] = {}  # in order
     for part in parts:

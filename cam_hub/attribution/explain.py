@@ -120,8 +120,9 @@ def explain(
         OutOfMemory: If memory does not suffice for one image at a time.
     """
     request = ExplainOptions.checked(**arguments)
-    by_evidence = method == AUTO or request.target_layers == FAITHFUL
-    chosen = METHODS[DEFAULT_METHOD if method == AUTO else method].signed(request.options["sign"])
+    auto = isinstance(method, str) and method == AUTO
+    by_evidence = auto or request.target_layers == FAITHFUL
+    chosen = METHODS[DEFAULT_METHOD if auto else method].signed(request.options["sign"])
     # Open, preprocess.
     model = model_of(model_or_id, request.options["output"])
     prepared = prepare(model, image, request.options["background"])
