@@ -133,16 +133,16 @@ def bakery_hub() -> Iterator[FakeHub]:
         yield hub
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def url() -> Iterator[str]:
-    """URL of the running app."""
+    """URL of the running app, which the modules of a process share: it takes seconds to start."""
     from tests.fakes.space_app import serve  # imports torch
 
     with serve() as address:
         yield address
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(url: str, tmp_path_factory: pytest.TempPathFactory) -> Client:
     """A client of the running app."""
     return Client(url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))

@@ -160,7 +160,7 @@ def test_opening_the_tab_lists_the_layers_and_offers_them_by_name(
     assert done
     assert shown["layer_table"] == layer_table(table, ["stages"], show_all=True)
     values = [value for _, value in shown["target_layers"]["choices"]]
-    assert values[:4] == ["best", "stages", "convs", "all"]
+    assert values[:5] == ["best", "stages", "blocks", "convs", "all"]
     assert {"bn2", "blocks.6"} <= set(values)
 
 
