@@ -17,7 +17,7 @@ CSS = """
 #account p { margin: 0; font-size: 0.85rem; color: var(--body-text-color-subdued); }
 #ask .html-container, #summary .html-container, #viewer .html-container, #maps .html-container,
 #predictions .html-container, #downloads .html-container, #examples .html-container,
-#method_note .html-container { padding: 0 !important; }
+#evidence .html-container, #method_note .html-container { padding: 0 !important; }
 #ask h2, #summary h2 { margin: 0; font-size: 1.15rem; line-height: 1.35; }
 #facts { margin-top: -0.5rem; }
 #facts .html-container { padding: 0 0.25rem; }

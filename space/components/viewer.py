@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cam_hub.errors import NoMap
+from cam_hub.faithfulness import Evidence
 from cam_hub.images.geometry import Placement
 from cam_hub.results import overlay
 from cam_hub.results.explanation import Explanation
@@ -55,6 +56,9 @@ class Span:
 class Preview:
     """One explanation, ready to be looked at.
 
+    Attributes:
+        evidence: The maps that were tested, by class and layer as ``DisplayOptions.at`` names them.
+
     Args:
         result: The explanation, at any size.
     """
@@ -62,6 +66,11 @@ class Preview:
     def __init__(self, result: Explanation) -> None:
         self.result = reduced(result, _SHOWN_SIDE)
         self._spans: dict[tuple[int, str | None, str], Span] = {}
+        self.evidence: dict[tuple[int, str | None], Evidence] = {}
+        if (stored := result.manifest.get("evidence")) is not None:
+            found = Evidence.from_dict(stored)
+            layer = result.layers[0] if len(result.layers) == 1 else found.layer
+            self.evidence[found.class_index, layer] = found
 
     def span(self, look: DisplayOptions) -> Span:
         """Between which values the colours run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,8 +12,11 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
+from cam_hub.faithfulness import Evidence
 from cam_hub.methods import METHODS
+from cam_hub.results.serialization import PHOTO
 from space.components import formatting
+from space.components.evidence_view import NOT_TESTED, evidence_html
 from space.components.photo_field import example_named
 from space.components.style import SHOW_RESULT, STARTER_JS
 from space.config.settings import Settings
@@ -30,7 +34,8 @@ from space.page.results_panel import (
 from space.service.errors import cancellable_progress, event_value, readable, token_of, warn
 from space.service.explain_form import read_request
 from space.service.explainer import Explainer
-from space.service.exports import SessionResult
+from space.service.exports import SessionResult, record_evidence
+from space.service.photos import Photo
 from space.service.views import DisplayOptions, read_display_options
 
 __all__ = ["ExplainEvents", "ExplainHandlers"]
@@ -73,7 +78,9 @@ class ExplainHandlers:
             if pending is not None:
                 look = replace(look, class_index=pending.class_index, layer=pending.layer)
             report = cancellable_progress(progress)
-            explained = self.explainer.explain(request, report, token_of(visitor))
+            # Where a GPU is lent per call, a test of its own would take another call.
+            tests = {"checks": ["cover"]} if self.settings.zero_gpu else None
+            explained = self.explainer.explain(request, report, token_of(visitor), tests)
             result = explained.result
             look.at(result)
             warn(explained.notes)
@@ -88,6 +95,57 @@ class ExplainHandlers:
                 ),
                 **self.presenter.all(kept, look, address_of(self.settings, http)),
             }
+
+    def test(
+        self,
+        values: Values,
+        visitor: gr.OAuthToken | None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio wants it)
+    ) -> Updates:
+        """Makes the cover test of the map that is shown."""
+        return self._test(values, ["cover"], token_of(visitor), progress)
+
+    def test_further(
+        self,
+        values: Values,
+        visitor: gr.OAuthToken | None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio wants it)
+    ) -> Updates:
+        """Makes further tests of the map that is shown."""
+        checks = ["cover", "class_check", "road"]
+        return self._test(values, checks, token_of(visitor), progress)
+
+    def _test(
+        self, values: Values, checks: list[str], visitor: str | None, progress: gr.Progress
+    ) -> Updates:
+        kept: SessionResult | None = values[self.kept]
+        if kept is None:
+            return {self.panel.evidence: gr.skip()}
+        with persistent_messages(), readable(as_html=True):
+            shown = self.panel
+            look = read_display_options(
+                class_index=values[shown.shown_class], layer=values[shown.shown_layer]
+            )
+            screen = self.presenter.previews.get(kept.folder)
+            index, layer = look.at(screen.result)
+            found = screen.evidence.get((index, layer))
+            if found is None or not all(check in found for check in checks):
+                request = kept.request
+                if request.photo.url is not None:  # what lies there may have changed
+                    photo = Photo(request.photo.name, kept.folder / PHOTO)
+                    request = replace(request, photo=photo)
+                tests = {"checks": checks, "class_index": index, "layer": layer}
+                report = cancellable_progress(progress)
+                result = self.explainer.explain(request, report, visitor, tests).result
+                stored = result.manifest["evidence"]
+                found = screen.evidence[index, layer] = Evidence.from_dict(stored)
+                record_evidence(kept.folder, stored)
+            name = f"{kept.folder.name} {index} {layer}"
+            return {self.panel.evidence: gr.update(value=evidence_html(found, name))}
+
+    def not_tested(self) -> Updates:
+        """Reports that a test failed; a message gives the reason."""
+        return {self.panel.evidence: gr.update(note=NOT_TESTED, turn=time.monotonic_ns())}
 
     def choose_example(self, chosen: gr.EventData) -> Updates:
         """Takes an example for the photo."""
@@ -127,6 +185,7 @@ class ExplainHandlers:
             panel.summary: NOTHING_YET,
             panel.body: gr.update(visible=False),
             panel.viewer: "",
+            panel.evidence: gr.update(value="", note="", shown=""),
             panel.maps: "",
             self.controls.stop: gr.update(visible=False),
         }
@@ -232,6 +291,21 @@ class ExplainEvents:
         outcome = [self.pending, panel.summary, controls.stop]
         run.failure(page.failed, self.kept, outcome, **_AT_ONCE)
         run.then(page.withdraw_stop, None, controls.stop, **_AT_ONCE)
+        # After the map is shown, so that it is not delayed.
+        tested: set[Block] = {self.kept, panel.shown_class, panel.shown_layer}
+        testing: dict[str, Any] = {
+            "preprocess": False,
+            "show_progress": "hidden",
+            "concurrency_id": "model",
+            "concurrency_limit": self._settings.concurrency,
+            **_PRIVATE,
+        }
+        first = run.success(page.test, tested, panel.evidence, **testing)
+        further = panel.evidence.select(
+            page.test_further, tested, panel.evidence, trigger_mode="once", **testing
+        )
+        for event in (first, further):
+            event.failure(page.not_tested, None, panel.evidence, **_AT_ONCE)
         controls.stop.click(
             page.stopped, self.kept, [panel.summary, controls.stop], cancels=[run], **_AT_ONCE
         )
@@ -240,7 +314,7 @@ class ExplainEvents:
     @property
     def _cleared(self) -> list[Any]:
         panel = self._panel
-        shown = [panel.summary, panel.body, panel.viewer, panel.maps]
+        shown = [panel.summary, panel.body, panel.viewer, panel.evidence, panel.maps]
         return [self.kept, self.pending, *shown, self._controls.stop]
 
     def _connect_form(self) -> None:

@@ -94,7 +94,9 @@ class InitialResult:
                 target_layers=["best"],
                 limits=self._settings.limits,
             )
-            result = self._explainer.explain(request, lambda part, what: None).result
+            tests = {"checks": ["cover"]}
+            explained = self._explainer.explain(request, lambda part, what: None, None, tests)
+            result = explained.result
         except CamHubError as problem:
             _LOG.info("no first sight: %s", problem.message)
             return

@@ -20,6 +20,7 @@ from cam_hub.errors import InvalidArgument
 from cam_hub.results.explanation import Explanation
 from space.components import formatting
 from space.components.downloads import FILE_KINDS, build_downloads, downloads_value
+from space.components.evidence_view import NOT_TESTED, TESTING, build_evidence, evidence_html
 from space.components.formatting import (
     build_prediction_list,
     colormap_choices,
@@ -87,6 +88,7 @@ class ResultsPanel:
     shown_class: gr.Radio
     shown_layer: gr.State
     viewer: gr.HTML
+    evidence: gr.HTML
     view: gr.Radio
     alpha: gr.Slider
     threshold: gr.Slider
@@ -115,7 +117,7 @@ class ResultsPanel:
     @property
     def large(self) -> list[Component]:
         """The components that another map changes."""
-        return [self.summary, self.viewer, self.downloads]
+        return [self.summary, self.viewer, self.evidence, self.downloads]
 
     @property
     def shown(self) -> list[Block]:
@@ -137,6 +139,7 @@ def build_results_panel() -> ResultsPanel:
     )
     with gr.Column(visible=False, elem_id="results") as body:
         viewer = build_viewer()
+        evidence = build_evidence()
         shown_class = gr.Radio(
             choices=[], label="Shown class", visible=False, elem_id="shown_class"
         )
@@ -187,6 +190,7 @@ def build_results_panel() -> ResultsPanel:
         shown_class=shown_class,
         shown_layer=gr.State(""),
         viewer=viewer,
+        evidence=evidence,
         view=view,
         alpha=alpha,
         threshold=threshold,
@@ -275,11 +279,20 @@ class Presenter:
             panel.shown_layer: look.layer or "",
             panel.predictions: prediction_list_html(result.predictions, result.classes),
             panel.maps: map_strip_html(screen, look),
-            **self.large(kept, look, address),
+            **self.large(kept, look, address, testing=True),
         }
 
-    def large(self, kept: SessionResult, look: DisplayOptions, address: str) -> Updates:
-        """The large picture, with its link and code; arguments as for ``all``."""
+    def large(
+        self, kept: SessionResult, look: DisplayOptions, address: str, *, testing: bool = False
+    ) -> Updates:
+        """The large picture, with its evidence, link and code; arguments as for ``all``.
+
+        Args:
+            kept: The result.
+            look: How it is displayed.
+            address: Where programs find the app.
+            testing: Whether a map without evidence is about to be tested.
+        """
         screen = self.previews.get(kept.folder)
         result = screen.result
         index, layer = look.at(result)
@@ -299,7 +312,14 @@ class Presenter:
                 "The same with gradio_client": client_code(request, address),
             },
         )
+        name = f"{kept.folder.name} {index} {layer}"
+        tested = screen.evidence.get((index, layer))
         return {
+            self.panel.evidence: gr.update(
+                shown=name,
+                value="" if tested is None else evidence_html(tested, name),
+                note=TESTING if testing else NOT_TESTED,
+            ),
             self.panel.summary: formatting.summary(result, index, layer, request.contrast),
             self.panel.viewer: viewer_html(screen, look, served(kept.folder / _PREVIEW_PHOTO)),
             self.panel.downloads: downloads,

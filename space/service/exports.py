@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product, starmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +26,14 @@ from cam_hub.targets.classes import Prediction
 from space.service.explain_form import ExplainForm
 from space.service.result_files import mark_as_used
 
-__all__ = ["CompareFiles", "Exports", "SessionResult", "reopen", "write_compare_files"]
+__all__ = [
+    "CompareFiles",
+    "Exports",
+    "SessionResult",
+    "record_evidence",
+    "reopen",
+    "write_compare_files",
+]
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,24 @@ def reopen(folder: Path) -> Explanation:
         raise InvalidArgument(
             "result", "the earlier one", "one that is still kept; explain the photo again"
         ) from None
+
+
+def record_evidence(folder: Path, evidence: Mapping[str, Any]) -> None:
+    """Adds evidence to the manifest of an explanation that ``Explanation.save_data`` wrote.
+
+    Args:
+        folder: Its folder. If it is gone, or the disk refuses, nothing changes.
+        evidence: ``Evidence.to_dict``.
+    """
+    with suppress(OSError):
+        facts = json.loads((folder / MANIFEST).read_text("utf-8"))
+        files = facts.pop("files")
+        del files[MANIFEST]
+        with _published(folder / MANIFEST) as part:
+            text = manifest_text(MANIFEST, {**facts, "evidence": evidence}, files)
+            part.write_text(text, "utf-8")
+        for archive in folder.glob("*/cam_hub.zip"):  # with the manifest as it was
+            archive.unlink(missing_ok=True)
 
 
 class Exports:

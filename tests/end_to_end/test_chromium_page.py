@@ -45,6 +45,38 @@ def test_a_result_is_in_view_on_the_first_screen(visit: Open, options: dict[str,
     assert visitor.page.get_attribute("html", "lang") == "en"
 
 
+# Evidence
+
+
+@sizes
+def test_the_map_is_tested_below_the_picture_and_further_on_request(
+    visit: Open, options: dict[str, Any]
+):
+    visitor = visit(options)
+    visitor.sees("tiger cat")
+    page = visitor.page
+    assert "tiger cat" in page.inner_text("#evidence")
+    visitor.take_example("coffee.jpg")
+    assert not page.is_visible("#evidence"), "the evidence for the photo before is gone"
+    visitor.explain()
+    visitor.sees("Evidence for espresso")
+    page.wait_for_selector("#evidence [data-map]")
+    assert "Cover the hottest 15% of the image: espresso" in page.inner_text("#evidence")
+    picture, evidence = (page.locator(name).bounding_box() for name in ("#viewer", "#evidence"))
+    assert evidence["y"] >= picture["y"] + picture["height"]
+    page.click("#evidence summary")
+    page.click("#evidence button")
+    rows = page.locator("#evidence tbody tr")
+    page.wait_for_function("document.querySelectorAll('#evidence tbody tr').length === 3")
+    assert rows.nth(1).is_visible(), "the table stays open"
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= options["viewport"]["width"], "nothing sticks out"
+    page.click("#look label:has-text('Boxes')")
+    visitor.sees("Evidence for espresso")
+    page.wait_for_timeout(500)
+    assert rows.nth(1).is_visible(), "and as the display changes"
+
+
 # Input
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,11 @@ from PIL import Image
 
 import cam_hub
 from cam_hub import Evidence
+from cam_hub.faithfulness import EvidenceTest
+from space.components.evidence_view import NOT_TESTED, TESTING, evidence_html
+from space.service.exports import record_evidence
+from tests.fakes.browser import Browser
+from tests.fakes.space_app import encoded
 
 
 def evidence(client: Client, photo: Path, **asked: Any) -> Any:
@@ -91,3 +98,91 @@ def test_explain_has_the_evidence_in_its_manifest_if_asked_for(client: Client, p
     assert [test["name"] for test in manifest["evidence"]["tests"]] == ["cover", "focus"]
     *_, manifest, _ = client.predict(sent, method="layercam", api_name="/explain")
     assert "evidence" not in manifest
+
+
+# The page
+
+
+@pytest.fixture
+def explained(url: str, lion: Image.Image) -> Browser:
+    """A page with a result of two classes."""
+    browser = Browser(url)
+    done, shown = browser.explain(
+        browser.upload(encoded(lion, "PNG")), classes=["lion", "tiger"], method="layercam"
+    )
+    assert done, shown
+    browser.first = shown["evidence"]  # type: ignore[attr-defined]
+    return browser
+
+
+def fire_test(browser: Browser, kind: str, **values: Any) -> Any:
+    """Fires the event that tests the map: ``success`` of the explanation, or ``select``."""
+    (event,) = (
+        each
+        for each in browser.config["dependencies"]
+        if each["outputs"] == [browser.ids["evidence"]]
+        and [kind] == [fired for _, fired in each["targets"]]
+        and each["inputs"]
+    )
+    done, shown = browser.fire(event, values)
+    assert done, shown
+    return shown["evidence"]
+
+
+def test_the_map_is_tested_after_it_is_shown(explained: Browser):
+    first = explained.first  # type: ignore[attr-defined]
+    assert first["value"] == ""
+    assert first["props"]["note"] == TESTING
+    tested = fire_test(explained, "success", shown_class=291)["value"]
+    assert f'data-map="{first["props"]["shown"]}"' in tested
+    assert "Cover the hottest 15% of the image: lion" in tested
+    assert len(re.findall("<tr><td>", tested)) == 1
+    further = fire_test(explained, "select", shown_class=291)["value"]
+    assert len(re.findall("<tr><td>", further)) == 3
+    assert "Other classes get" in further
+    assert "Test further" not in further
+
+
+def test_evidence_belongs_to_one_map_and_is_in_its_files(explained: Browser):
+    tested = fire_test(explained, "success", shown_class=292)["value"]
+    assert "Cover the hottest 15% of the image: tiger" in tested
+    redrawing = explained.event("shown_class", "input", "viewer")
+    looks = {"view": "overlay", "alpha": 0.5, "colormap": "jet", "threshold": 0.5, "scale": "own"}
+    _, other = explained.fire(redrawing, {**looks, "shown_class": 291})
+    assert other["evidence"]["value"] == ""
+    assert other["evidence"]["props"]["note"] == NOT_TESTED
+    assert other["evidence"]["props"]["shown"] not in tested
+    _, same = explained.fire(redrawing, {**looks, "shown_class": 292})
+    assert same["evidence"]["value"] == tested
+    files = explained.event("downloads", "select", "downloads")
+    _, made = explained.fire(files, {**looks, "shown_class": 292}, {"kind": "manifest"})
+    path = re.sub(r".*file=", "", made["downloads"]["props"]["ready"]["address"])
+    manifest = json.loads(Path(path).read_text("utf-8"))
+    assert manifest["evidence"]["class_index"] == 292
+    assert cam_hub.Explanation.load(Path(path).parent).evidence.class_index == 292
+
+
+def test_another_photo_takes_the_evidence_away(explained: Browser):
+    clearing = explained.event("photo", "clear", "evidence")
+    done, shown = explained.fire(clearing, {"photo": None})
+    assert done
+    assert shown["evidence"]["value"] == shown["evidence"]["props"]["note"] == ""
+    assert "value" not in fire_test(explained, "success", shown_class=291)
+
+
+def test_the_page_opens_with_the_evidence_for_its_first_result(url: str):
+    _, shown = Browser(url).open()
+    assert "Cover the hottest" in shown["evidence"]["value"]
+
+
+def test_labels_in_sentences_are_escaped():
+    bad = EvidenceTest("cover", 1.0, {"<i>": 0.5}, 8, "<img src=x onerror=alert(1)>")
+    shown = evidence_html(Evidence((bad,), 0, None), 'a"b')
+    assert "<img" not in shown
+    assert "<i>" not in shown
+    assert 'data-map="a&quot;b"' in shown
+
+
+def test_evidence_for_a_result_that_is_gone_is_not_written(tmp_path: Path):
+    record_evidence(tmp_path / "gone", {})
+    assert not list(tmp_path.iterdir())
