@@ -370,7 +370,8 @@ def _explain_with_fallback(
         "blank: nothing at "
         + (f"layer {layers[0]!r}" if len(layers) == 1 else "any of the layers")
         + f" is evidence {_SIDES[request.options['sign']]} the class; try another layer or class"
-        + (_SATURATED if request.options["target"] == "probability" else ""),
+        + (_SATURATED if request.options["target"] == "probability" else "")
+        + (f" ({method.blank})" if method.blank else ""),
     )
 
 

@@ -512,6 +512,10 @@ METHODS.register(
         url="https://arxiv.org/abs/2011.08891",
         needs_noise=False,
         compute=lambda evidence: hirescam(evidence.activation, evidence.gradient),
+        blank=(
+            "gradient times activation sums to zero at each position of a layer that only a norm "
+            "follows"
+        ),
         summary=(
             "Gradient times activation, with both signs: what each place adds to the score. Often "
             "the most faithful at inner layers."

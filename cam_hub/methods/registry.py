@@ -80,6 +80,7 @@ class Method:
             that comes from denominators whose terms cancel. ``compute`` does not have these
             denominators: its maps differ from the paper's where the share is large. None for a
             method whose formula cannot cancel there.
+        blank: When its map is zero everywhere by construction, for the error in that case.
         class_specific: Whether the map depends on the class by construction: a method that does
             not use the gradient draws the same map for all classes.
         sign: Which evidence its maps show, see :meth:`signed`.
@@ -98,6 +99,7 @@ class Method:
     passes: Passes = Passes()
     class_specific: bool = True
     cancellation: Callable[[Evidence], Tensor] | None = None
+    blank: str = ""
     sign: Sign = "for"
     key: str = field(init=False, repr=False)
 

@@ -114,7 +114,7 @@ def test_hirescam_has_no_map_where_gradient_times_activation_is_zero_by_construc
     torch.manual_seed(0)
     model = cam_hub.wrap_model(Normalised(), input_size=(3, 32, 32))
     for sign in ("for", "both"):
-        with pytest.raises(NoMap):
+        with pytest.raises(NoMap, match="a layer that only a norm follows"):
             explain(model, IMAGE, method="hirescam", target_layers="conv", classes=1, sign=sign)
     explain(model, IMAGE, method="hirescam", target_layers="norm", classes=1)
     explain(model, IMAGE, method="gradcam", target_layers="conv", classes=1, sign="both")
