@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -170,6 +171,23 @@ class Evidence:
     def __str__(self) -> str:
         """Verdict and sentences."""
         return "\n".join([f"{self.verdict}.", *(test.sentence for test in self.tests)])
+
+    def _repr_html_(self) -> str:
+        """For notebooks: verdict, sentences, and a table of the tests."""
+        rows = [("test", "value", "baselines", "images that pass")]
+        for test in self.tests:
+            value = "not tested" if test.value is None else f"{test.value:.2f}"
+            baselines = ", ".join(f"{name} {each:.2f}" for name, each in test.baselines.items())
+            rows.append((test.name, value, baselines, str(test.passes)))
+        cells = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+        table = "".join(f"<tr>{row}</tr>" for row in cells)
+        return f"{self._sentences_html()}<table>{table}</table>"
+
+    def _sentences_html(self) -> str:
+        """Verdict and sentences as a paragraph; the sentences alone where nothing was tested."""
+        verdict = f"{self.verdict[:1].upper()}{self.verdict[1:]}."
+        shown = "" if self.faithful is None else f"<strong>{html.escape(verdict)}</strong> "
+        return f"<p>{shown}{html.escape(' '.join(test.sentence for test in self.tests))}</p>"
 
 
 _WORDS = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
@@ -18,7 +21,7 @@ from cam_hub.faithfulness import Evidence
 from cam_hub.images.clips import evenly
 from cam_hub.images.decoding import MAX_PIXELS
 from cam_hub.images.geometry import Placement
-from cam_hub.methods import Sign
+from cam_hub.methods import METHODS, Sign
 from cam_hub.results import montage, overlay
 from cam_hub.results.manifest import check_explanation, file_stem
 from cam_hub.results.maps import Limits, Map, Maps, Pictures, ScaleChoice, checked_limits
@@ -35,11 +38,15 @@ from cam_hub.results.serialization import (
     save_folder,
     save_picture,
 )
-from cam_hub.targets.classes import Prediction
+from cam_hub.targets.classes import Prediction, prediction_text
 
 __all__ = ["Explanation"]
 
 _SHOWN_STEPS = 8  # in a montage
+
+# In a notebook: pixels of the longer side, and predictions.
+_NOTEBOOK_SIDE = 480
+_NOTEBOOK_CLASSES = 5
 
 # What a saved result may hold: a stranger's folder must not fill the memory.
 _MAX_CELLS = 1 << 29  # of all maps: 2 GiB
@@ -473,12 +480,48 @@ class Explanation(Maps):
 
     def __repr__(self) -> str:
         classes = ", ".join(f"{index} {self.labels[index]!r}" for index in self.classes)
-        known = "evidence" in self.__dict__ or "evidence" in self.described
-        tested = f", evidence={str(self.evidence)!r}" if known else ""
+        known = self._known_evidence
+        tested = f", evidence={str(known)!r}" if known is not None else ""
         return (
             f"Explanation(model={self.described['model']['id']!r}, method={self.method!r}, "
             f"classes=[{classes}], layers={list(self.layers)}, photo={self.photo.size}{tested})"
         )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the overlay, the predictions, and the evidence as far as it is known.
+
+        The overlay is that of the first class with a map, at a reduced size; nothing is tested.
+        """
+        index = next(filter(self.has_map, self.classes), None)
+        picture = self.photo if index is None else self.overlay(index)
+        picture = picture.convert("RGB")
+        picture.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=90)
+        coded = base64.b64encode(buffer.getvalue()).decode()
+        label = html.escape(self.labels[self.classes[0] if index is None else index])
+        what = f"<strong>{label}</strong>: no map" if index is None else f"<strong>{label}</strong>"
+        model = html.escape(str(self.described["model"]["id"]))
+        method = html.escape(METHODS[self.method].title if self.method in METHODS else self.method)
+        where = ", ".join(f"<code>{html.escape(name)}</code>" for name in self.layers)
+        rows = "".join(
+            f"<tr><td>{html.escape(prediction_text(found))}</td>"
+            f"<td>{html.escape(found.label)}</td></tr>"
+            for found in self.predictions[:_NOTEBOOK_CLASSES]
+        )
+        known = self._known_evidence
+        tested = "" if known is None else known._sentences_html()
+        return (
+            f"<div><p>{what} in <code>{model}</code>: {method} at {where}</p>"
+            f'<img alt="{label}" src="data:image/jpeg;base64,{coded}">{tested}'
+            f"<table>{rows}</table></div>"
+        )
+
+    @property
+    def _known_evidence(self) -> Evidence | None:
+        """The evidence, if it was made already."""
+        known = "evidence" in self.__dict__ or "evidence" in self.described
+        return self.evidence if known else None
 
 
 def read_predictions(entries: Any) -> tuple[Prediction, ...]:
