@@ -106,7 +106,7 @@ def test_words_select_layers(net, how, expected):
 
 
 def test_an_unknown_word_is_refused(net):
-    with pytest.raises(InvalidArgument, match="best, stages, convs, all"):
+    with pytest.raises(InvalidArgument, match="best, stages, blocks, convs, all"):
         cam_hub.suggest_layers(net, "worst")
 
 
