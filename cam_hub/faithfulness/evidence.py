@@ -169,15 +169,17 @@ class Evidence:
             raise InvalidArgument("evidence", entry, "what to_dict gave") from error
 
     def __str__(self) -> str:
-        """Verdict and sentences."""
-        return "\n".join([f"{self.verdict}.", *(test.sentence for test in self.tests)])
+        """Verdict and sentences; reasons that the verdict states are not repeated."""
+        stated = self.faithful is None
+        sentences = [t.sentence for t in self.tests if not (stated and t.value is None)]
+        return "\n".join([f"{self.verdict.rstrip('.')}.", *sentences])
 
     def _repr_html_(self) -> str:
         """For notebooks: verdict, sentences, and a table of the tests."""
         rows = [("test", "value", "baselines", "images that pass")]
         for test in self.tests:
-            value = "not tested" if test.value is None else f"{test.value:.2f}"
-            baselines = ", ".join(f"{name} {each:.2f}" for name, each in test.baselines.items())
+            value = "not tested" if test.value is None else f"{test.value:.3g}"
+            baselines = ", ".join(f"{name} {each:.3g}" for name, each in test.baselines.items())
             rows.append((test.name, value, baselines, str(test.passes)))
         cells = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
         table = "".join(f"<tr>{row}</tr>" for row in cells)

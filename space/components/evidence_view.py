@@ -65,8 +65,8 @@ def evidence_html(evidence: Evidence, map_name: str) -> str:
 
 def _row(test: EvidenceTest) -> str:
     words = OPTIONS["evidence"].choices.get(test.name, test.name)
-    value = "not tested" if test.value is None else f"{test.value:.2f}"
-    baselines = ", ".join(f"{name} {each:.2f}" for name, each in test.baselines.items()) or "–"
+    value = "not tested" if test.value is None else f"{test.value:.3g}"
+    baselines = ", ".join(f"{name} {each:.3g}" for name, each in test.baselines.items()) or "–"
     cells = (words[:1].upper() + words[1:], value, baselines, str(test.passes))
     return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 

@@ -32,7 +32,7 @@ def made(value: float | None, check: float | None = None) -> Evidence:
 )
 def test_the_verdict_is_in_words(evidence: Evidence, verdict: str):
     assert evidence.verdict == verdict
-    assert str(evidence).startswith(verdict + ".")
+    assert str(evidence).startswith(verdict.rstrip(".") + ".")
 
 
 def test_results_survive_json():
@@ -95,3 +95,9 @@ def test_pointing_and_energy_compare_with_the_object():
         energy(heat, torch.zeros(56, 56, dtype=torch.bool))
     with pytest.raises(InvalidArgument, match="inside"):
         pointing_game(heat, inside[:5])
+
+
+def test_the_reason_why_nothing_was_tested_is_written_once():
+    found = Evidence((EvidenceTest("cover", None, sentence="Why."),))
+    assert str(found) == "not tested: Why."
+    assert found._repr_html_().count("Why.") == 1

@@ -76,7 +76,7 @@ def test_evidence_is_a_table_of_its_tests(explained: Explanation):
     shown = found._repr_html_()
     assert shown.count("<tr>") == 4
     assert "not tested" in shown
-    assert f"{found['focus'].value:.2f}" in shown
+    assert f"{found['focus'].value:.3g}" in shown
 
 
 def test_a_result_from_files_without_evidence_has_none_in_its_repr(

@@ -126,6 +126,8 @@ def test_an_image_is_made_small_enough_for_an_agent(agent: Agent, lion: Image.Im
 def test_the_light_tools_answer_with_json(agent: Agent, sent: str):
     rows = json.loads(agent.call("layers").content[0].text)
     assert any(row["recommended"] for row in rows)
+    tested = json.loads(agent.call("evidence", image=sent, method="layercam").content[0].text)
+    assert tested["tests"][0]["sentence"].startswith("Cover the hottest")
     seen = agent.call("predict", image=sent, top=2)
     predictions, facts = (json.loads(part.text) for part in seen.content)
     assert [row["class_index"] for row in predictions][:1] == [291]
