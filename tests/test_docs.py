@@ -39,6 +39,7 @@ def run(block: str) -> dict[str, object]:
     return names
 
 
+@pytest.mark.slow
 def test_what_easy_explain_does_with_its_numbers(folder_with_cat):
     names = run(blocks("docs/from-easy-explain.md")[0])
     assert names["model"].input_size == (3, 224, 224)
@@ -46,6 +47,7 @@ def test_what_easy_explain_does_with_its_numbers(folder_with_cat):
     assert (folder_with_cat / "overlay.png").exists()
 
 
+@pytest.mark.slow
 def test_three_layers_of_resnet_50_and_their_fusion_in_one_call(folder_with_cat):
     names = run(blocks("docs/from-easy-explain.md")[1])
     result = names["result"]

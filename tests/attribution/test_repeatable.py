@@ -47,7 +47,7 @@ def identical(one: Explanation, other: Explanation) -> bool:
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 class TestInAnyOrder:
     def test_a_question_asked_twice_gets_one_answer(self, lite0, lion, fresh, seed):
         RECENT.clear()
@@ -86,6 +86,7 @@ def test_without_noise_it_is_a_fresh_pass_as_long_as_nothing_with_noise_was_aske
         assert identical(explain(lite0, lion, **QUESTIONS[name]), fresh[name]), name
 
 
+@pytest.mark.slow
 def test_an_answer_that_uses_nothing_kept_is_the_same_at_any_time(lite0, lion, fresh):
     for given in QUESTIONS.values():
         explain(lite0, lion, **given)

@@ -218,6 +218,7 @@ def test_an_older_manifest_contains_the_number_of_copies(
     assert np.array_equal(again.cam(), found.cam())
 
 
+@pytest.mark.slow
 def test_a_map_does_not_depend_on_the_rest_of_the_request(
     lite0: cam_hub.LoadedModel, photos: dict[str, Image.Image]
 ) -> None:
@@ -231,6 +232,7 @@ def test_a_map_does_not_depend_on_the_rest_of_the_request(
         assert np.array_equal(alone.cams[key], cam)
 
 
+@pytest.mark.slow
 def test_sums_that_do_not_fit_into_memory_are_made_in_several_passes(
     lite0: cam_hub.LoadedModel, photos: dict[str, Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +247,7 @@ def test_sums_that_do_not_fit_into_memory_are_made_in_several_passes(
         assert np.array_equal(parts.cams[key], cam)
 
 
+@pytest.mark.slow
 def test_two_seeds_agree_at_blocks_of_every_depth(
     lite0: cam_hub.LoadedModel, photos: dict[str, Image.Image]
 ) -> None:

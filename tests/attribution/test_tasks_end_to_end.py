@@ -264,7 +264,9 @@ class TestDetection:
         ("name", "trunk"),
         [
             ("ssdlite320_mobilenet_v3_large", "backbone.features.0"),
-            ("fasterrcnn_mobilenet_v3_large_320_fpn", "backbone.body"),
+            pytest.param(
+                "fasterrcnn_mobilenet_v3_large_320_fpn", "backbone.body", marks=pytest.mark.slow
+            ),
         ],
     )
     def test_torchvisions_find_something_with_random_weights_and_lay_it_on_the_photo(

@@ -306,6 +306,7 @@ def test_an_unfinished_file_goes_once_it_is_old(root):
 # Concurrent writes.
 
 
+@pytest.mark.slow
 def test_processes_and_threads_that_write_one_key_at_once_leave_a_whole_answer(root):
     code = (
         "import sys; from cam_hub.layers import cache\n"

@@ -214,7 +214,7 @@ class TestResolving:
 CONVOLUTIONAL = [
     ("resnet10t", "layer4"),
     ("torchvision/resnet18", "layer4"),
-    ("vgg11", "features"),
+    pytest.param("vgg11", "features", marks=pytest.mark.slow),
     ("convnext_atto", "norm_pre"),
     ("mobilenetv3_small_050", "blocks"),
     ("efficientnet_b0", "bn2"),

@@ -27,7 +27,7 @@ MAX_MACS = 5e9
 
 PECULIAR = [
     "coat_tiny",  # one module under several names
-    "hiera_tiny_224",  # draws values and reads them
+    pytest.param("hiera_tiny_224", marks=pytest.mark.slow),  # draws values and reads them
     "vit_tiny_patch16_dinov3_qkvb",  # buffers that no checkpoint contains
     "vit_tiny_r_s16_p8_224",  # runs an image through its stem to determine a shape
 ]

@@ -162,6 +162,7 @@ def limited(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_result_that_cannot_be_written_leaves_nothing_and_is_reported(tmp_path: Path):
     code = (
         "import sys, pathlib, numpy as np\n"
