@@ -357,6 +357,9 @@ def _explain(options: argparse.Namespace) -> int:
     for found in result.predictions:
         _write(f"{prediction_text(found):>7}  {found.class_index:5d}  {found.label}\n")
     _write(f"explained: {result.target}\n")
+    if (choice := result.manifest.get("choice")) is not None:
+        layers = ", ".join(result.layers)
+        _write(f"map: {result.method} at {layers}: {choice['reason']}\n")
     if options.evidence is not None:
         _write(f"evidence: {result.evidence}\n")
     _write(f"saved to {result.save(options.out, **look)}\n")

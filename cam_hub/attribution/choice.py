@@ -82,7 +82,8 @@ class Choice:
         method: The method.
         layer: The layer; None for the one that is recommended by depth.
         reason: Why, in one sentence.
-        passes: How many images passed through the network for it.
+        passes: How many images passed through the network when it was made; a choice that is
+            stored costs none.
         images: How many images the choice rests on.
         drop: The contrast drop of the chosen map on this image; None if evidence did not decide.
         random: The same where a random map is covered.
@@ -162,7 +163,7 @@ def choose(model: LoadedModel, prepared: Prepared, method: str, request: Explain
         reason = "blurring the whole image hardly changes the score, as with random weights"
         return ledger.store(key, replace(by_depth, reason=by_depth.reason + reason))
     try:
-        own, tested = _drops(job, subjects, ledger)
+        own, tested = _drops(job, subjects, ledger, reuse=request.reuse)
     except NoMap as error:  # one of the candidates is not finite
         return ledger.store(key, replace(by_depth, reason=f"{by_depth.reason}{error}"))
     passes += tested + 1 + job.samples
@@ -242,14 +243,14 @@ def _subject(job: Job, answer: Answer, index: int, request: ExplainOptions) -> S
 
 
 def _drops(
-    job: Job, subjects: Sequence[Subject], ledger: _Ledger
+    job: Job, subjects: Sequence[Subject], ledger: _Ledger, *, reuse: bool
 ) -> tuple[dict[Candidate, float], int]:
     """The mean contrast drop over the classes by candidate, and how many covered images passed.
 
     Where there are more candidates than may be tested, those that earlier images favour are.
     Candidates that mark the same pixels are tested once.
     """
-    passed = run(job)
+    passed = run(job, reuse=reuse)
     sides = tuple(job.image.shape[2:])
     means = ledger.means()
     ranked = sorted(
@@ -373,7 +374,7 @@ class _Ledger:
             return None
         if known is None or (known.layer is not None and known.layer not in job.layers):
             return None
-        return replace(known, passes=0)
+        return known
 
     def means(self, without: str = "") -> dict[Candidate, float]:
         """The mean drop by candidate over all images but one.

@@ -15,6 +15,7 @@ from typing import TypeVar, Unpack
 import torch
 
 from cam_hub._validation import check_whole, with_hints
+from cam_hub.attribution.choice import AUTO, DEFAULT_METHOD, chosen_by_evidence
 from cam_hub.attribution.passes import BatchLimit, Job, Pass, Progress, run, run_together
 from cam_hub.attribution.preparation import Prepared, make_job, prepare
 from cam_hub.attribution.request import (
@@ -27,7 +28,7 @@ from cam_hub.attribution.result import explanation_of
 from cam_hub.attribution.samples import Sample, open_samples
 from cam_hub.errors import CamHubError, ClassNotFound
 from cam_hub.hooks.modes import default_modes
-from cam_hub.layers.listing import resolve_layers
+from cam_hub.layers.listing import FAITHFUL, resolve_layers
 from cam_hub.methods import METHODS, Method
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results.explanation import Explanation
@@ -131,17 +132,24 @@ class BatchExplainer:
         method: Makes the maps.
         request: The request for each picture; it holds no iterator.
         room: Most images, noisy copies included, that pass the network at once.
+        by_evidence: The method, or ``"auto"``, where evidence decides for each picture; else None.
     """
 
     model: LoadedModel
     method: Method
     request: ExplainOptions
     room: BatchLimit
+    by_evidence: str | None = None
     _targets: dict[tuple[int, ...], Target] = field(default_factory=dict)
 
     @classmethod
-    def checked(cls, model: LoadedModel, method: Method, request: ExplainOptions) -> BatchExplainer:
+    def checked(cls, model: LoadedModel, name: str, request: ExplainOptions) -> BatchExplainer:
         """Makes sure that nothing is wrong that would be wrong with every picture.
+
+        Args:
+            model: The model.
+            name: The method, or ``"auto"``.
+            request: The request.
 
         Raises:
             CamHubError: What is wrong.
@@ -163,8 +171,13 @@ class BatchExplainer:
                 # How many classes there are shows only when the network has answered.
                 if isinstance(error.name, str):
                     raise
-        resolve_layers(model, request.target_layers, model.input_size)
-        return cls(model, method, request, BatchLimit(request.options["batch_size"]))
+        method = METHODS[DEFAULT_METHOD if name == AUTO else name]
+        by_evidence = name if name == AUTO or request.target_layers == FAITHFUL else None
+        layers = request.target_layers if request.target_layers != FAITHFUL else None
+        resolve_layers(model, layers, model.input_size)
+        room = BatchLimit(request.options["batch_size"])
+        signed = method.signed(request.options["sign"])
+        return cls(model, signed, request, room, by_evidence)
 
     @default_modes()
     def explain(
@@ -191,6 +204,8 @@ class BatchExplainer:
 
     def _together(self, pictures: list[Ready], done: Done) -> list[Explanation | CamHubError]:
         """The same for pictures of one size."""
+        if self.by_evidence is not None:
+            return [self._by_evidence(picture, self.by_evidence, done) for picture in pictures]
         found: dict[int, Explanation | CamHubError] = {}
         jobs: dict[int, tuple[Job, ExplainOptions]] = {}
         for position, picture in enumerate(pictures):
@@ -209,6 +224,20 @@ class BatchExplainer:
         for (position, (job, request)), passed in zip(jobs.items(), passes, strict=True):
             found[position] = self._result(pictures[position], job, request, passed, tick)
         return [found[position] for position in range(count)]
+
+    def _by_evidence(self, picture: Ready, name: str, done: Done) -> Explanation | CamHubError:
+        """The same for one picture, with the method and the layer that are chosen for it."""
+        try:
+            request = replace(self._request(picture), progress=lambda *_: done(0))
+            method, chosen = chosen_by_evidence(
+                self.model, picture.prepared, name, replace(request, reuse=True)
+            )
+            chosen = replace(chosen, reuse=request.reuse)
+            job = make_job(self.model, picture.prepared, [method], chosen)
+            passed = run(job, reuse=chosen.reuse)
+            return explanation_of(self.model, picture.prepared, method, job, passed, chosen)
+        except CamHubError as error:
+            return error
 
     def _request(self, picture: Ready) -> ExplainOptions:
         """The request for one picture, with its own label where that is to be explained."""
@@ -373,12 +402,12 @@ def explain_many(
     progress = arguments.pop("progress", None)
     arguments["reuse"] = False
     request = ExplainOptions.checked(**arguments)
-    chosen = METHODS[method].signed(request.options["sign"])
+    method = AUTO if method == AUTO else METHODS[method].name
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
     check_whole("threads", threads)
     model = model_of(model_or_id, request.options["output"])
     pictures = open_samples(images, clips=len(model.input_size) == 4)
-    explainer = BatchExplainer.checked(model, chosen, request)
+    explainer = BatchExplainer.checked(model, method, request)
     return _outcomes(explainer, pictures, threads, progress)
 
 

@@ -76,10 +76,13 @@ PARAMETERS = {
     "model_id": Parameter(
         str, "'owner/name[@revision]' on the Hub, 'torchvision/name[@weights]' or a timm name"
     ),
-    "method": Parameter(str, METHOD_NAMES, DEFAULTS["method"]),
+    "method": Parameter(
+        str, f"{METHOD_NAMES}; auto: the one whose map holds best if covered", DEFAULTS["method"]
+    ),
     "target_layers": Parameter(
         _Texts,
-        "layer names, or a word: best, stages, convs, all; empty: the recommended one",
+        "layer names, or a word: best, stages, blocks, convs, all, faithful (the one whose map "
+        "holds best if covered); empty: the recommended one",
         [],
     ),
     "classes": Parameter(

@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
+from cam_hub.attribution.choice import AUTO
 from cam_hub.attribution.compare_columns import read_columns
 from cam_hub.attribution.result import MOST_SAMPLES
 from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused, TooMuch
@@ -176,10 +177,13 @@ def read_request(
     options = read_limited_options(values, limits, interface)
     if limits.max_samples < MOST_SAMPLES:
         options["sampling"] = "fixed"
+    method = str(values["method"])[: limits.max_text]
+    if method != AUTO:
+        method = METHODS[method].name
     return ExplainForm(
         photo=photo,
         model_id=model,
-        method=METHODS[str(values["method"])[: limits.max_text]].name,
+        method=method,
         target_layers=layers,
         classes=wanted,
         num_samples=samples,

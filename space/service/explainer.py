@@ -18,6 +18,7 @@ from cam_hub.attribution.evidence import add_evidence
 from cam_hub.attribution.predict import Predicted
 from cam_hub.errors import NoMap, TooMuch
 from cam_hub.layers.listing import (
+    FAITHFUL,
     SUGGESTIONS,
     LayerInfo,
     list_layers,
@@ -281,7 +282,10 @@ class Explainer:
         with self._model(request.model_id, progress, visitor) as model:
             progress(0.3, "Finding layers")
             wanted = request.target_layers
-            if wanted and (count := len(resolve_layers(model, wanted))) > limits.max_layers:
+            count = 1  # the layer that is chosen by evidence
+            if wanted and wanted != (FAITHFUL,):
+                count = len(resolve_layers(model, wanted))
+            if count > limits.max_layers:
                 expected = f"at most {limits.max_layers} layers, and these are {count} of "
                 expected += "this model"
                 raise TooMuch("target_layers", " ".join(wanted), expected)

@@ -67,6 +67,15 @@ CASES = [
         ("embed", "last"),
     ),
     Case("unknown", SHY, grey(), {**QUIET, "target_layers": ["lats"]}, error="layer_not_found"),
+    # Chosen by evidence; by depth here, since the weights are random.
+    Case("by evidence", SHARED, striped(), {"method": "auto"}, ("backbone",)),
+    Case(
+        "a layer by evidence",
+        SHARED,
+        striped(),
+        {"target_layers": ["faithful"]},
+        ("backbone",),
+    ),
     # Classes.
     Case(
         "two classes",
