@@ -166,10 +166,12 @@ def explain_methods(
     if not named:
         raise InvalidArgument("methods", methods, "at least one method")
     request = ExplainOptions.checked(**arguments)
-    if AUTO in named or request.target_layers == FAITHFUL:  # each with layers of its own
-        names = [AUTO if name == AUTO else METHODS[name].name for name in named]
+    names = [
+        AUTO if isinstance(name, str) and name == AUTO else METHODS[name].name for name in named
+    ]
+    if AUTO in names or request.target_layers == FAITHFUL:  # each with layers of its own
         return {name: explain(model_or_id, image, method=name, **arguments) for name in names}
-    chosen = {METHODS[name].name: METHODS[name].signed(request.options["sign"]) for name in named}
+    chosen = {name: METHODS[name].signed(request.options["sign"]) for name in names}
     model = model_of(model_or_id, request.options["output"])
     prepared = prepare(model, image, request.options["background"])
     job = make_job(model, prepared, list(chosen.values()), request)

@@ -402,7 +402,8 @@ def explain_many(
     progress = arguments.pop("progress", None)
     arguments["reuse"] = False
     request = ExplainOptions.checked(**arguments)
-    method = AUTO if method == AUTO else METHODS[method].name
+    auto = isinstance(method, str) and method == AUTO  # an array has no single truth
+    method = AUTO if auto else METHODS[method].name
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
     check_whole("threads", threads)
     model = model_of(model_or_id, request.options["output"])
