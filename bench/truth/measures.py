@@ -1,4 +1,4 @@
-"""How well one map finds the object that it explains, and what its cover test says."""
+"""How well one map finds the object that it explains, and the result of its cover test."""
 
 from __future__ import annotations
 

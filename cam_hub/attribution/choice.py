@@ -28,7 +28,15 @@ from cam_hub.attribution.passes.scoring import Answer, ask, score_images
 from cam_hub.attribution.preparation import Prepared, make_job
 from cam_hub.attribution.request import ExplainOptions
 from cam_hub.errors import NoMap
-from cam_hub.faithfulness import Subject, blurred, cover, hottest, random_map, soft_mask
+from cam_hub.faithfulness import (
+    Subject,
+    blurred,
+    cover,
+    cover_drops,
+    hottest,
+    random_map,
+    soft_mask,
+)
 from cam_hub.layers import cache
 from cam_hub.layers.layouts import on_input
 from cam_hub.layers.listing import FAITHFUL, suggest_layers
@@ -38,7 +46,7 @@ from cam_hub.models.loaded_model import LoadedModel, weights_digest
 __all__ = ["AUTO", "DEFAULT_METHOD", "Choice", "choose", "chosen_by_evidence"]
 
 AUTO: Final = "auto"
-"""As a method: the one whose map holds best."""
+"""The word for the method whose map holds best."""
 
 DEFAULT_METHOD: Final = "smoothgradcampp"
 """The method where evidence does not decide."""
@@ -280,13 +288,9 @@ def _drops(
                 members.append([(method, name)])
     if not masks:
         return {}, 0
-    filling = blurred(job.image)
     totals = torch.zeros(len(masks), dtype=torch.float64)
     for place, subject in enumerate(subjects):
-        soft = soft_mask(torch.stack([mask[place] for mask in masks])).to(job.image.device)
-        images = torch.cat([job.image, cover(job.image, soft, filling)])
-        margins = subject.margin(subject.rate(images).scores)
-        totals += margins[0] - margins[1:]
+        totals += cover_drops(subject, torch.stack([mask[place] for mask in masks]))
     drops = (totals / len(subjects)).tolist()
     own = {each: drop for group, drop in zip(members, drops, strict=True) for each in group}
     finite = {each: drop for each, drop in own.items() if math.isfinite(drop)}
@@ -328,7 +332,7 @@ class _Ledger:
     """What earlier images of the same weights have shown; stored on disk where there is a cache.
 
     Args:
-        key: Of the file; None if nothing is stored.
+        key: The key of the file; None if nothing is stored.
         held: The content of files by key, in memory.
         data: The content; empty for none.
     """

@@ -77,20 +77,6 @@ class Tested:
     settled: ResolvedClasses
     labels: Sequence[str] | None
 
-    @classmethod
-    def of(
-        cls,
-        job: Job,
-        method: Method,
-        standings: ClassScores,
-        settled: ResolvedClasses,
-        labels: Sequence[str] | None,
-    ) -> Tested:
-        """What is needed later, and nothing of the caller's that should be freed."""
-        image = job.image if job.image.device.type == "cpu" else job.image.new_empty(0)
-        job = replace(job, image=image, progress=None)
-        return cls(job, method, standings, settled, labels)
-
     def whole_job(self, explanation: Explanation) -> Job:
         """The job with its image, which is prepared again if need be."""
         if self.job.image.numel():

@@ -196,10 +196,11 @@ def _make_explanation(
         labels=labels,
         described=described,
     )
-    # Not a field: pickles and files do without the model.
-    found.__dict__["_origin"] = Tested(
-        replace(job, progress=None), method, standings, passed.settled, names
-    )
+    # Not a field: pickles and files do without the model. A list of results must not fill the
+    # memory of an accelerator with their images.
+    image = job.image if job.image.is_cpu else job.image.new_empty(0)
+    job = replace(job, image=image, progress=None)
+    found.__dict__["_origin"] = Tested(job, method, standings, passed.settled, names)
     return found
 
 

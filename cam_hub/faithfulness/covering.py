@@ -164,7 +164,7 @@ def centred_gaussian(sides: Sequence[int]) -> Tensor:
     """A map that knows nothing but where photographers put things: a Gaussian in the middle.
 
     Args:
-        sides: Of the map; the last two are rows and columns.
+        sides: The sides of the map; the last two are rows and columns.
 
     Returns:
         Float32 ``(*sides)`` in (0, 1], with a standard deviation of a quarter of each side.
@@ -178,7 +178,7 @@ def random_map(sides: Sequence[int], generator: torch.Generator, grid: int = 7) 
     """A map that knows nothing: random values on a coarse grid, interpolated as maps are.
 
     Args:
-        sides: Of the map; the last two are rows and columns.
+        sides: The sides of the map; the last two are rows and columns.
         generator: On the CPU.
         grid: Rows and columns of the coarse grid.
 

@@ -72,7 +72,7 @@ class EvidenceTest:
 
 @dataclass(frozen=True)
 class Evidence:
-    """How far a map can be trusted, by tests against the model itself. There is no single grade.
+    """How far a map can be trusted, by tests against the model itself; without a single grade.
 
     Attributes:
         tests: The results, in the order in which the tests were named.
@@ -123,7 +123,7 @@ class Evidence:
 
     @property
     def verdict(self) -> str:
-        """What the tests say, in words."""
+        """The result of the tests, in words."""
         if self.faithful is None:
             reasons = [test.sentence for test in self.tests if test.value is None]
             return " ".join(["not tested:", *reasons]) if reasons else "not tested"

@@ -119,16 +119,15 @@ class Subject:
         return -found if self.against else found
 
 
-def cover_drops(subject: Subject, heats: Tensor, share: float = DEFAULT_SHARE) -> Tensor:
+def cover_drops(subject: Subject, masks: Tensor) -> Tensor:
     """How far each of several maps of one image and class holds: the contrast drop.
 
-    The drop in the class's score relative to its rivals' when the hottest pixels of a map are
-    covered (blurred, with a soft edge). One pass for the image and one for each map.
+    The drop in the class's score relative to its rivals' when the pixels that a map marks are
+    covered, with a soft edge. One pass for the image and one for each map.
 
     Args:
         subject: The image and class; its own map does not matter.
-        heats: The maps, ``(N, *sides)``, finite.
-        share: The share of the image that is covered.
+        masks: The pixels that the maps mark, from ``hottest``: ``(N, *sides)`` bool.
 
     Returns:
         ``(N,)`` in units of the score; for a map that marks nothing, 0.
@@ -136,7 +135,6 @@ def cover_drops(subject: Subject, heats: Tensor, share: float = DEFAULT_SHARE) -
     Raises:
         CamHubError: What scoring raises.
     """
-    masks = hottest(heats, share)
     images = cover(subject.image, soft_mask(masks), subject.filling(subject.image))
     margins = subject.margin(subject.rate(torch.cat([subject.image, images])).scores)
     return margins[:1] - margins[1:]
