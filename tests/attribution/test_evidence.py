@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -223,3 +225,13 @@ def test_saved_evidence_that_makes_no_sense_is_refused(explained, tmp_path):
     write_manifest(tmp_path / "manifest.json", {**manifest, "evidence": {"tests": 3}})
     with pytest.raises(InvalidArgument, match="evidence"):
         Explanation.load(tmp_path)
+
+
+def test_an_image_that_was_left_on_an_accelerator_is_prepared_again(model: cam_hub.LoadedModel):
+    pixels = (photo().clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
+    result = cam_hub.explain(model, pixels, method="gradcam", target_layers="features")
+    expected = cam_hub.evidence(result)
+    tested: Any = result.origin
+    without = replace(tested.job, image=tested.job.image.new_empty(0))
+    result.__dict__["_origin"] = replace(tested, job=without)
+    assert cam_hub.evidence(result) == expected
