@@ -6,8 +6,9 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 def _free_port() -> int:
@@ -35,17 +36,24 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_TEMP_DIR"] = str(Path(_CACHE) / "gradio")
 
-import gradio
+# An HTTP client takes a thirtieth of a second to read all certificates that the system trusts, for
+# every request of gradio_client, and all servers here are on loopback, without TLS: there are none.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = str(Path(_CACHE) / "no-certificates")
+Path(os.environ["SSL_CERT_DIR"]).mkdir()
+
 import numpy as np
 import pytest
-import skimage.data
-import torch
-from gradio_client import Client
 from PIL import Image
 
 import cam_hub
 from tests.fakes.chromium import DESKTOP, Visitor, chromium
 from tests.fakes.hub import FakeHub, serve
+
+# Fixtures import what takes long themselves: pytest-xdist's main process, which waits for nothing
+# else, needs none of it.
+if TYPE_CHECKING:
+    from gradio_client import Client
 
 PHOTOS = {
     "lion": (291, "lion"),
@@ -59,13 +67,18 @@ PHOTOS = {
 
 
 def _gradio_photo(name: str) -> Image.Image:
-    folder = Path(gradio.__file__).parent / "media_assets" / "images"
+    spec = find_spec("gradio")
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent / "media_assets" / "images"
     return Image.open(folder / name).convert("RGB")
 
 
 @pytest.fixture(scope="session")
 def photos() -> dict[str, Image.Image]:
     """Real photos of the objects in PHOTOS."""
+    import skimage.data
+
     return {
         "lion": _gradio_photo("lion.jpg"),
         "cheetah": _gradio_photo("cheetah1.jpg"),
@@ -86,6 +99,14 @@ def lion(photos: dict[str, Image.Image]) -> Image.Image:
 def lite0() -> cam_hub.LoadedModel:
     """The embedded default model, with its real weights."""
     return cam_hub.load_model(cam_hub.DEFAULT_MODEL, device="cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_pauses() -> Iterator[None]:
+    """A download that is cut off goes on after a twentieth of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cam_hub.sources.download._PAUSE", 0.05)
+        yield
 
 
 @pytest.fixture
@@ -145,6 +166,8 @@ def url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def client(url: str, tmp_path_factory: pytest.TempPathFactory) -> Client:
     """A client of the running app."""
+    from gradio_client import Client
+
     return Client(url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
 
 
@@ -185,6 +208,8 @@ def visit(browser: Any, url: str) -> Iterator[Callable[..., Visitor]]:
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """torch with one thread, as in the sweep over all architectures."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
