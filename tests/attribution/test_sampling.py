@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -159,6 +160,35 @@ def counted(model: cam_hub.LoadedModel, photo: Image.Image) -> Iterator[list[int
         hook.remove()
 
 
+@dataclass(frozen=True)
+class Unsteady:
+    """An explanation that needs more copies than were asked for.
+
+    Attributes:
+        found: The explanation.
+        sizes: The sizes of the batches that passed the model.
+        told: The progress that it reported.
+    """
+
+    found: Explanation
+    sizes: list[int]
+    told: list[float]
+
+
+@pytest.fixture(scope="module")
+def unsteady(lite0: cam_hub.LoadedModel, photos: dict[str, Image.Image]) -> Unsteady:
+    told: list[float] = []
+    with counted(lite0, photos["cat"]) as sizes:
+        found = explain(
+            lite0,
+            photos["cat"],
+            target_layers=UNSTEADY,
+            reuse=False,
+            progress=lambda part, what: told.append(part),
+        )
+    return Unsteady(found, sizes, told)
+
+
 def copies(found: Explanation) -> dict[tuple[int, str], int]:
     """The number of noisy copies of each map, by class index and layer."""
     return {
@@ -178,11 +208,8 @@ def test_a_map_that_no_seed_changes_costs_as_many_passes_as_asked_for(
     assert "layer_notes" not in found.manifest
 
 
-def test_where_copies_differ_more_are_taken_and_counted(
-    lite0: cam_hub.LoadedModel, photos: dict[str, Image.Image]
-) -> None:
-    with counted(lite0, photos["cat"]) as sizes:
-        found = explain(lite0, photos["cat"], target_layers=UNSTEADY, reuse=False)
+def test_where_copies_differ_more_are_taken_and_counted(unsteady: Unsteady) -> None:
+    found, sizes = unsteady.found, unsteady.sizes
     (taken,) = copies(found).values()
     assert found.manifest["parameters"]["num_samples"] == 4
     assert 4 < taken <= MOST_SAMPLES
@@ -192,9 +219,9 @@ def test_where_copies_differ_more_are_taken_and_counted(
 
 
 def test_the_map_is_the_one_of_that_number(
-    lite0: cam_hub.LoadedModel, photos: dict[str, Image.Image]
+    lite0: cam_hub.LoadedModel, photos: dict[str, Image.Image], unsteady: Unsteady
 ) -> None:
-    found = explain(lite0, photos["cat"], target_layers=UNSTEADY)
+    found = unsteady.found
     (taken,) = copies(found).values()
     asked = {"target_layers": UNSTEADY, "num_samples": taken, "sampling": "fixed"}
     alone = explain(lite0, photos["cat"], **asked, reuse=False)
@@ -292,14 +319,8 @@ def test_methods_without_noise_have_no_agreement(
     assert "agreement" not in found.manifest
 
 
-def test_progress_never_falls_back(
-    lite0: cam_hub.LoadedModel, photos: dict[str, Image.Image]
-) -> None:
-    told: list[float] = []
-    explain(
-        lite0, photos["cat"], target_layers=UNSTEADY, reuse=False,
-        progress=lambda part, what: told.append(part),
-    )  # fmt: skip
+def test_progress_never_falls_back(unsteady: Unsteady) -> None:
+    told = unsteady.told
     assert len(told) > 1
     assert told == sorted(told)
     assert 0 <= told[0] <= told[-1] <= 1

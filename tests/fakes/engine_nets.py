@@ -137,18 +137,28 @@ def some_layers(model: LoadedModel) -> list[str]:
 def plainly(
     model: LoadedModel, method: Method, image: Tensor, layer: str, index: int, noise: Noise
 ) -> np.ndarray:
-    """A reference map: one image at a time, with the whole graph, without shared memory.
+    """A reference map: that of ``plain_tensors``.
+
+    Returns:
+        ``(rows, cols)``; for a clip, the grids of its steps one below the other.
+    """
+    return method(*plain_tensors(model, image, layer, index, noise))[0].numpy()
+
+
+def plain_tensors(
+    model: LoadedModel, image: Tensor, layer: str, index: int, noise: Noise
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What methods combine: one image at a time, with the whole graph, without shared memory.
 
     Args:
         model: The model.
-        method: Computes the map.
         image: ``(1, …)``, preprocessed.
         layer: Name of the target layer.
         index: Index of the class.
         noise: Noise of the noisy copies.
 
     Returns:
-        ``(rows, cols)``; for a clip, the grids of its steps one below the other.
+        The activation, its gradient, and the gradients of the noisy copies.
     """
     arrangement = next(found for found in list_layers(model) if found.name == layer).arrangement
     target = resolve_target(model, prepare(model, image)).aim(model, image.to(model.dtype))
@@ -179,7 +189,7 @@ def plainly(
         image = image.to(model.dtype)
         activation, gradient = both(image.clone().requires_grad_())
         noisy = [both(copy.requires_grad_())[1] for copy in noisy_copies(noise, image)]
-    return method(activation, gradient, torch.stack(noisy))[0].numpy()
+    return activation, gradient, torch.stack(noisy)
 
 
 def noisy_copies(noise: Noise, image: Tensor) -> list[Tensor]:

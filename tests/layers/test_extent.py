@@ -99,12 +99,16 @@ def test_most_of_these_networks_are_placed():
 @pytest.mark.parametrize(
     ("border", "expected"),
     [
-        ((20, 20, 20, 20), (-0.09, -0.09, 1.09, 1.09)),
-        ((-20, -20, -20, -20), (0.09, 0.09, 0.91, 0.91)),
-        ((20, 0, 0, 0), (0, -0.09, 1, 1)),
-        ((0, 0, 0, 0), FULL),
+        pytest.param((20, 20, 20, 20), (-0.09, -0.09, 1.09, 1.09), id="padded by 9 %"),
+        pytest.param(
+            (-20, -20, -20, -20),
+            (0.09, 0.09, 0.91, 0.91),
+            id="cropped by 9 %",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param((20, 0, 0, 0), (0, -0.09, 1, 1), id="one side", marks=pytest.mark.slow),
+        pytest.param((0, 0, 0, 0), FULL, id="unchanged"),
     ],
-    ids=["padded by 9 %", "cropped by 9 %", "one side", "unchanged"],
 )
 def test_the_deepest_layer_of_a_strided_network_lies_where_its_finer_ones_show(border, expected):
     class Padded(nn.Module):

@@ -18,6 +18,7 @@ from cam_hub.layers.layouts import LAYOUTS
 from cam_hub.targets import TASKS
 from tests.fakes.engine_nets import apart, plainly
 from tests.fakes.law_nets import FOLDED, inputs, is_of_clips, layer_of, of_layout, of_task
+from tests.fakes.sweep import diagonal
 
 KINDS = [*LAYOUTS, *TASKS]
 """A new layout or task has no network in ``law_nets`` yet, and fails here until it is added."""
@@ -58,9 +59,13 @@ def test_the_networks_have_the_layout_that_they_represent(models, layout):
     assert found["laid"] == layout
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", KINDS)
+def over_kinds_and_methods(shift: int) -> pytest.MarkDecorator:
+    """Every kind with every method. Each law samples other pairs, and all laws together every."""
+    return pytest.mark.parametrize(("kind", "method"), diagonal(KINDS, METHODS, shift=shift))
+
+
 class TestEveryMethodAndKind:
+    @over_kinds_and_methods(0)
     def test_chunks_of_any_size_give_the_map_of_one_pass(self, models, kind, method):
         model = models[kind]
         (image,) = inputs(model, 1)
@@ -73,6 +78,7 @@ class TestEveryMethodAndKind:
                 < TOLERANCE
             )
 
+    @over_kinds_and_methods(1)
     def test_a_batch_gives_the_maps_of_its_images_one_by_one(self, models, kind, method):
         model = models[kind]
         images = inputs(model, 5)
@@ -88,6 +94,7 @@ class TestEveryMethodAndKind:
             assert distance(alone, together) < TOLERANCE
             assert alone.target == together.target
 
+    @over_kinds_and_methods(2)
     def test_it_is_the_map_of_a_plain_implementation(self, models, kind, method):
         model = models[kind]
         layer, noise = layer_of(model), Noise(3, 0.2, 7)
@@ -98,6 +105,7 @@ class TestEveryMethodAndKind:
         cam = found.cams[found.classes[0], layer]
         assert apart(cam.reshape(expected.shape), expected) < TOLERANCE
 
+    @over_kinds_and_methods(3)
     def test_what_is_kept_of_other_questions_gives_the_map_of_a_fresh_pass(
         self, models, kind, method
     ):
@@ -112,6 +120,7 @@ class TestEveryMethodAndKind:
         assert distance(fresh, explain(model, image, **options)) < TOLERANCE
         assert distance(fresh, explain(model, image, **options)) < TOLERANCE
 
+    @over_kinds_and_methods(4)
     def test_several_classes_give_the_maps_of_each_alone(self, models, kind, method):
         model = models[kind]
         (image,) = inputs(model, 1)
@@ -123,6 +132,7 @@ class TestEveryMethodAndKind:
             key = index, layer_of(model)
             assert apart(together.cams[key], alone.cams[key]) < TOLERANCE
 
+    @over_kinds_and_methods(5)
     def test_several_methods_and_layers_give_the_maps_of_each_alone(self, models, kind, method):
         model = models[kind]
         (image,) = inputs(model, 1)
@@ -135,6 +145,7 @@ class TestEveryMethodAndKind:
                 one, other = together[method].cams[index, layer], alone.cams[index, layer]
                 assert apart(one, other) < TOLERANCE
 
+    @over_kinds_and_methods(6)
     def test_a_batch_that_lies_channels_last_gives_the_same_map(self, models, kind, method):
         if is_of_clips(kind):
             pytest.skip("clips pass in the format in which they come")
@@ -147,6 +158,7 @@ class TestEveryMethodAndKind:
         assert one.keys() == other.keys()
         assert all(apart(cam, other[key]) < TOLERANCE for key, cam in one.items())
 
+    @over_kinds_and_methods(7)
     def test_weights_that_lie_channels_last_give_the_same_map(self, models, kind, method):
         model = models[kind]
         solid = is_of_clips(kind) and kind not in FOLDED

@@ -217,12 +217,12 @@ CONVOLUTIONAL = [
     pytest.param("vgg11", "features", marks=pytest.mark.slow),
     ("convnext_atto", "norm_pre"),
     ("mobilenetv3_small_050", "blocks"),
-    ("efficientnet_b0", "bn2"),
+    pytest.param("efficientnet_b0", "bn2", marks=pytest.mark.slow),
     ("regnety_002", "final_conv"),
-    ("densenet121", "features"),
-    ("repvgg_a0", "final_conv"),
+    pytest.param("densenet121", "features", marks=pytest.mark.slow),
+    pytest.param("repvgg_a0", "final_conv", marks=pytest.mark.slow),
     ("torchvision/squeezenet1_1", "classifier.2"),
-    ("torchvision/googlenet", "inception5b"),
+    pytest.param("torchvision/googlenet", "inception5b", marks=pytest.mark.slow),
     ("torchvision/shufflenet_v2_x0_5", "conv5"),
 ]
 

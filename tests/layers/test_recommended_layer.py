@@ -10,7 +10,7 @@ import cam_hub
 
 TRANSFORMERS = [
     ("vit_tiny_patch16_224", "blocks.11.norm1", "NLC", 1),
-    ("swin_tiny_patch4_window7_224", "norm", "NHWC", 0),
+    pytest.param("swin_tiny_patch4_window7_224", "norm", "NHWC", 0, marks=pytest.mark.slow),
     ("mixer_s32_224", "norm", "NLC", 0),
 ]
 

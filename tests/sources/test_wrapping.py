@@ -61,7 +61,7 @@ def noise_photo(width: int, height: int) -> Image.Image:
     ],
 )
 def test_a_timm_network_is_preprocessed_as_timm_does(name: str) -> None:
-    module = timm.create_model(name)
+    module = timm.create_model(name, **({"depth": 1} if "base" in name else {}))
     transform = timm.data.create_transform(**resolve_model_data_config(module))
     photo = noise_photo(300, 200)
     assert torch.equal(wrap_model(module).preprocess(photo), transform(photo)[None])
