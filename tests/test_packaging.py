@@ -114,22 +114,6 @@ def test_every_imported_distribution_is_a_declared_requirement(package, extra) -
                 assert found & declared, f"{path.relative_to(ROOT)} imports {top}"
 
 
-def test_the_library_works_without_gradio_and_torchcam() -> None:
-    code = (
-        "import sys\n"
-        "for name in ('gradio', 'gradio_client', 'torchcam', 'space', 'pandas'):\n"
-        "    sys.modules[name] = None\n"
-        "import cam_hub, numpy\n"
-        "model = cam_hub.load_model('test_vit', pretrained=False, device='cpu')\n"
-        "photo = numpy.random.default_rng(0).integers(0, 255, (99, 99, 3), dtype='uint8')\n"
-        "print(cam_hub.explain(model, photo, method='layercam').overlay().size)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip() == "(99, 99)", done.stderr
-
-
 def test_the_console_script_is_the_command_line() -> None:
     module, _, name = PROJECT["scripts"]["cam-hub"].partition(":")
     assert getattr(importlib.import_module(module), name) is main

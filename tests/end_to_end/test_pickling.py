@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import joblib
 import numpy as np
@@ -23,6 +23,7 @@ from cam_hub import Comparison, Explanation, LoadedModel, compare, explain, wrap
 from cam_hub.errors import ModelRefused
 from tests.fakes.law_nets import of_layout
 from tests.fakes.repo_folders import network, push
+from tests.fakes.sweep import diagonal
 
 
 def through_torch(value: Any) -> Any:
@@ -179,22 +180,21 @@ class TestModelsById:
         assert (again.id, again.class_names) == ("mine", names)
         assert again.revision == bread.revision
 
-    @pytest.mark.parametrize(
-        "change",
-        [
-            lambda net: nn.init.zeros_(net.fc.weight),
-            lambda net: net.load_state_dict(
-                {k: v * 2 if v.is_floating_point() else v for k, v in net.state_dict().items()}
-            ),
-            lambda net: setattr(net, "fc", nn.Linear(net.fc.in_features, 3)),
-            lambda net: net.fc.weight.data.mul_(2),
-            lambda net: net.bn1.running_mean.add_(1),
-            lambda net: net.double(),
-            lambda net: net.fc.register_forward_hook(negated),
-        ],
-    )
+    CHANGES: ClassVar[dict[str, Callable[[nn.Module], object]]] = {
+        "zeros": lambda net: nn.init.zeros_(net.fc.weight),
+        "other weights": lambda net: net.load_state_dict(
+            {k: v * 2 if v.is_floating_point() else v for k, v in net.state_dict().items()}
+        ),
+        "another layer": lambda net: setattr(net, "fc", nn.Linear(net.fc.in_features, 3)),
+        "in place": lambda net: net.fc.weight.data.mul_(2),
+        "a buffer": lambda net: net.bn1.running_mean.add_(1),
+        "double": lambda net: net.double(),
+        "a hook": lambda net: net.fc.register_forward_hook(negated),
+    }
+
+    @pytest.mark.parametrize(("change", "way"), diagonal(CHANGES, WAYS), indirect=["way"])
     def test_one_that_was_changed_is_its_module(self, way, change, bread):
-        change(bread.module)
+        self.CHANGES[change](bread.module)
         batch = torch.rand(1, *bread.input_size, dtype=bread.dtype)
         again = way(bread)
         assert torch.equal(again.module(batch), bread.module(batch))

@@ -51,7 +51,7 @@ class RunningApp:
         size = -1
         while size != len(self.log()):
             size = len(self.log())
-            time.sleep(0.3)
+            time.sleep(0.1)
         return self.log()[before:]
 
 

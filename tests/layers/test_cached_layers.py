@@ -10,6 +10,7 @@ from torch import nn
 
 import cam_hub
 from cam_hub.layers import cache, listing
+from tests.fakes.sweep import sample
 
 
 @pytest.fixture(autouse=True)
@@ -92,11 +93,11 @@ def test_a_loaded_model_that_was_changed_is_examined_again(examined, change):
     assert len(examined) == 2
 
 
-@pytest.mark.parametrize("damage", [b"", b"no JSON", b'{"key":', b"null"])
+@pytest.mark.parametrize("damage", sample(["", "no JSON", '{"key":', "null"], quick=["no JSON"]))
 def test_a_damaged_file_is_as_if_it_were_not_there(examined, folder, damage):
     first = cam_hub.list_layers(random_model())
     (file,) = folder.iterdir()
-    file.write_bytes(damage)
+    file.write_text(damage)
     assert cam_hub.list_layers(random_model()) == first
     assert len(examined) == 2
     assert cam_hub.list_layers(random_model()) == first

@@ -143,6 +143,7 @@ def test_it_ends_soon_after_a_signal_even_while_it_computes(tmp_path: Path, phot
     assert "secret-name" not in output + errors
 
 
+@pytest.mark.slow  # the app starts in a separate process
 def test_it_serves_until_a_signal(tmp_path: Path):
     with serving(tmp_path) as (server, url):
         assert httpx.get(url).status_code == 200

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,15 +150,15 @@ class TestWithoutTheHub:
         assert "title: Maps of Ann" in written
         assert hub.requests == []
 
-    def test_the_documented_command_runs(self):
-        done = subprocess.run(
-            [sys.executable, "-m", "space.publish", "ann/maps", "--dry-run"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "app.py\n" in done.stdout
+    @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+    def test_the_documented_command_runs(self, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "argv", ["space.publish", "ann/maps", "--dry-run"])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("space.publish", run_name="__main__")
+        assert not ended.value.code
+        written = capsys.readouterr()
+        assert written.err == ""
+        assert "app.py\n" in written.out
 
     def test_a_folder_is_written_without_a_request(self, hub, tmp_path: Path, capsys):
         assert main(["--folder", str(tmp_path / "space")]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -136,6 +137,7 @@ def filled(path: str, value: str) -> str:
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     with run_app(tmp_path_factory.mktemp("app")) as running:
         yield running
+        assert "Traceback" not in running.log(), "also of what was written late"
 
 
 @pytest.fixture(scope="module")
@@ -415,3 +417,10 @@ def test_streams_that_are_left(app: RunningApp, http: httpx.Client):
     with http.stream("GET", f"{app.api}/queue/data?session_hash=left1") as answer:
         assert answer.status_code in (200, 404)
     assert json.loads(http.get(f"{app.url}/config").text)["version"]
+
+
+def test_after_all_of_this_it_ends_with_a_signal(app: RunningApp, http: httpx.Client):
+    assert http.get(app.url).status_code == 200
+    app.process.send_signal(signal.SIGTERM)
+    assert app.process.wait(20) == 0
+    assert "has ended" in app.log()
