@@ -27,7 +27,7 @@ from cam_hub.attribution.passes import Job, run
 from cam_hub.attribution.passes.scoring import Answer, ask, score_images
 from cam_hub.attribution.preparation import Prepared, make_job
 from cam_hub.attribution.request import ExplainOptions
-from cam_hub.errors import NoMap
+from cam_hub.errors import InvalidArgument, NoMap
 from cam_hub.faithfulness import (
     Subject,
     blurred,
@@ -43,7 +43,7 @@ from cam_hub.layers.listing import FAITHFUL, suggest_layers
 from cam_hub.methods import METHODS, Method
 from cam_hub.models.loaded_model import LoadedModel, weights_digest
 
-__all__ = ["AUTO", "DEFAULT_METHOD", "Choice", "choose", "chosen_by_evidence"]
+__all__ = ["AUTO", "DEFAULT_METHOD", "Choice", "choose", "chosen_by_evidence", "not_by_evidence"]
 
 AUTO: Final = "auto"
 """The word for the method whose map holds best."""
@@ -124,6 +124,16 @@ def chosen_by_evidence(
     return METHODS[choice.method].signed(request.options["sign"]), request
 
 
+def not_by_evidence(method: Method) -> InvalidArgument:
+    """The error where a layer is to be chosen for a method that makes passes of its own."""
+    expected = (
+        f"None: {method.title} has no layer"
+        if method.level == "pixel"
+        else f"a layer's name or None: {method.title} makes passes of its own at every candidate"
+    )
+    return InvalidArgument("target_layers", FAITHFUL, expected)
+
+
 def choose(model: LoadedModel, prepared: Prepared, method: str, request: ExplainOptions) -> Choice:
     """Chooses layer and method for an image.
 
@@ -138,6 +148,8 @@ def choose(model: LoadedModel, prepared: Prepared, method: str, request: Explain
         CamHubError: As ``explain``.
     """
     methods = [METHODS[name] for name in (_METHODS if method == AUTO else (method,))]
+    if methods[0].attribute is not None:
+        raise not_by_evidence(methods[0])
     methods = [each.signed(request.options["sign"]) for each in methods]
     given = request.target_layers
     free = given in (None, FAITHFUL)

@@ -128,8 +128,12 @@ class _Checked:
     inside: Tensor | None
 
 
-def _maps(checked: _Checked, job: Job, classes: Sequence[int]) -> dict[int, NDArray[np.float32]]:
-    """Maps of classes by the explanation's method: all layers, one after the other.
+def _maps(
+    checked: _Checked, job: Job, classes: Sequence[int]
+) -> tuple[dict[int, NDArray[np.float32]], int]:
+    """Maps of classes by the explanation's method, and how many images passed for them.
+
+    All layers, one after the other.
 
     Raises:
         CamHubError: As ``explain``.
@@ -143,11 +147,12 @@ def _maps(checked: _Checked, job: Job, classes: Sequence[int]) -> dict[int, NDAr
         layers={name: job.layers[name] for name in checked.layers},
         progress=None,
     )
-    maps = run(again).maps
-    return {
-        index: np.concatenate([maps[key, index, name].ravel() for name in checked.layers])
+    passed = run(again)
+    found = {
+        index: np.concatenate([passed.maps[key, index, name].ravel() for name in checked.layers])
         for index in classes
     }
+    return found, passed.images or 1 + job.samples
 
 
 def _correlation(first: NDArray[Any], second: NDArray[Any], *, ranks: bool = False) -> float:
@@ -182,7 +187,7 @@ def _class_check(checked: _Checked) -> EvidenceTest:
     first = [index for index, _ in checked.subject.rivals if index in others]
     chosen = list(dict.fromkeys([*first, *drawn]))[:_OTHER_CLASSES]
     try:
-        maps = _maps(checked, job, [own, *chosen])
+        maps, images = _maps(checked, job, [own, *chosen])
     except CamHubError as error:
         sentence = f"Not tested (class_check): no maps of other classes ({error})."
         return EvidenceTest("class_check", None, sentence=sentence)
@@ -197,7 +202,7 @@ def _class_check(checked: _Checked) -> EvidenceTest:
         "class_check",
         value,
         {"same": SAME, "chance": chance},
-        job.samples + 1,
+        images,
         f"Other classes get {what} (mean rank correlation {value:.2f} with {len(chosen)} of them; "
         f"mirror images {chance:.2f}).",
         {"classes": {str(index): each for index, each in correlations.items()}},
@@ -217,10 +222,12 @@ def _stability(checked: _Checked) -> EvidenceTest:
     changed = {"input noise": replace(job, image=job.image + _SMALL_NOISE * spread * noise)}
     if job.noise is not None:
         changed["another seed"] = replace(job, noise=replace(job.noise, seed=job.noise.seed + 1))
+    elif checked.tested.method.seeded:
+        changed["another seed"] = replace(job, seed=job.seed + 1)
     try:
-        first = _maps(checked, job, [own])[own]
+        first, images = _maps(checked, job, [own])
         found = {
-            name: _correlation(first, _maps(checked, again, [own])[own])
+            name: _correlation(first[own], _maps(checked, again, [own])[0][own])
             for name, again in changed.items()
         }
     except CamHubError as error:
@@ -232,7 +239,7 @@ def _stability(checked: _Checked) -> EvidenceTest:
         "stability",
         value,
         {"steady": 0.97},
-        len(changed) * (1 + job.samples),
+        len(changed) * images,
         f"Correlation with the map made again: {parts}.",
         {"correlations": found},
     )
@@ -254,18 +261,18 @@ def _randomised(checked: _Checked) -> EvidenceTest:
                 order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
                 weight.copy_(weight.flatten()[order].view(weight.shape))
         shuffled = replace(job.model, module=module, facts={"execution": job.model.execution})
-        first = _maps(checked, job, [own])[own]
-        second = _maps(checked, replace(job, model=shuffled), [own])[own]
+        first, images = _maps(checked, job, [own])
+        second, _ = _maps(checked, replace(job, model=shuffled), [own])
     except (CamHubError, RuntimeError, TypeError, MemoryError) as error:
         sentence = f"Not tested (randomised): {error}"
         return EvidenceTest("randomised", None, sentence=sentence)
-    value = _correlation(first, second, ranks=True)
+    value = _correlation(first[own], second[own], ranks=True)
     red = value >= SAME
     return EvidenceTest(
         "randomised",
         value,
         {"same": SAME},
-        1 + job.samples,
+        images,
         "With shuffled weights, the map "
         + (
             "is nearly the same: it does not depend on what the model has learnt"

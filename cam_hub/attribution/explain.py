@@ -169,7 +169,8 @@ def explain_methods(
     names = [
         AUTO if isinstance(name, str) and name == AUTO else METHODS[name].name for name in named
     ]
-    if AUTO in names or request.target_layers == FAITHFUL:  # each with layers of its own
+    own_passes = any(name != AUTO and METHODS[name].attribute is not None for name in names)
+    if own_passes or AUTO in names or request.target_layers == FAITHFUL:  # each on its own
         return {name: explain(model_or_id, image, method=name, **arguments) for name in names}
     chosen = {name: METHODS[name].signed(request.options["sign"]) for name in names}
     model = model_of(model_or_id, request.options["output"])

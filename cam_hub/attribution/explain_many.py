@@ -15,9 +15,14 @@ from typing import TypeVar, Unpack
 import torch
 
 from cam_hub._validation import check_whole, with_hints
-from cam_hub.attribution.choice import AUTO, DEFAULT_METHOD, chosen_by_evidence
+from cam_hub.attribution.choice import (
+    AUTO,
+    DEFAULT_METHOD,
+    chosen_by_evidence,
+    not_by_evidence,
+)
 from cam_hub.attribution.passes import BatchLimit, Job, Pass, Progress, run, run_together
-from cam_hub.attribution.preparation import Prepared, make_job, prepare
+from cam_hub.attribution.preparation import Prepared, input_layers, make_job, prepare
 from cam_hub.attribution.request import (
     ExplainArguments,
     ExplainOptions,
@@ -174,7 +179,12 @@ class BatchExplainer:
         method = METHODS[DEFAULT_METHOD if name == AUTO else name]
         by_evidence = name if name == AUTO or request.target_layers == FAITHFUL else None
         layers = request.target_layers if request.target_layers != FAITHFUL else None
-        resolve_layers(model, layers, model.input_size)
+        if method.attribute is not None and by_evidence is not None:
+            raise not_by_evidence(method)
+        if method.level == "pixel":
+            input_layers(model, [method], request, model.input_size)
+        else:
+            resolve_layers(model, layers, model.input_size)
         room = BatchLimit(request.options["batch_size"])
         signed = method.signed(request.options["sign"])
         return cls(model, signed, request, room, by_evidence)

@@ -25,9 +25,10 @@ from cam_hub.images.decoding import open_image
 from cam_hub.images.geometry import Placement
 from cam_hub.images.preprocessing import Preprocessing, check_tensor, pixels_of, same
 from cam_hub.images.transforms import TransformPreprocessing
-from cam_hub.layers.listing import at_call, resolve_layers
-from cam_hub.methods import Method
-from cam_hub.methods.registry import needs_noise
+from cam_hub.layers.layouts import LayerInfo
+from cam_hub.layers.listing import at_call, list_layers, resolve_layers
+from cam_hub.methods import INPUT, Method
+from cam_hub.methods.registry import level, needs_noise
 from cam_hub.models.loaded_model import LoadedModel, in_double
 from cam_hub.options import recorded
 from cam_hub.results.maps import Pictures
@@ -40,6 +41,7 @@ __all__ = [
     "Prepared",
     "TargetSpec",
     "as_double",
+    "input_layers",
     "make_job",
     "prepare",
     "resolve_target",
@@ -312,9 +314,12 @@ def make_job(
         probability=options["target"] == "probability",
     )
     call, layers = options["call"], {}
-    for layer in resolve_layers(model, request.target_layers, prepared.tensor.shape[1:]):
-        layers[layer.name] = layer if call is None else at_call(layer, call)
-        double = double or layer.faint  # rounding would hide the gradients
+    if "pixel" in map(level, methods):
+        layers = input_layers(model, methods, request, tuple(prepared.tensor.shape[1:]))
+    else:
+        for layer in resolve_layers(model, request.target_layers, prepared.tensor.shape[1:]):
+            layers[layer.name] = layer if call is None else at_call(layer, call)
+            double = double or layer.faint  # rounding would hide the gradients
     working, tensor = model, prepared.tensor
     if double:
         working, tensor = as_double(model, tensor)
@@ -338,7 +343,44 @@ def make_job(
         setting=setting,
         progress=request.progress,
         options=recorded(options),
+        seed=request.noise.seed,
     )
+
+
+def input_layers(
+    model: LoadedModel,
+    methods: Sequence[Method],
+    request: ExplainOptions,
+    size: tuple[int, ...],
+) -> dict[str, LayerInfo]:
+    """The "layer" of pixel-level methods: the model's input.
+
+    Args:
+        model: The model.
+        methods: The methods, at least one of them a pixel-level one.
+        request: The request; it may name the input, but no layer.
+        size: Channels and sides of the input.
+
+    Raises:
+        InvalidArgument: If layers are named, or a method needs one.
+        ModelRefused: If the model cannot run on an input of this size.
+    """
+    pixel = next(method for method in methods if method.level == "pixel")
+    if request.target_layers not in (None, INPUT, [INPUT]):
+        expected = f"None: {pixel.title} explains the pixels of the model's input, at no layer"
+        raise InvalidArgument("target_layers", request.target_layers, expected)
+    if request.options["call"] is not None:
+        expected = f"None: {pixel.title} explains the model's input, not a layer"
+        raise InvalidArgument("call", request.options["call"], expected)
+    for method in methods:
+        if method.level != "pixel":
+            expected = f"methods of one level: {pixel.title} has no layer, {method.title} needs one"
+            raise InvalidArgument("methods", [each.name for each in methods], expected)
+    list_layers(model, input_size=size)  # which shows how the model has to be run
+    reason = "the pixels of the model's input"
+    grid = size[-2], size[-1]
+    layer = LayerInfo(INPUT, "input", None, grid, size[0], 0, False, None, True, False, reason)
+    return {INPUT: layer}
 
 
 def _custom(task: Task, function: Callable[[Any], Any], request: ExplainOptions) -> Custom:

@@ -130,7 +130,7 @@ def _make_explanation(
     for index, name in product(classes, job.layers):
         key = method.key, index, name
         layer, cam = job.layers[name], passed.maps[key]
-        if prepared.tensor.ndim == 5 or layer.frames > 1:  # grids one below the other
+        if cam.ndim == 2 and (prepared.tensor.ndim == 5 or layer.frames > 1):  # stacked grids
             cam = cam.reshape(layer.frames, -1, cam.shape[1])
         if layer.extent != FULL:
             cam = on_input(cam, layer.extent)
@@ -168,7 +168,11 @@ def _make_explanation(
         model,
         placement=prepared.placement.as_dict(),
         method=method.name,
-        parameters=vars(job.noise) if method.needs_noise and job.noise is not None else {},
+        parameters=vars(job.noise)
+        if method.needs_noise and job.noise is not None
+        else {"seed": job.seed}
+        if method.seeded
+        else {},
         layers=list(job.layers),
         classes=list(explained.values()),
         contrast=against,
@@ -179,7 +183,11 @@ def _make_explanation(
         samples=samples if method.needs_noise else {},
         precision=str(job.image.dtype).removeprefix("torch."),
         autocast=str(job.setting.autocast or "").removeprefix("torch.") or None,
-        batch_size=min(job.batch_size, 1 + max(samples.values())) if method.needs_noise else None,
+        batch_size=job.batch_size
+        if method.attribute is not None
+        else min(job.batch_size, 1 + max(samples.values()))
+        if method.needs_noise
+        else None,
         notes=model.execution.notes,
         layer_notes=layer_notes,
         agreement=agreement,
@@ -362,7 +370,8 @@ def _explain_with_fallback(
     if not _is_blank(blank):
         return blank
     alternatives: list[list[str]] = []
-    if request.target_layers is None and request.options["call"] is None:
+    chosen_by_depth = request.target_layers is None and request.options["call"] is None
+    if chosen_by_depth and method.attribute is None:  # else each would cost as much again
         alternatives = layers_before(model, layers[0], prepared.tensor.shape[1:])
     for spare in alternatives:
         if (found := _last_with_evidence(model, prepared, spare, method, request)) is not None:
@@ -370,7 +379,8 @@ def _explain_with_fallback(
     raise NoMap(
         "blank: nothing at "
         + (f"layer {layers[0]!r}" if len(layers) == 1 else "any of the layers")
-        + f" is evidence {_SIDES[request.options['sign']]} the class; try another layer or class"
+        + f" is evidence {_SIDES[request.options['sign']]} the class; try another "
+        + ("class" if method.level == "pixel" else "layer or class")
         + (_SATURATED if request.options["target"] == "probability" else "")
         + (f" ({method.blank})" if method.blank else ""),
     )

@@ -1,11 +1,12 @@
 """CAM mathematics on tensors: from activations and gradients to maps. No model is seen here.
 
 A new method is a function with a call of ``METHODS.register`` after it, in a module that is
-imported below. ``METHODS`` lists them in the order of registration.
+imported below. It takes the evidence of one pass (``compute``), or makes passes of its own
+(``attribute``). ``METHODS`` lists them in the order of registration.
 """
 
 from cam_hub.methods.eigen_cam import eigencam
-from cam_hub.methods.evidence import Evidence, Moments, MomentSum, check_map, normalise
+from cam_hub.methods.evidence import BlackBox, Evidence, Moments, MomentSum, check_map, normalise
 from cam_hub.methods.gradient_cams import (
     gradcam,
     gradcampp,
@@ -14,10 +15,13 @@ from cam_hub.methods.gradient_cams import (
     smoothgradcampp,
     xgradcam,
 )
-from cam_hub.methods.registry import METHODS, Method, Passes, Sign, fuse
+from cam_hub.methods.perturbation import occlusion, rise
+from cam_hub.methods.registry import INPUT, METHODS, Method, Passes, Sign, fuse
 
 __all__ = [
+    "INPUT",
     "METHODS",
+    "BlackBox",
     "Evidence",
     "Method",
     "MomentSum",
@@ -32,6 +36,8 @@ __all__ = [
     "hirescam",
     "layercam",
     "normalise",
+    "occlusion",
+    "rise",
     "smoothgradcampp",
     "xgradcam",
 ]

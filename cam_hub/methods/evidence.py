@@ -1,13 +1,13 @@
-"""Evidence for the methods, and maps as numbers.
+"""What methods make maps of, and maps as numbers.
 
-Activations and gradients, how far noise decides about a map; widening to float32, scaling to [0, 1]
-and checks.
+Activations and gradients, how far noise decides about a map; a network as a black box; widening to
+float32, scaling to [0, 1] and checks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final
 
 import torch
@@ -18,6 +18,7 @@ from cam_hub.errors import InvalidArgument, NoMap
 __all__ = [
     "FLAT_ROUNDINGS",
     "GROUPS",
+    "BlackBox",
     "Evidence",
     "MomentSum",
     "Moments",
@@ -291,6 +292,52 @@ class Evidence:
         """The evidence of the negated class score: the same activations, opposite gradients."""
         noisy = None if self.noisy is None else self.noisy.negated()
         return Evidence(self.activation, -self.gradient, noisy)
+
+
+@dataclass(frozen=True, eq=False)
+class BlackBox:
+    """A network as it appears to methods that make passes of their own: functions of tensors.
+
+    Attributes:
+        image: The explained input, ``(1, C, *sides)``.
+        score: From inputs ``(N, C, *sides)`` to ``(N, B)``: one column for each explained score, a
+            class's less its contrast's. Without a graph, in batches that memory suffices for. What
+            it raises must pass.
+        scores: B.
+        activations: From inputs to the activations of the layer, ``(N, K, *grid)``, without a
+            graph; None for a pixel-level method.
+        seed: Of what is drawn at random.
+        batch_size: Inputs that ``score`` passes at once.
+        report: To be called now and then with the part that is done, in [0, 1]. What it raises must
+            pass: it stops the work.
+    """
+
+    image: Tensor
+    score: Callable[[Tensor], Tensor]
+    scores: int = 1
+    activations: Callable[[Tensor], Tensor] | None = None
+    seed: int = 0
+    batch_size: int = 8
+    report: Callable[[float], object] = float
+
+    def batches(self, count: int) -> Iterator[slice]:
+        """Slices of ``range(count)`` of at most the batch size; each reports what is done."""
+        for start in range(0, count, self.batch_size):
+            self.report(start / count)
+            yield slice(start, min(count, start + self.batch_size))
+
+    def negated(self) -> BlackBox:
+        """The same for the negated scores."""
+        return replace(self, score=lambda images: -self.score(images))
+
+    def with_negated(self) -> BlackBox:
+        """The same for the scores, and then the negated ones: from the same passes."""
+
+        def both(images: Tensor) -> Tensor:
+            scores = self.score(images)
+            return torch.cat([scores, -scores], dim=1)
+
+        return replace(self, score=both, scores=2 * self.scores)
 
 
 def agreement(maps: Tensor) -> float:

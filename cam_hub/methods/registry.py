@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cam_hub.errors import InvalidArgument, MethodNotFound, nearest_names
-from cam_hub.methods.evidence import Evidence, Moments, by_maximum
+from cam_hub.methods.evidence import BlackBox, Evidence, Moments, by_maximum
 
 __all__ = [
+    "INPUT",
     "METHODS",
     "Level",
     "Method",
@@ -24,7 +25,9 @@ __all__ = [
     "Sign",
     "canonical_name",
     "fuse",
+    "level",
     "needs_noise",
+    "own_passes",
 ]
 
 
@@ -34,29 +37,46 @@ Sign = Literal["for", "against", "both"]
 Level = Literal["layer", "pixel"]
 """Where a map comes from: the grid of a layer, or the pixels of the model's input."""
 
+INPUT: Final = "input"
+"""The name of the layer of pixel-level maps: the model's input."""
+
 
 @dataclass(frozen=True, slots=True)
 class Passes:
     """The cost of a map, which all layers of one explanation share.
 
     Attributes:
-        forward: Forward passes per image, which all classes share.
+        forward: Images that pass the network, which all classes share.
         backward: Backward passes per image and class.
         per: For what both are needed once more, in the singular (``"noisy copy"``); empty if for
             nothing.
+        times: How often they are needed for each of these.
 
     Example:
         >>> str(Passes(per="noisy copy"))
         '1 forward, 1 backward per class; the same again per noisy copy'
+        >>> str(Passes(2, 0, per="channel, layer and class"))
+        '2 forward; 1 forward per channel, layer and class'
     """
 
     forward: int = 1
     backward: int = 1
     per: str = ""
+    times: int = 1
 
     def __str__(self) -> str:
-        again = f"; the same again per {self.per}" if self.per else ""
-        return f"{self.forward} forward, {self.backward} backward per class{again}"
+        if self.backward:
+            again = f"; the same again per {self.per}" if self.per else ""
+            return f"{self.forward} forward, {self.backward} backward per class{again}"
+        again = f"; {self.times} forward per {self.per}" if self.per else ""
+        return f"{self.forward} forward{again}"
+
+
+def _from_own_passes(evidence: Evidence) -> Tensor:
+    """Stands in as ``Method.compute`` where a map cannot be made of one pass's evidence."""
+    del evidence
+    expected = "explain(): maps of this method take passes of their own, beyond one's evidence"
+    raise InvalidArgument("evidence", "activations and gradients", expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +91,11 @@ class Method:
         needs_noise: Whether ``compute`` needs ``Evidence.noisy``.
         compute: From the evidence to the map ``(B, *grid)``, at least 0, un-normalised. Must treat
             every sample of the batch on its own and write to none of its inputs.
+        attribute: For a method that makes passes of its own, in place of ``compute``: from the
+            black box to one map for each of its B scores, ``(B, *grid)``, at least 0,
+            un-normalised; of a clip ``(B, steps, rows, cols)``. None for a method whose map comes
+            from one pass's evidence.
+        seeded: Whether ``attribute`` draws at random, from the seed.
         scale: From maps ``(B, *grid)`` of one layer to comparable ones in [0, 1], for the fusion
             of several layers. Zeros stay zeros.
         summary: What it does and what it is good for, in a sentence.
@@ -91,8 +116,10 @@ class Method:
     title: str
     paper: str
     url: str
-    needs_noise: bool
-    compute: Callable[[Evidence], Tensor]
+    needs_noise: bool = False
+    compute: Callable[[Evidence], Tensor] = _from_own_passes
+    attribute: Callable[[BlackBox], Tensor] | None = None
+    seeded: bool = False
     scale: Callable[[Tensor], Tensor] = by_maximum
     summary: str = ""
     level: Level = "layer"
@@ -135,6 +162,15 @@ class Method:
             raise InvalidArgument("sign", sign, expected)
         if self.sign != "for":
             raise InvalidArgument("sign", sign, "the registered method, of sign 'for'")
+        if (own := self.attribute) is not None:
+
+            def attribute(box: BlackBox) -> Tensor:
+                if sign == "against":
+                    return own(box.negated())
+                positive, negative = own(box.with_negated()).chunk(2)
+                return positive - negative
+
+            return replace(self, sign=sign, attribute=attribute)
         positive = self.compute
 
         def against(evidence: Evidence) -> Tensor:
@@ -180,6 +216,12 @@ class Method:
 
 needs_noise: Final = attrgetter("needs_noise")
 """Whether a method needs noisy copies, for ``filter`` and ``map`` over methods."""
+
+own_passes: Final = attrgetter("attribute")
+"""True in a condition if a method makes passes of its own, for the same."""
+
+level: Final = attrgetter("level")
+"""Where a method's maps come from, for ``map``."""
 
 
 class MethodRegistry(Mapping[str, Method]):

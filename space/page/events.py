@@ -209,13 +209,16 @@ class ExplainHandlers:
         return {self.pending: None, self.panel.summary: said, **self.withdraw_stop()}
 
     def explain_method(self, method: Any) -> Updates:
-        """Describes a method; enables the noise only for methods that use it."""
-        noisy = method in METHODS and METHODS[method].needs_noise
+        """Describes a method; enables noise and seed only for methods that use them."""
+        found = METHODS.get(method)
+        noisy = found is not None and found.needs_noise
+        seeded = found is not None and found.seeded
         controls = self.controls
-        fields = (controls.num_samples, controls.std, controls.seed)
         return {
             controls.method_note: formatting.method_note(method),
-            **{field: gr.update(interactive=noisy) for field in fields},
+            controls.num_samples: gr.update(interactive=noisy),
+            controls.std: gr.update(interactive=noisy),
+            controls.seed: gr.update(interactive=noisy or seeded),
         }
 
 

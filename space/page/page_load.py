@@ -173,7 +173,10 @@ class PageLoad:
             controls.contrast: list(contrast),
             controls.region: box_text(region),
             **{
-                field: gr.update(value=value, interactive=method.needs_noise)
+                field: gr.update(
+                    value=value,
+                    interactive=method.needs_noise or (method.seeded and field is controls.seed),
+                )
                 for field, value in noise.items()
             },
             **{

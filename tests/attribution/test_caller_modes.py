@@ -21,6 +21,7 @@ from cam_hub.errors import ImageRefused, ModelRefused
 from cam_hub.hooks.frozen_eval import walk
 from cam_hub.hooks.modes import default_modes
 from tests.fakes.engine_nets import Pooled, Pyramid
+from tests.fakes.methods import ONE_PASS
 from tests.fakes.repo_folders import network, push
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype="uint8")
@@ -124,7 +125,7 @@ def drawn(model: cam_hub.LoadedModel, folder: Path) -> Any:
 
 
 def methods(model: cam_hub.LoadedModel, folder: Path) -> Any:
-    found = cam_hub.explain_methods(model, PICTURE, cam_hub.METHODS, **SETTINGS)
+    found = cam_hub.explain_methods(model, PICTURE, ONE_PASS, **SETTINGS)
     return [each.cam() for each in found.values()]
 
 

@@ -11,6 +11,7 @@ from cam_hub.attribution.preparation import prepare, resolve_target
 from cam_hub.errors import NoMap
 from cam_hub.targets.classes import ResolvedClasses
 from tests.fakes.engine_nets import NETS, apart, make_net, picture, plain_tensors, some_layers
+from tests.fakes.methods import ONE_PASS
 from tests.fakes.sweep import diagonal
 
 EXACT = 1e-5
@@ -45,7 +46,7 @@ def test_maps_are_those_of_a_plain_implementation(model):
     found = explain_methods(
         model,
         image,
-        METHODS,
+        ONE_PASS,
         target_layers=layers,
         num_samples=3,
         std=0.1,
@@ -63,11 +64,11 @@ def test_maps_are_those_of_a_plain_implementation(model):
 @pytest.mark.parametrize(("model", "size"), diagonal(NETS, [1, 2, 4]), indirect=["model"])
 def test_chunks_do_not_change_maps(model, size):
     image, layers = picture(model), some_layers(model)
-    whole = explain_methods(model, image, METHODS, target_layers=layers, reuse=False)
+    whole = explain_methods(model, image, ONE_PASS, target_layers=layers, reuse=False)
     parts = explain_methods(
-        model, image, METHODS, target_layers=layers, batch_size=size, reuse=False
+        model, image, ONE_PASS, target_layers=layers, batch_size=size, reuse=False
     )
-    for name in METHODS:
+    for name in ONE_PASS:
         same(parts[name], whole[name])
 
 
@@ -76,7 +77,7 @@ def test_what_is_kept_gives_the_maps_of_a_fresh_pass(model):
     classes = classes_of(model)
     RECENT.clear()
     explain(model, image, target_layers=layers, classes=classes[:1])
-    for name in METHODS:
+    for name in ONE_PASS:
         for chosen in (classes, classes[-1:]):
             for some in (layers, layers[-1:]):
                 asked = {"method": name, "target_layers": some, "classes": chosen}
@@ -116,20 +117,20 @@ def test_channels_last_equals_channels_first(model):
             aim=lambda: resolve_target(model, prepare(model, image)).aim(model, image),
             question=None,
             settle=lambda ranking, *_: ResolvedClasses((int(ranking.argmax()),)),
-            methods=list(METHODS.values()),
+            methods=list(ONE_PASS.values()),
             noise=Noise(2, 0.1, 0),
             batch_size=8,
             setting=Setting(memory_format=memory_format),
         )
         found.append(run(job, reuse=False).maps)
-    assert len(found[0]) == len(METHODS) * len(layers)
+    assert len(found[0]) == len(ONE_PASS) * len(layers)
     for key, cam in found[0].items():
         assert apart(cam, found[1][key]) < EXACT, key
 
 
 @pytest.mark.parametrize(("word", "distance"), [("bfloat16", 0.02), ("float16", 0.005)])
 def test_autocast_stays_near_and_is_recorded(lite0, photos, word, distance):
-    for name, result in explain_methods(lite0, photos["cat"], METHODS).items():
+    for name, result in explain_methods(lite0, photos["cat"], ONE_PASS).items():
         index = result.classes[0]
         near = explain(lite0, photos["cat"], method=name, classes=index, autocast=word)
         assert 0 < apart(near.cam(), result.cam()) < distance

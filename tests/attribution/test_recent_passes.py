@@ -17,6 +17,7 @@ from cam_hub.attribution.passes import RECENT
 from cam_hub.attribution.passes.pass_cache import LIMIT, VARIABLE, RecentPasses
 from cam_hub.errors import ClassNotFound
 from tests.fakes.engine_nets import Counting, apart, picture
+from tests.fakes.methods import ONE_PASS
 
 LAYERS = ["block", "last"]
 
@@ -51,7 +52,7 @@ def test_the_same_question_again_runs_nothing(model):
 @pytest.mark.parametrize(
     "other",
     [{"classes": 3}, {"classes": cam_hub.top(5)}, {"target_layers": "last"}]
-    + [{"method": name} for name in METHODS if name != "smoothgradcampp"],
+    + [{"method": name} for name in ONE_PASS if name != "smoothgradcampp"],
     ids=str,
 )
 def test_another_class_layer_or_method_of_the_same_image_takes_a_backward_pass_alone(model, other):
@@ -63,7 +64,7 @@ def test_another_class_layer_or_method_of_the_same_image_takes_a_backward_pass_a
         assert apart(cam, result.cams[key]) < 1e-5
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if not METHODS[name].needs_noise])
+@pytest.mark.parametrize("name", [name for name in ONE_PASS if not METHODS[name].needs_noise])
 def test_another_method_takes_neither_a_forward_nor_a_backward_pass(model, name, monkeypatch):
     asked(model, classes=[1, 2])
     asked(model, classes=4)

@@ -16,6 +16,7 @@ import cam_hub
 from cam_hub import Explanation, explain
 from cam_hub.attribution.passes import RECENT
 from tests.fakes.engine_nets import apart
+from tests.fakes.methods import ONE_PASS
 from tests.fakes.sweep import sample
 
 QUESTIONS: dict[str, dict[str, object]] = {
@@ -100,9 +101,7 @@ def test_an_answer_that_uses_nothing_kept_is_the_same_at_any_time(lite0, lion, f
 
 
 def test_other_methods_and_classes_in_the_same_call_change_nothing(lite0, lion, fresh):
-    together = cam_hub.explain_methods(
-        lite0, lion, cam_hub.METHODS, classes=["lion", 282], reuse=False
-    )
+    together = cam_hub.explain_methods(lite0, lion, ONE_PASS, classes=["lion", 282], reuse=False)
     for name, index in (("default", 291), ("other class", 282)):
         alone = fresh[name].cam(index)
         assert together["smoothgradcampp"].cam(index).tobytes() == alone.tobytes()

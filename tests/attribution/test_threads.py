@@ -13,8 +13,9 @@ import pytest
 from torch import Tensor
 
 import cam_hub
-from cam_hub import METHODS, explain
+from cam_hub import explain
 from tests.fakes.law_nets import inputs, of_layout
+from tests.fakes.methods import ONE_PASS
 from tests.fakes.module_state import state_of
 
 
@@ -34,7 +35,7 @@ def jobs_of(model: cam_hub.LoadedModel, layers: list[str], count: int) -> list[J
         Job(
             rng.choice(images),
             {
-                "method": rng.choice(list(METHODS)),
+                "method": rng.choice(list(ONE_PASS)),
                 "target_layers": rng.sample(layers, rng.randint(1, 2)),
                 "classes": rng.sample(range(5), rng.randint(1, 2)),
                 "num_samples": rng.randint(1, 4),

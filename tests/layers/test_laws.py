@@ -18,6 +18,7 @@ from cam_hub.layers.layouts import LAYOUTS
 from cam_hub.targets import TASKS
 from tests.fakes.engine_nets import apart, plainly
 from tests.fakes.law_nets import FOLDED, inputs, is_of_clips, layer_of, of_layout, of_task
+from tests.fakes.methods import ONE_PASS
 from tests.fakes.sweep import diagonal
 
 KINDS = [*LAYOUTS, *TASKS]
@@ -61,7 +62,7 @@ def test_the_networks_have_the_layout_that_they_represent(models, layout):
 
 def over_kinds_and_methods(shift: int) -> pytest.MarkDecorator:
     """Every kind with every method. Each law samples other pairs, and all laws together every."""
-    return pytest.mark.parametrize(("kind", "method"), diagonal(KINDS, METHODS, shift=shift))
+    return pytest.mark.parametrize(("kind", "method"), diagonal(KINDS, ONE_PASS, shift=shift))
 
 
 class TestEveryMethodAndKind:
@@ -112,7 +113,7 @@ class TestEveryMethodAndKind:
         model = models[kind]
         (image,) = inputs(model, 1)
         options = {"target_layers": layer_of(model), "num_samples": 3}
-        for other in METHODS:
+        for other in ONE_PASS:
             if other != method:
                 explain(model, image, method=other, **options)
         options |= {"method": method, "classes": classes_of(model)}
@@ -138,7 +139,7 @@ class TestEveryMethodAndKind:
         (image,) = inputs(model, 1)
         layers = [layer_of(model), layer_of(model).replace("laid", "stem")]
         options = {"classes": classes_of(model), "reuse": False}
-        together = cam_hub.explain_methods(model, image, METHODS, target_layers=layers, **options)
+        together = cam_hub.explain_methods(model, image, ONE_PASS, target_layers=layers, **options)
         for layer in layers:
             alone = explain(model, image, method=method, target_layers=layer, **options)
             for index in alone.classes:

@@ -16,10 +16,14 @@ from torch import Tensor
 from cam_hub.errors import InvalidArgument, MethodNotFound
 from cam_hub.methods import METHODS, Evidence, Method, Moments, Sign
 from cam_hub.methods.registry import Level, MethodRegistry
+from tests.fakes.methods import ONE_PASS
 
-every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+registered = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
 
-SPECIFIC = {name: method for name, method in METHODS.items() if method.class_specific}
+every_method = pytest.mark.parametrize("method", ONE_PASS.values(), ids=list(ONE_PASS))
+"""Those that make passes of their own have laws of their own (``test_perturbation.py``)."""
+
+SPECIFIC = {name: method for name, method in ONE_PASS.items() if method.class_specific}
 every_method_of_a_class = pytest.mark.parametrize("method", SPECIFIC.values(), ids=list(SPECIFIC))
 
 
@@ -80,7 +84,7 @@ def test_a_method_is_found_in_the_usual_spellings(spelling: str, name: str) -> N
     assert spelling in METHODS
 
 
-@every_method
+@registered
 def test_a_method_is_found_by_its_own_title(method: Method) -> None:
     assert METHODS[method.title] is method
 
@@ -300,7 +304,7 @@ def test_an_activation_without_a_grid_is_refused(method: Method) -> None:
         method.compute(Evidence(pooled, pooled, moments))
 
 
-@every_method
+@registered
 def test_the_scale_keeps_zero_and_order_and_stays_within_0_and_1(method: Method) -> None:
     maps = torch.tensor([[[0.0, 5.0, 10.0]], [[0.0, 0.1, 0.2]], [[0.0, 0.0, 0.0]]])
     before = maps.clone()
@@ -313,7 +317,7 @@ def test_the_scale_keeps_zero_and_order_and_stays_within_0_and_1(method: Method)
     assert torch.equal(maps, before)
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+@every_method
 def test_a_method_can_be_called_with_existing_tensors(method):
     generator = torch.Generator().manual_seed(3)
     activation, gradient = torch.rand((2, 2, 4, 5, 6), generator=generator)
@@ -334,7 +338,7 @@ def test_only_a_map_that_depends_on_the_class_changes_with_the_gradient(method: 
     assert same != method.class_specific
 
 
-@every_method
+@registered
 @pytest.mark.parametrize("sign", ["against", "both"])
 def test_evidence_of_another_sign_is_refused_if_the_map_does_not_depend_on_the_score(
     method: Method, sign: Sign
@@ -347,11 +351,13 @@ def test_evidence_of_another_sign_is_refused_if_the_map_does_not_depend_on_the_s
             method.signed(sign)
 
 
-@every_method
+@registered
 def test_the_record_of_a_method_is_complete(method: Method) -> None:
     assert method.level in get_args(Level)
     assert method.passes.forward >= 1
-    assert bool(method.passes.per) == method.needs_noise
+    if method.attribute is None:
+        assert bool(method.passes.per) == method.needs_noise
+        assert not method.seeded
     assert str(method.passes).startswith(f"{method.passes.forward} forward")
     assert method.url.startswith("https://")
     assert method.summary

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import cam_hub
-from cam_hub import METHODS, explain, explain_many, explain_methods, list_layers
+from cam_hub import explain, explain_many, explain_methods, list_layers
 from cam_hub.attribution.passes import RECENT
 from tests.fakes.engine_nets import Counting, picture
+from tests.fakes.methods import ONE_PASS
 from tests.fakes.module_state import state_of
 
 CHUNK = 3
@@ -44,7 +45,7 @@ def of_many_methods_and_layers(
 ) -> object:
     given = {"target_layers": "all", "classes": cam_hub.top(3), "num_samples": 8}
     found = explain_methods(
-        model, picture(model), METHODS, batch_size=CHUNK, progress=progress, **given
+        model, picture(model), ONE_PASS, batch_size=CHUNK, progress=progress, **given
     )
     return found["smoothgradcampp"]
 

@@ -5,6 +5,7 @@
 | ``job`` | the input of a pass: model, image, layers, target; noisy copies; rows of a batch |
 | ``forward`` | a batch through the network, back for each class, and maps of the gradients |
 | ``runner`` | whole passes, of one picture or several: chunks, classes, short memory |
+| ``black_box`` | maps of methods that make passes of their own |
 | ``pass_cache`` | recent passes, so that nothing is computed twice |
 """
 

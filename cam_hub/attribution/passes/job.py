@@ -139,6 +139,7 @@ class Job:
         setting: How the network is run.
         progress: Called after each step.
         options: The options of the request, as the manifest records them.
+        seed: Of what methods draw at random in passes of their own.
         samples: How many noisy copies are made.
         company: What passes along with the clean image, if memory allows.
     """
@@ -155,6 +156,7 @@ class Job:
     setting: Setting = field(default_factory=Setting)
     progress: Progress | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
     samples: int = field(init=False)
     company: BatchContext = field(init=False)
@@ -196,6 +198,7 @@ class Pass:
         cancellation: By the same keys, for methods that have it: the share of the paper's weights
             that comes from cancelling denominators.
         samples: By the same keys, where it differs from the job's: the number of noisy copies.
+        images: How many images passed for methods that make passes of their own.
     """
 
     standings: ClassScores
@@ -206,6 +209,7 @@ class Pass:
     agreements: Mapping[Key, float] = field(default_factory=dict)
     cancellation: Mapping[Key, float] = field(default_factory=dict)
     samples: Mapping[Key, int] = field(default_factory=dict)
+    images: int = 0
 
 
 Row = tuple[Tensor, Tensor | None]

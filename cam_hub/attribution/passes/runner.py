@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import filterfalse
 
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from cam_hub.attribution.passes.job import Job, Pass, Row, rows_of, stacked
 from cam_hub.attribution.passes.pass_cache import EVIDENCE, RECENT, Finished, RecentPasses
 from cam_hub.errors import CamHubError, ModelRefused, NoMap, OutOfMemory
 from cam_hub.hooks.memory import is_out_of_memory
+from cam_hub.methods.registry import own_passes
 from cam_hub.models.loaded_model import LoadedModel
 
 __all__ = ["BatchLimit", "run", "run_together"]
@@ -63,6 +65,8 @@ def run(job: Job, *, reuse: bool = True, recent: RecentPasses = RECENT) -> Pass:
             score depends on it, or a map is not finite.
         OutOfMemory: If memory does not suffice for one image at a time.
     """
+    if any(map(own_passes, job.methods)):
+        return _run_own_passes(job, reuse=reuse, recent=recent)
     slot = recent.slot(job) if reuse else None
     if slot is not None and (known := recent.answer(slot, job)) is not None:
         return known
@@ -92,6 +96,18 @@ def run(job: Job, *, reuse: bool = True, recent: RecentPasses = RECENT) -> Pass:
     if slot is not None:
         recent.keep(slot, job, finished)
     return finished.found
+
+
+def _run_own_passes(job: Job, *, reuse: bool, recent: RecentPasses) -> Pass:
+    """The pass of a job with methods that make passes of their own; arguments as for ``run``."""
+    from cam_hub.attribution.passes.black_box import run_black_box  # noqa: PLC0415 - a cycle
+
+    found = run_black_box(replace(job, methods=list(filter(own_passes, job.methods))))
+    others = list(filterfalse(own_passes, job.methods))
+    if not others:
+        return found
+    passed = run(replace(job, methods=others), reuse=reuse, recent=recent)
+    return replace(passed, maps={**passed.maps, **found.maps}, images=found.images)
 
 
 def _run_in_chunks(job: Job, room: BatchLimit, keep: int, *, copying: bool) -> Finished:
@@ -150,8 +166,8 @@ def run_together(
         Per picture what came back, or an error that is about this picture; None if it could not
         be passed along with the others, and must be passed alone.
     """
-    if not jobs:
-        return []
+    if not jobs or any(map(own_passes, jobs[0].methods)):
+        return [None] * len(jobs)
     model = jobs[0].model
     if model.execution.one_by_one:
         room = BatchLimit(1)

@@ -1,0 +1,186 @@
+"""Maps of methods that make passes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cam_hub._text import first_line
+from cam_hub.attribution.passes.forward import Accumulator, JobState, anatomy
+from cam_hub.attribution.passes.job import Job, Key, Map, Pass
+from cam_hub.attribution.passes.runner import BatchLimit
+from cam_hub.errors import CamHubError, NoMap, OutOfMemory
+from cam_hub.hooks.frozen_eval import frozen_eval
+from cam_hub.hooks.memory import is_out_of_memory
+from cam_hub.hooks.recording import Taps, observe
+from cam_hub.layers.layouts import LayerInfo, batch_axes, to_maps
+from cam_hub.methods import BlackBox, Method
+
+__all__ = ["run_black_box"]
+
+_TOO_LARGE = "a forward pass of one image does not fit. A smaller input or device needs less."
+
+
+def run_black_box(job: Job) -> Pass:
+    """The maps of a job whose methods make passes of their own; one after the other.
+
+    Args:
+        job: What to find out.
+
+    Raises:
+        CamHubError: As ``run``.
+    """
+    network = _Network(job)
+    with frozen_eval(job.model.module, anatomy(job.model)):
+        network.in_batches(job.image, network.pass_images)  # which resolves the classes
+        maps: dict[Key, Map] = {}
+        total = len(job.methods) * len(job.layers)
+        for method in job.methods:
+            for name, layer in job.layers.items():
+                network.share = len(maps) // len(network.classes) / total, 1 / total
+                for index, cam in zip(network.classes, network.maps(method, layer), strict=True):
+                    maps[method.key, index, name] = cam
+    state = network.state
+    if state.standings is None:
+        raise AssertionError("the clean image has passed")
+    return Pass(
+        state.standings,
+        state.settled,
+        network.target.labels,
+        network.target.describe(),
+        maps,
+        images=network.images,
+    )
+
+
+@dataclass(eq=False)
+class _Network:
+    """The network and the target of a job, as the functions of a ``BlackBox``.
+
+    Attributes:
+        job: The job.
+        share: Where the current map begins and how long it takes, as parts of the work.
+        stopped: Whether the caller's progress has stopped the work.
+        images: How many images have passed.
+    """
+
+    job: Job
+    share: tuple[float, float] = (0.0, 1.0)
+    stopped: bool = False
+    images: int = 0
+    room: BatchLimit = field(init=False)
+    state: JobState = field(init=False)
+
+    def __post_init__(self) -> None:
+        alone = self.job.model.execution.one_by_one
+        self.room = BatchLimit(1 if alone else max(1, self.job.batch_size))
+        self.target = self.job.aim()
+        self.state = JobState(self.job, Accumulator((), 0), self.target)
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The classes that are explained."""
+        return tuple(self.state.settled.classes)
+
+    def maps(self, method: Method, layer: LayerInfo) -> list[Map]:
+        """A method's map for each class.
+
+        Raises:
+            CamHubError: If the method has none, or a map is not finite.
+        """
+        if method.attribute is None:
+            raise AssertionError("maps of one pass's evidence are made elsewhere")
+        box = BlackBox(
+            self.job.image,
+            self.score,
+            len(self.classes),
+            activations=None if method.level == "pixel" else lambda x: self.activations(layer, x),
+            seed=self.job.seed,
+            batch_size=self.room.images,
+            report=self.report,
+        )
+        name = None if method.level == "pixel" else layer.name
+        try:
+            with torch.no_grad():
+                found = method.attribute(box).detach()
+        except CamHubError:
+            raise
+        except Exception as error:  # whatever code of other packages raises
+            if self.stopped:
+                raise
+            if is_out_of_memory(error):
+                raise OutOfMemory(self.job.model.id, f"{first_line(error)}.") from error
+            raise NoMap(f"{method.title} failed: {first_line(error)}", layer=name) from error
+        maps = found.to(torch.float32).cpu().numpy()
+        if not np.isfinite(maps).all():
+            raise NoMap("its map holds values that are not finite (NaN or infinity)", layer=name)
+        if method.level == "layer" and maps.ndim == 4:
+            maps = maps.reshape(len(maps), -1, maps.shape[-1])  # as maps of gradients are
+        return list(maps)
+
+    def report(self, part: float) -> None:
+        """Reports the part of the current map that is done."""
+        if self.job.progress is None:
+            return
+        start, length = self.share
+        done = start + length * min(max(part, 0.0), 1.0)
+        try:
+            self.job.progress(done, f"{done:.0%} of the passes")
+        except BaseException:
+            self.stopped = True
+            raise
+
+    def score(self, images: Tensor) -> Tensor:
+        """``(N, B)`` scores of the classes, less the contrast, on the input's device."""
+        scores = torch.cat(self.in_batches(images, self.pass_images))
+        chosen = scores[:, list(self.classes)]
+        for other, weight in self.state.settled.contrast or ():
+            chosen = chosen - weight * scores[:, [other]]
+        return chosen
+
+    def pass_images(self, images: Tensor) -> Tensor:
+        """``(N, K)`` scores of one batch."""
+        setting = self.job.setting
+        autocast = setting.autocast and torch.autocast(images.device.type, setting.autocast)
+        with torch.no_grad(), autocast or nullcontext():
+            laid = images.contiguous(memory_format=setting.memory_format)
+            scores = self.state.score(self.job.model.run(laid), len(images))
+        self.images += len(images)
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+    def activations(self, layer: LayerInfo, images: Tensor) -> Tensor:
+        """``(N, channels, *grid)`` activations of a layer."""
+        maps = torch.cat(self.in_batches(images, lambda batch: self._record(layer, batch)))
+        if self.job.image.ndim == 5 or layer.frames > 1:
+            return maps.reshape(*maps.shape[:2], layer.frames, -1, maps.shape[-1])
+        return maps
+
+    def _record(self, layer: LayerInfo, images: Tensor) -> Tensor:
+        if layer.arrangement is None:
+            raise AssertionError("target layers lie on the image")
+        layers = {layer.name: layer}
+        chosen = {layer.name: layer.call} if layer.calls > 1 else {}
+        taps = Taps(None, None, **batch_axes(layers), chosen=chosen)  # every record is a copy
+        with observe(self.job.model.module, taps.record, layers):
+            self.pass_images(images)
+        if layer.name not in taps.activations:
+            raise NoMap("it did not run, or returned no floating-point tensor", layer=layer.name)
+        found = taps.activations[layer.name].detach()
+        return to_maps(found.to(torch.promote_types(found.dtype, torch.float32)), layer.arrangement)
+
+    def in_batches(self, images: Tensor, work: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """The results for batches of images, which are halved where memory does not suffice."""
+        while True:
+            try:
+                return [work(batch) for batch in torch.split(images, self.room.images)]
+            except (RuntimeError, MemoryError) as error:
+                if isinstance(error, CamHubError) or not is_out_of_memory(error):
+                    raise
+                if self.room.images == 1:
+                    raise OutOfMemory(self.job.model.id, _TOO_LARGE) from None
+                self.room.halve(self.job.model)

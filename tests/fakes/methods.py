@@ -1,0 +1,14 @@
+"""The methods by how they work, for tests that run over all of a kind."""
+
+from __future__ import annotations
+
+from cam_hub.methods import METHODS
+
+ONE_PASS = {name: method for name, method in METHODS.items() if method.attribute is None}
+"""Those whose maps come from the activations and gradients of one pass."""
+
+OWN_PASSES = {name: method for name, method in METHODS.items() if method.attribute is not None}
+"""Those that make passes of their own."""
+
+PIXEL = {name: method for name, method in METHODS.items() if method.level == "pixel"}
+"""Those that explain the model's input, at no layer."""
