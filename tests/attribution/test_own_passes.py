@@ -25,9 +25,12 @@ from tests.fakes.engine_nets import apart
 from tests.fakes.law_nets import inputs, is_of_clips, layer_of, of_layout, of_task
 from tests.fakes.methods import OWN_PASSES, PIXEL
 from tests.fakes.module_state import state_of
+from tests.fakes.sweep import diagonal
 
 every_method = pytest.mark.parametrize("method", OWN_PASSES)
 pixel_methods = pytest.mark.parametrize("method", PIXEL)
+
+KINDS = [*LAYOUTS, *TASKS]
 
 TOLERANCE = 1e-5
 
@@ -78,8 +81,7 @@ def where(method: str, model: cam_hub.LoadedModel) -> dict[str, Any]:
     return {} if METHODS[method].level == "pixel" else {"target_layers": layer_of(model)}
 
 
-@every_method
-@pytest.mark.parametrize("kind", [*LAYOUTS, *TASKS])
+@pytest.mark.parametrize(("kind", "method"), diagonal(KINDS, OWN_PASSES))
 def test_its_map_is_that_of_the_scores_however_the_images_pass(kind: str, method: str) -> None:
     model = of_layout(kind) if kind in LAYOUTS else of_task(kind)
     several = inputs(model, 2)
