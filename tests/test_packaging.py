@@ -10,6 +10,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from collections.abc import Mapping
 from email.parser import Parser
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -99,14 +100,19 @@ def test_the_apps_requirements_are_those_of_the_library_and_of_its_extra() -> No
     assert "cam-hub[app]" in extras["test"]  # the tests of the app are among them
 
 
+@pytest.fixture(scope="module")
+def homes() -> Mapping[str, list[str]]:
+    """The distributions of each importable package; finding them takes a second."""
+    return packages_distributions()
+
+
 @pytest.mark.parametrize(("package", "extra"), [("cam_hub", None), ("space", "app")])
-def test_every_imported_distribution_is_a_declared_requirement(package, extra) -> None:
+def test_every_imported_distribution_is_a_declared_requirement(package, extra, homes) -> None:
     lines = [*PROJECT["dependencies"]]
     if extra:
         lines += PROJECT["optional-dependencies"][extra]
     # Packages of ZeroGPU are imported only there.
     declared = {canonicalize_name(name) for name in parsed(lines)} | {"spaces"}
-    homes = packages_distributions()
     for path in (ROOT / package).rglob("*.py"):
         for name in imported(path):
             if (top := name.split(".")[0]) not in {"cam_hub", "space", *sys.stdlib_module_names}:

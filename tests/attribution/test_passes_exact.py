@@ -72,22 +72,27 @@ def test_chunks_do_not_change_maps(model, size):
         same(parts[name], whole[name])
 
 
-def test_what_is_kept_gives_the_maps_of_a_fresh_pass(model):
+@pytest.mark.parametrize(
+    "mixed", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["all or the last", "mixed"]
+)
+def test_what_is_kept_gives_the_maps_of_a_fresh_pass(model, mixed):
     image, layers = picture(model), some_layers(model)
     classes = classes_of(model)
     RECENT.clear()
     explain(model, image, target_layers=layers, classes=classes[:1])
+    parts = [(classes, layers), (classes[-1:], layers[-1:])]
+    if mixed:
+        parts[1:1] = [(classes, layers[-1:]), (classes[-1:], layers)]
     for name in ONE_PASS:
-        for chosen in (classes, classes[-1:]):
-            for some in (layers, layers[-1:]):
-                asked = {"method": name, "target_layers": some, "classes": chosen}
-                try:
-                    fresh = explain(model, image, **asked, reuse=False)
-                except NoMap:
-                    with pytest.raises(NoMap):
-                        explain(model, image, **asked)
-                else:
-                    same(explain(model, image, **asked), fresh)
+        for chosen, some in parts:
+            asked = {"method": name, "target_layers": some, "classes": chosen}
+            try:
+                fresh = explain(model, image, **asked, reuse=False)
+            except NoMap:
+                with pytest.raises(NoMap):
+                    explain(model, image, **asked)
+            else:
+                same(explain(model, image, **asked), fresh)
 
 
 def test_noisy_copies_continue_from_a_cached_clean_pass(model):

@@ -35,7 +35,13 @@ def test_a_sound_network_holds_every_check():
 
 @pytest.mark.parametrize(
     "name",
-    ["test_resnet", "test_convnext", "test_vit", "test_mambaout", "mixer_s32_224"],
+    [
+        "test_resnet",
+        "test_convnext",
+        "test_vit",
+        "test_mambaout",
+        pytest.param("mixer_s32_224", marks=pytest.mark.slow),
+    ],
 )
 def test_real_architectures_hold_every_check(name):
     row = check_model(Candidate("timm", name, ""))

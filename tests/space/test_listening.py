@@ -62,17 +62,19 @@ def until_it_fetches(messages: Iterator[dict[str, Any]]) -> str:
 
 def stopped_at(cache: Path) -> int:
     """The number of bytes of the weights on the disk, once it no longer grows."""
-    time.sleep(0.6)
     sizes = []
     for _ in range(2):
+        time.sleep(0.6)
         (partial,) = cache.rglob("*.incomplete")
         sizes.append(partial.stat().st_size)
-        time.sleep(0.6)
     assert sizes[0] == sizes[1], "the download goes on"
     return sizes[1]
 
 
-def test_the_page_shows_the_progress_of_a_download(url: str, slow: str, lion: Image.Image):
+def test_the_page_shows_the_progress_of_a_download(
+    url: str, hub: FakeHub, slow: str, lion: Image.Image
+):
+    hub.faults[:] = [Fault(r"model\.safetensors", pace=3 * PACE)]
     browser = Browser(url)
     messages = browser.messages(browser.explaining, request(browser, lion, slow))
     assert until_it_fetches(messages).startswith(f"Fetching {slow}: ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
@@ -103,6 +103,17 @@ HEADERS: list[dict[str, str]] = [
 ]  # fmt: skip
 
 
+EVERY = pytest.mark.parametrize(
+    "every", [pytest.param(3, id="a third"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+)
+"""The quick suite sends each thing to a third of the routes, so that each route gets a third."""
+
+
+def some(items: Sequence[Any], every: int, first: int) -> list[Any]:
+    """Every third of some items (or all), from another one on for each ``first``."""
+    return list(items[first % every :: every])
+
+
 def registered() -> list[tuple[str, str]]:
     """Method and path of all routes of the app, with Gradio's and those of the MCP server."""
     found: set[tuple[str, str]] = set()
@@ -190,28 +201,31 @@ def test_all_routes_of_gradio_are_under_test(routes: list[tuple[str, str]]):
     assert len(paths) > 50
 
 
-def test_odd_paths_and_queries(app: RunningApp, http: httpx.Client, routes: list[tuple[str, str]]):
+@EVERY
+def test_odd_paths_and_queries(
+    app: RunningApp, http: httpx.Client, routes: list[tuple[str, str]], every: int
+):
     tally = Tally(app)
-    for method, path in routes:
+    for number, (method, path) in enumerate(routes):
         if "upload_progress" in path:
             continue  # waits three seconds for an upload with that name
-        for value in ODD if "{" in path else [""]:
+        for value in some(ODD, every, number) if "{" in path else [""]:
             tally.send(http, method, app.url + filled(path, value))
-        for value in ODD[3:6]:
+        for value in some(ODD[3:6], every, number):
             query = f"?session_hash={value}&page={value}&__theme={value}&deep_link={value}&{value}"
             tally.send(http, method, app.url + filled(path, "x") + query)
     tally.check()
 
 
+@EVERY
 @pytest.mark.parametrize("body", BODIES)
 def test_malformed_bodies(
-    app: RunningApp, http: httpx.Client, routes: list[tuple[str, str]], body: str
+    app: RunningApp, http: httpx.Client, routes: list[tuple[str, str]], body: str, every: int
 ):
     content, kind = BODIES[body]
     tally = Tally(app)
-    for method, path in routes:
-        if method != "POST":
-            continue
+    paths = [path for method, path in routes if method == "POST"]
+    for path in some(paths, every, list(BODIES).index(body)):
         for name in ("predict", "explain", "x") if "{api_name}" in path else ("x",):
             headers = {"Content-Type": kind, "Accept": "application/json, text/event-stream"}
             address = app.url + filled(path, name)
@@ -219,29 +233,34 @@ def test_malformed_bodies(
     tally.check()
 
 
+@EVERY
 @pytest.mark.parametrize("headers", HEADERS, ids=lambda headers: next(iter(headers)))
 def test_odd_headers(
     app: RunningApp,
     http: httpx.Client,
     routes: list[tuple[str, str]],
     headers: dict[str, str],
+    every: int,
 ):
     upload = http.post(f"{app.api}/upload", files={"files": ("cat.png", b"x" * 5000)}).json()[0]
     tally = Tally(app)
     raw = {name: value.encode("latin-1") for name, value in headers.items()}
     addresses = [app.url + filled(path, "x") for method, path in routes if method == "GET"]
+    addresses = some(addresses, every, HEADERS.index(headers))
     for address in [f"{app.api}/file={quote(upload)}", *addresses]:
         if "upload_progress" not in address:
             tally.send(http, "GET", address, headers=raw)
     tally.check()
 
 
-def test_functions_by_their_index(app: RunningApp, http: httpx.Client):
+@EVERY
+def test_functions_by_their_index(app: RunningApp, http: httpx.Client, every: int):
     """Each event of the page is called by its index with nothing, too much, and invalid values."""
     tally = Tally(app)
     dependencies = http.get(f"{app.url}/config").json()["dependencies"]
-    for event in dependencies:
-        for data in ([], [None] * 40, [{"path": "/etc/passwd"}] * 3, ["\x1b[31m\n"]):
+    invalid = ([], [None] * 40, [{"path": "/etc/passwd"}] * 3, ["\x1b[31m\n"])
+    for number, event in enumerate(dependencies):
+        for data in some(invalid, every, number):
             body = {"data": data, "fn_index": event["id"], "session_hash": "s", "event_data": data}
             status = tally.send(http, "POST", f"{app.api}/queue/join", json=body)
             if not event["backend_fn"]:
@@ -252,19 +271,27 @@ def test_functions_by_their_index(app: RunningApp, http: httpx.Client):
     tally.check()
 
 
-@pytest.mark.parametrize("odd", [None, [1], "x", {}, {"kind": [], "chosen": {}, "layer": [1]}])
-def test_events_without_their_data(app: RunningApp, http: httpx.Client, odd: object):
+ODD_DATA = (None, [1], "x", {}, {"kind": [], "chosen": {}, "layer": [1]})
+
+
+@EVERY
+@pytest.mark.parametrize("odd", ODD_DATA)
+def test_events_without_their_data(app: RunningApp, http: httpx.Client, odd: object, every: int):
     """Each event that comes from a component of the page, with its fields but invalid data of its
     own."""
     config = http.get(f"{app.url}/config").json()
     values = {part["id"]: (part["props"] or {}).get("value") for part in config["components"]}
     tally = Tally(app)
-    called = 0
-    for event in config["dependencies"]:
-        if not event["backend_fn"] or event["api_visibility"] != "private":
-            continue
-        if {"answer", "open"} & {event["api_name"], event["api_name"].rpartition("_")[0]}:
-            continue  # these explain a photo
+    events = [
+        event
+        for event in config["dependencies"]
+        if event["backend_fn"]
+        and event["api_visibility"] == "private"
+        # These explain a photo.
+        and not {"answer", "open"} & {event["api_name"], event["api_name"].rpartition("_")[0]}
+    ]
+    assert len(events) > 20
+    for event in some(events, every, ODD_DATA.index(odd)):
         session = f"odd{event['id']}"
         data = [values[index] for index in event["inputs"]]
         body = {"data": data, "fn_index": event["id"], "session_hash": session, "event_data": odd}
@@ -273,8 +300,6 @@ def test_events_without_their_data(app: RunningApp, http: httpx.Client, odd: obj
         with http.stream("GET", address) as answer:
             text = next(part for part in answer.iter_lines() if "process_completed" in part)
         assert "internal" not in text.lower(), (event["api_name"], text)
-        called += 1
-    assert called > 20
     tally.check()
 
 
