@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import tempfile
@@ -54,6 +55,18 @@ from tests.fakes.hub import FakeHub, serve
 # else, needs none of it.
 if TYPE_CHECKING:
     from gradio_client import Client
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """No garbage is looked for while all modules are imported, nor among them later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
 
 PHOTOS = {
     "lion": (291, "lion"),
