@@ -20,6 +20,7 @@ from cam_hub.errors import InvalidArgument
 from cam_hub.hooks.modes import default_modes
 from cam_hub.layers.listing import FAITHFUL
 from cam_hub.methods import METHODS
+from cam_hub.methods.registry import combines, own_passes
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results.explanation import Explanation
 from cam_hub.targets.classes import is_iterable
@@ -169,8 +170,9 @@ def explain_methods(
     names = [
         AUTO if isinstance(name, str) and name == AUTO else METHODS[name].name for name in named
     ]
-    own_passes = any(name != AUTO and METHODS[name].attribute is not None for name in names)
-    if own_passes or AUTO in names or request.target_layers == FAITHFUL:  # each on its own
+    several = [METHODS[name] for name in names if name != AUTO]
+    alone = any(map(own_passes, several)) or any(map(combines, several))
+    if alone or AUTO in names or request.target_layers == FAITHFUL:  # each on its own
         return {name: explain(model_or_id, image, method=name, **arguments) for name in names}
     chosen = {name: METHODS[name].signed(request.options["sign"]) for name in names}
     model = model_of(model_or_id, request.options["output"])

@@ -28,7 +28,7 @@ from cam_hub.images.transforms import TransformPreprocessing
 from cam_hub.layers.layouts import LayerInfo
 from cam_hub.layers.listing import at_call, list_layers, resolve_layers
 from cam_hub.methods import INPUT, Method
-from cam_hub.methods.registry import level, needs_noise
+from cam_hub.methods.registry import combines, level, needs_noise
 from cam_hub.models.loaded_model import LoadedModel, in_double
 from cam_hub.options import recorded
 from cam_hub.results.maps import Pictures
@@ -317,7 +317,10 @@ def make_job(
     if "pixel" in map(level, methods):
         layers = input_layers(model, methods, request, tuple(prepared.tensor.shape[1:]))
     else:
-        for layer in resolve_layers(model, request.target_layers, prepared.tensor.shape[1:]):
+        choice = request.target_layers
+        if choice is None and any(map(combines, methods)):
+            choice = "stages"
+        for layer in resolve_layers(model, choice, prepared.tensor.shape[1:]):
             layers[layer.name] = layer if call is None else at_call(layer, call)
             double = double or layer.faint  # rounding would hide the gradients
     working, tensor = model, prepared.tensor

@@ -62,6 +62,8 @@ changes are above it; below it, they agree with ours."""
 
 _SAME = "its map is the same for every class"
 
+_ALONE = "the method combines the maps of several layers, and this is the map of one"
+
 _CANCELLING = (
     "the formula in the paper of {title} relies on cancellation here: activations of both signs "
     "cancel in its denominators, which gives {share:.0%} of its weights; this map has denominators "
@@ -144,6 +146,7 @@ def _make_explanation(
     for name, layer in job.layers.items():
         notes = [layer.notes] if layer.notes else []
         notes += [] if method.class_specific else [_SAME]
+        notes += [_ALONE] if method.combine is not None and len(job.layers) == 1 else []
         if (correlation := agreement.get(name, 1.0)) < STEADY:
             taken = max(samples[index, name] for index in classes)
             notes.append(_UNSTEADY.format(taken=taken, correlation=correlation))

@@ -7,6 +7,7 @@ imported below. It takes the evidence of one pass (``compute``), or makes passes
 
 from cam_hub.methods.eigen_cam import eigencam
 from cam_hub.methods.evidence import BlackBox, Evidence, Moments, MomentSum, check_map, normalise
+from cam_hub.methods.from_torchcam import cam, is_cam, legrad, refine, score_cam, ss_cam
 from cam_hub.methods.gradient_cams import (
     gradcam,
     gradcampp,
@@ -28,16 +29,22 @@ __all__ = [
     "Moments",
     "Passes",
     "Sign",
+    "cam",
     "check_map",
     "eigencam",
     "fuse",
     "gradcam",
     "gradcampp",
     "hirescam",
+    "is_cam",
     "layercam",
+    "legrad",
     "normalise",
     "occlusion",
+    "refine",
     "rise",
+    "score_cam",
     "smoothgradcampp",
+    "ss_cam",
     "xgradcam",
 ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cam_hub.errors import InvalidArgument, NoMap
 
@@ -22,6 +22,7 @@ __all__ = [
     "Evidence",
     "MomentSum",
     "Moments",
+    "ScoringModule",
     "agreement",
     "as_float",
     "by_maximum",
@@ -306,6 +307,13 @@ class BlackBox:
         scores: B.
         activations: From inputs to the activations of the layer, ``(N, K, *grid)``, without a
             graph; None for a pixel-level method.
+        gradients: From inputs to the gradients of the scores with respect to these,
+            ``(N, B, K, *grid)``; None as well.
+        network: Makes the network as a module that code of other packages may put hooks on.
+        layer: The layer's name; empty for a pixel-level method.
+        prefix_tokens: Tokens before those of the layer's grid.
+        grid: Rows and columns of the layer.
+        channels: K.
         seed: Of what is drawn at random.
         batch_size: Inputs that ``score`` passes at once.
         report: To be called now and then with the part that is done, in [0, 1]. What it raises must
@@ -316,6 +324,12 @@ class BlackBox:
     score: Callable[[Tensor], Tensor]
     scores: int = 1
     activations: Callable[[Tensor], Tensor] | None = None
+    gradients: Callable[[Tensor], Tensor] | None = None
+    network: Callable[[], ScoringModule] | None = None
+    layer: str = ""
+    prefix_tokens: int = 0
+    grid: tuple[int, int] = (0, 0)
+    channels: int = 0
     seed: int = 0
     batch_size: int = 8
     report: Callable[[float], object] = float
@@ -328,16 +342,68 @@ class BlackBox:
 
     def negated(self) -> BlackBox:
         """The same for the negated scores."""
-        return replace(self, score=lambda images: -self.score(images))
+        return self._transformed(torch.neg, self.scores)
 
     def with_negated(self) -> BlackBox:
         """The same for the scores, and then the negated ones: from the same passes."""
+        return self._transformed(_with_negated, 2 * self.scores)
 
-        def both(images: Tensor) -> Tensor:
-            scores = self.score(images)
-            return torch.cat([scores, -scores], dim=1)
+    def _transformed(self, transform: Callable[[Tensor], Tensor], scores: int) -> BlackBox:
+        """The same for other scores, whose columns are linear in these."""
+        score, gradients, network = self.score, self.gradients, self.network
 
-        return replace(self, score=both, scores=2 * self.scores)
+        def module() -> ScoringModule:
+            if network is None:
+                raise AssertionError("not called without a network")
+            found = network()
+            found.transforms.append(transform)
+            return found
+
+        return replace(
+            self,
+            score=lambda images: transform(score(images)),
+            scores=scores,
+            gradients=None if gradients is None else lambda x: transform(gradients(x)),
+            network=None if network is None else module,
+        )
+
+
+def _with_negated(scores: Tensor) -> Tensor:
+    return torch.cat([scores, -scores], dim=1)
+
+
+class ScoringModule(nn.Module):
+    """A network as a module from inputs ``(N, C, *sides)`` to scores ``(N, B)``, with a graph.
+
+    Its only child is a copy of the network that shares its weights. Code of other packages may put
+    hooks on the copy: other threads, and the network's owner, do not see them.
+
+    Args:
+        network: The copy.
+        run: From the copy and inputs to the scores of all classes, ``(N, K)``.
+        choose: From these to the explained ones, ``(N, B)``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        run: Callable[[nn.Module, Tensor], Tensor],
+        choose: Callable[[Tensor], Tensor],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.transforms = [choose]
+        self._run = run
+
+    def choose(self, scores: Tensor) -> Tensor:
+        """The explained scores ``(N, B)`` out of those of all classes ``(N, K)``."""
+        for transform in self.transforms:
+            scores = transform(scores)
+        return scores
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores ``(N, B)``."""
+        return self.choose(self._run(self.network, images))
 
 
 def agreement(maps: Tensor) -> float:

@@ -203,6 +203,6 @@ METHODS.register(
             "model, no layer, no gradient; smooth, and slightly different with another seed."
         ),
         level="pixel",
-        passes=Passes(_MASKS, 0),
+        passes=Passes(1 + _MASKS, 0),
     )
 )

@@ -24,6 +24,7 @@ __all__ = [
     "Passes",
     "Sign",
     "canonical_name",
+    "combines",
     "fuse",
     "level",
     "needs_noise",
@@ -98,6 +99,8 @@ class Method:
         seeded: Whether ``attribute`` draws at random, from the seed.
         scale: From maps ``(B, *grid)`` of one layer to comparable ones in [0, 1], for the fusion
             of several layers. Zeros stay zeros.
+        combine: Fuses the maps of several layers in a way of its own, see :func:`fuse`; such a
+            method is one of several layers, by default the ends of all stages.
         summary: What it does and what it is good for, in a sentence.
         level: Where its maps come from.
         passes: What a map costs.
@@ -121,6 +124,7 @@ class Method:
     attribute: Callable[[BlackBox], Tensor] | None = None
     seeded: bool = False
     scale: Callable[[Tensor], Tensor] = by_maximum
+    combine: Callable[[Sequence[Tensor]], Tensor] | None = None
     summary: str = ""
     level: Level = "layer"
     passes: Passes = Passes()
@@ -219,6 +223,9 @@ needs_noise: Final = attrgetter("needs_noise")
 
 own_passes: Final = attrgetter("attribute")
 """True in a condition if a method makes passes of its own, for the same."""
+
+combines: Final = attrgetter("combine")
+"""True in a condition if a method is one of several layers."""
 
 level: Final = attrgetter("level")
 """Where a method's maps come from, for ``map``."""
@@ -337,6 +344,8 @@ def fuse(maps: Sequence[Tensor], method: Method) -> Tensor:
     if len({(shape[:1], len(shape)) for shape in shapes}) > 1 or len(shapes[0]) - 1 not in _LINEAR:
         expected = "maps (batch, *grid) of one batch size, all with the same 1, 2 or 3 grid axes"
         raise InvalidArgument("maps", shapes, expected)
+    if method.combine is not None and len(maps) > 1:
+        return method.combine(maps)
     finest = [max(sizes) for sizes in zip(*(shape[1:] for shape in shapes), strict=True)]
     fused = _resize(_scaled(maps[0], method), finest)
     for cam in maps[1:]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from cam_hub.methods import METHODS
 
-ONE_PASS = {name: method for name, method in METHODS.items() if method.attribute is None}
-"""Those whose maps come from the activations and gradients of one pass."""
+ONE_PASS = {
+    name: method
+    for name, method in METHODS.items()
+    if method.attribute is None and method.combine is None
+}
+"""Those whose maps come from the activations and gradients of one pass, at one layer."""
 
 OWN_PASSES = {name: method for name, method in METHODS.items() if method.attribute is not None}
 """Those that make passes of their own."""

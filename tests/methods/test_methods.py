@@ -96,7 +96,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_ones() -> None:
     assert caught.value.name == "Layer-KAM"
 
 
-@pytest.mark.parametrize("name", ["", "cam", "grad+cam", None, 3])
+@pytest.mark.parametrize("name", ["", "camera", "grad+cam", None, 3])
 def test_an_invalid_name_of_a_method_is_not_in_the_registry(name: object) -> None:
     assert name not in METHODS
     assert METHODS.get(name) is None  # type: ignore[call-overload]

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cam_hub._text import first_line
 from cam_hub.attribution.passes.forward import Accumulator, JobState, anatomy
 from cam_hub.attribution.passes.job import Job, Key, Map, Pass
 from cam_hub.attribution.passes.runner import BatchLimit
-from cam_hub.errors import CamHubError, NoMap, OutOfMemory
-from cam_hub.hooks.frozen_eval import frozen_eval
+from cam_hub.errors import CamHubError, ModelRefused, NoMap, OutOfMemory
+from cam_hub.hooks.frozen_eval import frozen_eval, unwrapped, usable_copy
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import Taps, observe
 from cam_hub.layers.layouts import LayerInfo, batch_axes, to_maps
 from cam_hub.methods import BlackBox, Method
+from cam_hub.methods.evidence import ScoringModule
+from cam_hub.models.loaded_model import EXECUTION, LoadedModel
 
 __all__ = ["run_black_box"]
 
@@ -37,7 +39,7 @@ def run_black_box(job: Job) -> Pass:
     """
     network = _Network(job)
     with frozen_eval(job.model.module, anatomy(job.model)):
-        network.in_batches(job.image, network.pass_images)  # which resolves the classes
+        (network.clean,) = network.in_batches(job.image, network.pass_images)
         maps: dict[Key, Map] = {}
         total = len(job.methods) * len(job.layers)
         for method in job.methods:
@@ -67,12 +69,14 @@ class _Network:
         share: Where the current map begins and how long it takes, as parts of the work.
         stopped: Whether the caller's progress has stopped the work.
         images: How many images have passed.
+        clean: All scores of the explained image, ``(1, K)``, whose pass resolves the classes.
     """
 
     job: Job
     share: tuple[float, float] = (0.0, 1.0)
     stopped: bool = False
     images: int = 0
+    clean: Tensor | None = None
     room: BatchLimit = field(init=False)
     state: JobState = field(init=False)
 
@@ -99,12 +103,23 @@ class _Network:
             self.job.image,
             self.score,
             len(self.classes),
-            activations=None if method.level == "pixel" else lambda x: self.activations(layer, x),
+            network=self.module,
             seed=self.job.seed,
             batch_size=self.room.images,
             report=self.report,
         )
-        name = None if method.level == "pixel" else layer.name
+        name = None
+        if method.level == "layer":
+            name = layer.name
+            box = replace(
+                box,
+                activations=lambda images: self.activations(layer, images),
+                gradients=lambda images: self.gradients(layer, images),
+                layer=layer.name,
+                prefix_tokens=layer.prefix_tokens,
+                grid=layer.grid or (0, 0),
+                channels=layer.channels or 0,
+            )
         try:
             with torch.no_grad():
                 found = method.attribute(box).detach()
@@ -113,9 +128,12 @@ class _Network:
         except Exception as error:  # whatever code of other packages raises
             if self.stopped:
                 raise
-            if is_out_of_memory(error):
-                raise OutOfMemory(self.job.model.id, f"{first_line(error)}.") from error
-            raise NoMap(f"{method.title} failed: {first_line(error)}", layer=name) from error
+            if not is_out_of_memory(error):
+                raise NoMap(f"{method.title} failed: {first_line(error)}", layer=name) from error
+            if self.room.images == 1:
+                raise OutOfMemory(self.job.model.id, _TOO_LARGE) from error
+            self.room.halve(self.job.model)
+            return self.maps(method, layer)
         maps = found.to(torch.float32).cpu().numpy()
         if not np.isfinite(maps).all():
             raise NoMap("its map holds values that are not finite (NaN or infinity)", layer=name)
@@ -137,41 +155,106 @@ class _Network:
 
     def score(self, images: Tensor) -> Tensor:
         """``(N, B)`` scores of the classes, less the contrast, on the input's device."""
-        scores = torch.cat(self.in_batches(images, self.pass_images))
+        if images is self.job.image and self.clean is not None:
+            return self.choose(self.clean)
+        return self.choose(torch.cat(self.in_batches(images, self.pass_images)))
+
+    def choose(self, scores: Tensor) -> Tensor:
+        """``(N, B)`` of all scores ``(N, K)``."""
         chosen = scores[:, list(self.classes)]
         for other, weight in self.state.settled.contrast or ():
             chosen = chosen - weight * scores[:, [other]]
         return chosen
 
+    @torch.no_grad()
     def pass_images(self, images: Tensor) -> Tensor:
         """``(N, K)`` scores of one batch."""
+        return self.run(self.job.model, images)
+
+    def run(self, model: LoadedModel, images: Tensor) -> Tensor:
+        """``(N, K)`` scores of one batch, with a graph where torch's mode has one."""
         setting = self.job.setting
         autocast = setting.autocast and torch.autocast(images.device.type, setting.autocast)
-        with torch.no_grad(), autocast or nullcontext():
+        with autocast or nullcontext():
             laid = images.contiguous(memory_format=setting.memory_format)
-            scores = self.state.score(self.job.model.run(laid), len(images))
+            scores = self.state.score(model.run(laid), len(images))
         self.images += len(images)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
+    def module(self) -> ScoringModule:
+        """The network as a module of its own, whose copy shares the weights.
+
+        Raises:
+            ModelRefused: If the network cannot be copied.
+        """
+        model = self.job.model
+        copy = usable_copy(unwrapped(model.module))
+        if copy is None:
+            reason = "the method puts hooks on a copy of the network, and it cannot be copied."
+            raise ModelRefused(model.id, reason)
+        for part in copy.modules():
+            if getattr(part, "inplace", None) is True:  # which backward hooks do not allow
+                part.inplace = False  # type: ignore[assignment]
+
+        def run(module: nn.Module, images: Tensor) -> Tensor:
+            return self.run(replace(model, module=module, facts=facts), images)
+
+        facts = {EXECUTION: model.execution}
+        return ScoringModule(copy, run, self.choose)
+
     def activations(self, layer: LayerInfo, images: Tensor) -> Tensor:
         """``(N, channels, *grid)`` activations of a layer."""
-        maps = torch.cat(self.in_batches(images, lambda batch: self._record(layer, batch)))
+
+        @torch.no_grad()
+        def record(batch: Tensor) -> Tensor:
+            with self._recording(layer) as taps:
+                self.pass_images(batch)
+            return self._laid_out(layer, self._recorded(layer, taps).detach())
+
+        return torch.cat(self.in_batches(images, record))
+
+    def gradients(self, layer: LayerInfo, images: Tensor) -> Tensor:
+        """``(N, scores, channels, *grid)`` gradients of the scores at a layer."""
+
+        @torch.enable_grad()
+        def differentiate(batch: Tensor) -> Tensor:
+            with self._recording(layer) as taps:
+                scores = self.choose(self.run(self.job.model, batch))
+            recorded = self._recorded(layer, taps)
+            found = [torch.zeros_like(recorded)] * scores.shape[1]
+            for index in range(scores.shape[1]):
+
+                def visit(_: str, gradient: Tensor, index: int = index) -> None:
+                    found[index] = gradient
+
+                taps.visit_gradients(scores[:, index].sum(), visit)
+            return torch.stack([self._laid_out(layer, each.detach()) for each in found], dim=1)
+
+        return torch.cat(self.in_batches(images, differentiate))
+
+    @contextmanager
+    def _recording(self, layer: LayerInfo) -> Iterator[Taps]:
+        """Passes within this context are recorded at a layer; every record is a copy."""
+        layers = {layer.name: layer}
+        chosen = {layer.name: layer.call} if layer.calls > 1 else {}
+        taps = Taps(None, None, **batch_axes(layers), chosen=chosen)
+        with observe(self.job.model.module, taps.record, layers):
+            yield taps
+
+    def _recorded(self, layer: LayerInfo, taps: Taps) -> Tensor:
+        if layer.name not in taps.activations:
+            raise NoMap("it did not run, or returned no floating-point tensor", layer=layer.name)
+        return taps.activations[layer.name]
+
+    def _laid_out(self, layer: LayerInfo, tensor: Tensor) -> Tensor:
+        """What a layer returned, as ``(N, channels, *grid)`` of at least single precision."""
+        if layer.arrangement is None:
+            raise AssertionError("target layers lie on the image")
+        wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        maps = to_maps(wide, layer.arrangement)
         if self.job.image.ndim == 5 or layer.frames > 1:
             return maps.reshape(*maps.shape[:2], layer.frames, -1, maps.shape[-1])
         return maps
-
-    def _record(self, layer: LayerInfo, images: Tensor) -> Tensor:
-        if layer.arrangement is None:
-            raise AssertionError("target layers lie on the image")
-        layers = {layer.name: layer}
-        chosen = {layer.name: layer.call} if layer.calls > 1 else {}
-        taps = Taps(None, None, **batch_axes(layers), chosen=chosen)  # every record is a copy
-        with observe(self.job.model.module, taps.record, layers):
-            self.pass_images(images)
-        if layer.name not in taps.activations:
-            raise NoMap("it did not run, or returned no floating-point tensor", layer=layer.name)
-        found = taps.activations[layer.name].detach()
-        return to_maps(found.to(torch.promote_types(found.dtype, torch.float32)), layer.arrangement)
 
     def in_batches(self, images: Tensor, work: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """The results for batches of images, which are halved where memory does not suffice."""
