@@ -121,7 +121,11 @@ def of_methods(model: cam_hub.LoadedModel, photo: object, layers: Sequence[str])
     tensor = model.preprocess(photo)[0]
     noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
     index = cam_hub.explain(model, tensor).classes[0]
-    names = [name for name in METHODS if name != SIGNED]
+    names = [
+        name
+        for name, method in METHODS.items()
+        if name != SIGNED and method.attribute is None and method.combine is None
+    ]
     clean, disturbed = (
         cam_hub.explain_methods(
             model, image, names, target_layers=layers, classes=index, sampling="fixed", reuse=False

@@ -97,7 +97,7 @@ def test_the_apps_requirements_are_those_of_the_library_and_of_its_extra() -> No
     compared = {name: str(each) for name, each in listed.items()}
     assert compared == {name: str(each) for name, each in needed.items()}
     assert "gradio" not in parsed(PROJECT["dependencies"])
-    assert "cam-hub[app]" in extras["test"]  # the tests of the app are among them
+    assert "cam-hub[app,captum]" in extras["test"]  # the tests of the app are among them
 
 
 @pytest.fixture(scope="module")

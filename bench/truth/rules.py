@@ -89,7 +89,11 @@ def judged(network: Network, question: Question, heats: Tensor) -> list[Measures
 
 def every_candidate(network: Network, question: Question) -> dict[tuple[str, str], Tensor]:
     """The map of each method at each layer, by both, from one pass."""
-    methods = [method for method in METHODS.values() if method.level == "layer"]
+    methods = [
+        method
+        for method in METHODS.values()
+        if method.attribute is None and method.combine is None  # all from one pass
+    ]
     request = ExplainOptions.checked(target_layers=network.layers, classes=[question.index])
     prepared = prepare(network.model, question.image)
     job = make_job(network.model, prepared, methods, request)

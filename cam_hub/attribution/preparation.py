@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -369,6 +370,13 @@ def input_layers(
         ModelRefused: If the model cannot run on an input of this size.
     """
     pixel = next(method for method in methods if method.level == "pixel")
+    for method in methods:
+        if method.requires and find_spec(method.requires) is None:
+            expected = (
+                f"another method: {method.title} needs the package {method.requires}, which is not "
+                f"installed (pip install 'cam-hub[{method.requires}]')"
+            )
+            raise InvalidArgument("method", method.name, expected)
     if request.target_layers not in (None, INPUT, [INPUT]):
         expected = f"None: {pixel.title} explains the pixels of the model's input, at no layer"
         raise InvalidArgument("target_layers", request.target_layers, expected)

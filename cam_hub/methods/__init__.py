@@ -7,6 +7,14 @@ imported below. It takes the evidence of one pass (``compute``), or makes passes
 
 from cam_hub.methods.eigen_cam import eigencam
 from cam_hub.methods.evidence import BlackBox, Evidence, Moments, MomentSum, check_map, normalise
+from cam_hub.methods.from_captum import (
+    deep_lift,
+    guided_backprop,
+    input_x_gradient,
+    integrated_gradients,
+    lrp,
+    smooth_grad,
+)
 from cam_hub.methods.from_torchcam import cam, is_cam, legrad, refine, score_cam, ss_cam
 from cam_hub.methods.gradient_cams import (
     gradcam,
@@ -31,19 +39,25 @@ __all__ = [
     "Sign",
     "cam",
     "check_map",
+    "deep_lift",
     "eigencam",
     "fuse",
     "gradcam",
     "gradcampp",
+    "guided_backprop",
     "hirescam",
+    "input_x_gradient",
+    "integrated_gradients",
     "is_cam",
     "layercam",
     "legrad",
+    "lrp",
     "normalise",
     "occlusion",
     "refine",
     "rise",
     "score_cam",
+    "smooth_grad",
     "smoothgradcampp",
     "ss_cam",
     "xgradcam",

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cam_hub.errors import InvalidArgument, NoMap
 
@@ -22,7 +22,6 @@ __all__ = [
     "Evidence",
     "MomentSum",
     "Moments",
-    "ScoringModule",
     "agreement",
     "as_float",
     "by_maximum",
@@ -309,11 +308,15 @@ class BlackBox:
             graph; None for a pixel-level method.
         gradients: From inputs to the gradients of the scores with respect to these,
             ``(N, B, K, *grid)``; None as well.
-        network: Makes the network as a module that code of other packages may put hooks on.
+        network: Makes a copy of the network, from inputs to scores, that code of other packages may
+            put hooks on; with the number of inputs that will pass, for the progress.
+        stand: Makes a small network for code of other packages, whose part ``layer`` returns given
+            activations, and whose outputs are the scores of a box; with the number as well.
         layer: The layer's name; empty for a pixel-level method.
         prefix_tokens: Tokens before those of the layer's grid.
         grid: Rows and columns of the layer.
         channels: K.
+        noisy: Yields the noisy copies, ``(1, C, *sides)`` each; None unless the method needs some.
         seed: Of what is drawn at random.
         batch_size: Inputs that ``score`` passes at once.
         report: To be called now and then with the part that is done, in [0, 1]. What it raises must
@@ -325,11 +328,13 @@ class BlackBox:
     scores: int = 1
     activations: Callable[[Tensor], Tensor] | None = None
     gradients: Callable[[Tensor], Tensor] | None = None
-    network: Callable[[], ScoringModule] | None = None
+    network: Callable[[int], Any] | None = None
+    stand: Callable[[BlackBox, Tensor, int], Any] | None = None
     layer: str = ""
     prefix_tokens: int = 0
     grid: tuple[int, int] = (0, 0)
     channels: int = 0
+    noisy: Callable[[], Iterator[Tensor]] | None = None
     seed: int = 0
     batch_size: int = 8
     report: Callable[[float], object] = float
@@ -352,10 +357,10 @@ class BlackBox:
         """The same for other scores, whose columns are linear in these."""
         score, gradients, network = self.score, self.gradients, self.network
 
-        def module() -> ScoringModule:
+        def transformed(expected: int) -> Any:
             if network is None:
                 raise AssertionError("not called without a network")
-            found = network()
+            found = network(expected)
             found.transforms.append(transform)
             return found
 
@@ -364,46 +369,12 @@ class BlackBox:
             score=lambda images: transform(score(images)),
             scores=scores,
             gradients=None if gradients is None else lambda x: transform(gradients(x)),
-            network=None if network is None else module,
+            network=None if network is None else transformed,
         )
 
 
 def _with_negated(scores: Tensor) -> Tensor:
     return torch.cat([scores, -scores], dim=1)
-
-
-class ScoringModule(nn.Module):
-    """A network as a module from inputs ``(N, C, *sides)`` to scores ``(N, B)``, with a graph.
-
-    Its only child is a copy of the network that shares its weights. Code of other packages may put
-    hooks on the copy: other threads, and the network's owner, do not see them.
-
-    Args:
-        network: The copy.
-        run: From the copy and inputs to the scores of all classes, ``(N, K)``.
-        choose: From these to the explained ones, ``(N, B)``.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        run: Callable[[nn.Module, Tensor], Tensor],
-        choose: Callable[[Tensor], Tensor],
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.transforms = [choose]
-        self._run = run
-
-    def choose(self, scores: Tensor) -> Tensor:
-        """The explained scores ``(N, B)`` out of those of all classes ``(N, K)``."""
-        for transform in self.transforms:
-            scores = transform(scores)
-        return scores
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Scores ``(N, B)``."""
-        return self.choose(self._run(self.network, images))
 
 
 def agreement(maps: Tensor) -> float:

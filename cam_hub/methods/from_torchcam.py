@@ -35,40 +35,10 @@ _AFFINE = 1e-3
 and for all inputs: TF32 and half precision round as coarsely."""
 
 
-class _Stand(nn.Module):
-    """The network that torchcam gets; it counts the images that pass, and reports them.
-
-    Args:
-        box: The network.
-        activations: Those of the layer for the explained image.
-        expected: How many images will pass in all.
-    """
-
-    def __init__(self, box: BlackBox, activations: Tensor, expected: int = 1) -> None:
-        super().__init__()
-        self.layer = nn.Identity()
-        self.fc: nn.Module = nn.Identity()
-        self._box = box
-        self._activations: Tensor | None = activations
-        self._expected = expected
-        self._passed = 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self._activations is not None:  # the first call, for torchcam's hook
-            self.layer(self._activations)
-            self._activations = None
-        image = self._box.image
-        if images.shape == image.shape and torch.equal(images, image):
-            return self._box.score(image)  # which has passed before
-        self._box.report(self._passed / self._expected)
-        self._passed += len(images)
-        return self._box.score(images)
-
-
 def _maps_of(box: BlackBox, kind: Any, times: int, **given: Any) -> Tensor:
     """The maps of one of torchcam's methods that mask the image by each channel."""
     activations = _activations(box)
-    stand = _Stand(box, activations, box.scores * times * activations.shape[1])
+    stand = _stand(box, activations, box.scores * times * activations.shape[1])
     with kind(stand, "layer", batch_size=box.batch_size, **given) as extractor:
         stand(box.image)
         maps = []
@@ -77,6 +47,12 @@ def _maps_of(box: BlackBox, kind: Any, times: int, **given: Any) -> Tensor:
                 extractor._distrib = _Normal(given["std"], box.seed)
             maps.append(extractor(index, normalized=False)[0])
     return torch.cat(maps)
+
+
+def _stand(box: BlackBox, activations: Tensor, expected: int) -> Any:
+    if box.stand is None:
+        raise AssertionError("the runner of methods has set it")
+    return box.stand(box, activations, expected)
 
 
 def _activations(box: BlackBox) -> Tensor:
@@ -210,7 +186,7 @@ def cam(box: BlackBox) -> Tensor:
             f"here the gradient of the score varies by {share:.0%} of its largest value between "
             "positions or inputs; take the last layer before the pool, or Grad-CAM"
         )
-    stand = _Stand(box, _activations(box))
+    stand = _stand(box, _activations(box), 1)
     classifier = nn.Linear(weight.shape[1], box.scores, bias=False)
     classifier.weight = nn.Parameter(weight * flat.shape[-1], requires_grad=False)
     stand.fc = classifier
@@ -238,16 +214,16 @@ def legrad(box: BlackBox) -> Tensor:
     from torchcam.methods import LeGrad  # noqa: PLC0415
 
     if box.network is None:
-        raise AssertionError("methods are given the network as a module")
-    module = box.network()
-    network = module.network
+        raise AssertionError("the runner of methods has set it")
+    scoring = box.network(1)
+    network = scoring.network
     norm = getattr(getattr(network, "encoder", None), "ln", None)
     heads = getattr(network, "heads", None)
-    if not isinstance(norm, nn.Module) or not isinstance(heads, nn.Module):
+    if norm is None or heads is None:
         raise NoMap("LeGrad reads torchvision's vision transformers alone", layer=box.layer)
 
-    def project(tokens: Tensor) -> Tensor:
-        return module.choose(heads(norm(tokens.mean(dim=1))))
+    def project(tokens: Tensor) -> Any:
+        return scoring.choose(heads(norm(tokens.mean(dim=1))))
 
     try:
         extractor = LeGrad(

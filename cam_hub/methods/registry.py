@@ -47,11 +47,12 @@ class Passes:
     """The cost of a map, which all layers of one explanation share.
 
     Attributes:
-        forward: Images that pass the network, which all classes share.
+        forward: Images that pass the network.
         backward: Backward passes per image and class.
         per: For what both are needed once more, in the singular (``"noisy copy"``); empty if for
             nothing.
         times: How often they are needed for each of these.
+        shared: Whether all classes share the forward passes; if not, one more finds the classes.
 
     Example:
         >>> str(Passes(per="noisy copy"))
@@ -64,8 +65,12 @@ class Passes:
     backward: int = 1
     per: str = ""
     times: int = 1
+    shared: bool = True
 
     def __str__(self) -> str:
+        if not self.shared:
+            each = f"class and {self.per}" if self.per else "class"
+            return f"1 forward; {self.forward} forward and {self.backward} backward per {each}"
         if self.backward:
             again = f"; the same again per {self.per}" if self.per else ""
             return f"{self.forward} forward, {self.backward} backward per class{again}"
@@ -97,6 +102,9 @@ class Method:
             un-normalised; of a clip ``(B, steps, rows, cols)``. None for a method whose map comes
             from one pass's evidence.
         seeded: Whether ``attribute`` draws at random, from the seed.
+        unsigned: Whether its map has magnitudes, which are the same for the negated score.
+        requires: The optional package that it needs; empty for none.
+        needs: What it needs of a network, for the error where it fails; empty for nothing special.
         scale: From maps ``(B, *grid)`` of one layer to comparable ones in [0, 1], for the fusion
             of several layers. Zeros stay zeros.
         combine: Fuses the maps of several layers in a way of its own, see :func:`fuse`; such a
@@ -123,6 +131,9 @@ class Method:
     compute: Callable[[Evidence], Tensor] = _from_own_passes
     attribute: Callable[[BlackBox], Tensor] | None = None
     seeded: bool = False
+    unsigned: bool = False
+    requires: str = ""
+    needs: str = ""
     scale: Callable[[Tensor], Tensor] = by_maximum
     combine: Callable[[Sequence[Tensor]], Tensor] | None = None
     summary: str = ""
@@ -163,6 +174,9 @@ class Method:
             return self
         if not self.class_specific:
             expected = f"'for': the map of {self.title} is the same for every score"
+            raise InvalidArgument("sign", sign, expected)
+        if self.unsigned:
+            expected = f"'for': the map of {self.title} has magnitudes, of which none is against"
             raise InvalidArgument("sign", sign, expected)
         if self.sign != "for":
             raise InvalidArgument("sign", sign, "the registered method, of sign 'for'")

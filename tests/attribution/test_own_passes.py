@@ -44,23 +44,32 @@ def few_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perturbation, "_MASKS", 60)
 
 
+SEEN = [0]
+
+
 class Small(nn.Module):
-    """A classifier that counts the images it has seen."""
+    """A classifier that counts the images that it, and copies of it, have seen."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(1)
         self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.tanh = nn.Tanh()
         self.last = nn.Conv2d(6, 8, 3, 2, padding=1)
         self.act = nn.ReLU()
         self.fc = nn.Linear(8, 5)
-        self.images = 0
-        self.most = 0
+
+    @property
+    def images(self) -> int:
+        return SEEN[0]
+
+    @images.setter
+    def images(self, value: int) -> None:
+        SEEN[0] = value
 
     def forward(self, x: Tensor) -> Tensor:
-        self.images += len(x)
-        self.most = max(self.most, len(x))
-        x = self.act(self.last(torch.tanh(self.stem(x))))
+        SEEN[0] += len(x)
+        x = self.act(self.last(self.tanh(self.stem(x))))
         return self.fc(x.mean((2, 3)))
 
 
@@ -80,6 +89,11 @@ def allowed(method: str, kind: str) -> bool:
     return method not in SPECIAL | {"cam"}  # whose layer precedes a convolution
 
 
+def drawn(method: str) -> bool:
+    """Whether a method draws at random."""
+    return METHODS[method].seeded or METHODS[method].needs_noise
+
+
 def where(method: str, model: cam_hub.LoadedModel) -> dict[str, Any]:
     """The layer of a method on a network of ``law_nets``."""
     return {} if METHODS[method].level == "pixel" else {"target_layers": layer_of(model)}
@@ -95,8 +109,14 @@ def test_its_map_is_that_of_the_scores_however_the_images_pass(kind: str, method
             explain(model, several[0], **options)
         return
     before = state_of(model.module)
-    found = explain(model, several[0], **options)
-    assert state_of(model.module) == before
+    try:
+        found = explain(model, several[0], **options)
+    except NoMap as error:  # tanh is a function there, and some parts have no rule
+        assert method in ("deeplift", "lrp")
+        assert METHODS[method].needs in str(error)
+        return
+    finally:
+        assert state_of(model.module) == before
     (index,), (layer,) = found.classes, found.layers
     # A plain computation: the scores of the tests of a map, which fix the target by the first.
     tested: Any = found.origin
@@ -105,7 +125,7 @@ def test_its_map_is_that_of_the_scores_however_the_images_pass(kind: str, method
     def score(images: Tensor) -> Tensor:
         return score_images(job, torch.cat([job.image, images])).scores[1:, [index]].to(images)
 
-    if METHODS[method].level == "pixel":
+    if method in ("occlusion", "rise"):
         plain = METHODS[method].attribute(BlackBox(job.image, score, 1, batch_size=64))[0]
         assert apart(found.cams[index, layer], plain.numpy()) < TOLERANCE
     together = list(cam_hub.explain_many(model, several, batch_size=3, **options))
@@ -126,7 +146,8 @@ class TestEveryMethod:
         together = explain(model, image, method=method, classes=[1, 4])
         for (index, layer), cam in together.cams.items():
             np.testing.assert_allclose(cam, alone[index].cams[index, layer], rtol=1e-4, atol=1e-6)
-        if "class" not in METHODS[method].passes.per and not METHODS[method].passes.backward:
+        stated = METHODS[method].passes
+        if stated.shared and "class" not in stated.per and not stated.backward:
             assert model.module.images == 2 * one
 
     def test_it_states_how_many_images_pass(self, model, image, method) -> None:
@@ -135,6 +156,8 @@ class TestEveryMethod:
         model.module.images = 0
         explain(model, image, method=method, classes=[1, 4], reuse=False)
         images = stated.forward
+        if not stated.shared:
+            images = 1 + 2 * stated.forward * (4 if stated.per == "noisy copy" else 1)
         if stated.per == "channel, layer and class":
             channels = next(
                 layer.channels for layer in cam_hub.list_layers(model)
@@ -165,8 +188,11 @@ class TestEveryMethod:
         except NoMap as error:
             assert sign != "both", error
             return
+        except InvalidArgument:
+            assert METHODS[method].unsigned
+            return
         manifest = json.loads(json.dumps(dict(first.manifest)))
-        assert ("seed" in manifest["parameters"]) == METHODS[method].seeded
+        assert ("seed" in manifest["parameters"]) == drawn(method)
         again = cam_hub.reproduce(manifest, image, model=model)
         first.save(tmp_path / "saved")
         loaded = cam_hub.Explanation.load(tmp_path / "saved")
@@ -183,7 +209,7 @@ class TestEveryMethod:
 
     def test_another_seed_changes_only_what_is_drawn(self, model, image, method) -> None:
         one, two = (explain(model, image, method=method, seed=seed).cam() for seed in (0, 1))
-        assert (one.tobytes() != two.tobytes()) == METHODS[method].seeded
+        assert (one.tobytes() != two.tobytes()) == drawn(method)
 
     def test_progress_rises_and_stops_the_work(self, model, image, method) -> None:
         told: list[float] = []
@@ -296,12 +322,13 @@ class TestPixelLevel:
 
     def test_a_network_without_any_layer_on_the_image_is_explained(self, method) -> None:
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 8), nn.Tanh(), nn.Linear(8, 3))
+        net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 8), nn.ReLU(), nn.Linear(8, 3))
         flat = cam_hub.wrap_model(net, input_size=(3, 16, 16))
         picture = torch.randn((3, 16, 16), generator=torch.Generator().manual_seed(0))
         with pytest.raises(NoMap):
             explain(flat, picture, method="layercam")
-        assert explain(flat, picture, method=method, sign="both").cam().any()
+        sign = "for" if METHODS[method].unsigned else "both"
+        assert explain(flat, picture, method=method, sign=sign).cam().any()
 
     def test_a_score_that_ignores_the_image_has_a_blank_map(self, method) -> None:
         class Blind(nn.Module):
@@ -309,7 +336,7 @@ class TestPixelLevel:
                 return torch.stack([0 * x.sum((1, 2, 3)) + 1, 0 * x.sum((1, 2, 3))], 1)
 
         blind = cam_hub.wrap_model(Blind(), input_size=(3, 16, 16))
-        with pytest.raises(NoMap, match="blank: nothing at layer 'input'"):
+        with pytest.raises(NoMap, match=r"blank: nothing at layer 'input'|needs|has none"):
             explain(blind, torch.randn(3, 16, 16), method=method)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cam_hub._text import first_line
 from cam_hub.attribution.passes.forward import Accumulator, JobState, anatomy
-from cam_hub.attribution.passes.job import Job, Key, Map, Pass
+from cam_hub.attribution.passes.job import Job, Key, Map, Pass, rows_of
 from cam_hub.attribution.passes.runner import BatchLimit
 from cam_hub.errors import CamHubError, ModelRefused, NoMap, OutOfMemory
 from cam_hub.hooks.frozen_eval import frozen_eval, unwrapped, usable_copy
@@ -20,7 +20,6 @@ from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import Taps, observe
 from cam_hub.layers.layouts import LayerInfo, batch_axes, to_maps
 from cam_hub.methods import BlackBox, Method
-from cam_hub.methods.evidence import ScoringModule
 from cam_hub.models.loaded_model import EXECUTION, LoadedModel
 
 __all__ = ["run_black_box"]
@@ -104,6 +103,8 @@ class _Network:
             self.score,
             len(self.classes),
             network=self.module,
+            stand=_Stand,
+            noisy=self.noisy if method.needs_noise else None,
             seed=self.job.seed,
             batch_size=self.room.images,
             report=self.report,
@@ -129,11 +130,14 @@ class _Network:
             if self.stopped:
                 raise
             if not is_out_of_memory(error):
-                raise NoMap(f"{method.title} failed: {first_line(error)}", layer=name) from error
+                needs = f" (it needs {method.needs})" if method.needs else ""
+                reason = f"{method.title} failed on this network: {first_line(error)}{needs}"
+                raise NoMap(reason, layer=name) from error
             if self.room.images == 1:
                 raise OutOfMemory(self.job.model.id, _TOO_LARGE) from error
             self.room.halve(self.job.model)
             return self.maps(method, layer)
+        self.report(1.0)
         maps = found.to(torch.float32).cpu().numpy()
         if not np.isfinite(maps).all():
             raise NoMap("its map holds values that are not finite (NaN or infinity)", layer=name)
@@ -181,8 +185,11 @@ class _Network:
         self.images += len(images)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
-    def module(self) -> ScoringModule:
+    def module(self, expected: int) -> _Scoring:
         """The network as a module of its own, whose copy shares the weights.
+
+        Args:
+            expected: How many images will pass, for the progress.
 
         Raises:
             ModelRefused: If the network cannot be copied.
@@ -196,11 +203,21 @@ class _Network:
             if getattr(part, "inplace", None) is True:  # which backward hooks do not allow
                 part.inplace = False  # type: ignore[assignment]
 
-        def run(module: nn.Module, images: Tensor) -> Tensor:
-            return self.run(replace(model, module=module, facts=facts), images)
-
         facts = {EXECUTION: model.execution}
-        return ScoringModule(copy, run, self.choose)
+
+        def run(module: nn.Module, images: Tensor) -> Tensor:
+            copied = replace(model, module=module, facts=facts)
+            size = 1 if model.execution.one_by_one else len(images)
+            return torch.cat([self.run(copied, batch) for batch in torch.split(images, size)])
+
+        classes = 0 if self.clean is None else self.clean.shape[1]
+        return _Scoring(copy, run, self.choose, self.report, expected, classes)
+
+    def noisy(self) -> Iterator[Tensor]:
+        """The noisy copies of the explained image."""
+        for image, drawn in rows_of(self.job):
+            if drawn is not None:
+                yield image + drawn
 
     def activations(self, layer: LayerInfo, images: Tensor) -> Tensor:
         """``(N, channels, *grid)`` activations of a layer."""
@@ -267,3 +284,77 @@ class _Network:
                 if self.room.images == 1:
                     raise OutOfMemory(self.job.model.id, _TOO_LARGE) from None
                 self.room.halve(self.job.model)
+
+
+class _Scoring(nn.Module):
+    """A network as a module from inputs ``(N, C, *sides)`` to scores ``(N, B)``, with a graph.
+
+    Its only child is a copy of the network that shares its weights. Code of other packages may put
+    hooks on the copy: other threads, and the network's owner, do not see them.
+
+    Args:
+        network: The copy.
+        run: From the copy and inputs to the scores of all classes, ``(N, K)``.
+        choose: From these to the explained ones, ``(N, B)``.
+        report: Reports the part of the images that have passed.
+        expected: How many will pass.
+        classes: K.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        run: Callable[[nn.Module, Tensor], Tensor],
+        choose: Callable[[Tensor], Tensor],
+        report: Callable[[float], object],
+        expected: int,
+        classes: int,
+    ) -> None:
+        super().__init__()
+        self.classes = classes
+        self.network = network
+        self.transforms = [choose]
+        self._run, self._report = run, report
+        self._expected, self._passed = max(1, expected), 0
+
+    def choose(self, scores: Tensor) -> Tensor:
+        """The explained scores ``(N, B)`` out of those of all classes ``(N, K)``."""
+        for transform in self.transforms:
+            scores = transform(scores)
+        return scores
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores ``(N, B)``."""
+        self._report(self._passed / self._expected)
+        self._passed += len(images)
+        return self.choose(self._run(self.network, images))
+
+
+class _Stand(nn.Module):
+    """A small network that stands in for the user's; it has its scores, and one layer.
+
+    Args:
+        box: The network.
+        activations: What the part ``layer`` returns, once.
+        expected: How many images will pass, for the progress.
+    """
+
+    def __init__(self, box: BlackBox, activations: Tensor, expected: int) -> None:
+        super().__init__()
+        self.layer = nn.Identity()
+        self.fc: nn.Module = nn.Identity()
+        self._box = box
+        self._activations: Tensor | None = activations
+        self._expected, self._passed = max(1, expected), 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores ``(N, B)``."""
+        if self._activations is not None:
+            self.layer(self._activations)
+            self._activations = None
+        image = self._box.image
+        if images.shape == image.shape and torch.equal(images, image):
+            return self._box.score(image)  # which has passed before
+        self._box.report(self._passed / self._expected)
+        self._passed += len(images)
+        return self._box.score(images)
