@@ -106,7 +106,7 @@ def homes() -> Mapping[str, list[str]]:
     return packages_distributions()
 
 
-@pytest.mark.parametrize(("package", "extra"), [("cam_hub", None), ("space", "app")])
+@pytest.mark.parametrize(("package", "extra"), [("cam_hub", "captum"), ("space", "app")])
 def test_every_imported_distribution_is_a_declared_requirement(package, extra, homes) -> None:
     lines = [*PROJECT["dependencies"]]
     if extra:

@@ -107,7 +107,7 @@ def test_smooth_grad_is_the_mean_gradient_of_the_noisy_copies(model, image) -> N
 
 
 class Functional(nn.Module):
-    """Its activation function is no module, or is one that runs twice."""
+    """Its activation function is a plain function, or a module that runs twice."""
 
     def __init__(self, *, shared: bool) -> None:
         super().__init__()
