@@ -16,6 +16,9 @@ from tests.fakes.sweep import diagonal
 
 EXACT = 1e-5
 
+FIXED = {"sampling": "fixed"}
+"""For tests that are not about the number of noisy copies, which grows for these networks."""
+
 
 @pytest.fixture(scope="module", params=NETS)
 def model(request):
@@ -79,13 +82,13 @@ def test_what_is_kept_gives_the_maps_of_a_fresh_pass(model, mixed):
     image, layers = picture(model), some_layers(model)
     classes = classes_of(model)
     RECENT.clear()
-    explain(model, image, target_layers=layers, classes=classes[:1])
+    explain(model, image, target_layers=layers, classes=classes[:1], **FIXED)
     parts = [(classes, layers), (classes[-1:], layers[-1:])]
     if mixed:
         parts[1:1] = [(classes, layers[-1:]), (classes[-1:], layers)]
     for name in ONE_PASS:
         for chosen, some in parts:
-            asked = {"method": name, "target_layers": some, "classes": chosen}
+            asked = {"method": name, "target_layers": some, "classes": chosen, **FIXED}
             try:
                 fresh = explain(model, image, **asked, reuse=False)
             except NoMap:
@@ -97,16 +100,16 @@ def test_what_is_kept_gives_the_maps_of_a_fresh_pass(model, mixed):
 
 def test_noisy_copies_continue_from_a_cached_clean_pass(model):
     image, layers = picture(model), some_layers(model)
-    fresh = explain(model, image, target_layers=layers, reuse=False)
+    fresh = explain(model, image, target_layers=layers, reuse=False, **FIXED)
     explain(model, image, method="layercam", target_layers=layers)
-    same(explain(model, image, target_layers=layers), fresh)
+    same(explain(model, image, target_layers=layers, **FIXED), fresh)
 
 
 def test_several_classes_equal_one_by_one(model):
     image, layers, classes = picture(model), some_layers(model), classes_of(model)
-    together = explain(model, image, target_layers=layers, classes=classes, reuse=False)
+    together = explain(model, image, target_layers=layers, classes=classes, reuse=False, **FIXED)
     for index in classes:
-        alone = explain(model, image, target_layers=layers, classes=index, reuse=False)
+        alone = explain(model, image, target_layers=layers, classes=index, reuse=False, **FIXED)
         for name in layers:
             assert apart(together.cams[index, name], alone.cams[index, name]) < EXACT
 
@@ -144,6 +147,7 @@ def test_autocast_stays_near_and_is_recorded(lite0, photos, word, distance):
 
 
 def test_predictions_do_not_depend_on_autograd_being_off(model):
+    asked = {"target_layers": some_layers(model), "reuse": False, **FIXED}
     with torch.inference_mode():
-        off = explain(model, picture(model), target_layers=some_layers(model), reuse=False)
-    same(off, explain(model, picture(model), target_layers=some_layers(model), reuse=False))
+        off = explain(model, picture(model), **asked)
+    same(off, explain(model, picture(model), **asked))

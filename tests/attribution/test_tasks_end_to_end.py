@@ -284,6 +284,7 @@ class TestDetection:
             target_layers=trunk,
             classes=cam_hub.top(2),
             region=(0, 0, 160, 240),
+            num_samples=1,
             sampling="fixed",
         )
         assert result.seen.all(), "nothing is cropped away"
