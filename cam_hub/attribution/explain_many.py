@@ -230,9 +230,14 @@ class BatchExplainer:
             self.room,
             progress=lambda part: done(part * count),
         )
-        tick = partial(done, count)
+        own = self.method.attribute is not None  # those before are done, and no others
+
+        def tick(position: int, part: float, _: str) -> None:
+            done(position + part if own else count)
+
         for (position, (job, request)), passed in zip(jobs.items(), passes, strict=True):
-            found[position] = self._result(pictures[position], job, request, passed, tick)
+            told = partial(tick, position)
+            found[position] = self._result(pictures[position], job, request, passed, told)
         return [found[position] for position in range(count)]
 
     def _by_evidence(self, picture: Ready, name: str, done: Done) -> Explanation | CamHubError:
@@ -276,11 +281,11 @@ class BatchExplainer:
         job: Job,
         request: ExplainOptions,
         passed: Pass | CamHubError | None,
-        tick: Callable[[], None],
+        progress: Progress,
     ) -> Explanation | CamHubError:
         if isinstance(passed, CamHubError):
             return passed
-        asked = replace(request, progress=lambda *_: tick())
+        asked = replace(request, progress=progress)
         try:
             if passed is None:  # alone it may be passed with more care
                 job = make_job(self.model, picture.prepared, [self.method], asked)

@@ -320,7 +320,10 @@ METHODS.register(
         attribute=deep_lift,
         summary="What each pixel's difference from a grey input adds to the score.",
         passes=Passes(4, 1, shared=False),
-        needs="activation functions that are modules, each of which runs once",
+        needs=(
+            "activation functions that captum has a rule for, such as ReLU and Tanh, as modules "
+            "that run once"
+        ),
         **_CAPTUM,
     )
 )

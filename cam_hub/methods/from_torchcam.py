@@ -199,8 +199,8 @@ def cam(box: BlackBox) -> Tensor:
 def legrad(box: BlackBox) -> Tensor:
     """LeGrad (Bousselham et al. 2024), by torchcam, for torchvision's vision transformers.
 
-    The layer must be a block whose attention torchcam can read. The score is that of the block's
-    own tokens: their mean through the last norm and the classifier.
+    The layer must be, or lie in, a block whose attention torchcam can read. The score is that of
+    the block's own tokens: their mean through the last norm and the classifier.
 
     Args:
         box: The network.
@@ -225,10 +225,13 @@ def legrad(box: BlackBox) -> Tensor:
     def project(tokens: Tensor) -> Any:
         return scoring.choose(heads(norm(tokens.mean(dim=1))))
 
+    block = box.layer
+    while block and not hasattr(network.get_submodule(block), "self_attention"):
+        block = block.rpartition(".")[0]
     try:
         extractor = LeGrad(
             network,
-            box.layer,
+            block or box.layer,
             score_projection=project,
             prefix_tokens=box.prefix_tokens,
             grid_shape=box.grid,

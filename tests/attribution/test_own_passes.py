@@ -232,6 +232,17 @@ class TestEveryMethod:
         assert model.module.images < 40
         assert state_of(model.module) == before
 
+    def test_progress_over_many_images_is_that_of_their_passes(self, model, image, method) -> None:
+        told: list[float] = []
+        many = cam_hub.explain_many(
+            model, [image, -image, image.flip(1)], method=method, batch_size=3,
+            progress=lambda part, _: told.append(part),
+        )  # fmt: skip
+        assert len(list(many)) == 3
+        assert told == sorted(told)
+        assert told[0] < 0.4
+        assert told[-1] == 1
+
     def test_its_evidence_can_be_tested(self, model, image, method) -> None:
         found = explain(model, image, method=method)
         checks = ["cover", "class_check", "stability", "focus"]

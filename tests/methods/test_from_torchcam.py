@@ -173,8 +173,11 @@ def test_legrad_is_torchcams_on_torchvisions_transformers() -> None:
             extractor.model(picture[None])
             theirs = extractor(index, normalized=False)[0][0]
         np.testing.assert_allclose(found.cams[index, block], theirs, rtol=1e-4, atol=1e-9)
+    inside = explain(wrapped, picture, method="legrad", target_layers=f"{block}.ln_1", classes=1)
+    np.testing.assert_allclose(inside.cam(), found.cam(1), rtol=1e-5)
+    assert explain(wrapped, picture, method="legrad").cam().any()
     with pytest.raises(NoMap, match="self_attention"):
-        explain(wrapped, picture, method="legrad", target_layers=f"{block}.ln_1")
+        explain(wrapped, picture, method="legrad", target_layers="conv_proj")
 
 
 def test_legrad_is_refused_elsewhere(model, image) -> None:
