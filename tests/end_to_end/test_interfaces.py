@@ -76,6 +76,24 @@ CASES = [
         {"target_layers": ["faithful"]},
         ("backbone",),
     ),
+    # Methods that make passes of their own.
+    Case(
+        "pixels",
+        SHARED,
+        striped(),
+        {"method": "occlusion", "classes": ["top(2)"], "sign": "both"},
+        ("input",),
+    ),
+    Case("pixels, drawn", SHARED, striped(), {"method": "rise", "seed": 3}, ("input",)),
+    Case(
+        "pixels at a layer",
+        SHARED,
+        striped(),
+        {"method": "occlusion", "target_layers": ["stages"]},
+        error="invalid_argument",
+    ),
+    Case("channels", SHARED, striped(), {"method": "scorecam"}, ("backbone",)),
+    Case("pixel gradients", SHARED, striped(), {"method": "integratedgradients"}, ("input",)),
     # Classes.
     Case(
         "two classes",
