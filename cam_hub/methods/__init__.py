@@ -26,6 +26,7 @@ from cam_hub.methods.gradient_cams import (
 )
 from cam_hub.methods.perturbation import occlusion, rise
 from cam_hub.methods.registry import INPUT, METHODS, Method, Passes, Sign, fuse
+from cam_hub.methods.self_attention import chefercam, rollout
 
 __all__ = [
     "INPUT",
@@ -39,6 +40,7 @@ __all__ = [
     "Sign",
     "cam",
     "check_map",
+    "chefercam",
     "deep_lift",
     "eigencam",
     "fuse",
@@ -56,6 +58,7 @@ __all__ = [
     "occlusion",
     "refine",
     "rise",
+    "rollout",
     "score_cam",
     "smooth_grad",
     "smoothgradcampp",

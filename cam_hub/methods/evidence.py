@@ -6,7 +6,7 @@ float32, scaling to [0, 1] and checks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final
 
@@ -18,6 +18,7 @@ from cam_hub.errors import InvalidArgument, NoMap
 __all__ = [
     "FLAT_ROUNDINGS",
     "GROUPS",
+    "Attention",
     "BlackBox",
     "Evidence",
     "MomentSum",
@@ -294,6 +295,36 @@ class Evidence:
         return Evidence(self.activation, -self.gradient, noisy)
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Attention:
+    """The attention of all layers of a transformer for one image.
+
+    Attributes:
+        matrices: Per layer, from the first one on, ``(heads, tokens, tokens)``: a row holds how
+            much a token takes of each.
+        gradients: The derivative of each score by these, ``(B, heads, tokens, tokens)`` per layer;
+            empty where they were not asked for.
+        rows: Which tokens after the last layer each score is computed from, as weights that sum to
+            1: ``(B, tokens)``.
+        place: From numbers of tokens ``(B, tokens)`` to maps over the image ``(B, *grid)``.
+    """
+
+    matrices: Sequence[Tensor]
+    gradients: Sequence[Tensor]
+    rows: Tensor
+    place: Callable[[Tensor], Tensor]
+
+    def transformed(self, transform: Callable[[Tensor], Tensor]) -> Attention:
+        """The same for other scores.
+
+        Args:
+            transform: Makes their columns, ``(N, …)``, from ``(N, B)``, each of them one of these
+                or a negated one.
+        """
+        gradients = [transform(gradient[None])[0] for gradient in self.gradients]
+        return replace(self, gradients=gradients, rows=transform(self.rows[None])[0].abs())
+
+
 @dataclass(frozen=True, eq=False)
 class BlackBox:
     """A network as it appears to methods that make passes of their own: functions of tensors.
@@ -312,6 +343,7 @@ class BlackBox:
             put hooks on; with the number of inputs that will pass, for the progress.
         stand: Makes a small network for code of other packages, whose part ``layer`` returns given
             activations, and whose outputs are the scores of a box; with the number as well.
+        attention: From whether gradients are wanted to the attention of the explained input.
         layer: The layer's name; empty for a pixel-level method.
         prefix_tokens: Tokens before those of the layer's grid.
         grid: Rows and columns of the layer.
@@ -330,6 +362,7 @@ class BlackBox:
     gradients: Callable[[Tensor], Tensor] | None = None
     network: Callable[[int], Any] | None = None
     stand: Callable[[BlackBox, Tensor, int], Any] | None = None
+    attention: Callable[[bool], Attention] | None = None
     layer: str = ""
     prefix_tokens: int = 0
     grid: tuple[int, int] = (0, 0)
@@ -356,6 +389,7 @@ class BlackBox:
     def _transformed(self, transform: Callable[[Tensor], Tensor], scores: int) -> BlackBox:
         """The same for other scores, whose columns are linear in these."""
         score, gradients, network = self.score, self.gradients, self.network
+        attention = self.attention
 
         def transformed(expected: int) -> Any:
             if network is None:
@@ -370,6 +404,9 @@ class BlackBox:
             scores=scores,
             gradients=None if gradients is None else lambda x: transform(gradients(x)),
             network=None if network is None else transformed,
+            attention=None
+            if attention is None
+            else lambda wanted: attention(wanted).transformed(transform),
         )
 
 

@@ -23,11 +23,11 @@ from cam_hub.methods import METHODS, BlackBox, perturbation
 from cam_hub.targets import TASKS
 from tests.fakes.engine_nets import apart
 from tests.fakes.law_nets import inputs, is_of_clips, layer_of, of_layout, of_task
-from tests.fakes.methods import OWN_PASSES, PIXEL
+from tests.fakes.methods import ATTENTION, OWN_PASSES, PIXEL
 from tests.fakes.module_state import state_of
 from tests.fakes.sweep import diagonal
 
-SPECIAL = {"legrad"}
+SPECIAL = {"legrad", *ATTENTION}
 """Those that work on certain networks only, and are tested there."""
 
 every_method = pytest.mark.parametrize("method", [n for n in OWN_PASSES if n not in SPECIAL])

@@ -14,5 +14,12 @@ ONE_PASS = {
 OWN_PASSES = {name: method for name, method in METHODS.items() if method.attribute is not None}
 """Those that make passes of their own."""
 
-PIXEL = {name: method for name, method in METHODS.items() if method.level == "pixel"}
-"""Those that explain the model's input, at no layer."""
+ATTENTION = ("rollout", "chefercam")
+"""Those that read attention matrices, and so work on certain networks only."""
+
+PIXEL = {
+    name: method
+    for name, method in METHODS.items()
+    if method.level == "pixel" and name not in ATTENTION
+}
+"""Those that explain the input of any model, at no layer."""

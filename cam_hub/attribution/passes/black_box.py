@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -15,11 +15,15 @@ from cam_hub.attribution.passes.forward import Accumulator, JobState, anatomy
 from cam_hub.attribution.passes.job import Job, Key, Map, Pass, rows_of
 from cam_hub.attribution.passes.runner import BatchLimit
 from cam_hub.errors import CamHubError, ModelRefused, NoMap, OutOfMemory
+from cam_hub.hooks.attention import AttentionRecorder
 from cam_hub.hooks.frozen_eval import frozen_eval, unwrapped, usable_copy
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import Taps, observe
-from cam_hub.layers.layouts import LayerInfo, batch_axes, to_maps
+from cam_hub.layers.attention import read_tokens, token_map, used_rows
+from cam_hub.layers.layouts import FULL, LayerInfo, batch_axes, on_input, to_maps
+from cam_hub.layers.listing import list_layers
 from cam_hub.methods import BlackBox, Method
+from cam_hub.methods.evidence import Attention, as_float
 from cam_hub.models.loaded_model import EXECUTION, LoadedModel
 
 __all__ = ["run_black_box"]
@@ -105,6 +109,7 @@ class _Network:
             network=self.module,
             stand=_Stand,
             noisy=self.noisy if method.needs_noise else None,
+            attention=self.attention,
             seed=self.job.seed,
             batch_size=self.room.images,
             report=self.report,
@@ -272,6 +277,56 @@ class _Network:
         if self.job.image.ndim == 5 or layer.frames > 1:
             return maps.reshape(*maps.shape[:2], layer.frames, -1, maps.shape[-1])
         return maps
+
+    @torch.enable_grad()
+    def attention(self, gradients: bool) -> Attention:
+        """The attention of the explained image.
+
+        Args:
+            gradients: Whether those of the scores are wanted.
+
+        Raises:
+            ModelRefused: If it cannot be read as matrices over the same tokens in every layer.
+        """
+        model, image = self.job.model, self.job.image
+        probed = image.detach().clone().requires_grad_()
+        with AttentionRecorder(identity=True) as recorder:
+            self.run(model, probed)
+        infos = list_layers(model, input_size=tuple(image.shape[1:]))
+        layer = read_tokens(model.id, infos, recorder, probed)
+        last = len(recorder.layers) - 1
+        del recorder
+        self.report(0.5)
+        with AttentionRecorder(0 if gradients else last) as recorder:
+            scores = self.choose(self.run(model, image))
+        found = [each.matrix for each in recorder.layers]
+        wanted = found if gradients else found[last:]
+        by_score: list[tuple[Tensor, ...]] = []
+        for index in range(scores.shape[1]):
+            zeros = [torch.zeros_like(matrix) for matrix in wanted]
+            each: Sequence[Tensor | None] = [None] * len(wanted)
+            if scores.requires_grad:
+                score = scores[:, index].sum()
+                each = torch.autograd.grad(score, wanted, retain_graph=True, allow_unused=True)
+            by_score.append(
+                tuple(zero if one is None else one for one, zero in zip(each, zeros, strict=True))
+            )
+        stacked = [torch.stack(each) for each in zip(*by_score, strict=True)]
+        tokens = found[0].shape[-1]
+        flat = [gradient.reshape(len(gradient), -1, tokens, tokens) for gradient in stacked]
+        return Attention(
+            [matrix.detach().reshape(-1, tokens, tokens) for matrix in found],
+            flat if gradients else [],
+            used_rows(as_float(flat[-1])),
+            lambda values: self._on_image(values, layer),
+        )
+
+    def _on_image(self, values: Tensor, layer: LayerInfo) -> Tensor:
+        """Numbers of a layer's tokens ``(B, tokens)`` as maps over the whole input."""
+        maps = token_map(values, layer)
+        if layer.extent == FULL:
+            return maps
+        return torch.from_numpy(on_input(maps.cpu().numpy(), layer.extent)).to(maps)
 
     def in_batches(self, images: Tensor, work: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """The results for batches of images, which are halved where memory does not suffice."""
