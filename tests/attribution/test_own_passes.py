@@ -33,7 +33,9 @@ SPECIAL = {"legrad", *ATTENTION}
 every_method = pytest.mark.parametrize("method", [n for n in OWN_PASSES if n not in SPECIAL])
 pixel_methods = pytest.mark.parametrize("method", PIXEL)
 
-KINDS = [*LAYOUTS, *TASKS]
+AXES = {"kind": [*LAYOUTS, *TASKS], "method": [*OWN_PASSES]}
+ORDER = sorted(AXES, key=lambda name: -len(AXES[name]))
+"""The longest first, as ``diagonal`` takes them."""
 
 TOLERANCE = 1e-5
 
@@ -99,7 +101,7 @@ def where(method: str, model: cam_hub.LoadedModel) -> dict[str, Any]:
     return {} if METHODS[method].level == "pixel" else {"target_layers": layer_of(model)}
 
 
-@pytest.mark.parametrize(("kind", "method"), diagonal(KINDS, OWN_PASSES))
+@pytest.mark.parametrize(ORDER, diagonal(*(AXES[name] for name in ORDER)))
 def test_its_map_is_that_of_the_scores_however_the_images_pass(kind: str, method: str) -> None:
     model = of_layout(kind) if kind in LAYOUTS else of_task(kind)
     several = inputs(model, 2)
