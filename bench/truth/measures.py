@@ -1,16 +1,17 @@
-"""How well one map finds the object that it explains, and the result of its cover test."""
+"""How well one map finds the object that it explains, and how it does in the tests of a map."""
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
 from bench.truth.world import SIDE
 
-__all__ = ["Measures", "mean", "on_image", "truth_of"]
+__all__ = ["TESTS", "Measures", "mean", "on_image", "truth_of"]
 
 _REACH = 12
 """So many pixels beside the object still hit it."""
@@ -18,7 +19,7 @@ _REACH = 12
 
 @dataclass(frozen=True)
 class Measures:
-    """Of one map, or the mean of several.
+    """Of one map, or the mean of several; NaN for what was not measured.
 
     Attributes:
         hit: Whether the hottest pixel lies on the explained object, or within 12 pixels of it.
@@ -26,13 +27,32 @@ class Measures:
         lift: Its share of the heat relative to its share of the image (chance 1).
         drop: The contrast drop of the cover test.
         plain: The drop in the class's score alone.
+        road: ROAD, up to a fifth of the image.
+        curves: The area under the insertion curve less that under the deletion curve, ten steps.
+        other: The rank correlation with the map of the other class.
+        focus: How concentrated the map is.
     """
 
-    hit: float
-    own: float
-    lift: float
+    hit: float = float("nan")
+    own: float = float("nan")
+    lift: float = float("nan")
     drop: float = float("nan")
     plain: float = float("nan")
+    road: float = float("nan")
+    curves: float = float("nan")
+    other: float = float("nan")
+    focus: float = float("nan")
+
+
+TESTS = {
+    "contrast drop": "drop",
+    "drop in the class's score": "plain",
+    "ROAD": "road",
+    "insertion less deletion": "curves",
+    "another map for the other class": "other",
+    "focus": "focus",
+}
+"""The tests that need no mask, and the measure of each."""
 
 
 def on_image(cam: Tensor) -> Tensor:
@@ -62,9 +82,10 @@ def truth_of(heat: Tensor, own: Tensor, other: Tensor) -> Measures:
 
 
 def mean(measures: list[Measures]) -> Measures:
-    """The mean of each measure."""
-    table = torch.tensor([astuple(each) for each in measures], dtype=torch.float64)
-    return Measures(*table.mean(dim=0).tolist())
-
-
-COLUMNS = [each.name for each in fields(Measures)]
+    """The mean of each measure over the maps of which it was taken."""
+    rows = [asdict(each) for each in measures]
+    found = {}
+    for field in fields(Measures):
+        values = [row[field.name] for row in rows if not np.isnan(row[field.name])]
+        found[field.name] = float(torch.tensor(values).double().mean()) if values else float("nan")
+    return Measures(**found)

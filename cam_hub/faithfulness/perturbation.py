@@ -237,7 +237,9 @@ def _cover_sentence(
     )
 
 
-def road(subject: Subject, shares: Sequence[float] = _ROAD_SHARES) -> EvidenceTest:
+def road(
+    subject: Subject, shares: Sequence[float] = _ROAD_SHARES, *, baselines: bool = True
+) -> EvidenceTest:
     """ROAD: pixels are removed hottest first, and coldest first.
 
     Rong et al. 2022, A Consistent and Efficient Evaluation Strategy for Attribution Methods (ICML).
@@ -249,6 +251,7 @@ def road(subject: Subject, shares: Sequence[float] = _ROAD_SHARES) -> EvidenceTe
     Args:
         subject: What is tested.
         shares: The shares of the image that are removed, in (0, 0.5].
+        baselines: Whether a spot in the middle and a random map are tested, too.
 
     Returns:
         Value and baselines in probabilities where the class has one that is not saturated, else in
@@ -261,11 +264,10 @@ def road(subject: Subject, shares: Sequence[float] = _ROAD_SHARES) -> EvidenceTe
         raise InvalidArgument("shares", list(shares), "numbers above 0 and at most 0.5")
     generator = torch.Generator().manual_seed(subject.seed)
     sides = subject.heat.shape
-    maps = {
-        "map": subject.heat.cpu().double(),
-        "centre": centred_gaussian(sides).double(),
-        "random": random_map(sides, generator).double(),
-    }
+    maps = {"map": subject.heat.cpu().double()}
+    if baselines:
+        maps["centre"] = centred_gaussian(sides).double()
+        maps["random"] = random_map(sides, generator).double()
     images = [subject.image]
     for heat in maps.values():
         # In random order, so that pixels of equal heat are not removed from the top left on.
@@ -289,18 +291,24 @@ def road(subject: Subject, shares: Sequence[float] = _ROAD_SHARES) -> EvidenceTe
     means = dict(zip(maps, gaps.mean(dim=1).tolist(), strict=True))
     value = means.pop("map")
     unit = " (in probability)" if measure == "probability" else " (in units of the score)"
+    sentence = f"ROAD: {value:.2f}{unit}"
+    if baselines:
+        sentence += (
+            f"; a spot in the middle {means['centre']:.2f}, a random map {means['random']:.2f}"
+        )
     return EvidenceTest(
         "road",
         value,
         means,
         len(images),
-        f"ROAD: {value:.2f}{unit}; a spot in the middle {means['centre']:.2f}, a random map "
-        f"{means['random']:.2f}.",
+        sentence + ".",
         {"measure": measure, "shares": list(shares), "by_share": gaps[0].tolist()},
     )
 
 
-def deletion_insertion(subject: Subject, steps: int = 20) -> EvidenceTest:
+def deletion_insertion(
+    subject: Subject, steps: int = 20, *, baselines: bool = True
+) -> EvidenceTest:
     """Deletion and insertion curves: the hottest pixels first are blurred, or made sharp.
 
     Petsiuk et al. 2018, RISE (BMVC), section 4.1. Deletion begins with the image and ends with the
@@ -312,6 +320,7 @@ def deletion_insertion(subject: Subject, steps: int = 20) -> EvidenceTest:
     Args:
         subject: What is tested.
         steps: Maximum number of steps of each curve.
+        baselines: Whether a spot in the middle and a random map are tested, too.
 
     Returns:
         In probabilities where the class has one that is not saturated, else in units of the score.
@@ -323,8 +332,10 @@ def deletion_insertion(subject: Subject, steps: int = 20) -> EvidenceTest:
         raise InvalidArgument("steps", steps, "a whole number of at least 1")
     generator = torch.Generator().manual_seed(subject.seed)
     sides = subject.heat.shape
-    maps = {"map": subject.heat, "centre": centred_gaussian(sides)}
-    maps["random"] = random_map(sides, generator)
+    maps = {"map": subject.heat}
+    if baselines:
+        maps["centre"] = centred_gaussian(sides)
+        maps["random"] = random_map(sides, generator)
     filling = subject.filling(subject.image)
     images = [subject.image, filling]
     size = subject.heat.numel()
