@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         help="also save to this dataset repo on the Hub; private if it is made now",
     )
     explain.add_argument(
-        "--method", default="smoothgradcampp", help="a name of `methods` (%(default)s)"
+        "--method", default="auto", help="a name of `methods`, or auto (%(default)s)"
     )
     explain.add_argument(
         "--layer", "--layers", action="append", help="target layer; may be repeated"

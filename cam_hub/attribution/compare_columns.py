@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from cam_hub.attribution.choice import AUTO
 from cam_hub.errors import ClassNotFound, InvalidArgument
-from cam_hub.layers.listing import SUGGESTIONS
+from cam_hub.layers.listing import FAITHFUL, SUGGESTIONS
 from cam_hub.methods import METHODS
 from cam_hub.results.comparison_grid import Kind
 from cam_hub.targets.classes import ClassChoice, Top, choose_classes, is_iterable, parse_top
@@ -73,7 +74,7 @@ class Columns:
     def titles(self, count: int) -> tuple[str, ...]:
         """What stands above the columns, of which there turned out to be ``count``."""
         if self.kind == "methods":
-            return tuple(METHODS[name].title for name in self.methods)
+            return tuple(METHODS[name].title if name != AUTO else "Auto" for name in self.methods)
         if self.kind == "layers" and isinstance(self.layers, tuple):
             return self.layers
         if self.kind == "classes" and isinstance(self.classes, tuple):
@@ -110,7 +111,7 @@ def read_columns(methods: str | Iterable[str], layers: Any, classes: ClassChoice
     layer_choice, class_choice = _layers(layers), _classes(classes)
     several: dict[Kind, bool] = {
         "methods": len(names) > 1,
-        "layers": layer_choice not in (None, "best")
+        "layers": layer_choice not in (None, "best", FAITHFUL)
         and (isinstance(layer_choice, str) or len(layer_choice or ()) > 1),
         "classes": len(Columns("classes", names, None, class_choice).class_columns) > 1,
     }
@@ -127,11 +128,11 @@ def read_columns(methods: str | Iterable[str], layers: Any, classes: ClassChoice
 
 def _methods(methods: Any) -> tuple[str, ...]:
     wanted = [methods] if isinstance(methods, str) else _listed("methods", methods)
-    return tuple(dict.fromkeys(METHODS[name].name for name in wanted))
+    return tuple(dict.fromkeys(AUTO if name == AUTO else METHODS[name].name for name in wanted))
 
 
 def _layers(layers: Any) -> str | tuple[str, ...] | None:
-    if layers is None or (isinstance(layers, str) and layers in SUGGESTIONS):
+    if layers is None or (isinstance(layers, str) and layers in (FAITHFUL, *SUGGESTIONS)):
         return layers
     wanted = [layers] if isinstance(layers, str) else _listed("target_layers", layers)
     for name in wanted:

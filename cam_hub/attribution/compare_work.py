@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from cam_hub._text import first_line
+from cam_hub.attribution.choice import AUTO
 from cam_hub.attribution.compare_columns import Class, Columns, own_class
 from cam_hub.attribution.explain import explain
 from cam_hub.attribution.passes import Progress
@@ -19,7 +20,7 @@ from cam_hub.attribution.preparation import Prepared, prepare
 from cam_hub.errors import CamHubError, ClassNotFound, ModelRefused, NoMap, OutOfMemory, TooMuch
 from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
-from cam_hub.layers.listing import list_layers, resolve_layers, suggest_layers
+from cam_hub.layers.listing import FAITHFUL, list_layers, resolve_layers, suggest_layers
 from cam_hub.models.loaded_model import LoadedModel, with_output
 from cam_hub.results.comparison_grid import Cell, Cost, Row
 from cam_hub.results.explanation import Explanation
@@ -360,7 +361,8 @@ class Worker:
                 method=method,
                 target_layers=layers,
                 classes=classes,
-                reuse=False,  # else the cost of a map would be that of finding it
+                # Else its cost would be that of finding it; but a choice rests on earlier images.
+                reuse=method == AUTO or layers == FAITHFUL,
                 progress=self.report,
                 **self.question.options,
             )

@@ -35,7 +35,7 @@ def explain(
     model_or_id: LoadedModel | str,
     image: object,
     *,
-    method: str = "smoothgradcampp",
+    method: str = AUTO,
     **arguments: Unpack[ExplainArguments],
 ) -> Explanation:
     """Shows which parts of a picture support which class.

@@ -353,7 +353,7 @@ def explain_many(
     model_or_id: LoadedModel | str,
     images: str | os.PathLike[str] | Iterable[object],
     *,
-    method: str = "smoothgradcampp",
+    method: str = AUTO,
     threads: int | None = None,
     **arguments: Unpack[ExplainArguments],
 ) -> Iterator[Outcome]:

@@ -37,7 +37,7 @@ _PARAMETERS = {
     ),
     "methods": Parameter(
         list[str],
-        f"{METHOD_NAMES}; several: the columns; empty: smoothgradcampp",
+        f"auto, {METHOD_NAMES}; several: the columns; empty: smoothgradcampp",
         [],
     ),
     "target_layers": Parameter(

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 import gradio as gr
 
+from cam_hub.attribution.choice import AUTO
 from cam_hub.layers.listing import SUGGESTIONS, LayerInfo
 from cam_hub.methods import METHODS
 from cam_hub.results.explanation import Explanation
@@ -19,6 +20,7 @@ __all__ = [
     "layer_choices",
     "method_choices",
     "method_note",
+    "method_title",
     "percent",
     "prediction_list_html",
     "shown_class_choices",
@@ -30,15 +32,26 @@ Choices = list[tuple[str, str]]
 """What a menu shows, and the value behind it."""
 
 
+_AUTO_NOTE = (
+    "<p>The method and, unless layers are chosen, the layer whose map holds best if what it marks "
+    "is covered. At most 25 images pass; none for a photo that was explained before.</p>"
+)
+
+
 def method_choices() -> Choices:
-    """All methods, by the names that their authors gave them."""
-    return [(method.title, name) for name, method in METHODS.items()]
+    """The choice by evidence, then all methods, by the names that their authors gave them."""
+    return [("Auto", AUTO), *((method.title, name) for name, method in METHODS.items())]
+
+
+def method_title(name: str) -> str:
+    """The name of a method as its authors spell it."""
+    return METHODS[name].title if name in METHODS else name
 
 
 def method_note(name: object) -> str:
     """What a method does, as HTML, with its cost and the paper it comes from."""
     if name not in METHODS:
-        return ""
+        return _AUTO_NOTE if name == AUTO else ""
     method = METHODS[str(name)]
     paper = html.escape(method.citation)
     cost = html.escape(str(method.passes))

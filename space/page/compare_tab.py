@@ -9,7 +9,9 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from cam_hub.attribution.choice import AUTO
 from cam_hub.errors import InvalidArgument
+from cam_hub.layers.listing import FAITHFUL
 from cam_hub.results.comparison import Comparison
 from cam_hub.results.comparison_grid import check_scale
 from space.components.comparison import (
@@ -78,7 +80,7 @@ def build_compare_tab(settings: Settings) -> ComparePanel:
     kind = gr.Radio(_KINDS, value="methods", label="Columns", elem_id="compare_kind")
     methods = gr.Dropdown(
         choices=method_choices(),
-        value=["smoothgradcampp", "layercam", "gradcam"],
+        value=[AUTO, "smoothgradcampp", "layercam"],
         multiselect=True,
         label="Methods",
         info="For the first class of the form, or each model's predicted one.",
@@ -86,7 +88,7 @@ def build_compare_tab(settings: Settings) -> ComparePanel:
     )
     layers = gr.Radio(
         [
-            *[(title, word) for title, word in LAYER_WORDS if word != "best"],
+            *[(title, word) for title, word in LAYER_WORDS if word not in ("best", FAITHFUL)],
             ("All, first to last", "all"),
             ("By name", ANY_LAYERS),
         ],

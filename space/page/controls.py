@@ -11,8 +11,9 @@ import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
 
+from cam_hub.attribution.choice import AUTO
 from cam_hub.errors import CamHubError
-from cam_hub.methods import METHODS
+from cam_hub.layers.listing import FAITHFUL
 from cam_hub.options import options_for
 from cam_hub.sources.registry import find_models
 from space.components.combobox import Proposals
@@ -37,7 +38,6 @@ from space.service.exports import SessionResult
 
 __all__ = [
     "ANY_LAYERS",
-    "DEFAULT_METHOD",
     "LAYER_WORDS",
     "Controls",
     "Values",
@@ -48,9 +48,12 @@ __all__ = [
 ]
 
 
-DEFAULT_METHOD = "smoothgradcampp"
-
-LAYER_WORDS = (("Best", "best"), ("Stages", "stages"), ("Convolutions", "convs"))
+LAYER_WORDS = (
+    ("Best", "best"),
+    ("Faithful", FAITHFUL),
+    ("Stages", "stages"),
+    ("Convolutions", "convs"),
+)
 """Ways to choose target layers that need no names, and the words for them."""
 
 ANY_LAYERS = "any"
@@ -140,12 +143,8 @@ def build_controls(settings: Settings, examples: Sequence[Example]) -> Controls:
     contrast = build_class_field(
         "contrast", "Rather than", "Why those, and not this one? Empty: no comparison.", most=1
     )
-    method = gr.Dropdown(
-        choices=method_choices(), value=DEFAULT_METHOD, label="Method", elem_id="method"
-    )
-    note = gr.HTML(
-        method_note(DEFAULT_METHOD), padding=False, apply_default_css=False, elem_id="method_note"
-    )
+    method = gr.Dropdown(choices=method_choices(), value=AUTO, label="Method", elem_id="method")
+    note = gr.HTML(method_note(AUTO), padding=False, apply_default_css=False, elem_id="method_note")
     layer_choice, target_layers = _build_layers()
     with gr.Accordion("Region and reference", open=False, elem_id="special"):
         region, reference = _build_special(settings)
@@ -181,8 +180,8 @@ def _build_layers() -> tuple[gr.Radio, gr.Dropdown]:
         choices=[*LAYER_WORDS, ("Any", ANY_LAYERS)],
         value="best",
         label="Target layers",
-        info="The recommended one, the end of each stage, every convolution, or those that you"
-        " pick. Several are fused.",
+        info="The recommended one, the one whose map holds best if covered, the end of each stage,"
+        " every convolution, or those that you pick. Several are fused.",
         elem_id="layer_choice",
     )
     # The request always uses these values, also while they are hidden.
@@ -248,7 +247,6 @@ def _build_options(settings: Settings) -> dict[str, gr.Radio | gr.Textbox]:
 
 
 def _build_noise(settings: Settings) -> tuple[gr.Slider, gr.Number, gr.Number]:
-    noisy = METHODS[DEFAULT_METHOD].needs_noise
     num_samples = gr.Slider(
         1,
         settings.limits.max_samples,
@@ -256,7 +254,6 @@ def _build_noise(settings: Settings) -> tuple[gr.Slider, gr.Number, gr.Number]:
         step=1,
         label="Samples",
         info="Noisy copies that are averaged.",
-        interactive=noisy,
         elem_id="num_samples",
     )
     with gr.Row():
@@ -265,7 +262,6 @@ def _build_noise(settings: Settings) -> tuple[gr.Slider, gr.Number, gr.Number]:
             step=0.05,
             label="Noise",
             info="Standard deviation.",
-            interactive=noisy,
             elem_id="std",
             min_width=120,
         )
@@ -274,7 +270,6 @@ def _build_noise(settings: Settings) -> tuple[gr.Slider, gr.Number, gr.Number]:
             precision=0,
             label="Seed",
             info="The same seed, the same map.",
-            interactive=noisy,
             elem_id="seed",
             min_width=120,
         )

@@ -12,6 +12,7 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
+from cam_hub.attribution.choice import AUTO
 from cam_hub.faithfulness import Evidence
 from cam_hub.methods import METHODS
 from cam_hub.results.serialization import PHOTO
@@ -211,7 +212,7 @@ class ExplainHandlers:
     def explain_method(self, method: Any) -> Updates:
         """Describes a method; enables noise and seed only for methods that use them."""
         found = METHODS.get(method)
-        noisy = found is not None and found.needs_noise
+        noisy = method == AUTO or (found is not None and found.needs_noise)
         seeded = found is not None and found.seeded
         controls = self.controls
         return {

@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+from cam_hub.attribution.choice import AUTO
 from cam_hub.errors import CamHubError
 from cam_hub.methods import METHODS
 from cam_hub.options import options_for
@@ -150,7 +151,10 @@ class PageLoad:
         """The controls as the link has them; all that can be judged now is."""
         limits, controls, panel = self.settings.limits, self.controls, self.panel
         model_id = read_model_id(view.model_id, limits)
-        method = METHODS[view.method[: limits.max_text]]
+        method = view.method[: limits.max_text]
+        noisy = method == AUTO or METHODS[method].needs_noise
+        seeded = method != AUTO and METHODS[method].seeded
+        method = AUTO if method == AUTO else METHODS[method].name
         layers = list(read_texts("layers", view.target_layers, limits.max_layers, limits.max_text))
         classes = read_texts("classes", view.classes, limits.max_classes, limits.max_text)
         contrast = read_texts("than", view.contrast, 1, limits.max_text)
@@ -165,8 +169,8 @@ class PageLoad:
         return {
             **self._photo(view.photo),
             controls.model_id: model_id,
-            controls.method: method.name,
-            controls.method_note: formatting.method_note(method.name),
+            controls.method: method,
+            controls.method_note: formatting.method_note(method),
             controls.layer_choice: word if is_word else ANY_LAYERS,
             controls.target_layers: gr.update(value=layers, visible=not is_word),
             controls.classes: list(classes),
@@ -174,8 +178,7 @@ class PageLoad:
             controls.region: box_text(region),
             **{
                 field: gr.update(
-                    value=value,
-                    interactive=method.needs_noise or (method.seeded and field is controls.seed),
+                    value=value, interactive=noisy or (seeded and field is controls.seed)
                 )
                 for field, value in noise.items()
             },

@@ -75,7 +75,7 @@ class ExplainForm:
 
     photo: Photo
     model_id: str
-    method: str = "smoothgradcampp"
+    method: str = AUTO
     target_layers: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     num_samples: int = 4

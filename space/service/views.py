@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from cam_hub._validation import check_word
+from cam_hub.attribution.choice import AUTO
 from cam_hub.errors import ClassNotFound, InvalidArgument, LayerNotFound, nearest_names
 from cam_hub.options import OPTIONS, options_for
 from cam_hub.results.explanation import Explanation
@@ -150,7 +151,7 @@ class View:
     """
 
     model_id: str
-    method: str = "smoothgradcampp"
+    method: str = AUTO
     target_layers: tuple[str, ...] = ("best",)
     classes: tuple[str, ...] = ()
     contrast: str = ""
