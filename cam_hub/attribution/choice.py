@@ -20,11 +20,10 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from cam_hub.attribution.evidence import rivals_of
 from cam_hub.attribution.passes import Job, run
-from cam_hub.attribution.passes.scoring import Answer, ask, score_images
+from cam_hub.attribution.passes.scoring import Answer, ask, marked_pixels, score_images
 from cam_hub.attribution.preparation import Prepared, make_job
 from cam_hub.attribution.request import ExplainOptions
 from cam_hub.errors import InvalidArgument, NoMap
@@ -38,7 +37,6 @@ from cam_hub.faithfulness import (
     soft_mask,
 )
 from cam_hub.layers import cache
-from cam_hub.layers.layouts import on_input
 from cam_hub.layers.listing import FAITHFUL, suggest_layers
 from cam_hub.methods import METHODS, Method
 from cam_hub.models.loaded_model import LoadedModel, weights_digest
@@ -271,7 +269,6 @@ def _drops(
     Candidates that mark the same pixels are tested once.
     """
     passed = run(job, reuse=reuse)
-    sides = tuple(job.image.shape[2:])
     means = ledger.means()
     ranked = sorted(
         ((method.name, name) for method in job.methods for name in job.layers),
@@ -283,7 +280,7 @@ def _drops(
     members: list[list[Candidate]] = []
     for method, name in ranked:
         found = [
-            _marked(passed.maps[keys[method], each.class_index, name], job, name, sides)
+            marked_pixels(job, name, passed.maps[keys[method], each.class_index, name])
             for each in subjects
         ]
         if any(mask is None for mask in found):
@@ -307,23 +304,6 @@ def _drops(
     own = {each: drop for group, drop in zip(members, drops, strict=True) for each in group}
     finite = {each: drop for each, drop in own.items() if math.isfinite(drop)}
     return finite, len(subjects) * (len(masks) + 1)
-
-
-def _marked(cam: Any, job: Job, name: str, sides: tuple[int, ...]) -> Tensor | None:
-    """The hottest pixels of a map on the input, ``(*sides)``; None for a blank map."""
-    layer = job.layers[name]
-    if len(sides) == 3 or layer.frames > 1:
-        cam = cam.reshape(layer.frames, -1, cam.shape[1])
-    heat = torch.from_numpy(on_input(cam, layer.extent).copy()).clamp(min=0)
-    if not bool(heat.isfinite().all()) or not bool(heat.any()):
-        return None
-    heat = heat / heat.amax()
-    volume = heat.view(1, 1, -1, *heat.shape[-2:])
-    frames = sides[0] if len(sides) == 3 else 1
-    resized = interpolate(volume, (frames, *sides[-2:]), mode="trilinear", align_corners=False)[
-        0, 0
-    ]
-    return hottest(resized.view(1, *sides))[0]
 
 
 def _question(job: Job, request: ExplainOptions) -> str:

@@ -11,12 +11,12 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from cam_hub._validation import check_whole, with_hints
 from cam_hub.attribution.passes import Job, run
-from cam_hub.attribution.passes.scoring import score_images
+from cam_hub.attribution.passes.scoring import marked_pixels, score_images
 from cam_hub.attribution.preparation import prepare
 from cam_hub.errors import (
     CamHubError,
@@ -30,6 +30,7 @@ from cam_hub.faithfulness import (
     EvidenceTest,
     Subject,
     blurred,
+    cover_drops,
     cover_test,
     deletion_insertion,
     energy,
@@ -40,7 +41,8 @@ from cam_hub.faithfulness import (
 )
 from cam_hub.hooks.modes import default_modes
 from cam_hub.images.clips import over_frames
-from cam_hub.methods import Method
+from cam_hub.layers.listing import resolve_layers
+from cam_hub.methods import METHODS, Method
 from cam_hub.results.explanation import Explanation
 from cam_hub.targets.base import ClassScores
 from cam_hub.targets.classes import ResolvedClasses, is_iterable, label_of
@@ -53,6 +55,15 @@ _OTHER_CLASSES = 10
 
 SAME = 0.85
 """The rank correlation from which maps of different classes count as the same."""
+
+_JUDGES = 4
+"""So many other classes judge whether another method or layer distinguishes classes."""
+
+_COVERED = 12
+"""So many maps of other methods and layers are covered, at most."""
+
+_SAME_CONTRAST = 0.5
+"""The same for opposite contrasts, whose maps should mark different places."""
 
 _SMALL_NOISE = 1e-3
 """Standard deviation of the noise of the stability check, relative to the input's: invisible."""
@@ -128,33 +139,6 @@ class _Checked:
     inside: Tensor | None
 
 
-def _maps(
-    checked: _Checked, job: Job, classes: Sequence[int]
-) -> tuple[dict[int, NDArray[np.float32]], int]:
-    """Maps of classes by the explanation's method, and how many images passed for them.
-
-    All layers, one after the other.
-
-    Raises:
-        CamHubError: As ``explain``.
-    """
-    contrast = checked.tested.settled.contrast
-    key = checked.tested.method.key
-    again = replace(
-        job,
-        settle=lambda *_: ResolvedClasses(tuple(classes), contrast),
-        methods=[checked.tested.method],
-        layers={name: job.layers[name] for name in checked.layers},
-        progress=None,
-    )
-    passed = run(again)
-    found = {
-        index: np.concatenate([passed.maps[key, index, name].ravel() for name in checked.layers])
-        for index in classes
-    }
-    return found, passed.images or 1 + job.samples
-
-
 def _correlation(first: NDArray[Any], second: NDArray[Any], *, ranks: bool = False) -> float:
     """Pearson's correlation, of ranks on demand; 0 for a map without variation."""
     if ranks:
@@ -171,48 +155,164 @@ def _class_check(checked: _Checked) -> EvidenceTest:
 
     The classes are drawn at random, the strongest rival among them. All come from one pass. By
     chance, a map correlates with others because maps are smooth: the baseline is its correlation
-    with its own mirror images.
+    with its own mirror images. With a contrast, the map of the opposite contrast takes the place of
+    those of other classes.
+
+    If they are the same, other methods and layers are tried, and the one is named whose maps differ
+    and whose own map holds best if covered.
     """
     tested, job = checked.tested, checked.tested.job
     own = checked.subject.class_index
-    count = tested.standings.ranking.numel()
-    others = [index for index in range(count) if index != own]
-    for rival, _ in tested.settled.contrast or ():
-        others.remove(rival)
-    if tested.standings.probabilities is None or not others:
-        sentence = "Not tested (class_check): the model has no other class."
-        return EvidenceTest("class_check", None, sentence=sentence)
-    generator = torch.Generator().manual_seed(checked.subject.seed)
-    drawn = [others[place] for place in torch.randperm(len(others), generator=generator).tolist()]
-    first = [index for index, _ in checked.subject.rivals if index in others]
-    chosen = list(dict.fromkeys([*first, *drawn]))[:_OTHER_CLASSES]
+    others: list[int] = []
+    if not checked.subject.contrasted:
+        count = tested.standings.ranking.numel()
+        others = [index for index in range(count) if index != own]
+        if tested.standings.probabilities is None or not others:
+            return _untested("class_check", "the model has no other class.")
+        generator = torch.Generator().manual_seed(checked.subject.seed)
+        drawn = torch.randperm(len(others), generator=generator).tolist()
+        first = [index for index, _ in checked.subject.rivals]
+        others = [*dict.fromkeys([*first, *(others[place] for place in drawn)])][:_OTHER_CLASSES]
+    elif tested.method.sign != "for" or not tested.method.class_specific:
+        reason = "the opposite contrast is that of a map for a class, by its gradient."
+        return _untested("class_check", reason)
+    key, layers = tested.method.key, list(checked.layers)
     try:
-        maps, images = _maps(checked, job, [own, *chosen])
+        maps = _maps_of(job, tested, [tested.method], layers, [own, *others], opposite=not others)
+        alike = _likeness(maps, own, others, [key], layers)
     except CamHubError as error:
-        sentence = f"Not tested (class_check): no maps of other classes ({error})."
-        return EvidenceTest("class_check", None, sentence=sentence)
-    correlations = {index: _correlation(maps[own], maps[index], ranks=True) for index in chosen}
-    value = float(np.mean(list(correlations.values())))
+        return _untested("class_check", f"no maps of other classes ({error}).")
+    value = alike[key, "+".join(layers)]
     cam = checked.cam
     mirrored = [cam[..., ::-1], cam[..., ::-1, :], cam[..., ::-1, ::-1]]
     chance = float(np.mean([_correlation(cam.ravel(), m.ravel(), ranks=True) for m in mirrored]))
-    same = value >= SAME
+    limit = SAME if others else _SAME_CONTRAST
+    same = value >= limit
     what = "nearly the same map" if same else "another map"
-    return EvidenceTest(
-        "class_check",
-        value,
-        {"same": SAME, "chance": chance},
-        images,
-        f"Other classes get {what} (mean rank correlation {value:.2f} with {len(chosen)} of them; "
-        f"mirror images {chance:.2f}).",
-        {"classes": {str(index): each for index, each in correlations.items()}},
+    numbers = f"(mean rank correlation {value:.2f} with {len(others)} of them"
+    sentence = f"Other classes get {what} {numbers}; mirror images {chance:.2f})."
+    if not others:
+        numbers = f"(rank correlation {value:.2f}; mirror images {chance:.2f})"
+        sentence = f"The opposite contrast gets {what} {numbers}."
+    passes, details = job.samples + 1, dict[str, Any](classes=others)
+    if same:
+        instead, more = _distinguishing(checked, others)
+        passes += more
+        details["instead"] = instead
+        sentence += (
+            f" Maps that differ: those of {instead['words']} ({instead['value']:.2f})."
+            if instead
+            else " No method or layer that was tried draws maps that differ."
+        )
+    baselines = {"same": limit, "chance": chance}
+    return EvidenceTest("class_check", value, baselines, passes, sentence, details)
+
+
+def _distinguishing(checked: _Checked, others: Sequence[int]) -> tuple[dict[str, Any] | None, int]:
+    """The method and layer that pass the class check and hold best if covered.
+
+    Candidates are the methods that need no noise, at the layers of the explanation and the ends of
+    blocks. So that the search stays small, four other classes judge them.
+
+    Returns:
+        Method, layer, correlation and words for it, None if there is none; and how many images
+        passed.
+    """
+    tested, job = checked.tested, checked.tested.job
+    size, own, others = tuple(job.image.shape[1:]), checked.subject.class_index, others[:_JUDGES]
+    methods = [
+        each.signed(tested.method.sign)
+        for each in METHODS.values()
+        if each.level == "layer" and each.class_specific and not each.needs_noise
+    ]
+    passes = 0
+    try:
+        blocks = resolve_layers(job.model, "blocks", size)
+        job = replace(job, layers={each.name: each for each in blocks} | dict(job.layers))
+        names = list(job.layers)
+        maps = _maps_of(job, tested, methods, names, [own, *others], opposite=not others)
+        passes += 1
+        keys = {each.key: each for each in methods}
+        alike = {
+            each: value
+            for name in names
+            for each, value in _likeness(maps, own, others, list(keys), [name]).items()
+            if value < (SAME if others else _SAME_CONTRAST)
+        }
+        masks = {each: marked_pixels(job, each[1], maps[each[0], own, each[1]]) for each in alike}
+        kept = {each: mask for each, mask in masks.items() if mask is not None}
+        # Those at the same layers first, then those that differ most.
+        ranked = sorted(kept, key=lambda each: (each[1] not in checked.layers, alike[each]))
+        ranked = ranked[:_COVERED]
+        if not ranked:
+            return None, passes
+        drops = cover_drops(checked.subject, torch.stack([kept[each] for each in ranked]))
+        passes += 1 + len(ranked)
+    except CamHubError:
+        return None, passes
+    key, name = best = ranked[int(drops.argmax())]
+    title = keys[key].title
+    words = title if [name] == list(checked.layers) else f"{title} at {name}"
+    found = {"method": keys[key].name, "layer": name, "value": alike[best], "words": words}
+    return found, passes
+
+
+def _maps_of(
+    job: Job,
+    tested: Tested,
+    methods: list[Method],
+    layers: Sequence[str],
+    classes: Sequence[int],
+    *,
+    opposite: bool = False,
+) -> dict[tuple[str, int, str], NDArray[np.float32]]:
+    """The maps of several methods, layers and classes; on demand, those against them, too."""
+    contrast = tested.settled.contrast
+    if opposite:
+        methods = [*methods, *(each.signed("against") for each in methods)]
+    again = replace(
+        job,
+        settle=lambda *_: ResolvedClasses(tuple(classes), contrast),
+        methods=methods,
+        layers={name: job.layers[name] for name in layers},
+        progress=None,
     )
+    return dict(run(again).maps)
+
+
+def _likeness(
+    maps: Mapping[tuple[str, int, str], NDArray[np.float32]],
+    own: int,
+    others: Sequence[int],
+    keys: Sequence[str],
+    layers: Sequence[str],
+) -> dict[tuple[str, str], float]:
+    """By method and layers: how alike the maps of a class and of others are.
+
+    The mean rank correlation. Without others, that of the map and the opposite one.
+    """
+
+    def of(key: str, index: int) -> NDArray[np.float32]:
+        return np.concatenate([maps[key, index, name].ravel() for name in layers])
+
+    found = {}
+    for key in keys:
+        compared = [of(key, index) for index in others] or [of(f"{key} against", own)]
+        values = [_correlation(of(key, own), each, ranks=True) for each in compared]
+        found[key, "+".join(layers)] = float(np.mean(values))
+    return found
+
+
+def _untested(name: str, reason: str) -> EvidenceTest:
+    return EvidenceTest(name, None, sentence=f"Not tested ({name}): {reason}")
 
 
 def _stability(checked: _Checked) -> EvidenceTest:
     """Whether the map stays the same under invisible noise on the input, and with another seed.
 
-    Noise of 0.001 standard deviations of the input. The value is the lower of the correlations.
+    Noise of 0.001 standard deviations of the input. The value is the lower of the correlations. The
+    correlation with the map of the mirrored image, mirrored back, is stated, too: networks are not
+    quite symmetric, so that it has no limit.
     """
     job = checked.tested.job
     own = checked.subject.class_index
@@ -222,65 +322,119 @@ def _stability(checked: _Checked) -> EvidenceTest:
     changed = {"input noise": replace(job, image=job.image + _SMALL_NOISE * spread * noise)}
     if job.noise is not None:
         changed["another seed"] = replace(job, noise=replace(job.noise, seed=job.noise.seed + 1))
-    elif checked.tested.method.seeded:
-        changed["another seed"] = replace(job, seed=job.seed + 1)
+    mirrored = replace(job, image=job.image.flip(-1))
     try:
-        first, images = _maps(checked, job, [own])
+        first = _maps(checked, job, own)
         found = {
-            name: _correlation(first[own], _maps(checked, again, [own])[0][own])
-            for name, again in changed.items()
+            name: _agreement(first, _maps(checked, again, own)) for name, again in changed.items()
         }
+        value = min(found.values())
+        back = [np.ascontiguousarray(cam[..., ::-1]) for cam in _maps(checked, mirrored, own)]
+        found["the mirrored image"] = _agreement(first, back)
     except CamHubError as error:
-        sentence = f"Not tested (stability): {error}"
-        return EvidenceTest("stability", None, sentence=sentence)
-    value = min(found.values())
+        return _untested("stability", str(error))
     parts = ", ".join(f"{each:.3f} with {name}" for name, each in found.items())
     return EvidenceTest(
         "stability",
         value,
         {"steady": 0.97},
-        len(changed) * images,
+        (1 + len(changed)) * (1 + job.samples),
         f"Correlation with the map made again: {parts}.",
         {"correlations": found},
     )
 
 
+def _maps(checked: _Checked, job: Job, index: int) -> list[NDArray[np.float32]]:
+    """The map of a class at each of the explanation's layers.
+
+    Raises:
+        CamHubError: As ``explain``.
+    """
+    tested = checked.tested
+    maps = _maps_of(job, tested, [tested.method], checked.layers, [index])
+    return [maps[tested.method.key, index, name] for name in checked.layers]
+
+
+def _agreement(
+    first: Sequence[NDArray[np.float32]],
+    second: Sequence[NDArray[np.float32]],
+    *,
+    ranks: bool = False,
+) -> float:
+    """The correlation of the maps of all layers, one after the other."""
+    flat = [np.concatenate([cam.ravel() for cam in maps]) for maps in (first, second)]
+    return _correlation(*flat, ranks=ranks)
+
+
 def _randomised(checked: _Checked) -> EvidenceTest:
     """Whether the map depends on what the network has learnt (Adebayo et al. 2018).
 
-    The values of each weight are shuffled in a copy of the network. A map that stays the same shows
-    edges of the image rather than the model's reasons. A low correlation proves nothing.
+    The values of each weight are shuffled in a copy of the network, once those of the classifier
+    alone, then all. A map that stays the same with all weights shuffled shows edges of the image
+    rather than the model's reasons; with the classifier shuffled, it does not depend on the class.
+    A low correlation proves nothing.
     """
     job = checked.tested.job
     own = checked.subject.class_index
     generator = torch.Generator().manual_seed(checked.subject.seed)
+    count = checked.tested.standings.ranking.numel()
     try:
+        first = _maps(checked, job, own)
         module = deepcopy(job.model.module)
-        with torch.no_grad():
-            for weight in module.parameters():
-                order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
-                weight.copy_(weight.flatten()[order].view(weight.shape))
-        shuffled = replace(job.model, module=module, facts={"execution": job.model.execution})
-        first, images = _maps(checked, job, [own])
-        second, _ = _maps(checked, replace(job, model=shuffled), [own])
+        correlations = {}
+        for name, weights in (
+            ("classifier", _classifier(module, count)),
+            ("weights", list(module.parameters())),
+        ):
+            if not weights:
+                continue
+            _shuffle(weights, generator)
+            changed = replace(job.model, module=module, facts={"execution": job.model.execution})
+            second = _maps(checked, replace(job, model=changed), own)
+            correlations[name] = _agreement(first, second, ranks=True)
     except (CamHubError, RuntimeError, TypeError, MemoryError) as error:
-        sentence = f"Not tested (randomised): {error}"
-        return EvidenceTest("randomised", None, sentence=sentence)
-    value = _correlation(first[own], second[own], ranks=True)
-    red = value >= SAME
+        return _untested("randomised", str(error))
+    parts = [
+        f"{each:.2f} with {_SHUFFLED[name][each >= SAME]}" for name, each in correlations.items()
+    ]
     return EvidenceTest(
         "randomised",
-        value,
+        correlations["weights"],
         {"same": SAME},
-        images,
-        "With shuffled weights, the map "
-        + (
-            "is nearly the same: it does not depend on what the model has learnt"
-            if red
-            else "changes"
-        )
-        + f" (rank correlation {value:.2f}).",
+        len(correlations) * (1 + job.samples),
+        f"Rank correlation of the map: {', '.join(parts)}.",
+        {"correlations": correlations},
     )
+
+
+_SHUFFLED = {
+    "classifier": (
+        "the classifier's weights shuffled",
+        "the classifier's weights shuffled (it does not depend on the class)",
+    ),
+    "weights": (
+        "all weights shuffled",
+        "all weights shuffled (it does not depend on what the model has learnt)",
+    ),
+}
+"""What was shuffled, and what it means if the map stays the same."""
+
+
+def _classifier(module: nn.Module, count: int) -> list[nn.Parameter]:
+    """The weights of the last part with one output per score; empty if there is none."""
+    found: list[nn.Parameter] = []
+    for part in module.modules():
+        own = list(part.parameters(recurse=False))
+        if own and own[0].ndim > 1 and len(own[0]) == count:
+            found = own
+    return found
+
+
+@torch.no_grad()
+def _shuffle(weights: Iterable[nn.Parameter], generator: torch.Generator) -> None:
+    for weight in weights:
+        order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+        weight.copy_(weight.flatten()[order].view(weight.shape))
 
 
 def _inside(
@@ -288,8 +442,7 @@ def _inside(
 ) -> EvidenceTest:
     heat = checked.subject.heat
     if checked.inside is None:
-        sentence = f"Not tested ({name}): it needs region=, the box or mask of the object."
-        return EvidenceTest(name, None, sentence=sentence)
+        return _untested(name, "it needs region=, the box or mask of the object.")
     return test(heat.amax(dim=0) if heat.ndim == 3 else heat, checked.inside)
 
 
@@ -417,10 +570,7 @@ def add_evidence(explanation: Explanation, checks: Iterable[str], **asked: Any) 
     except (InvalidArgument, ClassNotFound, LayerNotFound):
         raise
     except CamHubError as error:
-        tests = [
-            EvidenceTest(name, None, sentence=f"Not tested ({name}): {error}")
-            for name in dict.fromkeys(checks)
-        ]
+        tests = [_untested(name, str(error)) for name in dict.fromkeys(checks)]
         found = Evidence(tuple(tests), index, asked.get("layer"), asked.get("baseline", "blur"))
     explanation.__dict__.pop("evidence", None)
     described = {**explanation.described, "evidence": found.to_dict()}

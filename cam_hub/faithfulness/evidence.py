@@ -134,11 +134,11 @@ class Evidence:
             return f"no better than {_WORDS[best]}"
         if self.class_specific is None:
             return "faithful"
-        return (
-            "class-specific and faithful"
-            if self.class_specific
-            else "faithful, but the same for any class"
-        )
+        if self.class_specific:
+            return "class-specific and faithful"
+        instead = self["class_check"].details.get("instead")
+        use = f": use {instead['words']}" if instead else ""
+        return f"faithful, but the same for any class{use}"
 
     def to_dict(self) -> dict[str, Any]:
         """Tests and verdict, JSON types only; ``from_dict`` reads them."""

@@ -198,7 +198,6 @@ def test_the_model_is_left_as_it_was(model: LoadedModel, images: Tensor):
     [
         lambda model, image: cam_hub.suggest_layers(model, "faithful"),
         lambda model, image: cam_hub.activations(model, image, "faithful"),
-        lambda model, image: cam_hub.compare(model, image, methods="auto"),
     ],
 )
 def test_where_nothing_is_explained_the_words_are_refused(call, model, images):
@@ -222,6 +221,18 @@ def test_several_methods_get_a_layer_each(model: LoadedModel, images: Tensor):
     assert list(found) == ["layercam", "auto"]
     assert found["layercam"].method == "layercam"
     assert all("choice" in each.manifest for each in found.values())
+
+
+def test_a_comparison_chooses_for_each_model(model: LoadedModel, images: Tensor):
+    alone = cam_hub.explain(model, images[0])
+    assert alone.manifest["choice"]["layer"] is not None
+    found = cam_hub.compare(model, images[0], methods=["auto", "layercam"])
+    auto, named = found.rows[0].cells
+    assert found.columns == ("Auto", "LayerCAM")
+    assert (auto.method, auto.layer) == (alone.method, alone.layers[0])
+    assert named.method == "layercam"
+    (by_layer,) = cam_hub.compare(model, images[0], "layercam", target_layers="faithful").rows
+    assert [cell.method for cell in by_layer.cells] == ["layercam"]
 
 
 def test_blocks_are_spread_over_the_depth(model: LoadedModel):

@@ -78,6 +78,54 @@ def test_a_map_of_the_red_square_is_faithful_and_specific(explained: Explanation
     assert "green" in green["cover"].sentence
 
 
+class Shaded(Colours):
+    """Its channels are brightness and, faintly, one colour each; brightness supports no class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.features.weight.fill_(0.3 / 64)
+            for channel in range(3):
+                self.features.weight[channel, channel] += 0.02 / 64
+            self.features.bias.zero_()
+        self.scores = nn.Linear(3, 3, bias=False)
+        self.scores.weight = nn.Parameter(1.5 * torch.eye(3) - 0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 400 * self.scores(torch.relu(self.features(images)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("contrast", [None, "green"])
+def test_a_map_that_is_the_same_for_any_class_names_one_that_is_not(contrast: str | None):
+    """LayerCAM adds up channels that support the class, all of which are mostly brightness."""
+    model = cam_hub.wrap_model(
+        Shaded().eval(),
+        input_size=(3, SIDE, SIDE),
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        class_names=["red", "green", "blue"],
+    )
+    asked = {"target_layers": "features", "classes": ["red"], "contrast": contrast}
+    found = cam_hub.evidence(
+        cam_hub.explain(model, photo(), method="layercam", **asked), checks=["cover", "class_check"]
+    )
+    assert found.class_specific is False
+    instead = found["class_check"].details["instead"]
+    assert instead["words"] in found["class_check"].sentence
+    assert instead["value"] < 0.5
+    if found.faithful:
+        assert found.verdict.endswith(f"use {instead['words']}")
+    other = cam_hub.explain(
+        model,
+        photo(),
+        method=instead["method"],
+        **{**asked, "target_layers": instead["layer"]},
+        evidence="class_check",
+    )
+    assert other.evidence.class_specific
+    assert found["class_check"].passes > other.evidence["class_check"].passes
+
+
 @pytest.mark.parametrize("name", CHECKS)
 def test_every_check_has_value_baselines_passes_and_a_sentence(explained: Explanation, name: str):
     found = cam_hub.evidence(explained, checks=name, region=(8, 8, 24, 24))

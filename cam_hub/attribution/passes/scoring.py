@@ -1,4 +1,4 @@
-"""Scores of changed images, without a graph: what the tests of a map ask the network."""
+"""Scores of changed images, without a graph, and the pixels that a map marks: for tests of maps."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from cam_hub.attribution.passes.forward import anatomy
-from cam_hub.attribution.passes.job import Job
+from cam_hub.attribution.passes.job import Job, Map
 from cam_hub.attribution.passes.runner import BatchLimit
 from cam_hub.errors import CamHubError, InvalidArgument, OutOfMemory
-from cam_hub.faithfulness import Scores
+from cam_hub.faithfulness import Scores, hottest
 from cam_hub.hooks.frozen_eval import frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
+from cam_hub.layers.layouts import on_input
 from cam_hub.targets.base import ClassScores
 from cam_hub.targets.classes import ResolvedClasses
 
-__all__ = ["Answer", "ask", "score_images"]
+__all__ = ["Answer", "ask", "marked_pixels", "score_images"]
 
 _TOO_LARGE = "a forward pass of one image does not fit. A smaller input or device needs less."
 
@@ -95,3 +97,27 @@ def _asked(job: Job, images: Tensor, size: int, settle: bool) -> Answer:
     settled = job.settled(standings, target) if settle else ResolvedClasses(())
     labels = target.labels or model.class_names
     return Answer(Scores(torch.cat(scores), found), standings, settled, labels)
+
+
+def marked_pixels(job: Job, name: str, cam: Map) -> Tensor | None:
+    """The hottest pixels of a map that a pass has brought back.
+
+    Args:
+        job: The job of the pass.
+        name: The layer.
+        cam: The map, as in ``Pass.maps``.
+
+    Returns:
+        ``(*sides)`` of the input, bool; None for a map that is blank or not finite.
+    """
+    layer, sides = job.layers[name], tuple(job.image.shape[2:])
+    if len(sides) == 3 or layer.frames > 1:
+        cam = cam.reshape(layer.frames, -1, cam.shape[1])
+    heat = torch.from_numpy(on_input(cam, layer.extent).copy()).clamp(min=0)
+    if not bool(heat.isfinite().all()) or not bool(heat.any()):
+        return None
+    heat = heat / heat.amax()
+    volume = heat.view(1, 1, -1, *heat.shape[-2:])
+    frames = sides[0] if len(sides) == 3 else 1
+    resized = interpolate(volume, (frames, *sides[-2:]), mode="trilinear", align_corners=False)
+    return hottest(resized.view(1, *sides))[0]
