@@ -52,6 +52,10 @@ DEFAULT_METHOD: Final = "smoothgradcampp"
 _METHODS = ("smoothgradcampp", "layercam", "gradcam", "hirescam")
 """The methods that ``"auto"`` chooses from: class-specific, and all from one pass."""
 
+_SEPARATING = ("gradcam", "hirescam")
+"""Those of them whose maps of opposite contrasts have no position in common: ``M(A, g)`` and
+``M(A, -g)`` are the positive parts of opposite maps."""
+
 _COVERS = 16
 """So many images pass to test candidates, at most: with the image itself, blurred as a whole and
 covered at random before (four), and the noisy copies of SmoothGradCAM++ (five), 25 in all."""
@@ -145,7 +149,8 @@ def choose(model: LoadedModel, prepared: Prepared, method: str, request: Explain
     Raises:
         CamHubError: As ``explain``.
     """
-    methods = [METHODS[name] for name in (_METHODS if method == AUTO else (method,))]
+    candidates = _METHODS if request.contrast is None else _SEPARATING
+    methods = [METHODS[name] for name in (candidates if method == AUTO else (method,))]
     if methods[0].attribute is not None:
         raise not_by_evidence(methods[0])
     methods = [each.signed(request.options["sign"]) for each in methods]
@@ -153,7 +158,8 @@ def choose(model: LoadedModel, prepared: Prepared, method: str, request: Explain
     free = given in (None, FAITHFUL)
     size = tuple(prepared.tensor.shape[1:])
     names = suggest_layers(model, "blocks", input_size=size) if free else given
-    job = make_job(model, prepared, methods, replace(request, target_layers=names, progress=None))
+    asked = replace(request, target_layers=names, progress=None)
+    job = replace(make_job(model, prepared, methods, asked), methods=methods)
     ledger = _Ledger.of(model, job) if request.reuse else _Ledger(None, {}, {})
     question = _question(job, request)
     key = _request_key(question, job)
@@ -169,8 +175,9 @@ def choose(model: LoadedModel, prepared: Prepared, method: str, request: Explain
     random = max(0.0, sum(drops) / _RANDOM)
     clear = _CLEAR if answer.standings.probabilities is not None else _CLEAR * abs(whole)
     passes = 1 + len(controls)
+    default = DEFAULT_METHOD if request.contrast is None else _SEPARATING[0]
     by_depth = Choice(
-        DEFAULT_METHOD if method == AUTO else METHODS[method].name,
+        default if method == AUTO else METHODS[method].name,
         None,
         "recommended by depth: ",
         passes,

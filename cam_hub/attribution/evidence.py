@@ -48,7 +48,16 @@ from cam_hub.targets.base import ClassScores
 from cam_hub.targets.classes import ResolvedClasses, is_iterable, label_of
 from cam_hub.targets.region import RegionChoice, read_region
 
-__all__ = ["CHECKS", "FILLINGS", "Tested", "add_evidence", "evidence", "rivals_of"]
+__all__ = [
+    "CHECKS",
+    "FILLINGS",
+    "SAME_CONTRAST",
+    "Tested",
+    "add_evidence",
+    "correlation",
+    "evidence",
+    "rivals_of",
+]
 
 _OTHER_CLASSES = 10
 """So many other classes are drawn for the class check."""
@@ -62,7 +71,7 @@ _JUDGES = 4
 _COVERED = 12
 """So many maps of other methods and layers are covered, at most."""
 
-_SAME_CONTRAST = 0.5
+SAME_CONTRAST = 0.5
 """The same for opposite contrasts, whose maps should mark different places."""
 
 _SMALL_NOISE = 1e-3
@@ -139,7 +148,7 @@ class _Checked:
     inside: Tensor | None
 
 
-def _correlation(first: NDArray[Any], second: NDArray[Any], *, ranks: bool = False) -> float:
+def correlation(first: NDArray[Any], second: NDArray[Any], *, ranks: bool = False) -> float:
     """Pearson's correlation, of ranks on demand; 0 for a map without variation."""
     if ranks:
         from scipy.stats import rankdata  # noqa: PLC0415 - slow to import, rarely needed
@@ -185,8 +194,8 @@ def _class_check(checked: _Checked) -> EvidenceTest:
     value = alike[key, "+".join(layers)]
     cam = checked.cam
     mirrored = [cam[..., ::-1], cam[..., ::-1, :], cam[..., ::-1, ::-1]]
-    chance = float(np.mean([_correlation(cam.ravel(), m.ravel(), ranks=True) for m in mirrored]))
-    limit = SAME if others else _SAME_CONTRAST
+    chance = float(np.mean([correlation(cam.ravel(), m.ravel(), ranks=True) for m in mirrored]))
+    limit = SAME if others else SAME_CONTRAST
     same = value >= limit
     what = "nearly the same map" if same else "another map"
     numbers = f"(mean rank correlation {value:.2f} with {len(others)} of them"
@@ -237,7 +246,7 @@ def _distinguishing(checked: _Checked, others: Sequence[int]) -> tuple[dict[str,
             each: value
             for name in names
             for each, value in _likeness(maps, own, others, list(keys), [name]).items()
-            if value < (SAME if others else _SAME_CONTRAST)
+            if value < (SAME if others else SAME_CONTRAST)
         }
         masks = {each: marked_pixels(job, each[1], maps[each[0], own, each[1]]) for each in alike}
         kept = {each: mask for each, mask in masks.items() if mask is not None}
@@ -298,7 +307,7 @@ def _likeness(
     found = {}
     for key in keys:
         compared = [of(key, index) for index in others] or [of(f"{key} against", own)]
-        values = [_correlation(of(key, own), each, ranks=True) for each in compared]
+        values = [correlation(of(key, own), each, ranks=True) for each in compared]
         found[key, "+".join(layers)] = float(np.mean(values))
     return found
 
@@ -363,7 +372,7 @@ def _agreement(
 ) -> float:
     """The correlation of the maps of all layers, one after the other."""
     flat = [np.concatenate([cam.ravel() for cam in maps]) for maps in (first, second)]
-    return _correlation(*flat, ranks=ranks)
+    return correlation(*flat, ranks=ranks)
 
 
 def _randomised(checked: _Checked) -> EvidenceTest:

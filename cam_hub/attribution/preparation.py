@@ -307,6 +307,9 @@ def make_job(
             if not method.class_specific:
                 expected = f"no contrast: the map of {method.title} is the same for every class"
                 raise InvalidArgument("contrast", request.contrast, expected)
+        # Whose maps show whether the contrast separates the classes.
+        opposite = [each.signed("against") for each in methods if each.sign == "for"]
+        methods = [*methods, *opposite]
     target = resolve_target(
         model,
         prepared,

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import product
 from typing import TypeVar
 
-from cam_hub.attribution.evidence import Tested, add_evidence
+from cam_hub.attribution.evidence import SAME_CONTRAST, Tested, add_evidence, correlation
 from cam_hub.attribution.passes import Job, Key, Pass, run
 from cam_hub.attribution.preparation import Prepared, make_job
 from cam_hub.attribution.request import ExplainOptions
@@ -63,6 +63,11 @@ changes are above it; below it, they agree with ours."""
 _SAME = "its map is the same for every class"
 
 _ALONE = "the method combines the maps of several layers, and this is the map of one"
+
+_OPPOSITE = (
+    "the map of the opposite contrast is nearly the same (rank correlation {alike:.2f}), so that "
+    "this one does not show why one class rather than the other; Grad-CAM and HiResCAM separate them"
+)
 
 _CANCELLING = (
     "the formula in the paper of {title} relies on cancellation here: activations of both signs "
@@ -142,11 +147,14 @@ def _make_explanation(
             correlation = round(passed.agreements[key], 3)
             agreement[name] = min(agreement.get(name, 1.0), correlation)
     cancellation = {} if method.cancellation is None else _cancellation(method, job, passed)
+    alike = {} if request.contrast is None else _opposite(method, job, passed)
     layer_notes: dict[str, str] = {}
     for name, layer in job.layers.items():
         notes = [layer.notes] if layer.notes else []
         notes += [] if method.class_specific else [_SAME]
         notes += [_ALONE] if method.combine is not None and len(job.layers) == 1 else []
+        same = alike.get(name, 0.0)
+        notes += [_OPPOSITE.format(alike=same)] if same > SAME_CONTRAST else []
         if (correlation := agreement.get(name, 1.0)) < STEADY:
             taken = max(samples[index, name] for index in classes)
             notes.append(_UNSTEADY.format(taken=taken, correlation=correlation))
@@ -224,6 +232,18 @@ def _cancellation(method: Method, job: Job, passed: Pass) -> dict[str, float]:
     for index, name in product(passed.settled.classes, job.layers):
         shares[name] = max(shares[name], passed.cancellation[method.key, index, name])
     return {name: round(share, 3) for name, share in shares.items()}
+
+
+def _opposite(method: Method, job: Job, passed: Pass) -> dict[str, float]:
+    """The largest rank correlation of a map with that of the opposite contrast, by layer."""
+    alike: dict[str, float] = {}
+    for index, name in product(passed.settled.classes, job.layers):
+        opposite = passed.maps.get((f"{method.name} against", index, name))
+        own = passed.maps[method.key, index, name]
+        if opposite is not None and method.sign == "for" and own.any():
+            value = correlation(own.ravel(), opposite.ravel(), ranks=True)
+            alike[name] = max(alike.get(name, -1.0), value)
+    return alike
 
 
 def _sampled_adaptively(job: Job, passed: Pass, method: Method, request: ExplainOptions) -> Pass:
