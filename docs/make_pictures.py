@@ -69,12 +69,28 @@ def compare_layers(model: cam_hub.LoadedModel) -> Image.Image:
     return grid.figure(tile_width=140)
 
 
+def evidence(model: cam_hub.LoadedModel) -> Image.Image:
+    """Three maps with the results of their tests, the first one of which is bad."""
+    tiles = []
+    for name, arguments in (
+        ("cat", {"method": "layercam"}),
+        ("cat", {"method": "auto"}),
+        ("lion", {"method": "auto"}),
+    ):
+        result = cam_hub.explain(model, photos()[name].convert("RGB"), **arguments)
+        found = cam_hub.evidence(result, checks=["cover", "class_check"])
+        print(f"{name}: {result!r}\n{found}\n{result.manifest.get('choice')}\n")
+        title = cam_hub.METHODS[result.method].title
+        tiles.append((f"{title} at {result.layers[0]}: {found.verdict}", result.overlay()))
+    return montage(tiles, columns=3, tile_width=420)
+
+
 def main() -> None:
     """Writes all images."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     FOLDER.mkdir(exist_ok=True)
     model = cam_hub.load_model(cam_hub.DEFAULT_MODEL)
-    for make in (gallery, layers, compare_methods, compare_classes, compare_layers):
+    for make in (gallery, layers, compare_methods, compare_classes, compare_layers, evidence):
         path = FOLDER / f"{make.__name__}.jpg"
         make(model).save(path, quality=88, optimize=True)
         print(path.name, path.stat().st_size // 1024, "KiB")

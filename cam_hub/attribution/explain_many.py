@@ -129,6 +129,15 @@ Done = Callable[[float], None]
 
 
 @dataclass(frozen=True)
+class _Planned:
+    """The method, the job and the request of one picture."""
+
+    method: Method
+    job: Job
+    request: ExplainOptions
+
+
+@dataclass(frozen=True)
 class BatchExplainer:
     """What is done with each batch of pictures.
 
@@ -213,46 +222,43 @@ class BatchExplainer:
         return [found[position] for position in range(len(pictures))]
 
     def _together(self, pictures: list[Ready], done: Done) -> list[Explanation | CamHubError]:
-        """The same for pictures of one size."""
-        if self.by_evidence is not None:
-            return [self._by_evidence(picture, self.by_evidence, done) for picture in pictures]
+        """The same for pictures of one size; those with one method and layer pass together."""
         found: dict[int, Explanation | CamHubError] = {}
-        jobs: dict[int, tuple[Job, ExplainOptions]] = {}
+        alike: dict[object, dict[int, _Planned]] = defaultdict(dict)
         for position, picture in enumerate(pictures):
             try:
-                request = self._request(picture)
-                jobs[position] = self._job(picture, request), request
+                planned = self._planned(picture, done)
             except CamHubError as error:
                 found[position] = error
-        count = len(pictures)
-        passes = run_together(
-            [job for job, _ in jobs.values()],
-            self.room,
-            progress=lambda part: done(part * count),
-        )
-        own = self.method.attribute is not None  # those before are done, and no others
-
-        def tick(position: int, part: float, _: str) -> None:
-            done(position + part if own else count)
-
-        for (position, (job, request)), passed in zip(jobs.items(), passes, strict=True):
-            told = partial(tick, position)
-            found[position] = self._result(pictures[position], job, request, passed, told)
-        return [found[position] for position in range(count)]
-
-    def _by_evidence(self, picture: Ready, name: str, done: Done) -> Explanation | CamHubError:
-        """The same for one picture, with the method and the layer that are chosen for it."""
-        try:
-            request = replace(self._request(picture), progress=lambda *_: done(0))
-            method, chosen = chosen_by_evidence(
-                self.model, picture.prepared, name, replace(request, reuse=True)
+            else:
+                alike[planned.method.key, tuple(planned.job.layers)][position] = planned
+        for group in alike.values():
+            before, count = len(found), len(group)
+            passes = run_together(
+                [each.job for each in group.values()],
+                self.room,
+                progress=partial(_part, done, before, count),
             )
-            chosen = replace(chosen, reuse=request.reuse)
-            job = make_job(self.model, picture.prepared, [method], chosen)
-            passed = run(job, reuse=chosen.reuse)
-            return explanation_of(self.model, picture.prepared, method, job, passed, chosen)
-        except CamHubError as error:
-            return error
+            for (position, planned), passed in zip(group.items(), passes, strict=True):
+                # Of methods with passes of their own, those before are done, and no others.
+                own = planned.method.attribute is not None
+                at = (len(found), 1) if own else (before + count, 0)
+                progress = partial(_tick, done, *at)
+                found[position] = self._result(pictures[position], planned, passed, progress)
+        return [found[position] for position in range(len(pictures))]
+
+    def _planned(self, picture: Ready, done: Done) -> _Planned:
+        """What is to be done for one picture; evidence chooses method and layer where it may."""
+        method, request = self.method, self._request(picture)
+        if self.by_evidence is not None:
+            # What earlier pictures have shown counts, although passes are not stored.
+            functions = callable(request.classes) or callable(request.options["output"])
+            asked = replace(request, progress=lambda *_: done(0), reuse=not functions)
+            method, chosen = chosen_by_evidence(
+                self.model, picture.prepared, self.by_evidence, asked
+            )
+            request = replace(chosen, progress=request.progress, reuse=request.reuse)
+        return _Planned(method, self._job(picture, method, request), request)
 
     def _request(self, picture: Ready) -> ExplainOptions:
         """The request for one picture, with its own label where that is to be explained."""
@@ -262,8 +268,8 @@ class BatchExplainer:
         classes = with_expected(classes, sample.expected)
         return replace(self.request, classes=classes)
 
-    def _job(self, picture: Ready, request: ExplainOptions) -> Job:
-        job = make_job(self.model, picture.prepared, [self.method], request)
+    def _job(self, picture: Ready, method: Method, request: ExplainOptions) -> Job:
+        job = make_job(self.model, picture.prepared, [method], request)
         if not self.model.task.takes_reference:
             return job
         return replace(job, aim=partial(self._shared_target, job))
@@ -278,19 +284,19 @@ class BatchExplainer:
     def _result(
         self,
         picture: Ready,
-        job: Job,
-        request: ExplainOptions,
+        planned: _Planned,
         passed: Pass | CamHubError | None,
         progress: Progress,
     ) -> Explanation | CamHubError:
         if isinstance(passed, CamHubError):
             return passed
-        asked = replace(request, progress=progress)
+        method, job = planned.method, planned.job
+        asked = replace(planned.request, progress=progress)
         try:
             if passed is None:  # alone it may be passed with more care
-                job = make_job(self.model, picture.prepared, [self.method], asked)
+                job = make_job(self.model, picture.prepared, [method], asked)
                 passed = run(job, reuse=asked.reuse)
-            return explanation_of(self.model, picture.prepared, self.method, job, passed, asked)
+            return explanation_of(self.model, picture.prepared, method, job, passed, asked)
         except CamHubError as error:
             return error
 
@@ -305,6 +311,14 @@ def _without_labels(choice: ClassChoice) -> ClassChoice:
 
 def _beyond(done: Done, before: int, count: float) -> None:
     done(before + count)
+
+
+def _tick(done: Done, before: int, weight: int, part: float, _: str) -> None:
+    done(before + weight * part)
+
+
+def _part(done: Done, before: int, count: int, part: float) -> None:
+    done(before + part * count)
 
 
 _MOST_THREADS = 8

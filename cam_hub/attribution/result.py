@@ -66,7 +66,7 @@ _ALONE = "the method combines the maps of several layers, and this is the map of
 
 _OPPOSITE = (
     "the map of the opposite contrast is nearly the same (rank correlation {alike:.2f}), so that "
-    "this one does not show why one class rather than the other; Grad-CAM and HiResCAM separate them"
+    "this one does not show why one class rather than the other; those of Grad-CAM and HiResCAM do"
 )
 
 _CANCELLING = (
