@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("photo", help="path of the picture")
     compare.add_argument("--out", default="comparison", help="folder to save to (%(default)s)")
     compare.add_argument("--models", nargs="+", metavar="ID", help="the rows (the embedded model)")
-    compare.add_argument("--methods", nargs="+", default=["smoothgradcampp"], metavar="METHOD")
+    compare.add_argument("--methods", nargs="+", default=["auto"], metavar="METHOD")
     compare.add_argument("--layers", nargs="+", metavar="LAYER", help="names, or a word: stages")
     compare.add_argument("--classes", nargs="+", metavar="CLASS", help="indices, labels or top(3)")
     compare.add_argument("--scale", default="shares", help="shares, values or own (%(default)s)")

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from cam_hub._validation import with_hints
+from cam_hub.attribution.choice import AUTO
 from cam_hub.attribution.compare_columns import Columns, read_columns
 from cam_hub.attribution.compare_work import (
     CellQuery,
@@ -48,7 +49,7 @@ def compare(
     models: LoadedModel | str | Iterable[LoadedModel | str],
     image: object,
     *,
-    methods: str | Iterable[str] = "smoothgradcampp",
+    methods: str | Iterable[str] = AUTO,
     **arguments: Unpack[ExplainArguments],
 ) -> Comparison:
     """Explains one picture by several models, methods, layers or classes, for looking at together.
@@ -107,7 +108,7 @@ def compare(
 @default_modes()
 def ask(
     image: object,
-    methods: str | Iterable[str] = "smoothgradcampp",
+    methods: str | Iterable[str] = AUTO,
     *,
     most: int | None = None,
     **arguments: Unpack[ExplainArguments],

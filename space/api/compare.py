@@ -37,7 +37,7 @@ _PARAMETERS = {
     ),
     "methods": Parameter(
         list[str],
-        f"auto, {METHOD_NAMES}; several: the columns; empty: smoothgradcampp",
+        f"auto, {METHOD_NAMES}; several: the columns; empty: auto",
         [],
     ),
     "target_layers": Parameter(

@@ -12,7 +12,7 @@ from cam_hub.attribution.choice import AUTO
 from cam_hub.attribution.compare_columns import read_columns
 from cam_hub.attribution.result import MOST_SAMPLES
 from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused, TooMuch
-from cam_hub.layers.listing import SUGGESTIONS
+from cam_hub.layers.listing import FAITHFUL, SUGGESTIONS
 from cam_hub.methods import METHODS
 from cam_hub.models.model_id import parse_model_id
 from cam_hub.options import OPTIONS, Interface, Option, options_for, read_options
@@ -417,7 +417,7 @@ def read_compare_request(
         interface="compare",
         limits=limits,
     )
-    words = [name for name in common.target_layers if name in SUGGESTIONS]
+    words = [name for name in common.target_layers if name in (FAITHFUL, *SUGGESTIONS)]
     if words and len(common.target_layers) > 1:
         raise InvalidArgument(
             "target_layers", " ".join(common.target_layers), f"{words[0]!r} alone, or layer names"

@@ -103,6 +103,7 @@ def test_progress_rises_to_the_end_and_can_stop_the_work(model):
     seen = []
     images = inputs(model, 5)
     options = {"num_samples": 3, "batch_size": 4, "target_layers": "laid"}
+    options["method"] = "smoothgradcampp"
     list(explain_many(model, images, progress=lambda *told: seen.append(told), **options))
     parts = [part for part, _ in seen]
     assert parts == sorted(parts)

@@ -95,6 +95,7 @@ class TestPasses:
         explain(model, images[0], target_layers=layer_of(model))  # computed once
         seen = passes_of(model)
         options = {"target_layers": layer_of(model), "num_samples": 3, "batch_size": 8}
+        options["method"] = "smoothgradcampp"
         assert all(outcome.error is None for outcome in explain_many(model, images, **options))
         baseline = [1] if task == "similarity" else []
         assert seen == [*baseline, 8, 8, 4]

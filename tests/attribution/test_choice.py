@@ -228,7 +228,7 @@ def test_a_comparison_chooses_for_each_model(model: LoadedModel, images: Tensor)
     assert alone.manifest["choice"]["layer"] is not None
     found = cam_hub.compare(model, images[0], methods=["auto", "layercam"])
     auto, named = found.rows[0].cells
-    assert found.columns == ("Auto", "LayerCAM")
+    assert found.titles == ("Auto", "LayerCAM")
     assert (auto.method, auto.layer) == (alone.method, alone.layers[0])
     assert named.method == "layercam"
     (by_layer,) = cam_hub.compare(model, images[0], "layercam", target_layers="faithful").rows

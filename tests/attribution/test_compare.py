@@ -112,7 +112,7 @@ class TestColumns:
         self, lite0, random, lion
     ):
         grid = compare([lite0, random], lion)
-        assert grid.titles == ("Smooth Grad-CAM++",)
+        assert grid.titles == ("Auto",)
         assert same(grid.rows[0].cells[0], explain(lite0, lion))
 
     @pytest.mark.parametrize(

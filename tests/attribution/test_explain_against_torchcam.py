@@ -66,7 +66,8 @@ def test_smoothgradcampp_without_noise_equals_torchcams_before_average_pooling(l
     with torch.no_grad():  # torchcam's eps of 1e-8 is not small compared with squares of 1e-3
         module.classifier.weight.mul_(1000)
     model = dataclasses.replace(lite0, module=module, facts={})
-    found = explain(model, lion, num_samples=1, std=0, target_layers="bn2", classes=291).cam()
+    asked = {"method": "smoothgradcampp", "num_samples": 1, "std": 0}
+    found = explain(model, lion, target_layers="bn2", classes=291, **asked).cam()
     tensor = model.preprocess(lion)
     with torchcam.methods.SmoothGradCAMpp(
         module, target_layer="bn2", num_samples=1, std=1e-12

@@ -64,7 +64,7 @@ def ask(job: Job, images: Tensor, *, settle: bool = True) -> Answer:
         OutOfMemory: If memory does not suffice for one image at a time.
     """
     model = job.model
-    room = BatchLimit(1 if model.execution.one_by_one else max(1, job.batch_size))
+    room = BatchLimit(1 if model.execution.one_by_one else max(1, min(job.batch_size, len(images))))
     while True:
         try:
             return _asked(job, images, room.images, settle)
