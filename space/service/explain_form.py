@@ -442,6 +442,6 @@ def _written(id: str, limits: Limits) -> str:
 
 
 def _layer_choice(layers: tuple[str, ...]) -> str | tuple[str, ...] | None:
-    if len(layers) == 1 and layers[0] in SUGGESTIONS:
+    if len(layers) == 1 and layers[0] in (FAITHFUL, *SUGGESTIONS):
         return layers[0] if layers[0] != "best" else None
     return layers or None
