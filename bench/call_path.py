@@ -4,7 +4,8 @@
 
 A function counts once, even if it is called several times. The depth is the longest chain of
 functions of ``cam_hub`` (and ``space``) on the stack; frames of other packages do not count. A jump
-is a call from one file to another. The endpoint and the page are called in this process, as Gradio
+is a call from one file to another. The calls name their method; the choice by evidence comes on top,
+and is counted in the last line. The endpoint and the page are called in this process, as Gradio
 calls them, with a model that is already loaded.
 """
 
@@ -31,6 +32,7 @@ __all__ = ["CallPath", "call_path", "main", "measured"]
 _ROOT = Path(__file__).resolve().parents[1]
 _EXAMPLES = _ROOT / "space" / "examples"
 _PHOTOS = "cat.jpg", "coffee.jpg"
+_METHOD = "smoothgradcampp"
 _PACKAGES = tuple(f"{_ROOT / name}/" for name in ("cam_hub", "space"))
 
 
@@ -91,7 +93,7 @@ def main() -> None:
     print("| call | functions | in `space` | files | jumps | depth |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(CAM_HUB_CACHE=folder, GRADIO_TEMP_DIR=folder)
-        for name, found in measured(Path(folder)):
+        for name, found in chain(measured(Path(folder)), [_by_evidence()]):
             print(
                 f"| {name} | {len(found.functions)} | {len(found.of_space)} | {len(found.files)} "
                 f"| {len(found.jumps)} | {found.depth} |"
@@ -116,13 +118,16 @@ def _cases() -> Iterator[tuple[str, Callable[[], object]]]:
 
     photos = [_EXAMPLES / name for name in _PHOTOS]
     model = cam_hub.load_model(cam_hub.DEFAULT_MODEL, device="cpu")
-    cam_hub.explain(model, photos[0])
-    yield "`explain(model, another_photo)`", lambda: cam_hub.explain(model, photos[1])
-    cam_hub.explain(cam_hub.DEFAULT_MODEL, photos[0])
+    cam_hub.explain(model, photos[0], method=_METHOD)
+    yield (
+        "`explain(model, another_photo)`",
+        lambda: cam_hub.explain(model, photos[1], method=_METHOD),
+    )
+    cam_hub.explain(cam_hub.DEFAULT_MODEL, photos[0], method=_METHOD)
     SHARED.clear()
     yield (
         "`explain(id, photo)`, layers cached",
-        lambda: cam_hub.explain(cam_hub.DEFAULT_MODEL, photos[1]),
+        lambda: cam_hub.explain(cam_hub.DEFAULT_MODEL, photos[1], method=_METHOD),
     )
 
 
@@ -139,7 +144,7 @@ def _space_cases(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     defaults = {name: each.default for name, each in parameters.items()}
 
     def call(photo: object) -> object:
-        given = {"image": photo, "visitor": None}
+        given = {"image": photo, "method": _METHOD, "visitor": None}
         return endpoint(*{**defaults, **given}.values())
 
     call(photos[0])
@@ -151,11 +156,23 @@ def _space_cases(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     inputs = cast("list[Component]", button.inputs)
 
     def press(photo: object) -> object:
-        values = {each: photo if each.elem_id == "photo" else each.value for each in inputs}
+        given = {"photo": photo, "method": _METHOD}
+        values = {each: given.get(each.elem_id or "", each.value) for each in inputs}
         return answer(values, gradio.Request(), None)
 
     press(photos[0])
     yield "the page's button", lambda: press(photos[1])
+
+
+def _by_evidence() -> tuple[str, CallPath]:
+    """An explanation by the method and the layer that are chosen for it."""
+    import cam_hub  # noqa: PLC0415
+
+    model = cam_hub.load_model(cam_hub.DEFAULT_MODEL, device="cpu")
+    cam_hub.explain(model, _EXAMPLES / _PHOTOS[0])
+    with call_path() as found:
+        cam_hub.explain(model, _EXAMPLES / _PHOTOS[1])
+    return "`explain(model, another_photo)`, by evidence", found
 
 
 if __name__ == "__main__":

@@ -241,7 +241,7 @@ def _python_methods(case: Case, places: Places) -> Answer:
     del places
     model = cam_hub.load_model(case.model, pretrained=False, device="cpu")
     asked = dict(case.asked)
-    method = asked.pop("method", "smoothgradcampp")
+    method = asked.pop("method", "auto")
     try:
         (found,) = cam_hub.explain_methods(model, case.photo, [method], **asked).values()
     except CamHubError as error:
@@ -353,7 +353,7 @@ def _page(case: Case, places: Places) -> Answer:
     fields = {
         f"option_{name}" if name in OPTIONS else name: value for name, value in _texts(case).items()
     }
-    values = {"method": "smoothgradcampp", **fields, "model_id": case.model}
+    values = {"method": "auto", **fields, "model_id": case.model}
     done, shown = browser.explain(browser.upload(encoded(case.photo, "PNG")), **values)
     if not done:
         return Answer(error=_code(str(shown)))
