@@ -4,8 +4,8 @@
 
 A function counts once, even if it is called several times. The depth is the longest chain of
 functions of ``cam_hub`` (and ``space``) on the stack; frames of other packages do not count. A jump
-is a call from one file to another. The calls name their method; the choice by evidence comes on top,
-and is counted in the last line. The endpoint and the page are called in this process, as Gradio
+is a call from one file to another. The calls name their method; the choice by evidence is counted
+in the last line. The endpoint and the page are called in this process, as Gradio
 calls them, with a model that is already loaded.
 """
 
