@@ -187,7 +187,9 @@ def _class_check(checked: _Checked) -> EvidenceTest:
         return _untested("class_check", reason)
     key, layers = tested.method.key, list(checked.layers)
     try:
-        maps = _maps_of(job, tested, [tested.method], layers, [own, *others], opposite=not others)
+        maps, passes = _maps_of(
+            job, tested, [tested.method], layers, [own, *others], opposite=not others
+        )
         alike = _likeness(maps, own, others, [key], layers)
     except CamHubError as error:
         return _untested("class_check", f"no maps of other classes ({error}).")
@@ -203,7 +205,7 @@ def _class_check(checked: _Checked) -> EvidenceTest:
     if not others:
         numbers = f"(rank correlation {value:.2f}; mirror images {chance:.2f})"
         sentence = f"The opposite contrast gets {what} {numbers}."
-    passes, details = job.samples + 1, dict[str, Any](classes=others)
+    details = dict[str, Any](classes=others)
     if same:
         instead, more = _distinguishing(checked, others)
         passes += more
@@ -232,15 +234,15 @@ def _distinguishing(checked: _Checked, others: Sequence[int]) -> tuple[dict[str,
     methods = [
         each.signed(tested.method.sign)
         for each in METHODS.values()
-        if each.level == "layer" and each.class_specific and not each.needs_noise
+        if each.attribute is None and each.class_specific and not each.needs_noise
     ]
     passes = 0
     try:
         blocks = resolve_layers(job.model, "blocks", size)
-        job = replace(job, layers={each.name: each for each in blocks} | dict(job.layers))
+        own_layers = {} if tested.method.level == "pixel" else dict(job.layers)
+        job = replace(job, layers={each.name: each for each in blocks} | own_layers)
         names = list(job.layers)
-        maps = _maps_of(job, tested, methods, names, [own, *others], opposite=not others)
-        passes += 1
+        maps, passes = _maps_of(job, tested, methods, names, [own, *others], opposite=not others)
         keys = {each.key: each for each in methods}
         alike = {
             each: value
@@ -274,8 +276,20 @@ def _maps_of(
     classes: Sequence[int],
     *,
     opposite: bool = False,
-) -> dict[tuple[str, int, str], NDArray[np.float32]]:
-    """The maps of several methods, layers and classes; on demand, those against them, too."""
+) -> tuple[Mapping[tuple[str, int, str], NDArray[np.float32]], int]:
+    """The maps of several methods, layers and classes, and how many images passed for them.
+
+    Args:
+        job: The job.
+        tested: The explanation.
+        methods: The methods.
+        layers: The layers.
+        classes: The classes.
+        opposite: Whether maps of the negated scores are made, too.
+
+    Raises:
+        CamHubError: As ``explain``.
+    """
     contrast = tested.settled.contrast
     if opposite:
         methods = [*methods, *(each.signed("against") for each in methods)]
@@ -286,7 +300,8 @@ def _maps_of(
         layers={name: job.layers[name] for name in layers},
         progress=None,
     )
-    return dict(run(again).maps)
+    passed = run(again)
+    return passed.maps, passed.images or 1 + again.samples
 
 
 def _likeness(
@@ -331,14 +346,17 @@ def _stability(checked: _Checked) -> EvidenceTest:
     changed = {"input noise": replace(job, image=job.image + _SMALL_NOISE * spread * noise)}
     if job.noise is not None:
         changed["another seed"] = replace(job, noise=replace(job.noise, seed=job.noise.seed + 1))
+    elif checked.tested.method.seeded:
+        changed["another seed"] = replace(job, seed=job.seed + 1)
     mirrored = replace(job, image=job.image.flip(-1))
     try:
-        first = _maps(checked, job, own)
+        first, images = _maps(checked, job, own)
         found = {
-            name: _agreement(first, _maps(checked, again, own)) for name, again in changed.items()
+            name: _agreement(first, _maps(checked, again, own)[0])
+            for name, again in changed.items()
         }
         value = min(found.values())
-        back = [np.ascontiguousarray(cam[..., ::-1]) for cam in _maps(checked, mirrored, own)]
+        back = [np.ascontiguousarray(cam[..., ::-1]) for cam in _maps(checked, mirrored, own)[0]]
         found["the mirrored image"] = _agreement(first, back)
     except CamHubError as error:
         return _untested("stability", str(error))
@@ -347,21 +365,21 @@ def _stability(checked: _Checked) -> EvidenceTest:
         "stability",
         value,
         {"steady": 0.97},
-        (1 + len(changed)) * (1 + job.samples),
+        (1 + len(changed)) * images,
         f"Correlation with the map made again: {parts}.",
         {"correlations": found},
     )
 
 
-def _maps(checked: _Checked, job: Job, index: int) -> list[NDArray[np.float32]]:
-    """The map of a class at each of the explanation's layers.
+def _maps(checked: _Checked, job: Job, index: int) -> tuple[list[NDArray[np.float32]], int]:
+    """The map of a class at each of the explanation's layers, and how many images passed.
 
     Raises:
         CamHubError: As ``explain``.
     """
     tested = checked.tested
-    maps = _maps_of(job, tested, [tested.method], checked.layers, [index])
-    return [maps[tested.method.key, index, name] for name in checked.layers]
+    maps, images = _maps_of(job, tested, [tested.method], checked.layers, [index])
+    return [maps[tested.method.key, index, name] for name in checked.layers], images
 
 
 def _agreement(
@@ -388,7 +406,7 @@ def _randomised(checked: _Checked) -> EvidenceTest:
     generator = torch.Generator().manual_seed(checked.subject.seed)
     count = checked.tested.standings.ranking.numel()
     try:
-        first = _maps(checked, job, own)
+        first, images = _maps(checked, job, own)
         module = deepcopy(job.model.module)
         correlations = {}
         for name, weights in (
@@ -399,7 +417,7 @@ def _randomised(checked: _Checked) -> EvidenceTest:
                 continue
             _shuffle(weights, generator)
             changed = replace(job.model, module=module, facts={"execution": job.model.execution})
-            second = _maps(checked, replace(job, model=changed), own)
+            second, _ = _maps(checked, replace(job, model=changed), own)
             correlations[name] = _agreement(first, second, ranks=True)
     except (CamHubError, RuntimeError, TypeError, MemoryError) as error:
         return _untested("randomised", str(error))
@@ -410,7 +428,7 @@ def _randomised(checked: _Checked) -> EvidenceTest:
         "randomised",
         correlations["weights"],
         {"same": SAME},
-        len(correlations) * (1 + job.samples),
+        len(correlations) * images,
         f"Rank correlation of the map: {', '.join(parts)}.",
         {"correlations": correlations},
     )
