@@ -123,7 +123,8 @@ def _tests(results: Sequence[Result]) -> str:
     for name in TESTS:
         own = [each[name][0] for each in found]
         hit = [each[name][1] for each in found]
-        middle = [_number(median(filter(math.isfinite, each or [0]))) for each in (own, hit)]
+        known = [[value for value in each if math.isfinite(value)] for each in (own, hit)]
+        middle = [_number(median(each or [math.nan])) for each in known]
         rows.append([name, *map(_number, own), *middle])
     head = ["test", *(each.network for each in results), "median", "median, with hit"]
     title = "### What the tests say about own (rank correlation over layers and methods)"

@@ -234,7 +234,8 @@ def _distinguishing(checked: _Checked, others: Sequence[int]) -> tuple[dict[str,
     methods = [
         each.signed(tested.method.sign)
         for each in METHODS.values()
-        if each.attribute is None and each.class_specific and not each.needs_noise
+        if each.attribute is None and each.combine is None  # all from one pass
+        if each.class_specific and not each.needs_noise
     ]
     passes = 0
     try:

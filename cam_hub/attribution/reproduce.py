@@ -97,6 +97,9 @@ def reproduce(
         raise ImageRefused("it is not the picture that the manifest was made from.")
     if again.manifest["target"].get("reference") != target.get("reference"):
         raise ImageRefused("the reference is not the one that the manifest was made with.")
+    if (choice := manifest.get("choice")) is not None:
+        again.__dict__["described"] = {**again.described, "choice": choice}
+        again.__dict__.pop("manifest", None)  # which is made once
     return again
 
 

@@ -231,7 +231,9 @@ def test_a_comparison_chooses_for_each_model(model: LoadedModel, images: Tensor)
     assert found.titles == ("Auto", "LayerCAM")
     assert (auto.method, auto.layer) == (alone.method, alone.layers[0])
     assert named.method == "layercam"
-    (by_layer,) = cam_hub.compare(model, images[0], "layercam", target_layers="faithful").rows
+    (by_layer,) = cam_hub.compare(
+        model, images[0], methods="layercam", target_layers="faithful"
+    ).rows
     assert [cell.method for cell in by_layer.cells] == ["layercam"]
 
 

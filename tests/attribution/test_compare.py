@@ -241,7 +241,7 @@ class TestRows:
         assert len(compare([lite0, lite0], lion, methods="gradcam").rows) == 1
 
     def test_each_cell_reports_its_cost_and_the_models_input(self, lite0, lion):
-        (row,) = compare(lite0, lion, num_samples=4).rows
+        (row,) = compare(lite0, lion, methods="smoothgradcampp", num_samples=4).rows
         assert row.predictions[0].label.startswith("lion")
         assert row.forward_seconds > 0
         assert row.loading_seconds > 0

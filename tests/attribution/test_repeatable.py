@@ -19,18 +19,25 @@ from tests.fakes.engine_nets import apart
 from tests.fakes.methods import ONE_PASS
 from tests.fakes.sweep import sample
 
+NOISY = {"method": "smoothgradcampp"}
 QUESTIONS: dict[str, dict[str, object]] = {
-    "default": {},
-    "other class": {"classes": 282},
-    "other seed": {"seed": 1},
-    "fewer samples": {"num_samples": 2, "classes": cam_hub.top(2)},
-    "smaller batch": {"batch_size": 2},
-    "early layers": {"target_layers": ["blocks.2", "blocks.4"], "num_samples": 2},
-    "one early layer": {"target_layers": "blocks.4", "num_samples": 2},
+    "with noise": NOISY,
+    "other class": {**NOISY, "classes": 282},
+    "other seed": {**NOISY, "seed": 1},
+    "fewer samples": {**NOISY, "num_samples": 2, "classes": cam_hub.top(2)},
+    "smaller batch": {**NOISY, "batch_size": 2},
+    "early layers": {**NOISY, "target_layers": ["blocks.2", "blocks.4"], "num_samples": 2},
+    "one early layer": {**NOISY, "target_layers": "blocks.4", "num_samples": 2},
     "layercam": {"method": "layercam"},
     "layercam, small batch": {"method": "layercam", "batch_size": 1},
     "gradcam, early": {"method": "gradcam", "target_layers": ["blocks.2", "blocks.4"]},
 }
+BY_EVIDENCE: dict[str, dict[str, object]] = {
+    "default": {},
+    "another class by evidence": {"classes": 282},
+    "a layer by evidence": {"method": "layercam", "target_layers": "faithful"},
+}
+"""Requests whose layer and method depend on earlier images, but not on earlier requests for one."""
 
 ROUNDING = 1e-5
 """The maximum change by rounding in maps without noise, relative to a map's maximum."""
@@ -63,9 +70,10 @@ def identical(one: Explanation, other: Explanation) -> bool:
 class TestInAnyOrder:
     def test_a_question_asked_twice_gets_one_answer(self, lite0, lion, fresh, seed):
         RECENT.clear()
-        for name in random.Random(seed).sample(sorted(QUESTIONS), len(QUESTIONS)):
-            first = explain(lite0, lion, **QUESTIONS[name])
-            assert identical(first, explain(lite0, lion, **QUESTIONS[name])), name
+        questions = QUESTIONS | BY_EVIDENCE
+        for name in random.Random(seed).sample(sorted(questions), len(questions)):
+            first = explain(lite0, lion, **questions[name])
+            assert identical(first, explain(lite0, lion, **questions[name])), name
             assert identical(first, cam_hub.reproduce(first.manifest, lion)), name
 
     def test_what_needs_noise_is_what_a_fresh_pass_gives(self, fresh, in_order):
@@ -102,7 +110,7 @@ def test_an_answer_that_uses_nothing_kept_is_the_same_at_any_time(lite0, lion, f
 
 def test_other_methods_and_classes_in_the_same_call_change_nothing(lite0, lion, fresh):
     together = cam_hub.explain_methods(lite0, lion, ONE_PASS, classes=["lion", 282], reuse=False)
-    for name, index in (("default", 291), ("other class", 282)):
+    for name, index in (("with noise", 291), ("other class", 282)):
         alone = fresh[name].cam(index)
         assert together["smoothgradcampp"].cam(index).tobytes() == alone.tobytes()
 

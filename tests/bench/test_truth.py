@@ -72,7 +72,7 @@ def test_the_report_names_every_rule_test_and_network() -> None:
     text = report([Result.from_dict(each) for each in data])
     assert all(name in text for name in (*RULES, *TESTS, "first", "second"))
     assert "best hit, knowing the masks: c, layer" in text
-    assert "| 0.50 0.50 |" in text  # the default relative to the best
+    assert "| 0.50 0.50 |" in text, text  # the default relative to the best
 
 
 def test_each_photo_with_a_box_is_installed() -> None:

@@ -28,7 +28,7 @@ def grid(lite0: cam_hub.LoadedModel, photos: dict[str, Image.Image]) -> Comparis
 def strip(lite0: cam_hub.LoadedModel, photos: dict[str, Image.Image]) -> Comparison:
     """Five layers, from first to last; the map of the first is blank."""
     layers = ["blocks.0.0.conv_pw", "blocks.1", "blocks.2", "blocks.4", "bn2"]
-    return compare(lite0, photos["moped"], target_layers=layers)
+    return compare(lite0, photos["moped"], methods="smoothgradcampp", target_layers=layers)
 
 
 class TestScales:

@@ -83,6 +83,7 @@ def test_kept_passes_and_batches_give_the_map_of_a_fresh_one(task):
     model = of_task(task)
     image, other = inputs(model, 2)
     asked = {"target_layers": layer_of(model), "classes": A, "num_samples": 2}
+    asked["method"] = "smoothgradcampp"
     fresh = explain(model, image, contrast=B, reuse=False, **asked)
     explain(model, image, **asked)
     many = list(explain_many(model, [image, other], contrast=B, **asked))
