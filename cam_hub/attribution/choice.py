@@ -158,7 +158,7 @@ def choose(model: LoadedModel, prepared: Prepared, method: str, request: Explain
     free = given in (None, FAITHFUL)
     size = tuple(prepared.tensor.shape[1:])
     names = suggest_layers(model, "blocks", input_size=size) if free else given
-    asked = replace(request, target_layers=names, progress=None)
+    asked = replace(request, target_layers=names)
     job = replace(make_job(model, prepared, methods, asked), methods=methods)
     ledger = _Ledger.of(model, job) if request.reuse else _Ledger(None, {}, {})
     question = _question(job, request)
@@ -166,9 +166,10 @@ def choose(model: LoadedModel, prepared: Prepared, method: str, request: Explain
     if (known := ledger.choice(key, job)) is not None:
         return known
     controls = _controls(job)
-    answer = ask(job, torch.cat([job.image, controls]))
+    answer = ask(_part(job, 0.0, 0.1), torch.cat([job.image, controls]))
+    covered = _part(job, 0.2, 0.5)
     subjects = [
-        _subject(job, answer, index, request) for index in answer.settled.classes[:_MAX_CLASSES]
+        _subject(covered, answer, index, request) for index in answer.settled.classes[:_MAX_CLASSES]
     ]
     margins = torch.stack([each.margin(answer.scores.scores) for each in subjects]).mean(0)
     whole, *drops = (margins[0] - margins[1:]).tolist()
@@ -214,6 +215,14 @@ def choose(model: LoadedModel, prepared: Prepared, method: str, request: Explain
         key,
         Choice(name, layer if free else None, reason, passes, ledger.images, own[chosen], random),
     )
+
+
+def _part(job: Job, start: float, end: float) -> Job:
+    """The job as one part of all work; the explanation itself takes what comes after."""
+    progress = job.progress
+    if progress is None:
+        return job
+    return replace(job, progress=lambda part, what: progress(start + (end - start) * part, what))
 
 
 Candidate = tuple[str, str]
@@ -275,7 +284,7 @@ def _drops(
     Where there are more candidates than may be tested, those that earlier images favour are.
     Candidates that mark the same pixels are tested once.
     """
-    passed = run(job, reuse=reuse)
+    passed = run(_part(job, 0.1, 0.2), reuse=reuse)
     means = ledger.means()
     ranked = sorted(
         ((method.name, name) for method in job.methods for name in job.layers),

@@ -253,7 +253,7 @@ class BatchExplainer:
         if self.by_evidence is not None:
             # What earlier pictures have shown counts, although passes are not stored.
             functions = callable(request.classes) or callable(request.options["output"])
-            asked = replace(request, progress=lambda *_: done(0), reuse=not functions)
+            asked = replace(request, progress=lambda *_: done(_BEGUN), reuse=not functions)
             method, chosen = chosen_by_evidence(
                 self.model, picture.prepared, self.by_evidence, asked
             )
@@ -320,6 +320,9 @@ def _tick(done: Done, before: int, weight: int, part: float, _: str) -> None:
 def _part(done: Done, before: int, count: int, part: float) -> None:
     done(before + part * count)
 
+
+_BEGUN = 0.05
+"""The part of a picture's work that is reported while its layer and method are chosen."""
 
 _MOST_THREADS = 8
 

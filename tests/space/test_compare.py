@@ -53,7 +53,9 @@ def test_the_answer_is_the_packages_result_for_the_same_request(
 
 def test_a_photo_alone_is_compared_with_the_default_model(client: Client, photo: Path):
     _, cells, _ = ask(client, photo)
-    assert [(cell["model"], cell["method"]) for cell in cells] == [(LITE0, "smoothgradcampp")]
+    (cell,) = cells
+    assert cell["model"] == LITE0
+    assert cell["method"] in cam_hub.METHODS  # chosen by evidence
 
 
 def test_a_word_selects_layers_and_adds_an_animation(

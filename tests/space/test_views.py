@@ -69,7 +69,7 @@ def test_layers_to_choose_from_start_with_the_words_and_mark_the_recommended_one
 
 
 def test_every_method_can_be_chosen():
-    assert {value for _, value in formatting.method_choices()} == set(cam_hub.METHODS)
+    assert {value for _, value in formatting.method_choices()} == {"auto", *cam_hub.METHODS}
 
 
 def test_what_model_authors_wrote_is_text_and_never_markup(result: Explanation):

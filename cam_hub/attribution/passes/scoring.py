@@ -83,7 +83,10 @@ def _asked(job: Job, images: Tensor, size: int, settle: bool) -> Answer:
     probabilities: list[Tensor] = []
     standings = None
     with frozen_eval(model.module, anatomy(model)), torch.no_grad(), autocast or nullcontext():
-        for chunk in torch.split(images, size):
+        chunks = torch.split(images, size)
+        for number, chunk in enumerate(chunks):
+            if job.progress is not None:
+                job.progress((number + 0.1) / len(chunks), "testing")
             laid = chunk.contiguous(memory_format=setting.memory_format)
             output = model.run(laid)
             scores.append(target.scores(output).float().cpu())
