@@ -84,9 +84,9 @@ def _asked(job: Job, images: Tensor, size: int, settle: bool) -> Answer:
     standings = None
     with frozen_eval(model.module, anatomy(model)), torch.no_grad(), autocast or nullcontext():
         chunks = torch.split(images, size)
-        for number, chunk in enumerate(chunks):
-            if job.progress is not None:
-                job.progress((number + 0.1) / len(chunks), "testing")
+        report = job.progress or (lambda part, what: None)
+        report(0.1 / len(chunks), "testing")  # which may stop it before anything passes
+        for number, chunk in enumerate(chunks, start=1):
             laid = chunk.contiguous(memory_format=setting.memory_format)
             output = model.run(laid)
             scores.append(target.scores(output).float().cpu())
@@ -94,6 +94,7 @@ def _asked(job: Job, images: Tensor, size: int, settle: bool) -> Answer:
                 standings = target.class_scores(output)
             with suppress(InvalidArgument):  # a target without probabilities
                 probabilities.append(target.probabilities(output).float().cpu())
+            report(number / len(chunks), "testing")
     found = torch.cat(probabilities) if len(probabilities) == len(scores) else None
     if standings is None:
         raise InvalidArgument("images", 0, "at least one image")
