@@ -182,7 +182,7 @@ def _class_check(checked: _Checked) -> EvidenceTest:
         drawn = torch.randperm(len(others), generator=generator).tolist()
         first = [index for index, _ in checked.subject.rivals]
         others = [*dict.fromkeys([*first, *(others[place] for place in drawn)])][:_OTHER_CLASSES]
-    elif tested.method.sign != "for" or not tested.method.class_specific:
+    elif tested.method.sign != "for" or tested.method.unsigned or not tested.method.class_specific:
         reason = "the opposite contrast is that of a map for a class, by its gradient."
         return _untested("class_check", reason)
     key, layers = tested.method.key, list(checked.layers)

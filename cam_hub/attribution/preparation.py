@@ -308,7 +308,11 @@ def make_job(
                 expected = f"no contrast: the map of {method.title} is the same for every class"
                 raise InvalidArgument("contrast", request.contrast, expected)
         # Whose maps show whether the contrast separates the classes.
-        opposite = [each.signed("against") for each in methods if each.sign == "for"]
+        opposite = [
+            each.signed("against")
+            for each in methods
+            if each.sign == "for" and each.attribute is None  # else it would cost as much again
+        ]
         methods = [*methods, *opposite]
     target = resolve_target(
         model,

@@ -74,7 +74,14 @@ class TestInAnyOrder:
         for name in random.Random(seed).sample(sorted(questions), len(questions)):
             first = explain(lite0, lion, **questions[name])
             assert identical(first, explain(lite0, lion, **questions[name])), name
-            assert identical(first, cam_hub.reproduce(first.manifest, lion)), name
+            again = cam_hub.reproduce(first.manifest, lion)
+            if name in QUESTIONS:
+                assert identical(first, again), name
+                continue
+            # The choice's pass had other company, which changes the rounding.
+            assert again.manifest["choice"] == first.manifest["choice"], name
+            for key, cam in first.cams.items():
+                assert apart(cam, again.cams[key]) < ROUNDING, name
 
     def test_what_needs_noise_is_what_a_fresh_pass_gives(self, fresh, in_order):
         for name, found in in_order.items():
