@@ -270,7 +270,7 @@ def test_files_hold_the_exact_pixels_and_numbers(
         found[kind] = Path(download.value.path()).read_bytes()
     manifest = json.loads(found["manifest"])
     (photo,) = [path for path in example_photos() if path.endswith("cat.jpg")]
-    direct = cam_hub.explain(lite0, photo, seed=manifest["parameters"]["seed"])
+    direct = cam_hub.reproduce(manifest, photo, model=lite0)
     overlay = np.asarray(Image.open(io.BytesIO(found["overlay"])))
     assert np.abs(overlay.astype(int) - np.asarray(direct.overlay())).max() <= 2
     assert np.allclose(np.load(io.BytesIO(found["map"])), direct.cam(), rtol=1e-3)
