@@ -189,7 +189,7 @@ def _last_convolution(network: Network, question: Question) -> Tensor:
 
 RULES: dict[str, Callable[[Network, Question], Tensor]] = {
     "cam_hub: default": _explained(method="auto"),
-    "SmoothGradCAM++, by evidence": _explained(target_layers="faithful"),
+    "SmoothGradCAM++, by evidence": _explained(method="smoothgradcampp", target_layers="faithful"),
     "LayerCAM, by evidence": _explained(method="layercam", target_layers="faithful"),
     "SmoothGradCAM++, by depth": _explained(method="smoothgradcampp", target_layers="best"),
     "LayerCAM, by depth": _explained(method="layercam", target_layers="best"),
