@@ -601,8 +601,7 @@ def add_evidence(explanation: Explanation, checks: Iterable[str], **asked: Any) 
         tests = [_untested(name, str(error)) for name in dict.fromkeys(checks)]
         found = Evidence(tuple(tests), index, asked.get("layer"), asked.get("baseline", "blur"))
     explanation.__dict__.pop("evidence", None)
-    described = {**explanation.described, "evidence": found.to_dict()}
-    explanation.__dict__["described"] = described
+    explanation.record(evidence=found.to_dict())
 
 
 def _names(checks: object) -> list[str]:

@@ -98,8 +98,7 @@ def reproduce(
     if again.manifest["target"].get("reference") != target.get("reference"):
         raise ImageRefused("the reference is not the one that the manifest was made with.")
     if (choice := manifest.get("choice")) is not None:
-        again.__dict__["described"] = {**again.described, "choice": choice}
-        again.__dict__.pop("manifest", None)  # which is made once
+        again.record(choice=choice)
     return again
 
 

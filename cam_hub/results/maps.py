@@ -194,6 +194,11 @@ class Maps:
             **self.described,
         }
 
+    def record(self, **entries: Any) -> None:
+        """Adds entries to the manifest of a result that is being made; JSON types only."""
+        self.__dict__["described"] = {**self.described, **entries}
+        self.__dict__.pop("manifest", None)  # which is derived once
+
     def showing(self, *frames: Image.Image, placement: Placement | None = None) -> Self:
         """The same maps, and the same manifest, on other pictures.
 

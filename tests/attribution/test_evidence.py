@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 
 import cam_hub
 from cam_hub import Evidence, Explanation
-from cam_hub.attribution.evidence import CHECKS
+from cam_hub.attribution.evidence import CHECKS, add_evidence
 from cam_hub.errors import ClassNotFound, InvalidArgument
 from cam_hub.options import OPTIONS
 from cam_hub.results.serialization import write_manifest
@@ -124,6 +124,17 @@ def test_a_map_that_is_the_same_for_any_class_names_one_that_is_not(contrast: st
     )
     assert other.evidence.class_specific
     assert found["class_check"].passes > other.evidence["class_check"].passes
+
+
+def test_evidence_that_is_added_later_is_in_the_manifest(model: cam_hub.LoadedModel):
+    result = cam_hub.explain(model, photo(), method="gradcam", target_layers="features")
+    assert "evidence" not in result.manifest
+    add_evidence(result, ["cover", "class_check"])
+    assert [test["name"] for test in result.manifest["evidence"]["tests"]] == [
+        "cover",
+        "class_check",
+    ]
+    assert "class_check" in result.evidence
 
 
 @pytest.mark.parametrize("name", CHECKS)
