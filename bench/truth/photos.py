@@ -54,7 +54,7 @@ def pretrained() -> Network:
 
 
 def photo_questions(network: Network) -> list[Question]:
-    """The predicted class of each photo; there is no second object, hence no mask of one."""
+    """The predicted class of each photo, with the mask of its only object."""
     found = []
     for path in photos():
         prepared = prepare(network.model, path)

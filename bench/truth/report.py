@@ -46,7 +46,7 @@ class Result:
 
     @property
     def objects(self) -> int:
-        """How many objects an image has: with one, there is no other to have less heat."""
+        """How many objects an image has; ``own`` needs two."""
         return 1 if all(math.isnan(each.own) for each in self.rules.values()) else 2
 
     def best(self, measure: str) -> tuple[str, str, Measures]:
@@ -127,7 +127,7 @@ def _tests(results: Sequence[Result]) -> str:
         middle = [_number(median(each or [math.nan])) for each in known]
         rows.append([name, *map(_number, own), *middle])
     head = ["test", *(each.network for each in results), "median", "median, with hit"]
-    title = "### What the tests say about own (rank correlation over layers and methods)"
+    title = "### Rank correlation of the tests with own, over layers and methods"
     return f"{title}\n\n" + _table(head, rows)
 
 

@@ -188,7 +188,7 @@ def _last_convolution(network: Network, question: Question) -> Tensor:
 
 
 RULES: dict[str, Callable[[Network, Question], Tensor]] = {
-    "cam_hub: default": _explained(method="auto"),
+    "cam_hub: default": _explained(),
     "SmoothGradCAM++, by evidence": _explained(method="smoothgradcampp", target_layers="faithful"),
     "LayerCAM, by evidence": _explained(method="layercam", target_layers="faithful"),
     "SmoothGradCAM++, by depth": _explained(method="smoothgradcampp", target_layers="best"),
@@ -205,7 +205,7 @@ def measured(name: str, network: Network, asked: Sequence[Question], tested: int
     """Draws the maps of every rule, and of each method at each layer, and measures them.
 
     Args:
-        name: Of the network.
+        name: The name of the network.
         network: The network.
         asked: Images and classes; both classes of an image follow each other.
         tested: How many maps ROAD and the curves are measured of.
@@ -239,7 +239,7 @@ def measured(name: str, network: Network, asked: Sequence[Question], tested: int
 
 
 def _mean(measures: list[Measures], *, single: bool) -> Measures:
-    """The mean; of a single object there is no other one with less heat."""
+    """The mean; ``own`` needs two objects."""
     found = mean(measures)
     return replace(found, own=float("nan")) if single else found
 

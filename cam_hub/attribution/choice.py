@@ -41,7 +41,15 @@ from cam_hub.layers.listing import FAITHFUL, suggest_layers
 from cam_hub.methods import METHODS, Method
 from cam_hub.models.loaded_model import LoadedModel, weights_digest
 
-__all__ = ["AUTO", "DEFAULT_METHOD", "Choice", "choose", "chosen_by_evidence", "not_by_evidence"]
+__all__ = [
+    "AUTO",
+    "DEFAULT_METHOD",
+    "Choice",
+    "choose",
+    "chosen_by_evidence",
+    "method_name",
+    "not_by_evidence",
+]
 
 AUTO: Final = "auto"
 """The word for the method whose map holds best."""
@@ -124,6 +132,20 @@ def chosen_by_evidence(
         layers = None
     request = replace(request, target_layers=layers, choice=choice.describe())
     return METHODS[choice.method].signed(request.options["sign"]), request
+
+
+def method_name(name: object) -> str:
+    """The canonical name of a method, or ``"auto"``.
+
+    Args:
+        name: Any spelling.
+
+    Raises:
+        MethodNotFound: If there is no such method.
+    """
+    if isinstance(name, str) and name == AUTO:  # an array has no single truth
+        return AUTO
+    return METHODS[name].name  # type: ignore[index]
 
 
 def not_by_evidence(method: Method) -> InvalidArgument:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from cam_hub.attribution.choice import AUTO
+from cam_hub.attribution.choice import AUTO, method_name
 from cam_hub.errors import ClassNotFound, InvalidArgument
-from cam_hub.layers.listing import FAITHFUL, SUGGESTIONS
+from cam_hub.layers.listing import FAITHFUL, LAYER_KEYWORDS
 from cam_hub.methods import METHODS
 from cam_hub.results.comparison_grid import Kind
 from cam_hub.targets.classes import ClassChoice, Top, choose_classes, is_iterable, parse_top
@@ -128,11 +128,11 @@ def read_columns(methods: str | Iterable[str], layers: Any, classes: ClassChoice
 
 def _methods(methods: Any) -> tuple[str, ...]:
     wanted = [methods] if isinstance(methods, str) else _listed("methods", methods)
-    return tuple(dict.fromkeys(AUTO if name == AUTO else METHODS[name].name for name in wanted))
+    return tuple(dict.fromkeys(map(method_name, wanted)))
 
 
 def _layers(layers: Any) -> str | tuple[str, ...] | None:
-    if layers is None or (isinstance(layers, str) and layers in (FAITHFUL, *SUGGESTIONS)):
+    if layers is None or (isinstance(layers, str) and layers in LAYER_KEYWORDS):
         return layers
     wanted = [layers] if isinstance(layers, str) else _listed("target_layers", layers)
     for name in wanted:

@@ -38,6 +38,7 @@ from cam_hub.faithfulness import (
     mean_colour,
     pointing_game,
     road,
+    untested,
 )
 from cam_hub.hooks.modes import default_modes
 from cam_hub.images.clips import over_frames
@@ -54,8 +55,8 @@ __all__ = [
     "SAME_CONTRAST",
     "Tested",
     "add_evidence",
-    "correlation",
     "evidence",
+    "likeness",
     "rivals_of",
 ]
 
@@ -148,7 +149,7 @@ class _Checked:
     inside: Tensor | None
 
 
-def correlation(first: NDArray[Any], second: NDArray[Any], *, ranks: bool = False) -> float:
+def _correlation(first: NDArray[Any], second: NDArray[Any], *, ranks: bool = False) -> float:
     """Pearson's correlation, of ranks on demand; 0 for a map without variation."""
     if ranks:
         from scipy.stats import rankdata  # noqa: PLC0415 - slow to import, rarely needed
@@ -177,26 +178,26 @@ def _class_check(checked: _Checked) -> EvidenceTest:
         count = tested.standings.ranking.numel()
         others = [index for index in range(count) if index != own]
         if tested.standings.probabilities is None or not others:
-            return _untested("class_check", "the model has no other class.")
+            return untested("class_check", "the model has no other class.")
         generator = torch.Generator().manual_seed(checked.subject.seed)
         drawn = torch.randperm(len(others), generator=generator).tolist()
         first = [index for index, _ in checked.subject.rivals]
         others = [*dict.fromkeys([*first, *(others[place] for place in drawn)])][:_OTHER_CLASSES]
     elif tested.method.sign != "for" or tested.method.unsigned or not tested.method.class_specific:
         reason = "the opposite contrast is that of a map for a class, by its gradient."
-        return _untested("class_check", reason)
+        return untested("class_check", reason)
     key, layers = tested.method.key, list(checked.layers)
     try:
         maps, passes = _maps_of(
             job, tested, [tested.method], layers, [own, *others], opposite=not others
         )
-        alike = _likeness(maps, own, others, [key], layers)
+        alike = likeness(maps, own, others, [key], layers)
     except CamHubError as error:
-        return _untested("class_check", f"no maps of other classes ({error}).")
+        return untested("class_check", f"no maps of other classes ({error}).")
     value = alike[key, "+".join(layers)]
     cam = checked.cam
     mirrored = [cam[..., ::-1], cam[..., ::-1, :], cam[..., ::-1, ::-1]]
-    chance = float(np.mean([correlation(cam.ravel(), m.ravel(), ranks=True) for m in mirrored]))
+    chance = float(np.mean([_correlation(cam.ravel(), m.ravel(), ranks=True) for m in mirrored]))
     limit = SAME if others else SAME_CONTRAST
     same = value >= limit
     what = "nearly the same map" if same else "another map"
@@ -207,7 +208,7 @@ def _class_check(checked: _Checked) -> EvidenceTest:
         sentence = f"The opposite contrast gets {what} {numbers}."
     details = dict[str, Any](classes=others)
     if same:
-        instead, more = _distinguishing(checked, others)
+        instead, more = _distinguishing(checked, others, limit)
         passes += more
         details["instead"] = instead
         sentence += (
@@ -219,7 +220,9 @@ def _class_check(checked: _Checked) -> EvidenceTest:
     return EvidenceTest("class_check", value, baselines, passes, sentence, details)
 
 
-def _distinguishing(checked: _Checked, others: Sequence[int]) -> tuple[dict[str, Any] | None, int]:
+def _distinguishing(
+    checked: _Checked, others: Sequence[int], limit: float
+) -> tuple[dict[str, Any] | None, int]:
     """The method and layer that pass the class check and hold best if covered.
 
     Candidates are the methods that need no noise, at the layers of the explanation and the ends of
@@ -248,8 +251,8 @@ def _distinguishing(checked: _Checked, others: Sequence[int]) -> tuple[dict[str,
         alike = {
             each: value
             for name in names
-            for each, value in _likeness(maps, own, others, list(keys), [name]).items()
-            if value < (SAME if others else SAME_CONTRAST)
+            for each, value in likeness(maps, own, others, list(keys), [name]).items()
+            if value < limit
         }
         masks = {each: marked_pixels(job, each[1], maps[each[0], own, each[1]]) for each in alike}
         kept = {each: mask for each, mask in masks.items() if mask is not None}
@@ -305,16 +308,24 @@ def _maps_of(
     return passed.maps, passed.images or 1 + again.samples
 
 
-def _likeness(
+def likeness(
     maps: Mapping[tuple[str, int, str], NDArray[np.float32]],
     own: int,
     others: Sequence[int],
     keys: Sequence[str],
     layers: Sequence[str],
 ) -> dict[tuple[str, str], float]:
-    """By method and layers: how alike the maps of a class and of others are.
+    """How alike the maps of a class and of others are.
 
-    The mean rank correlation. Without others, that of the map and the opposite one.
+    Args:
+        maps: By method, class and layer, as in ``Pass.maps``.
+        own: The class.
+        others: The other classes; if there are none, the map is compared with the opposite one.
+        keys: The methods.
+        layers: Layers, whose maps are compared as one.
+
+    Returns:
+        The mean rank correlation, by method and layers.
     """
 
     def of(key: str, index: int) -> NDArray[np.float32]:
@@ -323,13 +334,9 @@ def _likeness(
     found = {}
     for key in keys:
         compared = [of(key, index) for index in others] or [of(f"{key} against", own)]
-        values = [correlation(of(key, own), each, ranks=True) for each in compared]
+        values = [_correlation(of(key, own), each, ranks=True) for each in compared]
         found[key, "+".join(layers)] = float(np.mean(values))
     return found
-
-
-def _untested(name: str, reason: str) -> EvidenceTest:
-    return EvidenceTest(name, None, sentence=f"Not tested ({name}): {reason}")
 
 
 def _stability(checked: _Checked) -> EvidenceTest:
@@ -360,7 +367,7 @@ def _stability(checked: _Checked) -> EvidenceTest:
         back = [np.ascontiguousarray(cam[..., ::-1]) for cam in _maps(checked, mirrored, own)[0]]
         found["the mirrored image"] = _agreement(first, back)
     except CamHubError as error:
-        return _untested("stability", str(error))
+        return untested("stability", str(error))
     parts = ", ".join(f"{each:.3f} with {name}" for name, each in found.items())
     return EvidenceTest(
         "stability",
@@ -391,7 +398,7 @@ def _agreement(
 ) -> float:
     """The correlation of the maps of all layers, one after the other."""
     flat = [np.concatenate([cam.ravel() for cam in maps]) for maps in (first, second)]
-    return correlation(*flat, ranks=ranks)
+    return _correlation(*flat, ranks=ranks)
 
 
 def _randomised(checked: _Checked) -> EvidenceTest:
@@ -421,7 +428,7 @@ def _randomised(checked: _Checked) -> EvidenceTest:
             second, _ = _maps(checked, replace(job, model=changed), own)
             correlations[name] = _agreement(first, second, ranks=True)
     except (CamHubError, RuntimeError, TypeError, MemoryError) as error:
-        return _untested("randomised", str(error))
+        return untested("randomised", str(error))
     parts = [
         f"{each:.2f} with {_SHUFFLED[name][each >= SAME]}" for name, each in correlations.items()
     ]
@@ -470,7 +477,7 @@ def _inside(
 ) -> EvidenceTest:
     heat = checked.subject.heat
     if checked.inside is None:
-        return _untested(name, "it needs region=, the box or mask of the object.")
+        return untested(name, "it needs region=, the box or mask of the object.")
     return test(heat.amax(dim=0) if heat.ndim == 3 else heat, checked.inside)
 
 
@@ -598,7 +605,7 @@ def add_evidence(explanation: Explanation, checks: Iterable[str], **asked: Any) 
     except (InvalidArgument, ClassNotFound, LayerNotFound):
         raise
     except CamHubError as error:
-        tests = [_untested(name, str(error)) for name in dict.fromkeys(checks)]
+        tests = [untested(name, str(error)) for name in dict.fromkeys(checks)]
         found = Evidence(tuple(tests), index, asked.get("layer"), asked.get("baseline", "blur"))
     explanation.__dict__.pop("evidence", None)
     explanation.record(evidence=found.to_dict())

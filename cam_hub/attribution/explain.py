@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Unpack
 
 from cam_hub._validation import with_hints
-from cam_hub.attribution.choice import AUTO, DEFAULT_METHOD, chosen_by_evidence
+from cam_hub.attribution.choice import AUTO, DEFAULT_METHOD, chosen_by_evidence, method_name
 from cam_hub.attribution.passes import run
 from cam_hub.attribution.preparation import make_job, prepare
 from cam_hub.attribution.request import (
@@ -167,9 +167,7 @@ def explain_methods(
     if not named:
         raise InvalidArgument("methods", methods, "at least one method")
     request = ExplainOptions.checked(**arguments)
-    names = [
-        AUTO if isinstance(name, str) and name == AUTO else METHODS[name].name for name in named
-    ]
+    names = [method_name(name) for name in named]
     several = [METHODS[name] for name in names if name != AUTO]
     alone = any(map(own_passes, several)) or any(map(combines, several))
     if alone or AUTO in names or request.target_layers == FAITHFUL:  # each on its own

@@ -19,6 +19,7 @@ from cam_hub.attribution.choice import (
     AUTO,
     DEFAULT_METHOD,
     chosen_by_evidence,
+    method_name,
     not_by_evidence,
 )
 from cam_hub.attribution.passes import BatchLimit, Job, Pass, Progress, run, run_together
@@ -217,7 +218,7 @@ class BatchExplainer:
                 found[position] = picture.error
         for positions in alike.values():
             chosen = [picture for p in positions if isinstance(picture := pictures[p], Ready)]
-            results = self._together(chosen, partial(_beyond, done, len(found)))
+            results = self._together(chosen, partial(_report, done, len(found), 1))
             found.update(zip(positions, results, strict=True))
         return [found[position] for position in range(len(pictures))]
 
@@ -237,13 +238,13 @@ class BatchExplainer:
             passes = run_together(
                 [each.job for each in group.values()],
                 self.room,
-                progress=partial(_part, done, before, count),
+                progress=partial(_report, done, before, count),
             )
             for (position, planned), passed in zip(group.items(), passes, strict=True):
                 # Of methods with passes of their own, those before are done, and no others.
                 own = planned.method.attribute is not None
                 at = (len(found), 1) if own else (before + count, 0)
-                progress = partial(_tick, done, *at)
+                progress = partial(_report, done, *at)
                 found[position] = self._result(pictures[position], planned, passed, progress)
         return [found[position] for position in range(len(pictures))]
 
@@ -309,16 +310,9 @@ def _without_labels(choice: ClassChoice) -> ClassChoice:
     return [item for item in listed if not isinstance(item, Expected)] or None
 
 
-def _beyond(done: Done, before: int, count: float) -> None:
-    done(before + count)
-
-
-def _tick(done: Done, before: int, weight: int, part: float, _: str) -> None:
+def _report(done: Done, before: int, weight: float, part: float, _: str = "") -> None:
+    """Reports a part of so many pictures, after others that are done."""
     done(before + weight * part)
-
-
-def _part(done: Done, before: int, count: int, part: float) -> None:
-    done(before + part * count)
 
 
 _BEGUN = 0.05
@@ -434,8 +428,7 @@ def explain_many(
     progress = arguments.pop("progress", None)
     arguments["reuse"] = False
     request = ExplainOptions.checked(**arguments)
-    auto = isinstance(method, str) and method == AUTO  # an array has no single truth
-    method = AUTO if auto else METHODS[method].name
+    method = method_name(method)
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
     check_whole("threads", threads)
     model = model_of(model_or_id, request.options["output"])

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import product
 from typing import TypeVar
 
-from cam_hub.attribution.evidence import SAME_CONTRAST, Tested, add_evidence, correlation
+from cam_hub.attribution.evidence import SAME_CONTRAST, Tested, add_evidence, likeness
 from cam_hub.attribution.passes import Job, Key, Pass, run
 from cam_hub.attribution.preparation import Prepared, make_job
 from cam_hub.attribution.request import ExplainOptions
@@ -238,10 +238,9 @@ def _opposite(method: Method, job: Job, passed: Pass) -> dict[str, float]:
     """The largest rank correlation of a map with that of the opposite contrast, by layer."""
     alike: dict[str, float] = {}
     for index, name in product(passed.settled.classes, job.layers):
-        opposite = passed.maps.get((f"{method.name} against", index, name))
-        own = passed.maps[method.key, index, name]
-        if opposite is not None and method.sign == "for" and own.any():
-            value = correlation(own.ravel(), opposite.ravel(), ranks=True)
+        made = (f"{method.key} against", index, name) in passed.maps
+        if made and passed.maps[method.key, index, name].any():
+            ((_, value),) = likeness(passed.maps, index, (), [method.key], [name]).items()
             alike[name] = max(alike.get(name, -1.0), value)
     return alike
 

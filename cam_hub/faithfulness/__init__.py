@@ -23,7 +23,7 @@ from cam_hub.faithfulness.covering import (
     soft_mask,
 )
 from cam_hub.faithfulness.description import energy, focus, pointing_game
-from cam_hub.faithfulness.evidence import Evidence, EvidenceTest
+from cam_hub.faithfulness.evidence import Evidence, EvidenceTest, untested
 from cam_hub.faithfulness.perturbation import (
     Scores,
     Subject,
@@ -54,4 +54,5 @@ __all__ = [
     "random_map",
     "road",
     "soft_mask",
+    "untested",
 ]

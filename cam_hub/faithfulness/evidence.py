@@ -70,6 +70,21 @@ class EvidenceTest:
         return found
 
 
+def untested(
+    name: str, reason: str, passes: int = 0, details: Mapping[str, Any] | None = None
+) -> EvidenceTest:
+    """The result of a test that could not be made.
+
+    Args:
+        name: The test.
+        reason: Why, as the end of a sentence.
+        passes: How many images have passed all the same.
+        details: What was found out.
+    """
+    sentence = f"Not tested ({name}): {reason}"
+    return EvidenceTest(name, None, {}, passes, sentence, details or {})
+
+
 @dataclass(frozen=True)
 class Evidence:
     """How far a map can be trusted, by tests against the model itself; without a single grade.

@@ -22,7 +22,7 @@ from cam_hub.faithfulness.covering import (
     random_map,
     soft_mask,
 )
-from cam_hub.faithfulness.evidence import EvidenceTest
+from cam_hub.faithfulness.evidence import EvidenceTest, untested
 
 __all__ = [
     "Scores",
@@ -181,10 +181,10 @@ def cover_test(subject: Subject, share: float = DEFAULT_SHARE) -> EvidenceTest:
     try:
         found = subject.rate(images)
     except CamHubError as error:
-        return _untested("cover", f"the model refuses covered images ({error})", count)
+        return untested("cover", f"the model refuses covered images ({error}).", count)
     margins = subject.margin(found.scores)
     if not bool(margins.isfinite().all()):
-        return _untested("cover", "the scores of covered images are not finite", count)
+        return untested("cover", "the scores of covered images are not finite.", count)
     drops = (margins[0] - margins[1:]).tolist()
     names = (*COVERS, "whole image")
     each = dict(zip(names, drops, strict=True))
@@ -200,8 +200,8 @@ def cover_test(subject: Subject, share: float = DEFAULT_SHARE) -> EvidenceTest:
         probabilities = found.probabilities[:, subject.class_index].tolist()
         details["probabilities"] = dict(zip(("image", *names), probabilities, strict=True))
     if max(map(abs, drops)) <= _IGNORED * max(1.0, abs(float(margins[0]))):
-        reason = "the score does not change even if the whole image is blurred"
-        return _untested("cover", reason, count, details)
+        reason = "the score does not change even if the whole image is blurred."
+        return untested("cover", reason, count, details)
     mean = sum(each[name] for name in COVERS[1 : 1 + _PLACES]) / _PLACES
     return EvidenceTest(
         "cover",
@@ -282,11 +282,11 @@ def road(
     try:
         found = subject.rate(torch.cat(images))
     except CamHubError as error:
-        reason = f"the model refuses images with imputed pixels ({error})"
-        return _untested("road", reason, len(images))
+        reason = f"the model refuses images with imputed pixels ({error})."
+        return untested("road", reason, len(images))
     values, measure = _measured(subject, found)
     if not bool(values.isfinite().all()):
-        return _untested("road", "the scores of the changed images are not finite", len(images))
+        return untested("road", "the scores of the changed images are not finite.", len(images))
     gaps = values[1:].view(len(maps), len(shares), 2).diff(dim=2)[..., 0] / 2
     means = dict(zip(maps, gaps.mean(dim=1).tolist(), strict=True))
     value = means.pop("map")
@@ -350,10 +350,10 @@ def deletion_insertion(
     try:
         found = subject.rate(batch)
     except CamHubError as error:
-        return _untested("curves", f"the model refuses changed images ({error})", len(batch))
+        return untested("curves", f"the model refuses changed images ({error}).", len(batch))
     values, measure = _measured(subject, found)
     if not bool(values.isfinite().all()):
-        return _untested("curves", "the scores of the changed images are not finite", len(batch))
+        return untested("curves", "the scores of the changed images are not finite.", len(batch))
     first, last = values[:1], values[1:2]
     inner = values[2:].view(len(maps), 2, len(counts) - 2)
     places = torch.tensor(counts, dtype=torch.float64) / size
@@ -395,13 +395,6 @@ def _measured(subject: Subject, found: Scores) -> tuple[Tensor, str]:
         if 1 - _SATURATED <= float(values[0]) <= _SATURATED and not subject.contrasted:
             return (-values if subject.against else values), "probability"
     return subject.margin(found.scores), "score"
-
-
-def _untested(
-    name: str, reason: str, passes: int, details: Mapping[str, Any] | None = None
-) -> EvidenceTest:
-    sentence = f"Not tested ({name}): {reason}."
-    return EvidenceTest(name, None, {}, passes, sentence, details or {})
 
 
 _NEIGHBOURS = [

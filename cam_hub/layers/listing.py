@@ -24,6 +24,7 @@ from cam_hub.targets.classes import is_iterable
 
 __all__ = [
     "FAITHFUL",
+    "LAYER_KEYWORDS",
     "SUGGESTIONS",
     "LayerChoice",
     "LayerInfo",
@@ -87,6 +88,9 @@ SUGGESTIONS = {
 
 FAITHFUL = "faithful"
 """The word for the layer that is chosen by evidence, which takes an image."""
+
+LAYER_KEYWORDS = (*SUGGESTIONS, FAITHFUL)
+"""Every word that ``explain`` accepts for layers."""
 
 _CHAINS = ("Sequential", "ModuleList", "ModuleDict")
 """Modules that only put others in a row; their parts do not form a block because of that."""

@@ -60,6 +60,12 @@ def _attributions(box: BlackBox, name: str, images: int, attribute: Attribute) -
     return torch.cat([each.detach() for each in found])
 
 
+def _plain(method: Any, image: Tensor, index: int) -> Tensor:
+    """An ``Attribute`` that has no arguments of its own."""
+    found: Tensor = method.attribute(image.requires_grad_(), target=index)
+    return found
+
+
 def _network(box: BlackBox, expected: int) -> Any:
     if box.network is None:
         raise AssertionError("the runner of methods has set it")
@@ -88,12 +94,7 @@ def input_x_gradient(box: BlackBox) -> Tensor:
     Returns:
         M, ``(B, rows, cols)``, of a clip ``(B, frames, rows, cols)``, at least 0.
     """
-
-    def attribute(method: Any, image: Tensor, index: int) -> Tensor:
-        found: Tensor = method.attribute(image.requires_grad_(), target=index)
-        return found
-
-    return _positive(_attributions(box, "InputXGradient", 1, attribute))
+    return _positive(_attributions(box, "InputXGradient", 1, _plain))
 
 
 def integrated_gradients(box: BlackBox) -> Tensor:
@@ -166,11 +167,7 @@ def guided_backprop(box: BlackBox) -> Tensor:
             "none (another activation function, or torch.relu called as a function)"
         )
 
-    def attribute(method: Any, image: Tensor, index: int) -> Tensor:
-        found: Tensor = method.attribute(image.requires_grad_(), target=index)
-        return found
-
-    return _magnitude(_attributions(box, "GuidedBackprop", 1, attribute))
+    return _magnitude(_attributions(box, "GuidedBackprop", 1, _plain))
 
 
 def deep_lift(box: BlackBox) -> Tensor:

@@ -20,7 +20,6 @@ __all__ = [
     "layer_choices",
     "method_choices",
     "method_note",
-    "method_title",
     "percent",
     "prediction_list_html",
     "shown_class_choices",
@@ -41,11 +40,6 @@ _AUTO_NOTE = (
 def method_choices() -> Choices:
     """The choice by evidence, then all methods, by the names that their authors gave them."""
     return [("Auto", AUTO), *((method.title, name) for name, method in METHODS.items())]
-
-
-def method_title(name: str) -> str:
-    """The name of a method as its authors spell it."""
-    return METHODS[name].title if name in METHODS else name
 
 
 def method_note(name: object) -> str:

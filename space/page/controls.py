@@ -14,6 +14,7 @@ from gradio.events import Dependency
 from cam_hub.attribution.choice import AUTO
 from cam_hub.errors import CamHubError
 from cam_hub.layers.listing import FAITHFUL
+from cam_hub.methods import METHODS
 from cam_hub.options import options_for
 from cam_hub.sources.registry import find_models
 from space.components.combobox import Proposals
@@ -86,6 +87,13 @@ class Controls:
     options: Mapping[str, gr.Radio | gr.Textbox]
     run: gr.Button
     stop: gr.Button
+
+    def noise_fields(self, method: object) -> dict[Component, bool]:
+        """The fields of the noise, and whether a method, or the choice of one, uses each."""
+        found = METHODS.get(method) if isinstance(method, str) else None
+        noisy = method == AUTO or (found is not None and found.needs_noise)
+        seeded = noisy or (found is not None and found.seeded)
+        return {self.num_samples: noisy, self.std: noisy, self.seed: seeded}
 
     @cached_property
     def fields(self) -> dict[str, Component]:

@@ -12,9 +12,7 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
-from cam_hub.attribution.choice import AUTO
 from cam_hub.faithfulness import Evidence
-from cam_hub.methods import METHODS
 from cam_hub.results.serialization import PHOTO
 from space.components import formatting
 from space.components.evidence_view import NOT_TESTED, evidence_html
@@ -211,15 +209,10 @@ class ExplainHandlers:
 
     def explain_method(self, method: Any) -> Updates:
         """Describes a method; enables noise and seed only for methods that use them."""
-        found = METHODS.get(method)
-        noisy = method == AUTO or (found is not None and found.needs_noise)
-        seeded = found is not None and found.seeded
-        controls = self.controls
+        used = self.controls.noise_fields(method)
         return {
-            controls.method_note: formatting.method_note(method),
-            controls.num_samples: gr.update(interactive=noisy),
-            controls.std: gr.update(interactive=noisy),
-            controls.seed: gr.update(interactive=noisy or seeded),
+            self.controls.method_note: formatting.method_note(method),
+            **{field: gr.update(interactive=uses) for field, uses in used.items()},
         }
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
-from cam_hub.attribution.choice import AUTO
+from cam_hub.attribution.choice import method_name
 from cam_hub.errors import CamHubError
-from cam_hub.methods import METHODS
 from cam_hub.options import options_for
 from cam_hub.results.explanation import Explanation
 from space.components import formatting
@@ -151,17 +151,14 @@ class PageLoad:
         """The controls as the link has them; all that can be judged now is."""
         limits, controls, panel = self.settings.limits, self.controls, self.panel
         model_id = read_model_id(view.model_id, limits)
-        method = view.method[: limits.max_text]
-        noisy = method == AUTO or METHODS[method].needs_noise
-        seeded = method != AUTO and METHODS[method].seeded
-        method = AUTO if method == AUTO else METHODS[method].name
+        method = method_name(view.method[: limits.max_text])
         layers = list(read_texts("layers", view.target_layers, limits.max_layers, limits.max_text))
         classes = read_texts("classes", view.classes, limits.max_classes, limits.max_text)
         contrast = read_texts("than", view.contrast, 1, limits.max_text)
         region = read_box("part", view.region, limits.max_text)
         word = layers[0] if len(layers) == 1 else ""
         is_word = word in dict(LAYER_WORDS).values()
-        noise = {
+        noise: dict[Component, float] = {
             controls.num_samples: view.num_samples,
             controls.std: view.std,
             controls.seed: view.seed,
@@ -177,10 +174,8 @@ class PageLoad:
             controls.contrast: list(contrast),
             controls.region: box_text(region),
             **{
-                field: gr.update(
-                    value=value, interactive=noisy or (seeded and field is controls.seed)
-                )
-                for field, value in noise.items()
+                field: gr.update(value=noise[field], interactive=uses)
+                for field, uses in controls.noise_fields(method).items()
             },
             **{
                 controls.options[name]: option.text(view.options[name])

@@ -8,12 +8,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from cam_hub.attribution.choice import AUTO
+from cam_hub.attribution.choice import AUTO, method_name
 from cam_hub.attribution.compare_columns import read_columns
 from cam_hub.attribution.result import MOST_SAMPLES
 from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused, TooMuch
-from cam_hub.layers.listing import FAITHFUL, SUGGESTIONS
-from cam_hub.methods import METHODS
+from cam_hub.layers.listing import LAYER_KEYWORDS
 from cam_hub.models.model_id import parse_model_id
 from cam_hub.options import OPTIONS, Interface, Option, options_for, read_options
 from cam_hub.results.comparison_grid import Scale, check_scale
@@ -177,13 +176,10 @@ def read_request(
     options = read_limited_options(values, limits, interface)
     if limits.max_samples < MOST_SAMPLES:
         options["sampling"] = "fixed"
-    method = str(values["method"])[: limits.max_text]
-    if method != AUTO:
-        method = METHODS[method].name
     return ExplainForm(
         photo=photo,
         model_id=model,
-        method=method,
+        method=method_name(str(values["method"])[: limits.max_text]),
         target_layers=layers,
         classes=wanted,
         num_samples=samples,
@@ -417,7 +413,7 @@ def read_compare_request(
         interface="compare",
         limits=limits,
     )
-    words = [name for name in common.target_layers if name in (FAITHFUL, *SUGGESTIONS)]
+    words = [name for name in common.target_layers if name in LAYER_KEYWORDS]
     if words and len(common.target_layers) > 1:
         raise InvalidArgument(
             "target_layers", " ".join(common.target_layers), f"{words[0]!r} alone, or layer names"
@@ -442,6 +438,6 @@ def _written(id: str, limits: Limits) -> str:
 
 
 def _layer_choice(layers: tuple[str, ...]) -> str | tuple[str, ...] | None:
-    if len(layers) == 1 and layers[0] in (FAITHFUL, *SUGGESTIONS):
+    if len(layers) == 1 and layers[0] in LAYER_KEYWORDS:
         return layers[0] if layers[0] != "best" else None
     return layers or None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cam_hub._text import first_line
 from cam_hub.attribution.passes.forward import Accumulator, JobState, anatomy
 from cam_hub.attribution.passes.job import Job, Key, Map, Pass, rows_of
-from cam_hub.attribution.passes.runner import BatchLimit
+from cam_hub.attribution.passes.runner import TOO_LARGE, BatchLimit
 from cam_hub.errors import CamHubError, ModelRefused, NoMap, OutOfMemory
 from cam_hub.hooks.attention import AttentionRecorder
 from cam_hub.hooks.frozen_eval import frozen_eval, unwrapped, usable_copy
@@ -27,8 +27,6 @@ from cam_hub.methods.evidence import Attention, as_float
 from cam_hub.models.loaded_model import EXECUTION, LoadedModel
 
 __all__ = ["run_black_box"]
-
-_TOO_LARGE = "a forward pass of one image does not fit. A smaller input or device needs less."
 
 
 def run_black_box(job: Job) -> Pass:
@@ -50,17 +48,7 @@ def run_black_box(job: Job) -> Pass:
                 network.share = len(maps) // len(network.classes) / total, 1 / total
                 for index, cam in zip(network.classes, network.maps(method, layer), strict=True):
                     maps[method.key, index, name] = cam
-    state = network.state
-    if state.standings is None:
-        raise AssertionError("the clean image has passed")
-    return Pass(
-        state.standings,
-        state.settled,
-        network.target.labels,
-        network.target.describe(),
-        maps,
-        images=network.images,
-    )
+    return replace(network.state.result(), maps=maps, images=network.images)
 
 
 @dataclass(eq=False)
@@ -86,8 +74,7 @@ class _Network:
     def __post_init__(self) -> None:
         alone = self.job.model.execution.one_by_one
         self.room = BatchLimit(1 if alone else max(1, self.job.batch_size))
-        self.target = self.job.aim()
-        self.state = JobState(self.job, Accumulator((), 0), self.target)
+        self.state = JobState(self.job, Accumulator((), 0), self.job.aim())
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -139,7 +126,7 @@ class _Network:
                 reason = f"{method.title} failed on this network: {first_line(error)}{needs}"
                 raise NoMap(reason, layer=name) from error
             if self.room.images == 1:
-                raise OutOfMemory(self.job.model.id, _TOO_LARGE) from error
+                raise OutOfMemory(self.job.model.id, TOO_LARGE) from error
             self.room.halve(self.job.model)
             return self.maps(method, layer)
         self.report(1.0)
@@ -231,7 +218,7 @@ class _Network:
         def record(batch: Tensor) -> Tensor:
             with self._recording(layer) as taps:
                 self.pass_images(batch)
-            return self._laid_out(layer, self._recorded(layer, taps).detach())
+            return self._laid_out(layer, self._recorded(layer, taps))
 
         return torch.cat(self.in_batches(images, record))
 
@@ -250,7 +237,7 @@ class _Network:
                     found[index] = gradient
 
                 taps.visit_gradients(scores[:, index].sum(), visit)
-            return torch.stack([self._laid_out(layer, each.detach()) for each in found], dim=1)
+            return torch.stack([self._laid_out(layer, each) for each in found], dim=1)
 
         return torch.cat(self.in_batches(images, differentiate))
 
@@ -272,8 +259,7 @@ class _Network:
         """What a layer returned, as ``(N, channels, *grid)`` of at least single precision."""
         if layer.arrangement is None:
             raise AssertionError("target layers lie on the image")
-        wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-        maps = to_maps(wide, layer.arrangement)
+        maps = to_maps(as_float(tensor), layer.arrangement)
         if self.job.image.ndim == 5 or layer.frames > 1:
             return maps.reshape(*maps.shape[:2], layer.frames, -1, maps.shape[-1])
         return maps
@@ -330,15 +316,9 @@ class _Network:
 
     def in_batches(self, images: Tensor, work: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """The results for batches of images, which are halved where memory does not suffice."""
-        while True:
-            try:
-                return [work(batch) for batch in torch.split(images, self.room.images)]
-            except (RuntimeError, MemoryError) as error:
-                if isinstance(error, CamHubError) or not is_out_of_memory(error):
-                    raise
-                if self.room.images == 1:
-                    raise OutOfMemory(self.job.model.id, _TOO_LARGE) from None
-                self.room.halve(self.job.model)
+        return self.room.fit(
+            self.job.model, lambda size: [work(batch) for batch in torch.split(images, size)]
+        )
 
 
 class _Scoring(nn.Module):

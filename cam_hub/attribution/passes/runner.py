@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import filterfalse
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -28,9 +29,14 @@ from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.methods.registry import own_passes
 from cam_hub.models.loaded_model import LoadedModel
 
-__all__ = ["BatchLimit", "run", "run_together"]
+__all__ = ["TOO_LARGE", "BatchLimit", "run", "run_together"]
 
 _LOG = logging.getLogger("cam_hub")
+
+TOO_LARGE = "a forward pass of one image does not fit. A smaller input or device needs less."
+"""The reason of ``OutOfMemory`` where there is no backward pass."""
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -47,6 +53,26 @@ class BatchLimit:
         """Halves it, since the memory did not suffice for a model."""
         self.images = max(1, self.images // 2)
         _LOG.warning("%s: out of memory; at most %d images pass at once", model.id, self.images)
+
+    def fit(self, model: LoadedModel, work: Callable[[int], T]) -> T:
+        """The result of forward passes in batches, which are halved until memory suffices.
+
+        Args:
+            model: The model.
+            work: Makes the passes, given the largest batch.
+
+        Raises:
+            OutOfMemory: If memory does not suffice for one image at a time.
+        """
+        while True:
+            try:
+                return work(self.images)
+            except (RuntimeError, MemoryError) as error:
+                if isinstance(error, CamHubError) or not is_out_of_memory(error):
+                    raise
+                if self.images == 1:
+                    raise OutOfMemory(model.id, TOO_LARGE) from None
+                self.halve(model)
 
 
 def run(job: Job, *, reuse: bool = True, recent: RecentPasses = RECENT) -> Pass:

@@ -13,17 +13,14 @@ from torch.nn.functional import interpolate
 from cam_hub.attribution.passes.forward import anatomy
 from cam_hub.attribution.passes.job import Job, Map
 from cam_hub.attribution.passes.runner import BatchLimit
-from cam_hub.errors import CamHubError, InvalidArgument, OutOfMemory
+from cam_hub.errors import InvalidArgument
 from cam_hub.faithfulness import Scores, hottest
 from cam_hub.hooks.frozen_eval import frozen_eval
-from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.layers.layouts import on_input
 from cam_hub.targets.base import ClassScores
 from cam_hub.targets.classes import ResolvedClasses
 
 __all__ = ["Answer", "ask", "marked_pixels", "score_images"]
-
-_TOO_LARGE = "a forward pass of one image does not fit. A smaller input or device needs less."
 
 
 class Answer(NamedTuple):
@@ -65,15 +62,7 @@ def ask(job: Job, images: Tensor, *, settle: bool = True) -> Answer:
     """
     model = job.model
     room = BatchLimit(1 if model.execution.one_by_one else max(1, min(job.batch_size, len(images))))
-    while True:
-        try:
-            return _asked(job, images, room.images, settle)
-        except (RuntimeError, MemoryError) as error:
-            if isinstance(error, CamHubError) or not is_out_of_memory(error):
-                raise
-            if room.images == 1:
-                raise OutOfMemory(model.id, _TOO_LARGE) from None
-            room.halve(model)
+    return room.fit(model, lambda size: _asked(job, images, size, settle))
 
 
 def _asked(job: Job, images: Tensor, size: int, settle: bool) -> Answer:
