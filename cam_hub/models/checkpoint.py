@@ -200,7 +200,8 @@ def load_pickle(id: str, path: Path, poll: Callable[[], None] = lambda: None) ->
     try:
         mapped = _is_plain_archive(path)
         if mapped:
-            scan_pickles(_instructions(path), 1, poll)
+            reader = torch._C.PyTorchFileReader(str(path))
+            scan_pickles(reader.get_record("data.pkl"), 1, poll)
         else:
             with path.open("rb") as file:
                 scan_pickles(file.read(PICKLE_BYTES), _OLD_PICKLES, poll)
@@ -316,8 +317,20 @@ def tensors_in(
 
 
 def _read_safetensors(id: str, path: Path, poll: Callable[[], None]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, mapped from it; takes time linear in its header's size."""
     try:
-        return _tensors_of(path, poll)
+        header = _header(path)
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = list(file.keys())
+            if len(names) > MAX_TENSORS:
+                raise ValueError(f"it has {len(names):,} tensors, more than {MAX_TENSORS:,}")
+            _refuse_repeated(header)
+            tensors = {}
+            for name in names:
+                if len(name) > MAX_NAME:
+                    raise ValueError(f"the name {name[:60]!r}… has more than {MAX_NAME} characters")
+                tensors[name] = file.get_tensor(name)
+                poll()
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise ModelRefused(id, f"its file {path.name} cannot be read ({why}).") from None
@@ -325,34 +338,6 @@ def _read_safetensors(id: str, path: Path, poll: Callable[[], None]) -> dict[str
         raise ModelRefused(
             id, f"its file {path.name} was not read: {_first_line(error)}."
         ) from None
-
-
-def _tensors_of(path: Path, poll: Callable[[], None]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, mapped from it.
-
-    Takes time linear in the size of the header.
-
-    Args:
-        path: The file.
-        poll: Called between two tensors.
-
-    Raises:
-        ValueError: If its header is too long, or names too many tensors or one twice.
-        SafetensorError: If it is damaged, or lies about its content.
-        OSError: If it cannot be read.
-    """
-    header = _header(path)
-    with safe_open(path, framework="pt", device="cpu") as file:
-        names = list(file.keys())
-        if len(names) > MAX_TENSORS:
-            raise ValueError(f"it has {len(names):,} tensors, more than {MAX_TENSORS:,}")
-        _refuse_repeated(header)
-        tensors = {}
-        for name in names:
-            if len(name) > MAX_NAME:
-                raise ValueError(f"the name {name[:60]!r}… has more than {MAX_NAME} characters")
-            tensors[name] = file.get_tensor(name)
-            poll()
     return tensors
 
 
@@ -428,13 +413,6 @@ def _is_plain_archive(path: Path) -> bool:
     return True
 
 
-def _instructions(path: Path) -> bytes:
-    """The pickle in an archive, found as torch finds it."""
-    reader = torch._C.PyTorchFileReader(str(path))
-    found: bytes = reader.get_record("data.pkl")
-    return found
-
-
 def _check_tensors(id: str, path: Path, weights: Mapping[str, Tensor]) -> None:
     """Refuses too many tensors, names too long, and tensors that are not what they claim.
 
@@ -454,11 +432,11 @@ def _check_tensors(id: str, path: Path, weights: Mapping[str, Tensor]) -> None:
     size = path.stat().st_size
     sizes = {name: item.numel() * item.element_size() for name, item in weights.items()}
     largest = max(sizes, key=sizes.__getitem__)
-    odd = next((name for name, item in weights.items() if _is_odd(item)), None)
-    if odd is not None:
-        raise ModelRefused(
-            id, f"in its file {path.name}, {odd[:80]!r} is not a plain dense tensor."
-        )
+    for name, item in weights.items():
+        if item.layout != torch.strided or item.is_meta or item.is_quantized:
+            raise ModelRefused(
+                id, f"in its file {path.name}, {name[:80]!r} is not a plain dense tensor."
+            )
     if sizes[largest] > size or sum(sizes.values()) > _MAX_SHARING * size:
         raise ModelRefused(
             id,
@@ -467,23 +445,16 @@ def _check_tensors(id: str, path: Path, weights: Mapping[str, Tensor]) -> None:
         )
 
 
-def _is_odd(tensor: Tensor) -> bool:
-    return tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized
-
-
 def _is_not_finite(tensor: Tensor) -> bool:
-    # A sum is several times as fast, and hides neither NaN nor infinity; it may overflow.
-    if not tensor.is_floating_point() or bool(tensor.sum(dtype=_wide(tensor)).isfinite()):
+    if not tensor.is_floating_point():
         return False
-    return not bool(tensor.isfinite().all())
+    # A sum is several times as fast, and hides neither NaN nor infinity; it may overflow.
+    wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    return not bool(tensor.sum(dtype=wide).isfinite()) and not bool(tensor.isfinite().all())
 
 
 def _has_nan(tensor: Tensor) -> bool:
     return _is_not_finite(tensor) and bool(tensor.isnan().any())
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def _first_line(error: BaseException) -> str:

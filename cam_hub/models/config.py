@@ -17,6 +17,7 @@ import json
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
 from inspect import signature
@@ -47,9 +48,6 @@ __all__ = [
     "CONFIG_BYTES",
     "ClassNames",
     "RepoConfig",
-    "card_labels",
-    "declared_count",
-    "labels_of",
     "read_class_names",
     "read_config",
 ]
@@ -144,22 +142,15 @@ def _label(item: object, position: int) -> str:
     """One label as a text in one line; numbers are written out."""
     if isinstance(item, bytes):
         item = item.decode("utf-8", "replace")
-    if hasattr(item, "item") and not isinstance(item, (str, int, float)):
-        item = _scalar(item)
+    if not isinstance(item, (str, int, float)):
+        with suppress(AttributeError, TypeError, ValueError, RuntimeError):
+            item = item.item()  # type: ignore[attr-defined]  # a scalar of numpy's
     if isinstance(item, float) and item != item:  # noqa: PLR0124  (pandas' missing value)
         item = None
     if not isinstance(item, (str, int, float)):
         expected = f"texts, and the label of class {position} is {item!r}"
         raise InvalidArgument("class_names", item, expected)
     return clean_line(str(item)) or f"class {position}"
-
-
-def _scalar(item: Any) -> object:
-    """The plain value of a numpy scalar; of anything else, itself."""
-    try:
-        return item.item()
-    except (TypeError, ValueError, RuntimeError):
-        return item
 
 
 def _some(value: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -199,20 +190,11 @@ class _CardLoader(yaml.SafeLoader):  # type: ignore[misc]
         super().fetch_flow_collection_start(TokenClass)
 
 
-def labels_of(config: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
-    """The labels that a mapping declares, one per class.
+def _labels(config: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
+    """The labels that a configuration or a card declares, one per class.
 
-    Looked for in this order: ``label_names`` (with ``label_descriptions`` in their place where
-    there are some), ``labels``, ``id2label``, ``label2id``; each a list, or a map from index to
-    name.
-
-    Args:
-        config: The configuration of a repo, or the metadata of its card.
-        count: How many classes there are.
-
-    Returns:
-        ``count`` labels, or None if there are none, not so many, or only placeholders such as
-        ``LABEL_7``.
+    ``label_descriptions`` take the place of ``label_names``. None if there are none, not so many,
+    or only placeholders such as ``LABEL_7``.
     """
     for found in _candidates(config):
         try:
@@ -227,7 +209,7 @@ def labels_of(config: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
     return None
 
 
-def declared_count(config: Mapping[str, Any]) -> int | None:
+def _declared_count(config: Mapping[str, Any]) -> int | None:
     """How many classes the labels of a mapping are for, or None where it has none."""
     for found in _candidates(config):
         if isinstance(found, list):
@@ -237,27 +219,21 @@ def declared_count(config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def card_labels(folder: Path, count: int) -> tuple[str, ...] | None:
-    """The labels in the front matter of the card in a folder.
-
-    A card is prose for people; a missing, huge or damaged one has no labels, without an error.
-
-    Args:
-        folder: Where the card is.
-        count: How many classes there are.
-    """
+def _card_labels(folder: Path, count: int) -> tuple[str, ...] | None:
+    """The labels in the front matter of the card in a folder; none if it is missing or damaged."""
     try:
         with (folder / CARD).open(encoding="utf-8") as file:
             text = file.read(_CARD_CHARS)
         front = _FRONT.match(text)
         # yaml's reader in C is faster, but deeply nested lists crash it.
         facts = yaml.load(front[1], _CardLoader) if front else None  # noqa: S506 (a safe one)
-        return labels_of(facts, count) if isinstance(facts, dict) else None
+        return _labels(facts, count) if isinstance(facts, dict) else None
     except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError):
         return None
 
 
 def _candidates(config: Mapping[str, Any]) -> list[object]:
+    """Lists of labels, and maps from index to label, in the order in which they are tried."""
     found: list[object] = [config[key] for key in _KEYS if config.get(key)]
     inverse = config.get("label2id")
     if isinstance(inverse, Mapping) and all(isinstance(value, int) for value in inverse.values()):
@@ -410,7 +386,9 @@ def _parse(architecture: str, raw: Mapping[str, Any], folder: Path) -> RepoConfi
     labels = {**nested, **raw}
     count = _class_count(labels, args)
     config["num_classes"] = count
-    _check(config)
+    for name, check in _CHECKS.items():
+        if config.get(name) is not None:
+            check(name, config[name])
     if taken := sorted(_RESERVED & args.keys()):
         raise InvalidArgument("model_args", taken, "arguments of the network alone")
     others = {name: value for name, value in args.items() if name != "num_classes"}
@@ -418,7 +396,7 @@ def _parse(architecture: str, raw: Mapping[str, Any], folder: Path) -> RepoConfi
     _complete(config, args)
     for name in ("label_names", "label_descriptions"):
         config.pop(name, None)
-    shown = labels_of(labels, count) or card_labels(folder, count)
+    shown = _labels(labels, count) or _card_labels(folder, count)
     if shown is not None:
         config["label_names"] = shown
     return RepoConfig(architecture, args, config, count, shown, raw)
@@ -436,7 +414,7 @@ def _class_count(declared: Mapping[str, Any], args: Mapping[str, Any]) -> int:
     if found is None:
         found = args.get("num_classes")
     if found is None:
-        found = declared_count(declared)
+        found = _declared_count(declared)
     count = check_whole(
         "num_classes", PretrainedCfg.num_classes if found is None else found, 0, _CLASSES
     )
@@ -473,12 +451,6 @@ _CHECKS: Mapping[str, _Check] = {
     "tag": check_names,
 }
 """What decides about building and preprocessing, where it is there and not null."""
-
-
-def _check(config: Mapping[str, Any]) -> None:
-    for name, check in _CHECKS.items():
-        if config.get(name) is not None:
-            check(name, config[name])
 
 
 def _complete(config: dict[str, Any], args: Mapping[str, Any]) -> None:

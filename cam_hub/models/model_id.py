@@ -13,12 +13,10 @@ from cam_hub.errors import ModelNotFound
 
 __all__ = [
     "ModelId",
-    "kind_of_other",
     "local_model_id",
     "looks_like_url",
     "parse_model_id",
     "path_hint",
-    "read_hub_url",
 ]
 
 
@@ -48,11 +46,6 @@ _PAGES = frozenset({"discussions", "settings", "activity"})
 _WORKS = "What works is the address of a model, such as https://huggingface.co/OWNER/NAME."
 
 
-def kind_of_other(part: str) -> str | None:
-    """What the Hub keeps below this first part of a path, such as ``datasets``; None for models."""
-    return _OTHERS.get(part)
-
-
 def looks_like_url(text: str) -> bool:
     """Whether a text is meant as an address rather than an ID.
 
@@ -66,20 +59,10 @@ def looks_like_url(text: str) -> bool:
     return bool(_SCHEME.match(text) or (slash and host.lower() in _HOSTS))
 
 
-def read_hub_url(text: str) -> tuple[str, str | None]:
-    """Reads the address of a model's page or file on the Hub.
+def _read_hub_url(text: str) -> tuple[str, str | None]:
+    """``owner/name``, unchecked, and the revision in the address of a page or file on the Hub.
 
     The Hub is huggingface.co, hf.co, or whatever ``HF_ENDPOINT`` names at this moment.
-
-    Args:
-        text: An address, with or without its scheme; query and fragment are dropped.
-
-    Returns:
-        ``owner/name`` (unchecked; the grammar of IDs decides whether that can be a repo),
-        and the revision if the address names one.
-
-    Raises:
-        ModelNotFound: If it is the address of something else, which the message names.
     """
     try:
         url = urlsplit(text if _SCHEME.match(text) else f"https://{text}")
@@ -93,10 +76,9 @@ def read_hub_url(text: str) -> tuple[str, str | None]:
     if prefix is None:
         raise ModelNotFound(_shown(url), hint=f"It is an address outside the Hub. {_WORKS}")
     parts = url.path.removeprefix(prefix).removeprefix("/").rstrip("/").split("/")
-    if (other := kind_of_other(parts[0])) is not None:
-        raise ModelNotFound(
-            _shown(url), hint=f"It is the address of {other}, not of a model. {_WORKS}"
-        )
+    if parts[0] in _OTHERS:
+        hint = f"It is the address of {_OTHERS[parts[0]]}, not of a model. {_WORKS}"
+        raise ModelNotFound(_shown(url), hint=hint)
     if len(parts) < 2:
         what = f"the address of all repos of {parts[0]!r}" if parts[0] else "the Hub's front page"
         raise ModelNotFound(_shown(url), hint=f"It is {what}. {_WORKS}")
@@ -277,11 +259,11 @@ def local_model_id(path: str | os.PathLike[str]) -> ModelId:
 def _read(text: str) -> ModelId:
     """The ID in a text that does not name a folder."""
     if looks_like_url(text):
-        return ModelId("hub", *read_hub_url(text))
+        return ModelId("hub", *_read_hub_url(text))
     on_hub = text.startswith(_HUB_PREFIXES)
     first, *more = text.split("/", 2)
-    if len(more) == 2 and (other := kind_of_other(first)) is not None:
-        raise ModelNotFound(text, hint=f"It is the ID of {other}, not of a model.")
+    if len(more) == 2 and first in _OTHERS:
+        raise ModelNotFound(text, hint=f"It is the ID of {_OTHERS[first]}, not of a model.")
     name, at, found = (text.partition(":")[2] if on_hub else text).partition("@")
     revision = found if at else None
     if on_hub:

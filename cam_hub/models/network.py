@@ -90,7 +90,9 @@ def build(
     try:
         module = _create(id, config, tensors, own_memory, poll)
     except ModelRefused:
-        found = _without_prefixes(id, config, tensors_in(id, weights, content, poll), poll)
+        everything = tensors_in(id, weights, content, poll)
+        expected = _state(id, config, len(everything), poll)
+        found = without_prefixes(everything, expected) if expected else None
         if found is None or found.keys() == tensors.keys():
             raise
         module = _create(id, config, found, own_memory, poll)
@@ -137,9 +139,10 @@ def _arguments(config: RepoConfig) -> dict[str, Any]:
 
 def _unusual(config: RepoConfig, tensors: Mapping[str, Tensor]) -> bool:
     """Whether a configuration asks for something that its architecture's name does not bound."""
+    side = config.model_args.get("img_size")
     sides = [
         *(config.pretrained_cfg.get("input_size") or ())[1:],
-        *_pair(config.model_args.get("img_size")),
+        *([side] if isinstance(side, int) else side if isinstance(side, list) else ()),
     ]
     known = {side for tensor in tensors.values() for side in tensor.shape}
     offset = config.pretrained_cfg.get("label_offset") or 0
@@ -148,10 +151,6 @@ def _unusual(config: RepoConfig, tensors: Mapping[str, Tensor]) -> bool:
         or max(sides, default=0) > _ORDINARY_SIDE
         or (config.num_classes > 0 and config.num_classes + offset not in known)
     )
-
-
-def _pair(side: object) -> tuple[int, ...]:
-    return (side,) if isinstance(side, int) else tuple(side) if isinstance(side, list) else ()
 
 
 def _try_out(
@@ -180,17 +179,14 @@ def _without_memory(
     id: str, config: RepoConfig, tensors: int, poll: Callable[[], None]
 ) -> nn.Module:
     """The network without values, if that takes no more than its number of weights explains."""
-    calls = _CALLS + _CALLS_PER_WEIGHT * tensors
-    return build_on_meta(id, lambda: _random(config), calls, poll)
-
-
-def _random(config: RepoConfig) -> nn.Module:
-    """The network without its weights."""
     plain = PretrainedCfg(**config.pretrained_cfg)
-    module: nn.Module = timm.create_model(
-        config.architecture, pretrained=False, pretrained_cfg=plain, **_arguments(config)
-    )
-    return module
+
+    def create() -> nn.Module:
+        return timm.create_model(
+            config.architecture, pretrained=False, pretrained_cfg=plain, **_arguments(config)
+        )
+
+    return build_on_meta(id, create, _CALLS + _CALLS_PER_WEIGHT * tensors, poll)
 
 
 def _misfits(error: Exception) -> str | None:
@@ -222,14 +218,6 @@ def _differences(
         f"are missing (such as {_cut(', '.join(missing[:3]))}), {len(extra)} belong to something "
         f"else (such as {_cut(', '.join(extra[:3]))})."
     )
-
-
-def _without_prefixes(
-    id: str, config: RepoConfig, tensors: Mapping[str, Tensor], poll: Callable[[], None]
-) -> Mapping[str, Tensor] | None:
-    """The architecture's weights among all that a file holds, under whatever prefix."""
-    expected = _state(id, config, len(tensors), poll)
-    return without_prefixes(tensors, expected) if expected else None
 
 
 def _state(
@@ -281,7 +269,9 @@ def check_form(module: object, id: str) -> None:
     elif isinstance(module, fx.GraphModule) and _is_exported(module):
         kind, lack = "an exported graph", "it is a list of operators without layers"
         instead = "pass the Python module that it was made from"
-    elif isinstance(module, nn.Module) and any(map(_is_sharded, module.modules())):
+    elif isinstance(module, nn.Module) and any(
+        type(child).__name__ == _SHARDED for child in module.modules()
+    ):
         kind, lack = "sharded (FSDP)", "its weights are not whole outside of its own passes"
         instead = "pass the plain module with the weights of a full state dict"
     else:
@@ -296,10 +286,6 @@ def quantized_parts(module: nn.Module) -> list[str]:
         for name, child in module.named_modules()
         if type(child).__module__.startswith(_QUANTIZED) and name
     ]
-
-
-def _is_sharded(module: nn.Module) -> bool:
-    return type(module).__name__ == _SHARDED
 
 
 def _is_exported(module: fx.GraphModule) -> bool:

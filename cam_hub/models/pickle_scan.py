@@ -7,8 +7,12 @@ tuples whose hash takes time exponential in their depth. Weights need none of th
 
 from __future__ import annotations
 
+import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from itertools import chain
+from pickletools import OpcodeInfo, genops
+from typing import Any
 
 import torch
 
@@ -27,19 +31,17 @@ some thousands of tensors."""
 _CALLS = 8 * MAX_TENSORS
 _TUPLE_NODES = 10_000
 
-_PUSHES = {b"N": 0, b"\x88": 0, b"\x89": 0, b")": 0, b"]": 0, b"}": 0, b"\x8f": 0}
-_PUSHES |= {b"K": 1, b"M": 2, b"J": 4, b"G": 8}
-"""Instructions that push a plain object, with the bytes of their argument."""
+_PUSHES = frozenset(
+    {
+        *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+        *("BINUNICODE", "SHORT_BINSTRING"),
+        *("EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"),
+    }
+)
+"""Instructions that push a plain object."""
 
-_COUNTED = {b"X": 4, b"U": 1, b"\x8a": 1}
-"""The same for an object of variable length, with the bytes of that length."""
-
-_PUTS = {b"q": 1, b"r": 4}
-_GETS = {b"h": 1, b"j": 4}
-_TUPLES = {b"\x85": 1, b"\x86": 2, b"\x87": 3}
-_TO_MARK = frozenset({b"t", b"e", b"u"})
-_POPS = {b"a": 1, b"b": 1, b"s": 2}
-_CALLS_OF = frozenset({b"R", b"\x81"})
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_POPS = {"APPEND": 1, "BUILD": 1, "SETITEM": 2}
 
 _REBUILD = "torch._tensor._rebuild_from_type_v2"
 """Calls the function that its first argument names."""
@@ -85,106 +87,68 @@ def scan_pickles(data: bytes, count: int, poll: Callable[[], None]) -> None:
         UnpicklingError: If there are more or other instructions than weights need.
         EOFError: If the data end too early, or make no sense.
     """
-    scan = _Scan(data, poll)
-    for _ in range(count):
-        scan.run()
+    own = torch.serialization.get_safe_globals()
+    named = (each if isinstance(each, tuple) else (each, "") for each in own)
+    known = _CALLABLE | {name or f"{cls.__module__}.{cls.__qualname__}" for cls, name in named}
+    file = io.BytesIO(data)
+    try:
+        _follow(chain.from_iterable(genops(file) for _ in range(count)), known, poll)
+    except (IndexError, KeyError, ValueError) as error:
+        raise EOFError("its instructions are cut short, or take what is not there") from error
 
 
-class _Scan:
+def _follow(  # noqa: PLR0912 - a branch for each kind of instruction
+    instructions: Iterable[tuple[OpcodeInfo, Any, int | None]],
+    known: Collection[str | None],
+    poll: Callable[[], None],
+) -> None:
     """Follows the instructions with the outlines of objects in place of the objects."""
-
-    def __init__(self, data: bytes, poll: Callable[[], None]) -> None:
-        self._data, self._poll = data, poll
-        self._place = self._steps = self._calls = 0
-        own = torch.serialization.get_safe_globals()
-        named = (each if isinstance(each, tuple) else (each, "") for each in own)
-        self._callable = _CALLABLE | {
-            name or f"{cls.__module__}.{cls.__qualname__}" for cls, name in named
-        }
-
-    def run(self) -> None:  # noqa: PLR0912 - a branch for each kind of instruction
-        """Scans up to the end of the next pickle."""
-        stack: list[_Item] = []
-        outer_stacks: list[list[_Item]] = []
-        memo: dict[int, _Item] = {}
-        while True:
-            self._steps += 1
-            if self._steps % 4096 == 0:
-                self._check_steps()
-            code = self._take(1)
-            if code in _PUSHES:
-                self._place += _PUSHES[code]
-                stack.append(_PLAIN)
-                continue
-            try:
-                if code in _PUTS:
-                    memo[self._number(_PUTS[code])] = stack[-1]
-                elif code in _GETS:
-                    stack.append(memo[self._number(_GETS[code])])
-                elif code == b"(":
-                    outer_stacks.append(stack)
-                    stack = []
-                elif code in _TO_MARK:
-                    items, stack = stack, outer_stacks.pop()
-                    if code == b"t":
-                        stack.append(_tuple(items))
-                elif code in _TUPLES:
-                    items = stack[-_TUPLES[code] :]
-                    del stack[-_TUPLES[code] :]
-                    stack.append(_tuple(items))
-                elif code in _COUNTED:
-                    length = self._number(_COUNTED[code])
-                    self._place += length
-                    stack.append(_PLAIN)
-                elif code in _CALLS_OF:
-                    arguments, function = stack.pop(), stack.pop()
-                    self._call(function, arguments)
-                    stack.append(_PLAIN)
-                elif code in _POPS:
-                    del stack[-_POPS[code] :]
-                elif code == b"Q":
-                    stack[-1] = _PLAIN
-                elif code == b"c":
-                    stack.append((1, f"{self._line()}.{self._line()}"))
-                elif code == b"\x80":
-                    self._take(1)
-                elif code == b".":
-                    return
-                else:
-                    raise pickle.UnpicklingError(f"it holds the instruction {code!r}")
-            except (IndexError, KeyError):
-                raise EOFError("its instructions take what is not there") from None
-
-    def _check_steps(self) -> None:
-        if self._steps > _INSTRUCTIONS:
-            raise pickle.UnpicklingError(f"it has more than {_INSTRUCTIONS:,} instructions")
-        self._poll()
-
-    def _call(self, function: _Item, arguments: _Item) -> None:
-        name = arguments[1] if function[1] == _REBUILD else function[1]
-        if name not in self._callable:
-            raise pickle.UnpicklingError(f"it calls {str(name)[:80]!r}")
-        self._calls += 1
-        if self._calls > _CALLS:
-            raise pickle.UnpicklingError(f"it has more than {_CALLS:,} calls")
-
-    def _take(self, count: int) -> bytes:
-        found = self._data[self._place : self._place + count]
-        self._place += count
-        if len(found) < count:
-            raise EOFError("its instructions are cut short, or too many")
-        return found
-
-    def _number(self, size: int) -> int:
-        return int.from_bytes(self._take(size), "little")
-
-    def _line(self) -> str:
-        end = self._data.find(b"\n", self._place, self._place + 1000)
-        if end < 0:
-            raise pickle.UnpicklingError("it names something without an end")
-        line = self._data[self._place : end]
-        self._place = end + 1
-        return line.decode("utf-8", "replace")
+    calls = 0
+    stack: list[_Item] = []
+    outer_stacks: list[list[_Item]] = []
+    memo: dict[Any, _Item] = {}
+    for number, (instruction, value, _) in enumerate(instructions, start=1):
+        if number % 4096 == 0:
+            if number > _INSTRUCTIONS:
+                raise pickle.UnpicklingError(f"it has more than {_INSTRUCTIONS:,} instructions")
+            poll()
+        code = instruction.name
+        if code in _PUSHES:
+            stack.append(_PLAIN)
+        elif code in ("BINPUT", "LONG_BINPUT"):
+            memo[value] = stack[-1]
+        elif code in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[value])
+        elif code == "MARK":
+            outer_stacks.append(stack)
+            stack = []
+        elif code in ("TUPLE", "APPENDS", "SETITEMS"):
+            items, stack = stack, outer_stacks.pop()
+            if code == "TUPLE":
+                stack.append(_tuple(items))
+        elif code in _TUPLES:
+            items = stack[-_TUPLES[code] :]
+            del stack[-_TUPLES[code] :]
+            stack.append(_tuple(items))
+        elif code in ("REDUCE", "NEWOBJ"):
+            arguments, function = stack.pop(), stack.pop()
+            name = arguments[1] if function[1] == _REBUILD else function[1]
+            if name not in known:
+                raise pickle.UnpicklingError(f"it calls {str(name)[:80]!r}")
+            calls += 1
+            if calls > _CALLS:
+                raise pickle.UnpicklingError(f"it has more than {_CALLS:,} calls")
+            stack.append(_PLAIN)
+        elif code in _POPS:
+            del stack[-_POPS[code] :]
+        elif code == "BINPERSID":
+            stack[-1] = _PLAIN
+        elif code == "GLOBAL":
+            stack.append((1, str(value).replace(" ", ".")))
+        elif code == "STOP":
+            stack, outer_stacks, memo = [], [], {}
+        elif code != "PROTO":
+            raise pickle.UnpicklingError(f"it holds the instruction {instruction.code!r}")
 
 
 def _tuple(items: list[_Item]) -> _Item:

@@ -81,17 +81,13 @@ def why_no_weights(files: Collection[str]) -> str | None:
             f"its weights exist only as a pickle ({pickle}), which is not read here. Saved as "
             "model.safetensors they work."
         )
-    inside = next((name for name in weights if all(map(_is_part, name.split("/")))), None)
-    if inside is not None:
-        return (
-            f"its weights are in a folder ({inside[:120]}), and timm reads those at the top of a "
-            "repo. Saved there as model.safetensors they work."
-        )
+    for name in weights:
+        if all(_NAME.match(part) and part not in (".", "..") for part in name.split("/")):
+            return (
+                f"its weights are in a folder ({name[:120]}), and timm reads those at the top of a "
+                "repo. Saved there as model.safetensors they work."
+            )
     return None
-
-
-def _is_part(part: str) -> bool:
-    return bool(_NAME.match(part)) and part not in (".", "..")
 
 
 _TIMM = "Repos that timm can read work: their config.json names an 'architecture' of timm's."
