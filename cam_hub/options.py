@@ -17,6 +17,7 @@ from cam_hub.errors import InvalidArgument, nearest_names
 
 __all__ = [
     "OPTIONS",
+    "SWITCH_WORDS",
     "Interface",
     "Option",
     "OptionValues",
@@ -147,7 +148,7 @@ class Option:
         if text is None or (isinstance(text, str) and not text.strip()):
             return self.default
         if self.kind == "switch":
-            found = _SWITCH.get(str(text).strip().lower())
+            found = SWITCH_WORDS.get(str(text).strip().lower())
             if found is None:
                 raise InvalidArgument(self.name, text, "true or false")
             return found
@@ -283,8 +284,8 @@ OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
 )
 """All options by name, in the order in which they are offered."""
 
-_SWITCH = {"1": True, "true": True, "yes": True, "on": True}
-_SWITCH |= {"0": False, "false": False, "no": False, "off": False}
+SWITCH_WORDS = {"1": True, "true": True, "yes": True, "on": True}
+SWITCH_WORDS |= {"0": False, "false": False, "no": False, "off": False}
 
 
 def options_for(interface: Interface) -> dict[str, Option]:

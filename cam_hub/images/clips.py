@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cam_hub._validation import check_sizes, check_whole
 from cam_hub.errors import ImageRefused
-from cam_hub.images.decoding import MAX_PIXELS, image_file, open_image, to_picture
+from cam_hub.images.decoding import MAX_PIXELS, image_file, message_of, open_image, to_picture
 from cam_hub.images.geometry import Placement
 from cam_hub.images.preprocessing import Preprocessing, check_tensor
 
@@ -151,7 +151,7 @@ def _frames(image: Image.Image, name: str, frames: int, max_pixels: int) -> list
             try:
                 image.seek(index)
             except Exception as error:  # decoders raise whatever their parsers stumble over
-                what = str(error) or type(error).__name__
+                what = message_of(error)
                 raise ImageRefused(f"{name} is damaged at frame {index}: {what}") from error
             found[index] = to_picture(image, f"frame {index} of {name}", max_pixels)
             _check_frames(found, max_pixels)
@@ -165,7 +165,7 @@ def _count(image: Image.Image) -> int:
     try:
         return int(getattr(image, "n_frames", 1))
     except Exception as error:  # as above
-        what = str(error) or type(error).__name__
+        what = message_of(error)
         raise ImageRefused(f"it is damaged, its frames cannot be counted: {what}") from error
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "pixels_of",
     "resize_plainly",
     "same",
+    "to_rgb",
 ]
 
 
@@ -405,12 +406,20 @@ class Preprocessing:
         std, mean = (
             torch.tensor(each, dtype=torch.float32)[:, None, None] for each in (self.std, self.mean)
         )
-        values = values.mul_(std).add_(mean)
-        if len(values) != 3:
-            values = values.mean(dim=0, keepdim=True)
-        pixels = values.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-        picture: Image.Image = to_pil_image(pixels.expand(3, -1, -1))
-        return picture
+        return to_rgb(values.mul_(std).add_(mean))
+
+
+def to_rgb(values: Tensor) -> Image.Image:
+    """A picture of values ``(C, H, W)`` in [0, 1]; the channels' average where there are not three.
+
+    Args:
+        values: On the CPU; values beyond are clamped.
+    """
+    if len(values) != 3:
+        values = values.mean(dim=0, keepdim=True)
+    pixels = values.clamp(0, 1).mul_(255).round_().to(torch.uint8)
+    picture: Image.Image = to_pil_image(pixels.expand(3, -1, -1))
+    return picture
 
 
 def check_tensor(tensor: Tensor, channels: int, *, clip: bool = False) -> Tensor:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cam_hub._text import first_line
+from cam_hub._text import first_line, shortened
 from cam_hub._validation import check_sizes
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
 from cam_hub.images.geometry import Placement
-from cam_hub.images.preprocessing import Preprocessing, check_tensor
+from cam_hub.images.preprocessing import Preprocessing, check_tensor, to_rgb
 
 __all__ = ["TransformPreprocessing", "read_transform"]
 
@@ -120,7 +120,7 @@ class TransformPreprocessing:
             named = getattr(self.transform, "__qualname__", None)
             text = str(named or type(self.transform).__qualname__)
         return {
-            "transform": text if len(text) <= _TEXT else text[: _TEXT - 1] + "…",
+            "transform": shortened(text, _TEXT),
             "input_size": list(self.input_size),
             "mean": None if self.mean is None else [round(each, 5) for each in self.mean],
             "std": None if self.std is None else [round(each, 5) for each in self.std],
@@ -145,11 +145,7 @@ class TransformPreprocessing:
         else:
             least, most = values.min(), values.max()
             values = (values - least) / (most - least).clamp_min(1e-12)
-        if len(values) != 3:
-            values = values.mean(dim=0, keepdim=True)
-        pixels = values.clamp(0, 1).mul(255).round().to(torch.uint8)
-        pixels = pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous()
-        return Image.fromarray(pixels.numpy())
+        return to_rgb(values)
 
     def _try(self, photo: Image.Image) -> Tensor:
         """The result for a photo, which must be the same each time."""
@@ -242,7 +238,10 @@ def read_transform(transform: object) -> Preprocessing | TransformPreprocessing:
     if not callable(transform):
         raise InvalidArgument("transform", transform, "a function from a photo to a tensor")
     measured = TransformPreprocessing(transform)
-    plain = _read_preset(transform) or _read_steps(transform)
+    try:
+        plain: Preprocessing | None = Preprocessing.from_torchvision(transform)
+    except InvalidArgument:
+        plain = _read_steps(transform)
     if plain is None or plain.input_size != measured.input_size:
         return measured
     for photo in (_noise_photo(*size) for size in _PROBE_SIZES):
@@ -253,14 +252,6 @@ def read_transform(transform: object) -> Preprocessing | TransformPreprocessing:
         if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=0, atol=1e-4):
             return measured
     return plain
-
-
-def _read_preset(transform: object) -> Preprocessing | None:
-    """One of torchvision's ``weights.transforms()``."""
-    try:
-        return Preprocessing.from_torchvision(transform)
-    except InvalidArgument:
-        return None
 
 
 def _read_steps(transform: object) -> Preprocessing | None:
@@ -308,11 +299,7 @@ def _read_steps(transform: object) -> Preprocessing | None:
 
 
 def _takes_keyword(transform: Callable[..., Any]) -> bool:
-    """Whether a transform takes a photo as ``image=`` only, as albumentations does.
-
-    Raises:
-        InvalidArgument: It takes none in either way.
-    """
+    """Whether a transform takes a photo as ``image=`` only, as albumentations does."""
     photo = _noise_photo(*_PROBE_SIZES[0])
     try:
         transform(photo)
@@ -348,11 +335,7 @@ def _named(transform: object) -> str:
 
 
 def _as_input(found: Any) -> Tensor:
-    """What a transform returned, as ``(1, C, H, W)`` in float32.
-
-    Raises:
-        ImageRefused: It is not one image of floats.
-    """
+    """What a transform returned, one image of floats, as ``(1, C, H, W)`` in float32."""
     if isinstance(found, Mapping):
         keys = ("image", "pixel_values")
         named = [found[key] for key in keys if key in found]
@@ -402,15 +385,10 @@ def _ramp(size: tuple[int, int]) -> Image.Image:
 def _fit(
     values: NDArray[np.floating[Any]], at: NDArray[np.intp], length: int
 ) -> tuple[float, float] | None:
-    """Resized length and offset of a photo's axis, by a ramp along it.
+    """Resized length and offset of a photo's axis of ``length`` pixels, by a ramp along it.
 
-    Args:
-        values: The ramp in the input, in [0, 1], ``(…, positions)``.
-        at: The positions in the input.
-        length: Length of the photo, in pixels.
-
-    Returns:
-        None if the values are not a ramp that rises along the positions.
+    ``values``, ``(…, positions)`` in [0, 1], are the ramp ``at`` positions in the input; None if
+    they do not rise along these.
     """
     profile = values.mean(axis=0)
     centres = at + 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -35,13 +35,7 @@ class _Meter(TorchFunctionMode):
         self.calls = 0
         self.max_calls = calls
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") == "_set_grad_enabled":  # restoring a mode must not fail
             return func(*args, **(kwargs or {}))
         self.calls += 1
@@ -148,12 +142,8 @@ def _delicate(module: nn.Module, weights: Sequence[nn.Parameter]) -> Sequence[nn
 def _twin(module: nn.Module, copies: dict[int, Any]) -> nn.Module:
     """The structure of a network, with weights that have no numbers: a pass may leave traces in it.
 
-    (``deepcopy`` makes so many objects that Python's collector of garbage steps in.)
-
-    Args:
-        module: The network.
-        copies: By the ``id`` of each of its modules, parameters and buffers; what is not there
-            yet is added.
+    (``deepcopy`` makes so many objects that Python's collector of garbage steps in.) ``copies``, by
+    the ``id`` of each module, parameter and buffer, is added to.
     """
     if id(module) in copies:
         found: nn.Module = copies[id(module)]
@@ -195,13 +185,7 @@ class _Uses(TorchFunctionMode):
         self.safe: set[int] = set()
         self.unsafe: set[int] = set()
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Sees every function of torch's that the network calls."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
@@ -350,13 +334,7 @@ class _Polling(TorchFunctionMode):
         super().__init__()
         self._poll = poll
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") not in _FACTS:  # those that restore modes must not fail
             self._poll()
         return func(*args, **(kwargs or {}))
@@ -393,13 +371,7 @@ class _WithoutInitialisation(TorchFunctionMode):
                     return True
         return False
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Sees every function of torch's that this thread calls."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")

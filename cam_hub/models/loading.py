@@ -14,6 +14,7 @@ import torch
 from cam_hub._text import first_line
 from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.models.model_id import ModelId
+from cam_hub.options import SWITCH_WORDS
 
 if TYPE_CHECKING:
     from cam_hub.models.loaded_model import LoadedModel
@@ -39,9 +40,6 @@ MAX_TENSORS = 2**15
 
 MAX_NAME = 512
 """Maximum length of a tensor's name, in characters."""
-
-_WORDS = {"1": True, "true": True, "yes": True, "on": True}
-_WORDS |= {"0": False, "false": False, "no": False, "off": False}
 
 
 @dataclass(frozen=True)
@@ -99,9 +97,9 @@ class LoadLimits:
 def _read(name: str, text: str, default: bool | int | None) -> bool | int | None:
     """A limit out of its variable, of the kind that its default is of."""
     if isinstance(default, bool):
-        if text.lower() not in _WORDS:
+        if text.lower() not in SWITCH_WORDS:
             raise InvalidArgument(name, text, "'on' or 'off'")
-        return _WORDS[text.lower()]
+        return SWITCH_WORDS[text.lower()]
     if default is None and text.lower() == "none":
         return None
     try:

@@ -10,6 +10,7 @@ from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from cam_hub.errors import ModelNotFound
+from cam_hub.models.repo_files import PICKLES, SAFE
 
 __all__ = [
     "ModelId",
@@ -131,7 +132,7 @@ _GRAMMAR = (
     "IDs look like 'timm/resnet50.a1_in1k', 'owner/name@revision', 'torchvision/resnet50', "
     "'torchvision/resnet50@IMAGENET1K_V2' or 'resnet50.a1_in1k'."
 )
-_FILES = (".safetensors", ".bin", ".pth", ".pt", ".pth.tar", ".ckpt", ".onnx", ".json", ".zip")
+_FILES = (SAFE, *PICKLES, ".onnx", ".json", ".zip")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _NO_FOLDERS = (
     "It names a folder, and those are only loaded in Python (load_model) and from the command "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from timm.data.config import resolve_model_data_config
 from timm.models import PretrainedCfg
 from torch import Tensor, fx, nn
 
+from cam_hub._text import shortened
 from cam_hub.errors import InvalidArgument, ModelRefused
 from cam_hub.hooks.frozen_eval import unwrapped
 from cam_hub.images.preprocessing import Preprocessing
@@ -41,7 +43,7 @@ _ORDINARY = frozenset({"num_classes", "in_chans", "global_pool", "img_size", "dr
 
 _ORDINARY_SIDE = 512
 
-_SHOWN = 240  # characters of one line of torch's account of what does not fit
+_cut = partial(shortened, limit=240)  # one line of torch's account of what does not fit
 
 
 class _ConfigWithWeights(PretrainedCfg):
@@ -235,10 +237,6 @@ def _first_line(error: Exception) -> str:
     kind = type(error).__name__
     lines = str(error).strip().splitlines()
     return f"{kind}: {_cut(lines[0])}" if lines else kind
-
-
-def _cut(line: str) -> str:
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
 
 
 _SHARDED = "FullyShardedDataParallel"

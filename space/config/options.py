@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cam_hub.errors import InvalidArgument
+from cam_hub.options import SWITCH_WORDS
 
 __all__ = ["OPTIONS", "Option", "add_options", "read_options"]
 
 Kind = Literal["count", "amount", "seconds", "text", "words", "hosts", "switch", "port"]
 
-_WORDS = {"1": True, "true": True, "yes": True, "on": True}
-_WORDS |= {"0": False, "false": False, "no": False, "off": False}
 _EXPECTED = {
     "count": "a whole number of at least 1",
     "amount": "a whole number of at least 0",
@@ -205,7 +204,7 @@ def _found(
 def _value(kind: Kind, text: str) -> Any:
     """The value of a text, or None if it is not of the kind."""
     if kind == "switch":
-        return _WORDS.get(text.lower())
+        return SWITCH_WORDS.get(text.lower())
     if kind == "text":
         return text if text and not re.search(r"\s", text) else None
     if kind == "words":
