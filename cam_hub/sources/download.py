@@ -45,11 +45,9 @@ __all__ = [
     "OnBytes",
     "RemoteFile",
     "Report",
-    "TooSlow",
     "caller_may_stop",
     "download",
     "file_lock",
-    "network_error",
     "poll_of",
     "retry_after",
     "translated_errors",
@@ -439,16 +437,9 @@ def _stream_from_xet(file: RemoteFile, place: XetFileData, start: int) -> Iterat
 
 
 def _paced(chunks: Iterator[bytes], window: float) -> Iterator[bytes]:
-    """Yields the chunks of a response as long as they arrive fast enough.
+    """Yields the chunks of a response; ``TooSlow`` if too little arrives in ``window`` seconds.
 
     Only the time spent waiting counts: a slow disk or callback is not the server's fault.
-
-    Args:
-        chunks: The chunks.
-        window: Seconds over which the rate is measured.
-
-    Raises:
-        TooSlow: If less than the minimum arrives in a window.
     """
     waited, arrived = 0.0, 0
     while True:

@@ -213,7 +213,7 @@ def _source_of(request: LoadRequest) -> Iterator[Source]:
     except ModelNotFound as error:
         if error.nearest:
             raise
-        raise _suggest(request, error, known_ids(pretrained=request.pretrained)) from error
+        raise _with_nearest(request, error) from error
     except HubUnavailable as error:
         id = request.id
         if not (id.kind == "hub" and request.limits.local and (hint := _local_hint(str(id)))):
@@ -235,16 +235,11 @@ _MIN_SIMILARITY = 0.6
 """Minimum similarity, in [0, 1], of the name of a suggested repo."""
 
 
-def _suggest(request: LoadRequest, error: ModelNotFound, known: Iterable[str]) -> ModelNotFound:
-    """The same error with the nearest IDs.
+def _with_nearest(request: LoadRequest, error: ModelNotFound) -> ModelNotFound:
+    """The error of a source for an unknown ID, with the nearest IDs.
 
     The Hub is searched only for IDs of repos on it; if it does not respond, the suggestions come
     from the libraries.
-
-    Args:
-        request: The request for the unknown ID.
-        error: The error of its source.
-        known: The IDs that are known without a network.
     """
     id = request.id
     if id.kind == "local":
@@ -256,7 +251,7 @@ def _suggest(request: LoadRequest, error: ModelNotFound, known: Iterable[str]) -
     if tags and "." not in name:
         return ambiguous(id, tags)
     from_hub = _on_hub(request) if request.pretrained and id.kind == "hub" else []
-    from_libraries = _in_libraries(str(id.repo), known)
+    from_libraries = _in_libraries(str(id.repo), known_ids(pretrained=request.pretrained))
     nearest = list(dict.fromkeys([*from_hub, *from_libraries]))[:_MAX_NAMES]
     return ModelNotFound(str(id), nearest, error.hint)
 
@@ -388,8 +383,8 @@ def find_models(
         trouble = error.reason
     known = {hit.id for hit in listed}
     timms, torchvisions = _library_hits()
-    named = [hit for hit in timms if _fits(hit.id, words) and hit.id not in known]
-    others = [hit for hit in torchvisions if _fits(hit.id, words)]
+    named = [hit for hit in _fitting(timms, words) if hit.id not in known]
+    others = _fitting(torchvisions, words)
     return Found(tuple(_mixed([*listed, *named], others, words)[:limit]), trouble)
 
 
@@ -416,12 +411,8 @@ def _listed(words: Sequence[str], limit: int, token: Token, listing: HubListing)
 
 
 def _fitting(hits: Iterable[ModelHit], words: Sequence[str]) -> list[ModelHit]:
-    return [hit for hit in hits if _fits(hit.id, words)]
-
-
-def _fits(id: str, words: Sequence[str]) -> bool:
-    text = id.lower()
-    return all(word in text for word in words)
+    """The models in whose IDs all words stand."""
+    return [hit for hit in hits if all(word in hit.id.lower() for word in words)]
 
 
 def _mixed(

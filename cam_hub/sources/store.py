@@ -152,7 +152,9 @@ class ModelStore:
         entry = self._find(key)
         passing = False
         if entry is None:
-            if isinstance(token, str) and not _is_restricted(request):
+            if isinstance(token, str) and not (
+                pretrained and describe_model(str(id), token=token, limits=limits).restricted
+            ):
                 request = replace(request, token=False)
             passing = isinstance(request.token, str) or id.kind == "local"
             entry = self._load(object() if passing else key, request)
@@ -219,10 +221,9 @@ class ModelStore:
     def ids(self) -> frozenset[str]:
         """The IDs of all models that are cached or being loaded."""
         with self._room:
-            names = {
-                name for each in self._entries.values() for name in (str(each.id), each.model.id)
-            }
-            return frozenset(names | {str(loading.id) for loading in self._loading.values()})
+            entries = self._entries.values()
+            names = [name for entry in entries for name in (str(entry.id), entry.model.id)]
+            return frozenset([*names, *(str(loading.id) for loading in self._loading.values())])
 
     def _find(self, key: Hashable) -> StoreEntry | None:
         """Leases a cached model."""
@@ -262,8 +263,7 @@ class ModelStore:
     def _admit(self, new: StoreEntry) -> StoreEntry:
         """Adds a leased model, and evicts idle ones on its device until the rest fits.
 
-        Raises:
-            ModelRefused: If models in use leave no room for it for too long.
+        ``ModelRefused`` if models in use leave no room for it for too long.
         """
         deadline = time.monotonic() + self.patience
         size, place = new.bytes, new.model.device
@@ -293,17 +293,6 @@ class ModelStore:
                     del self._entries[entry.key]
             self._entries[new.key] = new
         return new
-
-
-def _is_restricted(request: LoadRequest) -> bool:
-    """Whether only some accounts may load the model.
-
-    Raises:
-        CamHubError: As ``describe_model``.
-    """
-    return request.pretrained and (
-        describe_model(str(request.id), token=request.token, limits=request.limits).restricted
-    )
 
 
 SHARED = ModelStore()

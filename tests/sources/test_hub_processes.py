@@ -8,11 +8,13 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import hf_hub_download, scan_cache_dir, try_to_load_from_cache
 
 import cam_hub
-from cam_hub.models.loading import FileFacts
-from cam_hub.sources.hub.source import RepoCache, fetch
+from cam_hub.models.loading import FileFacts, LoadRequest
+from cam_hub.models.model_id import parse_model_id
+from cam_hub.sources.hub.source import _open_snapshot
 from tests.fakes.hub.bread import REPO
 from tests.fakes.hub.files import git_sha1
 
@@ -40,11 +42,12 @@ def test_a_file_that_another_is_reading_stays_where_it_is(hub, hub_cache):
     cam_hub.load_model(REPO, device="cpu")
     (config,) = hub_cache.rglob("snapshots/*/config.json")
     body = hub.repos[REPO]["config.json"]
-    facts = FileFacts("config.json", len(body), git_sha1(body))
+    file = FileFacts("config.json", len(body), git_sha1(body))
     before = config.lstat().st_ino
-    cache, commit = RepoCache(REPO), hub.commit(REPO)
-    hub.requests.clear()
-    assert fetch(REPO, facts, "http://nowhere.invalid", {}, cache, commit, print) == config
+    request = LoadRequest(parse_model_id(REPO), True, torch.device("cpu"))
+    with _open_snapshot(request, REPO) as snapshot:
+        hub.requests.clear()
+        assert snapshot._fetch(file, git_sha1(body), len(body)) == config
     assert config.lstat().st_ino == before
     assert hub.requests == []
 

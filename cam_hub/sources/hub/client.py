@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import httpx2
@@ -22,11 +21,11 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from cam_hub._text import clean_line
 from cam_hub._version import __version__
 from cam_hub.errors import CamHubError, HubUnavailable, InvalidArgument, ModelNotFound, ModelRefused
-from cam_hub.models.loading import FileFacts, ModelFacts
+from cam_hub.models.loading import FileFacts, LoadRequest, ModelFacts
 from cam_hub.models.repo_files import not_a_model
 from cam_hub.sources.download import FileServer, retry_after, translated_errors
 
-__all__ = ["HUB", "HubClient", "RepoRequest", "Token", "check_token", "is_commit", "plain_errors"]
+__all__ = ["HUB", "HubClient", "Token", "check_token", "is_commit"]
 
 
 HUB = FileServer(
@@ -40,59 +39,19 @@ HUB = FileServer(
 """The Hub, and its cache on this machine."""
 
 
-@dataclass(frozen=True)
-class RepoRequest:
-    """A request about a repo, for messages.
-
-    Attributes:
-        id: The model's ID, as it was given.
-        repo: ``owner/name``.
-        revision: Branch, tag or commit, if one was named.
-        signed: Whether a token is sent.
-    """
-
-    id: str
-    repo: str
-    revision: str | None
-    signed: bool
-
-
-@contextmanager
-def plain_errors(wanted: RepoRequest) -> Iterator[None]:
-    """Turns errors of huggingface_hub, its HTTP client and the disk into errors of ours.
-
-    Raises:
-        ModelNotFound: If there is no such repo or revision, or not for this caller.
-        ModelRefused: If the caller may not have it.
-        HubUnavailable: If the Hub, the network or the disk fails.
-    """
-    with translated_errors(wanted.id, HUB):
-        try:
-            try:
-                yield
-            except httpx2.HTTPStatusError as error:
-                # It knows the Hub's own headers. The body stays unread, since it may be endless.
-                hf_raise_for_status(error.response)
-                raise
-        except hub.HfHubHTTPError as error:
-            if (refusal := _refusal(wanted, error)) is not None:
-                raise refusal from error
-            raise
-
-
-def _refusal(wanted: RepoRequest, error: hub.HfHubHTTPError) -> CamHubError | None:
+def _refusal(client: HubClient, error: hub.HfHubHTTPError) -> CamHubError | None:
     """The error for a refusal; None if the Hub itself failed."""
-    id, status = wanted.id, error.response.status_code
+    id, status = client.id, error.response.status_code
     if isinstance(error, hub.GatedRepoError):
-        return ModelRefused(id, _gated(wanted.signed))
+        return ModelRefused(id, _gated(client.signed))
     if isinstance(error, hub.DisabledRepoError):
         return ModelRefused(id, "the Hub has taken it out of service.")
     if isinstance(error, hub.RevisionNotFoundError):
-        return ModelNotFound(id, [wanted.repo], f"The repo has no revision {wanted.revision!r}.")
+        return ModelNotFound(id, [client.repo], f"The repo has no revision {client.revision!r}.")
     if isinstance(error, hub.EntryNotFoundError):
         return ModelRefused(id, "a file in its listing does not exist.")
-    if isinstance(error, hub.RepositoryNotFoundError) or (status == 401 and not wanted.signed):
-        return ModelNotFound(id, hint=_hidden(wanted.signed))
+    if isinstance(error, hub.RepositoryNotFoundError) or (status == 401 and not client.signed):
+        return ModelNotFound(id, hint=_hidden(client.signed))
     if status == 401:
         return ModelRefused(
             id,
@@ -104,7 +63,7 @@ def _refusal(wanted: RepoRequest, error: hub.HfHubHTTPError) -> CamHubError | No
             id,
             "the token that was sent may not read it. Let the token read this repo, in the Hub's "
             "settings, or use one that may."
-            if wanted.signed
+            if client.signed
             else "the Hub forbids to read it without a token.",
         )
     return None
@@ -151,21 +110,28 @@ class HubClient:
     """Requests about one repo, with the access token of one caller.
 
     Args:
+        request: The request for the model.
+        repo: ``owner/name``.
+
+    Attributes:
         id: The model's ID, as it was given.
         repo: ``owner/name``.
         revision: Branch, tag or commit; None for the main branch.
-        token: The caller's access token.
+        own: Whether the caller is this machine's user, not a remote one with a token of their own.
+        headers: The headers of a request.
+        signed: Whether a token is sent.
 
     Raises:
         InvalidArgument: If the token is not one, or there is none where there must be.
     """
 
-    def __init__(self, id: str, repo: str, revision: str | None, token: Token) -> None:
-        check_token(token)
-        self.repo, self.revision, self._token = repo, revision, token
+    def __init__(self, request: LoadRequest, repo: str) -> None:
+        check_token(request.token)
+        self.id, self.repo, self.revision = str(request.id), repo, request.id.revision
+        self.own, self._token = request.is_own, request.token
         try:
             self.headers: Mapping[str, str] = build_hf_headers(
-                token=token, library_name="cam_hub", library_version=__version__
+                token=self._token, library_name="cam_hub", library_version=__version__
             )
         except LocalTokenNotFoundError as error:
             raise InvalidArgument(
@@ -173,16 +139,34 @@ class HubClient:
             ) from error
         except OSError as error:
             raise HubUnavailable(
-                id,
+                self.id,
                 "the access token of this machine cannot be read. Give one in HF_TOKEN, or use "
                 "none (token=False).",
             ) from error
-        self.wanted = RepoRequest(id, repo, revision, signed="authorization" in self.headers)
+        self.signed = "authorization" in self.headers
+        self._api = HfApi(library_name="cam_hub", library_version=__version__, token=self._token)
 
-    @property
-    def own(self) -> bool:
-        """Whether the caller is this machine's user, not a remote one with a token of their own."""
-        return self._token is None or self._token is True
+    @contextmanager
+    def plain_errors(self) -> Iterator[None]:
+        """Turns errors of huggingface_hub, its HTTP client and the disk into errors of ours.
+
+        Raises:
+            ModelNotFound: If there is no such repo or revision, or not for this caller.
+            ModelRefused: If the caller may not have it.
+            HubUnavailable: If the Hub, the network or the disk fails.
+        """
+        with translated_errors(self.id, HUB):
+            try:
+                try:
+                    yield
+                except httpx2.HTTPStatusError as error:
+                    # It knows the Hub's own headers. The body stays unread: it may be endless.
+                    hf_raise_for_status(error.response)
+                    raise
+            except hub.HfHubHTTPError as error:
+                if (refusal := _refusal(self, error)) is not None:
+                    raise refusal from error
+                raise
 
     def facts(self, *, patient: bool) -> ModelFacts:
         """The facts about the repo.
@@ -200,12 +184,12 @@ class HubClient:
             HubUnavailable: If the Hub does not answer as it should.
         """
         timeout = constants.HF_HUB_ETAG_TIMEOUT
-        with plain_errors(self.wanted):
+        with self.plain_errors():
             try:
                 return self._ask(timeout if patient else min(timeout, _SHORT_TIMEOUT))
             except RepositoryNotFoundError as error:
                 if (kind := self._other_kind()) is not None:
-                    raise ModelRefused(self.wanted.id, not_a_model(kind)) from error
+                    raise ModelRefused(self.id, not_a_model(kind)) from error
                 raise
             except HfHubHTTPError as error:
                 seconds = retry_after(error.response)
@@ -220,7 +204,7 @@ class HubClient:
         Raises:
             CamHubError: As for ``facts``.
         """
-        with plain_errors(self.wanted):
+        with self.plain_errors():
             get_hf_file_metadata(
                 self.address(name, self.revision or constants.DEFAULT_REVISION),
                 token=self._token,
@@ -233,30 +217,25 @@ class HubClient:
 
     def _other_kind(self) -> Literal["dataset", "space"] | None:
         """The type of the repo of this name, if it is not a model."""
-        api = HfApi(library_name="cam_hub", library_version=__version__)
         for kind in _OTHER_KINDS:
             # Any failure: the error that there is no such model is raised in any case.
             with suppress(OSError, httpx2.HTTPError, ValueError, TypeError, KeyError):
-                api.repo_info(self.repo, repo_type=kind, timeout=_SHORT_TIMEOUT, token=self._token)
+                self._api.repo_info(self.repo, repo_type=kind, timeout=_SHORT_TIMEOUT)
                 return kind
         return None
 
     def _ask(self, timeout: float) -> ModelFacts:
         try:
-            info = HfApi(library_name="cam_hub", library_version=__version__).model_info(
-                self.repo,
-                revision=self.revision,
-                files_metadata=True,
-                timeout=timeout,
-                token=self._token,
+            info = self._api.model_info(
+                self.repo, revision=self.revision, files_metadata=True, timeout=timeout
             )
-            return _as_facts(self.wanted.id, info)
+            return _as_facts(self.id, info)
         except OSError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             # The errors of reading a body that is not JSON, or is other JSON.
             raise HubUnavailable(
-                self.wanted.id,
+                self.id,
                 "the answer is not the Hub's: a page to log in to this network, perhaps, or a "
                 "wrong HF_ENDPOINT.",
             ) from error

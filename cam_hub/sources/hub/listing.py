@@ -6,8 +6,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import Future
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import constants, get_session, hf_raise_for_status
@@ -146,15 +147,6 @@ class _Query:
     anonymous: bool
 
 
-@dataclass
-class _Pending:
-    """A request under way."""
-
-    done: threading.Event = field(default_factory=threading.Event)
-    hits: Hits = ()
-    error: CamHubError | None = None
-
-
 class HubListing:
     """The Hub's list of timm models, cached for a while.
 
@@ -183,7 +175,7 @@ class HubListing:
         self.keep = keep
         self._lock = threading.Lock()
         self._responses: OrderedDict[_Query, tuple[float, Hits]] = OrderedDict()
-        self._pending: dict[_Query, _Pending] = {}
+        self._pending: dict[_Query, Future[Hits]] = {}
         self._active = 0
         self._failure: tuple[float, HubUnavailable] | None = None
 
@@ -214,13 +206,14 @@ class HubListing:
             pending = None if own else self._pending.get(query)
             if pending is None:
                 pending = self._start(query, token, shared=not own)
-        if not pending.done.wait(self.patience):
+        try:
+            return pending.result(self.patience)
+        except TimeoutError:
             error = HubUnavailable(_LIST, f"no answer within {self.patience:g} seconds.")
             self._record_failure(error)
-            raise error
-        if pending.error is not None:
-            raise copy(pending.error)  # other threads may wait for the same response
-        return pending.hits
+            raise error from None
+        except CamHubError as shared:
+            raise copy(shared) from None  # other threads may wait for the same response
 
     def forget(self) -> None:
         """Clears the cache and the record of the last failure."""
@@ -235,10 +228,10 @@ class HubListing:
         self._responses.move_to_end(query)
         return found[1]
 
-    def _start(self, query: _Query, token: Token, *, shared: bool) -> _Pending:
+    def _start(self, query: _Query, token: Token, *, shared: bool) -> Future[Hits]:
         if self._active >= _MAX_REQUESTS:
             raise HubUnavailable(_LIST, "too many searches are under way; try again.")
-        pending = _Pending()
+        pending: Future[Hits] = Future()
         self._active += 1
         if shared:
             self._pending[query] = pending
@@ -248,25 +241,26 @@ class HubListing:
         ).start()
         return pending
 
-    def _work(self, query: _Query, token: Token, pending: _Pending, shared: bool) -> None:
+    def _work(self, query: _Query, token: Token, pending: Future[Hits], shared: bool) -> None:
+        hits: Hits | None = None
         try:
-            pending.hits = _ask(query, token, self.patience)
-        except HubUnavailable as error:
-            pending.error = error
-            self._record_failure(error)
+            hits = _ask(query, token, self.patience)
         except CamHubError as error:
-            pending.error = error
+            if isinstance(error, HubUnavailable):
+                self._record_failure(error)
+            pending.set_exception(error)
         with self._lock:
             self._active -= 1
             if shared:
                 del self._pending[query]
-            if pending.error is None:
-                self._failure = None
-            if shared and pending.error is None:
-                self._responses[query] = (time.monotonic(), pending.hits)
+            if hits is None:
+                return
+            self._failure = None
+            if shared:
+                self._responses[query] = (time.monotonic(), hits)
                 while len(self._responses) > self.keep:
                     self._responses.popitem(last=False)
-        pending.done.set()
+        pending.set_result(hits)
 
     def _record_failure(self, error: HubUnavailable) -> None:
         with self._lock:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,6 @@ from cam_hub.models.loading import FileFacts, LoadLimits, LoadRequest, ModelFact
 from cam_hub.models.network import build
 from cam_hub.models.repo_files import choose_weights, why_no_weights, why_other_library
 from cam_hub.sources.download import (
-    OnBytes,
     RemoteFile,
     Report,
     caller_may_stop,
@@ -34,7 +33,7 @@ from cam_hub.sources.download import (
     file_lock,
     poll_of,
 )
-from cam_hub.sources.hub.client import HUB, HubClient, is_commit, plain_errors
+from cam_hub.sources.hub.client import HUB, HubClient, is_commit
 from cam_hub.sources.timm import (
     ambiguous,
     as_loaded,
@@ -45,7 +44,7 @@ from cam_hub.sources.timm import (
     tags_of,
 )
 
-__all__ = ["HubSource", "RepoCache", "Snapshot", "facts_of", "fetch", "open_snapshot"]
+__all__ = ["HubSource"]
 
 
 _PUBLIC = ".cam_hub_public"
@@ -146,54 +145,9 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp")
 
 
-def fetch(
-    id: str,
-    file: FileFacts,
-    address: str,
-    headers: Mapping[str, str],
-    cache: RepoCache,
-    commit: str,
-    on_bytes: OnBytes,
-) -> Path:
-    """Fetches a file, unless its content is in the cache already.
-
-    Args:
-        id: The model's ID, for messages.
-        file: The file; its size and its digest must be known.
-        address: Its URL.
-        headers: The headers of the request. The authorization is sent to no other host.
-        cache: The cache of the repo.
-        commit: The commit.
-        on_bytes: Called with the number of bytes now and then; an exception ends the download.
-
-    Returns:
-        The file in the cache.
-
-    Raises:
-        HubUnavailable: If its size or its digest are wrong.
-        httpx2.HTTPError, OSError: If the network or the disk fails.
-    """
-    if file.digest is None or file.size is None:
-        raise HubUnavailable(id, f"the Hub states no size or no digest of {file.name}.")
-    blob = cache.blob(file.digest)
-    with file_lock(blob, cache.lock(file.digest), on_bytes):
-        if (found := cache.find(commit, file.name, file.size)) is not None:
-            return found  # another thread has fetched it, and may be reading it
-        if not cache.holds(file.digest, file.size):
-            remote = RemoteFile(
-                id, file.name, address, file.size, file.digest, HUB, headers=headers
-            )
-            download(remote, blob, on_bytes)
-        return cache.name(file.digest, commit, file.name)
-
-
 @dataclass(frozen=True, eq=False)
-class Snapshot:
-    """The files of a model at one commit.
-
-    Attributes:
-        facts: The facts about it. Its ``weights_file`` is the one to read.
-    """
+class _Snapshot:
+    """The files of a model at one commit, by the facts about it."""
 
     facts: ModelFacts
     _cache: RepoCache
@@ -215,19 +169,32 @@ class Snapshot:
         file = self.facts.file(name) or FileFacts(name)
         if (found := self._cache.find(self.commit, name, file.size)) is not None:
             return found
-        with plain_errors(self._client.wanted):
-            path = fetch(
-                self.facts.id,
-                file,
-                self._client.address(name, self.commit),
-                self._client.headers,
-                self._cache,
-                self.commit,
-                self._report.file(file.size),
-            )
+        if file.digest is None or file.size is None:
+            raise HubUnavailable(self.facts.id, f"the Hub states no size or no digest of {name}.")
+        path = self._fetch(file, file.digest, file.size)
         self._cache.note_public(not self.facts.restricted)
         self._cache.point(self._client.revision, self.commit)
         return path
+
+    def _fetch(self, file: FileFacts, digest: str, size: int) -> Path:
+        """A file of the model, fetched unless its content is in the cache already."""
+        client, cache = self._client, self._cache
+        blob, on_bytes = cache.blob(digest), self._report.file(size)
+        with client.plain_errors(), file_lock(blob, cache.lock(digest), on_bytes):
+            if (found := cache.find(self.commit, file.name, size)) is not None:
+                return found  # another thread has fetched it, and may be reading it
+            if not cache.holds(digest, size):
+                remote = RemoteFile(
+                    self.facts.id,
+                    file.name,
+                    client.address(file.name, self.commit),
+                    size,
+                    digest,
+                    HUB,
+                    headers=client.headers,
+                )
+                download(remote, blob, on_bytes)
+            return cache.name(digest, self.commit, file.name)
 
     def weights(self) -> Path:
         """The file of the weights; errors as for ``path``."""
@@ -237,24 +204,17 @@ class Snapshot:
 
 
 @contextmanager
-def open_snapshot(request: LoadRequest, repo: str) -> Iterator[Snapshot]:
-    """Opens the files of a model, cached or fetched, if the caller may use them.
-
-    Args:
-        request: The request.
-        repo: ``owner/name``.
-
-    Yields:
-        The snapshot; outside this context its files may be deleted.
+def _open_snapshot(request: LoadRequest, repo: str) -> Iterator[_Snapshot]:
+    """The files of a model, if the caller may use them; outside this context they may be deleted.
 
     Raises:
         ModelNotFound: If there is no such repo or revision, or it is private.
         ModelRefused: If it is not a timm model, exceeds the limits, or may not be read.
         HubUnavailable: If the Hub fails and the cache does not hold the model.
     """
-    id, limits = str(request.id), request.limits
+    limits = request.limits
     cache = RepoCache(repo)
-    client = HubClient(id, repo, request.id.revision, request.token)
+    client = HubClient(request, repo)
     with caller_may_stop():
         facts = _facts(client, cache, limits)
         if facts.fresh and facts.gated and not client.own:
@@ -269,13 +229,13 @@ def open_snapshot(request: LoadRequest, repo: str) -> Iterator[Snapshot]:
             yield _admitted(facts, cache, client, request)
 
 
-def facts_of(request: LoadRequest, repo: str) -> ModelFacts:
+def _facts_of(request: LoadRequest, repo: str) -> ModelFacts:
     """The facts about a repo, without fetching a file; errors as for a snapshot.
 
     A repo that would be refused is described, too, with the reason. For a gated repo, a second
     request checks the caller's access.
     """
-    client = HubClient(str(request.id), repo, request.id.revision, request.token)
+    client = HubClient(request, repo)
     cache = RepoCache(repo)
     facts = _facts(client, cache, request.limits)
     facts = replace(facts, fetch_bytes=_missing(facts, cache))
@@ -308,7 +268,7 @@ def _check(facts: ModelFacts, limits: LoadLimits) -> None:
 
 def _admitted(
     facts: ModelFacts, cache: RepoCache, client: HubClient, request: LoadRequest
-) -> Snapshot:
+) -> _Snapshot:
     """The snapshot, if the model may be loaded."""
     _check(facts, request.limits)
     facts = replace(facts, fetch_bytes=_missing(facts, cache))
@@ -319,7 +279,7 @@ def _admitted(
         if cache.find(facts.revision, CONFIG):
             cache.point(client.revision, facts.revision or "")
     report = Report(facts.id, facts.fetch_bytes or 0, request.progress)
-    return Snapshot(facts, cache, client, report)
+    return _Snapshot(facts, cache, client, report)
 
 
 def _facts(client: HubClient, cache: RepoCache, limits: LoadLimits) -> ModelFacts:
@@ -365,7 +325,7 @@ def _cached_facts(client: HubClient, cache: RepoCache, limits: LoadLimits) -> Mo
     if weights is None:
         return None
     return ModelFacts(
-        id=client.wanted.id,
+        id=client.id,
         source="hub",
         revision=commit,
         weights_file=weights.name,
@@ -407,7 +367,7 @@ class HubSource:
     def load(self, request: LoadRequest) -> LoadedModel:
         """Requests the facts, fetches missing files into the Hub's cache, and builds the model."""
         id, repo = str(request.id), _repo(request)
-        with open_snapshot(request, repo) as snapshot:
+        with _open_snapshot(request, repo) as snapshot:
             config = _config(id, snapshot)
             weights = snapshot.weights()
             poll = poll_of(id, request.progress)
@@ -425,7 +385,7 @@ class HubSource:
     def describe(self, request: LoadRequest) -> ModelFacts:
         """The facts from the Hub; without it, those from the cache."""
         repo = _repo(request)
-        facts = facts_of(request, repo)
+        facts = _facts_of(request, repo)
         size, labels = _declared(request, repo, facts)
         return replace(facts, id=_name(request, repo), input_size=size, class_names=labels)
 
@@ -434,7 +394,7 @@ class HubSource:
         return hub_ids()
 
 
-def _config(id: str, snapshot: Snapshot) -> RepoConfig:
+def _config(id: str, snapshot: _Snapshot) -> RepoConfig:
     """The repo's configuration; its card is fetched where only that can hold the labels."""
     path = snapshot.path(CONFIG)
     config = read_config(id, path)
