@@ -193,17 +193,17 @@ def _make_explanation(
         grids=grids,
         samples=samples if method.needs_noise else {},
         precision=str(job.image.dtype).removeprefix("torch."),
-        autocast=str(job.setting.autocast or "").removeprefix("torch.") or None,
+        autocast=str(job.setting.autocast or "").removeprefix("torch."),
         batch_size=job.batch_size
         if method.attribute is not None
         else min(job.batch_size, 1 + max(samples.values()))
         if method.needs_noise
         else None,
-        notes=model.execution.notes,
+        notes=list(model.execution.notes),
         layer_notes=layer_notes,
         agreement=agreement,
         cancellation=cancellation,
-        choice=request.choice,
+        choice=dict(request.choice or {}),
     )
     found = Explanation(
         pictures=prepared.pictures,

@@ -319,7 +319,7 @@ class Comparison:
             if self.kind == "layers" and any(cell.explanation for cell in row.cells):
                 name = f"strip-{file_stem(number, row.model)}.webp"
                 frames = partial(self.animation, scale, number, alpha=alpha, colormap=colormap)
-                drawn[name] = partial(_play, frames)
+                drawn[name] = partial(montage.write_animation, frames, frame_ms=600)
         return self._save(place, drawn)
 
     def save_data(self, folder: str | Path) -> Path:
@@ -391,16 +391,8 @@ class Comparison:
         )
 
 
-def _play(frames: Callable[[], list[Image.Image]], path: Path) -> None:
-    montage.write_animation(frames(), path, 600)
-
-
 def _read(stored: ResultFolder) -> Comparison:
-    """What ``Comparison.save`` wrote; also a stranger's.
-
-    Raises:
-        InvalidArgument: If the folder holds no complete comparison.
-    """
+    """What ``Comparison.save`` wrote; also a stranger's."""
     try:
         data = stored.manifest(TABLE)
         check_parts(data, COMPARISON)

@@ -277,16 +277,10 @@ def sheet(
     colormap: str,
     tile_width: int,
 ) -> Image.Image:
-    """All rows with their captions, and what the colours mean.
+    """All rows with their captions, and what the colours mean; for ``Comparison.figure``.
 
-    Args:
-        photo: Stands before the rows; None: each row's own.
-        titles: The titles of the columns.
-        rows: The rows.
-        pictures: The pictures of the cells, row by row; None for a cell without one.
-        scale: The scale of the pictures.
-        colormap: The colour map of the pictures.
-        tile_width: Width of a tile in pixels.
+    ``photo`` stands before each row, or the row's own where it is None; ``pictures`` are those of
+    the cells, row by row, and None for a cell without one.
     """
     tiles: list[Tile] = []
     flowing = len(rows) == 1 and len(titles) > _MAX_ABREAST

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from math import prod
@@ -15,10 +15,10 @@ from typing import Any, Protocol, get_args
 import numpy as np
 from PIL import Image
 
-from cam_hub._validation import check_fraction
+from cam_hub._validation import check_fraction, check_whole
 from cam_hub.errors import InvalidArgument
 from cam_hub.faithfulness import Evidence
-from cam_hub.images.clips import evenly
+from cam_hub.images.clips import evenly, over_frames
 from cam_hub.images.decoding import MAX_PIXELS
 from cam_hub.images.geometry import Placement
 from cam_hub.methods import METHODS, Sign
@@ -208,14 +208,23 @@ class Explanation(Maps):
             InvalidArgument: If ``alpha``, ``colormap`` or ``max_side`` does not work.
             NoMap: If the map is blank or not finite.
         """
-        return montage.overlays(
-            self.frames,
-            self._shade(self._heat_over_time(class_index, layer)),
-            self.placement,
-            alpha=alpha,
-            colormap=fitting(colormap, signed=self.signed),
-            max_side=max_side,
-        )
+        check_whole("max_side", max_side, 16)
+        frames = self.frames
+        width, height = frames[0].size
+        shrink = min(max_side, longest := max(width, height)) / longest
+        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+        small = {
+            id(frame): frame if frame.size == size else frame.resize(size, Image.Resampling.BICUBIC)
+            for frame in frames
+        }
+        place = self.placement.resized(size)
+        seen = place.seen_mask()
+        heat = over_frames(self._shade(self._heat_over_time(class_index, layer)), len(frames))
+        look: dict[str, Any] = {"alpha": alpha, "colormap": fitting(colormap, signed=self.signed)}
+        return [
+            overlay.overlay(small[id(frame)], place.warp(cells), seen=seen, **look)
+            for frame, cells in zip(frames, heat, strict=True)
+        ]
 
     def save_animation(
         self,
@@ -417,44 +426,27 @@ class Explanation(Maps):
         scale: ScaleChoice | Mapping[str, Limits],
         colorbar: bool,
     ) -> dict[str, Writer]:
+        """Overlays and animations of what has a map: what writes each file, by name."""
         files: dict[str, Writer] = {}
+        colours: dict[str, Any] = {"alpha": alpha, "colormap": colormap}
         fused = len(self.layers) > 1
+        stems: dict[str | None, str] = {None: ""}
+        if fused:
+            stems |= {name: f"-{file_stem(at, name)}" for at, name in enumerate(self.layers)}
         for index in self.classes:
-            names: list[str | None] = [None, *self.layers] if len(self.layers) > 1 else [None]
-            for position, name in enumerate(names):
-                stem = f"overlay-{index}" + (f"-{file_stem(position - 1, name)}" if name else "")
+            for name, stem in stems.items():
                 if not self.has_map(index, name):
                     continue
-                if not isinstance(scale, Mapping):
-                    ends: ScaleChoice = scale
-                else:
-                    named = self.layers[0] if name is None and not fused else name
-                    ends = self.common_limits(None) if named is None else scale.get(named)
-                files[f"{stem}.png"] = partial(
-                    self._draw, index, name, alpha, colormap, ends, colorbar
-                )
+                ends = scale
+                if isinstance(ends, Mapping):
+                    named = self.layers[0] if not fused else name
+                    ends = self.common_limits(None) if named is None else ends.get(named)
+                draw = partial(self.overlay, index, name, scale=ends, colorbar=colorbar, **colours)
+                files[f"overlay-{index}{stem}.png"] = partial(_draw, draw)
             if self.steps > 1 and self.has_map(index):
-                files[f"animation-{index}.gif"] = partial(self._play, index, alpha, colormap)
+                play = partial(self.animation, index, **colours)
+                files[f"animation-{index}.gif"] = partial(montage.write_animation, play)
         return files
-
-    def _draw(
-        self,
-        index: int,
-        layer: str | None,
-        alpha: float,
-        colormap: str,
-        scale: ScaleChoice,
-        colorbar: bool,
-        path: Path,
-    ) -> None:
-        picture = self.overlay(
-            index, layer, alpha=alpha, colormap=colormap, scale=scale, colorbar=colorbar
-        )
-        picture.save(path, "PNG")
-
-    def _play(self, index: int, alpha: float, colormap: str, path: Path) -> None:
-        pictures = self.animation(index, alpha=alpha, colormap=colormap)
-        montage.write_animation(pictures, path)
 
     def _montage_over_time(self, index: int, alpha: float, colormap: str) -> Image.Image:
         steps = evenly(self.steps, min(self.steps, _SHOWN_STEPS))
@@ -524,6 +516,11 @@ class Explanation(Maps):
         return self.evidence if known else None
 
 
+def _draw(draw: Callable[[], Image.Image], path: Path) -> None:
+    """Draws a picture and writes it as a PNG."""
+    draw().save(path, "PNG")
+
+
 def read_predictions(entries: Any) -> tuple[Prediction, ...]:
     """Predictions out of a manifest that was checked; parts of later versions are left out."""
     known = {field.name for field in fields(Prediction)}
@@ -539,12 +536,7 @@ def _read_maps(
     classes: tuple[int, ...],
     layers: tuple[str, ...],
 ) -> dict[tuple[int, str], Map]:
-    """One map per class and layer.
-
-    Raises:
-        ValueError: If a map is missing, named twice, too large, or not as described.
-        OSError: If one cannot be read.
-    """
+    """One map per class and layer; ``ValueError`` if one is missing or not as described."""
     if not classes or not layers or len({*classes}) < len(classes) or len({*layers}) < len(layers):
         raise ValueError("classes and layers must be named, each once")
     entries = {(entry["class_index"], entry["layer"]): entry for entry in manifest["maps"]}

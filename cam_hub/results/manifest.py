@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from cam_hub._text import shortened
 from cam_hub._version import __version__
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.classes import Prediction
@@ -154,9 +155,7 @@ def _is(value: object, kind: type) -> bool:
 
 
 def _unfit(where: str, expected: str, value: object) -> ValueError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:59] + "…"
-    return ValueError(f"{where} is {shown}, not {expected}")
+    return ValueError(f"{where} is {shortened(repr(value), 60)}, not {expected}")
 
 
 def file_stem(position: int, layer: str) -> str:
@@ -179,13 +178,7 @@ def make_manifest(
     grids: Mapping[tuple[int, str], tuple[int, ...]],
     samples: Mapping[tuple[int, str], int],
     precision: str,
-    autocast: str | None = None,
-    batch_size: int | None = None,
-    notes: Sequence[str] = (),
-    layer_notes: Mapping[str, str] | None = None,
-    agreement: Mapping[str, float] | None = None,
-    cancellation: Mapping[str, float] | None = None,
-    choice: Mapping[str, Any] | None = None,
+    **optional: Any,
 ) -> dict[str, Any]:
     """The manifest of an explanation, without the entry for the picture.
 
@@ -206,16 +199,15 @@ def make_manifest(
             columns.
         samples: The number of noisy copies for each map; empty for maps without noise.
         precision: Floating-point type of the pass.
-        autocast: The type in which autocast computed what it could, or None.
-        batch_size: How many images passed the network at once, if there was more than one.
-        notes: What must be known of all maps: how the model had to be run.
-        layer_notes: What must be known of the maps of some layers, by layer (``LayerInfo.note``).
-        agreement: Of maps that noise went into, by layer: how far another seed's map can be
-            expected to correlate, the least of the classes.
-        cancellation: Of maps of Grad-CAM++ and XGrad-CAM, by layer: the share of the weights in the
-            paper's formula that comes from denominators whose terms cancel, the most of the
-            classes.
-        choice: How method and layer were chosen by evidence, if they were.
+        optional: Entries that are left out if they are empty. ``autocast``: the type in which
+            autocast computed what it could. ``batch_size``: how many images passed the network at
+            once, if there was more than one. ``notes``: what must be known of all maps: how the
+            model had to be run. ``layer_notes``: what must be known of the maps of some layers, by
+            layer (``LayerInfo.note``). ``agreement``: of maps that noise went into, by layer: how
+            far another seed's map can be expected to correlate, the least of the classes.
+            ``cancellation``: of maps of Grad-CAM++ and XGrad-CAM, by layer: the share of the
+            weights in the paper's formula that comes from denominators whose terms cancel, for the
+            class with the largest one. ``choice``: how method and layer were chosen by evidence.
 
     Returns:
         JSON types only.
@@ -246,11 +238,6 @@ def make_manifest(
         "method": method,
         "parameters": dict(parameters),
         "layers": list(layers),
-        **({"notes": list(notes)} if notes else {}),
-        **({"layer_notes": dict(layer_notes)} if layer_notes else {}),
-        **({"agreement": dict(agreement)} if agreement else {}),
-        **({"cancellation": dict(cancellation)} if cancellation else {}),
-        **({"choice": dict(choice)} if choice else {}),
         "classes": list(map(dict, classes)),
         "contrast": against,
         "target": dict(target),
@@ -261,8 +248,7 @@ def make_manifest(
         "maps": maps,
         "device": str(model.device),
         "precision": precision,
-        **({"autocast": autocast} if autocast is not None else {}),
-        **({"batch_size": batch_size} if batch_size is not None else {}),
+        **{name: entry for name, entry in optional.items() if entry},
         "versions": dict(_versions()),
     }
 

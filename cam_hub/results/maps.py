@@ -79,7 +79,7 @@ class Pictures:
         facts: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self._paint = pictures if callable(pictures) else None
-        self._frames = None if callable(pictures) else tuple(pictures)
+        self._frames = () if callable(pictures) else tuple(pictures)
         self._recorded = facts
         self.clip = clip
 
@@ -97,8 +97,6 @@ class Pictures:
         if paint is not None:
             self._frames = tuple(paint())
             self._paint = None  # frees the tensor, too
-        if self._frames is None:
-            raise AssertionError("neither pictures nor a function that paints them")
         return self._frames
 
     @property

@@ -16,22 +16,19 @@ import os
 import secrets
 import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from cam_hub._validation import check_whole
 from cam_hub.errors import InvalidArgument, SaveFailed
-from cam_hub.images.clips import over_frames
-from cam_hub.images.geometry import Placement
-from cam_hub.results.overlay import checked_photo, colorize, overlay
+from cam_hub.results.overlay import checked_photo, colorize
 
 __all__ = [
     "MAX_TILE_WIDTH",
@@ -40,7 +37,6 @@ __all__ = [
     "label_text",
     "montage",
     "note",
-    "overlays",
     "save_animation",
     "stack",
     "write_animation",
@@ -289,12 +285,9 @@ def label_text(label: str, class_index: int | None, *, codes: bool = True) -> st
 
 
 def _drawable(char: str, missing: str | None = "?") -> str | None:
-    """A character as the typeface has it: itself, its ASCII form, or a space.
+    """A character as the typeface has it: itself, its ASCII form, a space, or ``missing``.
 
-    Args:
-        char: The character.
-        missing: Stands for one that the typeface lacks; None for None, also for emoji and for
-            marks, which are left out otherwise.
+    Emoji and marks that the typeface lacks are left out, unless ``missing`` is None.
     """
     if char.isspace():
         return " "
@@ -352,47 +345,11 @@ _MARK = b"cam_hub sha256:"
 _DIGITS = 64
 
 
-def overlays(
-    frames: Sequence[Image.Image],
-    heat: NDArray[np.float32],
-    placement: Placement,
-    *,
-    alpha: float,
-    colormap: str,
-    max_side: int,
-) -> list[Image.Image]:
-    """Each frame of a clip with its heat over it.
-
-    Args:
-        frames: RGB, all of one size.
-        heat: ``(steps, rows, cols)`` in [0, 1]; between the middles of two steps linear in time.
-        placement: Where the model's input lay on the frames.
-        alpha: As for :func:`cam_hub.results.overlay.overlay`.
-        colormap: As there.
-        max_side: Larger frames are scaled down until no side is longer.
-
-    Raises:
-        InvalidArgument: If ``alpha``, ``colormap`` or ``max_side`` does not work.
-    """
-    check_whole("max_side", max_side, 16)
-    width, height = placement.photo_size
-    shrink = min(max_side, longest := max(width, height)) / longest
-    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    place = placement.resized(size)
-    seen = place.seen_mask()
-    small = {
-        id(frame): frame if frame.size == size else frame.resize(size, Image.Resampling.BICUBIC)
-        for frame in frames
-    }
-    return [
-        overlay(small[id(frame)], place.warp(cells), alpha=alpha, colormap=colormap, seen=seen)
-        for frame, cells in zip(frames, over_frames(heat, len(frames)), strict=True)
-    ]
-
-
-def write_animation(pictures: Sequence[Image.Image], path: Path, frame_ms: int = 125) -> None:
-    """Writes an endless animation to a path where nothing is that counts; otherwise as below."""
-    path.write_bytes(_encoded(pictures, path, frame_ms))
+def write_animation(
+    draw: Callable[[], Sequence[Image.Image]], path: Path, frame_ms: int = 125
+) -> None:
+    """Draws and writes an endless animation to a path that is free; otherwise as below."""
+    path.write_bytes(_encoded(draw(), path, frame_ms))
 
 
 def save_animation(pictures: Sequence[Image.Image], path: Path, frame_ms: int) -> Path:

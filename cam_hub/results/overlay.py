@@ -17,13 +17,8 @@ from cam_hub.errors import InvalidArgument, nearest_names
 
 __all__ = [
     "COLORMAPS",
-    "DIVERGING",
-    "ONE",
-    "BoolMask",
     "Box",
-    "Colormap",
     "Heatmap",
-    "Pixels",
     "boxes",
     "checked_photo",
     "colorize",
@@ -32,11 +27,7 @@ __all__ = [
     "draw_boxes",
     "fitting",
     "mask",
-    "mixed",
     "overlay",
-    "picture_of",
-    "pixels_of",
-    "unseen_mark",
 ]
 
 
@@ -65,55 +56,44 @@ class Box(NamedTuple):
     bottom: int
 
 
-Pixels = npt.NDArray[np.uint8]
+_Pixels = npt.NDArray[np.uint8]
 """``(H, W, 4)``: red, green, blue, and a byte that means nothing, as Pillow holds RGB images."""
 
-ONE = 1 << 16
+_ONE = 1 << 16
 """The fixed point's 1: 255 times that fits 32 bits with room for rounding."""
 
 
-def pixels_of(image: Image.Image) -> Pixels:
+def _pixels_of(image: Image.Image) -> _Pixels:
     """The pixels of an RGB image; not to be written to."""
     data = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8)
     return data.reshape(image.height, image.width, 4)
 
 
-def picture_of(pixels: Pixels) -> Image.Image:
-    """The RGB image of pixels; the inverse of ``pixels_of``."""
+def _picture_of(pixels: _Pixels) -> Image.Image:
+    """The RGB image of pixels; the inverse of ``_pixels_of``."""
     height, width, _ = pixels.shape
     return Image.frombytes("RGB", (width, height), pixels.tobytes(), "raw", "RGBX")
 
 
-def mixed(ground: Pixels, colours: Pixels, weight: int) -> Pixels:
-    """Two pictures mixed in fixed point, rounded to the nearest level.
-
-    Args:
-        ground: Pixels of any shape.
-        colours: Pixels of the same shape.
-        weight: The weight of the colours, from 0 for the ground alone to ``ONE``.
-    """
-    if weight == ONE:
+def _mixed(ground: _Pixels, colours: _Pixels, weight: int) -> _Pixels:
+    """Two pictures, the second by ``weight`` of ``_ONE``, rounded to the nearest level."""
+    if weight == _ONE:
         return colours
-    if 2 * weight == ONE:  # (ground + colour + 1) // 2 without a carry
+    if 2 * weight == _ONE:  # (ground + colour + 1) // 2 without a carry
         return (ground | colours) - ((ground ^ colours) >> np.uint8(1))
     # With an explicit dtype, the result does not depend on NumPy's rules of promotion.
-    total = np.multiply(ground, ONE - weight, dtype=np.uint32)
+    total = np.multiply(ground, _ONE - weight, dtype=np.uint32)
     total += np.multiply(colours, weight, dtype=np.uint32)
-    total += np.uint32(ONE // 2)
+    total += np.uint32(_ONE // 2)
     total >>= np.uint32(16)
     return total.astype(np.uint8)
 
 
-def unseen_mark(ground: Pixels, first_row: int, period: int) -> Pixels:
-    """The mark for pixels outside the model's input, at full opacity: dark, grey, hatched.
+def _unseen_mark(ground: _Pixels, first_row: int, period: int) -> _Pixels:
+    """The mark for a band of pixels outside the model's input, at full opacity.
 
-    Args:
-        ground: The band.
-        first_row: The band's place in the photo, so that the hatching runs on between bands.
-        period: Pixels from one line to the next, along a row.
-
-    Returns:
-        Pixels of the same shape in [0, 193], with equal channels.
+    Dark, grey, hatched every ``period`` pixels along a row; ``first_row`` is the band's place in
+    the photo, so that the hatching runs on between bands.
     """
     rows, columns = ground.shape[:2]
     # Luma after ITU-R BT.601 as Pillow has it, times 0.6: at most 153.
@@ -237,12 +217,12 @@ def colorize(heatmap: Heatmap, colormap: str = "jet") -> Image.Image:
     Raises:
         InvalidArgument: The heatmap is not a picture or holds NaN, or the colour map is unknown.
     """
-    heatmap = checked_heatmap(heatmap)
+    heatmap = _checked_heatmap(heatmap)
     table = colormap_table(colormap)
     height, width = heatmap.shape
     result = Image.new("RGB", (width, height))
     for rows in _bands(height, width):
-        result.paste(picture_of(_coloured(heatmap[rows], table)), (0, rows.start))
+        result.paste(_picture_of(_coloured(heatmap[rows], table)), (0, rows.start))
     return result
 
 
@@ -281,10 +261,10 @@ def overlay(
             NaN, alpha is out of range, or the colour map is unknown.
     """
     photo = checked_photo(photo)
-    heatmap = checked_heatmap(heatmap)
+    heatmap = _checked_heatmap(heatmap)
     alpha = check_fraction("alpha", alpha, zero=True)
-    weight = round(alpha * ONE)
-    mark_weight = round(min(alpha / _FULL_MARK, 1.0) * ONE)
+    weight = round(alpha * _ONE)
+    mark_weight = round(min(alpha / _FULL_MARK, 1.0) * _ONE)
     table = colormap_table(colormap)
     _check_size("heatmap", heatmap.shape, photo)
     if seen is not None:
@@ -292,13 +272,14 @@ def overlay(
 
     result = Image.new("RGB", photo.size)
     for rows in _bands(photo.height, photo.width):
-        ground = pixels_of(photo.crop((0, rows.start, photo.width, rows.stop)))
-        band = mixed(ground, _coloured(heatmap[rows], table), weight)
+        ground = _pixels_of(photo.crop((0, rows.start, photo.width, rows.stop)))
+        band = _mixed(ground, _coloured(heatmap[rows], table), weight)
         if seen is not None and not seen[rows].all():
-            mark = unseen_mark(ground, rows.start, _hatch_period(photo))
-            unseen = mixed(ground, mark, mark_weight)
+            # Some forty lines across the shorter side, never too close.
+            mark = _unseen_mark(ground, rows.start, max(6, round(min(photo.size) / 40)))
+            unseen = _mixed(ground, mark, mark_weight)
             np.copyto(band.view(np.uint32), unseen.view(np.uint32), where=~seen[rows][..., None])
-        result.paste(picture_of(band), (0, rows.start))
+        result.paste(_picture_of(band), (0, rows.start))
     return result
 
 
@@ -398,7 +379,7 @@ def _bands(height: int, width: int) -> Iterator[slice]:
         yield slice(start, min(start + step, height))
 
 
-def _coloured(heat: Heatmap, table: npt.NDArray[np.uint8]) -> Pixels:
+def _coloured(heat: Heatmap, table: npt.NDArray[np.uint8]) -> _Pixels:
     """Heat in a colour map's colours; each colour is looked up in one piece."""
     packed = np.full((len(table), 4), 255, np.uint8)
     packed[:, :3] = table
@@ -410,17 +391,12 @@ def _levels(values: Heatmap) -> npt.NDArray[np.uint8]:
     """Heat as the nearest of 256 levels: 0 for 0 and below, 255 for 1 and above."""
     least, most = values.min(), values.max()
     if np.isnan(least):  # as it is where any value is
-        raise nan_refused()
+        raise _nan_refused()
     heat: npt.NDArray[np.float32] = values.astype(np.float32)
     if least < 0 or most > 1:
         heat.clip(0.0, 1.0, out=heat)
     heat *= np.float32(255)
     return np.rint(heat, out=heat).astype(np.uint8)
-
-
-def _hatch_period(photo: Image.Image) -> int:
-    """Distance between hatching lines: some forty across the shorter side, never too close."""
-    return max(6, round(min(photo.size) / 40))
 
 
 def _checked_mask(argument: str, mask: BoolMask, photo: Image.Image) -> BoolMask:
@@ -457,10 +433,10 @@ def mask(heatmap: Heatmap, threshold: float) -> BoolMask:
     Raises:
         InvalidArgument: The heatmap is not a finite picture, or the threshold is out of range.
     """
-    heatmap = checked_heatmap(heatmap)
+    heatmap = _checked_heatmap(heatmap)
     threshold = check_fraction("threshold", threshold, zero=False)
     if np.isnan(heatmap).any():
-        raise nan_refused()
+        raise _nan_refused()
     # As a Python float the threshold takes the heatmap's precision, so that a pixel of
     # float32(0.7) reaches 0.7; as float64 it would fall short of it.
     selected: BoolMask = np.greater_equal(heatmap, threshold)
@@ -486,7 +462,7 @@ def boxes(heatmap: Heatmap, threshold: float, *, min_area: float = 0.0) -> list[
     Raises:
         InvalidArgument: The heatmap is not a finite picture, or a number is out of range.
     """
-    heatmap = checked_heatmap(heatmap)
+    heatmap = _checked_heatmap(heatmap)
     selected = mask(heatmap, threshold)
     min_pixels = check_fraction("min_area", min_area, zero=True) * selected.size
     from scipy import ndimage  # noqa: PLC0415 - half a second, and no map needs it
@@ -508,28 +484,15 @@ def boxes(heatmap: Heatmap, threshold: float, *, min_area: float = 0.0) -> list[
     return [entry[-1] for entry in sorted(found)]
 
 
-def checked_heatmap(heatmap: Heatmap, argument: str = "heatmap") -> Heatmap:
-    """A heatmap as a real array ``(H, W)`` with at least one pixel.
-
-    Values are not checked: functions that read them refuse NaN.
-
-    Args:
-        heatmap: What was given.
-        argument: Its name in the caller's signature.
-
-    Returns:
-        The same array, uncopied where it was one.
-
-    Raises:
-        InvalidArgument: It is not a two-dimensional array of real numbers, or is empty.
-    """
+def _checked_heatmap(heatmap: Heatmap) -> Heatmap:
+    """A heatmap as an array ``(H, W)`` of real numbers with at least one pixel; NaN is not seen."""
     array = np.asarray(heatmap)
     if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "fiub":
         seen = f"{array.dtype} array of shape {array.shape}"
-        raise InvalidArgument(argument, seen, "real numbers of shape (height, width)")
+        raise InvalidArgument("heatmap", seen, "real numbers of shape (height, width)")
     return array
 
 
-def nan_refused(argument: str = "heatmap") -> InvalidArgument:
+def _nan_refused() -> InvalidArgument:
     """The error for a heatmap that holds NaN, which has no place between cold and hot."""
-    return InvalidArgument(argument, "an array with NaN in it", "finite values from 0 to 1")
+    return InvalidArgument("heatmap", "an array with NaN in it", "finite values from 0 to 1")

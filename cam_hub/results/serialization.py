@@ -13,6 +13,7 @@ this is interrupted, reading looks in both places, and the next save finishes th
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -32,6 +33,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
+from cam_hub._text import shortened
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument, SaveFailed
 from cam_hub.images.decoding import local_path, open_image
 
@@ -145,8 +147,7 @@ def check_name(name: object, suffix: str = "") -> str:
         or not name.isprintable()
         or not name.endswith(suffix)
     ):
-        shown = repr(name)
-        shown = shown if len(shown) <= 120 else shown[:119] + "…"
+        shown = shortened(repr(name), 120)
         raise ValueError(f"{shown} is not the plain name of a file{suffix and f' in {suffix}'}")
     return name
 
@@ -208,8 +209,7 @@ class ResultFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._bases = _bases(path)
-        self._roots = _roots(path)
+        self._bases, self._roots = _bases(path), _roots(path)
 
     def inside(self, name: object) -> ResultFolder:
         """A folder in this one.
@@ -218,9 +218,8 @@ class ResultFolder:
             ValueError: If the name is not plain.
         """
         name = check_name(name)
-        inner = ResultFolder.__new__(ResultFolder)
+        inner = copy.copy(self)
         inner.path = self.path / name
-        inner._bases = self._bases
         inner._roots = [found for root in self._roots for found in _roots(root / name)]
         return inner
 
@@ -448,10 +447,7 @@ def _save_into(
 def _move_into_place(folder: Path, manifest: str, *, undo: bool) -> None:
     """Takes the earlier files out of a folder and puts the new ones of its journal in.
 
-    Args:
-        folder: The folder.
-        manifest: File name of the manifest.
-        undo: Whether an error restores the earlier result. Otherwise the journal stays.
+    With ``undo``, an error restores the earlier result; otherwise the journal stays.
     """
     journal = folder / _JOURNAL
     earlier, new = _listing(journal / _OLD, manifest), _listing(journal / _NEW, manifest)
@@ -512,7 +508,9 @@ def _discard_journal(folder: Path, manifest: str) -> None:
         if name != manifest and _is(journal / _OLD, name, digest):
             (journal / _OLD / name).unlink()
     _remove_empty(journal / _OLD, earlier)
-    _remove_empty(journal / _NEW, _folders_in(journal / _NEW))
+    for path in sorted((journal / _NEW).rglob("*"), reverse=True):
+        with suppress(OSError):  # a file, or a folder with one
+            path.rmdir()
     if earlier and [path.name for path in (journal / _OLD).iterdir()] == [manifest]:
         (journal / _OLD / manifest).unlink()
     for path in (journal / _NEW, journal / _OLD, journal):
@@ -675,11 +673,6 @@ def _remove_empty(folder: Path, names: Iterable[str]) -> None:
             (folder / path).rmdir()
 
 
-def _folders_in(folder: Path) -> list[str]:
-    """Names as if each subfolder held a file."""
-    return [f"{path.relative_to(folder).as_posix()}/x" for path in folder.rglob("*")]
-
-
 def _random_name() -> str:
     return f".cam_hub-{secrets.token_hex(8)}"
 
@@ -721,10 +714,7 @@ def _json(data: bytes) -> dict[str, Any]:
 def _locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Holds a folder against saves into it, where the system can do that.
 
-    Args:
-        folder: The folder.
-        shared: Whether others may hold it like this at the same time. If a save does not end, such
-            a caller goes on without.
+    Several may hold it as ``shared``; if a save does not end, such a caller goes on without.
     """
     try:
         import fcntl  # noqa: PLC0415
