@@ -237,43 +237,15 @@ _WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "_
 """Functions that write to their first argument, though their names do not end in one ``_``."""
 
 _RESHAPES = {
-    "as_strided_",
-    "detach_",
-    "rename_",
-    "requires_grad_",
-    "resize_",
-    "resize_as_",
-    "set_",
-    "share_memory_",
-    "squeeze_",
-    "swapaxes_",
-    "swapdims_",
-    "t_",
-    "transpose_",
-    "unsqueeze_",
+    *("as_strided_", "detach_", "rename_", "requires_grad_", "resize_", "resize_as_", "set_"),
+    *("share_memory_", "squeeze_", "swapaxes_", "swapdims_", "t_", "transpose_", "unsqueeze_"),
 }
 """Functions that change a tensor, but none of its values."""
 
 _FACTS = _RESHAPES | {
-    "__hash__",
-    "__len__",
-    "__set__",
-    "_set_grad_enabled",
-    "data_ptr",
-    "dim",
-    "element_size",
-    "get_device",
-    "is_complex",
-    "is_contiguous",
-    "is_floating_point",
-    "is_shared",
-    "ndimension",
-    "nelement",
-    "numel",
-    "size",
-    "storage_offset",
-    "stride",
-    "untyped_storage",
+    *("__hash__", "__len__", "__set__", "_set_grad_enabled", "data_ptr", "dim", "element_size"),
+    *("get_device", "is_complex", "is_contiguous", "is_floating_point", "is_shared", "ndimension"),
+    *("nelement", "numel", "size", "storage_offset", "stride", "untyped_storage"),
 }
 """Functions whose result does not depend on a tensor's values, and is not a view of it."""
 

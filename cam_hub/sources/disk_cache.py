@@ -97,10 +97,11 @@ def _trim(limit: int, keep: Collection[str], newest: float, folders: list[_Item]
         for revision in repo.revisions
         for file in revision.files
     )
-    checkpoints = _checkpoints()
+    checkpoints = Path(torch.hub.get_dir()) / "checkpoints"  # of torchvision
     _mark_as_used(checkpoints / name for id in keep for name in _checkpoint_names(id))
     files = list(_files(checkpoints.glob("*")))
-    files += [piece for repo in repos for piece in _files(_pieces(repo))]
+    for repo in repos:  # interrupted downloads, which would be resumed
+        files += _files((repo.repo_path / "blobs").glob("*.incomplete"))
     files += folders
     total = sum(repo.size_on_disk for repo in repos) + sum(file.size for file in files)
     old = [file for file in files if file.used < newest]
@@ -138,11 +139,6 @@ def _revision(revision: CachedRevisionInfo) -> _Item:
     return _Item(max(read, default=revision.last_modified), revision.commit_hash)
 
 
-def _pieces(repo: CachedRepoInfo) -> Iterable[Path]:
-    """The files of interrupted downloads, which would be resumed."""
-    return (repo.repo_path / "blobs").glob("*.incomplete")
-
-
 def _is_being_written(repo: CachedRepoInfo, newest: float) -> bool:
     """Whether a file has been downloaded into this repo recently."""
     for path in (repo.repo_path / "blobs").glob("*"):
@@ -150,11 +146,6 @@ def _is_being_written(repo: CachedRepoInfo, newest: float) -> bool:
             if path.stat().st_mtime >= newest:
                 return True
     return False
-
-
-def _checkpoints() -> Path:
-    """The folder of torchvision's weights."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def _checkpoint_names(id: str) -> list[str]:
