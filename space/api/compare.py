@@ -100,11 +100,4 @@ def add_compare_endpoint(explainer: Explainer, workspace: Workspace, settings: S
                 )
             return file_of(files.sheet), grid.table(), file_of(files.archive)
 
-    add_documented(
-        "compare",
-        compare,
-        _PARAMETERS,
-        _OUTPUTS,
-        concurrency_id="model",
-        concurrency_limit=settings.concurrency,
-    )
+    add_documented(settings, "compare", compare, _PARAMETERS, _OUTPUTS)

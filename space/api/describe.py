@@ -2,20 +2,15 @@
 
 # Annotations must be real types here, not texts: Gradio reads inputs and outputs off them.
 
-from collections.abc import Callable
-from typing import TypedDict
+from typing import Any, TypedDict
 
-import gradio as gr
-from gradio.events import api
-
-from cam_hub.models.loading import ModelFacts
-from space.api.endpoint import document
+from space.api.endpoint import PARAMETERS, add_documented, row_of
 from space.config.settings import DESCRIBING, Settings
-from space.service.errors import readable, token_of
+from space.service.errors import readable
 from space.service.explain_form import read_model_id
 from space.service.explainer import Explainer
 
-__all__ = ["FactsRow", "add_describe_endpoint", "make_describe"]
+__all__ = ["add_describe_endpoint"]
 
 
 class FactsRow(TypedDict):
@@ -38,9 +33,7 @@ class FactsRow(TypedDict):
     fresh: bool
 
 
-_INPUTS = {
-    "model_id": "'owner/name[@revision]' on the Hub, 'torchvision/name[@weights]' or a timm name",
-}
+_PARAMETERS = {"model_id": PARAMETERS["model_id"]}
 
 _OUTPUTS = {
     "facts": "source: hub, torchvision, embedded or timm; input_size: channels, rows, columns; "
@@ -49,49 +42,13 @@ _OUTPUTS = {
 }
 
 
-def make_describe(explainer: Explainer, settings: Settings) -> Callable[..., FactsRow]:
-    """The endpoint's function for one app."""
-
-    def describe(
-        model_id: str = settings.default_model, visitor: gr.OAuthToken | None = None
-    ) -> FactsRow:
-        """Returns the facts about an image model, without loading or fetching it.
-
-        Args:
-            model_id: A timm or torchvision model.
-            visitor: Access token, for private and gated models; Gradio hands it over.
-
-        Returns:
-            Its size, licence, input and the like.
-        """
-        with readable(as_html=False):
-            id = read_model_id(model_id, settings.limits)
-            return _row(explainer.describe(id, token_of(visitor)))
-
-    return describe
-
-
 def add_describe_endpoint(explainer: Explainer, settings: Settings) -> None:
-    """Adds ``/describe`` to the app that is being built, with names and words for its values."""
-    event = api(make_describe(explainer, settings), api_name="describe", **DESCRIBING)
-    document(event, _INPUTS, _OUTPUTS)
+    """Adds ``/describe`` to the app that is being built."""
 
+    def describe(values: dict[str, Any], visitor: str | None) -> FactsRow:
+        """Returns the facts about an image model, without loading or fetching it."""
+        with readable(as_html=False):
+            id = read_model_id(values["model_id"], settings.limits)
+            return row_of(FactsRow, explainer.describe(id, visitor))
 
-def _row(facts: ModelFacts) -> FactsRow:
-    return FactsRow(
-        id=facts.id,
-        source=facts.source,
-        revision=facts.revision,
-        parameters=facts.parameters,
-        input_size=list(facts.input_size) if facts.input_size else None,
-        weights_file=facts.weights_file,
-        weights_bytes=facts.weights_bytes,
-        fetch_bytes=facts.fetch_bytes,
-        licence=facts.licence,
-        gated=facts.gated,
-        private=facts.private,
-        library=facts.library,
-        downloads=facts.downloads,
-        refusal=facts.refusal,
-        fresh=facts.fresh,
-    )
+    add_documented(settings, "describe", describe, _PARAMETERS, _OUTPUTS, **DESCRIBING)

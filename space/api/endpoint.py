@@ -7,11 +7,11 @@ one table and from ``cam_hub.options``.
 # Annotations must be real types here, not texts: Gradio reads inputs and outputs off them.
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import Parameter as Argument
 from inspect import Signature, signature
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar, cast
 
 import gradio as gr
 from gradio.components.api_component import Api
@@ -20,6 +20,7 @@ from gradio.events import api
 
 from cam_hub.methods import METHODS
 from cam_hub.options import Interface, Option, options_for
+from space.config.settings import Settings
 from space.service.errors import token_of
 from space.service.explain_form import DEFAULTS
 
@@ -29,9 +30,9 @@ __all__ = [
     "Parameter",
     "PredictionRow",
     "add_documented",
-    "document",
     "file_of",
     "option_parameters",
+    "row_of",
 ]
 
 
@@ -46,6 +47,7 @@ class PredictionRow(TypedDict):
 
 _Texts = list[str]
 _Photo = gr.FileData | None
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def _option_parameter(option: Option) -> Parameter:
 
 
 def add_documented(
+    settings: Settings,
     name: str,
     answer: Callable[[dict[str, Any], str | None], Any],
     parameters: Mapping[str, Parameter],
@@ -148,33 +151,38 @@ def add_documented(
     """Adds an endpoint to the app that is being built.
 
     Args:
+        settings: The app's settings, with the default of a parameter ``model_id``.
         name: Its name, without the slash.
         answer: Takes the values by name, and the visitor's access token. Its docstring describes
             the endpoint, its annotation what it returns.
         parameters: By name, in order.
         outputs: Meaning by name, in the order of what it returns.
-        options: Of ``gradio.events.api``.
+        options: Of ``gradio.events.api``; by default the endpoint uses a model.
     """
+    if "model_id" in parameters:
+        model_id = replace(parameters["model_id"], default=settings.default_model)
+        parameters = {**parameters, "model_id": model_id}
 
     def endpoint(*values: Any) -> Any:
         *sent, visitor = values
         return answer(dict(zip(parameters, sent, strict=True)), token_of(visitor))
 
-    token = gr.OAuthToken | None
-    kinds = {**{each: parameter.type for each, parameter in parameters.items()}, "visitor": token}
-    defaults = {each: parameter.default for each, parameter in parameters.items()}
     arguments = [
         Argument(
             each,
             Argument.POSITIONAL_OR_KEYWORD,
-            default=defaults.get(each),
-            annotation=kind,
+            default=parameter.default,
+            annotation=parameter.type,
         )
-        for each, kind in kinds.items()
+        for each, parameter in {
+            **parameters,
+            "visitor": Parameter(gr.OAuthToken | None, "", None),
+        }.items()
     ]
     returned = signature(answer).return_annotation
     # Gradio reads the arguments off these, and agents get the docstring.
     vars(endpoint)["__signature__"] = Signature(arguments, return_annotation=returned)
+    kinds = {each.name: each.annotation for each in arguments}
     endpoint.__annotations__ = {**kinds, "return": returned}
     endpoint.__name__ = endpoint.__qualname__ = name
     lines = [answer.__doc__ or "", "Args:"]
@@ -183,36 +191,37 @@ def add_documented(
         lines.append(f"    {each}: {parameter.help}{choices}")
     lines += ["Returns:", *(f"    {each}: {words}" for each, words in outputs.items())]
     endpoint.__doc__ = "\n".join(lines)
+    waiting = {"concurrency_id": "model", "concurrency_limit": settings.concurrency}
+    event = api(endpoint, api_name=name, **{**waiting, **options})
     helps = {each: parameter.help for each, parameter in parameters.items()}
-    document(api(endpoint, api_name=name, **options), helps, outputs)
-
-
-def document(
-    event: Mapping[str, Any], inputs: Mapping[str, str], outputs: Mapping[str, str]
-) -> None:
-    """Gives the values of an endpoint of the app that is being built their names and words.
-
-    Args:
-        event: What ``gradio.events.api`` returned.
-        inputs: Meaning by name of the function's arguments, in any order.
-        outputs: Meaning by name, in the order of what it returns.
-    """
-    root = Context.root_block
-    function = None if root is None else root.fns[event["id"]].fn
-    if root is None or function is None:
-        raise AssertionError("Gradio would have refused before")
-    arguments = signature(function).parameters
-    ordered = {name: inputs[name] for name in arguments if name in inputs}
     for ids, documented, place in (
-        (event["inputs"], ordered, "additional_description"),
+        (event["inputs"], helps, "additional_description"),
         (event["outputs"], outputs, "description"),
     ):
-        for id, (name, words) in zip(ids, documented.items(), strict=True):
-            value = root.blocks[id]
+        for id, (label, words) in zip(ids, documented.items(), strict=True):
+            value = Context.root_block.blocks[id] if Context.root_block else None
             if not isinstance(value, Api):
-                raise AssertionError("gr.api makes Api components only")
-            value.label = name
+                raise AssertionError("gr.api makes Api components only, in an app")
+            value.label = label
             value._api_info = {**value._api_info, place: words}
+
+
+def row_of(kind: type[_Row], source: object, **others: object) -> _Row:
+    """The attributes of an object as a row, with lists in place of tuples.
+
+    Args:
+        kind: The row's ``TypedDict``.
+        source: Has the attributes.
+        others: Values that are not attributes of it.
+    """
+    values = {
+        name: others[name] if name in others else getattr(source, name)
+        for name in kind.__annotations__
+    }
+    plain = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
+    }
+    return cast("_Row", plain)
 
 
 def file_of(path: Path) -> Any:

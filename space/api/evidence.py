@@ -97,12 +97,4 @@ def add_evidence_endpoint(explainer: Explainer, settings: Settings) -> None:
                 "layers": list(result.layers),
             }
 
-    model_id = replace(PARAMETERS["model_id"], default=settings.default_model)
-    add_documented(
-        "evidence",
-        evidence,
-        {**_PARAMETERS, "model_id": model_id},
-        _OUTPUTS,
-        concurrency_id="model",
-        concurrency_limit=settings.concurrency,
-    )
+    add_documented(settings, "evidence", evidence, _PARAMETERS, _OUTPUTS)

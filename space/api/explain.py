@@ -2,7 +2,6 @@
 
 # Annotations must be real types here, not texts: Gradio reads inputs and outputs off them.
 
-from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -86,21 +85,13 @@ def add_endpoint(explainer: Explainer, workspace: Workspace, settings: Settings)
                     file_of(files.archive()),
                 )
 
-    model_id = replace(PARAMETERS["model_id"], default=settings.default_model)
-    parameters = {**PARAMETERS, "model_id": model_id}
+    parameters = dict(PARAMETERS)
     # Values may be listed without names, so new parameters go to the end.
     for name, parameter in option_parameters("explain").items():
         parameters[name] = parameter
         if name == "reuse":
             parameters.update(_SCALE)
-    add_documented(
-        "explain",
-        explain,
-        parameters,
-        _OUTPUTS,
-        concurrency_id="model",
-        concurrency_limit=settings.concurrency,
-    )
+    add_documented(settings, "explain", explain, parameters, _OUTPUTS)
 
 
 def why_no_picture(result: Explanation, class_index: int) -> str:

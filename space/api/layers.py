@@ -2,19 +2,17 @@
 
 # Annotations must be real types here, not texts: Gradio reads inputs and outputs off them.
 
-from collections.abc import Callable
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import gradio as gr
-from gradio.events import api
 
-from space.api.endpoint import document
+from space.api.endpoint import PARAMETERS, Parameter, add_documented, row_of
 from space.config.settings import Settings
-from space.service.errors import cancellable_progress, readable, token_of, warn
+from space.service.errors import cancellable_progress, readable, warn
 from space.service.explain_form import read_model_id
-from space.service.explainer import Explainer, LayerTable
+from space.service.explainer import Explainer
 
-__all__ = ["LayerRow", "add_layers_endpoint", "make_layers"]
+__all__ = ["add_layers_endpoint"]
 
 
 class LayerRow(TypedDict):
@@ -35,9 +33,11 @@ class LayerRow(TypedDict):
     reason: str
 
 
-_INPUTS = {
-    "model_id": "'owner/name[@revision]' on the Hub, 'torchvision/name[@weights]' or a timm name",
-    "show_all": "whether layers that give no map are listed, too; reason explains it",
+_PARAMETERS = {
+    "model_id": PARAMETERS["model_id"],
+    "show_all": Parameter(
+        bool, "whether layers that give no map are listed, too; reason explains it", False
+    ),
 }
 
 _OUTPUTS = {
@@ -46,63 +46,18 @@ _OUTPUTS = {
 }
 
 
-def make_layers(explainer: Explainer, settings: Settings) -> Callable[..., list[LayerRow]]:
-    """The endpoint's function for one app."""
-
-    def layers(
-        model_id: str = settings.default_model,
-        show_all: bool = False,
-        visitor: gr.OAuthToken | None = None,
-    ) -> list[LayerRow]:
-        """Lists the layers of an image model that a map can be made from.
-
-        Args:
-            model_id: A timm or torchvision model.
-            show_all: Whether layers that give no map are listed, too.
-            visitor: Access token, for private and gated models; Gradio hands it over.
-
-        Returns:
-            One row per layer, in forward order.
-        """
-        with readable(as_html=False):
-            table = explainer.layers(
-                read_model_id(model_id, settings.limits),
-                cancellable_progress(gr.Progress()),
-                token_of(visitor),
-            )
-            warn(table.notes)
-            return _rows(table, show_all)
-
-    return layers
-
-
 def add_layers_endpoint(explainer: Explainer, settings: Settings) -> None:
-    """Adds ``/layers`` to the app that is being built, with names and words for its values."""
-    event = api(
-        make_layers(explainer, settings),
-        api_name="layers",
-        concurrency_id="model",
-        concurrency_limit=settings.concurrency,
-    )
-    document(event, _INPUTS, _OUTPUTS)
+    """Adds ``/layers`` to the app that is being built."""
 
+    def layers(values: dict[str, Any], visitor: str | None) -> list[LayerRow]:
+        """Lists the layers of an image model that a map can be made from."""
+        with readable(as_html=False):
+            id = read_model_id(values["model_id"], settings.limits)
+            table = explainer.layers(id, cancellable_progress(gr.Progress()), visitor)
+            warn(table.notes)
+            return [
+                row_of(LayerRow, layer, words=table.words_of(layer.name))
+                for layer in table.listed(values["show_all"])
+            ]
 
-def _rows(table: LayerTable, show_all: bool) -> list[LayerRow]:
-    return [
-        LayerRow(
-            name=layer.name,
-            module_type=layer.module_type,
-            layout=layer.layout,
-            grid=list(layer.grid) if layer.grid else None,
-            channels=layer.channels,
-            prefix_tokens=layer.prefix_tokens,
-            suffix_tokens=layer.suffix_tokens,
-            is_conv=layer.is_conv,
-            stage=layer.stage,
-            usable=layer.usable,
-            recommended=layer.recommended,
-            words=table.words_of(layer.name),
-            reason=layer.reason,
-        )
-        for layer in table.listed(show_all)
-    ]
+    add_documented(settings, "layers", layers, _PARAMETERS, _OUTPUTS)

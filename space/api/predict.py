@@ -2,18 +2,17 @@
 
 # Annotations must be real types here, not texts: Gradio reads inputs and outputs off them.
 
-from dataclasses import replace
 from typing import Any, TypedDict
 
 import gradio as gr
 
-from cam_hub.attribution.predict import Predicted
 from space.api.endpoint import (
     PARAMETERS,
     Parameter,
     PredictionRow,
     add_documented,
     option_parameters,
+    row_of,
 )
 from space.config.settings import Settings
 from space.service.errors import cancellable_progress, readable
@@ -21,7 +20,7 @@ from space.service.explain_form import read_limited_options, read_model_id, read
 from space.service.explainer import Explainer
 from space.service.photos import read_photo
 
-__all__ = ["SeenRow", "add_predict_endpoint"]
+__all__ = ["add_predict_endpoint"]
 
 
 class SeenRow(TypedDict):
@@ -67,33 +66,7 @@ def add_predict_endpoint(explainer: Explainer, settings: Settings) -> None:
                 visitor,
                 read_limited_options(values, limits, "predict")["output"],
             )
-            rows = [
-                PredictionRow(
-                    class_index=each.class_index,
-                    label=each.label,
-                    probability=each.probability,
-                    score=each.score,
-                )
-                for each in found.predictions
-            ]
-            return rows, _seen(found)
+            rows = [row_of(PredictionRow, each) for each in found.predictions]
+            return rows, row_of(SeenRow, found)
 
-    model_id = replace(PARAMETERS["model_id"], default=settings.default_model)
-    add_documented(
-        "predict",
-        predict,
-        {**_PARAMETERS, "model_id": model_id},
-        _OUTPUTS,
-        concurrency_id="model",
-        concurrency_limit=settings.concurrency,
-    )
-
-
-def _seen(found: Predicted) -> SeenRow:
-    return SeenRow(
-        photo_size=list(found.photo_size),
-        input_size=list(found.input_size),
-        seen=list(found.seen),
-        target=found.target,
-        output=found.output,
-    )
+    add_documented(settings, "predict", predict, _PARAMETERS, _OUTPUTS)

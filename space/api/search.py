@@ -2,17 +2,14 @@
 
 # Annotations must be real types here, not texts: Gradio reads inputs and outputs off them.
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
-import gradio as gr
-from gradio.events import api
+from cam_hub.sources.registry import find_models
+from space.api.endpoint import Parameter, add_documented, row_of
+from space.config.settings import SEARCHING, Settings
+from space.service.errors import readable
 
-from cam_hub.sources.registry import ModelHit, find_models
-from space.api.endpoint import document
-from space.config.settings import SEARCHING
-from space.service.errors import readable, searching_as
-
-__all__ = ["HitRow", "add_search_endpoint", "search"]
+__all__ = ["add_search_endpoint"]
 
 
 class HitRow(TypedDict):
@@ -31,10 +28,14 @@ class HitRow(TypedDict):
     library: str | None
 
 
-_INPUTS = {
-    "query": "words, all of which must stand in the ID; an ID, or a repo's URL; empty: the most "
-    "downloaded models",
-    "limit": "how many models at most, 1 to 100",
+_PARAMETERS = {
+    "query": Parameter(
+        str,
+        "words, all of which must stand in the ID; an ID, or a repo's URL; empty: the most "
+        "downloaded models",
+        "",
+    ),
+    "limit": Parameter(int, "how many models at most, 1 to 100", 20),
 }
 
 _OUTPUTS = {
@@ -43,38 +44,14 @@ _OUTPUTS = {
 }
 
 
-def search(query: str = "", limit: int = 20, visitor: gr.OAuthToken | None = None) -> list[HitRow]:
-    """Finds image models on the Hub, in timm and in torchvision by words of their IDs.
+def add_search_endpoint(settings: Settings) -> None:
+    """Adds ``/search`` to the app that is being built."""
 
-    Args:
-        query: Words, an ID or a URL.
-        limit: How many models at most.
-        visitor: Access token, so that private models are found, too; Gradio hands it over.
+    def search(values: dict[str, Any], visitor: str | None) -> list[HitRow]:
+        """Finds image models on the Hub, in timm and in torchvision by words of their IDs."""
+        with readable(as_html=False):
+            # Not by this machine's own token, which must not open models to visitors.
+            found = find_models(values["query"], limit=values["limit"], token=visitor or False)
+            return [row_of(HitRow, hit) for hit in found.hits]
 
-    Returns:
-        One row per model, best first.
-    """
-    with readable(as_html=False):
-        found = find_models(query, limit=limit, token=searching_as(visitor))
-        return [_row(hit) for hit in found.hits]
-
-
-def add_search_endpoint() -> None:
-    """Adds ``/search`` to the app that is being built, with names and words for its values."""
-    document(api(search, api_name="search", **SEARCHING), _INPUTS, _OUTPUTS)
-
-
-def _row(hit: ModelHit) -> HitRow:
-    return HitRow(
-        id=hit.id,
-        source=hit.source,
-        downloads=hit.downloads,
-        likes=hit.likes,
-        parameters=hit.parameters,
-        bytes=hit.bytes,
-        licence=hit.licence,
-        gated=hit.gated,
-        private=hit.private,
-        task=hit.task,
-        library=hit.library,
-    )
+    add_documented(settings, "search", search, _PARAMETERS, _OUTPUTS, **SEARCHING)

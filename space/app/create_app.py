@@ -163,7 +163,7 @@ def create_app(settings: Settings | None = None) -> GuardedBlocks:
         add_layers_endpoint(explainer, settings)
         add_predict_endpoint(explainer, settings)
         add_compare_endpoint(explainer, workspace, settings)
-        add_search_endpoint()
+        add_search_endpoint(settings)
         add_describe_endpoint(explainer, settings)
         add_evidence_endpoint(explainer, settings)
     # A request that skipped the queue would skip its bounds.
