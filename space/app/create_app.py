@@ -22,12 +22,12 @@ from space.app.request_guard import handlers
 from space.components.photo_field import load_examples
 from space.components.style import CSS, JS, theme
 from space.config.settings import Settings
-from space.page.compare_tab import COMPARE_TAB, build_compare_tab, connect_compare
-from space.page.controls import build_controls, connect_classes, connect_facts, connect_search
+from space.page.compare_tab import COMPARE_TAB, ComparePanel, connect_compare
+from space.page.controls import Controls, connect_classes, connect_facts, connect_search
 from space.page.events import ExplainEvents
-from space.page.layers_tab import LAYERS_TAB, RESULT_TAB, build_layers_panel, connect_layers
+from space.page.layers_tab import LAYERS_TAB, RESULT_TAB, LayersPanel, connect_layers
 from space.page.page_load import InitialResult, connect_page_load
-from space.page.results_panel import Presenter, build_results_panel
+from space.page.results_panel import Presenter, ResultsPanel
 from space.service.explainer import Explainer
 from space.service.result_files import Workspace, cleanup
 
@@ -137,18 +137,18 @@ def create_app(settings: Settings | None = None) -> GuardedBlocks:
             build_account(app, settings)
         if settings.random_weights:
             gr.Markdown(_RANDOM_WEIGHTS, elem_id="random_weights")
-        gr.HTML(_JUMP, elem_id="jump", padding=False)
+        gr.HTML(_JUMP, elem_id="jump")
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=320):
-                controls = build_controls(settings, examples)
+                controls = Controls(settings, examples)
             answer = gr.Column(scale=7, min_width=320, elem_id="answer")
             with answer, gr.Tabs(elem_id="tabs") as tabs:
                 with gr.Tab("Result", id=RESULT_TAB) as result_tab:
-                    panel = build_results_panel()
+                    panel = ResultsPanel()
                 with gr.Tab("Layers", id=LAYERS_TAB, elem_id="layers") as layers_tab:
-                    layers = build_layers_panel(tabs, result_tab, layers_tab)
+                    layers = LayersPanel(tabs, result_tab, layers_tab)
                 with gr.Tab("Compare", id=COMPARE_TAB, elem_id="compare"):
-                    compared = build_compare_tab(settings)
+                    compared = ComparePanel(settings)
         presenter = Presenter.of(settings, workspace, examples, panel)
         events = ExplainEvents(explainer, settings, controls, panel, presenter)
         initial_result = InitialResult(explainer, presenter, settings)

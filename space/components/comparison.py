@@ -1,13 +1,11 @@
-"""A comparison as HTML, with its style and its script. Nothing here knows Gradio.
+"""A comparison as HTML, with its style and its script.
 
 Labels, names and reasons are escaped: visitors and authors of models chose them.
 """
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterator
 
 import numpy as np
@@ -30,6 +28,7 @@ from cam_hub.results.comparison_grid import (
     title_of,
 )
 from cam_hub.results.overlay import colorize, fitting
+from space.components.viewer import data_uri
 
 __all__ = ["GRID_CSS", "GRID_JS", "NO_GRID", "grid_html", "scale_choices", "tile_side"]
 
@@ -85,8 +84,8 @@ def _legend(scale: Scale, colormap: str, *, signed: bool) -> str:
     cold, hot = map(html.escape, ends_of(scale, signed=signed))
     return (
         f'<p class="note" role="status">Colours: {html.escape(SCALES[scale])}.</p>'
-        f'<p class="legend"><span>{cold}</span><img src="{_uri(bar)}" alt="colours from cold to '
-        f'hot"><span>{hot}</span></p>'
+        f'<p class="legend"><span>{cold}</span><img src="{data_uri(bar, 88)}" '
+        f'alt="colours from cold to hot"><span>{hot}</span></p>'
     )
 
 
@@ -130,7 +129,7 @@ def _figure(row: Row, title: str, cell: Cell, picture: Image.Image | None) -> st
     )
     cam = cell.cam
     grid = "" if cam is None else "×".join(map(str, cam.shape))
-    chance = "" if cell.probability is None else f" {_percent(cell.probability)}"
+    chance = "" if cell.probability is None else f" {html.escape(percent(cell.probability))}"
     layer = html.escape(cell.layer or "")
     lines = [
         f"{layer}, {grid}" if layer != name else grid,
@@ -139,7 +138,7 @@ def _figure(row: Row, title: str, cell: Cell, picture: Image.Image | None) -> st
     ]
     words = "".join(f"<span>{line}</span>" for line in lines if line)
     return (
-        f'<li><figure><img src="{_uri(picture)}" alt="{alt}">'
+        f'<li><figure><img src="{data_uri(picture, 88)}" alt="{alt}">'
         f"<figcaption><strong>{name}</strong>{words}</figcaption></figure></li>"
     )
 
@@ -155,16 +154,6 @@ def _nothing(reason: str, caption: str = "") -> str:
     whole = "" if caption else " whole"
     words = f"<p><strong>No map.</strong> {html.escape(reason)}</p>"
     return f'<li class="none{whole}"><figure>{words}{caption}</figure></li>'
-
-
-def _percent(probability: float) -> str:
-    return html.escape(percent(probability))
-
-
-def _uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=88, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 _FILM = """

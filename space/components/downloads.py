@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import gradio as gr
 
 from space.components.combobox import LIVE_REGION, LIVE_REGION_CSS
+from space.components.style import html_view
 
 __all__ = ["FILE_KINDS", "build_downloads", "downloads_value"]
 
@@ -35,14 +36,12 @@ def build_downloads() -> gr.HTML:
         f'<button type="button" data-kind="{kind}">{words}</button>'
         for kind, words in FILE_KINDS.items()
     )
-    return gr.HTML(
-        dict(downloads_value("", has_photo=True, has_reference=True, codes={})),
+    return html_view(
+        "downloads",
+        _CSS + LIVE_REGION_CSS,
+        _JS,
+        downloads_value("", has_photo=True, has_reference=True, codes={}),
         html_template=_TEMPLATE.replace("BUTTONS", buttons) + LIVE_REGION,
-        css_template=_CSS + LIVE_REGION_CSS,
-        js_on_load=_JS,
-        apply_default_css=False,
-        padding=False,
-        elem_id="downloads",
         ready={},
     )
 

@@ -8,6 +8,7 @@ import gradio as gr
 
 from cam_hub.faithfulness import Evidence, EvidenceTest
 from cam_hub.options import OPTIONS
+from space.components.style import html_view
 
 __all__ = ["NOT_TESTED", "TESTING", "build_evidence", "evidence_html"]
 
@@ -26,18 +27,8 @@ def build_evidence() -> gr.HTML:
     Its value shows only while its map is the one named ``shown``, otherwise ``note`` does: a test
     may end when another map is on the page.
     """
-    return gr.HTML(
-        "",
-        html_template='<div class="evidence" role="status"></div>',
-        css_template=_CSS,
-        js_on_load=_JS,
-        apply_default_css=False,
-        padding=False,
-        shown="",
-        note="",
-        turn=0,
-        elem_id="evidence",
-    )
+    template = '<div class="evidence" role="status"></div>'
+    return html_view("evidence", _CSS, _JS, html_template=template, shown="", note="", turn=0)
 
 
 def evidence_html(evidence: Evidence, map_name: str) -> str:

@@ -13,6 +13,7 @@ from cam_hub.methods import METHODS
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.overlay import COLORMAPS
 from cam_hub.targets.classes import Prediction, prediction_text
+from space.components.style import html_view
 
 __all__ = [
     "build_prediction_list",
@@ -144,14 +145,7 @@ _MOST = 5
 
 def build_prediction_list() -> gr.HTML:
     """Builds the list where it is called; fires ``select`` with the class index as ``chosen``."""
-    return gr.HTML(
-        "",
-        css_template=_CSS,
-        js_on_load=_JS,
-        apply_default_css=False,
-        padding=False,
-        elem_id="predictions",
-    )
+    return html_view("predictions", _CSS, _JS)
 
 
 def prediction_list_html(predictions: Sequence[Prediction], explained: Collection[int]) -> str:

@@ -15,12 +15,12 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from cam_hub.errors import InvalidArgument
+from space.components.style import html_view
 from space.components.viewer import data_uri
 from space.config.settings import example_photos
 
 __all__ = [
     "Example",
-    "PhotoField",
     "build_examples",
     "build_photo_field",
     "example_named",
@@ -93,15 +93,8 @@ def build_examples(examples: Sequence[Example]) -> gr.HTML:
         "</button>"
         for example in examples
     )
-    return gr.HTML(
-        f'<div role="group" aria-label="Example photos">{buttons}</div>',
-        css_template=_CSS,
-        js_on_load=_JS,
-        apply_default_css=False,
-        padding=False,
-        visible=bool(examples),
-        elem_id="examples",
-    )
+    group = f'<div role="group" aria-label="Example photos">{buttons}</div>'
+    return html_view("examples", _CSS, _JS, group, visible=bool(examples))
 
 
 def _load(path: Path) -> Example:
@@ -138,17 +131,12 @@ element.addEventListener("click", (event) => {
 """
 
 
-@dataclass(frozen=True)
-class PhotoField:
-    """The components; at most one of ``photo`` and ``address`` is set."""
+def build_photo_field(examples: Sequence[Example]) -> tuple[gr.Image, gr.HTML, gr.Textbox]:
+    """Builds the fields where it is called; they start with the first example.
 
-    photo: gr.Image
-    address: gr.Textbox
-    examples: gr.HTML
-
-
-def build_photo_field(examples: Sequence[Example]) -> PhotoField:
-    """Builds the fields where it is called; they start with the first example."""
+    Returns:
+        The photo, the row of examples, and the address; of photo and address at most one is set.
+    """
     photo = gr.Image(
         str(examples[0].source) if examples else None,
         label="Photo",
@@ -168,4 +156,4 @@ def build_photo_field(examples: Sequence[Example]) -> PhotoField:
         max_length=2000,
         elem_id="photo_url",
     )
-    return PhotoField(photo, address, row)
+    return photo, row, address

@@ -19,11 +19,11 @@ from huggingface_hub import constants
 from cam_hub.models.loading import ModelFacts
 from cam_hub.sources.hub.listing import ModelHit
 from space.components import combobox
+from space.components.style import html_view
 
 __all__ = [
     "ASKING",
     "FACTS_CSS",
-    "NO_FACTS",
     "ClassEntry",
     "Proposal",
     "build_class_field",
@@ -60,16 +60,14 @@ def build_class_field(elem_id: str, label: str, info: str, *, most: int) -> gr.H
         most: How many classes may be chosen.
     """
     chips = f'<ul class="chips" aria-label="{label}: chosen"></ul>'
-    return gr.HTML(
+    return html_view(
+        elem_id,
+        combobox.CSS + _CLASS_CSS,
+        combobox.SCRIPT + _CLASS_SCRIPT,
         [],
         label=label,
         html_template=combobox.markup(elem_id, label, info, label, before=chips),
-        css_template=combobox.CSS + _CLASS_CSS,
-        js_on_load=combobox.SCRIPT + _CLASS_SCRIPT,
-        apply_default_css=False,
         container=True,
-        padding=False,
-        elem_id=elem_id,
         name=elem_id,
         most=most,
         proposals=combobox.Proposals("").as_prop(),
@@ -209,16 +207,14 @@ def build_model_field(choices: Sequence[str], value: str) -> gr.HTML:
         choices: IDs to propose before anything is typed.
         value: The one that it starts with.
     """
-    return gr.HTML(
+    return html_view(
+        "model_id",
+        combobox.CSS + _CSS,
+        combobox.SCRIPT + _SCRIPT,
         value,
         label="Model ID",
         html_template=combobox.markup("model_id", "Model ID", _INFO, "Models"),
-        css_template=combobox.CSS + _CSS,
-        js_on_load=combobox.SCRIPT + _SCRIPT,
-        apply_default_css=False,
         container=True,
-        padding=False,
-        elem_id="model_id",
         name="model_id",
         choices=[asdict(Proposal(id)) for id in choices],
         proposals=combobox.Proposals("").as_prop(),
@@ -289,8 +285,6 @@ watch("proposals", () => {
 watch("value", () => { if (document.activeElement !== input) input.value = props.value; });
 """
 
-
-NO_FACTS = ""
 
 ASKING = '<p class="asking">Asking for its facts …</p>'
 

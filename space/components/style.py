@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
-__all__ = ["CSS", "JS", "SHOW_LAYERS", "SHOW_RESULT", "STARTER_JS", "theme"]
+__all__ = ["CSS", "JS", "SHOW_LAYERS", "SHOW_RESULT", "STARTER_JS", "html_view", "theme"]
 
 CSS = """
 .gradio-container { width: 100%; max-width: 1440px !important; margin: 0 auto !important; }
@@ -80,6 +82,28 @@ SHOW_LAYERS = """
 STARTER_JS = """
 watch("turn", () => setTimeout(() => document.getElementById("explain")?.click(), 150));
 """
+
+
+def html_view(
+    elem_id: str, css: str, js: str | None = None, value: object = "", **options: Any
+) -> gr.HTML:
+    """Builds HTML with a style and a script of its own, and none of Gradio's, where it is called.
+
+    Args:
+        elem_id: The component's ID.
+        css: The style; Gradio confines it to the component.
+        js: The script, which runs once.
+        value: The HTML, or what the template takes.
+        options: Further arguments of ``gr.HTML``.
+    """
+    return gr.HTML(
+        value,
+        css_template=css,
+        js_on_load=js,
+        apply_default_css=False,
+        elem_id=elem_id,
+        **options,
+    )
 
 
 def theme() -> gr.themes.Base:

@@ -23,6 +23,7 @@ from cam_hub.images.geometry import Placement
 from cam_hub.results import overlay
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.overlay import colormap_table, fitting
+from space.components.style import html_view
 from space.service.views import SCALES, DisplayOptions
 
 __all__ = [
@@ -225,14 +226,7 @@ _PLACES = (("upper left", "upper middle", "upper right"),
 
 def build_viewer() -> gr.HTML:
     """Builds the picture where it is called; its value is what ``viewer_html`` makes."""
-    return gr.HTML(
-        "",
-        css_template=_CSS,
-        js_on_load=_JS,
-        apply_default_css=False,
-        padding=False,
-        elem_id="viewer",
-    )
+    return html_view("viewer", _CSS, _JS)
 
 
 def viewer_html(screen: Preview, look: DisplayOptions, photo: str) -> str:
@@ -399,14 +393,7 @@ _ALONE = (
 
 def build_map_strip() -> gr.HTML:
     """Builds the strip where it is called; fires ``select`` with ``layer``, "" for the fusion."""
-    return gr.HTML(
-        "",
-        css_template=_STRIP_CSS,
-        js_on_load=_STRIP_JS,
-        apply_default_css=False,
-        padding=False,
-        elem_id="maps",
-    )
+    return html_view("maps", _STRIP_CSS, _STRIP_JS)
 
 
 def map_strip_html(screen: Preview, look: DisplayOptions) -> str:

@@ -23,7 +23,6 @@ from space.components.photo_field import Example, build_photo_field
 from space.components.search_fields import (
     ASKING,
     FACTS_CSS,
-    NO_FACTS,
     ClassEntry,
     build_class_field,
     build_model_field,
@@ -31,6 +30,7 @@ from space.components.search_fields import (
     proposal_of,
     trouble_html,
 )
+from space.components.style import html_view
 from space.config.settings import DESCRIBING, SEARCHING, Settings
 from space.service.errors import event_value, readable, searching_as, title_of, token_of
 from space.service.explain_form import read_model_id
@@ -42,7 +42,6 @@ __all__ = [
     "LAYER_WORDS",
     "Controls",
     "Values",
-    "build_controls",
     "connect_classes",
     "connect_facts",
     "connect_search",
@@ -64,29 +63,119 @@ Values = Mapping[Component, Any]
 """Values by component, as Gradio calls a handler whose inputs are a set."""
 
 
-@dataclass(frozen=True)
 class Controls:
-    """The components that visitors set, and the buttons."""
+    """The components that visitors set, and the buttons; built where it is called.
 
-    photo: gr.Image
-    photo_url: gr.Textbox
-    examples: gr.HTML
-    model_id: gr.HTML
-    facts: gr.HTML
-    method: gr.Dropdown
-    method_note: gr.HTML
-    layer_choice: gr.Radio
-    target_layers: gr.Dropdown
-    classes: gr.HTML
-    contrast: gr.HTML
-    region: gr.Textbox
-    reference: gr.Image
-    num_samples: gr.Slider
-    std: gr.Number
-    seed: gr.Number
-    options: Mapping[str, gr.Radio | gr.Textbox]
-    run: gr.Button
-    stop: gr.Button
+    Args:
+        settings: The app's settings.
+        examples: The photos that every visitor can choose.
+    """
+
+    def __init__(self, settings: Settings, examples: Sequence[Example]) -> None:
+        gr.HTML("<h2>Ask</h2>", elem_id="ask")
+        self.photo, self.examples, self.photo_url = build_photo_field(examples)
+        with gr.Row(elem_id="buttons"):
+            self.run = gr.Button(
+                "Explain", variant="primary", size="lg", scale=3, elem_id="explain"
+            )
+            self.stop = gr.Button(
+                "Stop", variant="stop", size="lg", visible=False, min_width=96, elem_id="stop"
+            )
+        self.model_id = build_model_field(settings.model_choices, settings.default_model)
+        self.facts = html_view("facts", FACTS_CSS)
+        self.classes = build_class_field(
+            "classes",
+            "Classes",
+            "What to look for. Empty: the predicted one. Any label, an index, or top(3).",
+            most=settings.limits.max_classes,
+        )
+        self.contrast = build_class_field(
+            "contrast", "Rather than", "Why those, and not this one? Empty: no comparison.", most=1
+        )
+        self.method = gr.Dropdown(
+            choices=method_choices(), value=AUTO, label="Method", elem_id="method"
+        )
+        self.method_note = gr.HTML(
+            method_note(AUTO), apply_default_css=False, elem_id="method_note"
+        )
+        self._build_layers()
+        with gr.Accordion("Region and reference", open=False, elem_id="special"):
+            self._build_special(settings)
+        with gr.Accordion("Evidence and output", open=False, elem_id="options"):
+            self.options = _build_options(settings)
+        with gr.Accordion("Noise", open=False, elem_id="advanced"):
+            self._build_noise(settings)
+
+    def _build_layers(self) -> None:
+        self.layer_choice = gr.Radio(
+            choices=[*LAYER_WORDS, ("Any", ANY_LAYERS)],
+            value="best",
+            label="Target layers",
+            info="The recommended one, the one whose map holds best if covered, the end of each "
+            "stage, every convolution, or those that you pick. Several are fused.",
+            elem_id="layer_choice",
+        )
+        # The request always uses these values, also while they are hidden.
+        self.target_layers = gr.Dropdown(
+            choices=layer_choices(),
+            value=["best"],
+            multiselect=True,
+            allow_custom_value=True,
+            label="Picked layers",
+            info="Tick rows of the table, or choose or type names. Empty: the recommended one.",
+            visible=False,
+            elem_id="target_layers",
+        )
+
+    def _build_special(self, settings: Settings) -> None:
+        self.region = gr.Textbox(
+            label="Region",
+            info="For segmentation and detection: left, top, right, bottom, in the photo's pixels."
+            " Empty: all of it.",
+            placeholder="120, 40, 300, 260",
+            max_lines=1,
+            max_length=settings.limits.max_text,
+            elem_id="region",
+        )
+        self.reference = gr.Image(
+            None,
+            label="Reference, for models without classes",
+            type="filepath",
+            image_mode=None,
+            sources=["upload", "clipboard"],
+            height=160,
+            placeholder="None: the photo itself",
+            alt_text="The photo to compare with",
+            elem_id="reference",
+        )
+
+    def _build_noise(self, settings: Settings) -> None:
+        self.num_samples = gr.Slider(
+            1,
+            settings.limits.max_samples,
+            4,
+            step=1,
+            label="Samples",
+            info="Noisy copies that are averaged.",
+            elem_id="num_samples",
+        )
+        with gr.Row():
+            self.std = gr.Number(
+                0.3,
+                step=0.05,
+                label="Noise",
+                info="Standard deviation.",
+                elem_id="std",
+                min_width=120,
+            )
+            self.seed = gr.Number(
+                0,
+                precision=0,
+                label="Seed",
+                info="The same seed, the same map.",
+                elem_id="seed",
+                min_width=120,
+            )
 
     def noise_fields(self, method: object) -> dict[Component, bool]:
         """The fields of the noise, and whether a method, or the choice of one, uses each."""
@@ -129,107 +218,6 @@ class Controls:
         return {"image": given or values[self.photo], **fields}
 
 
-def build_controls(settings: Settings, examples: Sequence[Example]) -> Controls:
-    """Builds the column where it is called."""
-    gr.HTML("<h2>Ask</h2>", elem_id="ask", padding=False)
-    fields = build_photo_field(examples)
-    with gr.Row(elem_id="buttons"):
-        run = gr.Button("Explain", variant="primary", size="lg", scale=3, elem_id="explain")
-        stop = gr.Button(
-            "Stop", variant="stop", size="lg", visible=False, min_width=96, elem_id="stop"
-        )
-    model_id = build_model_field(settings.model_choices, settings.default_model)
-    facts = gr.HTML(
-        NO_FACTS, css_template=FACTS_CSS, apply_default_css=False, padding=False, elem_id="facts"
-    )
-    classes = build_class_field(
-        "classes",
-        "Classes",
-        "What to look for. Empty: the predicted one. Any label, an index, or top(3).",
-        most=settings.limits.max_classes,
-    )
-    contrast = build_class_field(
-        "contrast", "Rather than", "Why those, and not this one? Empty: no comparison.", most=1
-    )
-    method = gr.Dropdown(choices=method_choices(), value=AUTO, label="Method", elem_id="method")
-    note = gr.HTML(method_note(AUTO), padding=False, apply_default_css=False, elem_id="method_note")
-    layer_choice, target_layers = _build_layers()
-    with gr.Accordion("Region and reference", open=False, elem_id="special"):
-        region, reference = _build_special(settings)
-    with gr.Accordion("Evidence and output", open=False, elem_id="options"):
-        options = _build_options(settings)
-    with gr.Accordion("Noise", open=False, elem_id="advanced"):
-        num_samples, std, seed = _build_noise(settings)
-    return Controls(
-        photo=fields.photo,
-        photo_url=fields.address,
-        examples=fields.examples,
-        model_id=model_id,
-        facts=facts,
-        method=method,
-        method_note=note,
-        layer_choice=layer_choice,
-        target_layers=target_layers,
-        classes=classes,
-        contrast=contrast,
-        region=region,
-        reference=reference,
-        num_samples=num_samples,
-        std=std,
-        seed=seed,
-        options=options,
-        run=run,
-        stop=stop,
-    )
-
-
-def _build_layers() -> tuple[gr.Radio, gr.Dropdown]:
-    layer_choice = gr.Radio(
-        choices=[*LAYER_WORDS, ("Any", ANY_LAYERS)],
-        value="best",
-        label="Target layers",
-        info="The recommended one, the one whose map holds best if covered, the end of each stage,"
-        " every convolution, or those that you pick. Several are fused.",
-        elem_id="layer_choice",
-    )
-    # The request always uses these values, also while they are hidden.
-    target_layers = gr.Dropdown(
-        choices=layer_choices(),
-        value=["best"],
-        multiselect=True,
-        allow_custom_value=True,
-        label="Picked layers",
-        info="Tick rows of the table, or choose or type names. Empty: the recommended one.",
-        visible=False,
-        elem_id="target_layers",
-    )
-    return layer_choice, target_layers
-
-
-def _build_special(settings: Settings) -> tuple[gr.Textbox, gr.Image]:
-    region = gr.Textbox(
-        label="Region",
-        info="For segmentation and detection: left, top, right, bottom, in the photo's pixels."
-        " Empty: all of it.",
-        placeholder="120, 40, 300, 260",
-        max_lines=1,
-        max_length=settings.limits.max_text,
-        elem_id="region",
-    )
-    reference = gr.Image(
-        None,
-        label="Reference, for models without classes",
-        type="filepath",
-        image_mode=None,
-        sources=["upload", "clipboard"],
-        height=160,
-        placeholder="None: the photo itself",
-        alt_text="The photo to compare with",
-        elem_id="reference",
-    )
-    return region, reference
-
-
 def _build_options(settings: Settings) -> dict[str, gr.Radio | gr.Textbox]:
     """One component per entry of ``cam_hub.options`` that the page has, in its order."""
     found: dict[str, gr.Radio | gr.Textbox] = {}
@@ -252,36 +240,6 @@ def _build_options(settings: Settings) -> dict[str, gr.Radio | gr.Textbox]:
                 elem_id=f"option_{name}",
             )
     return found
-
-
-def _build_noise(settings: Settings) -> tuple[gr.Slider, gr.Number, gr.Number]:
-    num_samples = gr.Slider(
-        1,
-        settings.limits.max_samples,
-        4,
-        step=1,
-        label="Samples",
-        info="Noisy copies that are averaged.",
-        elem_id="num_samples",
-    )
-    with gr.Row():
-        std = gr.Number(
-            0.3,
-            step=0.05,
-            label="Noise",
-            info="Standard deviation.",
-            elem_id="std",
-            min_width=120,
-        )
-        seed = gr.Number(
-            0,
-            precision=0,
-            label="Seed",
-            info="The same seed, the same map.",
-            elem_id="seed",
-            min_width=120,
-        )
-    return num_samples, std, seed
 
 
 _MAX_MODELS = 20
@@ -456,7 +414,7 @@ class _Describer:
     def show(self, model_id: Any, visitor: gr.OAuthToken | None) -> Iterator[str]:
         """Shows first that the Hub is asked, then the facts or the problem."""
         if not isinstance(model_id, str) or not model_id.strip():
-            yield NO_FACTS
+            yield ""
             return
         yield ASKING
         yield self._answer(model_id, visitor)

@@ -15,7 +15,7 @@ import gradio as gr
 
 from cam_hub.layers.listing import SUGGESTIONS, LayerInfo
 from space.components import formatting
-from space.components.style import SHOW_LAYERS
+from space.components.style import SHOW_LAYERS, html_view
 from space.config.settings import Settings
 from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls
 from space.service.errors import cancellable_progress, event_value, readable, token_of, warn
@@ -31,7 +31,6 @@ __all__ = [
     "TICK_JS",
     "LayerHandlers",
     "LayersPanel",
-    "build_layers_panel",
     "connect_layers",
     "layer_table",
     "layer_trouble",
@@ -42,45 +41,22 @@ RESULT_TAB = "result"
 LAYERS_TAB = "layers"
 
 
-@dataclass(frozen=True)
 class LayersPanel:
-    """The components of the tab, and the tabs.
+    """The components of the tab, built where it is called, and the tabs.
 
     ``is_open`` holds whether the tab is in front: layers are looked for only then.
     """
 
-    tabs: gr.Tabs
-    result_tab: gr.Tab
-    layers_tab: gr.Tab
-    is_open: gr.State
-    show_all: gr.Checkbox
-    table: gr.HTML
-
-
-def build_layers_panel(tabs: gr.Tabs, result_tab: gr.Tab, layers_tab: gr.Tab) -> LayersPanel:
-    """Builds the inside of the tab where it is called."""
-    table = gr.HTML(
-        NO_TABLE,
-        css_template=TABLE_CSS,
-        js_on_load=TABLE_JS,
-        apply_default_css=False,
-        min_height=96,
-        elem_id="layer_table",
-    )
-    show_all = gr.Checkbox(
-        False,
-        label="Show also layers that give no map, and why",
-        container=False,
-        elem_id="show_all",
-    )
-    return LayersPanel(
-        tabs=tabs,
-        result_tab=result_tab,
-        layers_tab=layers_tab,
-        is_open=gr.State(False),
-        show_all=show_all,
-        table=table,
-    )
+    def __init__(self, tabs: gr.Tabs, result_tab: gr.Tab, layers_tab: gr.Tab) -> None:
+        self.tabs, self.result_tab, self.layers_tab = tabs, result_tab, layers_tab
+        self.table = html_view("layer_table", TABLE_CSS, TABLE_JS, min_height=96)
+        self.show_all = gr.Checkbox(
+            False,
+            label="Show also layers that give no map, and why",
+            container=False,
+            elem_id="show_all",
+        )
+        self.is_open = gr.State(False)
 
 
 Updates = dict[Any, Any]

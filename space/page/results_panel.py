@@ -27,6 +27,7 @@ from space.components.formatting import (
     prediction_list_html,
 )
 from space.components.photo_field import Example, example_of
+from space.components.style import html_view
 from space.components.viewer import (
     PreviewCache,
     build_map_strip,
@@ -62,7 +63,6 @@ __all__ = [
     "ResultsPanel",
     "Updates",
     "address_of",
-    "build_results_panel",
     "press",
 ]
 
@@ -76,27 +76,71 @@ STOPPED = "<p>Stopped. Press <strong>Explain</strong> to start again.</p>"
 FAILED = "<p>Not explained: the message gives the reason.</p>"
 
 
-@dataclass(frozen=True)
 class ResultsPanel:
-    """The components that show a result; all but ``summary`` are hidden while there is none.
+    """The components that show a result, built where it is called.
 
-    ``shown_layer`` holds which map is large, empty for the fusion.
+    All but ``summary`` are hidden while there is none. ``shown_layer`` holds which map is large,
+    empty for the fusion.
     """
 
-    summary: gr.HTML
-    body: gr.Column
-    shown_class: gr.Radio
-    shown_layer: gr.State
-    viewer: gr.HTML
-    evidence: gr.HTML
-    view: gr.Radio
-    alpha: gr.Slider
-    threshold: gr.Slider
-    colormap: gr.Dropdown
-    scale: gr.Radio
-    predictions: gr.HTML
-    maps: gr.HTML
-    downloads: gr.HTML
+    def __init__(self) -> None:
+        plain = DisplayOptions()
+        self.summary = html_view(
+            "summary",
+            "",
+            _SUMMARY_JS,
+            NOTHING_YET,
+            html_template='<div class="summary" role="status"></div>',
+            min_height=64,
+        )
+        with gr.Column(visible=False, elem_id="results") as self.body:
+            self.viewer = build_viewer()
+            self.evidence = build_evidence()
+            self.shown_class = gr.Radio(
+                choices=[], label="Shown class", visible=False, elem_id="shown_class"
+            )
+            with gr.Row(elem_id="look"):
+                self.view = gr.Radio(
+                    choices=[(words, name) for name, words in VIEWS.items()],
+                    value=plain.view,
+                    label="Show",
+                    elem_id="view",
+                    min_width=260,
+                )
+                self.colormap = gr.Dropdown(
+                    choices=colormap_choices(),
+                    value=plain.colormap,
+                    label="Colours",
+                    elem_id="colormap",
+                    min_width=200,
+                )
+                self.alpha = gr.Slider(
+                    0, 1, plain.alpha, step=0.05, label="Opacity", elem_id="alpha", min_width=200
+                )
+                self.threshold = gr.Slider(
+                    0.05,
+                    1,
+                    plain.threshold,
+                    step=0.05,
+                    label="Threshold of boxes and cut-out",
+                    interactive=False,
+                    elem_id="threshold",
+                    min_width=200,
+                )
+                self.scale = gr.Radio(
+                    choices=[(words, name) for name, words in SCALES.items()],
+                    value=plain.scale,
+                    label="Scale of the colours",
+                    elem_id="scale",
+                    min_width=260,
+                )
+            with gr.Row(equal_height=False):
+                with gr.Column(min_width=260, scale=2):
+                    self.predictions = build_prediction_list()
+                with gr.Column(min_width=260, scale=3):
+                    self.maps = build_map_strip()
+            self.downloads = build_downloads()
+        self.shown_layer = gr.State("")
 
     @cached_property
     def style(self) -> dict[str, Component]:
@@ -124,82 +168,6 @@ class ResultsPanel:
         """The components that another result changes."""
         parts = [self.body, self.shown_class, self.shown_layer, self.predictions, self.maps]
         return [*self.large, *parts]
-
-
-def build_results_panel() -> ResultsPanel:
-    """Builds the column where it is called."""
-    plain = DisplayOptions()
-    summary = gr.HTML(
-        NOTHING_YET,
-        html_template='<div class="summary" role="status"></div>',
-        js_on_load=_SUMMARY_JS,
-        apply_default_css=False,
-        min_height=64,
-        elem_id="summary",
-    )
-    with gr.Column(visible=False, elem_id="results") as body:
-        viewer = build_viewer()
-        evidence = build_evidence()
-        shown_class = gr.Radio(
-            choices=[], label="Shown class", visible=False, elem_id="shown_class"
-        )
-        with gr.Row(elem_id="look"):
-            view = gr.Radio(
-                choices=[(words, name) for name, words in VIEWS.items()],
-                value=plain.view,
-                label="Show",
-                elem_id="view",
-                min_width=260,
-            )
-            colormap = gr.Dropdown(
-                choices=colormap_choices(),
-                value=plain.colormap,
-                label="Colours",
-                elem_id="colormap",
-                min_width=200,
-            )
-            alpha = gr.Slider(
-                0, 1, plain.alpha, step=0.05, label="Opacity", elem_id="alpha", min_width=200
-            )
-            threshold = gr.Slider(
-                0.05,
-                1,
-                plain.threshold,
-                step=0.05,
-                label="Threshold of boxes and cut-out",
-                interactive=False,
-                elem_id="threshold",
-                min_width=200,
-            )
-            scale = gr.Radio(
-                choices=[(words, name) for name, words in SCALES.items()],
-                value=plain.scale,
-                label="Scale of the colours",
-                elem_id="scale",
-                min_width=260,
-            )
-        with gr.Row(equal_height=False):
-            with gr.Column(min_width=260, scale=2):
-                predictions = build_prediction_list()
-            with gr.Column(min_width=260, scale=3):
-                maps = build_map_strip()
-        downloads = build_downloads()
-    return ResultsPanel(
-        summary=summary,
-        body=body,
-        shown_class=shown_class,
-        shown_layer=gr.State(""),
-        viewer=viewer,
-        evidence=evidence,
-        view=view,
-        alpha=alpha,
-        threshold=threshold,
-        colormap=colormap,
-        scale=scale,
-        predictions=predictions,
-        maps=maps,
-        downloads=downloads,
-    )
 
 
 # Screen readers announce changes within an element that was there before.
