@@ -22,11 +22,11 @@ from space.app.request_guard import handlers
 from space.components.photo_field import load_examples
 from space.components.style import CSS, JS, theme
 from space.config.settings import Settings
-from space.page.compare_tab import COMPARE_TAB, ComparePanel, connect_compare
-from space.page.controls import Controls, connect_classes, connect_facts, connect_search
+from space.page.compare_tab import COMPARE_TAB, CompareHandlers, ComparePanel
+from space.page.controls import ClassProposals, Controls, ModelDescription, connect_search
 from space.page.events import ExplainEvents
-from space.page.layers_tab import LAYERS_TAB, RESULT_TAB, LayersPanel, connect_layers
-from space.page.page_load import InitialResult, connect_page_load
+from space.page.layers_tab import LAYERS_TAB, RESULT_TAB, LayerHandlers, LayersPanel
+from space.page.page_load import InitialResult, PageLoad
 from space.page.results_panel import Presenter, ResultsPanel
 from space.service.explainer import Explainer
 from space.service.result_files import Workspace, cleanup
@@ -144,21 +144,21 @@ def create_app(settings: Settings | None = None) -> GuardedBlocks:
             answer = gr.Column(scale=7, min_width=320, elem_id="answer")
             with answer, gr.Tabs(elem_id="tabs") as tabs:
                 with gr.Tab("Result", id=RESULT_TAB) as result_tab:
-                    panel = ResultsPanel()
+                    panel = ResultsPanel(settings)
                 with gr.Tab("Layers", id=LAYERS_TAB, elem_id="layers") as layers_tab:
                     layers = LayersPanel(tabs, result_tab, layers_tab)
                 with gr.Tab("Compare", id=COMPARE_TAB, elem_id="compare"):
                     compared = ComparePanel(settings)
         presenter = Presenter.of(settings, workspace, examples, panel)
-        events = ExplainEvents(explainer, settings, controls, panel, presenter)
+        run = ExplainEvents(explainer, settings, controls, presenter).connect()
         initial_result = InitialResult(explainer, presenter, settings)
-        connect_page_load(app, settings, controls, panel, presenter, initial_result, events)
+        PageLoad(settings, controls, presenter, initial_result).connect(app)
         app.warm_up = initial_result.kept
-        connect_classes(explainer, settings, controls, events.kept)
-        connect_layers(explainer, settings, controls, layers)
-        connect_compare(explainer, workspace, settings, controls, compared)
+        ClassProposals(explainer, settings, controls, panel.kept).connect()
+        LayerHandlers(explainer, settings, controls, layers).connect()
+        CompareHandlers(explainer, workspace, settings, controls, compared).connect()
         connect_search(controls)
-        connect_facts(app, explainer, settings, controls, events.run)
+        ModelDescription(explainer, settings, controls).connect(app, run)
         add_endpoint(explainer, workspace, settings)
         add_layers_endpoint(explainer, settings)
         add_predict_endpoint(explainer, settings)

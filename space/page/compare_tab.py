@@ -25,14 +25,14 @@ from space.components.comparison import (
 from space.components.formatting import colormap_choices, method_choices
 from space.components.style import html_view
 from space.config.settings import Settings
-from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls, Values
+from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls, Values, hide_button, show_button
 from space.service.errors import cancellable_progress, readable, token_of, warn
 from space.service.explain_form import read_compare_request
 from space.service.explainer import Explainer
 from space.service.exports import write_compare_files
 from space.service.result_files import Workspace
 
-__all__ = ["COMPARE_TAB", "CompareHandlers", "ComparePanel", "connect_compare"]
+__all__ = ["COMPARE_TAB", "CompareHandlers", "ComparePanel"]
 
 
 COMPARE_TAB = "compare"
@@ -43,12 +43,15 @@ _KINDS = [("Methods", "methods"), ("Layers", "layers"), ("Classes", "classes")]
 class ComparePanel:
     """The components of the tab, built where it is called.
 
+    ``kept`` holds the folder of the visitor's last answer.
+
     Args:
         settings: The app's settings.
     """
 
     def __init__(self, settings: Settings) -> None:
         limits = settings.limits
+        self.kept = gr.State(None, time_to_live=settings.keep_seconds)
         self.models = gr.Dropdown(
             choices=settings.model_choices,
             value=[settings.default_model],
@@ -149,10 +152,10 @@ _STOPPED = (
 
 @dataclass(frozen=True)
 class CompareHandlers:
-    """The handlers. Only ``answer`` uses models; ``kept`` holds the folder of the last answer.
+    """The handlers, and the events that call them. Only ``answer`` uses models.
 
-    That folder has the comparison twice: ``whole``, for taking away, and ``screen``, on a photo of
-    the size in which it is shown, so that another look is drawn at once.
+    The folder that ``panel.kept`` holds has the comparison twice: ``whole``, for taking away, and
+    ``screen``, on a photo of the size in which it is shown, so that another look is drawn at once.
     """
 
     explainer: Explainer
@@ -160,7 +163,6 @@ class CompareHandlers:
     settings: Settings
     controls: Controls
     panel: ComparePanel
-    kept: gr.State
 
     def answer(
         self,
@@ -196,7 +198,7 @@ class CompareHandlers:
                 screen.save_data(folder / "screen")
             look = request.scale, request.form.alpha, request.form.colormap
             return {
-                self.kept: folder,
+                self.panel.kept: folder,
                 panel.grid: grid_html(screen, *look),
                 panel.files: gr.update(value=None, visible=True),
             }
@@ -231,26 +233,90 @@ class CompareHandlers:
             panel.classes: gr.update(visible=kind == "classes"),
         }
 
-    def offer_stop(self) -> Updates:
-        """Lets the request be ended while it runs."""
-        return {self.panel.stop: gr.update(visible=True)}
-
-    def withdraw_stop(self) -> Updates:
-        """Takes that away when it is over."""
-        return {self.panel.stop: gr.update(visible=False)}
-
     def stopped(self, kept: Path | None) -> Updates:
         """Reports that the request was ended; a grid from before it stays in view."""
-        return {self.panel.grid: gr.skip() if kept else _STOPPED, **self.withdraw_stop()}
+        return {self.panel.grid: gr.skip() if kept else _STOPPED, self.panel.stop: hide_button()}
 
     def clear(self) -> Updates:
         """Takes away what belongs to another photo."""
         return {
-            self.kept: None,
+            self.panel.kept: None,
             self.panel.grid: NO_GRID,
             self.panel.files: gr.update(value=None, visible=False),
-            **self.withdraw_stop(),
+            self.panel.stop: hide_button(),
         }
+
+    def connect(self) -> None:
+        """Wires the tab that is being built. None of its events is an endpoint."""
+        panel = self.panel
+        private: dict[str, Any] = {"api_visibility": "private"}
+        at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", **private}
+        look = panel.style.values()
+
+        gr.on(
+            [panel.kind.input, panel.layers.input],
+            self.choose,
+            [panel.kind, panel.layers],
+            [panel.methods, panel.layers, panel.names, panel.classes],
+            preprocess=False,
+            **at_once,
+        )
+        panel.run.click(show_button, None, panel.stop, **at_once)
+        run = panel.run.click(
+            self.answer,
+            {
+                *self.controls.inputs,
+                *look,
+                panel.models,
+                panel.kind,
+                panel.methods,
+                panel.layers,
+                panel.names,
+                panel.classes,
+            },
+            [panel.kept, panel.grid, panel.files],
+            preprocess=False,
+            show_progress_on=panel.grid,
+            trigger_mode="once",
+            concurrency_id="model",
+            concurrency_limit=self.settings.concurrency,
+            **private,
+        )
+        files = run.success(
+            self.write_files, [panel.kept, *look], panel.files, preprocess=False, **private
+        )
+        redraw = gr.on(
+            [panel.scale.input, panel.alpha.change, panel.colormap.input],
+            self.redraw,
+            [panel.kept, *look],
+            panel.grid,
+            preprocess=False,
+            show_progress="hidden",
+            trigger_mode="always_last",
+            **private,
+        )
+        redraw.success(
+            self.write_files,
+            [panel.kept, *look],
+            panel.files,
+            preprocess=False,
+            show_progress="hidden",
+            trigger_mode="always_last",
+            **private,
+        )
+        # After an error, browsers run what follows `failure` only, not `then`.
+        run.failure(hide_button, None, panel.stop, **at_once)
+        run.then(hide_button, None, panel.stop, **at_once)
+        panel.stop.click(
+            self.stopped, panel.kept, [panel.grid, panel.stop], cancels=[run, files], **at_once
+        )
+        self.controls.photo.change(
+            self.clear,
+            None,
+            [panel.kept, panel.grid, panel.files, panel.stop],
+            cancels=[run, files],
+            **at_once,
+        )
 
 
 def _first(classes: Any) -> Any:
@@ -265,87 +331,3 @@ def _reopened(folder: Path) -> Comparison:
         raise InvalidArgument(
             "comparison", "the earlier one", "one that is still kept; compare again"
         ) from None
-
-
-def connect_compare(
-    explainer: Explainer,
-    workspace: Workspace,
-    settings: Settings,
-    controls: Controls,
-    panel: ComparePanel,
-) -> None:
-    """Wires the tab that is being built. None of its events is an endpoint.
-
-    Args:
-        explainer: Has the models.
-        workspace: Has the folders of answers.
-        settings: The app's settings.
-        controls: The form, which fills in what the tab leaves open.
-        panel: The tab.
-    """
-    kept = gr.State(None, time_to_live=settings.keep_seconds)
-    page = CompareHandlers(explainer, workspace, settings, controls, panel, kept)
-    private: dict[str, Any] = {"api_visibility": "private"}
-    at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", **private}
-    look = panel.style.values()
-
-    gr.on(
-        [panel.kind.input, panel.layers.input],
-        page.choose,
-        [panel.kind, panel.layers],
-        [panel.methods, panel.layers, panel.names, panel.classes],
-        preprocess=False,
-        **at_once,
-    )
-    panel.run.click(page.offer_stop, None, panel.stop, **at_once)
-    run = panel.run.click(
-        page.answer,
-        {
-            *controls.inputs,
-            *look,
-            panel.models,
-            panel.kind,
-            panel.methods,
-            panel.layers,
-            panel.names,
-            panel.classes,
-        },
-        [kept, panel.grid, panel.files],
-        preprocess=False,
-        show_progress_on=panel.grid,
-        trigger_mode="once",
-        concurrency_id="model",
-        concurrency_limit=settings.concurrency,
-        **private,
-    )
-    files = run.success(page.write_files, [kept, *look], panel.files, preprocess=False, **private)
-    redraw = gr.on(
-        [panel.scale.input, panel.alpha.change, panel.colormap.input],
-        page.redraw,
-        [kept, *look],
-        panel.grid,
-        preprocess=False,
-        show_progress="hidden",
-        trigger_mode="always_last",
-        **private,
-    )
-    redraw.success(
-        page.write_files,
-        [kept, *look],
-        panel.files,
-        preprocess=False,
-        show_progress="hidden",
-        trigger_mode="always_last",
-        **private,
-    )
-    # After an error, browsers run what follows `failure` only, not `then`.
-    run.failure(page.withdraw_stop, None, panel.stop, **at_once)
-    run.then(page.withdraw_stop, None, panel.stop, **at_once)
-    panel.stop.click(page.stopped, kept, [panel.grid, panel.stop], cancels=[run, files], **at_once)
-    controls.photo.change(
-        page.clear,
-        None,
-        [kept, panel.grid, panel.files, panel.stop],
-        cancels=[run, files],
-        **at_once,
-    )

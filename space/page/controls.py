@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +31,7 @@ from space.components.search_fields import (
     proposal_of,
     trouble_html,
 )
-from space.components.style import html_view
+from space.components.style import STARTER_JS, html_view
 from space.config.settings import DESCRIBING, SEARCHING, Settings
 from space.service.errors import event_value, readable, searching_as, title_of, token_of
 from space.service.explain_form import read_model_id
@@ -40,11 +41,14 @@ from space.service.exports import SessionResult
 __all__ = [
     "ANY_LAYERS",
     "LAYER_WORDS",
+    "ClassProposals",
     "Controls",
+    "ModelDescription",
     "Values",
-    "connect_classes",
-    "connect_facts",
     "connect_search",
+    "hide_button",
+    "press",
+    "show_button",
 ]
 
 
@@ -66,6 +70,8 @@ Values = Mapping[Component, Any]
 class Controls:
     """The components that visitors set, and the buttons; built where it is called.
 
+    ``starter`` presses the button when the server asks for that.
+
     Args:
         settings: The app's settings.
         examples: The photos that every visitor can choose.
@@ -81,6 +87,7 @@ class Controls:
             self.stop = gr.Button(
                 "Stop", variant="stop", size="lg", visible=False, min_width=96, elem_id="stop"
             )
+        self.starter = gr.HTML("", js_on_load=STARTER_JS, elem_id="starter", turn=0)
         self.model_id = build_model_field(settings.model_choices, settings.default_model)
         self.facts = html_view("facts", FACTS_CSS)
         self.classes = build_class_field(
@@ -242,6 +249,21 @@ def _build_options(settings: Settings) -> dict[str, gr.Radio | gr.Textbox]:
     return found
 
 
+def show_button() -> Any:
+    """The update that offers to end a request while it runs."""
+    return gr.update(visible=True)
+
+
+def hide_button() -> Any:
+    """The update that takes that away when it is over."""
+    return gr.update(visible=False)
+
+
+def press() -> Any:
+    """The update that lets the starter press the button."""
+    return gr.update(turn=time.monotonic_ns())
+
+
 _MAX_MODELS = 20
 
 
@@ -285,28 +307,31 @@ def _proposals(query: Any, visitor: gr.OAuthToken | None) -> Proposals:
 _MAX_LABELS = 60
 
 
-def connect_classes(
-    explainer: Explainer, settings: Settings, controls: Controls, kept: gr.State
-) -> None:
-    """Wires both fields. The events are not endpoints, and none uses a model."""
-    page = _Proposer(explainer, settings)
-    for field in (controls.classes, controls.contrast):
-        field.input(
-            page.propose,
-            [kept, controls.model_id],
-            field,
-            preprocess=False,
-            show_progress="hidden",
-            trigger_mode="multiple",
-            api_visibility="private",
-            **SEARCHING,
-        )
-
-
 @dataclass(frozen=True)
-class _Proposer:
+class ClassProposals:
+    """Proposes classes. The events are not endpoints, and none uses a model.
+
+    ``kept`` is the visitor's last result.
+    """
+
     explainer: Explainer
     settings: Settings
+    controls: Controls
+    kept: gr.State
+
+    def connect(self) -> None:
+        """Wires both fields for classes."""
+        for field in (self.controls.classes, self.controls.contrast):
+            field.input(
+                self.propose,
+                [self.kept, self.controls.model_id],
+                field,
+                preprocess=False,
+                show_progress="hidden",
+                trigger_mode="multiple",
+                api_visibility="private",
+                **SEARCHING,
+            )
 
     def propose(
         self,
@@ -373,43 +398,32 @@ def _note(text: str, count: int, all_of_them: int) -> str:
     return ""
 
 
-def connect_facts(
-    app: gr.Blocks, explainer: Explainer, settings: Settings, controls: Controls, run: Dependency
-) -> None:
-    """Wires the lines below the field for the model's ID. None of the events is an endpoint.
-
-    Args:
-        app: The app that is being built.
-        explainer: Asks for the facts.
-        settings: The app's settings.
-        controls: Have the field and the lines.
-        run: The event that loads the model. Connected before, so that nothing waits for the facts.
-    """
-    page = _Describer(explainer, settings)
-    quiet: dict[str, Any] = {
-        "show_progress": "hidden",
-        "preprocess": False,
-        "api_visibility": "private",
-        **DESCRIBING,
-    }
-    # The value of the field changes when an ID was chosen or its text is left: not while one types.
-    gr.on(
-        [app.load, controls.model_id.change],
-        page.show,
-        controls.model_id,
-        controls.facts,
-        trigger_mode="always_last",
-        **quiet,
-    )
-    run.success(page.refresh, controls.model_id, controls.facts, **quiet)
-
-
 @dataclass(frozen=True)
-class _Describer:
-    """The handlers."""
+class ModelDescription:
+    """The lines below the field for the model's ID. None of the events is an endpoint."""
 
     explainer: Explainer
     settings: Settings
+    controls: Controls
+
+    def connect(self, app: gr.Blocks, run: Dependency) -> None:
+        """Wires the lines.
+
+        Args:
+            app: The app that is being built.
+            run: The event that loads the model; connected before, so that nothing waits for facts.
+        """
+        model_id, facts = self.controls.model_id, self.controls.facts
+        quiet: dict[str, Any] = {
+            "show_progress": "hidden",
+            "preprocess": False,
+            "api_visibility": "private",
+            **DESCRIBING,
+        }
+        # The value changes when an ID was chosen or its text is left: not while one types.
+        changes = [app.load, model_id.change]
+        gr.on(changes, self.show, model_id, facts, trigger_mode="always_last", **quiet)
+        run.success(self.refresh, model_id, facts, **quiet)
 
     def show(self, model_id: Any, visitor: gr.OAuthToken | None) -> Iterator[str]:
         """Shows first that the Hub is asked, then the facts or the problem."""

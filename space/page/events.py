@@ -17,9 +17,9 @@ from cam_hub.results.serialization import PHOTO
 from space.components import formatting
 from space.components.evidence_view import NOT_TESTED, evidence_html
 from space.components.photo_field import example_named
-from space.components.style import SHOW_RESULT, STARTER_JS
+from space.components.style import SHOW_RESULT
 from space.config.settings import Settings
-from space.page.controls import Controls, Values
+from space.page.controls import Controls, Values, hide_button, show_button
 from space.page.results_panel import (
     FAILED,
     NOTHING_YET,
@@ -37,24 +37,174 @@ from space.service.exports import SessionResult, record_evidence
 from space.service.photos import Photo
 from space.service.views import DisplayOptions, read_display_options
 
-__all__ = ["ExplainEvents", "ExplainHandlers"]
+__all__ = ["ExplainEvents"]
+
+
+_PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+_AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", **_PRIVATE}
 
 
 @dataclass(frozen=True)
-class ExplainHandlers:
-    """The handlers. Gradio's own conversions of inputs are off: they would decode photos.
+class ExplainEvents:
+    """The handlers, and the events that call them, none of which is an endpoint.
 
-    ``kept`` is the visitor's last result, ``pending`` the class and the layer that the next one is
-    to show.
+    Gradio's own conversions of inputs are off: they would decode photos.
     """
 
     explainer: Explainer
     settings: Settings
     controls: Controls
-    panel: ResultsPanel
     presenter: Presenter
-    kept: gr.State
-    pending: gr.State
+
+    @property
+    def panel(self) -> ResultsPanel:
+        """The components that show a result."""
+        return self.presenter.panel
+
+    def connect(self) -> Dependency:
+        """Wires the page that is being built.
+
+        Returns:
+            The event that answers a request, for those who wait for its end.
+        """
+        run = self._connect_explain()
+        self._connect_form(run)
+        self._connect_display()
+        return run
+
+    def _connect_explain(self) -> Dependency:
+        """The button. Browsers run the events of one click one after the other, in this order."""
+        controls, panel = self.controls, self.panel
+        started = [
+            controls.run.click,
+            controls.std.submit,
+            controls.seed.submit,
+            controls.photo_url.submit,
+            controls.region.submit,
+        ]
+        gr.on(started, show_button, None, controls.stop, **_AT_ONCE)
+        run: Dependency = gr.on(
+            started,
+            self.answer,
+            {*controls.inputs, *panel.style.values(), panel.pending},
+            [panel.kept, panel.pending, *panel.shown, controls.photo, controls.target_layers],
+            preprocess=False,
+            show_progress_on=panel.summary,
+            trigger_mode="once",
+            concurrency_id="model",
+            concurrency_limit=self.settings.concurrency,
+            **_PRIVATE,
+        )
+        controls.run.click(None, js=SHOW_RESULT, **_PRIVATE)
+        # After an error, browsers run what follows `failure` only, not `then`.
+        outcome = [panel.pending, panel.summary, controls.stop]
+        run.failure(self.failed, panel.kept, outcome, **_AT_ONCE)
+        run.then(hide_button, None, controls.stop, **_AT_ONCE)
+        # After the map is shown, so that it is not delayed.
+        tested: set[Block] = {panel.kept, panel.shown_class, panel.shown_layer}
+        testing: dict[str, Any] = {
+            "preprocess": False,
+            "show_progress": "hidden",
+            "concurrency_id": "model",
+            "concurrency_limit": self.settings.concurrency,
+            **_PRIVATE,
+        }
+        first = run.success(self.test, tested, panel.evidence, **testing)
+        further = panel.evidence.select(
+            self.test_further, tested, panel.evidence, trigger_mode="once", **testing
+        )
+        for event in (first, further):
+            event.failure(self.not_tested, None, panel.evidence, **_AT_ONCE)
+        controls.stop.click(
+            self.stopped, panel.kept, [panel.summary, controls.stop], cancels=[run], **_AT_ONCE
+        )
+        return run
+
+    @property
+    def _cleared(self) -> list[Any]:
+        panel = self.panel
+        shown = [panel.summary, panel.body, panel.viewer, panel.evidence, panel.maps]
+        return [panel.kept, panel.pending, *shown, self.controls.stop]
+
+    def _connect_form(self, run: Dependency) -> None:
+        """What is taken for another question ends the answer to the last one."""
+        controls = self.controls
+        anew: dict[str, Any] = {"cancels": [run], "preprocess": False, **_AT_ONCE}
+        another_photo = [controls.region, *self._cleared]
+        controls.examples.select(
+            self.choose_example,
+            None,
+            [controls.photo, controls.photo_url, *another_photo],
+            trigger_mode="multiple",
+            **anew,
+        )
+        gr.on(
+            [controls.photo.input, controls.photo.clear],
+            self.take_photo,
+            controls.photo,
+            [controls.photo_url, *another_photo],
+            **anew,
+        )
+        # Not while one types: a pasted address fires no event of its own before it is left.
+        controls.photo_url.blur(
+            self.take_address,
+            [controls.photo_url, self.panel.kept],
+            [controls.photo, *another_photo],
+            preprocess=False,
+            **_AT_ONCE,
+        )
+        controls.model_id.select(self.clear, None, self._cleared, **anew)
+        controls.method.change(
+            self.explain_method,
+            controls.method,
+            [controls.method_note, controls.num_samples, controls.std, controls.seed],
+            preprocess=False,
+            **_AT_ONCE,
+        )
+
+    def _connect_display(self) -> None:
+        """Whatever changes how a result is looked at; the last change wins."""
+        controls, panel = self.controls, self.panel
+        page = DisplayHandlers(self.settings, controls, self.presenter)
+        look: set[Block] = {panel.kept, *panel.look.values()}
+        quick: dict[str, Any] = {
+            "preprocess": False,
+            "show_progress": "hidden",
+            "trigger_mode": "always_last",
+            "concurrency_id": "look",
+            "concurrency_limit": 4,
+            **_PRIVATE,
+        }
+        every = [panel.shown_class.input, panel.colormap.input, panel.scale.input]
+        gr.on(
+            [*every, panel.view.input, panel.alpha.input, panel.threshold.input],
+            page.redraw,
+            look,
+            panel.large,
+            **quick,
+        )
+        gr.on(every, page.redraw_strip, look, panel.maps, **quick)
+        # A deferred event is repeated with the data of the event before it: each of these runs.
+        each = {**quick, "trigger_mode": "multiple"}
+        panel.maps.select(page.pick_layer, look, [panel.shown_layer, *panel.large], **each)
+        panel.predictions.select(
+            page.pick_class,
+            look,
+            [panel.shown_class, panel.maps, controls.classes, controls.starter, *panel.large],
+            **each,
+        )
+        # Files of large photos take seconds, in which others want to look.
+        making = {**each, "concurrency_id": "files", "concurrency_limit": 2}
+        panel.downloads.select(page.download, look, panel.downloads, **making).failure(
+            page.end_download, None, panel.downloads, **_AT_ONCE
+        )
+        panel.view.change(
+            page.enable_controls,
+            panel.view,
+            [panel.alpha, panel.threshold, panel.colormap],
+            preprocess=False,
+            **_AT_ONCE,
+        )
 
     def answer(
         self,
@@ -73,7 +223,7 @@ class ExplainHandlers:
                 limits=self.settings.limits,
             )
             look = read_display_options(**style)
-            pending: DisplayOptions | None = values[self.pending]
+            pending: DisplayOptions | None = values[self.panel.pending]
             if pending is not None:
                 look = replace(look, class_index=pending.class_index, layer=pending.layer)
             report = cancellable_progress(progress)
@@ -86,8 +236,8 @@ class ExplainHandlers:
             report(0.92, "Drawing")
             kept = self.presenter.keep(result, request)
             return {
-                self.kept: kept,
-                self.pending: None,
+                self.panel.kept: kept,
+                self.panel.pending: None,
                 self.controls.photo: None if request.photo.url is not None else gr.skip(),
                 self.controls.target_layers: gr.update(
                     choices=formatting.layer_choices(explained.layers)
@@ -117,7 +267,7 @@ class ExplainHandlers:
     def _test(
         self, values: Values, checks: list[str], visitor: str | None, progress: gr.Progress
     ) -> Updates:
-        kept: SessionResult | None = values[self.kept]
+        kept: SessionResult | None = values[self.panel.kept]
         if kept is None:
             return {self.panel.evidence: gr.skip()}
         with persistent_messages(), readable(as_html=True):
@@ -168,7 +318,7 @@ class ExplainHandlers:
         """An address was typed: the photo beside it is not meant any more."""
         text = address.strip() if isinstance(address, str) else ""
         if not text or (kept is not None and kept.request.photo.url == text):
-            return {self.pending: gr.skip()}
+            return {self.panel.pending: gr.skip()}
         return {self.controls.photo: None, **self._forget_photo()}
 
     def _forget_photo(self) -> Updates:
@@ -179,8 +329,8 @@ class ExplainHandlers:
         """Takes away what belongs to another photo or model; what was asked for stays."""
         panel = self.panel
         return {
-            self.kept: None,
-            self.pending: None,
+            self.panel.kept: None,
+            self.panel.pending: None,
             panel.summary: NOTHING_YET,
             panel.body: gr.update(visible=False),
             panel.viewer: "",
@@ -189,23 +339,19 @@ class ExplainHandlers:
             self.controls.stop: gr.update(visible=False),
         }
 
-    def offer_stop(self) -> Updates:
-        """Lets the request be ended while it runs."""
-        return {self.controls.stop: gr.update(visible=True)}
-
-    def withdraw_stop(self) -> Updates:
-        """Takes that away when it is over."""
-        return {self.controls.stop: gr.update(visible=False)}
-
     def stopped(self, kept: SessionResult | None) -> Updates:
         """Reports that the request was ended; a result from before it stays in view."""
         said = gr.skip() if kept is not None else STOPPED
-        return {self.panel.summary: said, **self.withdraw_stop()}
+        return {self.panel.summary: said, self.controls.stop: hide_button()}
 
     def failed(self, kept: SessionResult | None) -> Updates:
         """Reports a failure; a result from before it stays in view."""
         said = gr.skip() if kept is not None else FAILED
-        return {self.pending: None, self.panel.summary: said, **self.withdraw_stop()}
+        return {
+            self.panel.pending: None,
+            self.panel.summary: said,
+            self.controls.stop: hide_button(),
+        }
 
     def explain_method(self, method: Any) -> Updates:
         """Describes a method; enables noise and seed only for methods that use them."""
@@ -224,174 +370,3 @@ def persistent_messages() -> Iterator[None]:
     except gr.Error as problem:
         problem.duration = None
         raise
-
-
-_PRIVATE: dict[str, Any] = {"api_visibility": "private"}
-_AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", **_PRIVATE}
-
-
-class ExplainEvents:
-    """Wires the page that is being built. None of its events is an endpoint.
-
-    Attributes:
-        kept: The visitor's last result.
-        pending: The class and the layer that the next result is to show.
-        starter: Presses the button.
-        run: The event that answers a request, for those who wait for its end.
-    """
-
-    def __init__(
-        self,
-        explainer: Explainer,
-        settings: Settings,
-        controls: Controls,
-        panel: ResultsPanel,
-        presenter: Presenter,
-    ) -> None:
-        self.kept = gr.State(None, time_to_live=settings.keep_seconds)
-        self.pending = gr.State(None)
-        self.starter = gr.HTML("", js_on_load=STARTER_JS, elem_id="starter", turn=0)
-        self._settings, self._controls, self._panel = settings, controls, panel
-        self._presenter = presenter
-        self._page = ExplainHandlers(
-            explainer, settings, controls, panel, presenter, self.kept, self.pending
-        )
-        self.run = self._connect_explain()
-        self._connect_form()
-        self._connect_display()
-
-    def _connect_explain(self) -> Dependency:
-        """The button. Browsers run the events of one click one after the other, in this order."""
-        page, controls, panel = self._page, self._controls, self._panel
-        started = [
-            controls.run.click,
-            controls.std.submit,
-            controls.seed.submit,
-            controls.photo_url.submit,
-            controls.region.submit,
-        ]
-        gr.on(started, page.offer_stop, None, controls.stop, **_AT_ONCE)
-        run: Dependency = gr.on(
-            started,
-            page.answer,
-            {*controls.inputs, *panel.style.values(), self.pending},
-            [self.kept, self.pending, *self._panel.shown, controls.photo, controls.target_layers],
-            preprocess=False,
-            show_progress_on=panel.summary,
-            trigger_mode="once",
-            concurrency_id="model",
-            concurrency_limit=self._settings.concurrency,
-            **_PRIVATE,
-        )
-        controls.run.click(None, js=SHOW_RESULT, **_PRIVATE)
-        # After an error, browsers run what follows `failure` only, not `then`.
-        outcome = [self.pending, panel.summary, controls.stop]
-        run.failure(page.failed, self.kept, outcome, **_AT_ONCE)
-        run.then(page.withdraw_stop, None, controls.stop, **_AT_ONCE)
-        # After the map is shown, so that it is not delayed.
-        tested: set[Block] = {self.kept, panel.shown_class, panel.shown_layer}
-        testing: dict[str, Any] = {
-            "preprocess": False,
-            "show_progress": "hidden",
-            "concurrency_id": "model",
-            "concurrency_limit": self._settings.concurrency,
-            **_PRIVATE,
-        }
-        first = run.success(page.test, tested, panel.evidence, **testing)
-        further = panel.evidence.select(
-            page.test_further, tested, panel.evidence, trigger_mode="once", **testing
-        )
-        for event in (first, further):
-            event.failure(page.not_tested, None, panel.evidence, **_AT_ONCE)
-        controls.stop.click(
-            page.stopped, self.kept, [panel.summary, controls.stop], cancels=[run], **_AT_ONCE
-        )
-        return run
-
-    @property
-    def _cleared(self) -> list[Any]:
-        panel = self._panel
-        shown = [panel.summary, panel.body, panel.viewer, panel.evidence, panel.maps]
-        return [self.kept, self.pending, *shown, self._controls.stop]
-
-    def _connect_form(self) -> None:
-        """What is taken for another question ends the answer to the last one."""
-        page, controls = self._page, self._controls
-        anew: dict[str, Any] = {"cancels": [self.run], "preprocess": False, **_AT_ONCE}
-        another_photo = [controls.region, *self._cleared]
-        controls.examples.select(
-            page.choose_example,
-            None,
-            [controls.photo, controls.photo_url, *another_photo],
-            trigger_mode="multiple",
-            **anew,
-        )
-        gr.on(
-            [controls.photo.input, controls.photo.clear],
-            page.take_photo,
-            controls.photo,
-            [controls.photo_url, *another_photo],
-            **anew,
-        )
-        # Not while one types: a pasted address fires no event of its own before it is left.
-        controls.photo_url.blur(
-            page.take_address,
-            [controls.photo_url, self.kept],
-            [controls.photo, *another_photo],
-            preprocess=False,
-            **_AT_ONCE,
-        )
-        controls.model_id.select(page.clear, None, self._cleared, **anew)
-        controls.method.change(
-            page.explain_method,
-            controls.method,
-            [controls.method_note, controls.num_samples, controls.std, controls.seed],
-            preprocess=False,
-            **_AT_ONCE,
-        )
-
-    def _connect_display(self) -> None:
-        """Whatever changes how a result is looked at; the last change wins."""
-        panel, controls = self._panel, self._controls
-        page = DisplayHandlers(
-            self._settings, controls, panel, self._presenter, self.kept, self.starter
-        )
-        look: set[Block] = {self.kept, *panel.look.values()}
-        quick: dict[str, Any] = {
-            "preprocess": False,
-            "show_progress": "hidden",
-            "trigger_mode": "always_last",
-            "concurrency_id": "look",
-            "concurrency_limit": 4,
-            **_PRIVATE,
-        }
-        every = [panel.shown_class.input, panel.colormap.input, panel.scale.input]
-        gr.on(
-            [*every, panel.view.input, panel.alpha.input, panel.threshold.input],
-            page.redraw,
-            look,
-            self._panel.large,
-            **quick,
-        )
-        gr.on(every, page.redraw_strip, look, panel.maps, **quick)
-        # A deferred event is repeated with the data of the event before it: each of these runs.
-        each = {**quick, "trigger_mode": "multiple"}
-        panel.maps.select(page.pick_layer, look, [panel.shown_layer, *self._panel.large], **each)
-        panel.predictions.select(
-            page.pick_class,
-            look,
-            [panel.shown_class, panel.maps, controls.classes, self.starter, *self._panel.large],
-            **each,
-        )
-        # Files of large photos take seconds, in which others want to look.
-        making = {**each, "concurrency_id": "files", "concurrency_limit": 2}
-        panel.downloads.select(page.download, look, panel.downloads, **making).failure(
-            page.end_download, None, panel.downloads, **_AT_ONCE
-        )
-        panel.view.change(
-            page.enable_controls,
-            panel.view,
-            [panel.alpha, panel.threshold, panel.colormap],
-            preprocess=False,
-            **_AT_ONCE,
-        )

@@ -31,7 +31,6 @@ __all__ = [
     "TICK_JS",
     "LayerHandlers",
     "LayersPanel",
-    "connect_layers",
     "layer_table",
     "layer_trouble",
 ]
@@ -65,7 +64,7 @@ Updates = dict[Any, Any]
 
 @dataclass(frozen=True)
 class LayerHandlers:
-    """The handlers. Only ``show`` uses a model."""
+    """The handlers, and the events that call them. Only ``show`` uses a model."""
 
     explainer: Explainer
     settings: Settings
@@ -143,51 +142,48 @@ class LayerHandlers:
         limits = self.settings.limits
         return list(read_texts("target_layers", value, limits.max_layers, limits.max_text))
 
+    def connect(self) -> None:
+        """Wires the tab that is being built. None of its events is an endpoint."""
+        controls, panel = self.controls, self.panel
+        private: dict[str, Any] = {"api_visibility": "private", "preprocess": False}
+        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", **private}
+        looking: dict[str, Any] = {
+            "outputs": [panel.table, controls.target_layers],
+            "show_progress_on": panel.table,
+            "trigger_mode": "always_last",
+            "concurrency_id": "model",
+            "concurrency_limit": self.settings.concurrency,
+            **private,
+        }
+        chosen = [controls.model_id, controls.target_layers, panel.show_all]
 
-def connect_layers(
-    explainer: Explainer, settings: Settings, controls: Controls, panel: LayersPanel
-) -> None:
-    """Wires the tab that is being built. None of its events is an endpoint."""
-    page = LayerHandlers(explainer, settings, controls, panel)
-    private: dict[str, Any] = {"api_visibility": "private", "preprocess": False}
-    quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", **private}
-    looking: dict[str, Any] = {
-        "outputs": [panel.table, controls.target_layers],
-        "show_progress_on": panel.table,
-        "trigger_mode": "always_last",
-        "concurrency_id": "model",
-        "concurrency_limit": settings.concurrency,
-        **private,
-    }
-    chosen = [controls.model_id, controls.target_layers, panel.show_all]
+        # Tabs fire this also when an event brings them to the front.
+        panel.layers_tab.select(lambda: True, None, panel.is_open, **quick)
+        panel.result_tab.select(lambda: False, None, panel.is_open, **quick)
+        opened = panel.layers_tab.select(self.show, chosen, **looking)
+        opened.then(None, controls.layer_choice, js=SHOW_LAYERS, **private)
+        more = panel.show_all.input(self.show, chosen, **looking)
+        controls.run.click(lambda: gr.Tabs(selected=RESULT_TAB), None, panel.tabs, **quick)
 
-    # Tabs fire this also when an event brings them to the front.
-    panel.layers_tab.select(lambda: True, None, panel.is_open, **quick)
-    panel.result_tab.select(lambda: False, None, panel.is_open, **quick)
-    opened = panel.layers_tab.select(page.show, chosen, **looking)
-    opened.then(None, controls.layer_choice, js=SHOW_LAYERS, **private)
-    more = panel.show_all.input(page.show, chosen, **looking)
-    controls.run.click(lambda: gr.Tabs(selected=RESULT_TAB), None, panel.tabs, **quick)
+        controls.layer_choice.input(
+            self.choose, controls.layer_choice, [controls.target_layers, panel.tabs], **quick
+        ).then(None, controls.layer_choice, js=SHOW_LAYERS, **private)
+        panel.table.select(
+            self.pick,
+            None,
+            [controls.layer_choice, controls.target_layers],
+            trigger_mode="multiple",
+            **quick,
+        )
+        controls.target_layers.change(None, controls.target_layers, js=TICK_JS, **private)
 
-    controls.layer_choice.input(
-        page.choose, controls.layer_choice, [controls.target_layers, panel.tabs], **quick
-    ).then(None, controls.layer_choice, js=SHOW_LAYERS, **private)
-    panel.table.select(
-        page.pick,
-        None,
-        [controls.layer_choice, controls.target_layers],
-        trigger_mode="multiple",
-        **quick,
-    )
-    controls.target_layers.change(None, controls.target_layers, js=TICK_JS, **private)
-
-    controls.model_id.select(
-        page.forget,
-        controls.target_layers,
-        [panel.table, controls.layer_choice, controls.target_layers],
-        cancels=[opened, more],
-        **quick,
-    ).then(page.show_if_open, [panel.is_open, *chosen], **looking)
+        controls.model_id.select(
+            self.forget,
+            controls.target_layers,
+            [panel.table, controls.layer_choice, controls.target_layers],
+            cancels=[opened, more],
+            **quick,
+        ).then(self.show_if_open, [panel.is_open, *chosen], **looking)
 
 
 NO_TABLE = ""

@@ -19,16 +19,13 @@ from cam_hub.results.explanation import Explanation
 from space.components import formatting
 from space.components.photo_field import example_named
 from space.config.settings import Settings
-from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls
-from space.page.events import ExplainEvents
+from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls, press
 from space.page.results_panel import (
     NOTHING_YET,
     OPENING,
     Presenter,
-    ResultsPanel,
     Updates,
     address_of,
-    press,
 )
 from space.service.errors import readable
 from space.service.explain_form import box_text, read_box, read_model_id, read_request, read_texts
@@ -37,7 +34,7 @@ from space.service.exports import SessionResult
 from space.service.photos import read_photo
 from space.service.views import DisplayOptions, View, is_link, read_query
 
-__all__ = ["InitialResult", "PageLoad", "connect_page_load"]
+__all__ = ["InitialResult", "PageLoad"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -114,16 +111,34 @@ def _is_fresh(folder: Path, seconds: float) -> bool:
 
 @dataclass(frozen=True)
 class PageLoad:
-    """The handler of the page's load."""
+    """The page's load."""
 
     settings: Settings
     controls: Controls
-    panel: ResultsPanel
     presenter: Presenter
     initial_result: InitialResult
-    kept: gr.State
-    pending: gr.State
-    starter: gr.HTML
+
+    def connect(self, app: gr.Blocks) -> None:
+        """Wires the load of the page that is being built."""
+        controls, panel = self.controls, self.presenter.panel
+        app.load(
+            self.open,
+            None,
+            [
+                *panel.shown,
+                *controls.inputs,
+                *panel.style.values(),
+                controls.method_note,
+                controls.layer_choice,
+                controls.starter,
+                panel.kept,
+                panel.pending,
+            ],
+            show_progress="hidden",
+            concurrency_id="opening",
+            concurrency_limit=8,
+            api_visibility="private",
+        )
 
     def open(self, http: gr.Request) -> Updates:
         """Shows what the address asks for; a link's request is started, not answered here."""
@@ -138,18 +153,18 @@ class PageLoad:
                 return self._linked(view)
         except gr.Error as problem:
             said = f'<p role="alert">This link does not work. {problem.message}</p>'
-            return {self.panel.summary: said}
+            return {self.presenter.panel.summary: said}
 
     def _plain(self, http: gr.Request) -> Updates:
         kept = self.initial_result.kept()
         if kept is None:
-            return {self.panel.summary: NOTHING_YET}
+            return {self.presenter.panel.summary: NOTHING_YET}
         shown = self.presenter.all(kept, DisplayOptions(), address_of(self.settings, http))
-        return {self.kept: kept, **shown}
+        return {self.presenter.panel.kept: kept, **shown}
 
     def _linked(self, view: View) -> Updates:
         """The controls as the link has them; all that can be judged now is."""
-        limits, controls, panel = self.settings.limits, self.controls, self.panel
+        limits, controls, panel = self.settings.limits, self.controls, self.presenter.panel
         model_id = read_model_id(view.model_id, limits)
         method = method_name(view.method[: limits.max_text])
         layers = list(read_texts("layers", view.target_layers, limits.max_layers, limits.max_text))
@@ -188,9 +203,9 @@ class PageLoad:
             panel.colormap: view.look.colormap,
             panel.threshold: view.look.threshold,
             panel.scale: view.look.scale,
-            self.pending: view.look,
+            panel.pending: view.look,
             panel.summary: OPENING if view.photo else _CHOOSE,
-            **({self.starter: press()} if view.photo else {}),
+            **({controls.starter: press()} if view.photo else {}),
         }
 
     def _photo(self, name: str) -> dict[Any, Any]:
@@ -202,43 +217,3 @@ class PageLoad:
             return {controls.photo: None, controls.photo_url: name}
         example = example_named(self.presenter.examples, name)
         return {controls.photo: str(example.served()), controls.photo_url: ""}
-
-
-def connect_page_load(
-    app: gr.Blocks,
-    settings: Settings,
-    controls: Controls,
-    panel: ResultsPanel,
-    presenter: Presenter,
-    initial_result: InitialResult,
-    events: ExplainEvents,
-) -> None:
-    """Wires the load of the page that is being built."""
-    page = PageLoad(
-        settings,
-        controls,
-        panel,
-        presenter,
-        initial_result,
-        events.kept,
-        events.pending,
-        events.starter,
-    )
-    app.load(
-        page.open,
-        None,
-        [
-            *panel.shown,
-            *controls.inputs,
-            *panel.style.values(),
-            controls.method_note,
-            controls.layer_choice,
-            events.kept,
-            events.pending,
-            events.starter,
-        ],
-        show_progress="hidden",
-        concurrency_id="opening",
-        concurrency_limit=8,
-        api_visibility="private",
-    )

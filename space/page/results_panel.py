@@ -36,7 +36,7 @@ from space.components.viewer import (
     viewer_html,
 )
 from space.config.settings import Settings
-from space.page.controls import Controls, Values
+from space.page.controls import Controls, Values, press
 from space.service.errors import event_value, readable
 from space.service.explain_form import ExplainForm
 from space.service.explainer import naming
@@ -63,7 +63,6 @@ __all__ = [
     "ResultsPanel",
     "Updates",
     "address_of",
-    "press",
 ]
 
 
@@ -79,11 +78,18 @@ FAILED = "<p>Not explained: the message gives the reason.</p>"
 class ResultsPanel:
     """The components that show a result, built where it is called.
 
-    All but ``summary`` are hidden while there is none. ``shown_layer`` holds which map is large,
-    empty for the fusion.
+    All but ``summary`` are hidden while there is none.
+
+    Args:
+        settings: The app's settings.
+
+    Attributes:
+        shown_layer: Which map is large, empty for the fusion.
+        kept: The visitor's last result.
+        pending: The class and the layer that the next result is to show.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
         plain = DisplayOptions()
         self.summary = html_view(
             "summary",
@@ -141,6 +147,8 @@ class ResultsPanel:
                     self.maps = build_map_strip()
             self.downloads = build_downloads()
         self.shown_layer = gr.State("")
+        self.kept = gr.State(None, time_to_live=settings.keep_seconds)
+        self.pending = gr.State(None)
 
     @cached_property
     def style(self) -> dict[str, Component]:
@@ -329,63 +337,40 @@ def address_of(settings: Settings, http: gr.Request) -> str:
 
 @dataclass(frozen=True)
 class DisplayHandlers:
-    """The handlers. What comes from a page without a result is passed over.
-
-    ``kept`` is the visitor's last result; ``starter`` presses the button.
-    """
+    """The handlers. What comes from a page without a result is passed over."""
 
     settings: Settings
     controls: Controls
-    panel: ResultsPanel
     presenter: Presenter
-    kept: gr.State
-    starter: gr.HTML
 
-    def redraw(
-        self,
-        values: Values,
-        http: gr.Request,
-    ) -> Updates:
+    def redraw(self, values: Values, http: gr.Request) -> Updates:
         """Draws the large picture anew."""
-        kept = values[self.kept]
+        kept = values[self.presenter.panel.kept]
         if kept is None:
             return self._nothing()
         with readable(as_html=True):
             look = self._look(values)
             return self.presenter.large(kept, look, address_of(self.settings, http))
 
-    def redraw_strip(
-        self,
-        values: Values,
-    ) -> Updates:
+    def redraw_strip(self, values: Values) -> Updates:
         """Draws the maps side by side anew."""
-        kept = values[self.kept]
+        kept = values[self.presenter.panel.kept]
         if kept is None:
-            return {self.panel.maps: gr.skip()}
+            return {self.presenter.panel.maps: gr.skip()}
         with readable(as_html=True):
             look = self._look(values)
             return self.presenter.strip(kept, look)
 
-    def pick_layer(
-        self,
-        values: Values,
-        picked: gr.EventData,
-        http: gr.Request,
-    ) -> Updates:
+    def pick_layer(self, values: Values, picked: gr.EventData, http: gr.Request) -> Updates:
         """Shows one of the maps large."""
         layer = event_value(picked, "layer")
-        shown = self.redraw({**values, self.panel.shown_layer: layer}, http)
-        return {self.panel.shown_layer: layer or "", **shown}
+        shown = self.redraw({**values, self.presenter.panel.shown_layer: layer}, http)
+        return {self.presenter.panel.shown_layer: layer or "", **shown}
 
-    def pick_class(
-        self,
-        values: Values,
-        picked: gr.EventData,
-        http: gr.Request,
-    ) -> Updates:
+    def pick_class(self, values: Values, picked: gr.EventData, http: gr.Request) -> Updates:
         """Shows the class of a prediction: at once if it was explained, else by a new request."""
         index = event_value(picked, "chosen")
-        kept = values[self.kept]
+        kept = values[self.presenter.panel.kept]
         if kept is None:
             return self._nothing()
         with readable(as_html=True):
@@ -394,7 +379,7 @@ class DisplayHandlers:
             if index in result.classes:
                 address = address_of(self.settings, http)
                 return {
-                    self.panel.shown_class: index,
+                    self.presenter.panel.shown_class: index,
                     **self.presenter.large(kept, look, address),
                     **self.presenter.strip(kept, look),
                 }
@@ -405,47 +390,37 @@ class DisplayHandlers:
             texts = list(labels.values())
             names = [naming(text, each, texts.count(text)) for each, text in labels.items()]
             most = self.settings.limits.max_classes
-            return {self.controls.classes: names[:most], self.starter: press()}
+            return {self.controls.classes: names[:most], self.controls.starter: press()}
 
-    def download(
-        self,
-        values: Values,
-        picked: gr.EventData,
-    ) -> Updates:
+    def download(self, values: Values, picked: gr.EventData) -> Updates:
         """Makes a file of what is shown."""
         kind = event_value(picked, "kind")
         with readable(as_html=True):
             if not isinstance(kind, str) or kind not in FILE_KINDS:
                 raise InvalidArgument("kind", kind, f"one of {', '.join(FILE_KINDS)}")
-            kept = values[self.kept]
+            kept = values[self.presenter.panel.kept]
             if kept is None:
                 raise InvalidArgument("result", None, "one: explain a photo first")
             look = self._look(values)
             path = self.presenter.file(kept, look, kind)
             ready = {"address": served(path), "name": path.name, "turn": time.monotonic_ns()}
-            return {self.panel.downloads: gr.update(ready=ready)}
+            return {self.presenter.panel.downloads: gr.update(ready=ready)}
 
     def end_download(self) -> Updates:
         """Ends the waiting for a file that there is not."""
-        return {self.panel.downloads: gr.update(ready={"turn": time.monotonic_ns()})}
+        return {self.presenter.panel.downloads: gr.update(ready={"turn": time.monotonic_ns()})}
 
     def enable_controls(self, view: Any) -> Updates:
         """Lets only what has an effect on a view be set."""
         return {
-            self.panel.alpha: gr.update(interactive=view in ("overlay", "boxes")),
-            self.panel.threshold: gr.update(interactive=view in ("boxes", "cutout")),
-            self.panel.colormap: gr.update(interactive=view != "cutout"),
+            self.presenter.panel.alpha: gr.update(interactive=view in ("overlay", "boxes")),
+            self.presenter.panel.threshold: gr.update(interactive=view in ("boxes", "cutout")),
+            self.presenter.panel.colormap: gr.update(interactive=view != "cutout"),
         }
 
     def _look(self, values: Values, **changed: Any) -> DisplayOptions:
-        found = {name: values[each] for name, each in self.panel.look.items()}
+        found = {name: values[each] for name, each in self.presenter.panel.look.items()}
         return read_display_options(**{**found, **changed})
 
     def _nothing(self) -> Updates:
-        return {self.panel.viewer: gr.skip()}
-
-
-def press() -> dict[str, Any]:
-    """The update that lets the starter press the button."""
-    update: dict[str, Any] = gr.update(turn=time.monotonic_ns())
-    return update
+        return {self.presenter.panel.viewer: gr.skip()}
