@@ -28,7 +28,7 @@ from starlette.routing import Route
 
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
 from space.app.mcp import configure_mcp
-from space.app.request_guard import NOT_FOUND, KnownHosts, RequestGuard, Sessions
+from space.app.request_guard import NOT_FOUND, KnownHosts, RequestGuard
 from space.config.settings import Settings
 from space.service.errors import CANCELLED, Problem
 from space.service.explainer import Explainer
@@ -130,7 +130,8 @@ class GuardedBlocks(gr.Blocks):
         app.add_middleware(
             RequestGuard,
             hosts=KnownHosts.of(self._settings),
-            sessions=Sessions(self._has_session, self._has_event),
+            has_session=self._has_session,
+            has_event=self._has_event,
             max_body=MAX_BODY,
             max_message=MAX_BODY + most * 4 // 3,  # Base64 makes a third more of a photo
             max_upload=self._settings.upload_bytes,

@@ -150,7 +150,7 @@ def create_app(settings: Settings | None = None) -> GuardedBlocks:
                 with gr.Tab("Compare", id=COMPARE_TAB, elem_id="compare"):
                     compared = ComparePanel(settings)
         presenter = Presenter.of(settings, workspace, examples, panel)
-        run = ExplainEvents(explainer, settings, controls, presenter).connect()
+        run = ExplainEvents(explainer, settings, controls, panel, presenter).connect()
         initial_result = InitialResult(explainer, presenter, settings)
         PageLoad(settings, controls, presenter, initial_result).connect(app)
         app.warm_up = initial_result.kept

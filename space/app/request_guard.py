@@ -16,7 +16,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -25,10 +25,11 @@ from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cam_hub.errors import DiskUnavailable, InvalidArgument, TooMuch
+from space.config.options import HOST
 from space.config.settings import Settings
 from space.service.errors import INTERNAL, INTERNAL_CODE, INTERNAL_TITLES
 from space.service.request_log import error_chain, printable
@@ -40,7 +41,6 @@ __all__ = [
     "Authority",
     "KnownHosts",
     "RequestGuard",
-    "Sessions",
     "describe",
     "handlers",
     "read_authority",
@@ -48,9 +48,6 @@ __all__ = [
     "status_of",
 ]
 
-
-_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|\w[\w.-]{0,252})(?::[0-9]{1,5})?\Z", re.ASCII)
-"""A name or an address (IPv6 in brackets), perhaps with a port."""
 
 _DEFAULT_PORTS = ("80", "443")
 
@@ -70,27 +67,26 @@ class Authority:
     @property
     def is_loopback(self) -> bool:
         """Whether it is this machine's own loopback address, or its usual name."""
-        return self.host == "localhost" or self._address("is_loopback")
+        return self.host == "localhost" or (self._ip is not None and self._ip.is_loopback)
 
     @property
     def is_address(self) -> bool:
         """Whether it is an IP address rather than a name."""
-        return self._address("version")
+        return self._ip is not None
 
-    def _address(self, attribute: str) -> bool:
+    @property
+    def _ip(self) -> IPv4Address | IPv6Address | None:
         try:
             found = ip_address(self.host)
         except ValueError:
-            return False
-        if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
-            found = found.ipv4_mapped
-        return bool(getattr(found, attribute))
+            return None
+        return getattr(found, "ipv4_mapped", None) or found
 
 
 def read_authority(text: str) -> Authority | None:
     """Parses the value of a ``Host`` header; None if it is malformed."""
     text = text.strip()
-    if not _AUTHORITY.match(text):
+    if not HOST.match(text):
         return None
     host, port = text, ""
     if text.startswith("["):
@@ -324,26 +320,14 @@ _GONE = "There is no such session or event; it has ended, or it never was."
 _UNREADABLE = "The request cannot be read; the API page of the app shows what works."
 
 
-@dataclass(frozen=True)
-class Sessions:
-    """What the queue knows.
-
-    Attributes:
-        has_session: Whether there are answers for a session.
-        has_event: Whether there is, or will be, an answer to an event.
-    """
-
-    has_session: Callable[[str], bool]
-    has_event: Callable[[str], bool]
-
-
 class RequestGuard:
     """ASGI middleware around the app, outside of Gradio's own.
 
     Args:
         app: What is behind.
         hosts: Under which hosts the app answers.
-        sessions: The sessions and events of the queue.
+        has_session: Whether the queue has answers for a session.
+        has_event: Whether the queue has, or will have, an answer to an event.
         max_body: Maximum bytes of requests other than uploads, which have their own limit.
         max_message: Maximum bytes of an agent's request, which may contain a photo.
         max_upload: Maximum bytes of an upload, all its files together.
@@ -356,7 +340,8 @@ class RequestGuard:
         app: ASGIApp,
         *,
         hosts: KnownHosts,
-        sessions: Sessions,
+        has_session: Callable[[str], bool],
+        has_event: Callable[[str], bool],
         max_body: int,
         max_message: int,
         max_upload: int,
@@ -365,7 +350,7 @@ class RequestGuard:
     ) -> None:
         self._app = app
         self._hosts = hosts
-        self._sessions = sessions
+        self._has_session, self._has_event = has_session, has_event
         self._max_body = max_body
         self._max_message = max_message
         self._max_upload = max_upload
@@ -440,9 +425,9 @@ class RequestGuard:
         """Whether a stream of answers that is asked for exists."""
         if path.rstrip("/") == "/queue/data":
             session = QueryParams(scope["query_string"]).get("session_hash")
-            return session is None or self._sessions.has_session(session)
+            return session is None or self._has_session(session)
         if path.startswith("/call/"):
-            return self._sessions.has_event(path.rstrip("/").rpartition("/")[2])
+            return self._has_event(path.rstrip("/").rpartition("/")[2])
         return True
 
     def _bounded(self, receive: Receive, most: int) -> Receive:
@@ -520,9 +505,7 @@ class _Answer:
             "access-control-max-age": "600",
             "content-length": "0",
         }
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-        await self({"type": "http.response.start", "status": 204, "headers": raw})
-        await self({"type": "http.response.body", "body": b""})
+        await self._respond(Response(status_code=204, headers=headers))
 
     async def refuse(self, status: int, code: str, words: str) -> None:
         """Answers with an error; ends a stream that has begun, and leaves a file cut short."""
@@ -531,12 +514,14 @@ class _Answer:
                 await self({"type": "http.response.body", "body": b""})
             return
         self._held = None
-        body = json.dumps({"error": f"{words} [{code}]", "title": code, "detail": words}).encode()
-        raw = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        if status in (408, 413):  # the rest of the body is not read
-            raw.append((b"connection", b"close"))
-        await self({"type": "http.response.start", "status": status, "headers": raw})
-        await self({"type": "http.response.body", "body": body})
+        # In these two cases the rest of the body is not read.
+        headers = {"connection": "close"} if status in (408, 413) else None
+        await self._respond(_answer(status, code, words, headers=headers))
+
+    async def _respond(self, response: Response) -> None:
+        start = {"status": response.status_code, "headers": response.raw_headers}
+        await self({"type": "http.response.start", **start})
+        await self({"type": "http.response.body", "body": response.body})
 
 
 def _cleaned(scope: Scope, headers: Headers) -> Scope:

@@ -10,6 +10,7 @@ import gradio as gr
 from cam_hub.attribution.choice import AUTO
 from cam_hub.layers.listing import SUGGESTIONS, LayerInfo
 from cam_hub.methods import METHODS
+from cam_hub.results.comparison_grid import short_label
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.overlay import COLORMAPS
 from cam_hub.targets.classes import Prediction, prediction_text
@@ -102,8 +103,8 @@ def summary(result: Explanation, class_index: int, layer: str | None, against: s
         layer: At which layer; None for the fusion.
         against: What the class was contrasted with, if it was.
     """
-    label = html.escape(_short(result.labels[class_index]))
-    than = f" rather than {html.escape(_short(against))}" if against else ""
+    label = html.escape(short_label(result.labels[class_index]))
+    than = f" rather than {html.escape(short_label(against))}" if against else ""
     model = html.escape(str(result.manifest["model"]["id"]))
     title = html.escape(METHODS[result.method].title)
     # The numbers of noisy copies that went into what is shown, as far as they are recorded.
@@ -133,11 +134,6 @@ def summary(result: Explanation, class_index: int, layer: str | None, against: s
 
 
 _SIDES = {"for": "for", "against": "against", "both": "for and against"}
-
-
-def _short(label: str) -> str:
-    """The first of a label's comma-separated names."""
-    return label.split(",", maxsplit=1)[0].strip() or label
 
 
 _MOST = 5

@@ -306,12 +306,20 @@ def facts_html(facts: ModelFacts, *, random_weights: bool = False) -> str:
         facts: The facts; one that is missing is left out.
         random_weights: Whether it would be loaded without its weights, so that nothing is fetched.
     """
+    count = facts.parameters
+    # Thousands of millions are called billions.
+    parameters = "" if count is None else f"{short(count).replace('G', 'B')} parameters"
+    fetching = "already here" if facts.fetch_bytes == 0 else ""
+    if facts.fetch_bytes:
+        fetching = f"{short(facts.fetch_bytes, 'B')} to fetch"
+    safe = facts.source != "hub" or (facts.weights_file or ".safetensors").endswith(".safetensors")
     parts = [
-        f"{_many(facts.parameters)} parameters" if facts.parameters is not None else "",
-        f"input {_sides(facts.input_size)}" if facts.input_size else "",
+        parameters,
+        # For clips with the frames in front.
+        f"input {' × '.join(map(str, facts.input_size[1:]))}" if facts.input_size else "",
         f"{len(facts.class_names):,} classes" if facts.class_names else "",
-        "" if random_weights else _fetching(facts.fetch_bytes),
-        "weights as a pickle" if _is_pickle(facts) else "",
+        "" if random_weights else fetching,
+        "" if safe else "weights as a pickle",
         facts.licence or "",
         facts.library or "",
         f"{short(facts.downloads)} downloads a month" if facts.downloads is not None else "",
@@ -331,27 +339,6 @@ def trouble_html(title: str, message: str) -> str:
     """A problem; its words may come from strangers."""
     sentence = message[:1].upper() + message[1:]
     return f'<p class="refused"><strong>{html.escape(title)}.</strong> {html.escape(sentence)}</p>'
-
-
-def _many(count: int) -> str:
-    """A number of parameters; thousands of millions are called billions."""
-    return short(count).replace("G", "B")
-
-
-def _sides(size: tuple[int, ...]) -> str:
-    """Rows and columns of an input, of clips with the frames in front."""
-    return " × ".join(map(str, size[1:]))
-
-
-def _fetching(count: int | None) -> str:
-    if count is None:
-        return ""
-    return f"{short(count, 'B')} to fetch" if count else "already here"
-
-
-def _is_pickle(facts: ModelFacts) -> bool:
-    name = facts.weights_file
-    return facts.source == "hub" and name is not None and not name.endswith(".safetensors")
 
 
 def _page(facts: ModelFacts) -> str:

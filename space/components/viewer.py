@@ -21,6 +21,7 @@ from cam_hub.errors import NoMap
 from cam_hub.faithfulness import Evidence
 from cam_hub.images.geometry import Placement
 from cam_hub.results import overlay
+from cam_hub.results.comparison_grid import short_label
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.overlay import colormap_table, fitting
 from space.components.style import html_view
@@ -279,7 +280,7 @@ def _description(screen: Preview, look: DisplayOptions) -> str:
 def _legend(screen: Preview, look: DisplayOptions) -> str:
     index, layer = look.at(screen.result)
     span = screen.span(look)
-    label = html.escape(screen.result.labels[index].split(",", maxsplit=1)[0])
+    label = html.escape(short_label(screen.result.labels[index]))
     unit = "in units of the fusion, 0 to 1" if layer is None else "in the method's own units"
     scale = (
         "from this map's least to its greatest value"
@@ -408,7 +409,7 @@ def map_strip_html(screen: Preview, look: DisplayOptions) -> str:
         return _ALONE
     index, large = look.at(screen.result)
     tiles = [_tile(screen, replace(look, layer=name), name == large) for name in (None, *names)]
-    label = html.escape(screen.result.labels[index].split(",", maxsplit=1)[0])
+    label = html.escape(short_label(screen.result.labels[index]))
     scale = SCALES[look.scale].lower()
     return (
         f"<h3>Maps for {label}</h3><p>Choose one to see it large. Colours: {scale}"

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from cam_hub.errors import InvalidArgument
 from cam_hub.options import SWITCH_WORDS
 
-__all__ = ["OPTIONS", "Option", "add_options", "read_options"]
+__all__ = ["HOST", "OPTIONS", "Option", "add_options", "read_options"]
 
 Kind = Literal["count", "amount", "seconds", "text", "words", "hosts", "switch", "port"]
 
@@ -30,7 +30,9 @@ _EXPECTED = {
     "switch": "'on' or 'off'",
     "port": "1 to 65535",
 }
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|\w[\w.-]{0,252})(?::[0-9]{1,5})?\Z", re.ASCII)
+HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|\w[\w.-]{0,252})(?::[0-9]{1,5})?\Z", re.ASCII)
+"""A name or an address (IPv6 in brackets), perhaps with a port."""
+
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 
@@ -183,22 +185,19 @@ def read_options(
     Raises:
         InvalidArgument: If one of them is not a value of its setting.
     """
-    return {option.name: _found(option, typed, variables, on_space) for option in OPTIONS}
-
-
-def _found(
-    option: Option, typed: Mapping[str, str | None], variables: Mapping[str, str], on_space: bool
-) -> Any:
-    text = typed.get(option.name.replace("-", "_"))
-    if text is not None:
-        return option.read(text, option.flag)
-    names = [option.variable]
-    if option.name == "port":
-        names.append("GRADIO_SERVER_PORT")
-    for name in names:
-        if variables.get(name, "").strip():
-            return option.read(variables[name], name)
-    return option.on_space if on_space and option.on_space is not None else option.default
+    found = {}
+    for option in OPTIONS:
+        names = [option.variable, *(["GRADIO_SERVER_PORT"] if option.name == "port" else [])]
+        given = [(variables[name], name) for name in names if variables.get(name, "").strip()]
+        text = typed.get(option.name.replace("-", "_"))
+        if text is not None:
+            found[option.name] = option.read(text, option.flag)
+        elif given:
+            found[option.name] = option.read(*given[0])
+        else:
+            there = on_space and option.on_space is not None
+            found[option.name] = option.on_space if there else option.default
+    return found
 
 
 def _value(kind: Kind, text: str) -> Any:
@@ -212,7 +211,7 @@ def _value(kind: Kind, text: str) -> Any:
         return words if words and all(map(_OWNER.match, words)) else None
     if kind == "hosts":
         hosts = () if text == "none" else tuple(host for host in re.split(r"[,\s]+", text) if host)
-        return hosts if (hosts or text == "none") and all(map(_HOST.match, hosts)) else None
+        return hosts if (hosts or text == "none") and all(map(HOST.match, hosts)) else None
     try:
         number = float(text) if kind == "seconds" else int(text)
     except ValueError:

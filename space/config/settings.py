@@ -18,9 +18,9 @@ from space.config.options import OPTIONS
 
 __all__ = [
     "DESCRIBING",
-    "DISK_BYTES_OF_A_SPACE",
     "FREE_SPACE",
     "SEARCHING",
+    "SUGGESTED_MODELS",
     "Limits",
     "PhotoRules",
     "Resolver",
@@ -58,8 +58,6 @@ FREE_SPACE = LoadLimits(
 )
 """The models that a Space loads that costs nothing: 16 GB of memory, 50 GB of disk, two
 slow cores. The largest ViTs in common use (632 million parameters, 2.5 GB) fit."""
-DISK_BYTES_OF_A_SPACE = 20 * 10**9
-"""The maximum bytes of downloaded weights on a Space, whose disk has at least 50 GB in all."""
 
 
 @dataclass(frozen=True)

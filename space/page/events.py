@@ -54,12 +54,8 @@ class ExplainEvents:
     explainer: Explainer
     settings: Settings
     controls: Controls
+    panel: ResultsPanel
     presenter: Presenter
-
-    @property
-    def panel(self) -> ResultsPanel:
-        """The components that show a result."""
-        return self.presenter.panel
 
     def connect(self) -> Dependency:
         """Wires the page that is being built.

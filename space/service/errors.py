@@ -97,13 +97,9 @@ class Problem(gr.Error):
             cause = error.__cause__ if isinstance(error.__cause__, OSError) else None
             reason = (cause and cause.strerror) or "the system refuses to write it"
             message = known.message if known else f"The result could not be stored: {reason}."
-            return cls(error.code, message, title_of(error), as_html=as_html)
-        return cls(error.code, error.message, title_of(error), as_html=as_html)
-
-    @classmethod
-    def unforeseen(cls, *, as_html: bool) -> Problem:
-        """Any other error, in general words."""
-        return cls(INTERNAL_CODE, INTERNAL, _INTERNAL_TITLE, as_html=as_html)
+        else:
+            message = error.message
+        return cls(error.code, message, title_of(error), as_html=as_html)
 
     @classmethod
     def around(cls, error: Exception, place: str, *, as_html: bool) -> Problem:
@@ -117,7 +113,7 @@ class Problem(gr.Error):
         if (known := DiskUnavailable.of(error)) is not None:
             return cls.of(known, as_html=as_html)
         log_unforeseen(_LOG, place, error)
-        return cls.unforeseen(as_html=as_html)
+        return cls(INTERNAL_CODE, INTERNAL, _INTERNAL_TITLE, as_html=as_html)
 
 
 def title_of(error: CamHubError) -> str:

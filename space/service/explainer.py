@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,24 +80,21 @@ class Labels:
             return list(range(min(most, len(self)))), len(self)
         hits = [i for i, text in enumerate(self._texts) if all(word in text for word in words)]
         exact = [int(query)] if query.strip().isdecimal() and int(query) < len(self) else []
-        hits.sort(key=lambda i: (not self._begins(i, words), len(self._texts[i]), i))
+
+        def begins(index: int) -> bool:
+            return all(f" {word}" in f" {self._texts[index]}" for word in words)
+
+        hits.sort(key=lambda i: (not begins(i), len(self._texts[i]), i))
         found = list(dict.fromkeys([*exact, *hits]))
         return found[:most], len(found)
-
-    def _begins(self, index: int, words: list[str]) -> bool:
-        text = f" {self._texts[index]}"
-        return all(f" {word}" in text for word in words)
 
     @cached_property
     def _texts(self) -> tuple[str, ...]:
         return tuple(map(_folded, self.names))
 
     @cached_property
-    def _counts(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for text in self._texts:
-            counts[text] = counts.get(text, 0) + 1
-        return counts
+    def _counts(self) -> Counter[str]:
+        return Counter(self._texts)
 
 
 class LabelCache:

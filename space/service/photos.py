@@ -26,6 +26,7 @@ import httpx2
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from cam_hub._text import clean_line
 from cam_hub._version import __version__
 from cam_hub.errors import ImageRefused
 from cam_hub.images.decoding import open_image
@@ -359,7 +360,8 @@ def _get(
             f"{where} did not arrive in time; at most {rules.total_seconds:g} seconds are waited"
         ) from None
     except (httpcore2.NetworkError, httpcore2.ProtocolError, ssl.SSLError, OSError) as error:
-        what = _plain(str(error)) or type(error).__name__
+        # A library's message, cut; it may repeat what the other server sent.
+        what = clean_line(error, 160) or type(error).__name__
         raise ImageRefused(f"{where} could not be fetched: {what}") from None
 
 
@@ -390,11 +392,6 @@ def _trusted() -> ssl.SSLContext:
 def _quoted(url: str) -> str:
     text = repr(url)
     return text if len(text) <= 160 else text[:159] + "…"
-
-
-def _plain(text: str) -> str:
-    """A library's message, cut; it may repeat what the other server sent."""
-    return " ".join(text.split())[:160]
 
 
 @dataclass(frozen=True)

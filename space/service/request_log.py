@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -115,7 +116,7 @@ class HealthLog:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
         self._told = time.monotonic()
 
     def started(self, settings: Settings) -> None:
@@ -150,7 +151,7 @@ class HealthLog:
         _LOG.info("request: %s %s %.2fs %s", what, _named(model_id), seconds, code)
         now = time.monotonic()
         with self._lock:
-            self._counts[code] = self._counts.get(code, 0) + 1
+            self._counts[code] += 1
             if now - self._told < _EVERY:
                 return
             self._told = now

@@ -190,19 +190,20 @@ class View:
 
 _OPTIONS = options_for("page")
 
-_TEXTS = {
-    "model": "model_id",
-    "method": "method",
-    "photo": "photo",
-    "than": "contrast",
-    "part": "region",
-}
-_LISTS = {"layers": "target_layers", "classes": "classes"}
-_NUMBERS: dict[str, tuple[str, type[int] | type[float]]] = {
+_FIELDS: dict[str, tuple[str, type]] = {
+    "model": ("model_id", str),
+    "method": ("method", str),
+    "photo": ("photo", str),
+    "than": ("contrast", str),
+    "part": ("region", str),
+    "layers": ("target_layers", tuple),
+    "classes": ("classes", tuple),
     "samples": ("num_samples", int),
     "noise": ("std", float),
     "seed": ("seed", int),
 }
+"""The attributes of a ``View`` by their names in links, with their types."""
+
 _LOOKS: dict[str, tuple[str, type]] = {
     "class": ("class_index", int),
     "layer": ("layer", str),
@@ -223,15 +224,9 @@ def query_of(view: View) -> str:
     """The query, without the question mark: the model, and all that is not as the page starts."""
     plain = View(view.model_id)
     pairs: list[tuple[str, object]] = [("model", view.model_id)]
-    for key, name in _TEXTS.items():
-        if key != "model" and getattr(view, name) != getattr(plain, name):
-            pairs.append((key, getattr(view, name)))
-    for key, name in _LISTS.items():
-        if getattr(view, name) != getattr(plain, name):
-            pairs += [(key, text) for text in getattr(view, name)]
-    for key, (name, _) in _NUMBERS.items():
-        if getattr(view, name) != getattr(plain, name):
-            pairs.append((key, getattr(view, name)))
+    for key, (name, kind) in _FIELDS.items():
+        if (value := getattr(view, name)) != getattr(plain, name):
+            pairs += [(key, each) for each in (value if kind is tuple else (value,))]
     for key, option in _OPTIONS.items():
         if text := option.text(view.options.get(key, option.default)):
             pairs.append((key, text))
@@ -251,30 +246,26 @@ def read_query(pairs: Sequence[tuple[str, str]], default_model: str) -> View:
     Raises:
         InvalidArgument: If a value can mean nothing, or stands twice where one is meant.
     """
-    lists: dict[str, list[str]] = {}
-    single: dict[str, object] = {"model_id": default_model}
+    fields: dict[str, Any] = {"model_id": default_model}
     look: dict[str, object] = {}
     options: dict[str, Any] = {}
     seen = set()
     for key, text in pairs:
-        if key in _LISTS:
-            lists.setdefault(_LISTS[key], []).append(text)
+        name, kind = _FIELDS.get(key) or _LOOKS.get(key) or (key, str)
+        if kind is tuple:
+            known = fields.get(name, ())
+            fields[name] = known if text in known else (*known, text)
             continue
-        if key in seen and key in {*_TEXTS, *_NUMBERS, *_LOOKS, *_OPTIONS}:
+        if key in seen and key in {*_FIELDS, *_LOOKS, *_OPTIONS}:
             raise InvalidArgument(key, text, "one value in a link, and there are two")
         seen.add(key)
-        if key in _TEXTS:
-            single[_TEXTS[key]] = text
-        elif key in _NUMBERS:
-            name, kind = _NUMBERS[key]
-            single[name] = _typed(key, text, kind)
+        if key in _FIELDS:
+            fields[name] = _typed(key, text, kind)
         elif key in _OPTIONS:
             options[key] = _OPTIONS[key].read(text)
         elif key in _LOOKS:
-            name, kind = _LOOKS[key]
             look[name] = _typed(key, text, kind)
-    many = {name: tuple(dict.fromkeys(texts)) for name, texts in lists.items()}
-    return View(**{**single, **many, "look": _look(look), "options": options})  # type: ignore[arg-type]
+    return View(**fields, look=_look(look), options=options)
 
 
 def _look(values: dict[str, object]) -> DisplayOptions:

@@ -15,7 +15,6 @@ from space.app.request_guard import (
     Authority,
     KnownHosts,
     RequestGuard,
-    Sessions,
     read_authority,
     read_origin,
 )
@@ -155,7 +154,8 @@ def test_only_a_trusted_site_may_read_responses():
     guarded = RequestGuard(
         page,
         hosts=KnownHosts.of(replace(LOCAL, allowed_hosts=("lab.example.org",))),
-        sessions=Sessions(lambda session: True, lambda event: True),
+        has_session=lambda session: True,
+        has_event=lambda event: True,
         max_body=100,
         max_message=100,
         max_upload=100,

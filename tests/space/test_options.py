@@ -11,7 +11,7 @@ import pytest
 import cam_hub
 from cam_hub.errors import InvalidArgument, ModelNotFound, ModelRefused
 from space.config.options import OPTIONS, read_options
-from space.config.settings import DISK_BYTES_OF_A_SPACE, Settings
+from space.config.settings import Settings
 from space.service.explain_form import read_model_id
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ def test_without_any_the_settings_are_those_of_the_code(monkeypatch: pytest.Monk
 def test_on_a_space_it_listens_to_the_outside_and_bounds_the_disk():
     values = read_options({}, {}, on_space=True)
     assert values["host"] == "0.0.0.0"
-    assert values["disk-bytes"] == DISK_BYTES_OF_A_SPACE
+    assert values["disk-bytes"] == 20 * 10**9  # of the 50 GB of a Space
     assert read_options({"host": "127.0.0.1"}, {}, on_space=True)["host"] == "127.0.0.1"
 
 
