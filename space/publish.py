@@ -25,10 +25,7 @@ from space.config.settings import SUGGESTED_MODELS
 __all__ = [
     "MODELS",
     "OAUTH_SCOPES",
-    "OWN_FOLDERS",
-    "PYTHON",
     "ROOT",
-    "TITLE",
     "check_hardware",
     "collect",
     "main",

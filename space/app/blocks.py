@@ -210,6 +210,8 @@ class GuardedBlocks(gr.Blocks):
         if asked.fn is None:  # an event that the page handles alone
             missing = "There is no such endpoint."
             raise Problem(NOT_FOUND, missing, "Unknown endpoint", as_html=False)
+        public = asked.api_visibility == "public"
+        name = f"/{asked.api_name}" if public else f"page:{asked.name}"
         model_id = _model_id(asked, inputs)
         begin, code = time.monotonic(), "ok"
         try:
@@ -221,16 +223,15 @@ class GuardedBlocks(gr.Blocks):
             code = getattr(error, "code", "error")
             raise
         except Exception as error:
-            as_html = asked.api_visibility != "public"
-            problem = Problem.around(error, str(asked.name), as_html=as_html)
+            problem = Problem.around(error, str(asked.name), as_html=not public)
             code = problem.code
             raise problem from error
         finally:
-            if asked.api_visibility == "public":
+            if public:
                 self._forget(named.get("session_hash"))
             # A word about every glance at the page would bury the rest.
-            if _is_work(asked) or code != "ok":
-                self.health.answered(_name(asked), model_id, time.monotonic() - begin, code)
+            if public or asked.concurrency_id == "model" or code != "ok":
+                self.health.answered(name, model_id, time.monotonic() - begin, code)
         return answer
 
     def _forget(self, session: str | None) -> None:
@@ -247,16 +248,6 @@ class GuardedBlocks(gr.Blocks):
             if kept is not None and not kept.state_data:
                 holder.session_data.pop(session, None)
                 holder.time_last_used.pop(session, None)
-
-
-def _is_work(asked: BlockFunction) -> bool:
-    return asked.api_visibility == "public" or asked.concurrency_id == "model"
-
-
-def _name(asked: BlockFunction) -> str:
-    if asked.api_visibility == "public":
-        return f"/{asked.api_name}"
-    return f"page:{asked.name}"
 
 
 def _model_id(asked: BlockFunction, inputs: list[Any]) -> object:

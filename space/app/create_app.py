@@ -31,7 +31,7 @@ from space.page.results_panel import Presenter, ResultsPanel
 from space.service.explainer import Explainer
 from space.service.result_files import Workspace, cleanup
 
-__all__ = ["account_line", "build_account", "can_sign_in", "create_app", "launch_options"]
+__all__ = ["account_line", "can_sign_in", "create_app", "launch_options"]
 
 
 def can_sign_in() -> bool:

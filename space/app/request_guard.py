@@ -45,7 +45,6 @@ __all__ = [
     "handlers",
     "read_authority",
     "read_origin",
-    "status_of",
 ]
 
 

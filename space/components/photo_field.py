@@ -21,7 +21,6 @@ from space.config.settings import example_photos
 
 __all__ = [
     "Example",
-    "build_examples",
     "build_photo_field",
     "example_named",
     "example_of",

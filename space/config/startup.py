@@ -17,7 +17,6 @@ from pathlib import Path
 from cam_hub.errors import CamHubError, InvalidArgument
 
 __all__ = [
-    "CannotStart",
     "check_address",
     "direct_loopback",
     "open_standard_streams",

@@ -26,13 +26,9 @@ __all__ = [
     "LAYERS_TAB",
     "NO_TABLE",
     "RESULT_TAB",
-    "TABLE_CSS",
-    "TABLE_JS",
-    "TICK_JS",
     "LayerHandlers",
     "LayersPanel",
     "layer_table",
-    "layer_trouble",
 ]
 
 

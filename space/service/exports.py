@@ -27,7 +27,6 @@ from space.service.explain_form import ExplainForm
 from space.service.result_files import mark_as_used
 
 __all__ = [
-    "CompareFiles",
     "Exports",
     "SessionResult",
     "record_evidence",

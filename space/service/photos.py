@@ -33,10 +33,7 @@ from cam_hub.images.decoding import open_image
 from space.config.settings import Limits, PhotoRules, Resolver
 
 __all__ = [
-    "Deadline",
-    "NotPublic",
     "Photo",
-    "PublicBackend",
     "check_url",
     "fetch_photo",
     "is_public",

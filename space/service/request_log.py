@@ -20,7 +20,6 @@ from space.config.settings import Settings
 
 __all__ = [
     "HealthLog",
-    "OneLine",
     "configure_logging",
     "error_chain",
     "log_unforeseen",

@@ -37,15 +37,12 @@ from space.config.settings import Settings
 
 __all__ = [
     "MAX_FILES",
-    "UPLOAD_FOLDER",
     "FileBudget",
     "Uploads",
     "Workspace",
     "cleanup",
-    "forget_followed",
     "mark_as_used",
     "served",
-    "visitor_of",
 ]
 
 
