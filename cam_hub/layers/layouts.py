@@ -1,14 +1,14 @@
 """Layouts: how an activation may lie on the image, the common layout, and that of one layer.
 
-To add a layout, write a class with the members of ``Layout`` and list it in ``LAYOUTS``: the probe
-then tries it on every output, and maps of such layers come out by themselves.
+To add a layout, list it in ``LAYOUTS``: the probe then tries it on every output, and maps of such
+layers come out by themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ __all__ = [
     "LAYOUTS",
     "TURNS",
     "Arrangement",
-    "BatchAxes",
     "Extent",
     "Frame",
     "LayerInfo",
@@ -141,21 +140,33 @@ class Frame:
         return 1 / OUT_OF_SHAPE <= grid[0] / grid[1] / self.aspect <= OUT_OF_SHAPE
 
 
-class Layout(Protocol):
-    """A family of arrangements.
+class Layout:
+    """A family of arrangements: which axis of a tensor holds what.
 
-    Attributes:
-        name: Its name.
-        channel_axis: Which axis of the tensor holds the channels.
-        grid_axes: Which axes hold rows and columns; none where one axis holds both.
+    Args:
+        axes: One letter per axis, the batch first: N for images, C for channels, H for rows and W
+            for columns, or L for a sequence of places (row by row, in clips grid by grid); T for
+            steps of time.
+        name: Its name; the axes if it is empty.
         batch_axis: Which axis of what the layer returns is the batch. The other axes, and
             ``to_maps``, are those of the tensor with its batch first (``batch_first``).
+        folded: Whether the layer returns the steps of time in the batch.
+
+    Attributes:
+        channel_axis: Which axis of the tensor holds the channels.
+        grid_axes: Which axes hold rows and columns; none where one axis holds both.
     """
 
-    name: str
-    channel_axis: int
-    grid_axes: tuple[int, ...]
-    batch_axis: int
+    def __init__(
+        self, axes: str, name: str = "", *, batch_axis: int = 0, folded: bool = False
+    ) -> None:
+        self.name = name or axes
+        self.batch_axis = batch_axis
+        self.folded = folded
+        self.channel_axis = axes.index("C")
+        self.grid_axes = tuple(map(axes.index, "HW")) if "L" not in axes else ()
+        self._axes = axes
+        self._order = [axes.index(axis) for axis in "NCTHWL" if axis in axes]
 
     def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
         """The ways in which a tensor could be read.
@@ -165,179 +176,44 @@ class Layout(Protocol):
             frame: The input's shape; grids that are not written into the tensor's shape are
                 tried where they have the input's aspect.
         """
+        if len(shape) != len(self._axes):
+            return
+        sides = dict(zip(self._axes, shape, strict=True))
+        channels, steps = sides["C"], sides.get("T", 1)
+        if self.grid_axes:
+            if self.folded or steps <= frame.frames:
+                yield Arrangement(self.name, (sides["H"], sides["W"]), channels, frames=steps)
+            return
+        frame = replace(frame, frames=1) if self.folded else frame
+        for grid, prefix, suffix, frames in _grids(sides["L"], frame):
+            yield Arrangement(self.name, grid, channels, prefix, suffix, steps * frames)
 
     def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
         """The tensor as ``(N, channels, frames * rows, cols)``, laid out as the image is."""
+        maps = tensor.permute(self._order) if self._order != sorted(self._order) else tensor
+        if self.grid_axes:
+            return maps.flatten(2, 3) if "T" in self._axes else maps
+        places = maps[..., arrangement.prefix_tokens : maps.shape[-1] - arrangement.suffix_tokens]
+        rows, cols = arrangement.grid
+        return places.reshape(*maps.shape[:2], arrangement.frames * rows, cols)
 
 
-class _NCHW:
-    """Channels first: convolutions."""
-
-    name = "NCHW"
-    channel_axis = 1
-    grid_axes: tuple[int, ...] = (2, 3)
-    batch_axis = 0
-
-    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
-        if len(shape) == 4:
-            yield Arrangement(self.name, (shape[2], shape[3]), shape[1])
-
-    def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
-        return tensor
-
-
-class _NHWC:
-    """Channels last: Swin and its kin."""
-
-    name = "NHWC"
-    channel_axis = 3
-    grid_axes: tuple[int, ...] = (1, 2)
-    batch_axis = 0
-
-    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
-        if len(shape) == 4:
-            yield Arrangement(self.name, (shape[1], shape[2]), shape[3])
-
-    def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
-        return tensor.permute(0, 3, 1, 2)
-
-
-class _NCTHW:
-    """Channels first, then time: convolutions over clips."""
-
-    name = "NCTHW"
-    channel_axis = 1
-    grid_axes: tuple[int, ...] = (3, 4)
-    batch_axis = 0
-
-    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
-        if len(shape) == 5 and shape[2] <= frame.frames:
-            yield Arrangement(self.name, (shape[3], shape[4]), shape[1], frames=shape[2])
-
-    def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
-        return tensor.flatten(2, 3)
-
-
-class _NTHWC:
-    """Time first, channels last: transformers over clips."""
-
-    name = "NTHWC"
-    channel_axis = 4
-    grid_axes: tuple[int, ...] = (2, 3)
-    batch_axis = 0
-
-    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
-        if len(shape) == 5 and shape[1] <= frame.frames:
-            yield Arrangement(self.name, (shape[2], shape[3]), shape[4], frames=shape[1])
-
-    def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
-        return tensor.permute(0, 4, 1, 2, 3).flatten(2, 3)
-
-
-class _NLC:
-    """A sequence of tokens, row by row (in clips: grid by grid): transformers and mixers."""
-
-    name = "NLC"
-    channel_axis = 2
-    grid_axes: tuple[int, ...] = ()
-    batch_axis = 0
-
-    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
-        if len(shape) == 3:
-            for grid, prefix, suffix, frames in _grids(shape[1], frame):
-                yield Arrangement(self.name, grid, shape[2], prefix, suffix, frames)
-
-    def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
-        stop = tensor.shape[1] - arrangement.suffix_tokens
-        places = tensor[:, arrangement.prefix_tokens : stop]
-        return places.transpose(1, 2).reshape(len(tensor), -1, *_stacked(arrangement))
-
-
-class _LNC(_NLC):
-    """A sequence of tokens with the batch behind it: torch's transformers, CLIP's first tower."""
-
-    name = "LNC"
-    batch_axis = 1
-
-
-class _NCL:
-    """Channels first, places as a sequence, row by row."""
-
-    name = "NCL"
-    channel_axis = 1
-    grid_axes: tuple[int, ...] = ()
-    batch_axis = 0
-
-    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
-        if len(shape) == 3:
-            for grid, prefix, suffix, frames in _grids(shape[2], frame):
-                yield Arrangement(self.name, grid, shape[1], prefix, suffix, frames)
-
-    def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
-        stop = tensor.shape[2] - arrangement.suffix_tokens
-        places = tensor[:, :, arrangement.prefix_tokens : stop]
-        return places.reshape(*places.shape[:2], *_stacked(arrangement))
-
-
-class _FoldedCHW:
-    """Frames folded into the batch, channels first; seen as ``(N, frames, C, rows, cols)``."""
-
-    name = "(NT)CHW"
-    channel_axis = 2
-    grid_axes: tuple[int, ...] = (3, 4)
-    batch_axis = 0
-
-    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
-        if len(shape) == 5:
-            yield Arrangement(self.name, (shape[3], shape[4]), shape[2], frames=shape[1])
-
-    def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
-        return tensor.transpose(1, 2).flatten(2, 3)
-
-
-class _FoldedHWC:
-    """Frames folded into the batch, channels last; seen as ``(N, frames, rows, cols, C)``."""
-
-    name = "(NT)HWC"
-    channel_axis = 4
-    grid_axes: tuple[int, ...] = (2, 3)
-    batch_axis = 0
-
-    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
-        if len(shape) == 5:
-            yield Arrangement(self.name, (shape[2], shape[3]), shape[4], frames=shape[1])
-
-    def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
-        return tensor.permute(0, 4, 1, 2, 3).flatten(2, 3)
-
-
-class _FoldedLC:
-    """Frames folded into the batch, each a sequence; seen as ``(N, frames, tokens, C)``."""
-
-    name = "(NT)LC"
-    channel_axis = 3
-    grid_axes: tuple[int, ...] = ()
-    batch_axis = 0
-
-    def arrangements(self, shape: tuple[int, ...], frame: Frame) -> Iterator[Arrangement]:
-        if len(shape) == 4:
-            for grid, prefix, suffix, _ in _grids(shape[2], replace(frame, frames=1)):
-                yield Arrangement(self.name, grid, shape[3], prefix, suffix, shape[1])
-
-    def to_maps(self, tensor: Tensor, arrangement: Arrangement) -> Tensor:
-        stop = tensor.shape[2] - arrangement.suffix_tokens
-        places = tensor[:, :, arrangement.prefix_tokens : stop]
-        return places.permute(0, 3, 1, 2).reshape(len(tensor), -1, *_stacked(arrangement))
-
-
-FOLDED: dict[str, Layout] = {
-    layout.name: layout for layout in (_FoldedCHW(), _FoldedHWC(), _FoldedLC())
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout("NCHW"),  # convolutions
+        Layout("NHWC"),  # Swin and its kin
+        Layout("NCTHW"),  # convolutions over clips
+        Layout("NTHWC"),  # transformers over clips
+        Layout("NLC"),  # transformers and mixers
+        Layout("NLC", "LNC", batch_axis=1),  # torch's transformers, CLIP's first tower
+        Layout("NCL"),
+        # Networks that fold frames into the batch are run on one clip at a time.
+        Layout("NTCHW", "(NT)CHW", folded=True),
+        Layout("NTHWC", "(NT)HWC", folded=True),
+        Layout("NTLC", "(NT)LC", folded=True),
+    )
 }
-"""Layouts of networks that fold frames into the batch, and are run on one clip at a time."""
-
-LAYOUTS: dict[str, Layout] = {
-    layout.name: layout for layout in (_NCHW(), _NHWC(), _NCTHW(), _NTHWC(), _NLC(), _LNC(), _NCL())
-} | FOLDED
 """All layouts by name. Where two readings follow the image alike, the earlier one is taken."""
 
 
@@ -355,7 +231,7 @@ def arrangements(
     return [
         arrangement
         for layout in LAYOUTS.values()
-        if layout.batch_axis == batch_axis and (layout.name in FOLDED) == folded
+        if layout.batch_axis == batch_axis and layout.folded == folded
         for arrangement in layout.arrangements(shape, frame)
         if frame.allows(arrangement)
     ]
@@ -419,9 +295,10 @@ def batch_axes(layers: Mapping[str, Arrangement | LayerInfo]) -> BatchAxes:
     """Where the batch is in what layers return, given their layouts."""
     axes = BatchAxes(batch_second=set(), folded=set())
     for name, found in layers.items():
-        if found.layout in FOLDED:
+        layout = LAYOUTS.get(found.layout or "")
+        if layout is not None and layout.folded:
             axes["folded"].add(name)
-        elif found.layout is not None and LAYOUTS[found.layout].batch_axis == 1:
+        elif layout is not None and layout.batch_axis == 1:
             axes["batch_second"].add(name)
     return axes
 
@@ -454,10 +331,6 @@ def turn_back(maps: Tensor, turn: str) -> Tensor:
     """Maps of a turned image, ``(…, rows, cols)``, as those of the image."""
     maps = maps.transpose(-1, -2) if "T" in turn else maps
     return maps.flip([axis for sign, axis in (("V", -2), ("H", -1)) if sign in turn])
-
-
-def _stacked(arrangement: Arrangement) -> tuple[int, int]:
-    return arrangement.frames * arrangement.grid[0], arrangement.grid[1]
 
 
 def _grids(length: int, frame: Frame) -> Iterator[tuple[tuple[int, int], int, int, int]]:

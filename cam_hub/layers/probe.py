@@ -9,11 +9,12 @@ them under no reading is not spatial.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import compress, pairwise
+from itertools import chain, pairwise
 from math import isfinite
-from operator import itemgetter, not_
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -36,7 +37,6 @@ from cam_hub.layers.correspondence import (
     sizes,
 )
 from cam_hub.layers.layouts import (
-    FOLDED,
     FULL,
     LAYOUTS,
     TURNS,
@@ -64,6 +64,8 @@ than a small one has."""
 
 _MAX_CALLS = 8
 """For a layer that runs more often than this in one pass, only the last call is examined."""
+
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 _SPARE = 2
 """Where other outputs show the grids of a network, so many tokens without a place may be left over
@@ -148,15 +150,18 @@ def disturb(
     frame = Frame(rows, cols, clean.shape[2] if clean.ndim == 5 else 1)
     with frozen_eval(module), torch.no_grad():
         parts = frames_in_batch(clean) if getattr(run, "folded", False) else ()
-        seen, earlier = _shapes(module, clean, run, frame, parts)
+        calls = _shapes(module, clean, run, frame, parts)
+        seen = {name: outputs[-1] for name, outputs in calls.items()}
         largest = max((output.size for output in seen.values()), default=0)
         max_copies = copies_at_once(largest, clean.device, budget)
         # All at once, one axis', or fewer if need be.
         fitting = [size for size in (2 * BANDS, BANDS, BANDS // 2, 1) if size <= max_copies]
         copies = list(_disturbed(clean, seed))
-        _run_all(module, clean, copies, run, _Outputs(seen, earlier), fitting)
-    findings = _findings(seen, frame, _recurrent(module), turned=seen.keys() - earlier.keys())
-    _choose_calls(findings, earlier, frame)
+        _run_all(module, clean, copies, run, calls, fitting)
+    recurrent = {name for name, child in module.named_modules() if isinstance(child, _RECURRENT)}
+    once = {name for name, outputs in calls.items() if len(outputs) == 1}
+    findings = _findings(seen, frame, recurrent, turned=once)
+    _choose_calls(findings, calls, frame)
     finer = double_pair(module, clean) if _unclear(list(findings.values())) else None
     if finer is None:
         return findings
@@ -253,30 +258,8 @@ class _Output:
         )
 
 
-class _Outputs:
-    """The outputs of all layers, of some layers those of several calls."""
-
-    def __init__(self, seen: Mapping[str, _Output], earlier: Mapping[str, list[_Output]]) -> None:
-        self._seen, self._earlier = seen, earlier
-
-    @property
-    def readable(self) -> list[str]:
-        """The layers of which an output may lie on the image."""
-        return [
-            name
-            for name, last in self._seen.items()
-            if last.layouts or any(each.layouts for each in self._earlier.get(name, ()))
-        ]
-
-    def __iter__(self) -> Iterator[_Output]:
-        yield from self._seen.values()
-        for outputs in self._earlier.values():
-            yield from outputs
-
-    def at(self, name: str, call: int) -> _Output:
-        """The output of one call; or the last one where only that is examined."""
-        outputs = self._earlier.get(name, ())
-        return outputs[call] if call < len(outputs) else self._seen[name]
+Calls = Mapping[str, Sequence[_Output]]
+"""By layer, the outputs of its calls in one pass; of most layers the last one only."""
 
 
 class _Responses:
@@ -343,21 +326,20 @@ def _findings(
             key = output.shape, output.batch_axis, output.layouts, output.folded
             alike.setdefault(key, []).append(name)
     found: dict[str, Readings] = {name: [] for name in seen}
-    groups = [[seen[name] for name in names] for names in alike.values()]
-    explicit = [
-        group[0].folded or any(LAYOUTS[layout].grid_axes for layout in group[0].layouts)
-        for group in groups
-    ]
-    sequences = list(compress(alike.values(), map(not_, explicit)))
-    for names, readings in zip(
-        compress(alike.values(), explicit),
-        _explicit(list(compress(groups, explicit)), frame),
-        strict=True,
-    ):
+    explicit: list[list[str]] = []
+    sequences: list[list[str]] = []
+    for names in alike.values():
+        output = seen[names[0]]
+        has_grid = any(LAYOUTS[layout].grid_axes for layout in output.layouts)
+        (explicit if output.folded or has_grid else sequences).append(names)
+    groups = [[seen[name] for name in names] for names in explicit]
+    for names, readings in zip(explicit, _explicit(groups, frame), strict=True):
         found |= zip(names, readings, strict=True)
     best = [max(readings, key=lambda pair: pair[1].rank) for readings in found.values() if readings]
     known = {reading for reading, match in best if match.spatial}
-    remembering = _after_first(seen, recurrent)
+    order = list(seen)
+    first = next((place for place, name in enumerate(order) if name in recurrent), len(order))
+    remembering = set(order[first:])
     for names in sequences:
         # What a recurrent layer has read along a line is a memory of it, and lies nowhere.
         lines = remembering.isdisjoint(names)
@@ -450,17 +432,6 @@ def _placed(findings: Mapping[str, Finding], seen: Mapping[str, _Output]) -> dic
     return found
 
 
-def _recurrent(module: nn.Module) -> set[str]:
-    kinds = (nn.RNNBase, nn.RNNCellBase)
-    return {name for name, child in module.named_modules() if isinstance(child, kinds)}
-
-
-def _after_first(seen: Mapping[str, _Output], recurrent: Collection[str]) -> set[str]:
-    order = list(seen)
-    first = next((place for place, name in enumerate(order) if name in recurrent), len(order))
-    return set(order[first:])
-
-
 def _explicit(groups: Sequence[Sequence[_Output]], frame: Frame) -> list[list[Readings]]:
     """The readings of outputs with rows and columns of their own, which are of one shape a group.
 
@@ -524,7 +495,7 @@ def _sequential(
 
 def _apart_in_time(known: Collection[Arrangement], frame: Frame) -> bool:
     """Whether each frame passes on its own, so that a sequence may be one of frames."""
-    folded = any(found.layout in FOLDED for found in known)
+    folded = any(LAYOUTS[found.layout].folded for found in known)
     return folded or (frame.frames > 1 and {found.frames for found in known} == {1})
 
 
@@ -608,7 +579,7 @@ def frames_in_batch(clean: Tensor) -> tuple[int, ...]:
 
 def _shapes(
     module: nn.Module, clean: Tensor, run: Run, frame: Frame, parts: Collection[int]
-) -> tuple[dict[str, _Output], dict[str, list[_Output]]]:
+) -> Calls:
     """Runs the clean input alone: what comes out of each layer, and how it could be read.
 
     Args:
@@ -619,21 +590,18 @@ def _shapes(
         parts: How many frames an output may have in place of the batch.
 
     Returns:
-        Last outputs; and, of layers with parameters that run several times, the earlier ones.
+        In the order of the last calls; several of layers with parameters that run several times.
     """
-    earlier: dict[str, list[_Output]] = {}
-    seen: dict[str, _Output] = {}
+    found: dict[str, list[_Output]] = {}
     written: dict[str, Callable[[], bool]] = {}
 
     def visit(name: str, output: Any) -> None:
         tensor = main_tensor(output)
-        calls = 0
-        if name in seen:
-            calls = seen[name].calls
-            earlier.setdefault(name, []).append(seen.pop(name))
+        outputs = found[name] = found.pop(name, [])
+        calls = len(outputs) + 1
         written.pop(name, None)
         if tensor is None:
-            seen[name] = _Output(calls=calls + 1)
+            outputs.append(_Output(calls=calls))
             return
         # A batch of one is the first dimension or, of a sequence, the second one; whether it is
         # becomes clear as the batch grows.
@@ -648,23 +616,24 @@ def _shapes(
         if (batched or folded) and tensor.is_floating_point():
             layouts = _layouts((1, *shape), frame, axis, folded=folded)
         greatest = _greatest(tensor)
-        finite = isfinite(greatest)
-        seen[name] = _Output(shape, size, batched or folded, finite, calls + 1, axis, layouts)
-        seen[name].folded = folded
+        seen = _Output(
+            shape, size, batched or folded, isfinite(greatest), calls, axis, layouts, folded
+        )
+        outputs.append(seen)
         if tensor.is_floating_point():
-            seen[name].rounding = torch.finfo(tensor.dtype).eps * greatest
+            seen.rounding = torch.finfo(tensor.dtype).eps * greatest
         if layouts:
             written[name] = watch_writes(tensor)
 
     with observe(module, visit):
         run(module, clean)
     for name, is_written in written.items():
-        seen[name].overwritten = is_written()
-    shared = _shared(module, seen)
-    return seen, {name: found for name, found in earlier.items() if name in shared}
+        found[name][-1].overwritten = is_written()
+    shared = _shared(module, {name: len(outputs) for name, outputs in found.items()})
+    return {name: found[name] if name in shared else found[name][-1:] for name in found}
 
 
-def _shared(module: nn.Module, seen: Mapping[str, _Output]) -> set[str]:
+def _shared(module: nn.Module, counts: Mapping[str, int]) -> set[str]:
     """The layers that run several times with weights, and all in them: a backbone for two views.
 
     A ReLU that is used in several places is none of them.
@@ -672,24 +641,24 @@ def _shared(module: nn.Module, seen: Mapping[str, _Output]) -> set[str]:
     parts = dict(module.named_modules())
     roots = {
         name
-        for name, output in seen.items()
-        if 1 < output.calls <= _MAX_CALLS and next(parts[name].parameters(), None) is not None
+        for name, count in counts.items()
+        if 1 < count <= _MAX_CALLS and next(parts[name].parameters(), None) is not None
     }
     within = {
         name
-        for name in seen
+        for name in counts
         if any(name[:place] in roots for place, sign in enumerate(name) if sign == ".")
     }
-    return {name for name in roots | within if 1 < seen[name].calls <= _MAX_CALLS}
+    return {name for name in roots | within if 1 < counts[name] <= _MAX_CALLS}
 
 
-def _choose_calls(
-    findings: dict[str, Finding], earlier: Mapping[str, list[_Output]], frame: Frame
-) -> None:
+def _choose_calls(findings: dict[str, Finding], calls: Calls, frame: Frame) -> None:
     """Of layers that run several times, the last call that follows the image counts."""
-    for name, outputs in earlier.items():
+    for name, (*earlier, _) in calls.items():
+        if not earlier:
+            continue
         last = findings[name]
-        numbered = {str(number): output for number, output in enumerate(outputs)}
+        numbered = {str(number): output for number, output in enumerate(earlier)}
         found = [*_findings(numbered, frame, ()).values(), last]
         readable = tuple(number for number, each in enumerate(found) if each.spatial)
         call = readable[-1] if readable else last.calls - 1
@@ -731,7 +700,7 @@ def _run_all(
     clean: Tensor,
     copies: list[Tensor],
     run: Run,
-    outputs: _Outputs,
+    calls: Calls,
     chunks: Sequence[int],
 ) -> None:
     """Runs all disturbed copies, in chunks of the first size that fits into memory."""
@@ -740,38 +709,40 @@ def _run_all(
         try:
             while done < len(copies):
                 some = copies[done : done + size]
-                _run_chunk(module, torch.cat([clean, *some]), run, outputs)
+                _run_chunk(module, torch.cat([clean, *some]), run, calls)
                 done += len(some)
             return
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or place + 1 == len(chunks):
                 raise
-        for output in outputs:
+        for output in chain.from_iterable(calls.values()):
             output.latest = None
 
 
-def _run_chunk(module: nn.Module, batch: Tensor, run: Run, outputs: _Outputs) -> None:
+def _run_chunk(module: nn.Module, batch: Tensor, run: Run, calls: Calls) -> None:
     """Runs the clean input with some disturbed copies and collects the responses of the layers."""
     previous: tuple[Tensor, Callable[[], bool], _Responses] | None = None
 
     def visit(name: str, output: Any) -> None:
         nonlocal previous
-        tensor, found = main_tensor(output), outputs.at(name, calls.get(name, 0))
-        calls[name] = calls.get(name, 0) + 1
+        outputs = calls[name]
+        # Where only the last call is examined, each call replaces the one before.
+        tensor, found = main_tensor(output), outputs[min(done[name], len(outputs) - 1)]
+        done[name] += 1
         if tensor is None or not found.takes(tensor, len(batch)):
             found.latest = None
             return
         tensor = tensor.transpose(0, found.batch_axis)
-        # A later call in the same pass replaces the result of an earlier one.
         if previous and same_values(tensor, previous[0]) and not previous[1]():
             found.latest = previous[2]
         else:
             found.latest = _Responses(tensor, found.layouts)
             previous = tensor, watch_writes(tensor), found.latest
 
-    calls: dict[str, int] = {}
-    readable = [output for output in outputs if output.layouts]
-    run_observed(module, batch, run, visit, outputs.readable)
+    done: Counter[str] = Counter()
+    readable = [output for output in chain.from_iterable(calls.values()) if output.layouts]
+    names = [name for name, outputs in calls.items() if any(each.layouts for each in outputs)]
+    run_observed(module, batch, run, visit, names)
     for output in readable:
         output.keep()
 

@@ -60,9 +60,23 @@ class Dependences(dict[str, Dependence]):
 
     def feeding(self, name: str) -> set[str]:
         """The layers, of those that scores depend on, on which this layer's output depends."""
-        if name not in self._feeding:
-            self._feeding[name] = self._find_upstream(name)
-        return self._feeding[name]
+        if name in self._feeding:
+            return self._feeding[name]
+        found: set[str] = set()
+
+        def visit(other: str, gradient: Tensor) -> None:
+            if other != name and other in self and _any(gradient):
+                found.add(other)
+
+        activation = self._taps.activations[name]
+        before = self._taps.upstream(activation) & self.keys() - {name}
+        if before.isdisjoint(self._taps.upstream(self._scores, stop=name)):
+            # All that scores depend on in them passes through this layer: no pass is needed.
+            found = before
+        elif len(self) > 1:
+            self._taps.visit_gradients(_mixture(activation), visit)
+        self._feeding[name] = found
+        return found
 
     def quadrant_leads(self, name: str, *, every: bool = False) -> dict[str, float]:
         """Whether the cells of a layer depend on those at the same place of earlier ones.
@@ -99,21 +113,6 @@ class Dependences(dict[str, Dependence]):
             area = quadrants[quadrant]
             self._taps.visit_gradients(_mixture(maps[..., area[0], area[1]]), visit)
         return {other: min(found) for other, found in leads.items() if len(found) == len(examined)}
-
-    def _find_upstream(self, name: str) -> set[str]:
-        before = self._taps.upstream(self._taps.activations[name]) & self.keys() - {name}
-        if before.isdisjoint(self._taps.upstream(self._scores, stop=name)):
-            # All that scores depend on in them passes through this layer: no pass is needed.
-            return before
-        found: set[str] = set()
-
-        def visit(other: str, gradient: Tensor) -> None:
-            if other != name and other in self and _any(gradient):
-                found.add(other)
-
-        if len(self) > 1:
-            self._taps.visit_gradients(_mixture(self._taps.activations[name]), visit)
-        return found
 
 
 @contextmanager

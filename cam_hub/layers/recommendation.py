@@ -32,8 +32,6 @@ __all__ = [
     "confirmed",
     "late_layers",
     "read_layouts",
-    "recommend",
-    "recommend_instead",
     "unread_after",
 ]
 

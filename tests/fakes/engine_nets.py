@@ -14,7 +14,7 @@ from cam_hub import LoadedModel, Method
 from cam_hub.attribution.passes import Noise
 from cam_hub.attribution.preparation import prepare, resolve_target
 from cam_hub.hooks.recording import main_tensor
-from cam_hub.layers.layouts import FOLDED, batch_first, to_maps
+from cam_hub.layers.layouts import LAYOUTS, batch_first, to_maps
 from cam_hub.layers.listing import list_layers
 
 
@@ -178,7 +178,7 @@ def plain_tensors(
             handle.remove()
         (gradient,) = torch.autograd.grad(score, kept[-1])
         # One clip passes at a time, so that all frames in the batch are its own.
-        folded = arrangement.layout in FOLDED
+        folded = LAYOUTS[arrangement.layout].folded
         parts = (
             part.detach()[None] if folded else batch_first(part.detach(), arrangement)
             for part in (kept[-1], gradient)
