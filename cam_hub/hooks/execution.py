@@ -34,10 +34,8 @@ __all__ = [
     "PLAIN",
     "Execution",
     "Shortcuts",
-    "Watch",
     "Worth",
     "changed_numbers",
-    "random_numbers",
     "shortcuts",
     "watch",
     "worth",
@@ -106,18 +104,19 @@ class Execution:
         # Numbers and tensors are shared by all threads.
         with _LOCK:
             tensors = [_Tensor(module.get_submodule(path), name) for path, name in self.written]
-            numbers = random_numbers(module)
+            numbers, own = _numbers_of_process(), _numbers_of_network(module)
             for tensor in tensors:
                 tensor.lend()
             try:
                 if self.draws:
-                    _seed(_SEED)  # those of the network's own stand where they stood
+                    for source in numbers:  # those of the network's own stand where they stood
+                        source.seed(_SEED)
                 yield
             finally:
                 for tensor in tensors:
                     tensor.restore()
-                for restore in numbers:
-                    restore.restore()
+                for source in (*numbers, *own):
+                    source.restore()
 
 
 PLAIN = Execution()
@@ -160,22 +159,26 @@ class _Tensor:
         self._at[self._name] = self._own
 
 
-@dataclass(frozen=True)
 class _Numbers:
-    """A source of random numbers: how it stands, and how it stood."""
+    """A source of random numbers: how to read, write and seed its state, and how it stood."""
 
-    read: Callable[[], Any]
-    write: Callable[[Any], object]
-    state: Any
+    def __init__(
+        self,
+        read: Callable[[], Any],
+        write: Callable[[Any], object],
+        seed: Callable[[int], object],
+    ) -> None:
+        self._read, self._write, self.seed = read, write, seed
+        self._state = read()
 
     @property
     def is_moved(self) -> bool:
         """Whether numbers were drawn since."""
-        return not _same(self.read(), self.state)
+        return not _same(self._read(), self._state)
 
     def restore(self) -> None:
         """Puts it back to where it stood."""
-        self.write(self.state)
+        self._write(self._state)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -191,39 +194,37 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def random_numbers(module: nn.Module) -> list[_Numbers]:
-    """The sources of random numbers of the process, and those that a network keeps itself."""
-
-    def source(read: Callable[[], Any], write: Callable[[Any], object]) -> _Numbers:
-        return _Numbers(read, write, read())
-
-    found = [
-        source(torch.get_rng_state, torch.set_rng_state),
-        source(random.getstate, random.setstate),
-        source(np.random.get_state, np.random.set_state),
+def _numbers_of_process() -> list[_Numbers]:
+    """The sources of random numbers of the process."""
+    generators = [torch.default_generator]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        generators += torch.cuda.default_generators
+    return [
+        *map(_numbers_of, generators),
+        _Numbers(random.getstate, random.setstate, random.seed),
+        _Numbers(np.random.get_state, np.random.set_state, np.random.seed),
     ]
-    if _cuda_runs():
-        found += [
-            source(
-                lambda device=device: torch.cuda.get_rng_state(device),  # type: ignore[misc]
-                lambda state, device=device: torch.cuda.set_rng_state(state, device),  # type: ignore[misc]
-            )
-            for device in range(torch.cuda.device_count())
-        ]
-    for value in _generators(module):
-        if isinstance(value, torch.Generator):
-            found.append(source(value.get_state, value.set_state))
-        elif isinstance(value, random.Random):
-            found.append(source(value.getstate, value.setstate))
-        else:
-            bits = value.bit_generator
-            found.append(
-                source(
-                    lambda bits=bits: bits.state,  # type: ignore[misc]
-                    lambda state, bits=bits: setattr(bits, "state", state),  # type: ignore[misc]
-                )
-            )
-    return found
+
+
+def _numbers_of_network(module: nn.Module) -> list[_Numbers]:
+    """The sources of random numbers that a network keeps itself."""
+    values = [value for child in walk(module) for value in vars(child).values()]
+    # Networks have thousands of attributes of some twenty types, and torch answers slowly.
+    kinds = {kind for kind in set(map(type, values)) if issubclass(kind, _GENERATORS)}
+    return [_numbers_of(value) for value in values if type(value) in kinds] if kinds else []
+
+
+def _numbers_of(generator: Any) -> _Numbers:
+    if isinstance(generator, torch.Generator):
+        return _Numbers(generator.get_state, generator.set_state, generator.manual_seed)
+    if isinstance(generator, random.Random):
+        return _Numbers(generator.getstate, generator.setstate, generator.seed)
+    bits = generator.bit_generator
+
+    def write(state: Any) -> None:
+        bits.state = state
+
+    return _Numbers(lambda: bits.state, write, lambda seed: write(type(bits)(seed).state))
 
 
 class Watch:
@@ -254,13 +255,11 @@ def watch(module: nn.Module, *, seed: int | None = None) -> Iterator[Watch]:
             if not isinstance(child, torch.jit.ScriptModule)
             for name in _tensors_of(child)
         }
+        before = numbers = [*_numbers_of_process(), *_numbers_of_network(module)]
         if seed is not None:
-            before = random_numbers(module)
-            _seed(seed)
-            _seed_own(module, seed)
-        else:
-            before = []
-        numbers = random_numbers(module)
+            for source in before:
+                source.seed(seed)
+            numbers = [*_numbers_of_process(), *_numbers_of_network(module)]
         for tensor in tensors.values():
             tensor.lend()
         try:
@@ -270,8 +269,8 @@ def watch(module: nn.Module, *, seed: int | None = None) -> Iterator[Watch]:
         finally:
             for tensor in tensors.values():
                 tensor.restore()
-            for each in before or numbers:
-                each.restore()
+            for source in before:
+                source.restore()
 
 
 def changed_numbers(module: nn.Module, run: Callable[[], object]) -> tuple[Place, ...]:
@@ -299,38 +298,6 @@ def _tensors_of(module: nn.Module) -> list[str]:
         if isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
     ]
     return [name for name, value in module._buffers.items() if value is not None] + plain
-
-
-def _seed_own(module: nn.Module, seed: int) -> None:
-    for value in _generators(module):
-        if isinstance(value, torch.Generator):
-            value.manual_seed(seed)
-        elif isinstance(value, random.Random):
-            value.seed(seed)
-        else:
-            bits = value.bit_generator
-            bits.state = type(bits)(seed).state
-
-
-def _generators(module: nn.Module) -> list[Any]:
-    """The sources of random numbers that a network keeps itself."""
-    values = [value for child in walk(module) for value in vars(child).values()]
-    # Networks have thousands of attributes of some twenty types, and torch answers slowly.
-    kinds = {kind for kind in set(map(type, values)) if issubclass(kind, _GENERATORS)}
-    return [value for value in values if type(value) in kinds] if kinds else []
-
-
-def _cuda_runs() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
-
-
-def _seed(seed: int) -> None:
-    torch.default_generator.manual_seed(seed)
-    if _cuda_runs():
-        for generator in torch.cuda.default_generators:
-            generator.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
 
 
 _LARGE = 2**20

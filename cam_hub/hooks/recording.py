@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from cam_hub.errors import LayerNotFound, NoMap, nearest_names
 
 __all__ = [
-    "GradientTap",
-    "Mark",
     "Taps",
     "foreign_hooks",
     "main_tensor",

@@ -17,6 +17,7 @@ from cam_hub.options import OutputChoice
 from cam_hub.targets.classes import ContrastChoice, Prediction, best_of, label_of
 from cam_hub.targets.heads import Head
 from cam_hub.targets.reading import (
+    MAIN_KEYS,
     WITHOUT_BATCH,
     Inner,
     InputsOfProbabilities,
@@ -364,9 +365,6 @@ class Task(ABC):
             )
 
 
-_MAIN_KEYS = ("logits", "out")
-"""Names under which networks that return a mapping keep their main tensor, by convention."""
-
 # Errors of tasks are raised where the model ID is not known; callers replace this text by it.
 _ANY_MODEL = "the model"
 
@@ -387,7 +385,7 @@ def main_output(output: Any) -> Tensor | None:
     if are_detections(output):
         return None
     if isinstance(output, Mapping):
-        for key in _MAIN_KEYS:
+        for key in MAIN_KEYS:
             if key in output:
                 return main_tensor(output[key])
     if is_dataclass(output) and not isinstance(output, type):

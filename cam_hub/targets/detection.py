@@ -24,7 +24,11 @@ from cam_hub.targets.base import (
 )
 from cam_hub.targets.region import Region
 
-__all__ = ["THRESHOLD", "Detected", "Detection", "run_leniently"]
+__all__ = [
+    "THRESHOLD",
+    "Detected",
+    "Detection",
+]
 
 
 THRESHOLD = "score_thresh"

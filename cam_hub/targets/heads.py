@@ -17,7 +17,6 @@ from cam_hub.options import OutputChoice, name_of
 __all__ = [
     "Head",
     "Path",
-    "is_batch",
     "named_outputs",
     "sliced",
 ]

@@ -24,6 +24,7 @@ from cam_hub.options import OutputChoice
 from cam_hub.targets.heads import Head, Path, named_outputs
 
 __all__ = [
+    "MAIN_KEYS",
     "SIGMOIDS",
     "WITHOUT_BATCH",
     "Inner",
@@ -48,8 +49,8 @@ WITHOUT_BATCH: dict[str, tuple[int, ...]] = {"classes": (0, 1), "values": (0, 1)
 """How many dimensions an answer for one image has, by what it holds, if the network removes that of
 the batch."""
 
-_MAIN_KEYS = ("logits", "out")
-"""Names under which networks keep their main tensor, by convention."""
+MAIN_KEYS = ("logits", "out")
+"""Names under which networks that return a mapping keep their main tensor, by convention."""
 
 _PLAIN = (
     *("View", "Reshape", "UnsafeView", "Squeeze", "Unsqueeze", "Transpose", "Permute", "TBackward"),
@@ -355,7 +356,7 @@ def _main(raws: Sequence[Any], labels: int | None, kind: Kind) -> tuple[Path, bo
         return next(iter(outputs), ()), False
     if not fitting:
         return (), False
-    for key in _MAIN_KEYS:
+    for key in MAIN_KEYS:
         if (key,) in fitting:
             return (key,), _twin(raws, (key,), fitting) in SIGMOIDS
     paths = list(fitting)
@@ -364,7 +365,7 @@ def _main(raws: Sequence[Any], labels: int | None, kind: Kind) -> tuple[Path, bo
         paths = [path for path in paths if _width(fitting[path]) in widths] or paths
     if kind == "classes":
         paths = [path for path in paths if _width(fitting[path]) > 1] or paths
-    twins = {path: _twin_of(raws, path, fitting) for path in paths}
+    twins = {path: _twin(raws, path, fitting, made=True) for path in paths}
     paths = [path for path in paths if twins[path] is None] or paths
     nodes = {path: _ancestors(fitting[path]) for path in paths}
     paths = [
@@ -376,12 +377,9 @@ def _main(raws: Sequence[Any], labels: int | None, kind: Kind) -> tuple[Path, bo
             if fitting[path].grad_fn is not fitting[other].grad_fn
         )
     ] or paths
-    by_depth = sorted(paths, key=lambda path: -len(nodes[path]))
-    if len(by_depth) > 1:
-        deepest, second = (len(nodes[path]) for path in by_depth[:2])
-        main = by_depth[0] if deepest >= _DEEPER * second else paths[0]
-    else:
-        main = by_depth[0]
+    deepest, *others = sorted(paths, key=lambda path: -len(nodes[path]))
+    clearly = not others or len(nodes[deepest]) >= _DEEPER * len(nodes[others[0]])
+    main = deepest if clearly else paths[0]
     return main, _twin(raws, main, fitting) in SIGMOIDS
 
 
@@ -389,22 +387,15 @@ def _width(tensor: Tensor) -> int:
     return int(tensor.shape[1]) if tensor.ndim > 1 else 1
 
 
-def _twin_of(raws: Sequence[Any], path: Path, fitting: Mapping[Path, Tensor]) -> Inner | None:
-    """What was applied to another output to get this one, if so."""
+def _twin(
+    raws: Sequence[Any], path: Path, fitting: Mapping[Path, Tensor], *, made: bool = False
+) -> Inner | None:
+    """What was applied to this output to get another one; or, if it was made, the reverse."""
     for other in fitting:
         if other != path and fitting[other].shape == fitting[path].shape:
+            before, after = (other, path) if made else (path, other)
             for inner in _INNERS:
-                if _is_applied(raws, other, path, inner):
-                    return inner
-    return None
-
-
-def _twin(raws: Sequence[Any], path: Path, fitting: Mapping[Path, Tensor]) -> Inner | None:
-    """What was applied to this output to get another one, if so."""
-    for other in fitting:
-        if other != path and fitting[other].shape == fitting[path].shape:
-            for inner in _INNERS:
-                if _is_applied(raws, path, other, inner):
+                if _is_applied(raws, before, after, inner):
                     return inner
     return None
 

@@ -21,7 +21,7 @@ from cam_hub.targets.classes import Names
 from cam_hub.targets.reading import SIGMOIDS, WITHOUT_BATCH, Kind, Reading, text_of_scores
 from cam_hub.targets.region import Region, as_weights
 
-__all__ = ["BACKGROUND", "Segmentation"]
+__all__ = ["Segmentation"]
 
 BACKGROUND = "__background__"
 """How torchvision labels the class of what belongs to none of the others."""
