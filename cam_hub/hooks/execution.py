@@ -1,6 +1,6 @@
 """How a network is run: so that its passes can be compared with each other, and by fast paths.
 
-Most networks are functions of the image. Some draw random numbers (dropout that stays active),
+A network is mostly a function of the image. Some draw random numbers (dropout that stays active),
 write to their buffers (observers, running averages), or take one image at a time. What a network
 does is observed (``layers/model_runner.py``); here a forward pass is run accordingly, and leaves
 the network and the caller's random numbers as they were.
@@ -149,13 +149,13 @@ class _Tensor:
         now, own = self._at.get(self._name), self._own
         if now is self._lent and now is not None and now._version != self._version:
             return True  # with the same values this time, as observers of a range do
-        # The count alone does not tell: batch normalisation writes without being counted.
+        # The count alone does not suffice: batch normalisation writes without being counted.
         if not isinstance(now, Tensor) or now.shape != own.shape or now.dtype != own.dtype:
             return True
         return not torch.equal(now.detach(), own.detach())
 
     def restore(self) -> None:
-        """Puts the tensor back, which nobody has written to."""
+        """Puts the tensor back, which was not written to."""
         self._at[self._name] = self._own
 
 
@@ -245,7 +245,7 @@ def watch(module: nn.Module, *, seed: int | None = None) -> Iterator[Watch]:
 
     Args:
         module: The network.
-        seed: Of the random numbers during the pass; None for those that are next.
+        seed: The seed of the random numbers during the pass; None for those that are next.
     """
     found = Watch()
     with _LOCK:

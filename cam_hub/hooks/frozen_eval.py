@@ -40,14 +40,14 @@ __all__ = [
 
 
 class ModuleTree:
-    """The parts of a network as they were found, so that nobody has to look for them again.
+    """The parts of a network as they were found, so that they need not be looked for again.
 
-    It holds the network. Whoever keeps it asks whether it is still ``current``.
+    It holds the network. Before each use, ``current`` must be checked.
 
     Attributes:
         modules: Every submodule once, the network itself included.
         parameters: Where they keep their parameters, by name; those that have any.
-        identities: What tells the parts from others while they are held.
+        identities: Numbers that distinguish the parts from others while they are held.
         compiled: Whether an attribute or a method was compiled, or a part is a compiled wrapper.
             ``module.compile()``, which can be called at any time, is not looked at.
         checkpoint_flags: Attributes that switch gradient checkpointing on, by their names. Where
@@ -227,7 +227,7 @@ def frozen_eval(module: nn.Module, anatomy: ModuleTree | None = None) -> Iterato
     Args:
         module: The model. The flags are set one by one rather than by ``eval()``, which some
             models override to do more than that.
-        anatomy: Its parts, where they are at hand and current.
+        anatomy: Its parts, where they are known and current.
     """
     with _lock:
         found = _found.get(module)

@@ -25,11 +25,11 @@ _LEAST = 256 << 20
 
 
 def free_part(device: torch.device, most: int) -> int:
-    """Bytes that a piece of work may plan to use: a quarter of what is free.
+    """The bytes that a piece of work may plan to use: a quarter of what is free.
 
     Args:
         device: Where the work is done.
-        most: Never more than this; also the answer where nobody can tell what is free.
+        most: Never more than this; also the answer where it is not known what is free.
     """
     free = _free(device)
     return most if free is None else max(_LEAST, min(most, int(free * _PART)))
@@ -50,14 +50,14 @@ _WORDS = (
     "bad_alloc",
     "_status_alloc_failed",
 )
-"""What torch's allocators say, in lower case, where they have no class of error for it."""
+"""Words of torch's allocators, in lower case, where they have no class of error for it."""
 
 _ONEDNN = "could not create a primitive"
-"""What oneDNN says where it finds no room for its code or its buffers, and nothing after it."""
+"""The whole message of oneDNN if it finds no room for its code or its buffers."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice, on whatever device."""
+    """Whether an error means that memory did not suffice, on whatever device."""
     seen: set[int] = set()
     found: BaseException | None = error
     while found is not None and id(found) not in seen:
@@ -70,7 +70,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def reported(model_id: str, work: str) -> Iterator[None]:
-    """Says under a model's ID that memory did not suffice.
+    """Raises an error with a model's ID if memory does not suffice.
 
     Args:
         model_id: The ID.
@@ -116,7 +116,7 @@ def _free_on_gpu(device: torch.device) -> int:
 
 
 def _available() -> int | None:
-    """What the kernel could hand out without swapping; Linux tells."""
+    """What the kernel could hand out without swapping; known on Linux only."""
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
         available = next(line for line in lines if line.startswith("MemAvailable:"))
@@ -175,7 +175,7 @@ def _group_room(folder: Path, limit: str, usage: str, cached: str) -> int | None
 
 
 _BUDGET = 4 << 30
-"""Bytes that the activations of the copies that run at once may take at most, roughly."""
+"""The maximum bytes of the activations of the copies that run at once, roughly."""
 
 _ALIVE = 3
 """Outputs of about the greatest one's size that a network holds at once, as a rule of thumb."""

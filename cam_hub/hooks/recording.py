@@ -44,7 +44,7 @@ class Mark(torch.autograd.Function):
 
     What goes on is the same memory under a tensor of its own. So what follows may write to it as
     it would without the mark (to a leaf or to a view it could not), writes are counted for both,
-    and what follows this layer is told from what else its tensor is used for, as in a layer that
+    and what follows this layer is distinguished from other uses of its tensor, as in a layer that
     returns its input. The graph starts at the first mark, since the seed asks for a gradient.
     """
 
@@ -327,7 +327,7 @@ class Taps:
 def watch_writes(tensor: Tensor) -> Callable[[], bool]:
     """A question that can be asked later: was this tensor written to since? It is kept till then.
 
-    Of a tensor that keeps no count of writes (made in inference mode) the answer is yes.
+    For a tensor that keeps no count of writes (made in inference mode) the answer is yes.
     """
     if tensor.is_inference():
         return lambda: True

@@ -1,4 +1,4 @@
-"""Ways back through layers of tokens that leave out the tokens whose gradient is zero.
+"""Backward passes through layers of tokens that leave out the tokens whose gradient is zero.
 
 The score of a class token depends on one of hundreds of tokens in all layers after the last
 attention. There torch multiplies matrices whose rows are zeros but for one. Here such rows are left
@@ -20,7 +20,7 @@ _FEW = 0.25
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    """As torch's, with its names of arguments.
+    """Computes what torch's function does, with its names of arguments.
 
     Args:
         input: ``(..., tokens, channels)``.
@@ -28,8 +28,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor 
         bias: ``(outputs,)``, or None.
 
     Returns:
-        None where there is no way back, where it has to reach the weights as well, or where there
-        are no tokens.
+        None where no backward pass follows, where it has to reach the weights as well, or where
+        tokens are missing.
     """
     if input.ndim < 3 or not _to_be_recorded(input):
         return None
@@ -49,20 +49,21 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor | None:
-    """As torch's ``scaled_dot_product_attention``, with its names of arguments.
+    """Computes what torch's ``scaled_dot_product_attention`` does, with its names of arguments.
 
     Args:
         query: ``(N, heads, tokens, channels)``.
-        key: Likewise; there may be more or fewer tokens.
+        key: The same, with as many tokens or more or fewer.
         value: As the key.
         attn_mask: Only None is taken.
         dropout_p: Only 0 is taken.
         is_causal: Only False is taken.
-        scale: Of the products of queries and keys; None for one by the root of the channels.
+        scale: The factor of the products of queries and keys; None for one by the root of the
+            channels.
         enable_gqa: Only False is taken.
 
     Returns:
-        None where there is no way back, or where an argument is not taken.
+        None where no backward pass follows, or where an argument is not taken.
     """
     if attn_mask is not None or dropout_p or is_causal or enable_gqa:
         return None
@@ -144,6 +145,6 @@ def _few(rows: Tensor) -> Tensor | None:
         rows: ``(rows, channels)``.
     """
     if bool(rows[len(rows) // 2].any()):
-        return None  # the one in the middle tells most dense gradients at once
+        return None  # the one in the middle shows most dense gradients at once
     found = rows.any(dim=1).nonzero()[:, 0]
     return found if len(found) <= _FEW * len(rows) else None

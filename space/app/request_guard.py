@@ -369,7 +369,7 @@ class RequestGuard:
             await self._guarded(scope, receive, answer)
         except HTTPException as error:
             await answer.refuse(error.status_code, *describe(error.status_code, error.detail))
-        except ClientDisconnect:  # there is no reader for an answer
+        except ClientDisconnect:  # the client is gone
             return
         except Exception as error:  # noqa: BLE001 (the last place where it can be caught)
             status, code, words = status_of(error)
