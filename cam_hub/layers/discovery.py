@@ -16,9 +16,10 @@ from cam_hub.hooks.frozen_eval import frozen_eval, mixes_batch, unwrapped
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import modules_by_name
 from cam_hub.layers.correspondence import SELECTIVE
+from cam_hub.layers.findings import Finding
 from cam_hub.layers.layouts import FULL, TURNS, LayerInfo
 from cam_hub.layers.model_runner import ExecutionChanged, ModelRunner
-from cam_hub.layers.probe import Finding, disturb, frames_in_batch
+from cam_hub.layers.probe import disturb, frames_in_batch
 from cam_hub.layers.reachability import Dependence, dependences
 from cam_hub.layers.recommendation import (
     Reading,

@@ -18,9 +18,9 @@ from cam_hub.layers.correspondence import (
     Match,
     quadrant_leads,
 )
+from cam_hub.layers.findings import Finding
 from cam_hub.layers.layouts import Arrangement
 from cam_hub.layers.model_runner import Run
-from cam_hub.layers.probe import Finding
 from cam_hub.layers.reachability import Dependence, Dependences
 from cam_hub.models.loaded_model import double_pair
 

@@ -146,7 +146,9 @@ class Target(ABC):
             InvalidArgument: If the task has none.
         """
         del output
-        raise InvalidArgument("target", "probability", "'logit', since this task has no probabilities")
+        raise InvalidArgument(
+            "target", "probability", "'logit', since this task has no probabilities"
+        )
 
     @abstractmethod
     def class_scores(self, output: Any) -> ClassScores:

@@ -12,8 +12,9 @@ from torch import nn
 import cam_hub
 from cam_hub.layers.correspondence import ROUNDS, _smallest_lead, match_bands, quadrant_leads
 from cam_hub.layers.discovery import discover_layers
+from cam_hub.layers.findings import Finding
 from cam_hub.layers.layouts import Arrangement
-from cam_hub.layers.probe import Finding, disturb
+from cam_hub.layers.probe import disturb
 from cam_hub.layers.recommendation import late_layers, read_layouts
 from cam_hub.models.loaded_model import with_output
 from tests.layers.test_discovery import Do
