@@ -136,7 +136,12 @@ def _parser() -> argparse.ArgumentParser:
         "--method", default="auto", help="a name of `methods`, or auto (%(default)s)"
     )
     explain.add_argument(
-        "--layer", "--layers", action="append", help="target layer; may be repeated"
+        "--layer",
+        "--layers",
+        action="append",
+        dest="layers",
+        metavar="LAYER",
+        help="target layer; may be repeated",
     )
     explain.add_argument(
         "--class",
@@ -351,6 +356,7 @@ def _explain(options: argparse.Namespace) -> int:
     result = explain(
         _model(options),
         options.photo,
+        method=options.method,
         region=options.region,
         **_choices(options, _EXPLAIN),
     )
@@ -404,7 +410,7 @@ def _explain_folder(options: argparse.Namespace, look: dict[str, Any]) -> int:
         given = choices["classes"]
         given = [] if given is None else given if isinstance(given, list) else [given]
         choices["classes"] = [*(parse_top(text) or text for text in given), expected]
-    for outcome in explain_many(_model(options), options.photo, **choices):
+    for outcome in explain_many(_model(options), options.photo, method=options.method, **choices):
         name = clean_line(outcome.key)
         try:
             result = outcome.explanation
@@ -439,20 +445,13 @@ def _compare(options: argparse.Namespace) -> int:
     from cam_hub.sources.registry import load_model  # noqa: PLC0415
     from cam_hub.sources.timm import DEFAULT_MODEL  # noqa: PLC0415
 
-    scale, layers, classes = check_scale(options.scale), options.layers, options.classes
+    scale = check_scale(options.scale)
     check_folder(folder_path(options.out, "--out"))
     question = ask(
         options.photo,
         options.methods,
-        target_layers=layers[0] if layers and len(layers) == 1 else layers,
-        classes=classes[0] if classes and len(classes) == 1 else classes,
-        contrast=options.contrast,
         region=options.region,
-        reference=options.reference,
-        **read_options(vars(options), _COMPARE),
-        num_samples=options.samples,
-        std=options.std,
-        seed=options.seed,
+        **_choices(options, _COMPARE),
     )
 
     def lease(model_id: str, progress: Progress) -> AbstractContextManager[LoadedModel]:
@@ -480,9 +479,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _choices(options: argparse.Namespace, interface: Interface) -> dict[str, Any]:
     """The options of the explanation in the arguments."""
-    layers, classes = options.layer, options.classes
+    layers, classes = options.layers, options.classes
     return {
-        "method": options.method,
         # A single text may be a word that stands for several; of several, each is a name.
         "target_layers": layers[0] if layers and len(layers) == 1 else layers,
         "classes": classes[0] if classes and len(classes) == 1 else classes,

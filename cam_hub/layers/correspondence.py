@@ -49,7 +49,6 @@ __all__ = [
     "follows",
     "lead",
     "match_all",
-    "match_bands",
     "quadrant_leads",
     "sampled",
     "sizes",
@@ -150,22 +149,12 @@ def sizes(change: Tensor, channel_axis: int) -> tuple[Tensor, Tensor]:
     return torch.stack([whole, alone], dim=1) / change.shape[channel_axis], greatest
 
 
-def match_bands(responses: Tensor) -> Match:
-    """How well a change follows the bands, under one reading.
-
-    Args:
-        responses: ``(2 * BANDS, 2, rows, cols)``, the ``sizes`` of each disturbance: first of the
-            copies with horizontal bands disturbed, then of those with vertical ones.
-    """
-    [match] = match_all(responses[None])
-    return match
-
-
 def match_all(responses: Tensor, *, lines: bool = True, borders: bool = False) -> list[Match]:
-    """As ``match_bands``, for many changes on grids of one size at once.
+    """How well changes follow the bands, each under one reading, on grids of one size.
 
     Args:
-        responses: ``(N, 2 * BANDS, 2, rows, cols)``.
+        responses: ``(N, 2 * BANDS, 2, rows, cols)``, the ``sizes`` of each disturbance: first of
+            the copies with horizontal bands disturbed, then of those with vertical ones.
         lines: Whether a grid of a few rows or columns may lie along its other axis alone.
         borders: Whether rows and columns may be a border of zeros, which respond to nothing.
     """

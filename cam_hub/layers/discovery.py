@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +51,9 @@ _TOO_LARGE = (
 _HIGHEST_SCORES = 5
 """Number of the highest scores for which a layer needs positive evidence, where these come from
 different places."""
+
+
+_NOWHERE: dict[str, Any] = {"layout": None, "grid": None, "channels": None, "prefix_tokens": 0}
 
 
 class _NoMemory(Exception):
@@ -204,23 +209,17 @@ def _lines(
             LayerInfo(
                 name=name,
                 module_type=type(modules[name]).__name__,
-                layout=arrangement.layout if arrangement else None,
-                grid=arrangement.grid if arrangement else None,
-                channels=arrangement.channels if arrangement else None,
-                prefix_tokens=arrangement.prefix_tokens if arrangement else 0,
+                **(vars(arrangement) if arrangement else _NOWHERE),
                 is_conv=_is_conv(modules[name]),
                 stage=stages.index(arrangement.grid) if arrangement and usable else None,
                 usable=usable,
                 recommended=recommended,
                 reason=f"{reason}; but {note}" if note else reason,
-                suffix_tokens=arrangement.suffix_tokens if arrangement else 0,
-                frames=arrangement.frames if arrangement else 1,
                 faint=arrangement is not None and finding.below_precision,
                 overwritten=finding.overwritten,
                 calls=finding.calls,
                 call=finding.call,
                 readable_calls=finding.readable,
-                turn=arrangement.turn if arrangement else "",
                 extent=finding.extent if arrangement and finding.extent else FULL,
                 note=note,
             )
@@ -278,8 +277,16 @@ def _idle(name: str, module: nn.Module) -> LayerInfo:
         reason = (
             "is a TorchScript module, which takes no hooks; use the Python module that was scripted"
         )
-    kind, is_conv = type(module).__name__, _is_conv(module)
-    return LayerInfo(name, kind, None, None, None, 0, is_conv, None, False, False, reason)
+    return LayerInfo(
+        name=name,
+        module_type=type(module).__name__,
+        **_NOWHERE,
+        is_conv=_is_conv(module),
+        stage=None,
+        usable=False,
+        recommended=False,
+        reason=reason,
+    )
 
 
 def _is_conv(module: nn.Module) -> bool:
@@ -325,7 +332,7 @@ def _why_not(finding: Finding) -> str:
             "other parts as items of their own)"
         )
     if finding.arrangement is None:
-        if len(finding.shape) > 1 and max(finding.shape) == _size(finding.shape):
+        if len(finding.shape) > 1 and max(finding.shape) == prod(finding.shape):
             return "its output has a single cell: the whole image at once"
         return f"its output {finding.shape} has no rows and columns"
     if not finding.finite:
@@ -339,13 +346,6 @@ def _why_not(finding: Finding) -> str:
             f"image's (windows, unrolled tokens), or have no place ({correlation})"
         )
     return f"its output does not follow the image ({correlation})"
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
 
 
 def _why_this(reason: str, best: Recommendation, readings: Mapping[str, Reading]) -> str:

@@ -348,21 +348,6 @@ def alternatives(
     return [name for _, name in sorted(found, key=itemgetter(0))]
 
 
-def recommend_instead(
-    best: Recommendation, name: str, readings: Mapping[str, Reading], reached: Dependences
-) -> Recommendation:
-    """Recommends another layer than the deepest one.
-
-    Args:
-        best: What was recommended.
-        name: One of its ``alternatives``.
-        readings: How layers lie on the image.
-        reached: The layers that scores depend on, with the graph still open.
-    """
-    usable = [other for other in readings if other in reached]
-    return Recommendation(name, _other_ends(name, usable, readings, reached), best.name)
-
-
 def _deepest(
     order: Sequence[str], usable: list[str], readings: Mapping[str, Reading], reached: Dependences
 ) -> str:
@@ -555,7 +540,10 @@ def choose(
     if findings[best.name].below_precision:
         module, clean = double_pair(module, clean) or (module, clean)
     separating = _separating(module, clean, run, best.name, others, findings, readings)
-    return recommend_instead(best, separating[0], readings, reached) if separating else best
+    if not separating:
+        return best
+    name, usable = separating[0], [other for other in readings if other in reached]
+    return Recommendation(name, _other_ends(name, usable, readings, reached), best.name)
 
 
 def _separating(

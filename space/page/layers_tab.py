@@ -243,14 +243,7 @@ def _note(table: LayerTable) -> str:
 def _row(layer: LayerInfo, table: LayerTable, ticked: bool) -> str:
     name = html.escape(layer.name)
     badge = '<span class="badge">recommended</span>' if layer.recommended else ""
-    kinds = [
-        kind
-        for kind, holds in (
-            ("usable", layer.usable),
-            ("recommended", layer.recommended),
-        )
-        if holds
-    ]
+    kinds = [kind for kind in ("usable", "recommended") if getattr(layer, kind)]
     data = tick = ""
     if layer.usable:
         data = f' data-layer="{name}" data-words="{" ".join(table.words_of(layer.name))}"'

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import cam_hub
-from cam_hub.layers.correspondence import ROUNDS, _smallest_lead, match_bands, quadrant_leads
+from cam_hub.layers.correspondence import ROUNDS, _smallest_lead, match_all, quadrant_leads
 from cam_hub.layers.discovery import discover_layers
 from cam_hub.layers.findings import Finding
 from cam_hub.layers.layouts import Arrangement
@@ -122,11 +122,11 @@ def test_halves_of_a_layer_are_compared_under_the_bands():
     for band in range(4):
         bands[band, :, band, :] = 1
         bands[4 + band, :, :, band] = 1
-    assert match_bands(bands).halves == 1
+    assert match_all(bands[None])[0].halves == 1
     # The lower half receives half as much of the upper as that does itself.
     bands[:2, :, 2:] = 0.25
-    assert match_bands(bands).halves == pytest.approx(0.5)
-    assert match_bands(bands.flip(2)).halves == 0, "upside down they follow nothing"
+    assert match_all(bands[None])[0].halves == pytest.approx(0.5)
+    assert match_all(bands[None].flip(3))[0].halves == 0, "upside down they follow nothing"
 
 
 class TestTheChoice:
