@@ -19,8 +19,6 @@ from huggingface_hub import (
 
 from cam_hub.errors import CamHubError, HubRefused, InvalidArgument
 from cam_hub.results.upload import HubWriter, Operation, RepoInfo, files_of
-from cam_hub.sources.timm import DEFAULT_MODEL
-from space.config.settings import SUGGESTED_MODELS
 
 __all__ = [
     "MODELS",
@@ -43,7 +41,14 @@ PYTHON = "3.12"
 OAUTH_SCOPES = ("read-repos", "gated-repos")
 """What people who sign in allow: to read their private models, and the gated ones that they may."""
 
-MODELS = [id for id in (DEFAULT_MODEL, *SUGGESTED_MODELS) if id.startswith("timm/")]
+MODELS = (
+    "timm/tf_efficientnet_lite0.in1k",
+    "timm/resnet50.a1_in1k",
+    "timm/convnext_tiny.in12k_ft_in1k",
+    "timm/vit_small_patch16_224.augreg_in21k_ft_in1k",
+    "timm/swin_tiny_patch4_window7_224.ms_in1k",
+    "timm/mobilenetv3_large_100.ra_in1k",
+)
 """The models on the Hub that the page offers, so that their pages link to the Space."""
 
 _SHORT = "Class activation maps of any timm or torchvision model"
@@ -122,7 +127,7 @@ def make_card(
         suggested_hardware=check_hardware(hardware or SpaceHardware.CPU_BASIC.value),
         hf_oauth=True,
         hf_oauth_scopes=list(OAUTH_SCOPES),
-        models=MODELS,
+        models=list(MODELS),
         tags=["class-activation-map", "explainability", "grad-cam", "timm", "torchvision"],
         pinned=False,
     )

@@ -20,7 +20,6 @@ __all__ = [
     "DESCRIBING",
     "FREE_SPACE",
     "SEARCHING",
-    "SUGGESTED_MODELS",
     "Limits",
     "PhotoRules",
     "Resolver",
