@@ -149,7 +149,7 @@ def create_app(settings: Settings | None = None) -> GuardedBlocks:
                     layers = LayersPanel(tabs, result_tab, layers_tab)
                 with gr.Tab("Compare", id=COMPARE_TAB, elem_id="compare"):
                     compared = ComparePanel(settings)
-        presenter = Presenter.of(settings, workspace, examples, panel)
+        presenter = Presenter(settings, workspace, examples, panel)
         run = ExplainEvents(explainer, settings, controls, panel, presenter).connect()
         initial_result = InitialResult(explainer, presenter, settings)
         PageLoad(settings, controls, presenter, initial_result).connect(app)

@@ -7,7 +7,7 @@ listbox. Entries are made of text, never of markup: strangers name repos and cla
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["CSS", "LIVE_REGION", "LIVE_REGION_CSS", "SCRIPT", "Proposals", "markup"]
@@ -27,7 +27,7 @@ LIVE_REGION_CSS = """
 
 @dataclass(frozen=True)
 class Proposals:
-    """The list for one query.
+    """The list for one query; as a dictionary, the property ``proposals`` of the component.
 
     Attributes:
         query: What was typed.
@@ -38,10 +38,6 @@ class Proposals:
     query: str
     entries: tuple[Any, ...] = ()
     note: str = ""
-
-    def as_prop(self) -> dict[str, object]:
-        """The value of the component's property, as the script takes it."""
-        return asdict(self)
 
 
 def markup(elem_id: str, label: str, info: str, listed: str, *, before: str = "") -> str:

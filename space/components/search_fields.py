@@ -70,7 +70,7 @@ def build_class_field(elem_id: str, label: str, info: str, *, most: int) -> gr.H
         container=True,
         name=elem_id,
         most=most,
-        proposals=combobox.Proposals("").as_prop(),
+        proposals=asdict(combobox.Proposals("")),
     )
 
 
@@ -217,7 +217,7 @@ def build_model_field(choices: Sequence[str], value: str) -> gr.HTML:
         container=True,
         name="model_id",
         choices=[asdict(Proposal(id)) for id in choices],
-        proposals=combobox.Proposals("").as_prop(),
+        proposals=asdict(combobox.Proposals("")),
     )
 
 

@@ -75,7 +75,8 @@ def prepare(environ: MutableMapping[str, str], host: str, port: int) -> None:
     _allow_many_connections()
     folder = _files_folder(environ)
     environ["GRADIO_TEMP_DIR"] = str(folder)
-    _secure_temporary_folder(environ, folder)
+    if _temporary() is None:  # then libraries use the folder for files
+        tempfile.tempdir = environ["TMPDIR"] = str(folder)
     if not _can_write(Path(environ.get("HOME") or "/nonexistent")):
         # Without a home, matplotlib looks for a place of its own, and warns that it is slow.
         environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
@@ -192,12 +193,6 @@ def _temporary() -> Path | None:
         return Path(tempfile.gettempdir())
     except OSError:  # none of the usual places can be written
         return None
-
-
-def _secure_temporary_folder(environ: MutableMapping[str, str], folder: Path) -> None:
-    """Has libraries use the folder for files where no temporary folder can be written."""
-    if _temporary() is None:
-        tempfile.tempdir = environ["TMPDIR"] = str(folder)
 
 
 def _can_write(folder: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -274,7 +274,7 @@ def connect_search(controls: Controls) -> None:
     def propose(typed: gr.EventData, visitor: gr.OAuthToken | None) -> dict[Any, Any]:
         """Proposes models for what was typed."""
         query = event_value(typed, "query")
-        return {field: gr.update(proposals=_proposals(query, visitor).as_prop())}
+        return {field: gr.update(proposals=asdict(_proposals(query, visitor)))}
 
     field.input(
         propose,
@@ -343,7 +343,7 @@ class ClassProposals:
         """Proposes classes for what was typed."""
         query = event_value(typed, "query")
         found = self.proposals(query, kept, model_id, token_of(visitor))
-        return gr.update(proposals=found.as_prop())
+        return gr.update(proposals=asdict(found))
 
     def proposals(
         self, query: Any, kept: SessionResult | None, model_id: Any, token: str | None
@@ -431,13 +431,10 @@ class ModelDescription:
             yield ""
             return
         yield ASKING
-        yield self._answer(model_id, visitor)
+        yield self.refresh(model_id, visitor)
 
     def refresh(self, model_id: Any, visitor: gr.OAuthToken | None) -> str:
-        """Shows the facts again after the model was loaded."""
-        return self._answer(model_id, visitor)
-
-    def _answer(self, model_id: Any, visitor: gr.OAuthToken | None) -> str:
+        """Shows the facts, also again after the model was loaded."""
         try:
             with readable(as_html=True):
                 return self._facts(model_id, visitor)

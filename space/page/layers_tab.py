@@ -92,7 +92,7 @@ class LayerHandlers:
                     ),
                 }
         except gr.Error as problem:
-            return {self.panel.table: layer_trouble(problem.message)}
+            return {self.panel.table: f'<p class="note" role="alert">{problem.message}</p>'}
 
     def show_if_open(
         self,
@@ -211,15 +211,6 @@ def layer_table(table: LayerTable, wanted: Sequence[str] = (), *, show_all: bool
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     return _note(table) + (body if rows else "")
-
-
-def layer_trouble(message: str) -> str:
-    """A message in the table's place.
-
-    Args:
-        message: HTML, as ``readable(as_html=True)`` makes it.
-    """
-    return f'<p class="note" role="alert">{message}</p>'
 
 
 def _note(table: LayerTable) -> str:

@@ -198,11 +198,7 @@ class PageLoad:
                 else option.default or ""
                 for name, option in options_for("page").items()
             },
-            panel.view: view.look.view,
-            panel.alpha: view.look.alpha,
-            panel.colormap: view.look.colormap,
-            panel.threshold: view.look.threshold,
-            panel.scale: view.look.scale,
+            **{each: getattr(view.look, name) for name, each in panel.style.items()},
             panel.pending: view.look,
             panel.summary: OPENING if view.photo else _CHOOSE,
             **({controls.starter: press()} if view.photo else {}),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -204,25 +204,14 @@ class Presenter:
         workspace: Where results are kept.
         examples: The photos that links can name.
         panel: The components that are written to.
-        screens: Results that are ready to be looked at.
+        previews: Results that are ready to be looked at.
     """
 
     settings: Settings
     workspace: Workspace
     examples: Sequence[Example]
     panel: ResultsPanel
-    previews: PreviewCache
-
-    @classmethod
-    def of(
-        cls,
-        settings: Settings,
-        workspace: Workspace,
-        examples: Sequence[Example],
-        panel: ResultsPanel,
-    ) -> Presenter:
-        """One that holds nothing yet."""
-        return cls(settings, workspace, examples, panel, PreviewCache(reopen))
+    previews: PreviewCache = field(default_factory=lambda: PreviewCache(reopen))
 
     def keep(self, result: Explanation, request: ExplainForm) -> SessionResult:
         """Writes a new result where it can be looked at again."""

@@ -95,20 +95,11 @@ def look_up(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-@dataclass(frozen=True)
 class Deadline:
-    """The end of the time for something.
+    """The end of the time for something, in so many seconds."""
 
-    Attributes:
-        at: In seconds of ``time.monotonic``.
-    """
-
-    at: float
-
-    @classmethod
-    def after(cls, seconds: float) -> Deadline:
-        """The one in so many seconds."""
-        return cls(time.monotonic() + seconds)
+    def __init__(self, seconds: float) -> None:
+        self._at = time.monotonic() + seconds
 
     def left(self, most: float | None = None) -> float:
         """Seconds that are left, at most ``most``.
@@ -116,7 +107,7 @@ class Deadline:
         Raises:
             httpcore2.ReadTimeout: If none are.
         """
-        seconds = self.at - time.monotonic()
+        seconds = self._at - time.monotonic()
         if seconds <= 0:
             raise httpcore2.ReadTimeout("its time is over")
         return seconds if most is None else min(seconds, most)
@@ -303,9 +294,7 @@ def fetch_photo(
         ImageRefused: If the URL is refused, its host or one that it leads to is not public, or no
             photo of the allowed size arrives in time.
     """
-    backend = PublicBackend(
-        Deadline.after(rules.total_seconds), rules.resolve or look_up, rules.loopback
-    )
+    backend = PublicBackend(Deadline(rules.total_seconds), rules.resolve or look_up, rules.loopback)
     parts = check_url(url, rules)
     for _ in range(rules.redirects + 1):
         found = _get(parts, rules, backend, report)

@@ -124,7 +124,8 @@ class FileBudget:
                         f"a visitor may upload at most {self.visitor_limit:,} bytes at a time, and "
                         "other uploads from this address are still arriving"
                     )
-                own = [each for path, each in self._known.items() if self._of(path) == visitor]
+                known = self._known.items()
+                own = [each for path, each in known if self._visitors.get(path) == visitor]
                 self._shrink(own, self.visitor_limit - announced - size, kept, time.time())
             room = self.limit - self._reserved - size
             folders = list(self._known.values())
@@ -177,9 +178,6 @@ class FileBudget:
         with self._lock:
             others = self._known.keys() - set(evictable)
             return sum(self._known[path].size for path in others)
-
-    def _of(self, path: Path) -> str:
-        return self._visitors.get(path, "")
 
     def _look(self, *, again: bool = False) -> None:
         """Reads anew what is on the disk; not all the time, since there may be many folders."""
