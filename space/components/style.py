@@ -106,37 +106,31 @@ def html_view(
     )
 
 
+_COLOURS = {
+    "body_text_color_subdued": ("#475569", "#b6c2d2"),
+    "block_info_text_color": ("#475569", "#b6c2d2"),
+    "block_label_text_color": ("#475569", "#cbd5e1"),
+    "block_title_text_color": ("#334155", "#cbd5e1"),
+    "input_placeholder_color": ("#64748b", "#a3b1c4"),
+    "button_primary_background_fill": ("#c2410c", "#c2410c"),
+    "button_primary_background_fill_hover": ("#9a3412", "#9a3412"),
+    "button_cancel_background_fill": ("#b91c1c", "#b91c1c"),
+    "button_cancel_background_fill_hover": ("#991b1b", "#991b1b"),
+    "button_cancel_text_color": ("#ffffff", "#ffffff"),
+    "button_cancel_text_color_hover": ("#ffffff", "#ffffff"),
+    "link_text_color": ("#1d4ed8", "#93c5fd"),
+}
+"""Colours on light and on dark pages; every text has a contrast of 4.5."""
+
+
 def theme() -> gr.themes.Base:
-    """A quiet theme that uses the visitor's own typefaces; every text has a contrast of 4.5."""
-    subdued, pressed = "#475569", "#9a3412"
-    return gr.themes.Default(
+    """A quiet theme that uses the visitor's own typefaces."""
+    quiet = gr.themes.Default(
         primary_hue="orange",
         neutral_hue="slate",
         font=["ui-sans-serif", "system-ui", "sans-serif"],
         font_mono=["ui-monospace", "Consolas", "monospace"],
-    ).set(
-        body_text_color_subdued=subdued,
-        body_text_color_subdued_dark="#b6c2d2",
-        block_info_text_color=subdued,
-        block_info_text_color_dark="#b6c2d2",
-        block_label_text_color=subdued,
-        block_label_text_color_dark="#cbd5e1",
-        block_title_text_color="#334155",
-        block_title_text_color_dark="#cbd5e1",
-        input_placeholder_color="#64748b",
-        input_placeholder_color_dark="#a3b1c4",
-        button_primary_background_fill="#c2410c",
-        button_primary_background_fill_dark="#c2410c",
-        button_primary_background_fill_hover=pressed,
-        button_primary_background_fill_hover_dark=pressed,
-        button_cancel_background_fill="#b91c1c",
-        button_cancel_background_fill_dark="#b91c1c",
-        button_cancel_background_fill_hover="#991b1b",
-        button_cancel_background_fill_hover_dark="#991b1b",
-        button_cancel_text_color="#ffffff",
-        button_cancel_text_color_dark="#ffffff",
-        button_cancel_text_color_hover="#ffffff",
-        button_cancel_text_color_hover_dark="#ffffff",
-        link_text_color="#1d4ed8",
-        link_text_color_dark="#93c5fd",
     )
+    colours = {name: light for name, (light, _) in _COLOURS.items()}
+    colours |= {f"{name}_dark": dark for name, (_, dark) in _COLOURS.items()}
+    return quiet.set(**colours)

@@ -172,19 +172,13 @@ class View:
             photo: The photo as a link names it.
             look: How the result is looked at.
         """
+        names = "model_id", "method", "classes", "contrast", "num_samples", "std", "seed", "options"
         return cls(
-            model_id=form.model_id,
-            method=form.method,
+            **{name: getattr(form, name) for name in names},
             target_layers=form.target_layers or ("best",),
-            classes=form.classes,
-            contrast=form.contrast,
-            region="" if form.region is None else box_text(form.region),
-            num_samples=form.num_samples,
-            std=form.std,
-            seed=form.seed,
+            region=box_text(form.region),
             photo=photo,
             look=look,
-            options=form.options,
         )
 
 
