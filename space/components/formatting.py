@@ -108,12 +108,11 @@ def summary(result: Explanation, class_index: int, layer: str | None, against: s
     model = html.escape(str(result.manifest["model"]["id"]))
     title = html.escape(METHODS[result.method].title)
     # The numbers of noisy copies that went into what is shown, as far as they are recorded.
-    counts = {
-        entry["num_samples"]
-        for entry in result.manifest["maps"]
-        if entry["class_index"] == class_index and layer in {None, entry["layer"]}
-        if "num_samples" in entry
-    }
+    counts = set()
+    for entry in result.manifest["maps"]:
+        is_shown = entry["class_index"] == class_index and layer in {None, entry["layer"]}
+        if is_shown and "num_samples" in entry:
+            counts.add(entry["num_samples"])
     copies = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
     taken = f", out of {copies} noisy copies" if copies else ""
     where = (

@@ -170,9 +170,9 @@ def read_request(
     if not isinstance(colormap, str):
         raise InvalidArgument("colormap", colormap, "the name of a colour map, such as 'jet'")
     colormap_table(colormap)
-    scale = values["scale"]
-    if isinstance(scale, str):
-        _check_length("scale", scale, limits.max_text)
+    scale, longest = values["scale"], limits.max_text
+    if isinstance(scale, str) and len(scale) > longest:
+        raise TooMuch("scale", scale, f"at most {longest} characters")
     options = read_limited_options(values, limits, interface)
     if limits.max_samples < MOST_SAMPLES:
         options["sampling"] = "fixed"
@@ -222,7 +222,8 @@ def read_limited_options(
         if option.kind == "image":
             options[name] = read_photo(value, limits.photo_rules) if value else None
             continue
-        _check_length(name, str(value or ""), limits.max_text)
+        if len(str(value or "")) > limits.max_text:
+            raise TooMuch(name, value, f"at most {limits.max_text} characters")
         options[name] = option.read(value)
     largest = max(limits.max_samples, OPTIONS["batch_size"].default)
     if (size := options.get("batch_size", 1)) > largest:
@@ -248,7 +249,8 @@ def read_model_id(model_id: object, limits: Limits) -> str:
     """
     if not isinstance(model_id, str) or not model_id.strip():
         raise InvalidArgument("model_id", model_id, "a model ID such as 'timm/resnet50.a1_in1k'")
-    _check_length("model_id", model_id, limits.max_text)
+    if len(model_id) > limits.max_text:
+        raise TooMuch("model_id", model_id, f"at most {limits.max_text} characters")
     id = parse_model_id(model_id)
     if not limits.lets_load(id):
         owners = ", ".join(limits.owners or ())
@@ -277,7 +279,8 @@ def read_texts(argument: str, value: object, most: int, longest: int) -> tuple[s
     for item in items:
         if isinstance(item, bool) or not isinstance(item, (str, int)):
             raise InvalidArgument(argument, item, "a text")
-        _check_length(argument, str(item), longest)
+        if len(str(item)) > longest:
+            raise TooMuch(argument, item, f"at most {longest} characters")
         if text := str(item).strip():
             texts[text] = None
     if len(texts) > most:
@@ -299,7 +302,8 @@ def read_box(argument: str, value: object, longest: int) -> Box | None:
         TooMuch: If it is a longer text.
     """
     if isinstance(value, str):
-        _check_length(argument, value, longest)
+        if len(value) > longest:
+            raise TooMuch(argument, value, f"at most {longest} characters")
         items: list[object] = list(value.replace(",", " ").split())
     else:
         items = list(value) if isinstance(value, (list, tuple)) else [value]
@@ -343,11 +347,6 @@ def read_whole(argument: str, value: object, most: int | None = None) -> int:
     if most is not None and value < 1:
         raise InvalidArgument(argument, value, f"1 to {most}")
     return value
-
-
-def _check_length(argument: str, text: str, longest: int) -> None:
-    if len(text) > longest:
-        raise TooMuch(argument, text, f"at most {longest} characters")
 
 
 def _number(argument: str, value: object) -> float:

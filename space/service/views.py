@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import Any
 from urllib.parse import urlencode
 
@@ -172,13 +173,19 @@ class View:
             photo: The photo as a link names it.
             look: How the result is looked at.
         """
-        names = "model_id", "method", "classes", "contrast", "num_samples", "std", "seed", "options"
         return cls(
-            **{name: getattr(form, name) for name in names},
+            model_id=form.model_id,
+            method=form.method,
             target_layers=form.target_layers or ("best",),
-            region=box_text(form.region),
+            classes=form.classes,
+            contrast=form.contrast,
+            region="" if form.region is None else box_text(form.region),
+            num_samples=form.num_samples,
+            std=form.std,
+            seed=form.seed,
             photo=photo,
             look=look,
+            options=form.options,
         )
 
 
@@ -220,7 +227,7 @@ def query_of(view: View) -> str:
     pairs: list[tuple[str, object]] = [("model", view.model_id)]
     for key, (name, kind) in _FIELDS.items():
         if (value := getattr(view, name)) != getattr(plain, name):
-            pairs += [(key, each) for each in (value if kind is tuple else (value,))]
+            pairs += zip(repeat(key), value if kind is tuple else (value,), strict=False)
     for key, option in _OPTIONS.items():
         if text := option.text(view.options.get(key, option.default)):
             pairs.append((key, text))
