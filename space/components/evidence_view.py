@@ -10,7 +10,11 @@ from cam_hub.faithfulness import Evidence, EvidenceTest
 from cam_hub.options import OPTIONS
 from space.components.style import html_view
 
-__all__ = ["NOT_TESTED", "TESTING", "build_evidence", "evidence_html"]
+__all__ = ["FIRST_CHECKS", "NOT_TESTED", "TESTING", "build_evidence", "evidence_html"]
+
+FIRST_CHECKS = ["cover", "class_check"]
+"""The tests of every map on the page: does the model depend on it, and does it answer for its class
+alone? The button makes further ones."""
 
 _BUTTON = '<button type="button">Test further</button>'
 

@@ -15,7 +15,7 @@ from gradio.events import Dependency
 from cam_hub.faithfulness import Evidence
 from cam_hub.results.serialization import PHOTO
 from space.components import formatting
-from space.components.evidence_view import NOT_TESTED, evidence_html
+from space.components.evidence_view import FIRST_CHECKS, NOT_TESTED, evidence_html
 from space.components.photo_field import example_named
 from space.components.style import SHOW_RESULT
 from space.config.settings import Settings
@@ -224,7 +224,7 @@ class ExplainEvents:
                 look = replace(look, class_index=pending.class_index, layer=pending.layer)
             report = cancellable_progress(progress)
             # Where a GPU is lent per call, a test of its own would take another call.
-            tests = {"checks": ["cover"]} if self.settings.zero_gpu else None
+            tests = {"checks": FIRST_CHECKS} if self.settings.zero_gpu else None
             explained = self.explainer.explain(request, report, token_of(visitor), tests)
             result = explained.result
             look.at(result)
@@ -247,8 +247,8 @@ class ExplainEvents:
         visitor: gr.OAuthToken | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio wants it)
     ) -> Updates:
-        """Makes the cover test of the map that is shown."""
-        return self._test(values, ["cover"], token_of(visitor), progress)
+        """Makes the first tests of the map that is shown."""
+        return self._test(values, FIRST_CHECKS, token_of(visitor), progress)
 
     def test_further(
         self,
@@ -257,8 +257,7 @@ class ExplainEvents:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio wants it)
     ) -> Updates:
         """Makes further tests of the map that is shown."""
-        checks = ["cover", "class_check", "road"]
-        return self._test(values, checks, token_of(visitor), progress)
+        return self._test(values, [*FIRST_CHECKS, "road"], token_of(visitor), progress)
 
     def _test(
         self, values: Values, checks: list[str], visitor: str | None, progress: gr.Progress
@@ -274,17 +273,20 @@ class ExplainEvents:
             screen = self.presenter.previews.get(kept.folder)
             index, layer = look.at(screen.result)
             found = screen.evidence.get((index, layer))
-            if found is None or not all(check in found for check in checks):
+            tests_made = found.tests if found else ()
+            missing = [check for check in checks if found is None or check not in found]
+            if missing:
                 request = kept.request
                 if request.photo.url is not None:  # what lies there may have changed
                     photo = Photo(request.photo.name, kept.folder / PHOTO)
                     request = replace(request, photo=photo)
-                tests = {"checks": checks, "class_index": index, "layer": layer}
+                tests = {"checks": missing, "class_index": index, "layer": layer}
                 report = cancellable_progress(progress)
                 result = self.explainer.explain(request, report, visitor, tests).result
-                stored = result.manifest["evidence"]
-                found = screen.evidence[index, layer] = Evidence.from_dict(stored)
-                record_evidence(kept.folder, stored)
+                made = Evidence.from_dict(result.manifest["evidence"])
+                found = replace(made, tests=(*tests_made, *made.tests))
+                screen.evidence[index, layer] = found
+                record_evidence(kept.folder, found.to_dict())
             name = f"{kept.folder.name} {index} {layer}"
             return {self.panel.evidence: gr.update(value=evidence_html(found, name))}
 

@@ -17,6 +17,7 @@ from cam_hub.errors import CamHubError
 from cam_hub.options import options_for
 from cam_hub.results.explanation import Explanation
 from space.components import formatting
+from space.components.evidence_view import FIRST_CHECKS
 from space.components.photo_field import example_named
 from space.config.settings import Settings
 from space.page.controls import ANY_LAYERS, LAYER_WORDS, Controls, press
@@ -92,7 +93,7 @@ class InitialResult:
                 target_layers=["best"],
                 limits=self._settings.limits,
             )
-            tests = {"checks": ["cover"]}
+            tests = {"checks": FIRST_CHECKS}
             explained = self._explainer.explain(request, lambda part, what: None, None, tests)
             result = explained.result
         except CamHubError as problem:

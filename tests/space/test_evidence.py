@@ -136,10 +136,12 @@ def test_the_map_is_tested_after_it_is_shown(explained: Browser):
     tested = fire_test(explained, "success", shown_class=291)["value"]
     assert f'data-map="{first["props"]["shown"]}"' in tested
     assert "Cover the hottest 15% of the image: lion" in tested
-    assert len(re.findall("<tr><td>", tested)) == 1
+    assert len(re.findall("<tr><td>", tested)) == 2
+    assert "the same for any class: use " in tested
+    assert "Other classes get nearly the same map" in tested
     further = fire_test(explained, "select", shown_class=291)["value"]
     assert len(re.findall("<tr><td>", further)) == 3
-    assert "Other classes get" in further
+    assert further.count("Other classes get") == 1
     assert "Test further" not in further
 
 
