@@ -2,9 +2,9 @@
 
 Candidates are the ends of blocks and stages, and one method or several, all from one pass. Each map
 is put to the test by covering what it marks: the contrast drop is the drop in the class's score
-relative to its strongest rival's. One image is a noisy judge, so what earlier images have shown
-counts, too: the candidate with the largest sum of its own drop and twice the mean over earlier
-images of the same weights is chosen (``python -m bench.truth`` compares such rules). Drops are
+relative to its strongest rival's. One image is a noisy judge, so what other images have shown
+counts, too: the candidate with the largest sum of its own drop and the mean over other images of
+the same weights is chosen (``python -m bench.truth`` compares such rules). Drops are
 stored with the identity of the weights, and so is the choice for each image: an image that was
 chosen for before costs nothing, and gets the same map.
 """
@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -45,10 +46,12 @@ __all__ = [
     "AUTO",
     "DEFAULT_METHOD",
     "Choice",
+    "Observation",
+    "by_choice",
     "choose",
-    "chosen_by_evidence",
     "method_name",
     "not_by_evidence",
+    "observe",
 ]
 
 AUTO: Final = "auto"
@@ -57,8 +60,11 @@ AUTO: Final = "auto"
 DEFAULT_METHOD: Final = "smoothgradcampp"
 """The method where evidence does not decide."""
 
-_METHODS = ("smoothgradcampp", "layercam", "gradcam", "hirescam")
-"""The methods that ``"auto"`` chooses from: class-specific, and all from one pass."""
+_METHODS = ("hirescam", "gradcam", "layercam", "smoothgradcampp")
+"""The methods that ``"auto"`` chooses from: class-specific, and all from one pass.
+
+A first image is not tested for all candidates; those of the methods named first are tested.
+"""
 
 _SEPARATING = ("gradcam", "hirescam")
 """Those of them whose maps of opposite contrasts have no position in common: ``M(A, g)`` and
@@ -74,8 +80,8 @@ _MAX_CLASSES = 4
 _RANDOM = 2
 """So many random maps are covered for comparison."""
 
-_PRIOR = 2.0
-"""The weight of the mean over earlier images; the image's own drop has the weight 1."""
+_PRIOR = 1.0
+"""The weight of the mean over other images; the image's own drop has the weight 1."""
 
 _CLEAR = 0.1
 """By so much a drop must exceed that of a random map: in natural logarithms of the odds against the
@@ -84,12 +90,15 @@ rival, where scores are logits; else relative to the drop when the whole image i
 _SAME = 0.95
 """Maps whose hottest pixels overlap by this share (of their union) are tested as one."""
 
-_TIE = 0.02
+_TIE = 0.002
 """Candidates within this share of the best are ties, which go to the deeper layer."""
 
 _VERSION = 1
-_MAX_RECORDS = 512
-"""So many images are remembered for each network."""
+_MAX_IMAGES = 64
+"""So many images of each network are judges of others."""
+
+_MAX_CHOICES = 512
+"""So many choices are remembered for each network."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +129,8 @@ class Choice:
         return dict(vars(self))
 
 
-def chosen_by_evidence(
-    model: LoadedModel, prepared: Prepared, method: str, request: ExplainOptions
-) -> tuple[Method, ExplainOptions]:
-    """The method, and the request for the layer, that ``choose`` finds; arguments as there."""
-    choice = choose(model, prepared, method, request)
+def by_choice(choice: Choice, request: ExplainOptions) -> tuple[Method, ExplainOptions]:
+    """The method of a choice, and the request for its layer."""
     layers = request.target_layers
     if choice.layer is not None:
         layers = [choice.layer]
@@ -159,7 +165,80 @@ def not_by_evidence(method: Method) -> InvalidArgument:
 
 
 def choose(model: LoadedModel, prepared: Prepared, method: str, request: ExplainOptions) -> Choice:
-    """Chooses layer and method for an image.
+    """Chooses layer and method for an image; arguments and errors as ``observe``."""
+    return observe(model, prepared, method, request).choice()
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the tests of one image have shown, whatever other images show.
+
+    Attributes:
+        ledger: Reads what images of the same weights have shown.
+        question: Identifies the image and the question.
+        key: Identifies the question and what may be chosen for it.
+        layers: The candidate layers in the order of their depth.
+        free: Whether the layer is chosen, or the method alone.
+        by_depth: The choice where evidence does not decide; its reason is to be completed.
+        undecided: Why evidence cannot decide; empty if it can.
+        drops: The contrast drop by candidate.
+        clear: By so much a drop must exceed that of a random map.
+        known: The choice that was made before, if any.
+    """
+
+    ledger: Callable[[], _Ledger]
+    question: str
+    key: str
+    layers: Sequence[str]
+    free: bool
+    by_depth: Choice
+    undecided: str = ""
+    drops: Mapping[Candidate, float] = field(default_factory=dict)
+    clear: float = 0.0
+    known: Choice | None = None
+
+    def choice(self) -> Choice:
+        """The choice for this image, from its tests and from what other images have shown."""
+        if self.known is not None:
+            return self.known
+        ledger, own, random = self.ledger(), self.drops, self.by_depth.random or 0.0
+        others = ledger.others(self.question)
+        by_depth = replace(self.by_depth, images=others + bool(own))
+        if self.undecided:
+            reason = by_depth.reason + self.undecided
+            return ledger.store(self.key, replace(by_depth, reason=reason))
+        means = ledger.means(self.question)
+        values = {each: own[each] + _PRIOR * means.get(each, 0.0) for each in own}
+        chosen = _best(values, self.layers, free=self.free)
+        if chosen is None or not _is_clear(
+            own[chosen], means.get(chosen), random, ledger.mean_random(self.question), self.clear
+        ):
+            found = f"{own[chosen]:.2g}" if chosen is not None else "nothing"
+            reason = f"covering what a map marks lowers the score by {found}, a random map "
+            reason = f"{by_depth.reason}{reason}{random:.2g}"
+            return ledger.store(self.key, replace(by_depth, reason=reason))
+        rests = f"this image and {others} others" if others else "this image alone"
+        reason = (
+            f"chosen by evidence among {len(values)} maps: covering what it marks lowers the class "
+            f"relative to its rival by {own[chosen]:.2g}, a random map by {random:.2g} ({rests})"
+        )
+        name, layer = chosen
+        return ledger.store(
+            self.key,
+            replace(
+                by_depth,
+                method=name,
+                layer=layer if self.free else None,
+                reason=reason,
+                drop=own[chosen],
+            ),
+        )
+
+
+def observe(
+    model: LoadedModel, prepared: Prepared, method: str, request: ExplainOptions
+) -> Observation:
+    """Puts the candidates of an image to the test, and records what they have shown.
 
     Args:
         model: The model.
@@ -182,11 +261,24 @@ def choose(model: LoadedModel, prepared: Prepared, method: str, request: Explain
     names = suggest_layers(model, "blocks", input_size=size) if free else given
     asked = replace(request, target_layers=names)
     job = replace(make_job(model, prepared, methods, asked), methods=methods)
-    ledger = _Ledger.of(model, job) if request.reuse else _Ledger(None, {}, {})
+    if request.reuse:
+        source = partial(_Ledger.read, model, _ledger_key(model, job))
+    else:
+        source = partial(_Ledger, None, {}, {})
+    ledger = source()
     question = _question(job, request)
-    key = _request_key(question, job)
-    if (known := ledger.choice(key, job)) is not None:
-        return known
+    default = DEFAULT_METHOD if request.contrast is None else _SEPARATING[0]
+    name = default if method == AUTO else METHODS[method].name
+    found = Observation(
+        source,
+        question,
+        _request_key(question, job),
+        list(job.layers),
+        free,
+        Choice(name, None, "recommended by depth: "),
+    )
+    if (known := ledger.choice(found.key, job)) is not None:
+        return replace(found, known=known)
     controls = _controls(job)
     answer = ask(_part(job, 0.0, 0.1), torch.cat([job.image, controls]))
     covered = _part(job, 0.2, 0.5)
@@ -198,45 +290,18 @@ def choose(model: LoadedModel, prepared: Prepared, method: str, request: Explain
     random = max(0.0, sum(drops) / _RANDOM)
     clear = _CLEAR if answer.standings.probabilities is not None else _CLEAR * abs(whole)
     passes = 1 + len(controls)
-    default = DEFAULT_METHOD if request.contrast is None else _SEPARATING[0]
-    by_depth = Choice(
-        default if method == AUTO else METHODS[method].name,
-        None,
-        "recommended by depth: ",
-        passes,
-        ledger.images,
-        random=random,
-    )
+    found = replace(found, by_depth=replace(found.by_depth, passes=passes, random=random))
     if not abs(whole) > clear or not bool(margins.isfinite().all()):
         reason = "blurring the whole image hardly changes the score, as with random weights"
-        return ledger.store(key, replace(by_depth, reason=by_depth.reason + reason))
+        return replace(found, undecided=reason)
     try:
         own, tested = _drops(job, subjects, ledger, reuse=request.reuse)
     except NoMap as error:  # one of the candidates is not finite
-        return ledger.store(key, replace(by_depth, reason=f"{by_depth.reason}{error}"))
-    passes += tested + 1 + job.samples
-    means = ledger.means(question)
+        return replace(found, undecided=str(error))
     ledger.add(question, own, random)
-    values = {each: own[each] + _PRIOR * means.get(each, 0.0) for each in own}
-    chosen = _best(values, list(job.layers), free=free)
-    if chosen is None or not _is_clear(
-        own[chosen], means.get(chosen), random, ledger.mean_random(question), clear
-    ):
-        found = f"{own[chosen]:.2g}" if chosen is not None else "nothing"
-        reason = f"covering what a map marks lowers the score by {found}, a random map {random:.2g}"
-        found_by_depth = replace(by_depth, reason=by_depth.reason + reason, passes=passes)
-        return ledger.store(key, found_by_depth)
-    earlier = ledger.images - 1
-    rests = f"this image and {earlier} earlier" if earlier else "this image alone"
-    reason = (
-        f"chosen by evidence among {len(values)} maps: covering what it marks lowers the class "
-        f"relative to its rival by {own[chosen]:.2g}, a random map by {random:.2g} ({rests})"
-    )
-    name, layer = chosen
-    return ledger.store(
-        key,
-        Choice(name, layer if free else None, reason, passes, ledger.images, own[chosen], random),
-    )
+    passes += tested + 1 + job.samples
+    by_depth = replace(found.by_depth, passes=passes)
+    return replace(found, by_depth=by_depth, drops=own, clear=clear)
 
 
 def _part(job: Job, start: float, end: float) -> Job:
@@ -254,7 +319,10 @@ Candidate = tuple[str, str]
 def _best(
     values: Mapping[Candidate, float], layers: Sequence[str], *, free: bool
 ) -> Candidate | None:
-    """The best candidate; of ties the deepest. Where layers are fixed, that of the best method."""
+    """The best candidate; of ties the deepest. Where layers are fixed, that of the best method.
+
+    Of ties at one layer, a method without noisy copies is taken.
+    """
     if not values:
         return None
     if not free:
@@ -265,7 +333,14 @@ def _best(
         values = {each: value for each, value in values.items() if each[0] == best}
     most = max(values.values())
     ties = [each for each in values if values[each] >= most - _TIE * abs(most)]
-    return max(ties, key=lambda each: (layers.index(each[1]), values[each]))
+    return max(
+        ties,
+        key=lambda each: (
+            layers.index(each[1]),
+            not METHODS[each[0]].needs_noise,  # the cheaper method
+            values[each],
+        ),
+    )
 
 
 def _is_clear(
@@ -358,6 +433,13 @@ def _request_key(question: str, job: Job) -> str:
     return hashlib.sha256(repr(asked).encode()).hexdigest()
 
 
+def _ledger_key(model: LoadedModel, job: Job) -> str:
+    """Identifies a model's weights and the kind of score."""
+    described = job.model.task.name, job.options, model.preprocessing.as_dict()
+    text = json.dumps([_VERSION, weights_digest(model), *map(str, described)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 class _Ledger:
     """What earlier images of the same weights have shown; stored on disk where there is a cache.
 
@@ -381,17 +463,17 @@ class _Ledger:
         }
         self._chosen: dict[str, dict[str, Any]] = dict(data.get("chosen", {}))
 
-    @property
-    def images(self) -> int:
-        """How many images there are."""
-        return len(self._images)
+    def others(self, image: str) -> int:
+        """How many other images there are.
+
+        Args:
+            image: The digest of one image.
+        """
+        return len(self._images.keys() - {image})
 
     @classmethod
-    def of(cls, model: LoadedModel, job: Job) -> _Ledger:
-        """The ledger of a model's weights and kind of score."""
-        described = job.model.task.name, job.options, model.preprocessing.as_dict()
-        text = json.dumps([_VERSION, weights_digest(model), *map(str, described)])
-        key = hashlib.sha256(text.encode()).hexdigest()
+    def read(cls, model: LoadedModel, key: str) -> _Ledger:
+        """The ledger under a key; empty if there is none."""
         held: dict[str, dict[str, Any]] = model.facts.setdefault("choices", {})
         data = cache.read(key) or held.get(key)
         try:
@@ -429,26 +511,29 @@ class _Ledger:
         return sum(found) / len(found) if found else 0.0
 
     def add(self, image: str, drops: Mapping[Candidate, float], random: float) -> None:
-        """Adds the drops of one image; those of an image that is there already are completed."""
+        """Stores the drops of one image; those of an image that is there already are completed."""
         _, known = self._images.pop(image, (random, []))
         together = {(method, layer): drop for method, layer, drop in known} | dict(drops)
         rows = [[method, layer, drop] for (method, layer), drop in together.items()]
         self._images[image] = random, rows
-        _shorten(self._images)
+        _shorten(self._images, _MAX_IMAGES)
+        self._write()
 
     def store(self, key: str, choice: Choice) -> Choice:
-        """Stores the ledger with a choice, and returns that."""
-        if self._key is None:
-            return choice
+        """Stores a choice, and returns it."""
         self._chosen[key] = choice.describe()
-        _shorten(self._chosen)
-        data = {"images": self._images, "chosen": self._chosen}
-        self._held[self._key] = json.loads(json.dumps(data))
-        cache.write(self._key, data)
+        _shorten(self._chosen, _MAX_CHOICES)
+        self._write()
         return choice
 
+    def _write(self) -> None:
+        if self._key is not None:
+            data = {"images": self._images, "chosen": self._chosen}
+            self._held[self._key] = json.loads(json.dumps(data))
+            cache.write(self._key, data)
 
-def _shorten(entries: dict[str, Any]) -> None:
+
+def _shorten(entries: dict[str, Any], most: int) -> None:
     """Deletes the oldest entries beyond the limit."""
-    while len(entries) > _MAX_RECORDS:
+    while len(entries) > most:
         del entries[next(iter(entries))]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Unpack
 
 from cam_hub._validation import with_hints
-from cam_hub.attribution.choice import AUTO, DEFAULT_METHOD, chosen_by_evidence, method_name
+from cam_hub.attribution.choice import AUTO, DEFAULT_METHOD, by_choice, choose, method_name
 from cam_hub.attribution.passes import run
 from cam_hub.attribution.preparation import make_job, prepare
 from cam_hub.attribution.request import (
@@ -128,7 +128,7 @@ def explain(
     model = model_of(model_or_id, request.options["output"])
     prepared = prepare(model, image, request.options["background"])
     if by_evidence:
-        chosen, request = chosen_by_evidence(model, prepared, method, request)
+        chosen, request = by_choice(choose(model, prepared, method, request), request)
     # Layers and target.
     job = make_job(model, prepared, [chosen], request)
     # Forward, backward, and the method's maps, made as the gradients arrive.

@@ -18,9 +18,10 @@ from cam_hub._validation import check_whole, with_hints
 from cam_hub.attribution.choice import (
     AUTO,
     DEFAULT_METHOD,
-    chosen_by_evidence,
+    by_choice,
     method_name,
     not_by_evidence,
+    observe,
 )
 from cam_hub.attribution.passes import BatchLimit, Job, Pass, Progress, run, run_together
 from cam_hub.attribution.preparation import Prepared, input_layers, make_job, prepare
@@ -226,9 +227,15 @@ class BatchExplainer:
         """The same for pictures of one size; those with one method and layer pass together."""
         found: dict[int, Explanation | CamHubError] = {}
         alike: dict[object, dict[int, _Planned]] = defaultdict(dict)
+        plans: dict[int, Callable[[], _Planned]] = {}
         for position, picture in enumerate(pictures):
             try:
-                planned = self._planned(picture, done)
+                plans[position] = self._plan(picture, done)
+            except CamHubError as error:
+                found[position] = error
+        for position, plan in plans.items():  # once all of them have been put to the test
+            try:
+                planned = plan()
             except CamHubError as error:
                 found[position] = error
             else:
@@ -248,18 +255,26 @@ class BatchExplainer:
                 found[position] = self._result(pictures[position], planned, passed, progress)
         return [found[position] for position in range(len(pictures))]
 
-    def _planned(self, picture: Ready, done: Done) -> _Planned:
-        """What is to be done for one picture; evidence chooses method and layer where it may."""
-        method, request = self.method, self._request(picture)
-        if self.by_evidence is not None:
-            # What earlier pictures have shown counts, although passes are not stored.
-            functions = callable(request.classes) or callable(request.options["output"])
-            asked = replace(request, progress=lambda *_: done(_BEGUN), reuse=not functions)
-            method, chosen = chosen_by_evidence(
-                self.model, picture.prepared, self.by_evidence, asked
-            )
-            request = replace(chosen, progress=request.progress, reuse=request.reuse)
-        return _Planned(method, self._job(picture, method, request), request)
+    def _plan(self, picture: Ready, done: Done) -> Callable[[], _Planned]:
+        """Puts the candidates of a picture to the test where evidence decides.
+
+        Returns:
+            What decides, and makes the job; pictures that are put to the test in the meantime
+            count, too.
+        """
+        request, name = self._request(picture), self.by_evidence
+        if name is None:
+            return lambda: _Planned(self.method, self._job(picture, self.method, request), request)
+        # What other pictures show counts, although passes are not stored.
+        functions = callable(request.classes) or callable(request.options["output"])
+        asked = replace(request, progress=lambda *_: done(_BEGUN), reuse=not functions)
+        observed = observe(self.model, picture.prepared, name, asked)
+
+        def plan() -> _Planned:
+            method, chosen = by_choice(observed.choice(), request)
+            return _Planned(method, self._job(picture, method, chosen), chosen)
+
+        return plan
 
     def _request(self, picture: Ready) -> ExplainOptions:
         """The request for one picture, with its own label where that is to be explained."""
@@ -370,8 +385,10 @@ def explain_many(
 ) -> Iterator[Outcome]:
     """Explains pictures in batches, while threads read those that come next.
 
-    Each explanation is the one that ``explain`` gives for the picture alone, but for rounding. A
-    picture that cannot be explained has an error of its own, and the others go on:
+    Each explanation is the one that ``explain`` gives for the picture alone, but for rounding.
+    Where evidence chooses layer and method, the pictures of a batch are all tested first, so that
+    each choice rests on all of them. A picture that cannot be explained has an error of its own,
+    and the others go on:
 
         for outcome in explain_many("resnet50.a1_in1k", "photos", method="layercam"):
             if outcome.error is None:

@@ -272,9 +272,8 @@ class ExplainEvents:
             )
             screen = self.presenter.previews.get(kept.folder)
             index, layer = look.at(screen.result)
-            found = screen.evidence.get((index, layer))
-            tests_made = found.tests if found else ()
-            missing = [check for check in checks if found is None or check not in found]
+            found = screen.evidence.get((index, layer), Evidence((), index, layer))
+            missing = [check for check in checks if check not in found]
             if missing:
                 request = kept.request
                 if request.photo.url is not None:  # what lies there may have changed
@@ -284,7 +283,7 @@ class ExplainEvents:
                 report = cancellable_progress(progress)
                 result = self.explainer.explain(request, report, visitor, tests).result
                 made = Evidence.from_dict(result.manifest["evidence"])
-                found = replace(made, tests=(*tests_made, *made.tests))
+                found = replace(made, tests=(*found.tests, *made.tests))
                 screen.evidence[index, layer] = found
                 record_evidence(kept.folder, found.to_dict())
             name = f"{kept.folder.name} {index} {layer}"
