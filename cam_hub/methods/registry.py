@@ -67,6 +67,23 @@ class Passes:
     times: int = 1
     shared: bool = True
 
+    def count(self, channels: int = 0, classes: int = 1, copies: int = 0) -> int:
+        """How many images pass the network forward.
+
+        Args:
+            channels: Those of all layers together.
+            classes: The explained classes.
+            copies: The noisy copies of each class.
+
+        Example:
+            >>> Passes(2, 0, per="channel, layer and class", times=35).count(channels=1280)
+            44802
+        """
+        again = copies if self.per == "noisy copy" else channels * classes if self.per else 0
+        if not self.shared:
+            return 1 + self.forward * classes * max(1, again)
+        return self.forward + again * self.times
+
     def __str__(self) -> str:
         if not self.shared:
             each = f"class and {self.per}" if self.per else "class"

@@ -118,6 +118,8 @@ OPTIONS = (
         "noisy copies of one request; below 64 none are added to unstable maps",
         "limits.max_samples",
     ),
+    Option("max-passes", "count", 4096, "images that pass the model for the maps of one request",
+           "limits.max_passes"),
     Option("max-classes", "count", 10, "classes of one request", "limits.max_classes"),
     Option("max-layers", "count", 64, "layers of one request", "limits.max_layers"),
     Option("max-models", "count", 6, "models of one comparison", "limits.max_models"),

@@ -92,6 +92,7 @@ class Limits:
 
     Attributes:
         max_samples: Noisy copies.
+        max_passes: Images that pass the model for the maps of one method.
         max_classes: Classes to explain.
         max_layers: Target layers.
         max_models: Models beside each other.
@@ -108,6 +109,7 @@ class Limits:
     """
 
     max_samples: int = 64
+    max_passes: int = 4096
     max_classes: int = 10
     max_layers: int = 64
     max_models: int = 6

@@ -95,6 +95,7 @@ def test_a_bad_model_in_the_middle_leaves_the_others_their_maps(
         ({"region": [0, 0, 9, 9]}, "invalid_argument"),
         ({"autocast": "int8"}, "invalid_argument"),
         ({"batch_size": 65}, "too_much"),
+        ({"methods": ["iscam"]}, "too_much"),
     ],
 )
 def test_what_cannot_be_answered_gets_a_sentence_with_its_code(
