@@ -285,13 +285,16 @@ def observe(
     subjects = [
         _subject(covered, answer, index, request) for index in answer.settled.classes[:_MAX_CLASSES]
     ]
-    margins = torch.stack([each.margin(answer.scores.scores) for each in subjects]).mean(0)
-    whole, *drops = (margins[0] - margins[1:]).tolist()
-    random = max(0.0, sum(drops) / _RANDOM)
-    clear = _CLEAR if answer.standings.probabilities is not None else _CLEAR * abs(whole)
+    scores = answer.scores.scores
+    margins = torch.stack([each.margin(scores) for each in subjects]).mean(0)
+    random = max(0.0, float((margins[0] - margins[2:]).mean()))
+    # Of two scores that change alike, the margin stays.
+    indices = {index for each in subjects for index in (each.class_index, *dict(each.rivals))}
+    moved = float((scores[0] - scores[1])[[*indices]].abs().max())
+    clear = _CLEAR if answer.standings.probabilities is not None else _CLEAR * moved
     passes = 1 + len(controls)
     found = replace(found, by_depth=replace(found.by_depth, passes=passes, random=random))
-    if not abs(whole) > clear or not bool(margins.isfinite().all()):
+    if not moved > clear or not bool(margins.isfinite().all()):
         reason = "blurring the whole image hardly changes the score, as with random weights"
         return replace(found, undecided=reason)
     try:

@@ -19,6 +19,7 @@ from bench.truth.world import World
 from cam_hub import LoadedModel
 from cam_hub.attribution.choice import _best
 from cam_hub.errors import CamHubError, InvalidArgument, MethodNotFound
+from cam_hub.faithfulness import blurred
 
 DATA = Path(__file__).parents[2] / "bench" / "truth" / "data"
 
@@ -261,3 +262,17 @@ def test_maps_that_mark_the_same_pixels_are_ties_of_depth_and_cost():
     values = {("smoothgradcampp", "b"): 1.0, ("layercam", "b"): 1.0, ("layercam", "a"): 1.0}
     assert _best(values, ["a", "b"], free=True) == ("layercam", "b")
     assert _best({**values, ("layercam", "a"): 1.01}, ["a", "b"], free=True) == ("layercam", "a")
+
+
+def test_two_scores_that_a_blur_changes_alike_do_not_look_like_random_weights(
+    model: LoadedModel, images: Tensor
+):
+    with torch.no_grad():
+        scores, blur = (model.module(each)[0] for each in (images[:1], blurred(images[:1])))
+    drops = scores - blur
+    first, second = scores.topk(2).indices.tolist()
+    weight = float(drops[first] / drops[second])
+    assert weight > 0  # the contrast itself stays as it was
+    result = cam_hub.explain(model, images[0], classes=first, contrast=[(second, weight)])
+    assert result.manifest["choice"]["passes"] > 4
+    assert "random weights" not in result.manifest["choice"]["reason"]
