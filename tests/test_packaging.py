@@ -140,7 +140,7 @@ def test_the_program_is_called_as_it_was_started(monkeypatch, capsys) -> None:
         assert capsys.readouterr().out.startswith(f"usage: {name} ")
 
 
-NAMES = {"target_layers": "layer", "num_samples": "samples"}
+NAMES = {"target_layers": "layers", "num_samples": "samples"}
 ONLY_IN_PYTHON = {"model_or_id", "image", "progress"}
 
 

@@ -27,14 +27,14 @@ from cam_hub.images.geometry import Placement
 from cam_hub.images.preprocessing import Preprocessing, check_tensor, pixels_of, same
 from cam_hub.images.transforms import TransformPreprocessing
 from cam_hub.layers.layouts import LayerInfo
-from cam_hub.layers.listing import at_call, list_layers, resolve_layers
-from cam_hub.methods import INPUT, Method
+from cam_hub.layers.listing import FAITHFUL, at_call, list_layers, resolve_layers
+from cam_hub.methods import INPUT, METHODS, Method
 from cam_hub.methods.registry import combines, level, needs_noise
 from cam_hub.models.loaded_model import LoadedModel, in_double
 from cam_hub.options import recorded
 from cam_hub.results.maps import Pictures
 from cam_hub.targets.base import Reference, Target, Task
-from cam_hub.targets.classes import resolve_classes
+from cam_hub.targets.classes import parse_top, resolve_classes
 from cam_hub.targets.custom import Custom, Probabilities
 from cam_hub.targets.region import Region, RegionChoice, read_region
 
@@ -42,6 +42,7 @@ __all__ = [
     "Prepared",
     "TargetSpec",
     "as_double",
+    "count_passes",
     "input_layers",
     "make_job",
     "prepare",
@@ -75,6 +76,40 @@ class Prepared:
     pictures: Pictures
     placement: Placement
     tensor: Tensor
+
+
+def count_passes(
+    model: LoadedModel,
+    method: str,
+    layers: Sequence[str],
+    classes: Sequence[str],
+    copies: int,
+) -> int:
+    """How many images pass the network for the maps of one method.
+
+    Args:
+        model: The model.
+        method: The method, or ``"auto"``.
+        layers: Names or words for layers; empty for the one recommended by depth.
+        classes: The classes as texts, such as ``"top(3)"``; empty for the predicted one.
+        copies: The noisy copies.
+
+    Returns:
+        The count without the passes that find layers; 0 for ``"auto"``, whose passes are bounded.
+
+    Raises:
+        MethodNotFound, LayerNotFound: If there is none of that name.
+    """
+    if method == "auto":
+        return 0
+    passes, channels, count = METHODS[method].passes, 0, 0
+    for text in classes:
+        count += top.count if (top := parse_top(text)) else 1
+    if "channel" in passes.per:
+        by_depth = not layers or layers[0] == FAITHFUL
+        for layer in resolve_layers(model, None if by_depth else layers):
+            channels += layer.channels or 0
+    return passes.count(channels, max(1, count), copies)
 
 
 def prepare(model: LoadedModel, image: object, background: object = None) -> Prepared:

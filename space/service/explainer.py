@@ -6,17 +6,17 @@ import hashlib
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import cam_hub
-from cam_hub.attribution.choice import AUTO
 from cam_hub.attribution.compare import ask, make_grid
 from cam_hub.attribution.evidence import add_evidence
 from cam_hub.attribution.predict import Predicted
+from cam_hub.attribution.preparation import count_passes
 from cam_hub.errors import NoMap, TooMuch
 from cam_hub.layers.listing import (
     FAITHFUL,
@@ -26,7 +26,6 @@ from cam_hub.layers.listing import (
     resolve_layers,
     suggest_layers,
 )
-from cam_hub.methods import METHODS
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.models.loading import ModelFacts
 from cam_hub.options import OutputChoice
@@ -43,6 +42,9 @@ from space.service.photos import Photo
 from space.service.result_files import FileBudget
 
 __all__ = ["Explained", "Explainer", "LabelCache", "Labels", "LayerTable", "make_table"]
+
+
+_PASSES = "another one: at most {} images may pass a model for the maps, and this takes {} here"
 
 
 class Labels:
@@ -288,7 +290,11 @@ class Explainer:
                 expected = f"at most {limits.max_layers} layers, and these are {count} of "
                 expected += "this model"
                 raise TooMuch("target_layers", " ".join(wanted), expected)
-            self._check_passes(model, [request.method], wanted, request)
+            passes = count_passes(
+                model, request.method, wanted, request.classes, request.num_samples
+            )
+            if passes > limits.max_passes:
+                raise TooMuch("method", request.method, _PASSES.format(limits.max_passes, passes))
             progress(0.4, "Explaining")
             if self._settings.zero_gpu:
                 result = zerogpu.explain(model, photo, asked, tests)
@@ -327,10 +333,17 @@ class Explainer:
             most=limits.max_cells // len(request.models),
         )
 
+        form = request.form
+
         @contextmanager
         def opened(model_id: str, report: Progress) -> Iterator[LoadedModel]:
             with self._model(model_id, report, visitor) as model:
-                self._check_passes(model, request.methods, request.layer_choice, request.form)
+                for method in request.methods:
+                    passes = count_passes(
+                        model, method, form.target_layers, form.classes, form.num_samples
+                    )
+                    if passes > limits.max_passes:
+                        raise TooMuch("method", method, _PASSES.format(limits.max_passes, passes))
                 yield model
 
         grid = make_grid(
@@ -342,32 +355,6 @@ class Explainer:
         if grid.first_error is not None:
             raise grid.first_error
         return grid
-
-    def _check_passes(
-        self,
-        model: LoadedModel,
-        methods: Iterable[str],
-        layers: Any,
-        form: ExplainForm,
-    ) -> None:
-        """Refuses methods that take more passes than are allowed, such as one for each channel.
-
-        Raises:
-            TooMuch: If one does.
-        """
-        most = self._settings.limits.max_passes
-        tops = [parse_top(text) for text in form.classes]
-        classes = sum(top.count if top else 1 for top in tops) or 1
-        for method in (METHODS[name] for name in methods if name != AUTO):
-            channels = 0
-            if method.level == "layer" and method.passes.per:
-                chosen = None if not layers or layers in (FAITHFUL, (FAITHFUL,)) else layers
-                channels = sum(layer.channels or 0 for layer in resolve_layers(model, chosen))
-            count = method.passes.count(channels, classes, form.num_samples)
-            if count > most:
-                expected = f"another one: at most {most} images may pass a model for the maps of "
-                expected += f"one request, and {method.title} takes {count} here"
-                raise TooMuch("method", method.name, expected)
 
     def predict(
         self,
