@@ -23,14 +23,11 @@ import torch
 from torch import Tensor
 
 import cam_hub
+from bench.stability import INVISIBLE
 from cam_hub.attribution.evidence import CHECKS
 from cam_hub.errors import CamHubError
 
 _PHOTO = Path(__file__).parents[1] / "space" / "examples" / "cat.jpg"
-_COSTLY = ("sscam", "iscam", "scorecam")
-"""Methods with a pass for each channel; only measured if they are named."""
-
-_NOISE = 1e-3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     model = cam_hub.load_model(options.model, device="cpu")
     image = model.preprocess(_PHOTO)[0]
-    names = options.methods or [name for name in cam_hub.METHODS if name not in _COSTLY]
+    names = options.methods or [
+        name for name, method in cam_hub.METHODS.items() if "channel" not in method.passes.per
+    ]
     print("| method | passes | time, one forward pass = 1 | stability |\n|---|---|---|---|")
     for name in names:
         method = cam_hub.METHODS[name]
@@ -82,7 +81,7 @@ _WITH_REGION = ("pointing_game", "energy")
 def disturbed(image: Tensor, seed: int) -> Tensor:
     """An image with invisible noise."""
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
-    return image + _NOISE * float(image.std()) * noise
+    return image + INVISIBLE * float(image.std()) * noise
 
 
 def relative(

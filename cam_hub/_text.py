@@ -31,7 +31,7 @@ def clean_line(text: object, limit: int | None = None) -> str:
         only white space changes.
     """
     line = " ".join(_clean(_SPACE.sub(" ", str(text))).split())
-    return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
+    return line if limit is None else shortened(line, limit)
 
 
 def clean_text(text: str) -> str:

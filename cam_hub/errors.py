@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from heapq import nlargest
 
-from cam_hub._text import clean_text
+from cam_hub._text import clean_text, shortened
 
 __all__ = [
     "CamHubError",
@@ -361,7 +361,7 @@ def _short(value: object, limit: int = 120) -> str:
         text = repr(value)
     except Exception:  # noqa: BLE001 (nested too deep, too many digits, a class with a bug)
         text = f"a {type(value).__name__}"
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return shortened(text, limit)
 
 
 def _rebuild(cls: type[CamHubError], args: tuple[object, ...], state: dict[str, object]) -> object:

@@ -26,7 +26,7 @@ from cam_hub.attribution.evidence import rivals_of
 from cam_hub.attribution.passes import Job, run
 from cam_hub.attribution.passes.scoring import Answer, ask, marked_pixels, score_images
 from cam_hub.attribution.preparation import Prepared, make_job
-from cam_hub.attribution.request import ExplainOptions
+from cam_hub.attribution.request import AUTO, ExplainOptions
 from cam_hub.errors import InvalidArgument, NoMap
 from cam_hub.faithfulness import (
     Subject,
@@ -53,9 +53,6 @@ __all__ = [
     "not_by_evidence",
     "observe",
 ]
-
-AUTO: Final = "auto"
-"""The word for the method whose map holds best."""
 
 DEFAULT_METHOD: Final = "smoothgradcampp"
 """The method where evidence does not decide."""

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cam_hub.attribution.passes import Job, Setting
-from cam_hub.attribution.request import ExplainOptions
-from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused
+from cam_hub.attribution.request import AUTO, ExplainOptions
+from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused, TooMuch
 from cam_hub.hooks.frozen_eval import frozen_eval, unusable, walk
 from cam_hub.hooks.memory import reported
 from cam_hub.images.clips import ClipPreprocessing
@@ -42,7 +42,7 @@ __all__ = [
     "Prepared",
     "TargetSpec",
     "as_double",
-    "count_passes",
+    "check_passes",
     "input_layers",
     "make_job",
     "prepare",
@@ -78,30 +78,30 @@ class Prepared:
     tensor: Tensor
 
 
-def count_passes(
+def check_passes(
     model: LoadedModel,
     method: str,
     layers: Sequence[str],
     classes: Sequence[str],
     copies: int,
-) -> int:
-    """How many images pass the network for the maps of one method.
+    most: int,
+) -> None:
+    """Refuses maps that take more passes than are allowed, such as one for each channel.
 
     Args:
         model: The model.
-        method: The method, or ``"auto"``.
+        method: The method, or ``"auto"``, whose passes are bounded.
         layers: Names or words for layers; empty for the one recommended by depth.
         classes: The classes as texts, such as ``"top(3)"``; empty for the predicted one.
         copies: The noisy copies.
-
-    Returns:
-        The count without the passes that find layers; 0 for ``"auto"``, whose passes are bounded.
+        most: So many images may pass the network, besides those that find layers.
 
     Raises:
+        TooMuch: If more would.
         MethodNotFound, LayerNotFound: If there is none of that name.
     """
-    if method == "auto":
-        return 0
+    if method == AUTO:
+        return
     passes, channels, count = METHODS[method].passes, 0, 0
     for text in classes:
         count += top.count if (top := parse_top(text)) else 1
@@ -109,7 +109,10 @@ def count_passes(
         by_depth = not layers or layers[0] == FAITHFUL
         for layer in resolve_layers(model, None if by_depth else layers):
             channels += layer.channels or 0
-    return passes.count(channels, max(1, count), copies)
+    taken = passes.count(channels, max(1, count), copies)
+    if taken > most:
+        expected = f"another one: at most {most} images may pass a model for the maps, and this "
+        raise TooMuch("method", method, f"{expected}takes {taken} here")
 
 
 def prepare(model: LoadedModel, image: object, background: object = None) -> Prepared:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import Any, ParamSpec, TypeVar, Unpack, cast
+from typing import Any, Final, ParamSpec, TypeVar, Unpack, cast
 
 from torch import Tensor, nn
 
@@ -22,12 +22,16 @@ from cam_hub.targets.classes import ClassChoice, ContrastChoice, is_iterable
 from cam_hub.targets.region import RegionChoice
 
 __all__ = [
+    "AUTO",
     "MAX_SAMPLES",
     "ExplainArguments",
     "ExplainOptions",
     "model_of",
     "takes_arguments",
 ]
+
+AUTO: Final = "auto"
+"""The word for the method whose map holds best."""
 
 MAX_SAMPLES = 1000
 

@@ -16,7 +16,7 @@ import cam_hub
 from cam_hub.attribution.compare import ask, make_grid
 from cam_hub.attribution.evidence import add_evidence
 from cam_hub.attribution.predict import Predicted
-from cam_hub.attribution.preparation import count_passes
+from cam_hub.attribution.preparation import check_passes
 from cam_hub.errors import NoMap, TooMuch
 from cam_hub.layers.listing import (
     FAITHFUL,
@@ -42,9 +42,6 @@ from space.service.photos import Photo
 from space.service.result_files import FileBudget
 
 __all__ = ["Explained", "Explainer", "LabelCache", "Labels", "LayerTable", "make_table"]
-
-
-_PASSES = "another one: at most {} images may pass a model for the maps, and this takes {} here"
 
 
 class Labels:
@@ -290,11 +287,14 @@ class Explainer:
                 expected = f"at most {limits.max_layers} layers, and these are {count} of "
                 expected += "this model"
                 raise TooMuch("target_layers", " ".join(wanted), expected)
-            passes = count_passes(
-                model, request.method, wanted, request.classes, request.num_samples
+            check_passes(
+                model,
+                request.method,
+                wanted,
+                request.classes,
+                request.num_samples,
+                limits.max_passes,
             )
-            if passes > limits.max_passes:
-                raise TooMuch("method", request.method, _PASSES.format(limits.max_passes, passes))
             progress(0.4, "Explaining")
             if self._settings.zero_gpu:
                 result = zerogpu.explain(model, photo, asked, tests)
@@ -332,18 +332,20 @@ class Explainer:
             **{**asked, "target_layers": request.layer_choice},
             most=limits.max_cells // len(request.models),
         )
-
         form = request.form
 
         @contextmanager
         def opened(model_id: str, report: Progress) -> Iterator[LoadedModel]:
             with self._model(model_id, report, visitor) as model:
                 for method in request.methods:
-                    passes = count_passes(
-                        model, method, form.target_layers, form.classes, form.num_samples
+                    check_passes(
+                        model,
+                        method,
+                        form.target_layers,
+                        form.classes,
+                        form.num_samples,
+                        limits.max_passes,
                     )
-                    if passes > limits.max_passes:
-                        raise TooMuch("method", method, _PASSES.format(limits.max_passes, passes))
                 yield model
 
         grid = make_grid(

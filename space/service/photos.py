@@ -26,7 +26,7 @@ import httpx2
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from cam_hub._text import clean_line
+from cam_hub._text import clean_line, shortened
 from cam_hub._version import __version__
 from cam_hub.errors import ImageRefused
 from cam_hub.images.decoding import open_image
@@ -376,8 +376,7 @@ def _trusted() -> ssl.SSLContext:
 
 
 def _quoted(url: str) -> str:
-    text = repr(url)
-    return text if len(text) <= 160 else text[:159] + "…"
+    return shortened(repr(url), 160)
 
 
 @dataclass(frozen=True)

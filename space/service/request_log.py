@@ -13,6 +13,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
+from cam_hub._text import shortened
 from cam_hub._version import __version__
 from cam_hub.errors import CamHubError
 from cam_hub.models.model_id import parse_model_id
@@ -78,8 +79,7 @@ def configure_logging() -> None:
 
 def printable(text: str, most: int = 120) -> str:
     """A text from outside as a part of one line: no control characters, not too long."""
-    shown = text if len(text) <= most else text[: most - 1] + "…"
-    return "".join(each if each.isprintable() else "?" for each in shown)
+    return "".join(each if each.isprintable() else "?" for each in shortened(text, most))
 
 
 def log_unforeseen(logger: logging.Logger, place: str, error: BaseException) -> None:
