@@ -303,7 +303,6 @@ class Uploads:
     async def _received(self, request: Request, visitor: str) -> list[str]:
         # Beside the results: from there a file is moved to its place in one step.
         folder = self._budget.results / f"upload-{secrets.token_hex(16)}"
-        await anyio.to_thread.run_sync(lambda: folder.mkdir(parents=True))
         follower = request.query_params.get("upload_id")
         parser = GradioMultiPartParser(
             request.headers,
@@ -318,6 +317,7 @@ class Uploads:
         if follower:
             file_upload_statuses.track(follower)
         try:
+            await anyio.to_thread.run_sync(lambda: folder.mkdir(parents=True))
             form = await parser.parse()
             files = [part for name, part in form.multi_items() if name == "files"]
             if not all(isinstance(file, GradioUploadFile) for file in files):

@@ -180,7 +180,8 @@ class TestWhatFails:
         assert [cell.layer for cell in grid.cells] == names
 
     def test_a_blank_map_has_its_reason_and_its_cost_and_no_image(self, lite0, photos):
-        grid = compare(lite0, photos["moped"], target_layers=["blocks.0.0.conv_pw", "bn2"])
+        names = ["blocks.0.0.conv_pw", "bn2"]
+        grid = compare(lite0, photos["moped"], methods="smoothgradcampp", target_layers=names)
         blank = grid.cells[0]  # its weighted sum is negative everywhere
         assert "map is zero" in blank.reason
         assert blank.cost is not None
