@@ -34,6 +34,19 @@ class EvidenceTest:
     sentence: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def clears(self) -> bool:
+        """Of a test by perturbation: whether its value exceeds 0 and all baselines."""
+        return self.value is not None and self.value > max([0.0, *self.baselines.values()])
+
+    @property
+    def best_baseline(self) -> str | None:
+        """The highest baseline that the value does not exceed, by name; None if there is none."""
+        if self.value is None or not self.baselines:
+            return None
+        name, most = max(self.baselines.items(), key=lambda each: each[1])
+        return name if most >= self.value else None
+
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON types only; ``from_dict`` reads them."""
         return {
@@ -81,8 +94,15 @@ def untested(
         passes: How many images have passed all the same.
         details: What was found out.
     """
-    sentence = f"Not tested ({name}): {reason}"
+    sentence = _UNTESTED.format(name) + reason
     return EvidenceTest(name, None, {}, passes, sentence, details or {})
+
+
+_UNTESTED = "Not tested ({}): "
+"""The beginning of the sentence of a test that could not be made."""
+
+_DECISIVE = ("cover", "road")
+"""The tests that decide whether a map is faithful: the first one that could be made."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +143,17 @@ class Evidence:
 
     @property
     def faithful(self) -> bool | None:
-        """Whether covering what the map marks matters more than every baseline.
+        """Whether covering what the map marks moves the score, and more than every baseline.
 
-        None where neither the cover test nor ROAD could be made.
+        By the cover test; where that could not be made, by ROAD. None where neither could.
         """
-        return _clears(self, "cover", "road")
+        return None if (decisive := self._decisive) is None else decisive.clears
+
+    @property
+    def _decisive(self) -> EvidenceTest | None:
+        """The test that decides whether the map is faithful."""
+        made = [self[name] for name in _DECISIVE if name in self]
+        return next((test for test in made if test.value is not None), None)
 
     @property
     def class_specific(self) -> bool | None:
@@ -138,22 +164,51 @@ class Evidence:
 
     @property
     def verdict(self) -> str:
-        """The result of the tests, in words."""
-        if self.faithful is None:
-            reasons = [test.sentence for test in self.tests if test.value is None]
-            return " ".join(["not tested:", *reasons]) if reasons else "not tested"
-        if not self.faithful:
-            worst = self["cover"] if "cover" in self else self["road"]
-            baselines = {name: value for name, value in worst.baselines.items() if name in _WORDS}
-            best = max(baselines, key=baselines.__getitem__)
-            return f"no better than {_WORDS[best]}"
-        if self.class_specific is None:
-            return "faithful"
-        if self.class_specific:
-            return "class-specific and faithful"
-        instead = self["class_check"].details.get("instead")
-        use = f": use {instead['words']}" if instead else ""
-        return f"faithful, but the same for any class{use}"
+        """The result of the tests, in words.
+
+        A map that is faithful by one test, while another one contradicts, is said to be both.
+        """
+        specific = self.class_specific
+        same = "the same for any class"
+        if specific is False and (instead := self["class_check"].details.get("instead")):
+            same += f": use {instead['words']}"
+        decisive = self._decisive
+        if decisive is None:
+            reasons = [
+                test.sentence.removeprefix(_UNTESTED.format(test.name)) for test in self._reasons
+            ]
+            words = " ".join(["not tested:", *reasons]) if reasons else "not tested"
+            if specific is None:
+                return words
+            return f"{'class-specific' if specific else same}; whether it is faithful was {words}"
+        if not decisive.clears:
+            best = decisive.best_baseline
+            return f"no better than {_WORDS.get(best, best)}" if best else _WRONG
+        words = "class-specific and faithful" if specific else "faithful"
+        return "; but ".join([f"{words}, but {same}" if specific is False else words, *self.flags])
+
+    @property
+    def _reasons(self) -> list[EvidenceTest]:
+        """The tests that state why it is unknown whether the map is faithful."""
+        failed = [test for test in self.tests if test.value is None]
+        return [test for test in failed if test.name in _DECISIVE] or failed
+
+    @property
+    def flags(self) -> list[str]:
+        """What other tests hold against a map that is faithful by the decisive one."""
+        found = []
+        if "road" in self and self["road"].value is not None and not self["road"].clears:
+            best = self["road"].best_baseline
+            found.append(
+                f"by ROAD no better than {_WORDS.get(best, best)}" if best else "not so by ROAD"
+            )
+        for name, baseline, above, words in _RED_FLAGS:
+            if name not in self or (value := self[name].value) is None:
+                continue
+            limit = self[name].baselines[baseline]
+            if value >= limit if above else value < limit:
+                found.append(words)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Tests and verdict, JSON types only; ``from_dict`` reads them."""
@@ -174,19 +229,21 @@ class Evidence:
         """
         try:
             layer = entry["layer"]
-            return cls(
+            found = cls(
                 tuple(map(EvidenceTest.from_dict, entry["tests"])),
                 int(entry["class_index"]),
                 None if layer is None else str(layer),
                 str(entry.get("baseline", "blur")),
             )
-        except (KeyError, TypeError, ValueError) as error:
+            _ = found.verdict  # which reads baselines and details
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidArgument("evidence", entry, "what to_dict gave") from error
+        return found
 
     def __str__(self) -> str:
         """Verdict and sentences; reasons that the verdict states are not repeated."""
-        stated = self.faithful is None
-        sentences = [t.sentence for t in self.tests if not (stated and t.value is None)]
+        stated = self._reasons if self.faithful is None else []
+        sentences = [test.sentence for test in self.tests if test not in stated]
         return "\n".join([f"{self.verdict.rstrip('.')}.", *sentences])
 
     def _repr_html_(self) -> str:
@@ -214,10 +271,11 @@ _WORDS = {
 }
 """The baselines of tests by perturbation, in words."""
 
+_WRONG = "not faithful: covering what it marks does not move the score as it claims"
+"""The verdict where no baseline is better, but the map has no effect, or the opposite one."""
 
-def _clears(evidence: Evidence, *names: str) -> bool | None:
-    """Whether a test's value exceeds all its baselines; of several tests, the first one made."""
-    for name in names:
-        if name in evidence and (value := evidence[name].value) is not None:
-            return value > max(evidence[name].baselines.values(), default=0.0)
-    return None
+_RED_FLAGS = (
+    ("randomised", "same", True, "it hardly depends on what the model has learnt"),
+    ("stability", "steady", False, "it changes with invisible noise or another seed"),
+)
+"""Test, its limit, whether values above the limit are bad, and what that means."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -203,38 +203,63 @@ def cover_test(subject: Subject, share: float = DEFAULT_SHARE) -> EvidenceTest:
         reason = "the score does not change even if the whole image is blurred."
         return untested("cover", reason, count, details)
     mean = sum(each[name] for name in COVERS[1 : 1 + _PLACES]) / _PLACES
-    return EvidenceTest(
-        "cover",
-        each["hottest"],
-        {"elsewhere": mean, "centre": each["centre"], "random": each["random"]},
-        count,
-        _cover_sentence(subject, area, probabilities, scores),
-        details,
-    )
+    baselines = {"elsewhere": mean, "centre": each["centre"], "random": each["random"]}
+    made = EvidenceTest("cover", each["hottest"], baselines, count, details=details)
+    sign = -1 if subject.against else 1
+    rivals = ", ".join(subject.names.get(each, f"class {each}") for each, _ in subject.rivals)
+    shown = [
+        (f"{subject.name} score", "{:.3g}", scores),
+        (f"score lead of {subject.name} over {rivals}", "{:.3g}", (sign * margins).tolist()),
+    ]
+    if probabilities is not None and not _is_saturated(probabilities[0]):
+        shown.insert(0, (subject.name, "{:.0%}", probabilities))
+    return replace(made, sentence=_cover_sentence(made, shown, against=subject.against))
 
 
 def _cover_sentence(
-    subject: Subject, area: float, probabilities: Sequence[float] | None, scores: Sequence[float]
+    made: EvidenceTest, shown: Sequence[tuple[str, str, Sequence[float]]], *, against: bool
 ) -> str:
-    """The cover test in a sentence: by probabilities if they move, else by scores."""
+    """The cover test in a sentence, whose numbers say what its value says.
 
-    def told(values: Sequence[float], pattern: str) -> tuple[str, str, str]:
-        places = sum(values[2 : 2 + _PLACES]) / _PLACES
-        before, after, other = (pattern.format(each) for each in (values[0], values[1], places))
-        return before, after, other
+    A class can lose probability while its rival loses as much, and a map can mark more than the
+    same shape elsewhere does, but less than a spot in the middle.
 
-    before, after, other = told(scores, "{:.3g}")
-    unit = "score "
-    if probabilities is not None:
-        by_probability = told(probabilities, "{:.0%}")
-        saturated = min(probabilities[0], 1 - probabilities[0]) < 1 - _SATURATED
-        if not saturated and by_probability[0] != by_probability[1]:
-            (before, after, other), unit = by_probability, ""
-    part = "most opposing" if subject.against else "hottest"
-    return (
-        f"Cover the {part} {area:.0%} of the image: {subject.name} {unit}{before} → {after}. "
-        f"Same area elsewhere: {other}."
-    )
+    Args:
+        made: The test.
+        shown: What can be stated, in the order of preference, as words, format, and numbers of the
+            image and of every cover. The last one is what is measured. The first one that moves,
+            and compares with the baselines as the value does, is taken.
+        against: Whether the map shows evidence against the class.
+    """
+    value, best = made.value or 0.0, made.best_baseline
+    compared = dict.fromkeys(["elsewhere", *([best] if best else [])])
+    for what, pattern, (first, covered, *others) in shown:  # noqa: B007 - the last one remains
+        centre, random = others[_PLACES : _PLACES + 2]
+        after = {"elsewhere": sum(others[:_PLACES]) / _PLACES, "centre": centre, "random": random}
+        texts = [
+            pattern.format(each) for each in (first, covered, *map(after.__getitem__, compared))
+        ]
+        sign = -1 if against else 1
+        drop = sign * (first - covered)
+        agrees = (drop > 0) == (value > 0) and all(
+            (drop > sign * (first - after[each])) == (value > made.baselines[each])
+            for each in compared
+        )
+        if agrees and texts[0] != texts[1]:
+            break
+    part = "most opposing" if against else "hottest"
+    places = [_ELSEWHERE[each] for each in compared]
+    found = "".join(f" {name}: {text}." for name, text in zip(places, texts[2:], strict=True))
+    share = made.details["share"]
+    return f"Cover the {part} {share:.0%} of the image: {what} {texts[0]} → {texts[1]}.{found}"
+
+
+_ELSEWHERE = {
+    "elsewhere": "Same area elsewhere",
+    "centre": "A spot in the middle",
+    "random": "A random map",
+}
+"""The baselines of the cover test, in its sentence."""
 
 
 def road(
@@ -287,6 +312,8 @@ def road(
     values, measure = _measured(subject, found)
     if not bool(values.isfinite().all()):
         return untested("road", "the scores of the changed images are not finite.", len(images))
+    if _is_constant(values):
+        return untested("road", "the score does not change, whatever is removed.", len(images))
     gaps = values[1:].view(len(maps), len(shares), 2).diff(dim=2)[..., 0] / 2
     means = dict(zip(maps, gaps.mean(dim=1).tolist(), strict=True))
     value = means.pop("map")
@@ -354,6 +381,8 @@ def deletion_insertion(
     values, measure = _measured(subject, found)
     if not bool(values.isfinite().all()):
         return untested("curves", "the scores of the changed images are not finite.", len(batch))
+    if _is_constant(values):
+        return untested("curves", "the score does not change, whatever is blurred.", len(batch))
     first, last = values[:1], values[1:2]
     inner = values[2:].view(len(maps), 2, len(counts) - 2)
     places = torch.tensor(counts, dtype=torch.float64) / size
@@ -385,6 +414,17 @@ def deletion_insertion(
     )
 
 
+def _is_saturated(probability: float) -> bool:
+    """Whether a probability is so near 0 or 1 that it hardly moves with the score."""
+    return not 1 - _SATURATED <= probability <= _SATURATED
+
+
+def _is_constant(values: Tensor) -> bool:
+    """Whether no changed image has another value than the first one, the unchanged image."""
+    gaps = (values - values[0]).abs()
+    return float(gaps.max()) <= _IGNORED * max(1.0, abs(float(values[0])))
+
+
 def _measured(subject: Subject, found: Scores) -> tuple[Tensor, str]:
     """``(N,)`` in double precision, and its name: the class's probability unless it is saturated.
 
@@ -392,7 +432,7 @@ def _measured(subject: Subject, found: Scores) -> tuple[Tensor, str]:
     """
     if found.probabilities is not None:
         values = found.probabilities[:, subject.class_index].double()
-        if 1 - _SATURATED <= float(values[0]) <= _SATURATED and not subject.contrasted:
+        if not _is_saturated(float(values[0])) and not subject.contrasted:
             return (-values if subject.against else values), "probability"
     return subject.margin(found.scores), "score"
 
@@ -421,7 +461,8 @@ def _imputed(image: Tensor, pixels: Tensor, generator: torch.Generator) -> Tenso
     planes = image[0].detach().cpu().double().numpy().reshape(image.shape[1], -1, rows * cols)
     result = planes.copy()
     flat = pixels.numpy()
-    spread = float(planes.std()) or 1.0
+    one_colour = not np.ptp(planes, axis=(1, 2)).any()  # nothing can be removed from it
+    spread = 0.0 if one_colour else float(planes.std())
     for frame in range(planes.shape[1]):
         own = np.sort(flat[flat // (rows * cols) == frame] % (rows * cols))
         if len(own):

@@ -47,8 +47,8 @@ def evidence_html(evidence: Evidence, map_name: str) -> str:
     sentences = " ".join(html.escape(test.sentence) for test in evidence.tests)
     text = sentences if untested else f"<strong>{verdict}.</strong> {sentences}"
     further = "" if "road" in evidence or untested else f"<p>{_BUTTON}</p>"
-    good = evidence.faithful and evidence.class_specific is not False
-    kind = "untested" if untested else "good" if good else "bad"
+    bad = evidence.class_specific is False or evidence.faithful is False or evidence.flags
+    kind = "bad" if bad else "untested" if untested else "good"
     rows = "".join(map(_row, evidence.tests))
     return (
         f'<div class="{kind}" data-map="{html.escape(map_name)}"><p>{text}</p>'

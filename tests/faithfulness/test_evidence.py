@@ -10,12 +10,21 @@ import torch
 from cam_hub.errors import InvalidArgument
 from cam_hub.faithfulness import Evidence, EvidenceTest, energy, focus, pointing_game
 
+BASELINES = {"elsewhere": 0.2, "centre": 0.5, "random": 0.1}
+
 
 def made(value: float | None, check: float | None = None) -> Evidence:
-    tests = [EvidenceTest("cover", value, {"elsewhere": 0.2, "centre": 0.5, "random": 0.1}, 8)]
+    tests = [EvidenceTest("cover", value, BASELINES, 8)]
     if check is not None:
         tests.append(EvidenceTest("class_check", check, {"same": 0.85, "chance": 0.4}))
     return Evidence(tuple(tests), 3, "features")
+
+
+def with_test(evidence: Evidence, *test: object) -> Evidence:
+    return Evidence((*evidence.tests, EvidenceTest(*test)))  # type: ignore[arg-type]
+
+
+BLIND = Evidence((EvidenceTest("cover", None, sentence="Not tested (cover): Why."),))
 
 
 @pytest.mark.parametrize(
@@ -26,6 +35,30 @@ def made(value: float | None, check: float | None = None) -> Evidence:
         (made(0.9, 0.95), "faithful, but the same for any class"),
         (made(0.5), "no better than a spot in the middle"),
         (made(-1.0, 0.1), "no better than a spot in the middle"),
+        (with_test(made(0.9, 0.1), "road", 0.6, BASELINES), "class-specific and faithful"),
+        (
+            with_test(made(0.9, 0.1), "road", 0.3, BASELINES),
+            "class-specific and faithful; but by ROAD no better than a spot in the middle",
+        ),
+        (
+            with_test(made(0.9), "randomised", 0.9, {"same": 0.85}),
+            "faithful; but it hardly depends on what the model has learnt",
+        ),
+        (
+            with_test(made(0.9), "stability", 0.5, {"steady": 0.97}),
+            "faithful; but it changes with invisible noise or another seed",
+        ),
+        (with_test(made(0.5), "road", 0.6, BASELINES), "no better than a spot in the middle"),
+        (with_test(BLIND, "road", 0.6, BASELINES), "faithful"),
+        (with_test(BLIND, "road", 0.4, BASELINES), "no better than a spot in the middle"),
+        (
+            with_test(BLIND, "class_check", 0.95, {"same": 0.85}),
+            "the same for any class; whether it is faithful was not tested: Why.",
+        ),
+        (
+            with_test(Evidence(()), "class_check", 0.1, {"same": 0.85}),
+            "class-specific; whether it is faithful was not tested",
+        ),
         (Evidence((EvidenceTest("focus", 0.4),)), "not tested"),
         (Evidence((EvidenceTest("cover", None, sentence="Why."),)), "not tested: Why."),
     ],
@@ -33,6 +66,15 @@ def made(value: float | None, check: float | None = None) -> Evidence:
 def test_the_verdict_is_in_words(evidence: Evidence, verdict: str):
     assert evidence.verdict == verdict
     assert str(evidence).startswith(verdict.rstrip(".") + ".")
+
+
+@pytest.mark.parametrize("name", ["cover", "road"])
+def test_a_map_with_the_opposite_effect_is_never_faithful(name: str):
+    """Even where every baseline does more harm: zero is where a test knows nothing."""
+    worse = {"elsewhere": -3.0, "centre": -2.0, "random": -1.0}
+    found = Evidence((EvidenceTest(name, -0.5, worse),))
+    assert found.faithful is False
+    assert found.verdict.startswith("not faithful")
 
 
 def test_results_survive_json():
@@ -51,6 +93,19 @@ def test_results_survive_json():
         {},
         {"layer": None, "class_index": "x", "tests": []},
         {"layer": None, "class_index": 0, "tests": [{"name": "cover"}]},
+        {
+            "layer": None,
+            "class_index": 0,
+            "tests": [
+                {
+                    "name": "class_check",
+                    "value": 0.9,
+                    "baselines": {},
+                    "passes": 1,
+                    "sentence": "",
+                }
+            ],
+        },
         {
             "layer": None,
             "class_index": 0,
@@ -100,4 +155,5 @@ def test_pointing_and_energy_compare_with_the_object():
 def test_the_reason_why_nothing_was_tested_is_written_once():
     found = Evidence((EvidenceTest("cover", None, sentence="Why."),))
     assert str(found) == "not tested: Why."
+    assert str(BLIND) == "not tested: Why."
     assert found._repr_html_().count("Why.") == 1

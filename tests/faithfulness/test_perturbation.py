@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -102,6 +103,49 @@ def test_a_model_that_ignores_its_input_is_reported():
     found = cover_test(replace(subject(spot(6, 6)), rate=constant))
     assert found.value is None
     assert "does not change even if the whole image is blurred" in found.sentence
+
+
+@pytest.mark.parametrize("test", [cover_test, road, deletion_insertion])
+def test_an_image_of_one_colour_tests_nothing(test):
+    """The noise of imputation is no evidence, either."""
+    flat = image().fill_(0.7)
+    found = test(replace(subject(spot(6, 6)), image=flat.repeat(1, 2, 1, 1)))
+    assert found.value is None
+    assert "does not change" in found.sentence
+
+
+def numbers(sentence: str) -> list[float]:
+    return [float(each) for each in re.findall(r"-?\d+\.?\d*", sentence.split("image: ")[1])]
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        # What is covered supports both classes, so that the probability falls, but no lead.
+        (lambda first, second: [2 * first + 1, 2.5 * first, second + 3], "score lead of A over B"),
+        (lambda first, second: [first, 0 * first, second], "A "),
+        # More of the score lies in the middle.
+        (lambda first, second: [first + 4 * second, 0 * first, 0 * first], "A spot in the middle"),
+    ],
+)
+def test_the_sentence_states_what_the_value_states(rate, words):
+    """Its numbers compare as the value and the baseline that decides do."""
+
+    def scored(images: Tensor) -> Scores:
+        squares = images[:, 0, 6:20, 6:20].mean((1, 2)), images[:, 0, 21:35, 21:35].mean((1, 2))
+        scores = torch.stack(rate(*squares), 1)
+        return Scores(scores, scores.softmax(1))
+
+    names = {0: "A", 1: "B", 2: "C"}
+    photo = image()
+    photo[..., 21:35, 21:35] = 1 + photo[..., 6:20, 6:20]
+    given = replace(subject(spot(6, 6)), image=photo, rate=scored, names=names)
+    found = cover_test(given)
+    assert words in found.sentence
+    before, covered, *others = numbers(found.sentence)
+    assert (before > covered) == (found.value > 0)
+    for number, name in zip(others, ["elsewhere", found.best_baseline], strict=False):
+        assert (number > covered) == (found.value > found.baselines[name])
 
 
 @pytest.mark.parametrize("test", [cover_test, road, deletion_insertion])

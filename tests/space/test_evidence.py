@@ -186,6 +186,18 @@ def test_labels_in_sentences_are_escaped():
     assert 'data-map="a&quot;b"' in shown
 
 
+@pytest.mark.parametrize(
+    ("road", "check", "kind"), [(0.9, 0.1, "good"), (0.4, 0.1, "bad"), (0.9, 0.9, "bad")]
+)
+def test_what_a_further_test_holds_against_a_map_is_marked(road: float, check: float, kind: str):
+    tests = (
+        EvidenceTest("cover", 1.0, {"centre": 0.5}),
+        EvidenceTest("class_check", check, {"same": 0.85}),
+        EvidenceTest("road", road, {"centre": 0.5}),
+    )
+    assert evidence_html(Evidence(tests), "a").startswith(f'<div class="{kind}"')
+
+
 def test_evidence_for_a_result_that_is_gone_is_not_written(tmp_path: Path):
     record_evidence(tmp_path / "gone", {})
     assert not list(tmp_path.iterdir())
