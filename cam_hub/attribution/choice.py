@@ -27,7 +27,7 @@ from cam_hub.attribution.passes import Job, run
 from cam_hub.attribution.passes.scoring import Answer, ask, marked_pixels, score_images
 from cam_hub.attribution.preparation import Prepared, make_job
 from cam_hub.attribution.request import AUTO, ExplainOptions
-from cam_hub.errors import InvalidArgument, NoMap
+from cam_hub.errors import InvalidArgument, ModelRefused, NoMap
 from cam_hub.faithfulness import (
     Subject,
     blurred,
@@ -71,6 +71,9 @@ _COVERS = 16
 """So many images pass to test candidates, at most: with the image itself, blurred as a whole and
 covered at random before (four), and the noisy copies of SmoothGradCAM++ (five), 25 in all."""
 
+_SAMPLES = 4
+"""So many noisy copies are taken for the candidates, at most; of the chosen map, the request's."""
+
 _MAX_CLASSES = 4
 """Of several classes, so many are taken into account."""
 
@@ -90,7 +93,7 @@ _SAME = 0.95
 _TIE = 0.002
 """Candidates within this share of the best are ties, which go to the deeper layer."""
 
-_VERSION = 1
+_VERSION = 2
 _MAX_IMAGES = 64
 """So many images of each network are judges of others."""
 
@@ -172,8 +175,9 @@ class Observation:
 
     Attributes:
         ledger: Reads what images of the same weights have shown.
-        question: Identifies the image and the question.
-        key: Identifies the question and what may be chosen for it.
+        question: Identifies the image and the question, in whatever words it was asked.
+        keys: Identify the question, as it was asked and in all words, and what may be chosen for
+            it.
         layers: The candidate layers in the order of their depth.
         free: Whether the layer is chosen, or the method alone.
         by_depth: The choice where evidence does not decide; its reason is to be completed.
@@ -181,11 +185,12 @@ class Observation:
         drops: The contrast drop by candidate.
         clear: By so much a drop must exceed that of a random map.
         known: The choice that was made before, if any.
+        measured: What falls if evidence is covered, in words.
     """
 
     ledger: Callable[[], _Ledger]
     question: str
-    key: str
+    keys: Sequence[str]
     layers: Sequence[str]
     free: bool
     by_depth: Choice
@@ -193,6 +198,7 @@ class Observation:
     drops: Mapping[Candidate, float] = field(default_factory=dict)
     clear: float = 0.0
     known: Choice | None = None
+    measured: str = "score"
 
     def choice(self) -> Choice:
         """The choice for this image, from its tests and from what other images have shown."""
@@ -203,25 +209,28 @@ class Observation:
         by_depth = replace(self.by_depth, images=others + bool(own))
         if self.undecided:
             reason = by_depth.reason + self.undecided
-            return ledger.store(self.key, replace(by_depth, reason=reason))
+            return ledger.store(self.keys, replace(by_depth, reason=reason))
         means = ledger.means(self.question)
         values = {each: own[each] + _PRIOR * means.get(each, 0.0) for each in own}
         chosen = _best(values, self.layers, free=self.free)
         if chosen is None or not _is_clear(
             own[chosen], means.get(chosen), random, ledger.mean_random(self.question), self.clear
         ):
-            found = f"{own[chosen]:.2g}" if chosen is not None else "nothing"
-            reason = f"covering what a map marks lowers the score by {found}, a random map "
-            reason = f"{by_depth.reason}{reason}{random:.2g}"
-            return ledger.store(self.key, replace(by_depth, reason=reason))
-        rests = f"this image and {others} others" if others else "this image alone"
+            reason = "no map marks pixels that the score depends on"
+            if chosen is not None:
+                reason = f"covering what the best map marks changes the {self.measured} by "
+                reason += f"{-own[chosen]:+.2g}, what a random map marks by {-random:+.2g}"
+            reason = f"{by_depth.reason}{reason}"
+            return ledger.store(self.keys, replace(by_depth, reason=reason))
+        rests = f"and {others} other{'s' * (others > 1)}" if others else "alone"
         reason = (
-            f"chosen by evidence among {len(values)} maps: covering what it marks lowers the class "
-            f"relative to its rival by {own[chosen]:.2g}, a random map by {random:.2g} ({rests})"
+            f"chosen by evidence among {len(values)} maps: covering what it marks "
+            f"{'lowers' if own[chosen] > 0 else 'raises'} the {self.measured} by "
+            f"{abs(own[chosen]):.2g}, a random map lowers it by {random:.2g} (this image {rests})"
         )
         name, layer = chosen
         return ledger.store(
-            self.key,
+            self.keys,
             replace(
                 by_depth,
                 method=name,
@@ -258,29 +267,58 @@ def observe(
     names = suggest_layers(model, "blocks", input_size=size) if free else given
     asked = replace(request, target_layers=names)
     job = replace(make_job(model, prepared, methods, asked), methods=methods)
+    if job.noise is not None and job.samples > _SAMPLES:
+        job = replace(job, noise=replace(job.noise, num_samples=_SAMPLES))
     if request.reuse:
         source = partial(_Ledger.read, model, _ledger_key(model, job))
     else:
         source = partial(_Ledger, None, {}, {})
     ledger = source()
-    question = _question(job, request)
+    image = job.image.detach().float().cpu().contiguous().numpy().tobytes()
+    pixels = hashlib.sha256(image).hexdigest()
+    words = _question(pixels, job, request.classes, request.contrast)
     default = DEFAULT_METHOD if request.contrast is None else _SEPARATING[0]
     name = default if method == AUTO else METHODS[method].name
     found = Observation(
         source,
-        question,
-        _request_key(question, job),
+        words,
+        [_request_key(words, job)],
         list(job.layers),
         free,
-        Choice(name, None, "recommended by depth: "),
+        Choice(name, None, "recommended by depth: " if free else "the default method: "),
     )
-    if (known := ledger.choice(found.key, job)) is not None:
+    if (known := ledger.choice(found.keys[0], job)) is not None:
         return replace(found, known=known)
-    controls = _controls(job)
+    try:
+        return _tested(found, job, request, pixels)
+    except (ModelRefused, NoMap) as error:  # of the image itself, the explanation raises it, too
+        by_depth = replace(found.by_depth, passes=2 + _RANDOM)
+        undecided = f"the model could not be tested ({error})"
+        return replace(found, by_depth=by_depth, undecided=undecided)
+
+
+def _tested(found: Observation, job: Job, request: ExplainOptions, pixels: str) -> Observation:
+    """The observation with the tests of an image for which nothing was chosen yet.
+
+    Args:
+        found: The observation so far.
+        job: The job of all candidates.
+        request: The request.
+        pixels: Identifies the image.
+
+    Raises:
+        CamHubError: As ``explain``; also if the model refuses covered images.
+    """
+    ledger, controls = found.ledger(), _controls(job)
     answer = ask(_part(job, 0.0, 0.1), torch.cat([job.image, controls]))
+    settled = answer.settled
+    question = _question(pixels, job, settled.classes, settled.contrast)
+    key = _request_key(question, job)
+    if (known := ledger.choice(key, job)) is not None:  # the same, asked in other words
+        return replace(found, known=ledger.store(found.keys, known))
     covered = _part(job, 0.2, 0.5)
     subjects = [
-        _subject(covered, answer, index, request) for index in answer.settled.classes[:_MAX_CLASSES]
+        _subject(covered, answer, index, request) for index in settled.classes[:_MAX_CLASSES]
     ]
     scores = answer.scores.scores
     margins = torch.stack([each.margin(scores) for each in subjects]).mean(0)
@@ -288,20 +326,33 @@ def observe(
     # Of two scores that change alike, the margin stays.
     indices = {index for each in subjects for index in (each.class_index, *dict(each.rivals))}
     moved = float((scores[0] - scores[1])[[*indices]].abs().max())
-    clear = _CLEAR if answer.standings.probabilities is not None else _CLEAR * moved
     passes = 1 + len(controls)
-    found = replace(found, by_depth=replace(found.by_depth, passes=passes, random=random))
-    if not moved > clear or not bool(margins.isfinite().all()):
+    finite = bool(margins.isfinite().all()) and math.isfinite(moved)
+    by_depth = replace(found.by_depth, passes=passes, random=random if finite else None)
+    found = replace(
+        found,
+        question=question,
+        keys=[*found.keys, key],
+        by_depth=by_depth,
+        measured="class relative to its rival" if subjects[0].rivals else "score",
+        clear=_CLEAR if answer.standings.probabilities is not None else _CLEAR * moved,
+    )
+    if not finite:
+        return replace(found, undecided="the scores of covered images are not finite")
+    if not moved > found.clear:
         reason = "blurring the whole image hardly changes the score, as with random weights"
         return replace(found, undecided=reason)
     try:
         own, tested = _drops(job, subjects, ledger, reuse=request.reuse)
     except NoMap as error:  # one of the candidates is not finite
-        return replace(found, undecided=str(error))
-    ledger.add(question, own, random)
-    passes += tested + 1 + job.samples
-    by_depth = replace(found.by_depth, passes=passes)
-    return replace(found, by_depth=by_depth, drops=own, clear=clear)
+        own, tested, undecided = {}, 0, str(error)
+    except ModelRefused as error:
+        own, tested, undecided = {}, _COVERS, f"the model refuses covered images ({error})"
+    else:
+        undecided = ""
+        ledger.add(question, own, random)
+    by_depth = replace(by_depth, passes=passes + tested + 1 + job.samples)
+    return replace(found, by_depth=by_depth, drops=own, undecided=undecided)
 
 
 def _part(job: Job, start: float, end: float) -> Job:
@@ -419,11 +470,17 @@ def _drops(
     return finite, len(subjects) * (len(masks) + 1)
 
 
-def _question(job: Job, request: ExplainOptions) -> str:
-    """Identifies the image, the classes and the score, whatever the methods and layers."""
-    pixels = job.image.detach().float().cpu().contiguous().numpy().tobytes()
-    asked = [request.classes, request.contrast, job.question, *sorted(job.options.items())]
-    return hashlib.sha256(pixels + repr(asked).encode()).hexdigest()
+def _question(pixels: str, job: Job, classes: object, contrast: object) -> str:
+    """Identifies the image, the classes and the score, whatever the methods and layers.
+
+    Args:
+        pixels: Identifies the image.
+        job: Has the score.
+        classes: The classes, in any words.
+        contrast: The same of what they are contrasted with.
+    """
+    asked = [classes, contrast, job.question, *sorted(job.options.items())]
+    return f"{pixels}-{hashlib.sha256(repr(asked).encode()).hexdigest()}"
 
 
 def _request_key(question: str, job: Job) -> str:
@@ -464,12 +521,12 @@ class _Ledger:
         self._chosen: dict[str, dict[str, Any]] = dict(data.get("chosen", {}))
 
     def others(self, image: str) -> int:
-        """How many other images there are.
+        """How many other images there are; other classes of one image do not count.
 
         Args:
-            image: The digest of one image.
+            image: Identifies one image and a question about it.
         """
-        return len(self._images.keys() - {image})
+        return len({each.partition("-")[0] for each in self._images} - {image.partition("-")[0]})
 
     @classmethod
     def read(cls, model: LoadedModel, key: str) -> _Ledger:
@@ -478,7 +535,7 @@ class _Ledger:
         data = cache.read(key) or held.get(key)
         try:
             return cls(key, held, data if isinstance(data, dict) else {})
-        except (KeyError, TypeError, ValueError):  # a damaged or foreign file
+        except (KeyError, TypeError, ValueError, AttributeError):  # of another version
             return cls(key, held, {})
 
     def choice(self, key: str, job: Job) -> Choice | None:
@@ -488,7 +545,9 @@ class _Ledger:
             known = None if entry is None else Choice(**entry)
         except TypeError:
             return None
-        if known is None or (known.layer is not None and known.layer not in job.layers):
+        if known is None or known.method not in METHODS:
+            return None
+        if known.layer is not None and known.layer not in job.layers:
             return None
         return known
 
@@ -519,9 +578,9 @@ class _Ledger:
         _shorten(self._images, _MAX_IMAGES)
         self._write()
 
-    def store(self, key: str, choice: Choice) -> Choice:
-        """Stores a choice, and returns it."""
-        self._chosen[key] = choice.describe()
+    def store(self, keys: Sequence[str], choice: Choice) -> Choice:
+        """Stores a choice under every key, and returns it."""
+        self._chosen |= dict.fromkeys(keys, choice.describe())
         _shorten(self._chosen, _MAX_CHOICES)
         self._write()
         return choice

@@ -166,7 +166,7 @@ class Evidence:
     def verdict(self) -> str:
         """The result of the tests, in words.
 
-        A map that is faithful by one test, while another one contradicts, is said to be both.
+        Where a map is faithful by one test, and another test contradicts, they state both.
         """
         specific = self.class_specific
         same = "the same for any class"
@@ -177,7 +177,8 @@ class Evidence:
             reasons = [
                 test.sentence.removeprefix(_UNTESTED.format(test.name)) for test in self._reasons
             ]
-            words = " ".join(["not tested:", *reasons]) if reasons else "not tested"
+            first = [each.rstrip(".") for each in reasons[:-1]]
+            words = "not tested" + (": " if reasons else "") + "; ".join([*first, *reasons[-1:]])
             if specific is None:
                 return words
             return f"{'class-specific' if specific else same}; whether it is faithful was {words}"
@@ -195,7 +196,7 @@ class Evidence:
 
     @property
     def flags(self) -> list[str]:
-        """What other tests hold against a map that is faithful by the decisive one."""
+        """The tests that contradict the decisive one of a faithful map, in words."""
         found = []
         if "road" in self and self["road"].value is not None and not self["road"].clears:
             best = self["road"].best_baseline

@@ -219,7 +219,7 @@ def cover_test(subject: Subject, share: float = DEFAULT_SHARE) -> EvidenceTest:
 def _cover_sentence(
     made: EvidenceTest, shown: Sequence[tuple[str, str, Sequence[float]]], *, against: bool
 ) -> str:
-    """The cover test in a sentence, whose numbers say what its value says.
+    """The cover test in a sentence, whose numbers agree with its value.
 
     A class can lose probability while its rival loses as much, and a map can mark more than the
     same shape elsewhere does, but less than a spot in the middle.

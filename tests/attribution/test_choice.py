@@ -112,6 +112,66 @@ def test_a_choice_takes_25_images_at_most(model: LoadedModel, images: Tensor):
     assert sum(passed) == result.manifest["choice"]["passes"] + own <= 25 + own
 
 
+def test_many_noisy_copies_are_those_of_the_chosen_map(model: LoadedModel, images: Tensor):
+    asked = {"method": "smoothgradcampp", "target_layers": "faithful", "sampling": "fixed"}
+    cam_hub.suggest_layers(model, "best")
+    with counted(model) as passed:
+        result = cam_hub.explain(model, images[1], num_samples=30, reuse=False, **asked)
+    assert result.manifest["choice"]["passes"] <= 25
+    assert sum(passed) == result.manifest["choice"]["passes"] + 31
+    assert result.manifest["maps"][0]["num_samples"] == 30
+
+
+def test_a_question_in_other_words_is_the_same_question(model: LoadedModel, images: Tensor):
+    """It costs no covers, and no image judges itself."""
+    first = cam_hub.explain(model, images[0])
+    index = first.classes[0]
+    for words in (cam_hub.top(1), index, [index], first.labels[index], np.array([index])):
+        with counted(model) as passed:
+            again = cam_hub.explain(model, images[0], classes=words)
+        assert again.manifest["choice"] == first.manifest["choice"]
+        assert sum(passed) <= 4 + 1  # and the map itself
+        with counted(model) as passed:
+            cam_hub.explain(model, images[0], classes=words)
+        assert sum(passed) <= 1
+    other = cam_hub.explain(model, images[0], classes=(index + 1) % 20)
+    assert "this image alone" in other.manifest["choice"]["reason"]
+
+
+@pytest.mark.parametrize("covers", ["blurred as a whole", "in part"])
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_model_that_refuses_covered_images_is_explained_by_depth(
+    images: Tensor, covers: str, fails: bool
+):
+    """Or that has no finite scores for them."""
+    model = wrapped(load("resnet10t", DATA))
+    by_depth = cam_hub.explain(model, images[0], method="smoothgradcampp")
+    whole = images[0].std() * 0.9
+    batches = []
+
+    def refuse(_: object, given: tuple[Tensor], scores: Tensor) -> Tensor:
+        batches.append(len(given[0]))
+        flat = given[0].std((1, 2, 3)) < whole
+        if covers == "in part":  # which come after those four
+            same = (given[0] == images[0]).all(1).double().mean((1, 2))
+            flat = (0.3 < same) & (same < 1) & (sum(batches) > 4)
+        if fails and bool(flat.any()):
+            raise ValueError("too flat")
+        return torch.where(flat[:, None], torch.nan, scores)
+
+    model.module.register_forward_hook(refuse)
+    result = cam_hub.explain(model, images[0], evidence="cover", reuse=False)
+    choice = result.manifest["choice"]
+    reason = choice["reason"]
+    assert reason.startswith("recommended by depth")
+    assert "too flat" in reason if fails else "finite" in reason or "no map" in reason
+    assert choice["passes"] <= 25
+    assert (result.method, result.layers) == (by_depth.method, by_depth.layers)
+    assert np.allclose(result.cam(), by_depth.cam(), atol=1e-6)
+    assert result.evidence.verdict.startswith("not tested: ")
+    assert "too flat" in result.evidence.verdict if fails else "finite" in result.evidence.verdict
+
+
 def test_several_classes_cost_no_more(model: LoadedModel, images: Tensor):
     result = cam_hub.explain(model, images[0], method="auto", classes=cam_hub.top(3))
     assert len(result.classes) == 3

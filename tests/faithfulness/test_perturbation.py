@@ -107,7 +107,7 @@ def test_a_model_that_ignores_its_input_is_reported():
 
 @pytest.mark.parametrize("test", [cover_test, road, deletion_insertion])
 def test_an_image_of_one_colour_tests_nothing(test):
-    """The noise of imputation is no evidence, either."""
+    """The noise of imputation tests nothing, either."""
     flat = image().fill_(0.7)
     found = test(replace(subject(spot(6, 6)), image=flat.repeat(1, 2, 1, 1)))
     assert found.value is None
