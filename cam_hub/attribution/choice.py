@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -99,6 +100,9 @@ _MAX_IMAGES = 64
 
 _MAX_CHOICES = 512
 """So many choices are remembered for each network."""
+
+_STORING: Final = threading.Lock()
+"""Held from reading a ledger to storing it, so that threads do not discard each other's images."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +208,14 @@ class Observation:
         """The choice for this image, from its tests and from what other images have shown."""
         if self.known is not None:
             return self.known
-        ledger, own, random = self.ledger(), self.drops, self.by_depth.random or 0.0
+        with _STORING:
+            return self._made(self.ledger())
+
+    def _made(self, ledger: _Ledger) -> Choice:
+        """The choice that another thread has made meanwhile, or a new one."""
+        own, random = self.drops, self.by_depth.random or 0.0
+        if (known := ledger.choice(self.keys[-1], self.layers)) is not None:
+            return known
         others = ledger.others(self.question)
         by_depth = replace(self.by_depth, images=others + bool(own))
         if self.undecided:
@@ -287,7 +298,7 @@ def observe(
         free,
         Choice(name, None, "recommended by depth: " if free else "the default method: "),
     )
-    if (known := ledger.choice(found.keys[0], job)) is not None:
+    if (known := ledger.choice(found.keys[0], found.layers)) is not None:
         return replace(found, known=known)
     try:
         return _tested(found, job, request, pixels)
@@ -314,8 +325,9 @@ def _tested(found: Observation, job: Job, request: ExplainOptions, pixels: str) 
     settled = answer.settled
     question = _question(pixels, job, settled.classes, settled.contrast)
     key = _request_key(question, job)
-    if (known := ledger.choice(key, job)) is not None:  # the same, asked in other words
-        return replace(found, known=ledger.store(found.keys, known))
+    if (known := ledger.choice(key, found.layers)) is not None:  # the same, in other words
+        with _STORING:
+            return replace(found, known=found.ledger().store(found.keys, known))
     covered = _part(job, 0.2, 0.5)
     subjects = [
         _subject(covered, answer, index, request) for index in settled.classes[:_MAX_CLASSES]
@@ -350,7 +362,8 @@ def _tested(found: Observation, job: Job, request: ExplainOptions, pixels: str) 
         own, tested, undecided = {}, _COVERS, f"the model refuses covered images ({error})"
     else:
         undecided = ""
-        ledger.add(question, own, random)
+        with _STORING:
+            found.ledger().add(question, own, random)
     by_depth = replace(by_depth, passes=passes + tested + 1 + job.samples)
     return replace(found, by_depth=by_depth, drops=own, undecided=undecided)
 
@@ -538,17 +551,17 @@ class _Ledger:
         except (KeyError, TypeError, ValueError, AttributeError):  # of another version
             return cls(key, held, {})
 
-    def choice(self, key: str, job: Job) -> Choice | None:
+    def choice(self, key: str, layers: Sequence[str]) -> Choice | None:
         """The choice that was made for an image, if its layer is still a candidate."""
         entry = self._chosen.get(key)
         try:
             known = None if entry is None else Choice(**entry)
         except TypeError:
             return None
-        if known is None or known.method not in METHODS:
+        if known is None or known.layer not in [None, *layers]:
             return None
-        if known.layer is not None and known.layer not in job.layers:
-            return None
+        if not (isinstance(known.method, str) and known.method in METHODS):
+            return None  # of another version
         return known
 
     def means(self, without: str = "") -> dict[Candidate, float]:
