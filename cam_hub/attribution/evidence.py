@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from cam_hub._validation import check_whole, with_hints
-from cam_hub.attribution.passes import Job, run
+from cam_hub.attribution.passes import Job, Progress, run
 from cam_hub.attribution.passes.scoring import marked_pixels, score_images
 from cam_hub.attribution.preparation import prepare
 from cam_hub.errors import (
@@ -62,6 +62,10 @@ __all__ = [
 
 _OTHER_CLASSES = 10
 """So many other classes are drawn for the class check."""
+
+_MOST_PASSES = 4096
+"""Fewer of them where each takes passes of its own, so that the check takes so many at most; the
+map itself is made once more, and one other class is always drawn."""
 
 SAME = 0.85
 """The rank correlation from which maps of different classes count as the same."""
@@ -182,7 +186,8 @@ def _class_check(checked: _Checked) -> EvidenceTest:
         generator = torch.Generator().manual_seed(checked.subject.seed)
         drawn = torch.randperm(len(others), generator=generator).tolist()
         first = [index for index, _ in checked.subject.rivals]
-        others = [*dict.fromkeys([*first, *(others[place] for place in drawn)])][:_OTHER_CLASSES]
+        others = [*dict.fromkeys([*first, *(others[place] for place in drawn)])]
+        others = others[: _affordable(tested, checked.layers)]
     elif tested.method.sign != "for" or tested.method.unsigned or not tested.method.class_specific:
         reason = "the opposite contrast is that of a map for a class, by its gradient."
         return untested("class_check", reason)
@@ -218,6 +223,14 @@ def _class_check(checked: _Checked) -> EvidenceTest:
         )
     baselines = {"same": limit, "chance": chance}
     return EvidenceTest("class_check", value, baselines, passes, sentence, details)
+
+
+def _affordable(tested: Tested, layers: Sequence[str]) -> int:
+    """How many other classes the class check draws."""
+    channels = sum(tested.job.layers[name].channels or 0 for name in layers)
+    count = partial(tested.method.passes.count, channels, copies=tested.job.samples)
+    each = count(2) - count(1)
+    return min(_OTHER_CLASSES, max(1, _MOST_PASSES // each)) if each else _OTHER_CLASSES
 
 
 def _distinguishing(
@@ -302,7 +315,6 @@ def _maps_of(
         settle=lambda *_: ResolvedClasses(tuple(classes), contrast),
         methods=methods,
         layers={name: job.layers[name] for name in layers},
-        progress=None,
     )
     passed = run(again)
     return passed.maps, passed.images or 1 + again.samples
@@ -414,8 +426,11 @@ def _randomised(checked: _Checked) -> EvidenceTest:
     generator = torch.Generator().manual_seed(checked.subject.seed)
     count = checked.tested.standings.ranking.numel()
     try:
-        first, images = _maps(checked, job, own)
         module = deepcopy(job.model.module)
+    except (RuntimeError, TypeError, MemoryError) as error:  # not every module has a copy
+        return untested("randomised", f"the model cannot be copied ({error}).")
+    try:
+        first, images = _maps(checked, job, own)
         correlations = {}
         for name, weights in (
             ("classifier", _classifier(module, count)),
@@ -427,7 +442,7 @@ def _randomised(checked: _Checked) -> EvidenceTest:
             changed = replace(job.model, module=module, facts={"execution": job.model.execution})
             second, _ = _maps(checked, replace(job, model=changed), own)
             correlations[name] = _agreement(first, second, ranks=True)
-    except (CamHubError, RuntimeError, TypeError, MemoryError) as error:
+    except CamHubError as error:
         return untested("randomised", str(error))
     parts = [
         f"{each:.2f} with {_SHUFFLED[name][each >= SAME]}" for name, each in correlations.items()
@@ -512,6 +527,7 @@ def evidence(
     layer: str | None = None,
     region: RegionChoice = None,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Evidence:
     """Tests a map against the model: are the pixels that it marks those that the score depends on?
 
@@ -531,6 +547,8 @@ def evidence(
         region: Where the object is, for the pointing game and the energy: a box
             ``(left, top, right, bottom)`` in the photo's pixels or a boolean mask ``(H, W)``.
         seed: Of everything that is drawn at random.
+        progress: Called with the part of the tests that is done and a few words; what it raises
+            stops the work.
 
     Returns:
         The results and the verdict.
@@ -552,7 +570,8 @@ def evidence(
     if not isinstance(tested, Tested):
         expected = "the result of explain() in this process; cam_hub.reproduce makes it again"
         raise InvalidArgument("explanation", "a result from files or another process", expected)
-    tested = replace(tested, job=tested.whole_job(explanation))
+    job, steps = tested.whole_job(explanation), _Steps(progress, len(names))
+    tested = replace(tested, job=job if progress is None else replace(job, progress=steps))
     index = explanation.classes[0] if class_index is None else class_index
     cam = explanation.cam(index, layer)
     heat = _on_input(explanation, index, layer, tuple(tested.job.image.shape[2:]))
@@ -578,7 +597,33 @@ def evidence(
     )
     layers = explanation.layers if layer is None else (layer,)
     checked = _Checked(tested, subject, cam, layers, inside)
-    return Evidence(tuple(CHECKS[name](checked) for name in names), index, layer, baseline)
+    return Evidence(
+        tuple(CHECKS[name](checked) for name in steps.over(names)), index, layer, baseline
+    )
+
+
+class _Steps:
+    """Progress of several tests, each of which makes several passes."""
+
+    def __init__(self, progress: Progress | None, count: int) -> None:
+        self._progress = progress
+        self._count = count
+        self._done = 0
+        self._part = 0.0
+
+    def over(self, names: Iterable[str]) -> Iterator[str]:
+        """The tests one by one; each counts as done when the next one is wanted."""
+        for self._done, name in enumerate(names):
+            self(0.0, "testing")
+            yield name
+        self._done = self._count
+        self(0.0, "testing")
+
+    def __call__(self, part: float, what: str) -> None:
+        """Reports a part of the present test; what is reported never falls."""
+        self._part = max(self._part, (self._done + part) / self._count)
+        if self._progress is not None:
+            self._progress(min(1.0, self._part), what)
 
 
 def add_evidence(explanation: Explanation, checks: Iterable[str], **asked: Any) -> None:

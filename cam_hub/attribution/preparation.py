@@ -78,6 +78,10 @@ class Prepared:
     tensor: Tensor
 
 
+_AGAIN = {"stability": 4, "randomised": 3}
+"""So often these tests make a map again, the unchanged one included."""
+
+
 def check_passes(
     model: LoadedModel,
     method: str,
@@ -85,6 +89,7 @@ def check_passes(
     classes: Sequence[str],
     copies: int,
     most: int,
+    tests: Sequence[str] = (),
 ) -> None:
     """Refuses maps that take more passes than are allowed, such as one for each channel.
 
@@ -95,6 +100,7 @@ def check_passes(
         classes: The classes as texts, such as ``"top(3)"``; empty for the predicted one.
         copies: The noisy copies.
         most: So many images may pass the network, besides those that find layers.
+        tests: Tests of the map, some of which make it again. What the others take is bounded.
 
     Raises:
         TooMuch: If more would.
@@ -110,8 +116,10 @@ def check_passes(
         for layer in resolve_layers(model, None if by_depth else layers):
             channels += layer.channels or 0
     taken = passes.count(channels, max(1, count), copies)
+    taken += passes.count(channels, 1, copies) * sum(_AGAIN.get(name, 0) for name in tests)
     if taken > most:
-        expected = f"another one: at most {most} images may pass a model for the maps, and this "
+        what = "the maps and their tests" if tests else "the maps"
+        expected = f"another one: at most {most} images may pass a model for {what}, and this "
         raise TooMuch("method", method, f"{expected}takes {taken} here")
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "MAX_SAMPLES",
     "ExplainArguments",
     "ExplainOptions",
+    "Rising",
     "model_of",
     "takes_arguments",
 ]
@@ -136,7 +137,8 @@ class ExplainOptions:
         """
         values: dict[str, Any] = {**_DEFAULTS, **given}
         if values["progress"] is not None:
-            values["progress"] = _Rising(values["progress"])
+            tested = values.get("evidence") is not None
+            values["progress"] = Rising(values["progress"], 0.5 if tested else 1.0)
         for name in ("classes", "contrast"):  # which are read for every picture and method
             choice = values[name]
             if not isinstance(choice, (str, Sequence, Tensor)) and is_iterable(choice):
@@ -167,19 +169,30 @@ class ExplainOptions:
         )
 
 
-class _Rising:
-    """Progress of work that turns out to take several passes: each fills what others have left."""
+class Rising:
+    """Progress of work that turns out to take several passes: each fills what others have left.
 
-    def __init__(self, progress: Progress) -> None:
+    Args:
+        progress: Called with the part of everything that is done, and a few words.
+        share: The part that these passes are; tests of the maps are the rest.
+    """
+
+    def __init__(self, progress: Progress, share: float = 1.0) -> None:
         self._progress = progress
+        self._share = share
         self._base = self._told = self._part = 0.0
 
     def __call__(self, part: float, what: str) -> None:
+        """Reports the progress of one pass."""
         if part < self._part:  # another pass has begun
             self._base = self._told
         self._part = part
         self._told = self._base + (1 - self._base) * part
-        self._progress(self._told, what)
+        self._progress(self._told * self._share, what)
+
+    def testing(self, part: float, what: str) -> None:
+        """Reports the progress of the tests alone."""
+        self._progress(self._share + (1 - self._share) * part, what)
 
 
 def model_of(model_or_id: LoadedModel | str, output: OutputChoice = None) -> LoadedModel:

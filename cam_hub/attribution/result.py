@@ -17,7 +17,7 @@ from typing import TypeVar
 from cam_hub.attribution.evidence import SAME_CONTRAST, Tested, add_evidence, likeness
 from cam_hub.attribution.passes import Job, Key, Pass, run
 from cam_hub.attribution.preparation import Prepared, make_job
-from cam_hub.attribution.request import ExplainOptions
+from cam_hub.attribution.request import ExplainOptions, Rising
 from cam_hub.errors import NoMap, OutOfMemory
 from cam_hub.layers.layouts import FULL, LayerInfo, on_input
 from cam_hub.layers.listing import layers_before
@@ -113,7 +113,9 @@ def explanation_of(
         found = _explain_with_fallback(model, prepared, found, method, request)
     checks = request.options["evidence"]
     if checks is not None:
-        add_evidence(found, checks)
+        progress = request.progress
+        progress = progress.testing if isinstance(progress, Rising) else progress
+        add_evidence(found, checks, progress=progress)
     return found
 
 

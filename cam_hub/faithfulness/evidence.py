@@ -22,7 +22,7 @@ class EvidenceTest:
         value: The result; None where the test could not be made.
         baselines: The same measure for maps, or places, that do not depend on the explanation, by
             name. A value means something only in comparison with these.
-        passes: How many images passed through the network for it.
+        passes: How many images pass through the network for it; cached ones are counted, too.
         sentence: The result in one plain sentence.
         details: Further figures; JSON types only.
     """
@@ -169,8 +169,11 @@ class Evidence:
         Where a map is faithful by one test, and another test contradicts, they state both.
         """
         specific = self.class_specific
+        details = self["class_check"].details if specific is False else {}
         same = "the same for any class"
-        if specific is False and (instead := self["class_check"].details.get("instead")):
+        if details.get("classes") == []:  # then the opposite contrast was compared
+            same = "the same for the opposite contrast"
+        if instead := details.get("instead"):
             same += f": use {instead['words']}"
         decisive = self._decisive
         if decisive is None:

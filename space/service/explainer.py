@@ -294,8 +294,10 @@ class Explainer:
                 request.classes,
                 request.num_samples,
                 limits.max_passes,
+                (asked.get("evidence") or ()) if tests is None else tests["checks"],
             )
             progress(0.4, "Explaining")
+            share = 0.5 if tests is None else 0.2
             if self._settings.zero_gpu:
                 result = zerogpu.explain(model, photo, asked, tests)
             else:
@@ -303,11 +305,14 @@ class Explainer:
                     model,
                     photo,
                     **asked,
-                    progress=lambda part, what: progress(0.4 + 0.5 * part, f"Explaining: {what}"),
+                    progress=lambda part, what: progress(0.4 + share * part, f"Explaining: {what}"),
                 )
                 if tests is not None:
-                    progress(0.9, "Testing the map")
-                    add_evidence(result, **tests)
+                    add_evidence(
+                        result,
+                        **tests,
+                        progress=lambda part, _: progress(0.6 + 0.3 * part, "Testing the map"),
+                    )
             self._labels.put(request.model_id, visitor, model.class_names)
             # The model is asked here, since one that a token has opened is not kept.
             notes = (*model.notes, *model.execution.notes)

@@ -238,6 +238,50 @@ def test_values_without_classes_have_no_rivals():
     assert found.verdict == "faithful"
 
 
+@pytest.mark.parametrize(
+    "name", ["cover", "class_check", "road", "curves", "stability", "randomised"]
+)
+def test_every_test_can_be_stopped(explained: Explanation, name: str):
+    """Also by an error that looks like one of torch's."""
+
+    def stop(part: float, what: str) -> None:
+        if part > 0:
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        cam_hub.evidence(explained, checks=name, progress=stop)
+    assert cam_hub.evidence(explained, checks=name)[name].value is not None
+
+
+def test_progress_rises_to_the_end_of_the_tests(model: cam_hub.LoadedModel):
+    seen: list[float] = []
+    cam_hub.explain(
+        model,
+        photo(),
+        method="gradcam",
+        target_layers="features",
+        evidence="all",
+        reuse=False,
+        progress=lambda part, _: seen.append(part),
+    )
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
+    assert any(0.5 < part < 1 for part in seen)
+
+
+def test_the_class_check_of_a_costly_method_is_bounded(model: cam_hub.LoadedModel, monkeypatch):
+    """Score-CAM makes a pass for each of three channels and class."""
+    result = cam_hub.explain(
+        model, photo(), method="scorecam", target_layers="features", classes=["red"]
+    )
+    whole = cam_hub.evidence(result, checks="class_check")["class_check"]
+    monkeypatch.setattr(cam_hub.attribution.evidence, "_MOST_PASSES", 4)
+    found = cam_hub.evidence(result, checks="class_check")["class_check"]
+    assert len(whole.details["classes"]) == 2
+    assert len(found.details["classes"]) == 1
+    assert found.value is not None
+
+
 def test_the_model_is_left_as_it_was(model: cam_hub.LoadedModel, explained: Explanation):
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
     cam_hub.evidence(explained, checks="all", region=(8, 8, 24, 24))

@@ -56,6 +56,10 @@ BLIND = Evidence((EvidenceTest("cover", None, sentence="Not tested (cover): Why.
             "the same for any class; whether it is faithful was not tested: Why.",
         ),
         (
+            with_test(made(0.9), "class_check", 0.7, {"same": 0.5}, 1, "", {"classes": []}),
+            "faithful, but the same for the opposite contrast",
+        ),
+        (
             with_test(Evidence(()), "class_check", 0.1, {"same": 0.85}),
             "class-specific; whether it is faithful was not tested",
         ),

@@ -70,6 +70,11 @@ def test_it_takes_the_arguments_of_the_explanation_and_of_the_tests(client: Clie
         ({"classes": ["no such class"]}, "class_not_found", "no such class"),
         ({"explained_region": [0, 0, 9, 9]}, "invalid_argument", "region="),
         ({"method": "sscam"}, "too_much", "takes 44802 here"),
+        (
+            {"method": "scorecam", "checks": ["stability"]},
+            "too_much",
+            "the maps and their tests, and this takes 6410 here",
+        ),
     ],
     ids=str,
 )
