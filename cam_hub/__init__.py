@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .attribution.explain_many import Outcome, explain_many
     from .attribution.predict import Predicted, activations, predict
     from .attribution.reproduce import reproduce
+    from .datasets.explain_dataset import explain_dataset
+    from .datasets.report import DatasetReport
     from .faithfulness import Evidence
     from .layers.listing import LayerInfo, list_layers, suggest_layers
     from .methods import METHODS, Method
@@ -53,6 +55,8 @@ _HOMES = {
         "attribution.explain_many": ("explain_many", "Outcome"),
         "attribution.predict": ("activations", "predict", "Predicted"),
         "attribution.reproduce": ("reproduce",),
+        "datasets.explain_dataset": ("explain_dataset",),
+        "datasets.report": ("DatasetReport",),
         "errors": ("errors",),
         "faithfulness": ("Evidence",),
         "layers.listing": ("LayerInfo", "list_layers", "suggest_layers"),
@@ -78,6 +82,7 @@ __all__ = [
     "DEFAULT_MODEL",
     "METHODS",
     "Comparison",
+    "DatasetReport",
     "Evidence",
     "Explanation",
     "LayerInfo",
@@ -100,6 +105,7 @@ __all__ = [
     "evidence",
     "expected",
     "explain",
+    "explain_dataset",
     "explain_many",
     "explain_methods",
     "list_layers",

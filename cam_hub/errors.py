@@ -29,6 +29,7 @@ __all__ = [
     "ModelRefused",
     "NoMap",
     "OutOfMemory",
+    "PackageMissing",
     "SaveFailed",
     "TooMuch",
 ]
@@ -226,6 +227,22 @@ class OutOfMemory(CamHubError):
         super().__init__(f"{_short(model_id)} ran out of memory: {reason}")
         self.model_id = model_id
         self.reason = reason
+
+
+class PackageMissing(CamHubError, ImportError):
+    """A package of an extra is not installed.
+
+    Attributes:
+        package: The package.
+        command: What installs it.
+    """
+
+    code = "package_missing"
+
+    def __init__(self, package: str, purpose: str, command: str) -> None:
+        super().__init__(f"{purpose} needs the package {package}, which is missing: {command}")
+        self.package = package
+        self.command = command
 
 
 class SaveFailed(CamHubError, OSError):

@@ -18,6 +18,7 @@ LEVELS = {
         {"models"},
         {"layers", "results", "sources"},
         {"attribution"},
+        {"datasets"},
         {"__main__", "cli"},
     ],
     "space": [

@@ -97,7 +97,7 @@ def test_the_apps_requirements_are_those_of_the_library_and_of_its_extra() -> No
     compared = {name: str(each) for name, each in listed.items()}
     assert compared == {name: str(each) for name, each in needed.items()}
     assert "gradio" not in parsed(PROJECT["dependencies"])
-    assert "cam-hub[app,captum]" in extras["test"]  # the tests of the app are among them
+    assert "cam-hub[app,captum,datasets]" in extras["test"]  # the tests of the app are among them
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +106,12 @@ def homes() -> Mapping[str, list[str]]:
     return packages_distributions()
 
 
-@pytest.mark.parametrize(("package", "extra"), [("cam_hub", "captum"), ("space", "app")])
-def test_every_imported_distribution_is_a_declared_requirement(package, extra, homes) -> None:
+@pytest.mark.parametrize(
+    ("package", "extras"), [("cam_hub", ["captum", "datasets"]), ("space", ["app"])]
+)
+def test_every_imported_distribution_is_a_declared_requirement(package, extras, homes) -> None:
     lines = [*PROJECT["dependencies"]]
-    if extra:
+    for extra in extras:
         lines += PROJECT["optional-dependencies"][extra]
     # Packages of ZeroGPU are imported only there.
     declared = {canonicalize_name(name) for name in parsed(lines)} | {"spaces"}

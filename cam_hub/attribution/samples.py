@@ -80,7 +80,7 @@ def open_samples(images: Any, *, clips: bool = False) -> Iterable[Sample]:
             ``DataLoader``, a data set of the library ``datasets``; or any other iterable, which is
             advanced as needed. Its items are images as for ``explain``, ``(key, image)``,
             ``(key, image, class)``, ``(image, label)``, rows such as ``{"image": …, "label": …}``,
-            or whole batches of these.
+            whole batches of these, or samples, which pass through unchanged.
         clips: Whether the model takes clips, so that a list of images is a single clip.
 
     Returns:
@@ -206,6 +206,9 @@ class _Reader:
 
     def _read(self, item: Any) -> Iterator[Sample]:
         """The samples of one item: one, or those of a batch."""
+        if isinstance(item, Sample):
+            yield item
+            return
         try:
             image, label, key, explain_label = self._parts(item)
         except CamHubError as error:

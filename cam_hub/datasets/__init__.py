@@ -1,0 +1,11 @@
+"""Whole datasets: one Parquet row for each image, and reports that are read from these rows.
+
+| module | one job |
+|---|---|
+| ``explain_dataset`` | the public function: checks the job and starts the runner |
+| ``sources`` | what holds the images: folders, tables, archives, Python objects |
+| ``rows`` | the schema, and the row of one image |
+| ``parts`` | the folder of Parquet files: its job, its keys, its next file |
+| ``runner`` | the local runner: explains what has no row yet |
+| ``report`` | ``DatasetReport``: rows, and statistics over them |
+"""

@@ -1,0 +1,549 @@
+"""``DatasetReport``: the rows of a dataset, read from Parquet alone, and statistics over them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from heapq import nlargest, nsmallest
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn.functional import interpolate
+
+from cam_hub._validation import check_sizes, check_whole, check_word
+from cam_hub.attribution.reproduce import reproduce
+from cam_hub.datasets.parts import PartFolder
+from cam_hub.datasets.rows import manifest_of, require, unpacked
+from cam_hub.datasets.sources import DataSource, open_source
+from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument, nearest_names
+from cam_hub.faithfulness import Evidence
+from cam_hub.images.decoding import open_image
+from cam_hub.images.geometry import Placement
+from cam_hub.methods import METHODS, fuse
+from cam_hub.models.loaded_model import LoadedModel
+from cam_hub.results.explanation import Explanation, read_predictions
+from cam_hub.results.maps import Map, Pictures
+from cam_hub.results.overlay import Box
+from cam_hub.results.serialization import folder_path
+from cam_hub.targets.classes import Prediction
+from cam_hub.targets.region import RegionChoice, read_region
+
+__all__ = ["DatasetReport", "DatasetRow", "HeatInside"]
+
+By = Literal["explained", "predicted", "label", "correct"]
+
+_FILES_HELD = 4
+"""So many files of rows stay in memory for ``report[key]``."""
+
+
+@dataclass(frozen=True)
+class HeatInside:
+    """How much of a map's heat lies inside of a region.
+
+    Attributes:
+        key: The image.
+        share: The part of the heat inside, in [0, 1].
+        area: The part of the model's input that the region covers: the share of a flat map.
+    """
+
+    key: str
+    share: float
+    area: float
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetRow:
+    """One image of a dataset, and what its explanation showed.
+
+    Attributes:
+        key: Identifies the image.
+        path: The absolute path of its file; None if it is not a file of its own.
+        label: Its label, as text; None if none is known.
+        label_index: The model's class of that label; None if it has none.
+        correct: Whether the most probable class is that of the label; None where that is unknown.
+        predictions: The most probable classes, at most five.
+        method: The method; None for an image with an error, and so are ``placement`` and ``focus``.
+        layers: The layers of the maps.
+        classes: The explained classes, with their probabilities.
+        maps: Float32 ``(rows, cols)``, of a clip ``(steps, rows, cols)``, on the layer's own grid
+            and un-normalised, by class index and layer.
+        placement: Where the model's input lay on the photo.
+        boxes: Boxes around what is hotter than half of the maximum, the hottest first, in the
+            photo's pixels; exact to a 224th of its longer side.
+        focus: One minus the normalised entropy of the first class's map on the layer's own grid: 1
+            for a single cell, 0 for a flat map. The fusion stands for
+            several layers.
+        evidence: The tests that were asked for; None if there were none.
+        error: The code of the error; None if the image was explained.
+        message: The message of the error.
+    """
+
+    key: str
+    path: str | None
+    label: str | None
+    label_index: int | None
+    correct: bool | None
+    predictions: tuple[Prediction, ...]
+    method: str | None
+    layers: tuple[str, ...]
+    classes: tuple[Prediction, ...]
+    maps: Mapping[tuple[int, str], Map] = field(repr=False)
+    placement: Placement | None = field(repr=False)
+    boxes: tuple[Box, ...] = field(repr=False)
+    focus: float | None
+    evidence: Evidence | None = field(repr=False)
+    error: str | None
+    message: str | None
+    _raw: Mapping[str, Any] = field(repr=False)
+    _common: Mapping[str, Any] = field(repr=False)
+    _report: DatasetReport = field(repr=False)
+
+    @classmethod
+    def read(
+        cls, raw: Mapping[str, Any], common: Mapping[str, Any], report: DatasetReport
+    ) -> DatasetRow:
+        """A row out of a file.
+
+        Args:
+            raw: By column.
+            common: What the manifests of the file's rows have in common.
+            report: The report.
+
+        Raises:
+            InvalidArgument: If a map or a placement cannot be.
+        """
+        placement, evidence = raw["placement"], raw["evidence"]
+        names = ("key", "path", "label", "label_index", "correct", "method", "focus", "error",
+                 "message")  # fmt: skip
+        return cls(
+            **{name: raw[name] for name in names},
+            predictions=_predictions(raw["predictions"]),
+            layers=tuple(raw["layers"] or ()),
+            classes=_predictions(raw["classes"]),
+            maps={
+                (each["class_index"], each["layer"]): unpacked(each) for each in raw["maps"] or ()
+            },
+            placement=None if placement is None else Placement.from_dict(placement),
+            boxes=tuple(Box(*box) for box in raw["boxes"] or ()),
+            evidence=None if evidence is None else Evidence.from_dict(json.loads(evidence)),
+            _raw=raw,
+            _common=common,
+            _report=report,
+        )
+
+    @property
+    def map(self) -> Map | None:
+        """The map of the first class at the first layer; None for an image with an error."""
+        return next(iter(self.maps.values()), None)
+
+    def manifest(self, image: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The manifest of the explanation; without the digest of the image unless it is given.
+
+        Raises:
+            CamHubError: If the image has an error in place of an explanation.
+        """
+        self._check()
+        size = list(self._raw["placement"]["photo_size"])
+        return manifest_of(self._raw, self._common, image or {"size": size, "sha256": ""})
+
+    def image(self) -> object:
+        """The image as ``explain`` takes it: its path, or what the source has for its key.
+
+        Raises:
+            ImageRefused: If it is not there any more.
+        """
+        return self._report.find_image(self.key, self.path)
+
+    def photo(self) -> Image.Image:
+        """The photo, upright, RGB; of a clip its first frame.
+
+        Raises:
+            ImageRefused: If it is not there any more, cannot be opened, or has another size than
+                the explained one.
+        """
+        image = self.image()
+        if isinstance(image, torch.Tensor):
+            raise ImageRefused(f"{self.key!r} is a tensor, which is not drawn: explain it anew")
+        photo = open_image(image)
+        if self.placement is not None and photo.size != self.placement.photo_size:
+            was = " × ".join(map(str, self.placement.photo_size))
+            raise ImageRefused(f"{self.key!r} is {photo.width} × {photo.height} now, and was {was}")
+        return photo
+
+    def explanation(self) -> Explanation:
+        """The explanation, with its photo: for overlays, heatmaps, boxes, ``save`` and so on.
+
+        It is made from the row and the photo. No model is needed.
+
+        Raises:
+            CamHubError: If the image has an error in place of an explanation.
+            ImageRefused: As ``photo``.
+        """
+        self._check()
+        pictures = Pictures([self.photo()])
+        manifest = self.manifest(pictures.facts)
+        if self.placement is None:
+            raise AssertionError("an explained image has a placement")
+        return Explanation(
+            pictures=pictures,
+            placement=self.placement,
+            predictions=read_predictions(manifest["predictions"]),
+            classes=tuple(each.class_index for each in self.classes),
+            layers=self.layers,
+            cams={key: cam.copy() for key, cam in self.maps.items()},
+            labels={each.class_index: each.label for each in self.classes},
+            described=manifest,
+        )
+
+    def overlay(self, class_index: int | None = None, **look: Any) -> Image.Image:
+        """The photo with the heatmap over it, drawn now.
+
+        Args:
+            class_index: One of the explained classes; None for the first.
+            look: Other arguments of ``Explanation.overlay``.
+
+        Raises:
+            CamHubError: As ``explanation`` and ``Explanation.overlay``.
+        """
+        return self.explanation().overlay(class_index, **look)
+
+    def reproduce(self, model: LoadedModel | None = None, **functions: Any) -> Explanation:
+        """Explains the image again, by the same method at the same layers.
+
+        Args:
+            model: The model; None for the one of the report, or the one that the ID names.
+            functions: ``reference``, ``output`` or ``classes``, if one of them was given, as for
+                ``cam_hub.reproduce``.
+
+        Raises:
+            CamHubError: As ``explanation`` and ``cam_hub.reproduce``.
+        """
+        self._check()
+        image = self.image()
+        facts = Pictures([self.photo()]).facts
+        model = model or self._report.model
+        return reproduce(self.manifest(facts), image, model=model, **functions)
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise _stored_error(self.error, self.message or "")
+
+
+class DatasetReport:
+    """The rows of a dataset, and statistics over them; read from the Parquet files as needed.
+
+    Args:
+        folder: The files.
+        source: Where the images are; None to open the source that the job names, when it is needed.
+        model: The model; None to load it when it is needed.
+
+    Attributes:
+        model: The model, or None.
+    """
+
+    def __init__(
+        self,
+        folder: PartFolder,
+        source: DataSource | None = None,
+        model: LoadedModel | None = None,
+    ) -> None:
+        self._folder = folder
+        self._source = source
+        self.model = model
+        self._held: OrderedDict[Path, tuple[list[dict[str, Any]], dict[str, Any]]] = OrderedDict()
+
+    @classmethod
+    def open(
+        cls,
+        out: str | os.PathLike[str],
+        source: object = None,
+        model: LoadedModel | None = None,
+    ) -> Self:
+        """Opens the rows that ``explain_dataset`` wrote, also those of an unfinished job.
+
+        Args:
+            out: Their folder.
+            source: Where the images are, if they were moved, or are not files: as for
+                ``explain_dataset``. Needed for overlays only.
+            model: The model, for ``reproduce``, if it cannot be loaded by its ID.
+
+        Raises:
+            InvalidArgument: If there are no such rows, or the source has no images.
+            PackageMissing: If pyarrow is not installed.
+        """
+        folder = PartFolder(folder_path(out, "out"))
+        return cls(folder, None if source is None else open_source(source), model)
+
+    @property
+    def job(self) -> Mapping[str, Any]:
+        """What the job was: model, source and arguments; JSON types only."""
+        found: Mapping[str, Any] = self._folder.job["identity"]
+        return found
+
+    def __len__(self) -> int:
+        """The number of rows, those with errors included."""
+        return len(self._folder)
+
+    def __iter__(self) -> Iterator[DatasetRow]:
+        """All rows in the order in which they were written; one file at a time is in memory."""
+        for file in self._folder.files:
+            common = self._folder.common(file)
+            for raw in self._folder.rows(file):
+                yield DatasetRow.read(raw, common, self)
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[Path, int]]:
+        """The file of each row, and its position in it."""
+        return {
+            row["key"]: (file, position)
+            for file in self._folder.files
+            for position, row in enumerate(self._folder.rows(file, "key"))
+        }
+
+    def keys(self) -> list[str]:
+        """The keys of all rows."""
+        return list(self._places)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether an image has a row."""
+        return str(key) in self._places
+
+    def __getitem__(self, key: object) -> DatasetRow:
+        """The row of an image.
+
+        Args:
+            key: Its key; a number stands for its text.
+
+        Raises:
+            InvalidArgument: If there is none.
+        """
+        if str(key) not in self._places:
+            near = nearest_names(str(key), self._places)
+            hint = f", such as {', '.join(near)}" if near else ""
+            raise InvalidArgument("key", key, f"the key of one of {len(self):,} rows{hint}")
+        file, position = self._places[str(key)]
+        if file not in self._held:
+            self._held[file] = self._folder.rows(file), self._folder.common(file)
+            while len(self._held) > _FILES_HELD:
+                self._held.popitem(last=False)
+        self._held.move_to_end(file)
+        rows, common = self._held[file]
+        return DatasetRow.read(rows[position], common, self)
+
+    def errors(self) -> dict[str, tuple[str, str]]:
+        """Code and message of each image that could not be explained, by key."""
+        return {
+            row["key"]: (row["error"], row["message"])
+            for row in self._folder.columns("key", "error", "message")
+            if row["error"] is not None
+        }
+
+    @property
+    def accuracy(self) -> float | None:
+        """The part of the images whose most probable class is that of their label.
+
+        Only explained images whose label the model has count; None if there are none.
+        """
+        known = [row["correct"] for row in self._folder.columns("correct")]
+        known = [each for each in known if each is not None]
+        return sum(known) / len(known) if known else None
+
+    def most_focused(self, count: int = 10) -> list[DatasetRow]:
+        """The rows whose heat is on the smallest part of the image, that with the least first."""
+        return self._by_focus(count, nlargest)
+
+    def least_focused(self, count: int = 10) -> list[DatasetRow]:
+        """The rows whose heat is most spread, the flattest map first."""
+        return self._by_focus(count, nsmallest)
+
+    def _by_focus(self, count: int, select: Callable[..., list[Any]]) -> list[DatasetRow]:
+        check_whole("count", count)
+        known = (
+            (row["focus"], row["key"])
+            for row in self._folder.columns("focus", "key")
+            if row["focus"] is not None
+        )
+        return [self[key] for _, key in select(count, known, key=lambda each: each[0])]
+
+    def mean_maps(
+        self, by: By = "explained", *, size: tuple[int, int] = (14, 14)
+    ) -> dict[str, Map]:
+        """The mean map of the images of each class, or of those that are right and wrong.
+
+        Maps lie on the model's input, not on the photo. Each is the first class's map, of several
+        layers their fusion, divided by its largest value, so that every image counts the same; of a
+        signed map the positive part.
+
+        Args:
+            by: ``"explained"``, ``"predicted"`` or ``"label"`` for the label of that class;
+                ``"correct"`` for ``"correct"`` and ``"wrong"``.
+            size: Rows and columns of the result.
+
+        Returns:
+            Float32 ``size`` in [0, 1], by label, the labels in their order. Images without a map
+            or without that label do not count.
+        """
+        check_word("by", by, ("explained", "predicted", "label", "correct"))
+        rows, cols = check_sizes("size", size, 2)
+        sums: dict[str, NDArray[np.float64]] = {}
+        counts: dict[str, int] = {}
+        for row in self:
+            name, heat = _group_of(row, by), _heat_of(row)
+            if name is None or heat is None:
+                continue
+            wide = _resized(heat / heat.max(), rows, cols)
+            sums[name] = sums[name] + wide if name in sums else wide
+            counts[name] = counts.get(name, 0) + 1
+        return {name: (sums[name] / counts[name]).astype(np.float32) for name in sorted(sums)}
+
+    def heat_inside(
+        self, regions: Mapping[str, RegionChoice] | Callable[[DatasetRow], RegionChoice]
+    ) -> list[HeatInside]:
+        """The share of the heat that lies inside of boxes or masks, the lowest share first.
+
+        Args:
+            regions: By key, a box ``(left, top, right, bottom)`` in the photo's pixels or a boolean
+                mask ``(H, W)`` of the photo; or a function of a row that returns one. Images
+                without one (None), or without a map, are left out.
+
+        Raises:
+            InvalidArgument: If a region lies where the model saw nothing, or is none.
+        """
+        found = []
+        for row in self:
+            region = regions(row) if callable(regions) else regions.get(row.key)
+            heat = _heat_of(row)
+            if region is None or heat is None or row.placement is None:
+                continue
+            rows, cols = row.placement.input_size
+            weights = read_region(region, row.placement).weights(rows, cols)
+            wide = _resized(heat, rows, cols)
+            share = float((wide * weights).sum() / wide.sum())
+            found.append(HeatInside(row.key, share, float(weights.mean())))
+        return sorted(found, key=lambda each: (each.share, each.key))
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each image, without the maps.
+
+        Columns: ``key``, ``path``, ``label``, ``label_index``, ``predicted_index``, ``predicted``,
+        ``probability``, ``correct``, ``explained`` (label of the first explained class),
+        ``method``, ``layers`` (with commas), ``focus``, ``boxes``, ``verdict``, ``error``,
+        ``message``.
+
+        Raises:
+            PackageMissing: If pandas is not installed.
+        """
+        pandas = require("pandas")
+        columns = ("key", "path", "label", "label_index", "predictions", "correct", "classes",
+                   "method", "layers", "focus", "boxes", "verdict", "error", "message")  # fmt: skip
+        rows = []
+        for row in self._folder.columns(*columns):
+            best = (row.pop("predictions") or [{}])[0]
+            explained = (row.pop("classes") or [{}])[0]
+            row["layers"] = None if row["layers"] is None else ",".join(row["layers"])
+            row |= {
+                "predicted_index": best.get("index"),
+                "predicted": best.get("label"),
+                "probability": best.get("probability"),
+                "explained": explained.get("label"),
+            }
+            rows.append(row)
+        order = ["key", "path", "label", "label_index", "predicted_index", "predicted",
+                 "probability", "correct", "explained", "method", "layers", "focus", "boxes",
+                 "verdict", "error", "message"]  # fmt: skip
+        frame = pandas.DataFrame(rows, columns=order)
+        for name in ("label_index", "predicted_index"):
+            frame[name] = frame[name].astype("Int64")
+        frame["correct"] = frame["correct"].astype("boolean")
+        return frame
+
+    def find_image(self, key: str, path: str | None) -> object:
+        """The image of a row, as ``explain`` takes it.
+
+        Args:
+            key: Its key.
+            path: The path in the row, or None.
+
+        Raises:
+            ImageRefused: If it is neither there nor in the source.
+        """
+        if path is not None and self._source is None and Path(path).is_file():
+            return path
+        source = self._source
+        if source is None:
+            place = self.job["source"].get("path")
+            if place is None:
+                reason = "its source was an object: give it to DatasetReport.open(out, source=…)"
+                raise ImageRefused(f"{key!r} is not a file, and {reason}")
+            try:
+                source = self._source = open_source(place)
+            except InvalidArgument as error:
+                moved = "give its new place to DatasetReport.open(out, source=…)"
+                raise ImageRefused(f"{key!r} is not there any more: {moved}") from error
+        if path is not None and Path(path).is_file() and self.job["source"] == source.facts:
+            return path
+        sample = source.find(key)
+        if sample is None or sample.error is not None or sample.picture is None:
+            raise ImageRefused(f"the source has no image {key!r} any more")
+        return sample.picture
+
+    def __repr__(self) -> str:
+        accuracy = self.accuracy
+        known = "" if accuracy is None else f", accuracy={accuracy:.3f}"
+        model = self.job["model"]["id"]
+        return f"DatasetReport({len(self):,} rows, model={model!r}{known})"
+
+
+def _predictions(entries: Any) -> tuple[Prediction, ...]:
+    return tuple(
+        Prediction(each["index"], each["label"], each["probability"], each["score"])
+        for each in entries or ()
+    )
+
+
+def _stored_error(code: str, message: str) -> CamHubError:
+    """The error of a row: of the class ``CamHubError``, with its code and message."""
+    error = CamHubError(message)
+    error.code = code
+    return error
+
+
+def _group_of(row: DatasetRow, by: By) -> str | None:
+    if by == "label":
+        return row.label
+    if by == "correct":
+        return None if row.correct is None else ("correct" if row.correct else "wrong")
+    named = row.classes if by == "explained" else row.predictions
+    return named[0].label if named else None
+
+
+def _heat_of(row: DatasetRow) -> NDArray[np.float64] | None:
+    """The first class's map, ``(rows, cols)``, at least 0; None without heat."""
+    if not row.maps or row.method is None:
+        return None
+    first = row.classes[0].class_index
+    cams = [row.maps[first, layer] for layer in row.layers]
+    cams = [cam.max(axis=0) if cam.ndim == 3 else cam for cam in cams]
+    if len(cams) > 1:
+        maps = [torch.from_numpy(cam.copy())[None] for cam in cams]
+        method = METHODS[row.method].signed(row.manifest()["options"].get("sign", "for"))
+        cams = [fuse(maps, method)[0].numpy()]
+    heat = np.maximum(cams[0].astype(np.float64), 0)
+    return heat if np.isfinite(heat).all() and heat.any() else None
+
+
+def _resized(heat: NDArray[np.float64], rows: int, cols: int) -> NDArray[np.float64]:
+    """A map on another grid, linear between the cells' centres."""
+    wide = interpolate(
+        torch.from_numpy(heat)[None, None], (rows, cols), mode="bilinear", align_corners=False
+    )
+    found: NDArray[np.float64] = wide[0, 0].numpy()
+    return found

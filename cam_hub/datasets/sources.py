@@ -1,0 +1,469 @@
+"""Where the images of a dataset come from: folders, tables, archives and Python objects.
+
+Every source becomes a stream of samples with texts as keys, each of them once.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from cam_hub._text import first_line
+from cam_hub.attribution.samples import Sample, open_samples
+from cam_hub.datasets.parts import is_part
+from cam_hub.datasets.rows import plain_text, require
+from cam_hub.errors import ImageRefused, InvalidArgument, PackageMissing
+from cam_hub.images.decoding import file_endings, local_path
+from cam_hub.targets.classes import LabelledClass, as_index
+
+__all__ = ["DataSource", "open_source"]
+
+_WANTED = (
+    "a folder of images, a glob, a .csv or .parquet file, a data set that was saved by "
+    "save_to_disk, .tar archives, or an object that explain_many takes"
+)
+_IMAGE_COLUMNS = ("image", "img", "bytes", "picture", "photo")
+_PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image_path",
+                 *_IMAGE_COLUMNS)  # fmt: skip
+_LABEL_COLUMNS = ("label", "labels", "target", "class", "class_name", "category", "cls", "y")
+_KEY_COLUMNS = ("key", "__key__", "id", "image_id")
+
+_TABLES: Final = (".csv", ".tsv")
+_PARQUET: Final = (".parquet", ".parq")
+_ARCHIVES: Final = (".tar", ".tar.gz", ".tgz")
+
+_MAX_BYTES = 256 << 20
+"""Larger files in archives are not read into memory."""
+
+_MAX_LABEL_BYTES = 1 << 20
+_BATCH_ROWS = 32  # of a Parquet file that are read at once; each holds an encoded image
+
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MAX_SHARDS = 100_000
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """The images of a dataset.
+
+    Attributes:
+        facts: What identifies it, JSON types only.
+        count: How many images there are; None if that is not known beforehand.
+        read: Begins to read the samples, whose keys may repeat.
+    """
+
+    facts: Mapping[str, Any]
+    count: int | None
+    read: Callable[[], Iterator[Sample]]
+
+    def keyed(self) -> Iterator[tuple[str, Sample]]:
+        """The samples with their keys: texts that differ.
+
+        A key that was there before gets ``#2``, ``#3`` … at its end, in the order of the source.
+        """
+        seen: set[str] = set()
+        counts: dict[str, int] = {}
+        for sample in self.read():
+            key = plain = plain_text(sample.key)
+            while key in seen:
+                counts[plain] = counts.get(plain, 1) + 1
+                key = f"{plain}#{counts[plain]}"
+            seen.add(key)
+            yield key, sample
+
+    def find(self, key: str) -> Sample | None:
+        """The sample of a key; None if there is none. Reads the source from its beginning."""
+        return next((sample for each, sample in self.keyed() if each == key), None)
+
+
+def open_source(source: Any, *, clips: bool = False) -> DataSource:
+    """Opens a source; a path is opened by what it leads to.
+
+    Args:
+        source: As ``explain_dataset`` takes it.
+        clips: Whether the model takes clips.
+
+    Raises:
+        InvalidArgument: If it has no images, or lacks a column that is needed.
+        PackageMissing: If reading it needs a package that is not installed.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return _open_path(os.fsdecode(source))
+    # Encoded images are decoded by the threads that read ahead.
+    encoded = _undecoded(source)
+    count = _length(open_samples(encoded, clips=clips))
+    facts = {"kind": type(source).__name__, "count": count}
+    if isinstance(fingerprint := getattr(source, "_fingerprint", None), str):
+        facts["fingerprint"] = fingerprint
+    return DataSource(facts, count, lambda: iter(open_samples(encoded, clips=clips)))
+
+
+def _open_path(text: str) -> DataSource:
+    if not text.strip():
+        raise InvalidArgument("source", text, _WANTED)
+    try:
+        path = local_path(text)
+        exists, is_folder = path.exists(), path.is_dir()
+    except (OSError, ValueError, ImageRefused) as error:
+        raise InvalidArgument("source", text, _WANTED) from error
+    if is_folder:
+        return _open_folder(path)
+    files = [path] if exists else _matches(str(path))
+    facts = {"path": os.path.abspath(path)}  # noqa: PTH100 - as it was given
+    if not files:
+        raise InvalidArgument("source", text, _WANTED)
+    for kind, endings, open_files in (
+        ("table", _TABLES, _open_tables),
+        ("parquet", _PARQUET, _open_parquet),
+        ("archives", _ARCHIVES, _open_archives),
+    ):
+        if all(each.name.lower().endswith(endings) for each in files):
+            return open_files(files, {"kind": kind, **facts})
+    if exists:
+        raise InvalidArgument("source", text, _WANTED)
+    images = open_samples(str(path))
+    return DataSource({"kind": "glob", **facts}, _length(images), lambda: iter(images))
+
+
+def _matches(pattern: str) -> list[Path]:
+    """The files of a glob, or of a range of shards such as ``shard-{000..127}.tar``."""
+    if braces := _BRACES.search(pattern):
+        first, last = braces.groups()
+        if not 0 <= int(last) - int(first) < _MAX_SHARDS:
+            raise InvalidArgument("source", pattern, "a range from a number to a higher one")
+        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+        names = [pattern[: braces.start()] + each + pattern[braces.end() :] for each in numbers]
+        missing = [name for name in names if not Path(name).is_file()]
+        if missing:
+            raise InvalidArgument("source", pattern, f"files that exist: {missing[0]} does not")
+        return [Path(name) for name in names]
+    if not glob.has_magic(pattern):
+        return []
+    found = glob.iglob(pattern, recursive=True)  # noqa: PTH207 - may be absolute
+    return sorted(path for path in map(Path, found) if path.is_file() and not is_part(path))
+
+
+def _open_folder(folder: Path) -> DataSource:
+    facts = {"path": os.path.abspath(folder)}  # noqa: PTH100 - as it was given
+    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        return _open_saved(folder, {"kind": "datasets", **facts})
+    try:
+        images = open_samples(folder)
+    except InvalidArgument:
+        for kind, endings, open_files in (
+            ("parquet", _PARQUET, _open_parquet),
+            ("archives", _ARCHIVES, _open_archives),
+        ):
+            files = sorted(
+                path
+                for path in folder.rglob("*")
+                if path.name.lower().endswith(endings) and path.is_file() and not is_part(path)
+            )
+            if files:
+                return open_files(files, {"kind": kind, **facts})
+        raise InvalidArgument("source", str(folder), _WANTED) from None
+    return DataSource({"kind": "folder", **facts}, _length(images), lambda: iter(images))
+
+
+def _length(samples: Iterable[Sample]) -> int | None:
+    return len(samples) if isinstance(samples, Sized) else None
+
+
+def _open_saved(folder: Path, facts: Mapping[str, Any]) -> DataSource:
+    """A data set of the library ``datasets`` that was saved by ``save_to_disk``."""
+    try:
+        datasets = require("datasets")
+    except PackageMissing as error:
+        purpose, command = "A data set saved by save_to_disk", "pip install datasets"
+        raise PackageMissing("datasets", purpose, command) from error
+    try:
+        found = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        expected = f"a data set that can be loaded ({first_line(error)})"
+        raise InvalidArgument("source", str(folder), expected) from error
+    if isinstance(found, Mapping):
+        splits = ", ".join(str(folder / name) for name in found)
+        raise InvalidArgument("source", str(folder), f"one of its splits: {splits}")
+    return replace(open_source(found), facts=facts)
+
+
+def _undecoded(source: Any) -> Any:
+    """A data set of the library ``datasets`` whose images stay encoded."""
+    features = getattr(source, "features", None)
+    if not isinstance(features, Mapping) or not hasattr(source, "cast_column"):
+        return source
+    for name, feature in features.items():
+        if type(feature).__name__ == "Image" and getattr(feature, "decode", False):
+            source = source.cast_column(name, type(feature)(decode=False))
+    return source
+
+
+def _open_tables(files: Sequence[Path], facts: Mapping[str, Any]) -> DataSource:
+    """Tables with a header, whose rows name files."""
+    for file in files:
+        with _text_of(file) as text:
+            _path_column(file, csv.DictReader(text, delimiter=_delimiter(file)).fieldnames)
+
+    def read() -> Iterator[Sample]:
+        position = 0
+        for file in files:
+            with _text_of(file) as text:
+                table = csv.DictReader(text, delimiter=_delimiter(file))
+                names = table.fieldnames or []
+                column = _path_column(file, names)
+                label, key = _named(names, _LABEL_COLUMNS), _named(names, _KEY_COLUMNS)
+                try:
+                    for row in table:
+                        yield _sample_of(
+                            row[key] if key else row[column],
+                            row[column] or None,
+                            row[label] if label else None,
+                            file.parent,
+                            position,
+                        )
+                        position += 1
+                except csv.Error as error:
+                    yield _broken(file, position, error)
+
+    return DataSource(facts, None, read)
+
+
+def _text_of(file: Path) -> io.TextIOBase:
+    try:
+        return file.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+    except OSError as error:
+        raise InvalidArgument("source", str(file), f"a file that can be read ({error})") from error
+
+
+def _delimiter(file: Path) -> str:
+    """What separates the columns: by the ending, else what the header has most of."""
+    if file.suffix.lower() == ".tsv":
+        return "\t"
+    with _text_of(file) as text:
+        header = text.readline(1 << 16)
+    return max(",;\t", key=header.count)
+
+
+def _path_column(file: Path, names: Sequence[str] | None) -> str:
+    found = _named(names or (), _PATH_COLUMNS)
+    if found is None:
+        listed = ", ".join(map(repr, names or ())) or "nothing"
+        expected = f"a header with a column 'path', and the first line has {listed}"
+        raise InvalidArgument("source", str(file), expected)
+    return found
+
+
+def _named(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """The first of the wanted columns that there is, whatever its case."""
+    known = {str(name).strip().casefold(): name for name in reversed(names) if name is not None}
+    return next((known[name] for name in wanted if name in known), None)
+
+
+def _sample_of(
+    key: object, image: object, label: object, folder: Path, position: int, names: Any = None
+) -> Sample:
+    """The sample of a row of a table.
+
+    Args:
+        key: Its key; its position if that is None or empty.
+        image: A path, which may be relative to the folder, the bytes of an image file, or None.
+        label: Its label, or None.
+        folder: The folder of the table.
+        position: The position of the row.
+        names: Labels of the class indices, or None.
+    """
+    key = position if key is None or key == "" else key
+    expected = _label(label, names)
+    known = expected.label if expected is not None else None
+    if isinstance(image, (bytes, bytearray)):
+        return Sample(key, bytes(image), known, expected)
+    if not isinstance(image, str) or not image.strip():
+        error = ImageRefused("the row has neither a path nor the bytes of an image")
+        return Sample(key, None, known, expected, error=error)
+    path = Path(image)
+    beside = folder / path
+    return Sample(key, beside if beside.exists() or not path.exists() else path, known, expected)
+
+
+def _label(value: object, names: Sequence[str] | None) -> LabelledClass | None:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        return LabelledClass(value.strip()) if value.strip() else None
+    index = as_index(value)
+    if index is None:
+        return None
+    if names is not None and 0 <= index < len(names):
+        return LabelledClass(names[index], index, len(names))
+    return LabelledClass(index)
+
+
+def _broken(file: Path, count: int, error: Exception) -> Sample:
+    """The sample that stands for the rest of a file that cannot be read."""
+    reason = f"{file.name} cannot be read further, after {count} images: {first_line(error)}"
+    return Sample(f"{file.name} (rest)", None, error=ImageRefused(reason))
+
+
+def _open_parquet(files: Sequence[Path], facts: Mapping[str, Any]) -> DataSource:
+    """Parquet files with paths, or with the bytes of image files."""
+    parquet = require("pyarrow.parquet")
+    tables = []
+    count = 0
+    for file in files:
+        try:
+            opened = parquet.ParquetFile(file)
+        except (OSError, ValueError) as error:
+            expected = f"Parquet files, and {file.name} cannot be read ({first_line(error)})"
+            raise InvalidArgument("source", str(file), expected) from error
+        names = list(opened.schema_arrow.names)
+        image = _named(names, (*_IMAGE_COLUMNS, *_PATH_COLUMNS))
+        if image is None:
+            listed = ", ".join(map(repr, names))
+            expected = f"a column 'image' or 'path', and {file.name} has {listed}"
+            raise InvalidArgument("source", str(file), expected)
+        label, key = _named(names, _LABEL_COLUMNS), _named(names, _KEY_COLUMNS)
+        tables.append((file, image, label, key, _class_names(opened, label)))
+        count += opened.metadata.num_rows
+
+    def read() -> Iterator[Sample]:
+        position = 0
+        for file, image, label, key, names in tables:
+            wanted = [name for name in (image, label, key) if name is not None]
+            try:
+                batches = parquet.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=wanted)
+                for batch in batches:
+                    for row in batch.to_pylist():
+                        yield _parquet_sample(row, image, label, key, file, position, names)
+                        position += 1
+            except (OSError, ValueError) as error:
+                yield _broken(file, position, error)
+
+    return DataSource(facts, count, read)
+
+
+def _parquet_sample(
+    row: Mapping[str, Any],
+    image: str,
+    label: str | None,
+    key: str | None,
+    file: Path,
+    position: int,
+    names: Sequence[str] | None,
+) -> Sample:
+    found, own = row[image], row[key] if key else None
+    if isinstance(found, Mapping):  # as the library datasets stores images
+        own = found.get("path") if own is None else own
+        found = found["bytes"] if found.get("bytes") is not None else found.get("path")
+    elif isinstance(found, str) and own is None:
+        own = found
+    given = row[label] if label else None
+    return _sample_of(own, found, given, file.parent, position, names)
+
+
+def _class_names(opened: Any, label: str | None) -> list[str] | None:
+    """The labels of class indices, as the library ``datasets`` stores them in Parquet files."""
+    try:
+        facts = json.loads((opened.schema_arrow.metadata or {})[b"huggingface"])
+        names = facts["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    if isinstance(names, Mapping):
+        names = [names[key] for key in sorted(names, key=int)]
+    return names if isinstance(names, list) and all(isinstance(n, str) for n in names) else None
+
+
+def _open_archives(files: Sequence[Path], facts: Mapping[str, Any]) -> DataSource:
+    """Tar archives as WebDataset writes them: files of one sample share the name up to a dot."""
+    for file in files:
+        if not os.access(file, os.R_OK):
+            raise InvalidArgument("source", str(file), "a file that can be read")
+    return DataSource(facts, None, lambda: _read_archives(files))
+
+
+def _read_archives(files: Sequence[Path]) -> Iterator[Sample]:
+    for file in files:
+        count = 0
+        try:
+            with tarfile.open(file, "r|*") as archive:
+                for key, members in _groups(archive):
+                    for sample in _samples_of(key, members):
+                        yield sample
+                        count += 1
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            yield _broken(file, count, error)
+
+
+_Members = dict[str, bytes | ImageRefused]
+"""The files of one sample by the rest of their names, after the first dot."""
+
+
+def _groups(archive: tarfile.TarFile) -> Iterator[tuple[str, _Members]]:
+    """The files of an archive by their common names; files of one sample follow each other."""
+    endings = file_endings()
+    current: str | None = None
+    members: _Members = {}
+    for member in archive:
+        folder, _, name = member.name.removeprefix("./").rpartition("/")
+        stem, dot, ending = name.partition(".")
+        if not member.isfile() or not stem or not dot:  # hidden ones, too
+            continue
+        key = f"{folder}/{stem}" if folder else stem
+        if current is not None and (key != current or ending in members):
+            yield current, members
+            members = {}
+        current = key
+        suffix = f".{ending.rpartition('.')[2].lower()}"
+        is_image = suffix in endings
+        if is_image and member.size > _MAX_BYTES:
+            reason = f"{name} has {member.size:,} bytes, and {_MAX_BYTES:,} is the limit"
+            members[ending] = ImageRefused(reason)
+        elif is_image or (suffix in (".cls", ".json") and member.size <= _MAX_LABEL_BYTES):
+            content = archive.extractfile(member)
+            members[ending] = b"" if content is None else content.read()
+    if current is not None:
+        yield current, members
+
+
+def _samples_of(key: str, members: _Members) -> Iterator[Sample]:
+    """The sample of one group of files; of several images the one without a further name."""
+    endings = file_endings()
+    images = [name for name in members if f".{name.rpartition('.')[2].lower()}" in endings]
+    plain = [name for name in images if "." not in name]
+    expected = _archive_label(members)
+    known = expected.label if expected is not None else None
+    for name in plain[:1] or images:
+        found = members[name]
+        own = key if plain else f"{key}.{name.rpartition('.')[0]}"
+        if isinstance(found, ImageRefused):
+            yield Sample(own, None, known, expected, error=found)
+        else:
+            yield Sample(own, found, known, expected)
+
+
+def _archive_label(members: _Members) -> LabelledClass | None:
+    """The label in a file ``.cls`` (an index or a name) or ``.json``."""
+    given = members.get("cls")
+    if isinstance(given, bytes) and given.strip():
+        text = given.decode("utf-8", "replace").strip()
+        return LabelledClass(int(text)) if text.isdecimal() else LabelledClass(text)
+    facts = members.get("json")
+    if isinstance(facts, bytes):
+        try:
+            found = json.loads(facts)
+        except ValueError:
+            return None
+        if isinstance(found, Mapping):
+            column = _named(list(found), _LABEL_COLUMNS)
+            return None if column is None else _label(found[column], None)
+        return _label(found, None)
+    return None
