@@ -28,6 +28,7 @@ __all__ = ["main"]
 
 _EXPLAIN: Final[Interface] = "explain"
 _COMPARE: Final[Interface] = "compare"
+_MANY: Final[Interface] = "many"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,29 +133,31 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OWNER/NAME",
         help="also save to this dataset repo on the Hub; private if it is made now",
     )
-    explain.add_argument(
-        "--method", default="auto", help="a name of `methods`, or auto (%(default)s)"
-    )
-    explain.add_argument(
-        "--layer",
-        "--layers",
-        action="append",
-        dest="layers",
-        metavar="LAYER",
-        help="target layer; may be repeated",
-    )
-    explain.add_argument(
-        "--class",
-        "--classes",
-        action="append",
-        dest="classes",
-        help="index, label or top(3); may be repeated",
-    )
-    explain.add_argument(
-        "--expected",
-        action="store_true",
-        help="also the class that each picture's folder names, for a folder of class folders",
-    )
+    dataset = _add_dataset(commands)
+    for command in (explain, dataset):
+        command.add_argument(
+            "--method", default="auto", help="a name of `methods`, or auto (%(default)s)"
+        )
+        command.add_argument(
+            "--layer",
+            "--layers",
+            action="append",
+            dest="layers",
+            metavar="LAYER",
+            help="target layer; may be repeated",
+        )
+        command.add_argument(
+            "--class",
+            "--classes",
+            action="append",
+            dest="classes",
+            help="index, label or top(3); may be repeated",
+        )
+        command.add_argument(
+            "--expected",
+            action="store_true",
+            help="also the class that each picture is labelled with, as by its class folder",
+        )
     explain.add_argument(
         "--alpha", type=float, default=0.5, help="opacity of the heatmap, 0 to 1 (%(default)s)"
     )
@@ -188,15 +191,19 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--model", metavar="ID", help="or a folder: ./PATH (default: the embedded model)"
         )
-    for command, interface in ((explain, _EXPLAIN), (compare, _COMPARE)):
+    for command, interface in ((explain, _EXPLAIN), (compare, _COMPARE), (dataset, _MANY)):
         command.add_argument(
             "--contrast",
             metavar="CLASS",
             help="class to hold them against; several as 'tabby; 0.5*lynx', or 'nearest(3)'",
         )
-        command.add_argument(
-            "--region", type=_box, metavar="L,T,R,B", help="box in the photo's pixels to ask about"
-        )
+        if interface != _MANY:
+            command.add_argument(
+                "--region",
+                type=_box,
+                metavar="L,T,R,B",
+                help="box in the photo's pixels to ask about",
+            )
         command.add_argument(
             "--reference", metavar="PHOTO", help="picture to compare features with"
         )
@@ -212,10 +219,37 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--std", type=float, default=0.3, help="their noise (%(default)s)")
         command.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
-    for command in (layers, explain, compare):
+    for command in (layers, explain, compare, dataset):
         command.add_argument("--random", action="store_true", help="random weights, no network")
         command.add_argument("--device", default="auto", help="(%(default)s)")
     return parser
+
+
+def _add_dataset(commands: Any) -> argparse.ArgumentParser:
+    """Adds the command ``dataset`` with the arguments that only it has."""
+    dataset: argparse.ArgumentParser = commands.add_parser(
+        "dataset", help="explain all images of a dataset, one Parquet row each; resumable"
+    )
+    dataset.set_defaults(run=_dataset)
+    dataset.add_argument("model", metavar="MODEL", help="ID of the model, or a folder: ./PATH")
+    dataset.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder of images or of class folders; glob in quotes; .csv, .parquet or .tar files; "
+        "or a folder that the library datasets saved",
+    )
+    dataset.add_argument("out", metavar="OUT", help="folder of the rows; the same one resumes")
+    dataset.add_argument(
+        "--map-type",
+        default="float32",
+        help="number format of maps: float32, or uint8 for a quarter of the size (%(default)s)",
+    )
+    dataset.add_argument(
+        "--part-size", type=int, default=1000, help="rows in one file (%(default)s)"
+    )
+    dataset.add_argument("--threads", type=int, help="how many read images (one per processor)")
+    dataset.add_argument("--runner", default="local", help="what runs the job (%(default)s)")
+    return dataset
 
 
 def _add_option(command: argparse.ArgumentParser, option: Option) -> None:
@@ -388,13 +422,9 @@ def _explain_folder(options: argparse.Namespace, look: dict[str, Any]) -> int:
     from cam_hub.results.explanation import Explanation  # noqa: PLC0415
     from cam_hub.results.maps import shared_scale  # noqa: PLC0415
     from cam_hub.results.serialization import folder_path  # noqa: PLC0415
-    from cam_hub.targets.classes import (  # noqa: PLC0415
-        expected,
-        parse_top,
-        prediction_text,
-    )
+    from cam_hub.targets.classes import prediction_text  # noqa: PLC0415
 
-    one = set(options_for(_EXPLAIN)) - set(options_for("many"))
+    one = set(options_for(_EXPLAIN)) - set(options_for(_MANY))
     for name in ("region", "push", *sorted(one)):
         if (given := getattr(options, name)) is not None and name != "reuse":
             raise InvalidArgument(f"--{name}", given, "a single picture with it, not a folder")
@@ -405,11 +435,7 @@ def _explain_folder(options: argparse.Namespace, look: dict[str, Any]) -> int:
     common = look["scale"] == "common"
     scales: dict[str, tuple[float, float]] = {}
     saved: list[Path] = []
-    choices = _choices(options, "many")
-    if options.expected:
-        given = choices["classes"]
-        given = [] if given is None else given if isinstance(given, list) else [given]
-        choices["classes"] = [*(parse_top(text) or text for text in given), expected]
+    choices = _choices_for_many(options)
     for outcome in explain_many(_model(options), options.photo, method=options.method, **choices):
         name = clean_line(outcome.key)
         try:
@@ -477,6 +503,68 @@ def _compare(options: argparse.Namespace) -> int:
     return int(any(cell.error for cell in grid.cells))
 
 
+def _dataset(options: argparse.Namespace) -> int:
+    """Explains a dataset.
+
+    Returns:
+        1 if an image has an error; its row states it.
+    """
+    from cam_hub.datasets.explain_dataset import explain_dataset  # noqa: PLC0415
+
+    line = _ProgressLine()
+    try:
+        report = explain_dataset(
+            _model(options),
+            options.source,
+            options.out,
+            runner=options.runner,
+            method=options.method,
+            map_type=options.map_type,
+            part_size=options.part_size,
+            threads=options.threads,
+            progress=line,
+            **_choices_for_many(options),
+        )
+    finally:
+        line.end()
+    errors = report.errors()
+    for key, (code, message) in list(errors.items())[:_SHOWN_ERRORS]:
+        _write(f"{clean_line(key)}: error ({code}): {clean_line(message)}\n", sys.stderr)
+    if len(errors) > _SHOWN_ERRORS:
+        _write(f"and {len(errors) - _SHOWN_ERRORS:,} more errors\n", sys.stderr)
+    _write(f"{len(report):,} rows, {len(errors):,} of them with an error\n")
+    if (accuracy := report.accuracy) is not None:
+        _write(f"accuracy: {accuracy:.2%}\n")
+    _write(f"saved to {options.out}\n")
+    return int(bool(errors))
+
+
+_SHOWN_ERRORS = 10
+
+
+class _ProgressLine:
+    """Progress on the standard error stream: on a terminal one line that changes."""
+
+    def __init__(self) -> None:
+        self._width = 0
+        self._terminal = sys.stderr.isatty()
+        self._next = 0.0
+
+    def __call__(self, part: float, words: str) -> None:
+        if self._terminal:
+            line = clean_line(words)
+            sys.stderr.write(f"\r{line:<{self._width}}")
+            sys.stderr.flush()
+            self._width = len(line)
+        elif part >= self._next:
+            _write(f"{words}\n", sys.stderr)
+            self._next = part + 0.01
+
+    def end(self) -> None:
+        if self._width:
+            _write("\n", sys.stderr)
+
+
 def _choices(options: argparse.Namespace, interface: Interface) -> dict[str, Any]:
     """The options of the explanation in the arguments."""
     layers, classes = options.layers, options.classes
@@ -491,3 +579,15 @@ def _choices(options: argparse.Namespace, interface: Interface) -> dict[str, Any
         "std": options.std,
         "seed": options.seed,
     }
+
+
+def _choices_for_many(options: argparse.Namespace) -> dict[str, Any]:
+    """The same for many pictures, with the label of each among the classes if it is asked for."""
+    from cam_hub.targets.classes import expected, parse_top  # noqa: PLC0415
+
+    choices = _choices(options, _MANY)
+    if options.expected:
+        given = choices["classes"]
+        given = [] if given is None else given if isinstance(given, list) else [given]
+        choices["classes"] = [*(parse_top(text) or text for text in given), expected]
+    return choices

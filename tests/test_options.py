@@ -26,6 +26,7 @@ from space.service.views import View, query_of, read_query
         (cam_hub.explain, "explain"),
         (cam_hub.explain_methods, "explain"),
         (cam_hub.explain_many, "many"),
+        (cam_hub.explain_dataset, "many"),
         (cam_hub.compare, "compare"),
         (cam_hub.predict, "predict"),
     ],

@@ -155,3 +155,13 @@ def test_the_command_line_has_every_option_of_the_python_call(name: str) -> None
     found = given[NAMES.get(name, name)]
     # Options of the table are read later, from texts.
     assert found in (parameter.default, None)
+
+
+@pytest.mark.parametrize("name", [*inspect.signature(cam_hub.explain_dataset).parameters])
+def test_the_command_for_datasets_has_every_option_of_the_python_call(name: str) -> None:
+    if name in {"model_id", "source", "progress"}:
+        pytest.skip("arguments without a flag; a callback needs Python")
+    parameter = inspect.signature(cam_hub.explain_dataset).parameters[name]
+    given = vars(_parser().parse_args(["dataset", "resnet18", "photos", "rows"]))
+    expected = "rows" if name == "out" else parameter.default
+    assert given[NAMES.get(name, name)] in (expected, None)

@@ -1,0 +1,55 @@
+"""``cam-hub dataset``."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+import cam_hub
+from cam_hub import cli
+from cam_hub.cli import main
+
+
+@pytest.fixture
+def folder(photos, tmp_path):
+    for label, name in (("tiger cat", "cat"), ("espresso", "espresso")):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        photos[name].save(tmp_path / "photos" / label / f"{name}.png")
+    return tmp_path
+
+
+def test_a_dataset_is_explained_and_resumed(folder, capsys):
+    out = folder / "rows"
+    arguments = ["dataset", cam_hub.DEFAULT_MODEL, str(folder / "photos"), str(out),
+                 "--method", "layercam", "--class", "top(1)", "--expected", "--map-type", "uint8",
+                 "--evidence", "--device", "cpu", "--threads", "1"]  # fmt: skip
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [
+        "2 rows, 0 of them with an error", "accuracy: 100.00%", f"saved to {out}",
+    ]  # fmt: skip
+    assert "2 of 2 images" in printed.err
+    report = cam_hub.DatasetReport.open(out)
+    assert report["tiger cat/cat.png"].evidence.faithful is not None
+    assert report.job["arguments"]["classes"] == ["top(1)", "expected"]
+    (folder / "photos" / "espresso" / "bad.png").write_bytes(b"no image")
+    assert main(arguments) == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith("3 rows, 1 of them with an error")
+    assert "espresso/bad.png: error (image_refused)" in printed.err
+    assert main([*arguments, "--sign", "both"]) == 1
+    assert "sign is 'for', and here 'both'" in capsys.readouterr().err
+
+
+def test_progress_is_one_line_on_a_terminal(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    line = cli._ProgressLine()
+    line(0.1, "1,000 of 10,000 images")
+    line(1.0, "all")
+    line.end()
+    assert terminal.getvalue() == "\r1,000 of 10,000 images\rall" + " " * 19 + "\n"
