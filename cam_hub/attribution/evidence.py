@@ -492,7 +492,8 @@ def _inside(
 ) -> EvidenceTest:
     heat = checked.subject.heat
     if checked.inside is None:
-        return untested(name, "it needs region=, the box or mask of the object.")
+        where = "region= of cam_hub.evidence or of /evidence"
+        return untested(name, f"it needs the box or mask of the object: {where}.")
     return test(heat.amax(dim=0) if heat.ndim == 3 else heat, checked.inside)
 
 

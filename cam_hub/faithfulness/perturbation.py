@@ -199,7 +199,9 @@ def cover_test(subject: Subject, share: float = DEFAULT_SHARE) -> EvidenceTest:
     if found.probabilities is not None:
         probabilities = found.probabilities[:, subject.class_index].tolist()
         details["probabilities"] = dict(zip(("image", *names), probabilities, strict=True))
-    if max(map(abs, drops)) <= _IGNORED * max(1.0, abs(float(margins[0]))):
+    if _is_covered_by(subject.image, images[-1]) or (
+        max(map(abs, drops)) <= _IGNORED * max(1.0, abs(float(margins[0])))
+    ):
         reason = "the score does not change even if the whole image is blurred."
         return untested("cover", reason, count, details)
     mean = sum(each[name] for name in COVERS[1 : 1 + _PLACES]) / _PLACES
@@ -312,7 +314,7 @@ def road(
     values, measure = _measured(subject, found)
     if not bool(values.isfinite().all()):
         return untested("road", "the scores of the changed images are not finite.", len(images))
-    if _is_constant(values):
+    if _is_constant(values) or _has_one_colour(subject.image):
         return untested("road", "the score does not change, whatever is removed.", len(images))
     gaps = values[1:].view(len(maps), len(shares), 2).diff(dim=2)[..., 0] / 2
     means = dict(zip(maps, gaps.mean(dim=1).tolist(), strict=True))
@@ -381,7 +383,7 @@ def deletion_insertion(
     values, measure = _measured(subject, found)
     if not bool(values.isfinite().all()):
         return untested("curves", "the scores of the changed images are not finite.", len(batch))
-    if _is_constant(values):
+    if _is_constant(values) or _is_covered_by(subject.image, filling):
         return untested("curves", "the score does not change, whatever is blurred.", len(batch))
     first, last = values[:1], values[1:2]
     inner = values[2:].view(len(maps), 2, len(counts) - 2)
@@ -417,6 +419,25 @@ def deletion_insertion(
 def _is_saturated(probability: float) -> bool:
     """Whether a probability is so near 0 or 1 that it hardly moves with the score."""
     return not 1 - _SATURATED <= probability <= _SATURATED
+
+
+def _is_covered_by(image: Tensor, filled: Tensor) -> bool:
+    """Whether a cover of all pixels leaves an image as it is, but for rounding.
+
+    The scores of a deep network then still differ by more than what ``_IGNORED`` allows.
+    """
+    if not image.is_floating_point():
+        return bool((image == filled).all())
+    largest = float(image.abs().max())
+    return float((image - filled).abs().max()) <= 16 * torch.finfo(image.dtype).eps * largest
+
+
+def _has_one_colour(image: Tensor) -> bool:
+    """Whether every channel has one value, so that nothing can be removed from the image."""
+    flat = image.detach().double().flatten(2)
+    gaps = flat.amax(2) - flat.amin(2)
+    eps = torch.finfo(image.dtype).eps if image.is_floating_point() else 0.0
+    return float(gaps.max()) <= 16 * eps * float(flat.abs().max())
 
 
 def _is_constant(values: Tensor) -> bool:
@@ -461,8 +482,7 @@ def _imputed(image: Tensor, pixels: Tensor, generator: torch.Generator) -> Tenso
     planes = image[0].detach().cpu().double().numpy().reshape(image.shape[1], -1, rows * cols)
     result = planes.copy()
     flat = pixels.numpy()
-    one_colour = not np.ptp(planes, axis=(1, 2)).any()  # nothing can be removed from it
-    spread = 0.0 if one_colour else float(planes.std())
+    spread = 0.0 if _has_one_colour(image) else float(planes.std())
     for frame in range(planes.shape[1]):
         own = np.sort(flat[flat // (rows * cols) == frame] % (rows * cols))
         if len(own):

@@ -107,9 +107,16 @@ def test_a_model_that_ignores_its_input_is_reported():
 
 @pytest.mark.parametrize("test", [cover_test, road, deletion_insertion])
 def test_an_image_of_one_colour_tests_nothing(test):
-    """The noise of imputation tests nothing, either."""
-    flat = image().fill_(0.7)
-    found = test(replace(subject(spot(6, 6)), image=flat.repeat(1, 2, 1, 1)))
+    """The noise of imputation tests nothing, and rounding in the network neither."""
+    calls = torch.Generator().manual_seed(0)
+
+    def rounded(images: Tensor) -> Scores:
+        found = sees_squares(images).scores
+        found = found + 1e-4 * torch.randn(found.shape, generator=calls)
+        return Scores(found, found.softmax(1))
+
+    flat = torch.stack([image()[0, 0].fill_(each) for each in (0.7, -1.3)])[None]
+    found = test(replace(subject(spot(6, 6)), image=flat, rate=rounded))
     assert found.value is None
     assert "does not change" in found.sentence
 
