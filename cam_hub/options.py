@@ -152,6 +152,8 @@ class Option:
             if found is None:
                 raise InvalidArgument(self.name, text, "true or false")
             return found
+        if self.kind == "checks" and isinstance(text, (list, tuple)):
+            return self.check(text) if text else self.default
         if not isinstance(text, (str, int, float)) or isinstance(text, bool):
             raise InvalidArgument(self.name, text, "a text")
         given = str(text).strip()

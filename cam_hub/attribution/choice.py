@@ -94,7 +94,10 @@ _SAME = 0.95
 _TIE = 0.002
 """Candidates within this share of the best are ties, which go to the deeper layer."""
 
-_VERSION = 2
+_AFTERWARDS = ("evidence", "sampling")
+"""Options without influence on the choice."""
+
+_VERSION = 3
 _MAX_IMAGES = 64
 """So many images of each network are judges of others."""
 
@@ -492,8 +495,13 @@ def _question(pixels: str, job: Job, classes: object, contrast: object) -> str:
         classes: The classes, in any words.
         contrast: The same of what they are contrasted with.
     """
-    asked = [classes, contrast, job.question, *sorted(job.options.items())]
+    asked = [classes, contrast, job.question, *sorted(_scored(job).items())]
     return f"{pixels}-{hashlib.sha256(repr(asked).encode()).hexdigest()}"
+
+
+def _scored(job: Job) -> dict[str, Any]:
+    """The options that decide which score a map explains; tests and copies follow the choice."""
+    return {name: value for name, value in job.options.items() if name not in _AFTERWARDS}
 
 
 def _request_key(question: str, job: Job) -> str:
@@ -505,7 +513,7 @@ def _request_key(question: str, job: Job) -> str:
 
 def _ledger_key(model: LoadedModel, job: Job) -> str:
     """Identifies a model's weights and the kind of score."""
-    described = job.model.task.name, job.options, model.preprocessing.as_dict()
+    described = job.model.task.name, _scored(job), model.preprocessing.as_dict()
     text = json.dumps([_VERSION, weights_digest(model), *map(str, described)])
     return hashlib.sha256(text.encode()).hexdigest()
 

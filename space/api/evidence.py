@@ -75,7 +75,7 @@ def add_evidence_endpoint(explainer: Explainer, settings: Settings) -> None:
                 "checks", values.pop("checks"), len(_CHECKS.choices) + 1, limits.max_text
             )
             tests = {
-                "checks": _CHECKS.check(names or ["cover"]),
+                "checks": _CHECKS.check(",".join(names) or "cover"),
                 "baseline": values.pop("baseline"),
                 "region": read_box("region", values.pop("region"), limits.max_text),
             }

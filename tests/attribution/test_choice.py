@@ -237,6 +237,18 @@ def test_a_damaged_file_is_ignored(model: LoadedModel, images: Tensor, own_cache
     assert again.manifest["choice"]["passes"] > 0
 
 
+def test_tests_of_the_map_and_more_copies_of_it_leave_the_choice(
+    model: LoadedModel, images: Tensor
+):
+    cam_hub.explain(model, images[1])
+    first = cam_hub.explain(model, images[0])
+    for option in ({"evidence": "focus"}, {"sampling": "fixed"}, {"batch_size": 2}):
+        with counted(model) as passed:
+            again = cam_hub.explain(model, images[0], **option)
+        assert again.manifest["choice"] == first.manifest["choice"]
+        assert sum(passed) <= 1
+
+
 def test_threads_discard_nothing_of_each_other(model: LoadedModel, images: Tensor):
     """The same image has the same choice in all of them, and later."""
     with ThreadPoolExecutor(4) as pool:

@@ -96,12 +96,18 @@ def test_a_test_that_cannot_be_made_states_the_reason(client: Client, tmp_path: 
     assert found["verdict"].startswith("not tested")
 
 
-def test_explain_has_the_evidence_in_its_manifest_if_asked_for(client: Client, photo: Path):
+@pytest.mark.parametrize("named", ["cover, focus", ["cover", "focus"]])
+def test_explain_has_the_evidence_in_its_manifest_if_asked_for(
+    client: Client, photo: Path, named: object
+):
+    """Both endpoints accept a text with commas and a list."""
     sent = handle_file(photo)
-    *_, manifest, _ = client.predict(
-        sent, method="layercam", evidence="cover, focus", api_name="/explain"
-    )
+    *_, manifest, _ = client.predict(sent, method="layercam", evidence=named, api_name="/explain")
     assert [test["name"] for test in manifest["evidence"]["tests"]] == ["cover", "focus"]
+    assert [test["name"] for test in evidence(client, photo, checks=named)["tests"]] == [
+        "cover",
+        "focus",
+    ]
     *_, manifest, _ = client.predict(sent, method="layercam", api_name="/explain")
     assert "evidence" not in manifest
 
