@@ -9,8 +9,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TypeVar, Unpack
+from functools import cached_property, partial
+from typing import Any, TypeVar, Unpack
 
 import torch
 
@@ -31,7 +31,7 @@ from cam_hub.attribution.request import (
     model_of,
     takes_arguments,
 )
-from cam_hub.attribution.result import explanation_of
+from cam_hub.attribution.result import explanation_of, is_complete, off_device
 from cam_hub.attribution.samples import Sample, open_samples
 from cam_hub.errors import CamHubError, ClassNotFound
 from cam_hub.hooks.modes import default_modes
@@ -126,6 +126,9 @@ def _read(model: LoadedModel, sample: Sample) -> Ready | Refused:
         return Refused(sample, error)
 
 
+Found = Explanation | CamHubError | Callable[[], Explanation]
+"""An explanation, or what makes it without any pass; or why there is none."""
+
 Done = Callable[[float], None]
 """Called with the number of pictures that are done, fractions included."""
 
@@ -201,9 +204,7 @@ class BatchExplainer:
         return cls(model, signed, request, room, by_evidence)
 
     @default_modes()
-    def explain(
-        self, pictures: Sequence[Ready | Refused], done: Done
-    ) -> list[Explanation | CamHubError]:
+    def explain(self, pictures: Sequence[Ready | Refused], done: Done) -> list[Found]:
         """An explanation of each picture, or why there is none.
 
         Args:
@@ -211,7 +212,7 @@ class BatchExplainer:
             done: What it raises stops the work.
         """
         alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        found: dict[int, Explanation | CamHubError] = {}
+        found: dict[int, Found] = {}
         for position, picture in enumerate(pictures):
             if isinstance(picture, Ready):
                 alike[picture.prepared.tensor.shape[1:]].append(position)
@@ -223,9 +224,9 @@ class BatchExplainer:
             found.update(zip(positions, results, strict=True))
         return [found[position] for position in range(len(pictures))]
 
-    def _together(self, pictures: list[Ready], done: Done) -> list[Explanation | CamHubError]:
+    def _together(self, pictures: list[Ready], done: Done) -> list[Found]:
         """The same for pictures of one size; those with one method and layer pass together."""
-        found: dict[int, Explanation | CamHubError] = {}
+        found: dict[int, Found] = {}
         alike: dict[object, dict[int, _Planned]] = defaultdict(dict)
         plans: dict[int, Callable[[], _Planned]] = {}
         for position, picture in enumerate(pictures):
@@ -303,10 +304,17 @@ class BatchExplainer:
         planned: _Planned,
         passed: Pass | CamHubError | None,
         progress: Progress,
-    ) -> Explanation | CamHubError:
+    ) -> Found:
         if isinstance(passed, CamHubError):
             return passed
         method, job = planned.method, planned.job
+        if passed is not None and is_complete(method, job, passed, planned.request):
+            # Results that wait must not fill the memory of an accelerator with their images.
+            prepared = replace(picture.prepared, tensor=off_device(picture.prepared.tensor))
+            job = replace(job, image=off_device(job.image))
+            return partial(
+                explanation_of, self.model, prepared, method, job, passed, planned.request
+            )
         asked = replace(planned.request, progress=progress)
         try:
             if passed is None:  # alone it may be passed with more care
@@ -344,21 +352,34 @@ class Outcome:
 
     Attributes:
         picture: As it was given; of a folder the file's path.
-        result: Its explanation, or the error that states why there is none.
         key: Identifies the picture: the key that came with it; of a folder or a glob the file's
             path relative to it; else its file, or its position.
         label: The class that it is labelled with, as an index or a label; None if it has none.
     """
 
     picture: object
-    result: Explanation | CamHubError
+    _found: Found = field(repr=False)
     key: object = None
     label: int | str | None = None
+
+    @cached_property
+    def result(self) -> Explanation | CamHubError:
+        """Its explanation, which is made when it is first asked for; or why there is none."""
+        found = self._found
+        if not callable(found):
+            return found
+        explanation = found()
+        object.__setattr__(self, "_found", explanation)  # what it was made of may go
+        return explanation
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickles: the explanation, rather than what makes it."""
+        return {**vars(self), "_found": self.result}
 
     @property
     def error(self) -> CamHubError | None:
         """The error in place of an explanation; None if there is one."""
-        return self.result if isinstance(self.result, CamHubError) else None
+        return self._found if isinstance(self._found, CamHubError) else None
 
     @property
     def explanation(self) -> Explanation:
@@ -367,9 +388,10 @@ class Outcome:
         Raises:
             CamHubError: The picture's error, if it has one.
         """
-        if isinstance(self.result, CamHubError):
-            raise self.result
-        return self.result
+        found = self.result
+        if isinstance(found, CamHubError):
+            raise found
+        return found
 
 
 @with_hints

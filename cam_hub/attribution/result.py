@@ -14,6 +14,8 @@ from functools import partial
 from itertools import product
 from typing import TypeVar
 
+from torch import Tensor
+
 from cam_hub.attribution.evidence import SAME_CONTRAST, Tested, add_evidence, likeness
 from cam_hub.attribution.passes import Job, Key, Pass, run
 from cam_hub.attribution.preparation import Prepared, make_job
@@ -27,7 +29,15 @@ from cam_hub.results.explanation import Explanation
 from cam_hub.results.manifest import make_manifest
 from cam_hub.targets.classes import ResolvedClasses, label_of
 
-__all__ = ["MOST_SAMPLES", "STEADY", "WANTED", "explanation_of", "more_samples"]
+__all__ = [
+    "MOST_SAMPLES",
+    "STEADY",
+    "WANTED",
+    "explanation_of",
+    "is_complete",
+    "more_samples",
+    "off_device",
+]
 
 _LOG = logging.getLogger("cam_hub")
 
@@ -117,6 +127,34 @@ def explanation_of(
         progress = progress.testing if isinstance(progress, Rising) else progress
         add_evidence(found, checks, progress=progress)
     return found
+
+
+def is_complete(method: Method, job: Job, passed: Pass, request: ExplainOptions) -> bool:
+    """Whether ``explanation_of`` needs no further pass.
+
+    Args:
+        method: The method.
+        job: What the pass was to find out.
+        passed: What it has brought back.
+        request: The request.
+    """
+    adaptive = method.needs_noise and request.options["sampling"] != "fixed"
+    if request.options["evidence"] is not None:
+        return False
+    for index in passed.settled.classes:
+        keys = [(method.key, index, name) for name in job.layers]
+        if not any(passed.maps[key].any() for key in keys):
+            return False
+        for key in keys if adaptive else ():
+            agreement = passed.agreements.get(key)
+            if agreement is not None and more_samples(job.samples, agreement) > job.samples:
+                return False
+    return True
+
+
+def off_device(tensor: Tensor) -> Tensor:
+    """The tensor; an empty one of its type and dimensions where it fills an accelerator."""
+    return tensor if tensor.is_cpu else tensor.new_empty((0,) * tensor.ndim)
 
 
 def _make_explanation(
@@ -219,8 +257,7 @@ def _make_explanation(
     )
     # Not a field: pickles and files do without the model. A list of results must not fill the
     # memory of an accelerator with their images.
-    image = job.image if job.image.is_cpu else job.image.new_empty(0)
-    job = replace(job, image=image, progress=None)
+    job = replace(job, image=off_device(job.image), progress=None)
     found.__dict__["_origin"] = Tested(job, method, standings, passed.settled, names)
     return found
 

@@ -126,9 +126,12 @@ class Target(ABC):
 
     Attributes:
         labels: Names of the scores, where the model's own class names do not apply.
+        by_row: Whether the scores of an image depend on its own row of the output's main tensor
+            alone: then ``class_scores`` may come first, and one target reads the whole batch.
     """
 
     labels: tuple[str, ...] | None = None
+    by_row: ClassVar[bool] = False
 
     @abstractmethod
     def scores(self, output: Any) -> Tensor:

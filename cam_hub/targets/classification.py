@@ -73,6 +73,7 @@ class Classification(Task):
 
 @dataclass(eq=False)
 class _ClassScores(Target):
+    by_row: ClassVar[bool] = True
     task: Classification
     sigmoid: bool
     single: bool = False
@@ -157,6 +158,8 @@ class Regression(Task):
 
 
 class _Values(Target):
+    by_row: ClassVar[bool] = True
+
     def __init__(self, task: Regression) -> None:
         self._task = task
 

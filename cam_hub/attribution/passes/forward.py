@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cam_hub._text import first_line
@@ -20,12 +21,12 @@ from cam_hub.errors import CamHubError, ModelRefused, NoMap
 from cam_hub.hooks.frozen_eval import ModuleTree, frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import Taps, observe
-from cam_hub.layers.layouts import LayerInfo, batch_axes, to_maps
+from cam_hub.layers.layouts import Arrangement, LayerInfo, batch_axes, to_maps
 from cam_hub.methods import Evidence, Method, MomentSum
 from cam_hub.methods.evidence import agreement
 from cam_hub.methods.registry import needs_noise
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.targets.base import ClassScores, Target
+from cam_hub.targets.base import ClassScores, Target, main_output
 from cam_hub.targets.classes import ResolvedClasses, Weights
 
 __all__ = ["Accumulator", "Allowance", "JobState", "Segment", "Trace", "anatomy", "forward"]
@@ -134,17 +135,31 @@ class Accumulator:
                 self.agreements[key, index, name] = agreement(torch.cat(maps))
             ready += product(smooth, [Evidence(*pair, total.mean())])
         for method, evidence in ready:
+            share = None if method.cancellation is None else method.cancellation(evidence)
             found: Map = method.compute(evidence)[0].float().cpu().numpy()
-            if not np.isfinite(found).all():
-                reason = "its map holds values that are not finite (NaN or infinity)"
-                self.error = self.error or NoMap(reason, layer=name)
-            self.maps[method.key, index, name] = found
-            if method.cancellation is not None:
-                share = method.cancellation(evidence)
-                self.cancellation[method.key, index, name] = float(share[0])
+            self.add(method, index, name, found, None if share is None else float(share[0]))
+
+    def add(self, method: Method, index: int, name: str, cam: Map, share: float | None) -> None:
+        """Adds a finished map.
+
+        Args:
+            method: The method.
+            index: The class.
+            name: The layer.
+            cam: ``(rows, cols)``.
+            share: The share of cancelling weights; None where the method has none.
+        """
+        if not np.isfinite(cam).all():
+            reason = "its map holds values that are not finite (NaN or infinity)"
+            self.error = self.error or NoMap(reason, layer=name)
+        self.maps[method.key, index, name] = cam
+        if share is not None:
+            self.cancellation[method.key, index, name] = share
 
 
 _NO_CLASSES = ResolvedClasses(())
+
+_NOT_FINITE = "the model's scores for this picture are not finite (NaN or infinity)"
 
 
 @dataclass(eq=False)
@@ -192,11 +207,29 @@ class JobState:
             )
         if self.standings is None:
             if not bool(scores[0].isfinite().all()):
-                raise NoMap("the model's scores for this picture are not finite (NaN or infinity)")
+                raise NoMap(_NOT_FINITE)
             standings = target.class_scores(output)
             self.settled = self.job.settled(standings, target)
             self.standings = standings
         return scores
+
+    def stand(self, output: object, *, finite: bool) -> None:
+        """Resolves the classes where each score depends on its own row of the output alone.
+
+        Args:
+            output: The network's output for the clean image, on the CPU.
+            finite: Whether its scores are.
+
+        Raises:
+            CamHubError: If there are no such scores or classes.
+        """
+        if self.target is None:
+            raise AssertionError("a job has a target before its images pass")
+        if not finite:
+            raise NoMap(_NOT_FINITE)
+        standings = self.target.class_scores(output)
+        self.settled = self.job.settled(standings, self.target)
+        self.standings = standings
 
     def result(self) -> Pass:
         """What has come back.
@@ -233,6 +266,11 @@ class Segment(NamedTuple):
     clean: int | None
 
 
+Wanted = tuple[Segment, int, Weights | None, Accumulator]
+"""The images of a job, the class, the classes whose scores are taken off with their weights, and
+what takes the gradients."""
+
+
 @dataclass(eq=False)
 class Trace:
     """One forward pass, with the graph back to the target layers.
@@ -241,17 +279,19 @@ class Trace:
         layers: The target layers.
         segments: The images of each job, in the order of the batch; None for a job in error.
         images: How many images there are in the batch.
+        scores: ``(images, K)``, of which those of the segments are parts; None if they are not.
     """
 
     layers: Mapping[str, LayerInfo]
     segments: Sequence[Segment | None]
     images: int
     _taps: Taps
+    scores: Tensor | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def backward(
         self,
-        wanted: Sequence[tuple[Segment, int, Weights | None, Accumulator]],
+        wanted: Sequence[Wanted],
         *,
         noisy: bool = True,
         keep_graph: bool,
@@ -273,16 +313,9 @@ class Trace:
                 the network has overwritten what the backward pass needs.
         """
         # On a caller's thread, where autograd may be off.
-        with torch.inference_mode(False), torch.enable_grad():
-            parts = []
-            for segment, index, contrast, _ in wanted:
-                scores = segment.scores if noisy else segment.scores[:1]
-                part = scores[:, index].sum()
-                for other, weight in contrast or ():
-                    taken_off = scores[:, other].sum()
-                    part = part - (taken_off if weight == 1 else weight * taken_off)
-                parts.append(part)
-            score = torch.stack(parts).sum()
+        with torch.inference_mode(False):
+            outputs, weights = self._weights(wanted, noisy=noisy)
+        alike, single = _alike(wanted) if noisy else ([], wanted)
         missing = dict.fromkeys(self.layers)
 
         def visit(name: str, gradients: Tensor) -> None:
@@ -292,7 +325,9 @@ class Trace:
             if len(self.segments) > 1 and len(gradients) != self.images:
                 raise NoMap("it did not answer once per image", layer=name)
             recorded = self._taps.activations[name].detach()
-            for segment, index, _, accumulator in wanted:
+            if alike:
+                _take_together(alike, name, recorded, gradients, arrangement)
+            for segment, index, _, accumulator in single:
                 count = len(segment.scores) if noisy else 1
                 rows = gradients[segment.start : segment.start + count]
                 activation = None
@@ -304,8 +339,10 @@ class Trace:
                 del self._taps.activations[name]  # as the graph goes, so do the records
 
         try:
-            with self._lock, self._taps.visiting(score, visit) as seed:
-                torch.autograd.grad(score, seed, retain_graph=keep_graph, allow_unused=True)
+            with self._lock, self._taps.visiting(outputs[0], visit) as seed:
+                torch.autograd.grad(
+                    outputs, seed, weights, retain_graph=keep_graph, allow_unused=True
+                )
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -314,6 +351,25 @@ class Trace:
             shape = self._taps.activations[name].shape[1:]
             nothing = self._taps.activations[name].new_zeros((1, *shape))
             visit(name, nothing.expand(self.images, *shape))
+
+    def _weights(
+        self, wanted: Sequence[Wanted], *, noisy: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The scores that are differentiated, and the weight of each of them."""
+        if self.scores is not None:
+            weights = np.zeros(self.scores.shape)
+            for segment, index, contrast, _ in wanted:
+                count = len(segment.scores) if noisy else 1
+                _weigh(weights[segment.start : segment.start + count], index, contrast)
+            return [self.scores], [torch.from_numpy(weights).to(self.scores)]
+        outputs, found = [], []
+        for segment, index, contrast, _ in wanted:
+            weights = np.zeros(segment.scores.shape)
+            _weigh(weights if noisy else weights[:1], index, contrast)
+            if segment.scores.requires_grad:
+                outputs.append(segment.scores)
+                found.append(torch.from_numpy(weights).to(segment.scores))
+        return outputs or [wanted[0][0].scores], found
 
     @cached_property
     def bytes(self) -> int:
@@ -348,6 +404,91 @@ class Trace:
                 storage = tensor.untyped_storage()
                 sizes[storage.data_ptr()] = storage.nbytes()
         return sum(sizes.values())
+
+
+def _weigh(weights: NDArray[np.float64], index: int, contrast: Weights | None) -> None:
+    """Writes the weights ``(images, K)`` of a class less its contrast."""
+    weights[:, index] += 1
+    for other, weight in contrast or ():
+        weights[:, other] -= weight
+
+
+def _alike(wanted: Sequence[Wanted]) -> tuple[Sequence[Wanted], Sequence[Wanted]]:
+    """Jobs whose maps are computed as one batch, since all of their images are here; and others."""
+    methods = wanted[0][3].methods
+    alike: list[Wanted] = []
+    single: list[Wanted] = []
+    for each in wanted:
+        segment, _, _, made = each
+        whole = segment.clean is not None and len(segment.scores) == 1 + made.samples
+        whole = whole and made.methods == methods and not made.allowance.bytes
+        (alike if whole else single).append(each)
+    return (alike, single) if len(alike) > 1 else ([], wanted)
+
+
+_TOGETHER = 64 << 20
+"""The sums of noisy copies of jobs that are accumulated together take at most so many bytes."""
+
+
+@torch.no_grad()
+def _take_together(
+    wanted: Sequence[Wanted],
+    name: str,
+    recorded: Tensor,
+    gradients: Tensor,
+    arrangement: Arrangement,
+) -> None:
+    """Takes in the gradients of whole jobs at one layer, as ``Accumulator.take`` does for one.
+
+    Args:
+        wanted: The jobs; of the same methods and number of noisy copies.
+        name: The layer.
+        recorded: Its activations of the clean images, as it returned them.
+        gradients: Those of the whole batch, as it returned them.
+        arrangement: How both lie on the image.
+    """
+    made = wanted[0][3]
+    samples = made.samples
+    room = len(wanted)
+    if samples:
+        room = max(1, _TOGETHER // max(1, MomentSum.BYTES * gradients[0].numel()))
+    for start in range(0, len(wanted), room):
+        group = wanted[start : start + room]
+        clean = to_maps(_rows(recorded, [each[0].clean or 0 for each in group]), arrangement)
+        rows = [each[0].start + row for each in group for row in range(1 + samples)]
+        found = to_maps(_rows(gradients, rows), arrangement)
+        found = found.reshape(len(group), 1 + samples, *found.shape[1:])
+        evidence = Evidence(clean, found[:, 0])
+        places = [(index, accumulator) for _, index, _, accumulator in group]
+        if samples:
+            total = MomentSum()
+            total.add(found[:, 1:].transpose(0, 1))
+            smooth = list(filter(needs_noise, made.methods))
+            parts: dict[str, list[Tensor]] = {}
+            for without in total.without_each():
+                for method in smooth:
+                    cam = method.compute(Evidence(clean, evidence.gradient, without))
+                    parts.setdefault(method.key, []).append(cam)
+            for key, maps in parts.items():
+                for (index, accumulator), each in zip(
+                    places, torch.stack(maps, dim=1).cpu(), strict=True
+                ):
+                    accumulator.agreements[key, index, name] = agreement(each)
+            noisy = Evidence(clean, evidence.gradient, total.mean())
+        for method in made.methods:
+            used = noisy if method.needs_noise else evidence
+            shares = None if method.cancellation is None else method.cancellation(used).tolist()
+            cams = method.compute(used).float().cpu().numpy()
+            for row, (index, accumulator) in enumerate(places):
+                share = None if shares is None else shares[row]
+                accumulator.add(method, index, name, cams[row].copy(), share)
+
+
+def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some rows of a tensor: a view where they follow each other."""
+    if list(rows) == list(range(rows[0], rows[0] + len(rows))):
+        return tensor[rows[0] : rows[0] + len(rows)]
+    return tensor[list(rows)]
 
 
 _saved_names: dict[type, list[str]] = {}
@@ -402,14 +543,64 @@ def forward(
         for name in layers:
             if name not in taps.activations:
                 raise NoMap("it did not run, or returned no floating-point tensor", layer=name)
-        outputs = model.task.split(output, counts) if len(states) > 1 else [output]
-        segments: list[Segment | None] = []
-        for place, state in enumerate(states):
-            clean = fresh.index(starts[place]) if state.standings is None else None
-            try:
-                scores = state.score(outputs[place], counts[place])
-                segments.append(Segment(scores, starts[place], clean))
-            except CamHubError as error:
-                state.error = error
-                segments.append(None)
-    return Trace(layers, segments, len(batch), taps)
+        segments, scores = _segments(states, counts, starts, fresh, output)
+    return Trace(layers, segments, len(batch), taps, scores)
+
+
+def _segments(
+    states: Sequence[JobState],
+    counts: Sequence[int],
+    starts: Sequence[int],
+    fresh: Sequence[int],
+    output: object,
+) -> tuple[list[Segment | None], Tensor | None]:
+    """The scores of each job, and those of all where each depends on its own row alone.
+
+    Args:
+        states: The jobs; those without classes get theirs here.
+        counts: How many images of each.
+        starts: The place of the first image of each in the batch.
+        fresh: Those of the clean images.
+        output: The network's output for the batch.
+    """
+    model, scores, host = states[0].job.model, None, None
+    outputs = model.task.split(output, counts) if len(states) > 1 else [output]
+    if len(states) > 1 and all(
+        state.target is not None and state.target.by_row for state in states
+    ):
+        scores, host = _scores_of_all(states, output, sum(counts))
+    clean_rows = [] if host is None else list(torch.split(host, list(counts)))
+    finite = [] if host is None else host.flatten(1).isfinite().all(dim=1).tolist()
+    segments: list[Segment | None] = []
+    for place, state in enumerate(states):
+        start, count = starts[place], counts[place]
+        clean = fresh.index(start) if state.standings is None else None
+        try:
+            if scores is None:
+                own = state.score(outputs[place], count)
+            else:
+                own = scores[start : start + count]
+                if clean is not None:
+                    state.stand(clean_rows[place], finite=finite[start])
+            segments.append(Segment(own, start, clean))
+        except CamHubError as error:
+            state.error = error
+            segments.append(None)
+    return segments, scores
+
+
+def _scores_of_all(
+    states: Sequence[JobState], output: object, images: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """``(images, K)`` scores with their graph, and the output on the CPU; None if there are none.
+
+    One transfer instead of one for each image.
+    """
+    target, main = states[0].target, main_output(output)
+    if target is None or main is None:
+        return None, None
+    try:
+        scores = target.scores(output)
+    except CamHubError:  # each job raises its own
+        return None, None
+    return (scores, main.detach().cpu()) if len(scores) == images else (None, None)
