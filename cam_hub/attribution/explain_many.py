@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from typing import Any, TypeVar, Unpack
 
 import torch
+from torch import Tensor
 
 from cam_hub._validation import check_whole, with_hints
 from cam_hub.attribution.choice import (
@@ -120,8 +121,12 @@ def read_ahead(
 def _read(model: LoadedModel, sample: Sample) -> Ready | Refused:
     if sample.error is not None:
         return Refused(sample, sample.error)
+    device = None
+    if model.device.type != "cpu":  # a batch is moved as one
+        given = sample.picture
+        device = given.device if isinstance(given, Tensor) else torch.device("cpu")
     try:
-        return Ready(sample, prepare(model, sample.picture))
+        return Ready(sample, prepare(model, sample.picture, device=device))
     except CamHubError as error:
         return Refused(sample, error)
 
@@ -219,10 +224,28 @@ class BatchExplainer:
             else:
                 found[position] = picture.error
         for positions in alike.values():
-            chosen = [picture for p in positions if isinstance(picture := pictures[p], Ready)]
+            ready = [picture for p in positions if isinstance(picture := pictures[p], Ready)]
+            chosen = self._moved(ready)
             results = self._together(chosen, partial(_report, done, len(found), 1))
             found.update(zip(positions, results, strict=True))
         return [found[position] for position in range(len(pictures))]
+
+    def _moved(self, pictures: list[Ready]) -> list[Ready]:
+        """Pictures of one size with their inputs on the model's device, moved as one batch."""
+        device = self.model.device
+        tensors = [picture.prepared.tensor for picture in pictures]
+        if all(tensor.device == device for tensor in tensors):
+            return pictures
+        if all(tensor.is_cpu for tensor in tensors):
+            batch = torch.cat(tensors)
+            batch = batch.pin_memory() if device.type == "cuda" else batch
+            inputs = torch.split(batch.to(device, non_blocking=True), 1)
+        else:
+            inputs = tuple(tensor.to(device) for tensor in tensors)
+        return [
+            replace(picture, prepared=replace(picture.prepared, tensor=tensor))
+            for picture, tensor in zip(pictures, inputs, strict=True)
+        ]
 
     def _together(self, pictures: list[Ready], done: Done) -> list[Found]:
         """The same for pictures of one size; those with one method and layer pass together."""

@@ -123,13 +123,20 @@ def check_passes(
         raise TooMuch("method", method, f"{expected}takes {taken} here")
 
 
-def prepare(model: LoadedModel, image: object, background: object = None) -> Prepared:
+def prepare(
+    model: LoadedModel,
+    image: object,
+    background: object = None,
+    *,
+    device: torch.device | None = None,
+) -> Prepared:
     """Turns a picture, or a clip, into a model's input.
 
     Args:
         model: The model.
         image: As for ``explain``; or what this function has returned, for the same model.
         background: A picture to show maps on in place of the image, or None.
+        device: Where the input is put; None for the model's device.
 
     Raises:
         ImageRefused: If the image cannot be read, or does not fit the model; or the background
@@ -148,7 +155,7 @@ def prepare(model: LoadedModel, image: object, background: object = None) -> Pre
     if isinstance(image, Tensor):
         pixels = pixels_of(image, model.input_size[0], clip=clip)
         if pixels is None:
-            return _prepare_tensor(model, image)
+            return _prepare_tensor(model, image, device)
         image = pixels
     opened = model.open(image)
     if opened.bands is not None:
@@ -159,12 +166,16 @@ def prepare(model: LoadedModel, image: object, background: object = None) -> Pre
     if placement is None:  # an unknown transform: only its result can be shown
         pictures = _painted(turn, opened.tensor)
         placement = Placement.identity((opened.tensor.shape[-1], opened.tensor.shape[-2]))
-    return Prepared(pictures, placement, opened.tensor.to(model.device, model.dtype))
+    return Prepared(pictures, placement, opened.tensor.to(device or model.device, model.dtype))
 
 
-def _prepare_tensor(model: LoadedModel, image: Tensor) -> Prepared:
+def _prepare_tensor(model: LoadedModel, image: Tensor, device: torch.device | None) -> Prepared:
     """An already preprocessed tensor as a model's input."""
     turn = model.preprocessing
+    if device is not None:
+        given = check_tensor(image, model.input_size[0], clip=isinstance(turn, ClipPreprocessing))
+        placement = Placement.identity((given.shape[-1], given.shape[-2]))
+        return Prepared(_painted(turn, given), placement, given.to(device, model.dtype))
     # A second request for the same input does not denormalise it again.
     last: Prepared | None = model.facts.get("last_prepared")
     at = model.device, model.dtype

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 
 import cam_hub
 from cam_hub import explain, explain_many
+from cam_hub.attribution.result import explanation_of
 from cam_hub.errors import (
     CamHubError,
     ClassNotFound,
@@ -227,3 +230,71 @@ def test_an_outcome_is_an_explanation_or_an_error(model):
     assert isinstance(good.explanation, cam_hub.Explanation)
     assert good.error is None
     assert isinstance(bad.error, CamHubError)
+
+
+class TestResultsThatWait:
+    def test_a_result_is_made_when_it_is_first_asked_for(self, model, monkeypatch) -> None:
+        made = []
+
+        def counted(*arguments: object) -> object:
+            made.append(arguments)
+            return explanation_of(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr("cam_hub.attribution.explain_many.explanation_of", counted)
+        outcomes = list(explain_many(model, list(inputs(model, 5)), method="layercam", batch_size=2))
+        assert [outcome.error for outcome in outcomes] == [None] * 5
+        assert not made
+        first = outcomes[3].explanation
+        assert outcomes[3].result is first
+        assert len(made) == 1
+
+    def test_it_is_the_one_of_its_image_after_weights_have_changed(self) -> None:
+        own = of_layout("NCHW")
+        images = list(inputs(own, 3))
+        outcomes = list(explain_many(own, images, method="layercam"))
+        expected = [explain(own, image, method="layercam").cam() for image in images]
+        with torch.no_grad():
+            for weight in own.module.parameters():
+                weight.mul_(-2)
+        for outcome, cam in zip(outcomes, expected, strict=True):
+            np.testing.assert_allclose(outcome.explanation.cam(), cam, atol=1e-5)
+
+    def test_a_pickle_holds_the_explanation(self, model) -> None:
+        (outcome,) = explain_many(model, [inputs(model, 1)[0]], method="layercam")
+        copied = pickle.loads(pickle.dumps(outcome))
+        np.testing.assert_array_equal(copied.explanation.cam(), outcome.explanation.cam())
+        assert (copied.key, copied.error) == (outcome.key, None)
+
+
+METHODS_OF_ONE_PASS = [
+    name
+    for name, method in cam_hub.METHODS.items()
+    if method.attribute is None and method.combine is None
+]
+
+
+@pytest.mark.parametrize("name", METHODS_OF_ONE_PASS)
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 64])
+def test_maps_of_a_batch_are_those_of_each_image(model, name, batch_size) -> None:
+    # Of 5 images with 2 noisy copies each, chunks of 4 hold parts of jobs, those of 3 and 64 whole.
+    options = {"method": name, "target_layers": "stages", "classes": [1, 0], "num_samples": 2}
+    together = explain_many(
+        model, list(inputs(model, 5)), batch_size=batch_size, sampling="fixed", **options
+    )
+    for outcome, image in zip(together, inputs(model, 5), strict=True):
+        alone = explain(model, image, sampling="fixed", **options)
+        for key, cam in alone.cams.items():
+            np.testing.assert_allclose(outcome.explanation.cams[key], cam, rtol=1e-4, atol=1e-6)
+        for fact in ("agreement", "cancellation"):
+            here, there = (found.manifest.get(fact) for found in (outcome.explanation, alone))
+            assert here == (there if there is None else pytest.approx(there, abs=2e-3)), fact
+
+
+@pytest.mark.parametrize("options", [{"contrast": 1, "classes": 0}, {"target": "probability"}])
+def test_contrasts_and_probabilities_of_a_batch_are_those_of_each_image(model, options) -> None:
+    method = "gradcam" if "contrast" in options else "layercam"
+    for outcome, image in zip(
+        explain_many(model, list(inputs(model, 4)), method=method, **options), inputs(model, 4), strict=True
+    ):
+        alone = explain(model, image, method=method, **options)
+        np.testing.assert_allclose(outcome.explanation.cam(), alone.cam(), rtol=1e-4, atol=1e-6)

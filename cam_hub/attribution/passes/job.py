@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -77,14 +77,12 @@ class Noise:
             image: The image, for its shape, type and device.
             memory_format: How the noise is to lie in memory.
         """
-        shape = tuple(image.shape)
-        draws: Iterable[Tensor]
+        asked = tuple(image.shape), self.num_samples, self.std, self.seed, memory_format
         if self.num_samples * image.numel() * 4 <= _KEPT:
-            draws = _drawn(shape, self.num_samples, self.std, self.seed, memory_format)
+            yield from _drawn(*asked, image.device, image.dtype)
         else:
-            draws = _draw(shape, self.num_samples, self.std, self.seed, memory_format)
-        for drawn in draws:
-            yield drawn.to(image)
+            for drawn in _draw(*asked):
+                yield drawn.to(image)
 
 
 def _draw(
@@ -98,10 +96,17 @@ def _draw(
 
 @functools.lru_cache(maxsize=2)  # picture after picture has the same, by default
 def _drawn(
-    shape: tuple[int, ...], count: int, std: float, seed: int, memory_format: torch.memory_format
+    shape: tuple[int, ...],
+    count: int,
+    std: float,
+    seed: int,
+    memory_format: torch.memory_format,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     with torch.inference_mode(False):
-        return tuple(_draw(shape, count, std, seed, memory_format))
+        draws = _draw(shape, count, std, seed, memory_format)
+        return tuple(drawn.to(device, dtype) for drawn in draws)
 
 
 Progress = Callable[[float, str], None]
@@ -244,10 +249,14 @@ def stacked(rows: Sequence[Row], job: Job) -> Tensor:
         device=image.device,
         memory_format=job.setting.memory_format,
     )
+    images, places, noise = [], [], []
     for place, (image, drawn) in enumerate(rows):
-        row = batch[place : place + 1]
-        if drawn is None:
-            row.copy_(image)
-        else:
-            torch.add(image, drawn, out=row)
+        images.append(image)
+        if drawn is not None:
+            places.append(batch[place : place + 1])
+            noise.append(drawn)
+    # Few kernels on an accelerator, however many rows there are.
+    torch.cat(images, out=batch)
+    if noise:
+        torch._foreach_add_(places, noise)
     return batch
