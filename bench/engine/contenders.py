@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,7 @@ def maps(
             target_layers=chosen,
             classes=cam_hub.top(classes),
             num_samples=SAMPLES,
+            sampling="fixed",  # as the other contenders
         )
         return list(found.values())
 
@@ -97,6 +99,9 @@ def warm(subject: Subject, what: str) -> Contender:
     """
     first = maps(subject, subject.stages if what == "layer" else None)
     found: list[cam_hub.Explanation] = []
+    again = partial(
+        cam_hub.explain, subject.model, method=METHODS[0], num_samples=SAMPLES, sampling="fixed"
+    )
 
     def before(image: Tensor) -> None:
         RECENT.clear()
@@ -111,9 +116,9 @@ def warm(subject: Subject, what: str) -> Contender:
             return found[0].mask(0.3)
         if what == "class":
             second = found[0].predictions[1].class_index
-            return cam_hub.explain(subject.model, image, classes=second)
+            return again(image, classes=second)
         if what == "layer":
-            return cam_hub.explain(subject.model, image, target_layers=subject.stages[0])
-        return cam_hub.explain(subject.model, image, method="gradcam")
+            return again(image, target_layers=subject.stages[0])
+        return again(image, method="gradcam")
 
     return Contender(run, before)
