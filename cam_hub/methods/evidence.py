@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -430,18 +431,20 @@ def agreement(maps: Tensor) -> float:
         A number in [0, 1]: 1 where no group changes the map, or all maps are flat; 0 where they
         have no more in common than the groups that they share, or a value is not finite.
     """
-    values = as_float(maps).flatten(1).cpu().double()
+    values = as_float(maps).flatten(1).cpu().numpy().astype(np.float64)
     groups = len(values)
-    span = values.amax(dim=1) - values.amin(dim=1)
-    smallest = FLAT_ROUNDINGS * torch.finfo(torch.float32).eps * values.abs().amax(dim=1)
-    blank = (span <= smallest) & span.isfinite()
-    values = values - values.mean(dim=1, keepdim=True)
-    norms = values.norm(dim=1, keepdim=True)
-    units = values / norms.masked_fill(blank[:, None], 1.0)
-    units[blank] = 0.0
-    pairs = units @ units.T + (blank[:, None] & blank).to(units)
+    with np.errstate(invalid="ignore"):  # a value that is not finite gives 0
+        span = values.max(axis=1) - values.min(axis=1)
+        smallest = FLAT_ROUNDINGS * torch.finfo(torch.float32).eps * np.abs(values).max(axis=1)
+        blank = (span <= smallest) & np.isfinite(span)
+        values -= values.mean(axis=1, keepdims=True)
+        norms = np.linalg.norm(values, axis=1)
+        norms[blank] = 1.0
+        values /= norms[:, None]
+        values[blank] = 0.0
+        pairs = values @ values.T + np.outer(blank, blank)
     others = groups - 1
-    mean = (float(pairs.sum()) - float(pairs.diagonal().sum())) / (groups * others)
+    mean = (float(pairs.sum()) - float(pairs.trace())) / (groups * others)
     own = mean / others - (groups - 2) / others**2
     if not own > 0:
         return 0.0

@@ -153,10 +153,10 @@ def smoothgradcampp_weights(activation: Tensor, moments: Moments) -> Tensor:
     """
     activation, first = paired(activation, moments.first, "moments")
     second, third = as_float(moments.second), as_float(moments.third)
-    denominator = grid_sum(torch.relu(activation)) * torch.relu(third)
+    denominator = torch.relu(third).mul_(grid_sum(torch.relu(activation)))
     denominator.add_(second, alpha=2)
     # A sum of terms that are at least 0: it does not cancel, and vanishes only where D2 does.
-    alpha = ratio_or_zero(second, denominator, denominator)
+    alpha = second / denominator.clamp_(min=torch.finfo(denominator.dtype).tiny)
     return grid_sum(alpha.mul_(torch.relu(first)))
 
 

@@ -126,13 +126,9 @@ class Accumulator:
         if place in self._clean and total is not None and total.count >= self.samples:
             del self._sums[place]
             pair = self._clean.pop(place)
-            parts: dict[str, list[Tensor]] = {}  # before the means take memory, too
-            for without in total.without_each():
-                for method in smooth:
-                    cam = method.compute(Evidence(*pair, without))
-                    parts.setdefault(method.key, []).append(cam)
-            for key, maps in parts.items():
-                self.agreements[key, index, name] = agreement(torch.cat(maps))
+            # Before the means take memory, too.
+            for method, maps in zip(smooth, _without_each(smooth, *pair, total), strict=False):
+                self.agreements[method.key, index, name] = agreement(maps[:, 0])
             ready += product(smooth, [Evidence(*pair, total.mean())])
         for method, evidence in ready:
             share = None if method.cancellation is None else method.cancellation(evidence)
@@ -464,16 +460,10 @@ def _take_together(
             total = MomentSum()
             total.add(found[:, 1:].transpose(0, 1))
             smooth = list(filter(needs_noise, made.methods))
-            parts: dict[str, list[Tensor]] = {}
-            for without in total.without_each():
-                for method in smooth:
-                    cam = method.compute(Evidence(clean, evidence.gradient, without))
-                    parts.setdefault(method.key, []).append(cam)
-            for key, maps in parts.items():
-                for (index, accumulator), each in zip(
-                    places, torch.stack(maps, dim=1).cpu(), strict=True
-                ):
-                    accumulator.agreements[key, index, name] = agreement(each)
+            left_out = _without_each(smooth, clean, evidence.gradient, total)
+            for method, maps in zip(smooth, left_out, strict=False):
+                for row, (index, accumulator) in enumerate(places):
+                    accumulator.agreements[method.key, index, name] = agreement(maps[:, row])
             noisy = Evidence(clean, evidence.gradient, total.mean())
         for method in made.methods:
             used = noisy if method.needs_noise else evidence
@@ -482,6 +472,28 @@ def _take_together(
             for row, (index, accumulator) in enumerate(places):
                 share = None if shares is None else shares[row]
                 accumulator.add(method, index, name, cams[row].copy(), share)
+
+
+def _without_each(
+    methods: Sequence[Method], activation: Tensor, gradient: Tensor, total: MomentSum
+) -> Sequence[Tensor]:
+    """For each method ``(G, B, rows, cols)`` on the CPU: the maps without each group of copies.
+
+    Args:
+        methods: Those that need noise.
+        activation: ``(B, channels, rows, cols)`` of the clean images.
+        gradient: The same of the gradients there.
+        total: Those of the noisy copies.
+
+    Returns:
+        Nothing for a single copy.
+    """
+    parts: list[list[Tensor]] = [[] for _ in methods]
+    for moments in total.without_each():
+        evidence = Evidence(activation, gradient, moments)
+        for method, maps in zip(methods, parts, strict=True):
+            maps.append(method.compute(evidence))
+    return [torch.stack(maps).cpu() for maps in parts if maps]
 
 
 def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
