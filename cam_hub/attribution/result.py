@@ -257,7 +257,8 @@ def _make_explanation(
     )
     # Not a field: pickles and files do without the model. A list of results must not fill the
     # memory of an accelerator with their images.
-    job = replace(job, image=off_device(job.image), progress=None)
+    image = job.image if job.image.is_cpu else job.image.new_empty(0)
+    job = replace(job, image=image, progress=None)
     found.__dict__["_origin"] = Tested(job, method, standings, passed.settled, names)
     return found
 

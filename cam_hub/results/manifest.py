@@ -7,6 +7,7 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from operator import itemgetter
 from typing import Any
 
 from cam_hub._text import shortened
@@ -226,7 +227,7 @@ def make_manifest(
             if (index, name) in samples:
                 listed["num_samples"] = samples[index, name]
             maps.append({**listed, "file": f"cam-{index}-{file_stem(position, name)}.npy"})
-    return {
+    described: dict[str, Any] = {
         "model": {
             "id": model.id,
             "source": model.source,
@@ -248,9 +249,10 @@ def make_manifest(
         "maps": maps,
         "device": str(model.device),
         "precision": precision,
-        **{name: entry for name, entry in optional.items() if entry},
-        "versions": dict(_versions()),
     }
+    described.update(filter(itemgetter(1), optional.items()))
+    described["versions"] = dict(_versions())
+    return described
 
 
 @functools.cache

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cam_hub._text import first_line
@@ -126,32 +125,25 @@ class Accumulator:
         if place in self._clean and total is not None and total.count >= self.samples:
             del self._sums[place]
             pair = self._clean.pop(place)
-            # Before the means take memory, too.
-            for method, maps in zip(smooth, _without_each(smooth, *pair, total), strict=False):
-                self.agreements[method.key, index, name] = agreement(maps[:, 0])
+            parts: dict[str, list[Tensor]] = {}  # before the means take memory, too
+            for without in total.without_each():
+                for method in smooth:
+                    cam = method.compute(Evidence(*pair, without))
+                    parts.setdefault(method.key, []).append(cam)
+            for key, maps in parts.items():
+                self.agreements[key, index, name] = agreement(torch.cat(maps))
             ready += product(smooth, [Evidence(*pair, total.mean())])
         for method, evidence in ready:
-            share = None if method.cancellation is None else method.cancellation(evidence)
             found: Map = method.compute(evidence)[0].float().cpu().numpy()
-            self.add(method, index, name, found, None if share is None else float(share[0]))
+            if not np.isfinite(found).all():
+                self.error = self.error or NoMap(_BROKEN, layer=name)
+            self.maps[method.key, index, name] = found
+            if method.cancellation is not None:
+                share = method.cancellation(evidence)
+                self.cancellation[method.key, index, name] = float(share[0])
 
-    def add(self, method: Method, index: int, name: str, cam: Map, share: float | None) -> None:
-        """Adds a finished map.
 
-        Args:
-            method: The method.
-            index: The class.
-            name: The layer.
-            cam: ``(rows, cols)``.
-            share: The share of cancelling weights; None where the method has none.
-        """
-        if not np.isfinite(cam).all():
-            reason = "its map holds values that are not finite (NaN or infinity)"
-            self.error = self.error or NoMap(reason, layer=name)
-        self.maps[method.key, index, name] = cam
-        if share is not None:
-            self.cancellation[method.key, index, name] = share
-
+_BROKEN = "its map holds values that are not finite (NaN or infinity)"
 
 _NO_CLASSES = ResolvedClasses(())
 
@@ -311,7 +303,7 @@ class Trace:
         # On a caller's thread, where autograd may be off.
         with torch.inference_mode(False):
             outputs, weights = self._weights(wanted, noisy=noisy)
-        alike, single = _alike(wanted) if noisy else ([], wanted)
+        alike, single = _alike(wanted) if noisy and len(wanted) > 1 else ([], wanted)
         missing = dict.fromkeys(self.layers)
 
         def visit(name: str, gradients: Tensor) -> None:
@@ -352,19 +344,19 @@ class Trace:
         self, wanted: Sequence[Wanted], *, noisy: bool
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The scores that are differentiated, and the weight of each of them."""
-        if self.scores is not None:
-            weights = np.zeros(self.scores.shape)
-            for segment, index, contrast, _ in wanted:
-                count = len(segment.scores) if noisy else 1
-                _weigh(weights[segment.start : segment.start + count], index, contrast)
-            return [self.scores], [torch.from_numpy(weights).to(self.scores)]
+        whole = None if self.scores is None else np.zeros(self.scores.shape)
         outputs, found = [], []
         for segment, index, contrast, _ in wanted:
-            weights = np.zeros(segment.scores.shape)
-            _weigh(weights if noisy else weights[:1], index, contrast)
-            if segment.scores.requires_grad:
+            count = len(segment.scores) if noisy else 1
+            each = np.zeros(segment.scores.shape) if whole is None else whole[segment.start :]
+            each[:count, index] += 1
+            for other, weight in contrast or ():
+                each[:count, other] -= weight
+            if whole is None and segment.scores.requires_grad:
                 outputs.append(segment.scores)
-                found.append(torch.from_numpy(weights).to(segment.scores))
+                found.append(torch.from_numpy(each).to(segment.scores))
+        if whole is not None and self.scores is not None:
+            return [self.scores], [torch.from_numpy(whole).to(self.scores)]
         return outputs or [wanted[0][0].scores], found
 
     @cached_property
@@ -400,13 +392,6 @@ class Trace:
                 storage = tensor.untyped_storage()
                 sizes[storage.data_ptr()] = storage.nbytes()
         return sum(sizes.values())
-
-
-def _weigh(weights: NDArray[np.float64], index: int, contrast: Weights | None) -> None:
-    """Writes the weights ``(images, K)`` of a class less its contrast."""
-    weights[:, index] += 1
-    for other, weight in contrast or ():
-        weights[:, other] -= weight
 
 
 def _alike(wanted: Sequence[Wanted]) -> tuple[Sequence[Wanted], Sequence[Wanted]]:
@@ -460,40 +445,29 @@ def _take_together(
             total = MomentSum()
             total.add(found[:, 1:].transpose(0, 1))
             smooth = list(filter(needs_noise, made.methods))
-            left_out = _without_each(smooth, clean, evidence.gradient, total)
-            for method, maps in zip(smooth, left_out, strict=False):
-                for row, (index, accumulator) in enumerate(places):
-                    accumulator.agreements[method.key, index, name] = agreement(maps[:, row])
+            parts: dict[str, list[Tensor]] = {}
+            for without in total.without_each():
+                for method in smooth:
+                    cam = method.compute(Evidence(clean, evidence.gradient, without))
+                    parts.setdefault(method.key, []).append(cam)
+            for key, maps in parts.items():
+                for (index, accumulator), each in zip(
+                    places, torch.stack(maps, dim=1).cpu(), strict=True
+                ):
+                    accumulator.agreements[key, index, name] = agreement(each)
             noisy = Evidence(clean, evidence.gradient, total.mean())
         for method in made.methods:
             used = noisy if method.needs_noise else evidence
-            shares = None if method.cancellation is None else method.cancellation(used).tolist()
             cams = method.compute(used).float().cpu().numpy()
+            finite = np.isfinite(cams).all(axis=(1, 2))
             for row, (index, accumulator) in enumerate(places):
-                share = None if shares is None else shares[row]
-                accumulator.add(method, index, name, cams[row].copy(), share)
-
-
-def _without_each(
-    methods: Sequence[Method], activation: Tensor, gradient: Tensor, total: MomentSum
-) -> Sequence[Tensor]:
-    """For each method ``(G, B, rows, cols)`` on the CPU: the maps without each group of copies.
-
-    Args:
-        methods: Those that need noise.
-        activation: ``(B, channels, rows, cols)`` of the clean images.
-        gradient: The same of the gradients there.
-        total: Those of the noisy copies.
-
-    Returns:
-        Nothing for a single copy.
-    """
-    parts: list[list[Tensor]] = [[] for _ in methods]
-    for moments in total.without_each():
-        evidence = Evidence(activation, gradient, moments)
-        for method, maps in zip(methods, parts, strict=True):
-            maps.append(method.compute(evidence))
-    return [torch.stack(maps).cpu() for maps in parts if maps]
+                if not finite[row]:
+                    accumulator.error = accumulator.error or NoMap(_BROKEN, layer=name)
+                accumulator.maps[method.key, index, name] = cams[row].copy()
+            if method.cancellation is not None:
+                shares = method.cancellation(used).tolist()
+                for share, (index, accumulator) in zip(shares, places, strict=True):
+                    accumulator.cancellation[method.key, index, name] = share
 
 
 def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
@@ -555,7 +529,7 @@ def forward(
         for name in layers:
             if name not in taps.activations:
                 raise NoMap("it did not run, or returned no floating-point tensor", layer=name)
-        segments, scores = _segments(states, counts, starts, fresh, output)
+        scores, segments = _segments(states, counts, starts, fresh, output)
     return Trace(layers, segments, len(batch), taps, scores)
 
 
@@ -565,8 +539,8 @@ def _segments(
     starts: Sequence[int],
     fresh: Sequence[int],
     output: object,
-) -> tuple[list[Segment | None], Tensor | None]:
-    """The scores of each job, and those of all where each depends on its own row alone.
+) -> tuple[Tensor | None, list[Segment | None]]:
+    """The scores of all images, where they can be computed as one, and those of each job.
 
     Args:
         states: The jobs; those without classes get theirs here.
@@ -575,44 +549,58 @@ def _segments(
         fresh: Those of the clean images.
         output: The network's output for the batch.
     """
-    model, scores, host = states[0].job.model, None, None
-    outputs = model.task.split(output, counts) if len(states) > 1 else [output]
-    if len(states) > 1 and all(
-        state.target is not None and state.target.by_row for state in states
-    ):
-        scores, host = _scores_of_all(states, output, sum(counts))
-    clean_rows = [] if host is None else list(torch.split(host, list(counts)))
-    finite = [] if host is None else host.flatten(1).isfinite().all(dim=1).tolist()
+    several = len(states) > 1
+    outputs = states[0].job.model.task.split(output, counts) if several else [output]
+    scores, hosts, finite = _scores_of_all(states, counts, output) if several else _ALONE
     segments: list[Segment | None] = []
-    for place, state in enumerate(states):
-        start, count = starts[place], counts[place]
+    for place, (start, state) in enumerate(zip(starts, states, strict=False)):
         clean = fresh.index(start) if state.standings is None else None
         try:
             if scores is None:
-                own = state.score(outputs[place], count)
+                own = state.score(outputs[place], counts[place])
             else:
-                own = scores[start : start + count]
+                own = scores[start : start + counts[place]]
                 if clean is not None:
-                    state.stand(clean_rows[place], finite=finite[start])
+                    state.stand(hosts[place], finite=finite[start])
             segments.append(Segment(own, start, clean))
         except CamHubError as error:
             state.error = error
             segments.append(None)
-    return segments, scores
+    return scores, segments
+
+
+_ScoresOfAll = tuple[Tensor | None, Sequence[Tensor], Sequence[bool]]
+
+_ALONE: _ScoresOfAll = None, (), ()
 
 
 def _scores_of_all(
-    states: Sequence[JobState], output: object, images: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """``(images, K)`` scores with their graph, and the output on the CPU; None if there are none.
+    states: Sequence[JobState], counts: Sequence[int], output: object
+) -> _ScoresOfAll:
+    """The scores of a batch, where those of each image depend on its own row alone.
 
-    One transfer instead of one for each image.
+    One transfer to the host instead of one for each image.
+
+    Args:
+        states: The jobs.
+        counts: How many images of each.
+        output: The network's output for the batch.
+
+    Returns:
+        ``(images, K)`` scores with their graph, None if there are none; the output of each job on
+        the CPU; and for each image whether it is finite.
     """
     target, main = states[0].target, main_output(output)
     if target is None or main is None:
-        return None, None
+        return _ALONE
+    if not all(state.target is not None and state.target.by_row for state in states):
+        return _ALONE
     try:
         scores = target.scores(output)
     except CamHubError:  # each job raises its own
-        return None, None
-    return (scores, main.detach().cpu()) if len(scores) == images else (None, None)
+        return _ALONE
+    if len(scores) != sum(counts):
+        return _ALONE
+    host = main.detach().cpu()
+    finite = host.flatten(1).isfinite().all(dim=1) if host.ndim > 1 else host.isfinite()
+    return scores, torch.split(host, list(counts)), finite.tolist()
