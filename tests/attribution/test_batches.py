@@ -241,7 +241,9 @@ class TestResultsThatWait:
             return explanation_of(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr("cam_hub.attribution.explain_many.explanation_of", counted)
-        outcomes = list(explain_many(model, list(inputs(model, 5)), method="layercam", batch_size=2))
+        outcomes = list(
+            explain_many(model, list(inputs(model, 5)), method="layercam", batch_size=2)
+        )
         assert [outcome.error for outcome in outcomes] == [None] * 5
         assert not made
         first = outcomes[3].explanation
@@ -294,7 +296,9 @@ def test_maps_of_a_batch_are_those_of_each_image(model, name, batch_size) -> Non
 def test_contrasts_and_probabilities_of_a_batch_are_those_of_each_image(model, options) -> None:
     method = "gradcam" if "contrast" in options else "layercam"
     for outcome, image in zip(
-        explain_many(model, list(inputs(model, 4)), method=method, **options), inputs(model, 4), strict=True
+        explain_many(model, list(inputs(model, 4)), method=method, **options),
+        inputs(model, 4),
+        strict=True,
     ):
         alone = explain(model, image, method=method, **options)
         np.testing.assert_allclose(outcome.explanation.cam(), alone.cam(), rtol=1e-4, atol=1e-6)
