@@ -6,7 +6,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from heapq import nlargest, nsmallest
 from pathlib import Path
@@ -77,7 +77,7 @@ class DatasetRow:
             and un-normalised, by class index and layer.
         placement: Where the model's input lay on the photo.
         boxes: Boxes around what is hotter than half of the maximum, the hottest first, in the
-            photo's pixels; exact to a 224th of its longer side.
+            photo's pixels; exact to an eighth of a cell of the map.
         focus: One minus the normalised entropy of the first class's map on the layer's own grid: 1
             for a single cell, 0 for a flat map. The fusion stands for
             several layers.
@@ -415,7 +415,8 @@ class DatasetReport:
                 without one (None), or without a map, are left out.
 
         Raises:
-            InvalidArgument: If a region lies where the model saw nothing, or is none.
+            InvalidArgument: If a region is none, or lies outside of the photo. One that the model
+                did not see, as it was cropped away, has no heat.
         """
         found = []
         for row in self:
@@ -424,7 +425,8 @@ class DatasetReport:
             if region is None or heat is None or row.placement is None:
                 continue
             rows, cols = row.placement.input_size
-            weights = read_region(region, row.placement).weights(rows, cols)
+            whole = read_region(region, Placement.identity(row.placement.photo_size))
+            weights = replace(whole, placement=row.placement).weights(rows, cols)
             wide = _resized(heat, rows, cols)
             share = float((wide * weights).sum() / wide.sum())
             found.append(HeatInside(row.key, share, float(weights.mean())))

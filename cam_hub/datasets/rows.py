@@ -13,7 +13,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import interpolate
 
+from cam_hub.attribution.evidence import Tested
 from cam_hub.attribution.explain_many import Outcome
 from cam_hub.attribution.samples import Sample
 from cam_hub.errors import CamHubError, ClassNotFound, InvalidArgument, NoMap, PackageMissing
@@ -46,8 +48,9 @@ MAP_TYPES: Final = ("float32", "uint8")
 UNEXPECTED: Final = "unexpected"
 """The error code of an exception that is not one of ours."""
 
-_BOXES_SIDE = 224
-"""Boxes are found on a photo whose longer side has at most so many pixels, and scaled back."""
+_FINER = 8
+_MAX_SIDE = 448
+"""How much finer than the map the grid is on which boxes are found, and its rows and columns."""
 
 _COLUMNS = ("method", "layers", "classes", "predictions", "placement", "maps")
 """The entries of a manifest that have columns of their own, or follow from these."""
@@ -150,7 +153,7 @@ class RowMaker:
         error = outcome if isinstance(outcome, Exception) else outcome.error
         if error is None and isinstance(outcome, Outcome):
             try:
-                return row | self._explained(outcome.explanation, row["label_index"])
+                return row | self._explained(outcome.explanation, sample)
             except CamHubError as failure:
                 error = failure
             except Exception as failure:  # noqa: BLE001 - one image's trouble ends no job
@@ -166,22 +169,25 @@ class RowMaker:
             row["path"] = path if plain_text(path) == path else None
         if sample.label is not None:
             row["label"] = plain_text(sample.label)
-            row["label_index"] = self._class_of(sample)
+            row["label_index"] = self._class_of(sample, len(self.model.class_names or ()))
         return row
 
-    def _class_of(self, sample: Sample) -> int | None:
-        """The model's class of a label; None if it has none of that name."""
-        names = self.model.class_names
-        meant = sample.expected or LabelledClass(sample.label or 0)
-        if names is None:  # the classes are numbers, and so are those of the data set
-            return meant.index if isinstance(meant.label, str) else meant.label
+    def _class_of(self, sample: Sample, count: int) -> int | None:
+        """The model's class of a label, of so many classes; None if it has none of that name."""
+        if sample.label is None or not count:
+            return None
+        meant = sample.expected or LabelledClass(sample.label)
         try:
-            return choose_classes(meant, torch.zeros(len(names)), names)[0]
+            return choose_classes(meant, torch.zeros(count), self.model.class_names)[0]
         except (ClassNotFound, InvalidArgument):
             return None
 
-    def _explained(self, found: Explanation, label_index: int | None) -> dict[str, Any]:
+    def _explained(self, found: Explanation, sample: Sample) -> dict[str, Any]:
         described = found.described
+        count = len(self.model.class_names or ())
+        if not count and isinstance(found.origin, Tested):  # known from its scores alone
+            count = found.origin.standings.ranking.numel()
+        label_index = self._class_of(sample, count)
         samples = {
             (each["class_index"], each["layer"]): each.get("num_samples")
             for each in described["maps"]
@@ -193,6 +199,7 @@ class RowMaker:
         evidence = described.get("evidence")
         cam = _main_map(found)
         return {
+            "label_index": label_index,
             "correct": correct,
             "predictions": [_scored(vars(each)) for each in found.predictions[:5]],
             "method": found.method,
@@ -245,24 +252,27 @@ def _main_map(found: Explanation) -> Map | None:
 
 
 def _boxes(found: Explanation, cam: Map | None) -> list[list[int]]:
-    """Boxes around what is hotter than half of the maximum, in the photo's pixels."""
+    """Boxes around what is hotter than half of the maximum, in the photo's pixels.
+
+    They are found on a grid that is ``_FINER`` times finer than the map's: at the photo's size,
+    this would take longer than everything else.
+    """
     if cam is None or not cam.any():
         return []
-    width, height = found.placement.photo_size
-    shrink = min(1.0, _BOXES_SIDE / max(width, height))
-    small = max(1, round(width * shrink)), max(1, round(height * shrink))
-    heat = normalise(torch.from_numpy(cam.copy())[None])[0].numpy()
-    across, down = width / small[0], height / small[1]
-    placement = found.placement if small == (width, height) else found.placement.resized(small)
-    return [
-        [
-            int(box.left * across),
-            int(box.top * down),
-            min(width, round(box.right * across)),
-            min(height, round(box.bottom * down)),
-        ]
-        for box in overlay.boxes(placement.warp(heat), 0.5)
-    ]
+    rows, cols = (min(_FINER * side, max(_MAX_SIDE, side)) for side in cam.shape)
+    heat = normalise(torch.from_numpy(cam.copy())[None])
+    fine = interpolate(heat[None], (rows, cols), mode="bilinear", align_corners=False)[0, 0]
+    place = found.placement
+    height, width = place.input_size
+    boxes = []
+    for box in overlay.boxes((fine / fine.max()).numpy(), 0.5):
+        left, top = place.to_photo(box.left * width / cols, box.top * height / rows)
+        right, bottom = place.to_photo(box.right * width / cols, box.bottom * height / rows)
+        across = [min(max(round(x), 0), place.photo_size[0]) for x in (left, right)]
+        down = [min(max(round(y), 0), place.photo_size[1]) for y in (top, bottom)]
+        if across[0] < across[1] and down[0] < down[1]:  # not on padding alone
+            boxes.append([across[0], down[0], across[1], down[1]])
+    return boxes
 
 
 def _packed(

@@ -82,7 +82,9 @@ def test_a_rows_map_is_drawn_and_reproduced_from_the_files_alone(
     row = DatasetReport.open(tmp_path / "out")["green/00004.png"]
     alone = cam_hub.explain(model, row.path, method="layercam")
     assert row.overlay(alpha=0.3).tobytes() == alone.overlay(alpha=0.3).tobytes()
-    assert row.explanation().boxes() == alone.boxes() == list(row.boxes)
+    assert row.explanation().boxes() == alone.boxes()
+    (stored,), (drawn,) = row.boxes, alone.boxes()
+    assert np.abs(np.subtract(stored, drawn)).max() <= 1  # an eighth of a cell of 8 pixels
     again = row.reproduce(model)
     np.testing.assert_array_equal(again.cam(), row.map)
     assert row.explanation().manifest["maps"] == alone.manifest["maps"]

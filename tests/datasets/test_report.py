@@ -102,6 +102,26 @@ def test_heat_inside_of_boxes_and_masks_the_worst_first(report):
         report.heat_inside({"a": (100, 100, 120, 120)})
 
 
+def test_what_was_cropped_away_has_no_heat(tmp_path):
+    wide = Image.new("RGB", (64, 32))
+    wide.paste(spot(0, 1, 1), (16, 0))
+    report = explain_dataset(
+        colours(), {"wide": wide}, tmp_path / "out", method="layercam", target_layers="act"
+    )
+    (found,) = report.heat_inside({"wide": (0, 0, 10, 32)})
+    assert (found.share, found.area) == (0, 0)
+    (found,) = report.heat_inside({"wide": (16, 0, 48, 32)})
+    assert (found.share, found.area) == (pytest.approx(1), 1)
+
+
+def test_labels_of_a_model_without_class_names(tmp_path):
+    model = cam_hub.wrap_model(colours().module, input_size=(3, 32, 32), mean=0.0, std=1.0)
+    rows = [{"image": spot(0, 1, 1), "label": label} for label in (0, 1, 7)]
+    report = explain_dataset(model, rows, tmp_path / "out", method="layercam", target_layers="act")
+    assert [row.label_index for row in report] == [0, 1, None]
+    assert [row.correct for row in report] == [True, False, None]
+
+
 def test_the_table_has_a_row_for_each_image(report):
     table = report.to_pandas().set_index("key")
     assert list(table.index) == list("abcdefg")
