@@ -138,7 +138,7 @@ class LayerNotFound(_NotFound):
 
     code = "layer_not_found"
     kind = "layer"
-    works = "Names from the list of layers work, and best, stages, convs and all."
+    works = "Names in the list work, and best, stages, blocks, convs and all."
 
 
 class ClassNotFound(_NotFound):

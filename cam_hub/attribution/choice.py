@@ -156,7 +156,7 @@ def method_name(name: object) -> str:
     Raises:
         MethodNotFound: If there is no such method.
     """
-    if isinstance(name, str) and name == AUTO:  # an array has no single truth
+    if isinstance(name, str) and name.strip().lower() == AUTO:  # an array has no single truth
         return AUTO
     return METHODS[name].name  # type: ignore[index]
 

@@ -23,7 +23,6 @@ from cam_hub.errors import (
     ClassNotFound,
     InvalidArgument,
     LayerNotFound,
-    nearest_names,
 )
 from cam_hub.faithfulness import (
     Evidence,
@@ -44,9 +43,10 @@ from cam_hub.hooks.modes import default_modes
 from cam_hub.images.clips import over_frames
 from cam_hub.layers.listing import resolve_layers
 from cam_hub.methods import METHODS, Method
+from cam_hub.options import OPTIONS
 from cam_hub.results.explanation import Explanation
 from cam_hub.targets.base import ClassScores
-from cam_hub.targets.classes import ResolvedClasses, is_iterable, label_of
+from cam_hub.targets.classes import ResolvedClasses, label_of
 from cam_hub.targets.region import RegionChoice, read_region
 
 __all__ = [
@@ -183,6 +183,10 @@ def _class_check(checked: _Checked) -> EvidenceTest:
         others = [index for index in range(count) if index != own]
         if tested.standings.probabilities is None or not others:
             return untested("class_check", "the model has no other class.")
+        if (eligible := tested.standings.eligible) is not None:  # a detector explains what it finds
+            others = [index for index in others if bool(eligible[index])]
+        if not others:
+            return untested("class_check", "the model finds no other class in this image.")
         generator = torch.Generator().manual_seed(checked.subject.seed)
         drawn = torch.randperm(len(others), generator=generator).tolist()
         first = [index for index, _ in checked.subject.rivals]
@@ -510,6 +514,9 @@ CHECKS: Final[Mapping[str, Callable[[_Checked], EvidenceTest]]] = {
 }
 """Every test by name."""
 
+_CHECKS = replace(OPTIONS["evidence"], name="checks", default=())
+"""How tests are named, here as in every interface."""
+
 FILLINGS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
     "blur": blurred,
     "mean": mean_colour,
@@ -563,14 +570,18 @@ def evidence(
         >>> result = cam_hub.explain(model, "cat.jpg")           # doctest: +SKIP
         >>> print(cam_hub.evidence(result, checks=["cover", "class_check"]))  # doctest: +SKIP
     """
-    names = _names(checks)
+    names: tuple[str, ...] = _CHECKS.check(checks)
     if baseline not in FILLINGS:
         raise InvalidArgument("baseline", baseline, f"one of {', '.join(FILLINGS)}")
     check_whole("seed", seed, 0, 2**63 - 1)
-    tested = explanation.origin
+    tested = getattr(explanation, "origin", None)
     if not isinstance(tested, Tested):
-        expected = "the result of explain() in this process; cam_hub.reproduce makes it again"
-        raise InvalidArgument("explanation", "a result from files or another process", expected)
+        found = type(explanation).__name__
+        expected = "what explain() returned; of explain_many, .explanation of an outcome"
+        if found == Explanation.__name__:
+            found = "a result from files or another process"
+            expected = "the result of explain() in this process; cam_hub.reproduce makes it again"
+        raise InvalidArgument("explanation", found, expected)
     job, steps = tested.whole_job(explanation), _Steps(progress, len(names))
     tested = replace(tested, job=job if progress is None else replace(job, progress=steps))
     index = explanation.classes[0] if class_index is None else class_index
@@ -655,22 +666,6 @@ def add_evidence(explanation: Explanation, checks: Iterable[str], **asked: Any) 
         found = Evidence(tuple(tests), index, asked.get("layer"), asked.get("baseline", "blur"))
     explanation.__dict__.pop("evidence", None)
     explanation.record(evidence=found.to_dict())
-
-
-def _names(checks: object) -> list[str]:
-    if isinstance(checks, str):
-        checks = list(CHECKS) if checks == "all" else [checks]
-    if not is_iterable(checks):
-        raise InvalidArgument("checks", checks, f"names out of {', '.join(CHECKS)}, or 'all'")
-    names = list(dict.fromkeys(checks))
-    for name in names:
-        if name not in CHECKS:
-            near = nearest_names(str(name), CHECKS)
-            hint = f" (nearest: {', '.join(near)})" if near else ""
-            raise InvalidArgument("checks", name, f"one of {', '.join(CHECKS)}{hint}")
-    if not names:
-        raise InvalidArgument("checks", names, "at least one test")
-    return names
 
 
 def _on_input(

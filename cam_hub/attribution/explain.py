@@ -121,7 +121,8 @@ def explain(
         OutOfMemory: If memory does not suffice for one image at a time.
     """
     request = ExplainOptions.checked(**arguments)
-    auto = isinstance(method, str) and method == AUTO
+    auto = isinstance(method, str) and method.strip().lower() == AUTO
+    method = AUTO if auto else method
     by_evidence = auto or request.target_layers == FAITHFUL
     chosen = METHODS[DEFAULT_METHOD if auto else method].signed(request.options["sign"])
     # Open, preprocess.

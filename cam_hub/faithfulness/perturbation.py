@@ -209,8 +209,10 @@ def cover_test(subject: Subject, share: float = DEFAULT_SHARE) -> EvidenceTest:
     made = EvidenceTest("cover", each["hottest"], baselines, count, details=details)
     sign = -1 if subject.against else 1
     rivals = ", ".join(subject.names.get(each, f"class {each}") for each, _ in subject.rivals)
+    # What has no classes is a value already, such as a similarity.
+    name = subject.name if probabilities is None and not rivals else f"{subject.name} score"
     shown = [
-        (f"{subject.name} score", "{:.3g}", scores),
+        (name, "{:.3g}", scores),
         (f"score lead of {subject.name} over {rivals}", "{:.3g}", (sign * margins).tolist()),
     ]
     if probabilities is not None and not _is_saturated(probabilities[0]):

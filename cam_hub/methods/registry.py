@@ -306,7 +306,7 @@ class MethodRegistry(Mapping[str, Method]):
             key = canonical_name(text)
             found = self._methods.get(key)
         if found is None:
-            hint = f"Known: {', '.join(self)}."
+            hint = f"Known: {', '.join(self)}; and auto, which chooses by evidence."
             raise MethodNotFound(name, nearest_names(key, self), hint)
         return found
 

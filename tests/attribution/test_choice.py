@@ -189,6 +189,14 @@ def test_a_named_method_gets_the_best_layer_for_it(model: LoadedModel, images: T
     assert result.layers[0] in cam_hub.suggest_layers(model, "blocks")
 
 
+def test_auto_is_spelled_as_freely_as_methods(model: LoadedModel, images: Tensor):
+    first = cam_hub.explain(model, images[0])
+    for word in ("Auto", " AUTO "):
+        assert cam_hub.explain(model, images[0], method=word).manifest == first.manifest
+    with pytest.raises(MethodNotFound, match="and auto"):
+        cam_hub.explain(model, images[0], method="automatic")
+
+
 def test_named_layers_stay_and_the_method_is_chosen(model: LoadedModel, images: Tensor):
     layers = ["layer2", "layer3"]
     result = cam_hub.explain(model, images[0], method="auto", target_layers=layers)

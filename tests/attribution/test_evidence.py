@@ -199,6 +199,37 @@ def test_bad_arguments_are_refused(explained: Explanation, arguments: dict, argu
         cam_hub.evidence(explained, **arguments)
 
 
+@pytest.mark.parametrize("given", [None, "cat.jpg", {}, [1]], ids=str)
+def test_what_is_no_explanation_is_refused(given: object):
+    with pytest.raises(InvalidArgument, match=r"explain\(\)"):
+        cam_hub.evidence(given)  # type: ignore[arg-type]
+
+
+def test_tests_are_named_as_in_every_interface(explained: Explanation):
+    for named in ("cover, focus", ["cover", "focus"], ("cover", "focus", "cover")):
+        found = cam_hub.evidence(explained, checks=named)
+        assert [test.name for test in found.tests] == ["cover", "focus"]
+    with pytest.raises(InvalidArgument, match="nearest: cover"):
+        cam_hub.evidence(explained, checks="covr,focus")
+
+
+def test_a_detector_is_checked_for_the_classes_that_it_finds(explained: Explanation):
+    """It has no map for others."""
+    tested = explained.origin
+    for found, classes in (([True, False, True], [2]), ([True, False, False], None)):
+        standings = replace(tested.standings, eligible=torch.tensor(found))
+        explained.__dict__["_origin"] = replace(tested, standings=standings)
+        try:
+            check = cam_hub.evidence(explained, checks="class_check")["class_check"]
+        finally:
+            explained.__dict__["_origin"] = tested
+        if classes is None:
+            assert check.value is None
+            assert "finds no other class" in check.sentence
+        else:
+            assert check.details["classes"] == classes
+
+
 def test_only_explained_classes_are_tested(explained: Explanation):
     with pytest.raises(ClassNotFound):
         cam_hub.evidence(explained, class_index=2)
