@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from heapq import nlargest, nsmallest
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.nn.functional import interpolate
 
 from cam_hub._validation import check_sizes, check_whole, check_word
 from cam_hub.attribution.reproduce import reproduce
+from cam_hub.datasets.clusters import GRID, MIN_IMAGES, MapCluster, cluster_maps, heat_shares
 from cam_hub.datasets.parts import PartFolder
 from cam_hub.datasets.rows import manifest_of, require, unpacked
 from cam_hub.datasets.sources import DataSource, open_source
@@ -39,6 +40,7 @@ from cam_hub.targets.region import RegionChoice, read_region
 __all__ = ["DatasetReport", "DatasetRow", "HeatInside"]
 
 By = Literal["explained", "predicted", "label", "correct"]
+_GROUPINGS = get_args(By)
 
 _FILES_HELD = 4
 """So many files of rows stay in memory for ``report[key]``."""
@@ -391,7 +393,7 @@ class DatasetReport:
             Float32 ``size`` in [0, 1], by label, the labels in their order. Images without a map
             or without that label do not count.
         """
-        check_word("by", by, ("explained", "predicted", "label", "correct"))
+        check_word("by", by, _GROUPINGS)
         rows, cols = check_sizes("size", size, 2)
         sums: dict[str, NDArray[np.float64]] = {}
         counts: dict[str, int] = {}
@@ -431,6 +433,46 @@ class DatasetReport:
             share = float((wide * weights).sum() / wide.sum())
             found.append(HeatInside(row.key, share, float(weights.mean())))
         return sorted(found, key=lambda each: (each.share, each.key))
+
+    def clusters(
+        self, by: By = "label", *, label: str | None = None, count: int = 6
+    ) -> list[MapCluster]:
+        """Groups of images of one class whose maps are alike: candidates for spurious cues.
+
+        A small, distinct group that looks at another place than the rest of its class is worth a
+        look. The maps are those of ``mean_maps``, compared on the model's input.
+
+        Args:
+            by: As for ``mean_maps``: what an image's class is.
+            label: One of the classes; None for all with at least 8 images.
+            count: Number of clusters of a class.
+
+        Returns:
+            The clusters, the most distinct first.
+
+        Raises:
+            InvalidArgument: If an argument makes no sense, or no image with a map has the label.
+            PackageMissing: If scikit-learn is not installed.
+        """
+        check_word("by", by, _GROUPINGS)
+        check_whole("count", count)
+        require("sklearn.cluster")
+        images: dict[str, list[tuple[str, NDArray[np.float32], bool | None]]] = {}
+        for row in self:
+            name = _group_of(row, by)
+            if name is None or label not in (None, name):
+                continue
+            if (heat := _heat_of(row)) is not None:
+                shares = heat_shares(_resized(heat, GRID, GRID))
+                images.setdefault(name, []).append((row.key, shares, row.correct))
+        if label is not None and not images:
+            raise InvalidArgument("label", label, "the label of an image with a map")
+        found = []
+        for name, each in images.items():
+            if len(each) >= MIN_IMAGES or label is not None:
+                keys, maps, correct = zip(*each, strict=True)
+                found += cluster_maps(name, keys, np.stack(maps), correct, count)
+        return sorted(found, key=lambda each: -each.silhouette)
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame`` with a row for each image, without the maps.

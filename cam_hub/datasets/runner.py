@@ -204,7 +204,9 @@ class _Meter:
         self._last = time.monotonic()
         count, total = self._before + self._new, self._total
         rate = self._new / max(self._last - self._start, 1e-9)
-        words = f"{count:,}{f' of {total:,}' if total else ''} images, {rate:,.3g} images/s"
+        words = f"{count:,}{f' of {total:,}' if total else ''} images"
+        if self._new:
+            words += f", {rate:,.3g} images/s"
         if total and rate and count < total:
             words += f", {_duration((total - count) / rate)} left"
         if self._errors:
