@@ -512,8 +512,9 @@ def _request_key(question: str, job: Job) -> str:
 
 
 def _ledger_key(model: LoadedModel, job: Job) -> str:
-    """Identifies a model's weights and the kind of score."""
-    described = job.model.task.name, _scored(job), model.preprocessing.as_dict()
+    """Identifies a model's weights, what is made of them, and the kind of score."""
+    parts = [(name, f"{type(part)}") for name, part in model.module.named_modules()]
+    described = job.model.task.name, _scored(job), model.preprocessing.as_dict(), parts
     text = json.dumps([_VERSION, weights_digest(model), *map(str, described)])
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -389,7 +389,7 @@ def _stability(checked: _Checked) -> EvidenceTest:
         "stability",
         value,
         {"steady": 0.97},
-        (1 + len(changed)) * images,
+        (2 + len(changed)) * images,
         f"Correlation with the map made again: {parts}.",
         {"correlations": found},
     )
@@ -443,7 +443,10 @@ def _randomised(checked: _Checked) -> EvidenceTest:
             if not weights:
                 continue
             _shuffle(weights, generator)
-            changed = replace(job.model, module=module, facts={"execution": job.model.execution})
+            facts: dict[str, Any] = {"execution": job.model.execution}
+            # Shuffled weights leave the layers where they are; to find them anew takes passes.
+            facts["layers"] = dict(job.model.facts.get("layers", {}))
+            changed = replace(job.model, module=module, facts=facts)
             second, _ = _maps(checked, replace(job, model=changed), own)
             correlations[name] = _agreement(first, second, ranks=True)
     except CamHubError as error:
@@ -455,7 +458,7 @@ def _randomised(checked: _Checked) -> EvidenceTest:
         "randomised",
         correlations["weights"],
         {"same": SAME},
-        len(correlations) * images,
+        (1 + len(correlations)) * images,
         f"Rank correlation of the map: {', '.join(parts)}.",
         {"correlations": correlations},
     )

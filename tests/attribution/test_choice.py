@@ -227,6 +227,27 @@ def test_other_weights_are_another_network(model: LoadedModel, images: Tensor):
     assert again.manifest["choice"]["images"] == 1
 
 
+def test_the_same_weights_in_another_network_are_another_network(
+    model: LoadedModel, images: Tensor
+):
+    """Its scores, which are those of the sentence, are others."""
+    first = cam_hub.explain(model, images[0]).manifest["choice"]
+    chain = torch.nn.Sequential()
+    for name, part in model.module.named_children():
+        chain.add_module(name, part)
+    other = cam_hub.explain(wrapped(chain), images[0]).manifest["choice"]
+    assert other["drop"] == pytest.approx(first["drop"], rel=1e-3)  # it computes the same
+    chain.add_module("sharper", _Sharper())
+    sharper = cam_hub.explain(wrapped(chain), images[0]).manifest["choice"]
+    assert sharper["images"] == 1
+    assert sharper["random"] == pytest.approx(10 * first["random"], rel=1e-3)
+
+
+class _Sharper(torch.nn.Module):
+    def forward(self, scores: Tensor) -> Tensor:
+        return 10 * scores
+
+
 def test_without_a_disk_the_choice_is_remembered_by_the_model(
     model: LoadedModel, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ):

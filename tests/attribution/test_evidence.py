@@ -149,6 +149,20 @@ def test_every_check_has_value_baselines_passes_and_a_sentence(explained: Explan
     assert Evidence.from_dict(found.to_dict()) == found
 
 
+@pytest.mark.parametrize("name", sorted(set(CHECKS) - {"pointing_game", "energy"}))
+def test_the_passes_are_those_of_the_network(model: cam_hub.LoadedModel, name: str):
+    """Of a method whose passes are not cached."""
+    result = cam_hub.explain(model, photo(), method="occlusion", classes=["red"])
+    passed: list[int] = []
+    handle = model.module.register_forward_pre_hook(lambda _, given: passed.append(len(given[0])))
+    try:
+        found = cam_hub.evidence(result, checks=name)[name]
+    finally:
+        handle.remove()
+    assert found.value is not None
+    assert found.passes == sum(passed)
+
+
 def test_the_same_call_gives_the_same_numbers(explained: Explanation):
     first, again = (cam_hub.evidence(explained, checks=["cover", "road"], seed=3) for _ in "12")
     assert first == again
