@@ -233,7 +233,7 @@ class Observation:
             reason = "no map marks pixels that the score depends on"
             if chosen is not None:
                 reason = f"covering what the best map marks changes the {self.measured} by "
-                reason += f"{-own[chosen]:+.2g}, what a random map marks by {-random:+.2g}"
+                reason += f"{-own[chosen]:+.2g}, what a random map marks by {0.0 - random:+.2g}"
             reason = f"{by_depth.reason}{reason}"
             return ledger.store(self.keys, replace(by_depth, reason=reason))
         rests = f"and {others} other{'s' * (others > 1)}" if others else "alone"

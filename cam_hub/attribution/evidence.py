@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 
 from cam_hub._validation import check_whole, with_hints
 from cam_hub.attribution.passes import Job, Progress, run
+from cam_hub.attribution.passes.forward import anatomy
 from cam_hub.attribution.passes.scoring import marked_pixels, score_images
 from cam_hub.attribution.preparation import prepare
 from cam_hub.errors import (
@@ -94,6 +95,7 @@ class Tested:
         standings: How the classes stand in the image.
         settled: The classes that were explained.
         labels: Names of the scores, or None.
+        state: Of the network, with the count of writes to its weights; None if unknown.
     """
 
     job: Job
@@ -101,6 +103,7 @@ class Tested:
     standings: ClassScores
     settled: ResolvedClasses
     labels: Sequence[str] | None
+    state: tuple[Hashable, ...] | None = None
 
     def whole_job(self, explanation: Explanation) -> Job:
         """The job with its image, which is prepared again if need be."""
@@ -112,7 +115,7 @@ class Tested:
         return replace(self.job, image=image.to(self.job.image))
 
     def test(self, explanation: Explanation) -> Evidence:
-        """The cover test of the map of the first class."""
+        """The cover test of the map of the first class that has one."""
         return evidence(explanation)
 
 
@@ -553,7 +556,7 @@ def evidence(
             ``"focus"`` (no pass), ``"pointing_game"`` and ``"energy"`` (no pass; with ``region``).
         baseline: What appears in place of covered pixels: ``"blur"``, or ``"mean"`` for the image's
             mean colour.
-        class_index: One of the explained classes; None for the first.
+        class_index: One of the explained classes; None for the first one that has a map.
         layer: One of the layers; None for the fusion of all.
         region: Where the object is, for the pointing game and the energy: a box
             ``(left, top, right, bottom)`` in the photo's pixels or a boolean mask ``(H, W)``.
@@ -565,7 +568,8 @@ def evidence(
         The results and the verdict.
 
     Raises:
-        InvalidArgument: If there is no such test, or the explanation was loaded from files.
+        InvalidArgument: If there is no such test, the explanation was loaded from files, or the
+            weights have changed since.
         ClassNotFound, LayerNotFound: If that was not explained.
         NoMap: If the map is blank or not finite.
 
@@ -585,9 +589,14 @@ def evidence(
             found = "a result from files or another process"
             expected = "the result of explain() in this process; cam_hub.reproduce makes it again"
         raise InvalidArgument("explanation", found, expected)
+    model, before = tested.job.model, tested.state
+    now = None if model.execution.written else anatomy(model).state()
+    if before is not None and now is not None and before[2] != now[2]:
+        expected = "that of the present weights: they were written to after it was made"
+        raise InvalidArgument("explanation", "a result of other weights", expected)
     job, steps = tested.whole_job(explanation), _Steps(progress, len(names))
     tested = replace(tested, job=job if progress is None else replace(job, progress=steps))
-    index = explanation.classes[0] if class_index is None else class_index
+    index = _first_with_map(explanation, layer) if class_index is None else class_index
     cam = explanation.cam(index, layer)
     heat = _on_input(explanation, index, layer, tuple(tested.job.image.shape[2:]))
     inside = None
@@ -615,6 +624,12 @@ def evidence(
     return Evidence(
         tuple(CHECKS[name](checked) for name in steps.over(names)), index, layer, baseline
     )
+
+
+def _first_with_map(explanation: Explanation, layer: str | None) -> int:
+    """The first class that has a map; the first one if none has."""
+    classes = explanation.classes
+    return next((each for each in classes if explanation.has_map(each, layer)), classes[0])
 
 
 class _Steps:
@@ -657,9 +672,7 @@ def add_evidence(explanation: Explanation, checks: Iterable[str], **asked: Any) 
     """
     index = asked.pop("class_index", None)
     if index is None:
-        layer = asked.get("layer")
-        classes = explanation.classes
-        index = next((each for each in classes if explanation.has_map(each, layer)), classes[0])
+        index = _first_with_map(explanation, asked.get("layer"))
     try:
         found = evidence(explanation, checks=checks, class_index=index, **asked)
     except (InvalidArgument, ClassNotFound, LayerNotFound):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cam_hub.attribution.evidence import SAME_CONTRAST, Tested, add_evidence, likeness
 from cam_hub.attribution.passes import Job, Key, Pass, run
+from cam_hub.attribution.passes.forward import anatomy
 from cam_hub.attribution.preparation import Prepared, make_job
 from cam_hub.attribution.request import ExplainOptions, Rising
 from cam_hub.errors import NoMap, OutOfMemory
@@ -259,7 +260,8 @@ def _make_explanation(
     # memory of an accelerator with their images.
     image = job.image if job.image.is_cpu else job.image.new_empty(0)
     job = replace(job, image=image, progress=None)
-    found.__dict__["_origin"] = Tested(job, method, standings, passed.settled, names)
+    state = anatomy(job.model).state()
+    found.__dict__["_origin"] = Tested(job, method, standings, passed.settled, names, state)
     return found
 
 

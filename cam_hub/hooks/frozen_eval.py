@@ -84,7 +84,7 @@ class ModuleTree:
         children = chain.from_iterable(map(_VALUES, self._parts))
         return not any(self._empty) and self.identities == tuple(map(id, children))
 
-    def state(self) -> Hashable | None:
+    def state(self) -> tuple[Hashable, ...] | None:
         """What of a network changes when its answers may: parts, weights, buffers, hooks.
 
         Writing to a weight counts (``load_state_dict``, a step of an optimiser, anything in place),
@@ -92,6 +92,7 @@ class ModuleTree:
         ``weight.data``, and changing a plain attribute of a module.
 
         Returns:
+            The parts, places in memory, counts of writes, and hooks.
             None where that is unknown (tensors made in inference mode keep no count of writes).
         """
         kept = chain.from_iterable(map(_VALUES, chain(self.parameters, self._buffers)))

@@ -82,10 +82,10 @@ class Explanation(Maps):
 
     @cached_property
     def evidence(self) -> Evidence | None:
-        """The cover test of the first class's map, made on first access (eight images pass).
+        """The cover test of a map, made on first access (eight images pass).
 
-        ``cam_hub.evidence`` has further tests. None if the explanation comes from files that were
-        saved without a test.
+        The map is that of the first class that has one. ``cam_hub.evidence`` has further tests.
+        None if the explanation comes from files that were saved without a test.
         """
         if (stored := self.manifest.get("evidence")) is not None:
             return Evidence.from_dict(stored)

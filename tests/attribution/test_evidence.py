@@ -364,6 +364,18 @@ def test_the_evidence_is_that_of_the_first_class_with_a_map(model):
     assert [found.has_map(index) for index in found.classes] == [False, True]
     assert found.evidence.class_index == 1
     assert found.evidence["focus"].value > 0
+    later = cam_hub.explain(model, white, **asked)
+    assert later.evidence.class_index == cam_hub.evidence(later).class_index == 1
+
+
+def test_a_map_of_other_weights_is_not_tested():
+    module = Colours().eval()
+    model = cam_hub.wrap_model(module, input_size=(3, SIDE, SIDE), mean=(0.0,) * 3, std=(1.0,) * 3)
+    result = cam_hub.explain(model, photo(), method="gradcam", target_layers="features")
+    assert cam_hub.evidence(result).tests
+    module.load_state_dict({**module.state_dict(), "scale": torch.tensor(10.0)})
+    with pytest.raises(InvalidArgument, match="weights"):
+        cam_hub.evidence(result)
 
 
 def test_saved_evidence_that_makes_no_sense_is_refused(explained, tmp_path):
