@@ -248,6 +248,7 @@ def _add_dataset(commands: Any) -> argparse.ArgumentParser:
         "--part-size", type=int, default=1000, help="rows in one file (%(default)s)"
     )
     dataset.add_argument("--threads", type=int, help="how many read images (one per processor)")
+    dataset.add_argument("--html", metavar="FILE", help="also write the report as one HTML page")
     dataset.add_argument("--runner", default="local", help="what runs the job (%(default)s)")
     return dataset
 
@@ -510,7 +511,10 @@ def _dataset(options: argparse.Namespace) -> int:
         1 if an image has an error; its row states it.
     """
     from cam_hub.datasets.explain_dataset import explain_dataset  # noqa: PLC0415
+    from cam_hub.datasets.html import check_page  # noqa: PLC0415
 
+    if options.html is not None:
+        check_page(options.html)
     line = _ProgressLine()
     try:
         report = explain_dataset(
@@ -536,6 +540,8 @@ def _dataset(options: argparse.Namespace) -> int:
     if (accuracy := report.accuracy) is not None:
         _write(f"accuracy: {accuracy:.2%}\n")
     _write(f"saved to {options.out}\n")
+    if options.html is not None:
+        _write(f"report: {report.to_html(options.html)}\n")
     return int(bool(errors))
 
 

@@ -8,5 +8,6 @@
 | ``parts`` | the folder of Parquet files: its job, its keys, its next file |
 | ``runner`` | the local runner: explains what has no row yet |
 | ``report`` | ``DatasetReport``: rows, and statistics over them |
+| ``html`` | a report as one HTML page |
 | ``clusters`` | groups of images of a class whose maps are alike |
 """

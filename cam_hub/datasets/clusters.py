@@ -25,6 +25,7 @@ GRID: Final = 14
 MIN_IMAGES: Final = 8
 """A class with fewer images has one cluster."""
 
+_MAX_COUNT = 6  # clusters of a class
 _MAX_SPECTRAL = 3000  # images; beyond, the matrix of their distances takes too long
 _SAMPLE = 2000  # images that silhouettes and medoids are computed with
 _NEIGHBOURS = 7  # as in Zelnik-Manor and Perona 2004, Self-Tuning Spectral Clustering
@@ -41,7 +42,7 @@ class MapCluster:
         error_rate: The part of them whose label was not predicted; None if no label is known.
         class_error_rate: The same for all images of the class.
         silhouette: How distinct they are from the nearest other cluster, from -1 to 1. Clusters
-            that only divide maps of all places reach 0.4; a group of its own has more.
+            that only divide maps of all places reach 0.4; a group of its own has 0.5 and more.
         distance: How far their mean map is from that of the rest of the class: the Hellinger
             distance of the two distributions of heat, from 0 (equal) to 1 (no place in common).
         mean_map: Their mean map on the model's input, float32 ``(14, 14)``; it sums to 1.
@@ -65,6 +66,13 @@ class MapCluster:
         """The number of images."""
         return len(self.keys)
 
+    def order(self) -> tuple[float, int]:
+        """Sorts the farthest from the rest of their class first, of equal ones the smaller.
+
+        Two clusters of one class are equally far from each other.
+        """
+        return -round(self.distance, 3), len(self)
+
 
 def heat_shares(heat: NDArray[np.float64]) -> NDArray[np.float32]:
     """A map as the square roots of its shares of heat, whose distances are those of Hellinger.
@@ -84,7 +92,7 @@ def cluster_maps(
     keys: Sequence[str],
     maps: NDArray[np.float32],
     correct: Sequence[bool | None],
-    count: int,
+    count: int | None = None,
 ) -> list[MapCluster]:
     """The clusters of the maps of one class.
 
@@ -93,17 +101,19 @@ def cluster_maps(
         keys: The images.
         maps: ``(images, 14 * 14)`` from ``heat_shares``.
         correct: Whether the label of each was predicted; None where it is unknown.
-        count: Number of clusters; fewer for maps that are equal, and one for fewer than
-            ``MIN_IMAGES`` images.
+        count: Number of clusters; None for the number from 2 to 6 with the highest mean silhouette.
+            There are fewer of maps that are equal, and there is one of fewer than ``MIN_IMAGES``.
 
     Returns:
-        The clusters, the most distinct first.
+        The clusters, the one that is farthest from the rest of the class first; of two the smaller.
 
     Raises:
         PackageMissing: If scikit-learn is not installed.
     """
-    groups = _clustered(maps, count if len(maps) >= MIN_IMAGES else 1)
-    silhouettes = _silhouettes(maps, groups)
+    numbers = range(2, _MAX_COUNT + 1) if count is None else [count]
+    candidates = [_clustered(maps, each) for each in (numbers if len(maps) >= MIN_IMAGES else [1])]
+    judged = [(_silhouettes(maps, each), each) for each in candidates]
+    silhouettes, groups = max(judged, key=lambda each: _mean_silhouette(*each))
     overall = _error_rate(correct)
     found = []
     for group, silhouette in enumerate(silhouettes):
@@ -127,7 +137,7 @@ def cluster_maps(
                 mean.reshape(GRID, GRID).astype(np.float32),
             )
         )
-    return sorted(found, key=lambda each: (-each.silhouette, len(each)))
+    return sorted(found, key=MapCluster.order)
 
 
 def _mean(maps: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -149,6 +159,11 @@ def _sums_of_distances(maps: NDArray[np.float32]) -> NDArray[np.float64]:
 def _error_rate(correct: Sequence[bool | None]) -> float | None:
     known = [each for each in correct if each is not None]
     return 1 - sum(known) / len(known) if known else None
+
+
+def _mean_silhouette(silhouettes: Sequence[float], groups: NDArray[np.intp]) -> float:
+    """The mean over all images."""
+    return float(np.average(silhouettes, weights=np.bincount(groups)))
 
 
 def _silhouettes(maps: NDArray[np.float32], groups: NDArray[np.intp]) -> list[float]:

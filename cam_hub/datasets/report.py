@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from heapq import nlargest, nsmallest
@@ -21,6 +22,7 @@ from torch.nn.functional import interpolate
 from cam_hub._validation import check_sizes, check_whole, check_word
 from cam_hub.attribution.reproduce import reproduce
 from cam_hub.datasets.clusters import GRID, MIN_IMAGES, MapCluster, cluster_maps, heat_shares
+from cam_hub.datasets.html import check_page, write_page
 from cam_hub.datasets.parts import PartFolder
 from cam_hub.datasets.rows import manifest_of, require, unpacked
 from cam_hub.datasets.sources import DataSource, open_source
@@ -260,6 +262,7 @@ class DatasetReport:
         self._folder = folder
         self._source = source
         self.model = model
+        self._fetched: dict[str, object] = {}
         self._held: OrderedDict[Path, tuple[list[dict[str, Any]], dict[str, Any]]] = OrderedDict()
 
     @classmethod
@@ -435,7 +438,7 @@ class DatasetReport:
         return sorted(found, key=lambda each: (each.share, each.key))
 
     def clusters(
-        self, by: By = "label", *, label: str | None = None, count: int = 6
+        self, by: By = "label", *, label: str | None = None, count: int | None = None
     ) -> list[MapCluster]:
         """Groups of images of one class whose maps are alike: candidates for spurious cues.
 
@@ -445,17 +448,20 @@ class DatasetReport:
         Args:
             by: As for ``mean_maps``: what an image's class is.
             label: One of the classes; None for all with at least 8 images.
-            count: Number of clusters of a class.
+            count: Number of clusters of a class; None for the number from 2 to 6 whose clusters
+                are most distinct.
 
         Returns:
-            The clusters, the most distinct first.
+            The clusters, those that are farthest from the rest of their class first, of equal ones
+            the smaller.
 
         Raises:
             InvalidArgument: If an argument makes no sense, or no image with a map has the label.
             PackageMissing: If scikit-learn is not installed.
         """
         check_word("by", by, _GROUPINGS)
-        check_whole("count", count)
+        if count is not None:
+            check_whole("count", count)
         require("sklearn.cluster")
         images: dict[str, list[tuple[str, NDArray[np.float32], bool | None]]] = {}
         for row in self:
@@ -472,7 +478,7 @@ class DatasetReport:
             if len(each) >= MIN_IMAGES or label is not None:
                 keys, maps, correct = zip(*each, strict=True)
                 found += cluster_maps(name, keys, np.stack(maps), correct, count)
-        return sorted(found, key=lambda each: -each.silhouette)
+        return sorted(found, key=MapCluster.order)
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame`` with a row for each image, without the maps.
@@ -509,6 +515,47 @@ class DatasetReport:
         frame["correct"] = frame["correct"].astype("boolean")
         return frame
 
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Writes a page to share: one file, with all pictures in it and no scripts.
+
+        It has counts, mean maps, a table of the classes, the first clusters, overlays of
+        wrong predictions and of the most and least focused images, and the errors.
+
+        Args:
+            path: The file, ending in ``.html``. An earlier such page is replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            InvalidArgument: If there is another file, or the name ends otherwise.
+            DiskUnavailable, SaveFailed: If the system refuses to write.
+        """
+        file = check_page(path)
+        write_page(self, file)
+        return file
+
+    def columns(self, *names: str) -> Iterator[dict[str, Any]]:
+        """Some columns of all rows, as dictionaries; one file at a time is in memory."""
+        return self._folder.columns(*names)
+
+    def fetch(self, keys: Iterable[str]) -> None:
+        """Reads images that are not files of their own, for overlays: all in one pass.
+
+        Args:
+            keys: The images; those that are not found are passed over.
+        """
+        wanted = {key for key in keys if self[key].path is None}
+        if not wanted:
+            return
+        with suppress(CamHubError):
+            for key, sample in self._opened(min(wanted)).keyed():
+                if key in wanted and sample.error is None:
+                    self._fetched[key] = sample.picture
+                    wanted.discard(key)
+                if not wanted:
+                    break
+
     def find_image(self, key: str, path: str | None) -> object:
         """The image of a row, as ``explain`` takes it.
 
@@ -521,23 +568,29 @@ class DatasetReport:
         """
         if path is not None and self._source is None and Path(path).is_file():
             return path
-        source = self._source
-        if source is None:
-            place = self.job["source"].get("path")
-            if place is None:
-                reason = "its source was an object: give it to DatasetReport.open(out, source=…)"
-                raise ImageRefused(f"{key!r} is not a file, and {reason}")
-            try:
-                source = self._source = open_source(place)
-            except InvalidArgument as error:
-                moved = "give its new place to DatasetReport.open(out, source=…)"
-                raise ImageRefused(f"{key!r} is not there any more: {moved}") from error
+        if key in self._fetched:
+            return self._fetched[key]
+        source = self._opened(key)
         if path is not None and Path(path).is_file() and self.job["source"] == source.facts:
             return path
         sample = source.find(key)
         if sample is None or sample.error is not None or sample.picture is None:
             raise ImageRefused(f"the source has no image {key!r} any more")
         return sample.picture
+
+    def _opened(self, key: str) -> DataSource:
+        """The source; ``ImageRefused`` for this key if it is not there any more."""
+        if self._source is None:
+            place = self.job["source"].get("path")
+            if place is None:
+                reason = "its source was an object: give it to DatasetReport.open(out, source=…)"
+                raise ImageRefused(f"{key!r} is not a file, and {reason}")
+            try:
+                self._source = open_source(place)
+            except InvalidArgument as error:
+                moved = "give its new place to DatasetReport.open(out, source=…)"
+                raise ImageRefused(f"{key!r} is not there any more: {moved}") from error
+        return self._source
 
     def __repr__(self) -> str:
         accuracy = self.accuracy

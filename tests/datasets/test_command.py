@@ -23,11 +23,13 @@ def test_a_dataset_is_explained_and_resumed(folder, capsys):
     out = folder / "rows"
     arguments = ["dataset", cam_hub.DEFAULT_MODEL, str(folder / "photos"), str(out),
                  "--method", "layercam", "--class", "top(1)", "--expected", "--map-type", "uint8",
-                 "--evidence", "--device", "cpu", "--threads", "1"]  # fmt: skip
+                 "--html", str(folder / "report.html"), "--evidence", "--device", "cpu",
+                 "--threads", "1"]  # fmt: skip
     assert main(arguments) == 0
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [
         "2 rows, 0 of them with an error", "accuracy: 100.00%", f"saved to {out}",
+        f"report: {folder / 'report.html'}",
     ]  # fmt: skip
     assert "2 of 2 images" in printed.err
     report = cam_hub.DatasetReport.open(out)

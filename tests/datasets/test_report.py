@@ -167,6 +167,34 @@ def test_the_example_in_the_docs_runs(photos, tmp_path, monkeypatch):
     assert Image.open(tmp_path / "overlay.png").size == photos["cat"].size
 
 
+def test_the_page_is_one_file_without_anything_from_outside(tmp_path):
+    evil = "<script>alert(1)</script>"
+    rows = [
+        {"key": f"{evil} {n}", "image": spot(n % 2, n % 4, n // 4 % 4), "label": "red"}
+        for n in range(24)
+    ]
+    rows.append({"key": "none", "image": Image.new("RGB", (32, 32)), "label": evil})
+    report = explain_dataset(
+        colours(), rows, tmp_path / "out", method="layercam", target_layers="act"
+    )
+    page = report.to_html(tmp_path / "pages" / "report.html").read_text("utf-8")
+    assert "<script" not in page
+    assert not re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?(?!data:)\w", page)
+    sections = ("correct predictions", "wrong predictions", "Groups with similar maps",
+                "Most focused", "Least focused")  # fmt: skip
+    for words in ("colours on 25 images", "50.0%", "no_map", *sections):
+        assert words in page, words
+    assert page.count("<img") == len(re.findall(r'<img[^>]* alt="[^"]+"', page)) > 20
+    from_files = DatasetReport.open(tmp_path / "out").to_html(tmp_path / "pages" / "report.html")
+    assert "its source was an object" in from_files.read_text("utf-8")  # no overlays
+    (tmp_path / "mine.html").write_text("mine")
+    for name in ("mine.html", "page.txt"):
+        with pytest.raises(errors.InvalidArgument):
+            report.to_html(tmp_path / name)
+    assert (tmp_path / "mine.html").read_text() == "mine"
+    assert sorted(path.name for path in (tmp_path / "pages").iterdir()) == ["report.html"]
+
+
 def test_clips_have_rows_with_their_steps(tmp_path):
     from tests.fakes.law_nets import FRAMES, of_layout
 
