@@ -36,10 +36,13 @@ from cam_hub.results.comparison import Comparison
 from cam_hub.results.comparison_grid import Row
 from cam_hub.targets.classes import is_iterable
 
-__all__ = ["Lease", "ask", "compare", "make_grid"]
+__all__ = ["Lease", "RowMaker", "ask", "compare", "make_grid"]
 
 Lease = Callable[[str, Progress], AbstractContextManager[LoadedModel]]
 """How a model is had by its ID, for the time of its row."""
+
+RowMaker = Callable[[LoadedModel, CellQuery, ProgressReport, float], Row]
+"""As ``make_row``, perhaps on another device."""
 
 
 @with_hints
@@ -140,6 +143,7 @@ def make_grid(
     question: CellQuery,
     lease: Lease,
     progress: Progress | None = None,
+    row_maker: RowMaker = make_row,
 ) -> Comparison:
     """``compare`` of what was checked, for those who keep models in their own way.
 
@@ -148,6 +152,7 @@ def make_grid(
         question: What each is asked, as ``ask`` has checked it.
         lease: Hands out models by their IDs.
         progress: As for ``compare``.
+        row_maker: Makes the row of a model.
     """
     report = ProgressReport(progress)
     rows: list[Row | CamHubError] = []
@@ -158,7 +163,7 @@ def make_grid(
         started = time.perf_counter()
         try:
             with foreseen(name, report), _held(model, lease, report) as loaded:
-                rows.append(make_row(loaded, question, report, started))
+                rows.append(row_maker(loaded, question, report, started))
         except CamHubError as error:
             if report.stopped:
                 raise

@@ -14,6 +14,7 @@ from typing import Any
 
 import cam_hub
 from cam_hub.attribution.compare import ask, make_grid
+from cam_hub.attribution.compare_work import make_row
 from cam_hub.attribution.evidence import add_evidence
 from cam_hub.attribution.predict import Predicted
 from cam_hub.attribution.preparation import check_passes
@@ -358,6 +359,7 @@ class Explainer:
             question,
             opened,
             lambda part, what: progress(0.05 + 0.85 * part, what),
+            zerogpu.make_row_on_gpu if self._settings.zero_gpu else make_row,
         )
         if grid.first_error is not None:
             raise grid.first_error
@@ -381,6 +383,8 @@ class Explainer:
         progress(0.05, f"Loading {model_id}")
         with self._model(model_id, progress, visitor) as model:
             progress(0.5, "Predicting")
+            if self._settings.zero_gpu:
+                return zerogpu.predict(model, picture, {"top": top, "output": output})
             return cam_hub.predict(model, picture, top=top, output=output)
 
     def layers(self, model_id: str, progress: Progress, visitor: str | None = None) -> LayerTable:

@@ -19,13 +19,16 @@ import torch
 from PIL import Image
 
 import cam_hub
+from cam_hub.attribution.compare_work import CellQuery, ProgressReport, make_row
 from cam_hub.attribution.evidence import add_evidence
+from cam_hub.attribution.predict import Predicted
 from cam_hub.errors import CamHubError
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.models.loading import pick_device
+from cam_hub.results.comparison_grid import Row
 from cam_hub.results.explanation import Explanation
 
-__all__ = ["SECONDS", "explain", "marked", "on_zero_gpu"]
+__all__ = ["SECONDS", "explain", "make_row_on_gpu", "marked", "on_zero_gpu", "predict"]
 
 SECONDS = 30
 """The seconds that one call may take; shorter calls wait less."""
@@ -35,11 +38,9 @@ _PARTS = ("id", "preprocessing", "class_names", "source", "revision", "pretraine
 
 _MODEL = "model.pt"
 
-_TESTS = "tests"
-"""Among the options: the arguments of ``cam_hub.evidence``."""
-
-Work = Callable[[Mapping[str, Any], Image.Image, Mapping[str, Any], str], CamHubError | None]
-"""Takes the model's parts, the photo, the options, and the folder of the model and the answer."""
+Work = Callable[[str, Mapping[str, Any], Mapping[str, Any], str], Any]
+"""Takes the name of a task, the model's parts, the task's arguments, and the folder of the model;
+returns the result, or the error."""
 
 
 def on_zero_gpu() -> bool:
@@ -54,7 +55,6 @@ def explain(
     photo: Image.Image,
     options: Mapping[str, Any],
     tests: Mapping[str, Any] | None = None,
-    work: Work | None = None,
 ) -> Explanation:
     """``cam_hub.explain`` on the lent GPU.
 
@@ -63,18 +63,40 @@ def explain(
         photo: The photo.
         options: Of ``cam_hub.explain``; what can be pickled.
         tests: Arguments of ``cam_hub.evidence``, whose result is then in the manifest; or None.
-        work: The marked function; None for the one of this module.
 
     Raises:
         CamHubError: As ``cam_hub.explain``.
     """
-    parts = {name: getattr(model, name) for name in _PARTS}
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(model.module, Path(folder) / _MODEL)
-        error = (work or _marked_work)(parts, photo, {**options, _TESTS: tests}, folder)
-        if error is not None:
-            raise error
-        return Explanation.load(Path(folder))
+    found: Explanation = _lent("explain", model, photo=photo, options=options, tests=tests)
+    return found
+
+
+def predict(model: LoadedModel, photo: Image.Image, options: Mapping[str, Any]) -> Predicted:
+    """``cam_hub.predict`` on the lent GPU.
+
+    Args:
+        model: On the CPU.
+        photo: The photo.
+        options: Of ``cam_hub.predict``.
+
+    Raises:
+        CamHubError: As ``cam_hub.predict``.
+    """
+    found: Predicted = _lent("predict", model, photo=photo, options=options)
+    return found
+
+
+def make_row_on_gpu(
+    model: LoadedModel, question: CellQuery, report: ProgressReport, started: float
+) -> Row:
+    """A row of ``cam_hub.compare`` on the lent GPU; arguments as for ``make_row``.
+
+    Raises:
+        CamHubError: As ``make_row``.
+    """
+    report(0.1, "explaining")
+    found: Row = _lent("compare", model, question=question, started=started)
+    return found
 
 
 def marked(work: Work) -> Work:
@@ -87,26 +109,59 @@ def marked(work: Work) -> Work:
     return found
 
 
-def _work(
-    parts: Mapping[str, Any], photo: Image.Image, options: Mapping[str, Any], folder: str
-) -> CamHubError | None:
-    """Explains; the answer goes into a folder, an error is returned since it would not survive."""
+def _lent(task: str, model: LoadedModel, **given: Any) -> Any:
+    """The result of a task on the lent GPU.
+
+    Raises:
+        CamHubError: The error of the task.
+    """
+    parts = {name: getattr(model, name) for name in _PARTS}
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(model.module, Path(folder) / _MODEL)
+        found = _marked_work(task, parts, given, folder)
+    if isinstance(found, CamHubError):
+        raise found
+    return found
+
+
+def _work(task: str, parts: Mapping[str, Any], given: Mapping[str, Any], folder: str) -> Any:
+    """Runs a task; an error is returned, since it would not survive being raised."""
     # A forked process must not wait for the threads that its parent has computed with.
     torch.set_num_threads(1)
     try:
         # A file of our own, written a moment ago.
         module = torch.load(Path(folder) / _MODEL, mmap=True, weights_only=False)
         model = LoadedModel(module=module.to(pick_device("auto")), **parts)
-        asked = dict(options)
-        tests = asked.pop(_TESTS, None)
-        found = cam_hub.explain(model, photo, **asked)
-        if tests is not None:
-            add_evidence(found, **tests)
-        found.save_data(Path(folder))
+        return _TASKS[task](model, **given)
     except CamHubError as error:
         return error
-    return None
 
+
+def _explain(
+    model: LoadedModel,
+    photo: Image.Image,
+    options: Mapping[str, Any],
+    tests: Mapping[str, Any] | None,
+) -> Explanation:
+    found = cam_hub.explain(model, photo, **options)
+    if tests is not None:
+        add_evidence(found, **tests)
+    return found
+
+
+def _predict(model: LoadedModel, photo: Image.Image, options: Mapping[str, Any]) -> Predicted:
+    return cam_hub.predict(model, photo, **options)
+
+
+def _compare(model: LoadedModel, question: CellQuery, started: float) -> Row:
+    return make_row(model, question, ProgressReport(None), started)
+
+
+_TASKS: Mapping[str, Callable[..., Any]] = {
+    "explain": _explain,
+    "predict": _predict,
+    "compare": _compare,
+}
 
 # Where GPUs are lent, the mark must be there when the app starts.
 _marked_work = marked(_work)

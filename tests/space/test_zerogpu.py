@@ -40,13 +40,15 @@ def GPU(duration):
 
 PROGRAM = """
 import sys, numpy as np
+from dataclasses import replace
 from PIL import Image
 import cam_hub
 from cam_hub.errors import ClassNotFound, CamHubError
+from cam_hub.options import options_for
 from space.service.explainer import Explainer
 from space.service.zerogpu import on_zero_gpu
 from space.service.photos import Photo
-from space.service.explain_form import ExplainForm
+from space.service.explain_form import CompareForm, ExplainForm
 from space.config.settings import Settings
 from pathlib import Path
 
@@ -71,6 +73,17 @@ except ClassNotFound as error:
     print("REFUSED")
 tested = app.explain(request("lion"), lambda *_: None, None, {"checks": ["cover"]})
 print("TESTED", tested.result.evidence.passes)
+seen = app.predict(Photo("a.png", path=photo), cam_hub.DEFAULT_MODEL, 3, lambda *_: None)
+print("SEEN", seen.predictions[0].class_index, len(seen.predictions))
+form = request("lion", "lyon")
+options = {name: value for name, value in form.options.items() if name in options_for("compare")}
+compared = CompareForm(
+    replace(form, options=options), (cam_hub.DEFAULT_MODEL,), ("layercam",), "shares"
+)
+grid = app.compare(compared, lambda *_: None)
+print("COMPARED", [cell.error and cell.error.code for cell in grid.cells])
+cam, direct = grid.cells[0].explanation.cam(291), direct.cam(291)
+assert np.abs(cam - direct).max() <= 1e-5 * direct.max()
 """
 
 
@@ -99,6 +112,10 @@ def test_an_explanation_from_another_process_is_the_same_and_so_are_its_errors(
         "REFUSED",
         f"LENT {zerogpu.SECONDS} True True",
         "TESTED 8",
+        f"LENT {zerogpu.SECONDS} True True",
+        "SEEN 291 3",
+        f"LENT {zerogpu.SECONDS} True True",
+        "COMPARED [None, 'class_not_found']",
     ]
 
 
