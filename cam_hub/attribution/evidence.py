@@ -95,7 +95,7 @@ class Tested:
         standings: How the classes stand in the image.
         settled: The classes that were explained.
         labels: Names of the scores, or None.
-        state: Of the network, with the count of writes to its weights; None if unknown.
+        state: The state of the network, with the counts of writes to its weights; None if unknown.
     """
 
     job: Job

@@ -13,6 +13,7 @@ from gradio.blocks import Block
 from gradio.events import Dependency
 
 from cam_hub.faithfulness import Evidence
+from cam_hub.methods import METHODS
 from cam_hub.results.serialization import PHOTO
 from space.components import formatting
 from space.components.evidence_view import FIRST_CHECKS, NOT_TESTED, evidence_html
@@ -279,6 +280,10 @@ class ExplainEvents:
                 if request.photo.url is not None:  # what lies there may have changed
                     photo = Photo(request.photo.name, kept.folder / PHOTO)
                     request = replace(request, photo=photo)
+                method = METHODS[screen.result.method]
+                if method.level == "layer":  # the map that is shown, not one that is chosen anew
+                    layers = tuple(screen.result.layers)
+                    request = replace(request, method=method.name, target_layers=layers)
                 tests = {"checks": missing, "class_index": index, "layer": layer}
                 report = cancellable_progress(progress)
                 result = self.explainer.explain(request, report, visitor, tests).result

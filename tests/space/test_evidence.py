@@ -16,6 +16,8 @@ import cam_hub
 from cam_hub import Evidence
 from cam_hub.faithfulness import EvidenceTest
 from space.components.evidence_view import NOT_TESTED, TESTING, evidence_html
+from space.service.explain_form import ExplainForm
+from space.service.explainer import Explained, Explainer
 from space.service.exports import record_evidence
 from tests.fakes.browser import Browser
 from tests.fakes.space_app import encoded
@@ -155,6 +157,22 @@ def test_the_map_is_tested_after_it_is_shown(explained: Browser):
     assert len(re.findall("<tr><td>", further)) == 3
     assert further.count("Other classes get") == 1
     assert "Test further" not in further
+
+
+def test_the_map_that_is_shown_is_tested(explained: Browser, monkeypatch: pytest.MonkeyPatch):
+    """Even where another one would be chosen by now."""
+    asked: list[tuple[str, tuple[str, ...]]] = []
+    whole = Explainer.explain
+
+    def noted(self: Explainer, request: ExplainForm, *rest: Any) -> Explained:
+        asked.append((request.method, request.target_layers))
+        return whole(self, request, *rest)
+
+    monkeypatch.setattr(Explainer, "explain", noted)
+    fire_test(explained, "success", shown_class=291)
+    ((method, layers),) = asked
+    assert method in cam_hub.METHODS
+    assert layers
 
 
 def test_evidence_belongs_to_one_map_and_is_in_its_files(explained: Browser):
