@@ -30,6 +30,7 @@ __all__ = [
     "NoMap",
     "OutOfMemory",
     "PackageMissing",
+    "RowNotFound",
     "SaveFailed",
     "TooMuch",
 ]
@@ -164,6 +165,18 @@ class MethodNotFound(_NotFound, KeyError):
 
     code = "method_not_found"
     kind = "method"
+
+
+class RowNotFound(_NotFound, KeyError):
+    """A report has no row of this key.
+
+    Attributes:
+        name: The key that was given.
+        nearest: Keys that there are, closest first.
+    """
+
+    code = "row_not_found"
+    kind = "row with the key"
 
 
 class ModelRefused(CamHubError):

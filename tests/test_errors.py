@@ -20,6 +20,7 @@ EXAMPLES = [
     errors.ImageRefused("it is empty."),
     errors.NoMap("blank", layer="layer4"),
     errors.OutOfMemory("owner/name", "one image at a time does not fit."),
+    errors.RowNotFound("cat/1.jpg", ["cats/1.jpg"]),
     errors.PackageMissing("pyarrow", "A report", "pip install 'cam-hub[datasets]'"),
     errors.DiskUnavailable("the disk is full"),
     errors.SaveFailed("results", "No space left on device"),

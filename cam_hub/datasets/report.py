@@ -26,7 +26,13 @@ from cam_hub.datasets.html import check_page, write_page
 from cam_hub.datasets.parts import PartFolder
 from cam_hub.datasets.rows import manifest_of, require, unpacked
 from cam_hub.datasets.sources import DataSource, open_source
-from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument, nearest_names
+from cam_hub.errors import (
+    CamHubError,
+    ImageRefused,
+    InvalidArgument,
+    RowNotFound,
+    nearest_names,
+)
 from cam_hub.faithfulness import Evidence
 from cam_hub.images.decoding import open_image
 from cam_hub.images.geometry import Placement
@@ -328,12 +334,11 @@ class DatasetReport:
             key: Its key; a number stands for its text.
 
         Raises:
-            InvalidArgument: If there is none.
+            RowNotFound: If there is none.
         """
         if str(key) not in self._places:
-            near = nearest_names(str(key), self._places)
-            hint = f", such as {', '.join(near)}" if near else ""
-            raise InvalidArgument("key", key, f"the key of one of {len(self):,} rows{hint}")
+            hint = f"There are {len(self):,} rows; keys() lists them."
+            raise RowNotFound(key, nearest_names(str(key), self._places), hint)
         file, position = self._places[str(key)]
         if file not in self._held:
             self._held[file] = self._folder.rows(file), self._folder.common(file)
@@ -377,6 +382,22 @@ class DatasetReport:
             if row["focus"] is not None
         )
         return [self[key] for _, key in select(count, known, key=lambda each: each[0])]
+
+    def shared_maps(self) -> dict[str, float]:
+        """Images whose map other classes would share: it does not distinguish classes.
+
+        Returns:
+            The mean rank correlation with the maps of other classes, by key, the highest first, of
+            the images whose class check has failed. Empty if the job had no
+            ``evidence="class_check"``.
+        """
+        found = {}
+        for row in self.columns("key", "evidence"):
+            if row["evidence"] is not None:
+                tested = Evidence.from_dict(json.loads(row["evidence"]))
+                if tested.class_specific is False:
+                    found[row["key"]] = tested["class_check"].value or 0.0
+        return dict(sorted(found.items(), key=lambda each: -each[1]))
 
     def mean_maps(
         self, by: By = "explained", *, size: tuple[int, int] = (14, 14)

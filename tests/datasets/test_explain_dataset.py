@@ -122,7 +122,17 @@ def test_several_layers_classes_and_tests_are_in_the_row(model, photos_of_colour
     row = report["red/00003.png"]
     assert set(row.maps) == {(c, layer) for c in (0, 2) for layer in ("conv", "act")}
     assert [test.name for test in row.evidence.tests] == ["cover", "class_check"]
+    assert report.shared_maps() == {}
     assert row.evidence.verdict == report.to_pandas().set_index("key").verdict[row.key]
+
+
+def test_maps_that_other_classes_share_are_listed(model, photos_of_colours, tmp_path):
+    report = run(
+        model, photos_of_colours, tmp_path / "out", method="eigencam", target_layers="act",
+        evidence="class_check",
+    )  # fmt: skip
+    assert set(report.shared_maps()) == set(report.keys())  # it does not depend on the class
+    assert report.shared_maps()["red/00000.png"] == pytest.approx(1)
 
 
 class TestEveryExceptionIsARow:

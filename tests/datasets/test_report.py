@@ -136,8 +136,10 @@ def test_rows_are_found_by_key(report):
     assert report.keys() == list("abcdefg")
     assert "c" in report
     assert "h" not in report
-    with pytest.raises(errors.InvalidArgument, match="one of 7 rows"):
+    with pytest.raises(errors.RowNotFound, match="7 rows"):
         report["h"]
+    with pytest.raises(KeyError):
+        report[5]
     assert "7 rows, model='colours', accuracy=0.750" in repr(report)
     with pytest.raises(errors.CamHubError, match="blank") as caught:
         report["f"].explanation()

@@ -9,8 +9,8 @@ import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -22,6 +22,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from cam_hub import DatasetReport, errors, explain_dataset
 from cam_hub.datasets.sources import open_source
 from tests.fakes.tiny_datasets import CLASSES, colours, folder_of, image
+
+datasets = pytest.importorskip("datasets")
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +231,7 @@ class TestArchives:
 
 class TestDataSets:
     @pytest.fixture
-    def data_set(self, encoded) -> datasets.Dataset:
+    def data_set(self, encoded) -> Any:
         features = datasets.Features(
             {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))}
         )
