@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +20,6 @@ from cam_hub.attribution.evidence import Tested
 from cam_hub.attribution.explain_many import Outcome
 from cam_hub.attribution.samples import Sample
 from cam_hub.errors import CamHubError, ClassNotFound, InvalidArgument, NoMap, PackageMissing
-from cam_hub.faithfulness import focus
 from cam_hub.images.geometry import Placement
 from cam_hub.methods import normalise
 from cam_hub.models.loaded_model import LoadedModel
@@ -120,6 +120,11 @@ def schema() -> Any:
     )
 
 
+@functools.cache
+def _schema_names() -> tuple[str, ...]:
+    return tuple(schema().names)
+
+
 def plain_text(value: object) -> str:
     """The text of a key or a label, in valid Unicode."""
     text = os.fsdecode(value) if isinstance(value, (bytes, os.PathLike)) else str(value)
@@ -162,7 +167,7 @@ class RowMaker:
 
     def _known(self, key: str, sample: Sample) -> dict[str, Any]:
         """The columns that do not depend on the explanation."""
-        row: dict[str, Any] = dict.fromkeys(schema().names)
+        row: dict[str, Any] = dict.fromkeys(_schema_names())
         row["key"] = key
         if isinstance(sample.picture, (str, os.PathLike)):
             path = os.path.abspath(os.fsdecode(sample.picture))  # noqa: PTH100 - keeps ".." of links
@@ -211,7 +216,7 @@ class RowMaker:
             ],
             "placement": found.placement.as_dict(),
             "boxes": _boxes(found, cam),
-            "focus": None if cam is None else focus(torch.from_numpy(cam.copy())).value,
+            "focus": None if cam is None else _focus(cam),
             "verdict": None if evidence is None else evidence["verdict"],
             "evidence": None if evidence is None else json.dumps(evidence),
             "details": {
@@ -249,6 +254,17 @@ def _main_map(found: Explanation) -> Map | None:
             continue
         return np.maximum(cam, 0) if found.signed else cam
     return None
+
+
+def _focus(cam: Map) -> float | None:
+    """The value of ``faithfulness.focus``, at a tenth of its cost on a grid of a few cells."""
+    heat = np.maximum(cam.ravel().astype(np.float64), 0)
+    total = heat.sum()
+    if total == 0 or len(heat) < 2:
+        return None
+    shares = heat[heat > 0] / total
+    value = 1 + float((shares * np.log(shares)).sum()) / math.log(len(heat))
+    return min(max(value, 0.0), 1.0)
 
 
 def _boxes(found: Explanation, cam: Map | None) -> list[list[int]]:
@@ -308,7 +324,7 @@ def unpacked(entry: Mapping[str, Any]) -> NDArray[np.float32]:
     """
     shape, data = tuple(entry["shape"]), entry["data"]
     quantised = entry["scale"] is not None
-    size = prod(shape) * (1 if quantised else 4)
+    size = math.prod(shape) * (1 if quantised else 4)
     if len(shape) not in (2, 3) or min(shape) < 1 or len(data) != size:
         raise InvalidArgument("maps", f"{len(data)} bytes", f"{size} bytes of a map of {shape}")
     if not quantised:

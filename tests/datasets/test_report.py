@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import cam_hub
 from cam_hub import DatasetReport, errors, explain_dataset
+from cam_hub.faithfulness import focus
 from tests.fakes.tiny_datasets import colours, image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +73,10 @@ def test_mean_maps_by_class_and_by_correctness(report):
 def test_the_most_and_the_least_focused(report):
     assert report["a"].focus == pytest.approx(1)
     assert report["e"].focus == pytest.approx(0, abs=1e-3)
+    for row in report:
+        if row.map is not None:
+            expected = focus(torch.from_numpy(row.map.copy())).value
+            assert row.focus == pytest.approx(expected, abs=1e-6)
     assert report.least_focused(1)[0].key == "e"
     assert len(report.most_focused(99)) == 6
     assert report.most_focused(99)[-1].key == "e"
