@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .sources.timm import DEFAULT_MODEL
     from .sources.wrapping import wrap_model
     from .targets.classes import Prediction, Top, expected, nearest, top
+    from .training.explanation_logger import ExplanationLogger
 
 # What is chosen, halved or computed in double precision is reported to this logger; nothing is
 # printed unless the program that uses the package configures logging.
@@ -73,6 +74,7 @@ _HOMES = {
         "sources.timm": ("DEFAULT_MODEL",),
         "sources.wrapping": ("wrap_model",),
         "targets.classes": ("expected", "nearest", "Prediction", "Top", "top"),
+        "training.explanation_logger": ("ExplanationLogger",),
     }.items()
     for name in names
 }
@@ -85,6 +87,7 @@ __all__ = [
     "DatasetReport",
     "Evidence",
     "Explanation",
+    "ExplanationLogger",
     "LayerInfo",
     "LoadLimits",
     "LoadedModel",

@@ -92,6 +92,31 @@ def test_the_features_of_vgg_19_become_a_sheet_and_an_animation(folder_with_cat)
     assert (folder_with_cat / "vgg19.webp").exists()
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("index", "packages", "steps"),
+    [
+        (0, ["tensorboard"], [0, 10, 20, 30]),
+        (1, ["lightning"], [0, 4]),
+        (2, ["transformers", "accelerate"], [0, 2, 4]),
+    ],
+    ids=["loop", "lightning", "transformers"],
+)
+def test_the_examples_of_training_run(folder_with_cat, index: int, packages, steps):
+    for package in packages:
+        pytest.importorskip(package)
+    run(blocks("docs/training.md")[index])
+    if index:
+        files = sorted((folder_with_cat / "maps" / "explanations" / "cat.jpg").iterdir())
+        assert [file.name for file in files] == [f"step-{step:08d}.png" for step in steps]
+    else:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator("runs/maps", {"images": 0})
+        events.Reload()
+        assert [event.step for event in events.Images("explanations/cat.jpg")] == steps
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_to_files_lead_somewhere(page: Path):
     for target in LINK.findall(page.read_text("utf-8")):

@@ -18,7 +18,7 @@ LEVELS = {
         {"models"},
         {"layers", "results", "sources"},
         {"attribution"},
-        {"datasets"},
+        {"datasets", "training"},
         {"__main__", "cli"},
     ],
     "space": [

@@ -105,9 +105,9 @@ class Execution:
         with _LOCK:
             tensors = [_Tensor(module.get_submodule(path), name) for path, name in self.written]
             numbers, own = _numbers_of_process(), _numbers_of_network(module)
-            for tensor in tensors:
-                tensor.lend()
             try:
+                for tensor in tensors:
+                    tensor.lend()
                 if self.draws:
                     for source in numbers:  # those of the network's own stand where they stood
                         source.seed(_SEED)
@@ -260,9 +260,9 @@ def watch(module: nn.Module, *, seed: int | None = None) -> Iterator[Watch]:
             for source in before:
                 source.seed(seed)
             numbers = [*_numbers_of_process(), *_numbers_of_network(module)]
-        for tensor in tensors.values():
-            tensor.lend()
         try:
+            for tensor in tensors.values():  # memory may run out on the way
+                tensor.lend()
             yield found
             found.drawn = any(each.is_moved for each in numbers)
             found.written = tuple(place for place, each in tensors.items() if each.is_written)
