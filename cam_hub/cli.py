@@ -247,6 +247,9 @@ def _add_dataset(commands: Any) -> argparse.ArgumentParser:
     dataset.add_argument(
         "--part-size", type=int, default=1000, help="rows in one file (%(default)s)"
     )
+    dataset.add_argument(
+        "--retry-errors", action="store_true", help="explain images with an error again"
+    )
     dataset.add_argument("--threads", type=int, help="how many read images (one per processor)")
     dataset.add_argument("--html", metavar="FILE", help="also write the report as one HTML page")
     dataset.add_argument("--runner", default="local", help="what runs the job (%(default)s)")
@@ -525,6 +528,7 @@ def _dataset(options: argparse.Namespace) -> int:
             method=options.method,
             map_type=options.map_type,
             part_size=options.part_size,
+            retry_errors=options.retry_errors,
             threads=options.threads,
             progress=line,
             **_choices_for_many(options),

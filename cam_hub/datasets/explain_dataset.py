@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from cam_hub._text import clean_line
-from cam_hub._validation import check_whole, check_word, with_hints
+from cam_hub._validation import check_flag, check_whole, check_word, with_hints
 from cam_hub._version import __version__
 from cam_hub.attribution.choice import AUTO, method_name
 from cam_hub.attribution.explain_many import explain_many
@@ -57,6 +57,7 @@ def explain_dataset(
     method: str = AUTO,
     map_type: str = "float32",
     part_size: int = 1000,
+    retry_errors: bool = False,
     threads: int | None = None,
     **arguments: Unpack[ExplainArguments],
 ) -> DatasetReport:
@@ -101,6 +102,7 @@ def explain_dataset(
             their range.
         part_size: Maximum number of rows in one file. Rows are written when there are so many, and
             at least once a minute.
+        retry_errors: Whether images whose row has an error are explained again.
         threads: How many read images; None for one per processor, at most eight.
         progress: Called with the part that is done (0 where the number of images is unknown) and
             words such as ``"1,200 of 50,000 images, 310 images/s, 2 min 37 s left"``; what it
@@ -122,6 +124,7 @@ def explain_dataset(
     check_word("runner", runner, _RUNNERS)
     check_word("map_type", map_type, MAP_TYPES)
     check_whole("part_size", part_size)
+    check_flag("retry_errors", retry_errors)
     folder = folder_path(out, "out")
     progress = arguments.pop("progress", None)
     options = ExplainOptions.checked(**arguments)
@@ -143,6 +146,8 @@ def explain_dataset(
     check_folder(folder, job)
     writer = PartWriter(folder, job)
     try:
+        if retry_errors:
+            writer.drop_errors()
         done = {row["key"] for row in PartFolder(folder).columns("key")}
         maker = RowMaker(model, map_type)
         LocalRun(model, images, maker, writer, done, many, part_size, progress).run()

@@ -145,12 +145,31 @@ class PartWriter:
         Raises:
             DiskUnavailable, SaveFailed: If the system refuses.
         """
-        pa, parquet = require("pyarrow"), require("pyarrow.parquet")
+        pa = require("pyarrow")
         rows = [dict(row) for row in rows]
         common = split_details(rows)
         metadata = {_JOB: json.dumps(self._job), _COMMON: json.dumps(common)}
         table = pa.Table.from_pylist(rows, schema=self._schema.with_metadata(metadata))
-        name = f"part-{self._next:05d}.parquet"
+        self._save(table, f"part-{self._next:05d}.parquet")
+        self._next += 1
+
+    def drop_errors(self) -> None:
+        """Removes the rows with errors, so that their images are explained again.
+
+        Each file is replaced as a whole: at any moment, an image has one row or none.
+
+        Raises:
+            DiskUnavailable, SaveFailed: If the system refuses.
+        """
+        for file in _files(self.path):
+            table = _open(file).read()
+            good = table.filter(table["error"].is_null())
+            if len(good) < len(table):
+                self._save(good, file.name)
+
+    def _save(self, table: Any, name: str) -> None:
+        """Writes a file, all of it or nothing; an earlier one of the name is replaced."""
+        parquet = require("pyarrow.parquet")
         hidden = self.path / f".{name}-{os.getpid()}"
         try:
             with hidden.open("wb") as file:
@@ -163,7 +182,6 @@ class PartWriter:
         finally:
             with suppress(OSError):
                 hidden.unlink(missing_ok=True)
-        self._next += 1
 
     def close(self) -> None:
         """Lets other processes write to the folder."""

@@ -120,7 +120,7 @@ def _open_path(text: str) -> DataSource:
         return _open_folder(path)
     files = [path] if exists else _matches(str(path))
     facts = {"path": os.path.abspath(path)}  # noqa: PTH100 - as it was given
-    if not files:
+    if not files or (exists and not path.is_file()):  # opening a pipe would wait for ever
         raise InvalidArgument("source", text, _WANTED)
     for kind, endings, open_files in (
         ("table", _TABLES, _open_tables),

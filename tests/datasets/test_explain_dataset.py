@@ -251,6 +251,20 @@ class TestResuming:
         assert again.keys() == first.keys()
         assert not again.errors()
 
+    def test_errors_are_tried_again_on_demand(self, model, photos_of_colours, tmp_path):
+        out = tmp_path / "out"
+        for name in ("blue/00002.png", "red/00003.png"):
+            (photos_of_colours / name).write_bytes(b"not yet complete")
+        assert len(run(model, photos_of_colours, out, part_size=3).errors()) == 2
+        image(2).save(photos_of_colours / "blue" / "00002.png")
+        assert len(run(model, photos_of_colours, out, part_size=3).errors()) == 2
+        report = run(model, photos_of_colours, out, part_size=3, retry_errors=True)
+        assert list(report.errors()) == ["red/00003.png"]
+        assert len(stored_keys(out)) == len(set(stored_keys(out))) == 12
+        assert report["blue/00002.png"].correct
+        with pytest.raises(errors.InvalidArgument):
+            run(model, photos_of_colours, out, retry_errors="yes")
+
     def test_new_images_of_the_source_are_added(self, model, photos_of_colours, tmp_path):
         run(model, photos_of_colours, tmp_path / "out")
         folder_of(photos_of_colours, 15)

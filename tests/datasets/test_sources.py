@@ -296,6 +296,15 @@ class TestObjects:
         with pytest.raises(errors.ImageRefused, match="tensor"):
             report["0"].overlay()
 
+    def test_a_pipe_is_refused_without_waiting(self, tmp_path):
+        os.mkfifo(tmp_path / "a.tar")
+        with pytest.raises(errors.InvalidArgument):
+            open_source(tmp_path / "a.tar")
+        with pytest.raises(errors.InvalidArgument):
+            open_source(tmp_path)
+        with pytest.raises(errors.InvalidArgument):
+            open_source(f"{tmp_path}/*.tar")
+
     @pytest.mark.parametrize("source", ["no such place", "/dev/null", 7, b"bytes", ""])
     def test_anything_else_is_refused(self, model, tmp_path, source):
         with pytest.raises(errors.InvalidArgument):
