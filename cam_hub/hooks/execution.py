@@ -388,8 +388,11 @@ class Shortcuts(TorchFunctionMode):
         """What torch calls in place of each of its functions."""
         del types
         way = self._ways.get(func)
-        if way is not None and (found := way(*args, **(kwargs or {}))) is not None:
-            return found
+        # Some networks switch autocast on themselves; shortcuts compute in the tensors' own type.
+        if way is not None and not torch.is_autocast_enabled("cpu"):
+            found = way(*args, **(kwargs or {}))
+            if found is not None:
+                return found
         return func(*args, **(kwargs or {}))
 
 

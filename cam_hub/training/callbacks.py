@@ -135,7 +135,7 @@ class TransformersHooks:
             self._attach(args, given)
             self.explanations.now(state.global_step)
         for sink in self._sinks:
-            if hasattr(sink, "flush"):  # a SummaryWriter of ours, which nobody else closes
+            if hasattr(sink, "flush"):  # a SummaryWriter of ours, to be flushed here
                 sink.flush()
 
     def _count(self, args: Any, state: Any, given: Mapping[str, Any], count: int) -> None:

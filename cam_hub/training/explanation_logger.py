@@ -279,12 +279,12 @@ class ExplanationLogger:
                 model = self._wrapped(given)
             found.extend(self._explained(model))
 
-        trouble: list[Exception] = []
+        trouble: list[BaseException] = []
 
         def run_safely() -> None:
             try:
                 run()
-            except Exception as error:  # noqa: BLE001 - raised again once all is restored
+            except BaseException as error:  # noqa: BLE001 - raised again once all is restored
                 trouble.append(error)
 
         with watch(module):
@@ -296,7 +296,7 @@ class ExplanationLogger:
 
     def _explained(self, model: LoadedModel) -> list[Outcome]:
         settled = with_output(model, self._arguments.get("output"))
-        # What else is known about a model (a copy in double precision, choices) is of its weights.
+        # Other facts (a copy in double precision, choices by evidence) depend on the weights.
         lasting = (EXECUTION, "layers")
         facts = {name: settled.facts[name] for name in lasting if name in settled.facts}
         current = replace(settled, facts=facts, lock=RLock())
@@ -384,7 +384,7 @@ def _in_memory(sample: Sample) -> Sample:
 def _names(samples: Sequence[Sample]) -> list[str]:
     """A name for each image, from its key: of a path in a list the file's name if that is enough.
 
-    Of a folder, keys are paths in it, whose folders are classes.
+    The keys of a folder's images are paths in it, and stay: their first part is the class.
     """
     keys = [str(sample.key) for sample in samples]
     short = [

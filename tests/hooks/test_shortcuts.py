@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -141,3 +142,30 @@ def test_maps_of_a_class_token_are_those_of_plain_autograd() -> None:
     )
     (found,) = result.cams.values()
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * float(expected.max()))
+
+
+def test_a_network_that_switches_autocast_on_itself_is_explained_at_tokens() -> None:
+    """As trainers patch a network's forward pass for mixed precision."""
+    plain = timm.create_model("test_vit", num_classes=3).eval()
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = plain
+
+        def forward(self, image: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                scores: Tensor = self.network(image)
+            return scores.float()
+
+    image = torch.rand(3, 160, 160, generator=torch.Generator().manual_seed(2))
+    given: dict[str, Any] = {"method": "layercam", "classes": 1}
+    models = [cam_hub.wrap_model(each, input_size=(3, 160, 160)) for each in (plain, Mixed())]
+    (name,) = cam_hub.suggest_layers(models[0])
+    names = [name, f"network.{name}"]
+    results = [
+        cam_hub.explain(model, image, target_layers=name, **given)
+        for model, name in zip(models, names, strict=True)
+    ]
+    expected, found = (result.cam() for result in results)
+    assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.99

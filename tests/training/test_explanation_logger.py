@@ -345,3 +345,82 @@ def test_nothing_of_the_kind_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "{'cam_hub'}"
+
+
+def train_in_parallel(rank: int, folder: str, explained: bool) -> None:
+    """One of two processes of a distributed training."""
+    distributed = torch.distributed
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting-{explained}", rank=rank, world_size=2
+    )
+    torch.manual_seed(3)
+    net = nn.parallel.DistributedDataParallel(Net())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    log = ExplanationLogger(wrap(net), pictures(), to=f"{folder}/rank-{rank}", every=2)
+    torch.manual_seed(rank)
+    for step in range(4):
+        optimizer.zero_grad()
+        net(torch.randn(4, 3, SIDE, SIDE)).square().mean().backward()
+        optimizer.step()
+        if explained:
+            assert log.step(step) == (rank == 0 and step % 2 == 0)
+    if rank == 0:
+        torch.save(net.state_dict(), f"{folder}/weights-{explained}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_in_a_distributed_training_the_first_process_explains(tmp_path):
+    for explained in (False, True):
+        torch.multiprocessing.spawn(train_in_parallel, (str(tmp_path), explained), nprocs=2)
+    alone, logged = (torch.load(tmp_path / f"weights-{each}.pt") for each in (False, True))
+    assert all(torch.equal(logged[name], value) for name, value in alone.items())
+    assert len(list(tmp_path.rglob("step-*.png"))) == 4
+    assert not (tmp_path / "rank-1").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_random_numbers_of_the_gpu_stay():
+    def run(explained: bool) -> list[Tensor]:
+        torch.manual_seed(3)
+        net = Net().cuda()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        log = ExplanationLogger(wrap(net), pictures(), to=Collected(), every=1)
+        for step in range(4):
+            optimizer.zero_grad()
+            net(torch.randn(4, 3, SIDE, SIDE, device="cuda")).square().mean().backward()
+            optimizer.step()
+            assert not explained or log.step(step)
+        return [*net.state_dict().values(), torch.cuda.get_rng_state()]
+
+    with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+        assert all(map(torch.equal, run(False), run(True)))
+
+
+def test_an_interrupt_is_not_held_up_and_leaves_all_as_it_was():
+    net = Net()
+    log = ExplanationLogger(wrap(net), pictures(), to=Collected(), every=1)
+    log.step()
+    before, buffers = state_of(net), [id(value) for value in net.buffers()]
+    calls, numbers = net.calls, random_state()
+
+    class Interrupting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise KeyboardInterrupt
+
+    net.dropout = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        log.step()
+    net.dropout = nn.Dropout(0.3)
+    assert state_of(net) == before
+    assert [id(value) for value in net.buffers()] == buffers
+    assert (net.calls, random_state()) == (calls, numbers)
+
+
+def test_a_model_loaded_by_its_id_is_trained_as_its_weights_lie_in_memory():
+    """Explaining it would otherwise store them channels last, which rounds differently."""
+    model = cam_hub.load_model("timm/test_resnet", pretrained=False)
+    strides = [weight.stride() for weight in model.module.parameters()]
+    log = ExplanationLogger(model, pictures(), to=Collected())
+    assert log.step()
+    assert [weight.stride() for weight in model.module.parameters()] == strides
