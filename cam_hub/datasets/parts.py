@@ -173,7 +173,9 @@ class PartWriter:
         hidden = self.path / f".{name}-{os.getpid()}"
         try:
             with hidden.open("wb") as file:
-                parquet.write_table(table, file, compression="zstd")
+                with parquet.ParquetWriter(file, table.schema, compression="zstd") as writer:
+                    if len(table):  # the library datasets cannot read an empty row group
+                        writer.write_table(table)
                 file.flush()
                 os.fsync(file.fileno())
             hidden.replace(self.path / name)

@@ -245,6 +245,11 @@ class TestDataSets:
         report = check(model, data_set, tmp_path / "out")
         assert report["5"].label == "blue"
 
+    def test_the_rows_are_read_by_the_library(self, model, data_set, tmp_path):
+        check(model, data_set, tmp_path / "out")
+        found = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+        assert [row["label"] for row in found["train"]] == [*CLASSES, *CLASSES]
+
     def test_saved_to_disk(self, model, data_set, tmp_path):
         data_set.save_to_disk(tmp_path / "saved")
         check(model, tmp_path / "saved", tmp_path / "out")
