@@ -20,6 +20,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from cam_hub._validation import check_sizes, check_whole, check_word
+from cam_hub.attribution.preparation import prepare
 from cam_hub.attribution.reproduce import reproduce
 from cam_hub.datasets.clusters import GRID, MIN_IMAGES, MapCluster, cluster_maps, heat_shares
 from cam_hub.datasets.html import check_page, write_page
@@ -173,32 +174,44 @@ class DatasetRow:
         return self._report.find_image(self.key, self.path)
 
     def photo(self) -> Image.Image:
-        """The photo, upright, RGB; of a clip its first frame.
+        """The photo, upright, RGB; of a clip a frame.
 
         Raises:
             ImageRefused: If it is not there any more, cannot be opened, or has another size than
-                the explained one.
+                the explained one. Tensors and lists of frames need the model of the report.
         """
+        return self._pictures(self._report.model).photo
+
+    def _pictures(self, model: LoadedModel | None) -> Pictures:
+        """The explained pictures; those of tensors and of clips as the model opens them."""
         image = self.image()
-        if isinstance(image, torch.Tensor):
-            raise ImageRefused(f"{self.key!r} is a tensor, which is not drawn: explain it anew")
-        photo = open_image(image)
-        if self.placement is not None and photo.size != self.placement.photo_size:
+        clip = self.map is not None and self.map.ndim == 3
+        special = isinstance(image, (torch.Tensor, list, tuple))
+        if model is not None and (special or clip):
+            pictures = prepare(model, image).pictures
+        elif special:
+            needed = "give it to DatasetReport.open(out, model=…)"
+            raise ImageRefused(f"{self.key!r} is drawn by the model's preprocessing: {needed}")
+        else:
+            pictures = Pictures([open_image(image)])
+        size = pictures.photo.size
+        if self.placement is not None and size != self.placement.photo_size:
             was = " × ".join(map(str, self.placement.photo_size))
-            raise ImageRefused(f"{self.key!r} is {photo.width} × {photo.height} now, and was {was}")
-        return photo
+            raise ImageRefused(f"{self.key!r} is {size[0]} × {size[1]} now, and was {was}")
+        return pictures
 
     def explanation(self) -> Explanation:
         """The explanation, with its photo: for overlays, heatmaps, boxes, ``save`` and so on.
 
-        It is made from the row and the photo. No model is needed.
+        It is made from the row and the photo. The model is needed for tensors and lists of frames
+        only.
 
         Raises:
             CamHubError: If the image has an error in place of an explanation.
             ImageRefused: As ``photo``.
         """
         self._check()
-        pictures = Pictures([self.photo()])
+        pictures = self._pictures(self._report.model)
         manifest = self.manifest(pictures.facts)
         if self.placement is None:
             raise AssertionError("an explained image has a placement")
@@ -237,10 +250,9 @@ class DatasetRow:
             CamHubError: As ``explanation`` and ``cam_hub.reproduce``.
         """
         self._check()
-        image = self.image()
-        facts = Pictures([self.photo()]).facts
         model = model or self._report.model
-        return reproduce(self.manifest(facts), image, model=model, **functions)
+        facts = self._pictures(model).facts
+        return reproduce(self.manifest(facts), self.image(), model=model, **functions)
 
     def _check(self) -> None:
         if self.error is not None:
@@ -284,7 +296,8 @@ class DatasetReport:
             out: Their folder.
             source: Where the images are, if they were moved, or are not files: as for
                 ``explain_dataset``. Needed for overlays only.
-            model: The model, for ``reproduce``, if it cannot be loaded by its ID.
+            model: The model, for ``reproduce``, if it cannot be loaded by its ID, and for overlays
+                of tensors and lists of frames.
 
         Raises:
             InvalidArgument: If there are no such rows, or the source has no images.

@@ -218,4 +218,7 @@ def test_clips_have_rows_with_their_steps(tmp_path):
         (cam,) = alone.cams.values()
         np.testing.assert_allclose(row.map, cam, 1e-4, 1e-6)
         assert row.map.ndim == 3
+        assert row.overlay().tobytes() == alone.overlay().tobytes()
+        assert len(row.explanation().animation()) == FRAMES
+        np.testing.assert_allclose(row.reproduce().cam(), alone.cam(), 1e-4, 1e-6)
     assert report.mean_maps()

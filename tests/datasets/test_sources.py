@@ -298,8 +298,11 @@ class TestObjects:
         loader = DataLoader(TensorDataset(tensors, torch.arange(6) % 3), batch_size=4)
         report = explain_dataset(model, loader, tmp_path / "out", method="layercam")
         assert report.accuracy == 1.0
-        with pytest.raises(errors.ImageRefused, match="tensor"):
-            report["0"].overlay()
+        assert report["0"].overlay().size == (32, 32)
+        np.testing.assert_allclose(report["0"].reproduce().cam(), report["0"].map, 1e-5)
+        opened = DatasetReport.open(tmp_path / "out", source=loader)
+        with pytest.raises(errors.ImageRefused, match="model="):
+            opened["0"].overlay()
 
     def test_a_pipe_is_refused_without_waiting(self, tmp_path):
         os.mkfifo(tmp_path / "a.tar")
