@@ -145,7 +145,7 @@ def test_maps_of_a_class_token_are_those_of_plain_autograd() -> None:
 
 
 def test_a_network_that_switches_autocast_on_itself_is_explained_at_tokens() -> None:
-    """As trainers patch a network's forward pass for mixed precision."""
+    """Trainers patch the forward pass of a network like this for mixed precision."""
     plain = timm.create_model("test_vit", num_classes=3).eval()
 
     class Mixed(nn.Module):
