@@ -391,7 +391,8 @@ class Outcome:
         found = self._found
         if not callable(found):
             return found
-        explanation = found()
+        with default_modes():
+            explanation = found()
         object.__setattr__(self, "_found", explanation)  # what it was made of may go
         return explanation
 

@@ -22,6 +22,7 @@ from cam_hub.errors import (
     MethodNotFound,
 )
 from cam_hub.targets import TASKS
+from tests.attribution.test_caller_modes import Forbidden, ForbiddenBelow
 from tests.fakes.law_nets import inputs, layer_of, of_layout, of_task
 
 
@@ -260,6 +261,14 @@ class TestResultsThatWait:
                 weight.mul_(-2)
         for outcome, cam in zip(outcomes, expected, strict=True):
             np.testing.assert_allclose(outcome.explanation.cam(), cam, atol=1e-5)
+
+    def test_it_is_made_outside_of_the_callers_modes(self, model) -> None:
+        (outcome,) = explain_many(model, [inputs(model, 1)[0]], method="layercam")
+        with torch.device("meta"), Forbidden(), ForbiddenBelow():
+            found = outcome.explanation
+        np.testing.assert_array_equal(
+            found.cam(), explain(model, inputs(model, 1)[0], method="layercam").cam()
+        )
 
     def test_a_pickle_holds_the_explanation(self, model) -> None:
         (outcome,) = explain_many(model, [inputs(model, 1)[0]], method="layercam")
