@@ -226,27 +226,32 @@ def test_a_visitors_oldest_upload_makes_room_for_the_newest(small: str):
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(small: str):
-    def cut() -> Iterator[bytes]:
-        yield b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
-        yield noise(99)
-        raise ConnectionResetError
-
     root = Path(os.environ["GRADIO_TEMP_DIR"])
 
     def files() -> set[Path]:
         return {*root.glob("cam_hub/upload-*"), *root.glob("tmp*")}
 
     before = files()  # of apps that other test files have run in this process
+
+    def wait_for(wanted: bool) -> None:
+        end = time.monotonic() + 45  # the app gives up on a silent upload after 30 seconds
+        while bool(files() - before) != wanted and time.monotonic() < end:
+            time.sleep(0.01)
+        assert bool(files() - before) == wanted, files() - before
+
+    def cut() -> Iterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        yield noise(99)
+        wait_for(True)
+        raise ConnectionResetError
+
     with pytest.raises(ConnectionResetError):
         httpx.post(
             f"{small}gradio_api/upload",
             content=cut(),
             headers={"Content-Type": "multipart/form-data; boundary=b"},
         )
-    end = time.monotonic() + 45  # the app gives up on a silent upload after 30 seconds
-    while files() - before and time.monotonic() < end:
-        time.sleep(0.05)
-    assert files() - before == set()
+    wait_for(False)
 
 
 @pytest.fixture(scope="module")
