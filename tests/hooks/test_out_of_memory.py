@@ -152,6 +152,7 @@ image = torch.randn(1, 3, 512, 512)
 
 def explained(size):
     given = {"target_layers": "1", "num_samples": 15, "batch_size": size, "reuse": False}
+    given |= {"method": "smoothgradcampp"}
     return cam_hub.explain(model, image, **given).cam()
 
 def allow(mebibytes):
