@@ -203,6 +203,7 @@ class MomentSum:
 
     count: int = field(default=0, init=False)
     _groups: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list, init=False)
+    _sum: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False)
 
     def add(self, gradients: Tensor) -> None:
         """Add the gradients of some noisy copies.
@@ -220,6 +221,7 @@ class MomentSum:
         if self._groups and gradients.shape[1:] != self._groups[0][0].shape:
             expected = f"samples of the shape added before, {tuple(self._groups[0][0].shape)}"
             raise InvalidArgument("gradients", tuple(gradients.shape), expected)
+        self._sum = None
         for sample in gradients:
             gradient = as_float(sample)
             square = gradient * gradient
@@ -268,10 +270,14 @@ class MomentSum:
     def _total(self) -> tuple[Tensor, Tensor, Tensor]:
         if not self._groups:
             raise InvalidArgument("gradients", self.count, "at least one noisy sample")
-        first, second, third = self._groups[0]
-        for group in self._groups[1:]:
-            first, second, third = first + group[0], second + group[1], third + group[2]
-        return first, second, third
+        if self._sum is None:  # in place: of early layers, memory for sums costs more than adding
+            first, second, third = map(torch.clone, self._groups[0])
+            for group in self._groups[1:]:
+                first.add_(group[0])
+                second.add_(group[1])
+                third.add_(group[2])
+            self._sum = first, second, third
+        return self._sum
 
 
 @dataclass(frozen=True, eq=False, slots=True)
