@@ -304,14 +304,16 @@ def observe(
     if (known := ledger.choice(found.keys[0], found.layers)) is not None:
         return replace(found, known=known)
     try:
-        return _tested(found, job, request, pixels)
+        return _tested(found, job, request, pixels, ledger)
     except (ModelRefused, NoMap) as error:  # of the image itself, the explanation raises it, too
         by_depth = replace(found.by_depth, passes=2 + _RANDOM)
         undecided = f"the model could not be tested ({error})"
         return replace(found, by_depth=by_depth, undecided=undecided)
 
 
-def _tested(found: Observation, job: Job, request: ExplainOptions, pixels: str) -> Observation:
+def _tested(
+    found: Observation, job: Job, request: ExplainOptions, pixels: str, ledger: _Ledger
+) -> Observation:
     """The observation with the tests of an image for which nothing was chosen yet.
 
     Args:
@@ -319,11 +321,12 @@ def _tested(found: Observation, job: Job, request: ExplainOptions, pixels: str) 
         job: The job of all candidates.
         request: The request.
         pixels: Identifies the image.
+        ledger: What images of the same weights have shown.
 
     Raises:
         CamHubError: As ``explain``; also if the model refuses covered images.
     """
-    ledger, controls = found.ledger(), _controls(job)
+    controls = _controls(job)
     answer = ask(_part(job, 0.0, 0.1), torch.cat([job.image, controls]))
     settled = answer.settled
     question = _question(pixels, job, settled.classes, settled.contrast)
