@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from cam_hub.errors import LayerNotFound, NoMap, nearest_names
 
@@ -192,6 +194,7 @@ class Taps:
     calls: dict[str, int] = field(default_factory=dict, init=False)
     _passed: dict[str, int] = field(default_factory=dict, init=False)
     _gradient_taps: dict[str, GradientTap] = field(default_factory=dict, init=False)
+    _edges: dict[str, GradientEdge] = field(default_factory=dict, init=False)
     _versions: dict[str, int] = field(default_factory=dict, init=False)
     _seed: Tensor | None = field(default=None, init=False)
 
@@ -228,6 +231,8 @@ class Taps:
             self._seed = found.new_zeros(()).requires_grad_()
         gradient_tap = self._gradient_taps[name] = GradientTap(name)
         passed: Tensor = Mark.apply(self._seed, found, gradient_tap)
+        if passed.requires_grad:
+            self._edges[name] = get_gradient_edge(passed)  # which keeps no values
         in_danger = self.overwritten is None or name in self.overwritten
         self.activations.pop(name, None)
         self._versions.pop(name, None)
@@ -298,6 +303,34 @@ class Taps:
         """
         with self.visiting(score, visit) as seed:
             torch.autograd.grad(score, seed, retain_graph=keep_graph, allow_unused=True)
+
+    def gradients(
+        self, outputs: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> dict[str, Tensor] | None:
+        """The gradients of several scores by one backward pass, which keeps all of them.
+
+        Args:
+            outputs: Tensors computed in the same forward pass.
+            weights: For each of them ``(K, *shape)``: what is added up for each of the K scores.
+
+        Returns:
+            ``(K, *shape)`` for each layer on which the outputs depend; None if there is none, or
+            torch cannot do so for a part of this network.
+        """
+        names = sorted(set().union(*map(self.upstream, outputs)))
+        if not names:
+            return None
+        asked = [self._edges[name] for name in names]
+
+        def backward(each: list[Tensor]) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(list(outputs), asked, each, retain_graph=True)
+
+        try:
+            with warnings.catch_warnings(action="ignore"):  # parts that are run score by score
+                found = torch.func.vmap(backward)(list(weights))
+        except RuntimeError:
+            return None
+        return dict(zip(names, found, strict=True))
 
     def upstream(self, tensor: Tensor, stop: str | None = None) -> set[str]:
         """The layers from whose recorded output a tensor was computed, by the graph alone.

@@ -9,9 +9,10 @@ import torch
 
 import cam_hub
 from cam_hub import METHODS, explain_methods, list_layers
-from cam_hub.attribution.passes import RECENT, Job, Noise, Setting, run
+from cam_hub.attribution.passes import RECENT, Job, Noise, Setting, forward, run
 from cam_hub.attribution.preparation import prepare, resolve_target
 from cam_hub.errors import NoMap
+from cam_hub.hooks.recording import Taps
 from cam_hub.targets.classes import ResolvedClasses
 from tests.fakes.engine_nets import NETS, apart, make_net, picture, plain_tensors, some_layers
 from tests.fakes.methods import ONE_PASS
@@ -157,3 +158,40 @@ def test_predictions_do_not_depend_on_autograd_being_off(model):
     with torch.inference_mode():
         off = explain(model, picture(model), **asked)
     same(off, explain(model, picture(model), **asked))
+
+
+def test_one_backward_pass_of_all_classes_gives_the_same_maps(model, monkeypatch):
+    """As on accelerators, of which there may be none here."""
+    image, layers = picture(model), some_layers(model)
+    arguments = {"classes": classes_of(model), "target_layers": layers, "reuse": False}
+    in_turn = explain_methods(model, image, ONE_PASS, **arguments)
+    monkeypatch.setattr(forward, "_IN_TURN", ())
+    asked, gradients = [], Taps.gradients
+
+    def counted(*arguments):
+        asked.append(gradients(*arguments))
+        return asked[-1]
+
+    monkeypatch.setattr(Taps, "gradients", counted)
+    at_once = explain_methods(model, image, ONE_PASS, **arguments)
+    for name in ONE_PASS:
+        same(at_once[name], in_turn[name])
+    several = len(arguments["classes"]) > 1
+    # The shortcut for tokens, which only a CPU takes, looks at values, so that torch cannot.
+    tokens = any(each.prefix_tokens for each in list_layers(model))
+    assert [found is not None for found in asked] == [not tokens] * len(asked)
+    assert bool(asked) == several
+
+
+def test_one_backward_pass_is_as_good_for_jobs_with_fewer_classes(monkeypatch):
+    model = make_net("channels first")
+    shown = [picture(model, seed=number)[0] for number in range(4)]
+    best = [cam_hub.predict(model, each).predictions[0].class_index for each in shown]
+    images = [(each, top - n % 2) for n, (each, top) in enumerate(zip(shown, best, strict=True))]
+    arguments = {"classes": [cam_hub.top(1), cam_hub.expected], "method": "layercam"}
+    in_turn = [each.explanation for each in cam_hub.explain_many(model, images, **arguments)]
+    monkeypatch.setattr(forward, "_IN_TURN", ())
+    at_once = [each.explanation for each in cam_hub.explain_many(model, images, **arguments)]
+    assert len({len(each.classes) for each in in_turn}) == 2, "of some, both are one"
+    for one, other in zip(at_once, in_turn, strict=True):
+        same(one, other)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import accumulate, filterfalse, product
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import accumulate, filterfalse
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,39 +108,63 @@ class Accumulator:
                 first; else None.
             gradients: ``(N, channels, rows, cols)``.
         """
-        place, noisy = (index, name), gradients
+        place, noisy, own = (index, name), gradients, [(index, self)]
         smooth = list(filter(needs_noise, self.methods))
-        ready: list[tuple[Method, Evidence]] = []
         if activation is not None:
             clean, noisy = gradients[:1], gradients[1:]
-            ready += product(filterfalse(needs_noise, self.methods), [Evidence(activation, clean)])
             if (kept := self.allowance.keep(name, activation, clean)) is not None:
                 self.evidence[place] = kept
             if smooth:
                 alone = self.samples == len(noisy)
                 self._clean[place] = activation, clean if alone else clean.clone()
+            plain = list(filterfalse(needs_noise, self.methods))
+            _make_maps(own, name, plain, Evidence(activation, clean))
         if len(noisy) and self.samples:
             self._sums.setdefault(place, MomentSum()).add(noisy[:, None])
         total = self._sums.get(place)
         if place in self._clean and total is not None and total.count >= self.samples:
             del self._sums[place]
-            pair = self._clean.pop(place)
-            parts: dict[str, list[Tensor]] = {}  # before the means take memory, too
-            for without in total.without_each():
-                for method in smooth:
-                    cam = method.compute(Evidence(*pair, without))
-                    parts.setdefault(method.key, []).append(cam)
-            for key, maps in parts.items():
-                self.agreements[key, index, name] = agreement(torch.cat(maps))
-            ready += product(smooth, [Evidence(*pair, total.mean())])
-        for method, evidence in ready:
-            found: Map = method.compute(evidence)[0].float().cpu().numpy()
-            if not np.isfinite(found).all():
-                self.error = self.error or NoMap(_BROKEN, layer=name)
-            self.maps[method.key, index, name] = found
-            if method.cancellation is not None:
-                share = method.cancellation(evidence)
-                self.cancellation[method.key, index, name] = float(share[0])
+            _make_maps(own, name, smooth, Evidence(*self._clean.pop(place)), total)
+
+
+def _make_maps(
+    places: Sequence[tuple[int, Accumulator]],
+    name: str,
+    methods: Sequence[Method],
+    evidence: Evidence,
+    noise: MomentSum | None = None,
+) -> None:
+    """Makes the maps of several classes at one layer, as one batch.
+
+    Args:
+        places: The classes, and the accumulator that gets the maps of each.
+        name: The layer.
+        methods: The methods.
+        evidence: That of the clean images, one row for each class.
+        noise: The sums over the noisy copies, if methods need them; one row for each class, too.
+    """
+    noisy = evidence
+    if noise is not None:
+        parts: dict[str, list[Tensor]] = {}  # before the means take memory, too
+        for without in noise.without_each():
+            noisy = replace(evidence, noisy=without)
+            for method in filter(needs_noise, methods):
+                parts.setdefault(method.key, []).append(method.compute(noisy))
+        for key, cams in parts.items():
+            for (index, made), each in zip(places, torch.stack(cams, dim=1).cpu(), strict=True):
+                made.agreements[key, index, name] = agreement(each)
+        noisy = replace(evidence, noisy=noise.mean())
+    for method in methods:
+        used = noisy if method.needs_noise else evidence
+        maps: Map = method.compute(used).float().cpu().numpy()
+        for row, (index, made) in enumerate(places):
+            if not np.isfinite(maps[row]).all():
+                made.error = made.error or NoMap(_BROKEN, layer=name)
+            made.maps[method.key, index, name] = maps[row].copy()
+        if method.cancellation is not None:
+            shares = method.cancellation(used).tolist()
+            for share, (index, made) in zip(shares, places, strict=True):
+                made.cancellation[method.key, index, name] = share
 
 
 _BROKEN = "its map holds values that are not finite (NaN or infinity)"
@@ -259,6 +283,22 @@ Wanted = tuple[Segment, int, Weights | None, Accumulator]
 what takes the gradients."""
 
 
+class _Turn(NamedTuple):
+    """Classes whose maps are made together.
+
+    Attributes:
+        steps: As for ``Trace.backward``.
+        noisy: As for ``Trace.backward``.
+        keep_graph: Whether another backward pass follows.
+        held: By layer the gradients of the steps so far; a layer goes when it has all of them.
+    """
+
+    steps: Sequence[Sequence[Wanted]]
+    noisy: bool
+    keep_graph: bool
+    held: dict[str, list[Tensor]]
+
+
 @dataclass(eq=False)
 class Trace:
     """One forward pass, with the graph back to the target layers.
@@ -279,66 +319,132 @@ class Trace:
 
     def backward(
         self,
-        wanted: Sequence[Wanted],
+        steps: Sequence[Sequence[Wanted]],
         *,
         noisy: bool = True,
         keep_graph: bool,
+        before: Callable[[int], None] | None = None,
     ) -> None:
-        """The backward pass of one class of each job, for the images of the batch together.
+        """The backward passes of the classes of each job, for the images of the batch together.
 
         In evaluation mode one image's score does not depend on another, so every image receives
-        the gradient of its own.
+        the gradient of its own. As far as memory goes, the maps of several classes are computed as
+        one batch, and on accelerators their gradients are found in one pass.
 
         Args:
-            wanted: For each job its images, the class, the classes whose scores are taken off with
-                their weights, and the accumulator that takes the gradients, the last layer's first.
+            steps: In each at most one class of each job: its images, the class, the classes whose
+                scores are taken off with their weights, and the accumulator that takes the
+                gradients, the last layer's first.
             noisy: Whether gradients of the noisy copies are wanted, too; else those of each job's
                 first image alone.
             keep_graph: Whether another backward pass follows.
+            before: Called with the number of a step before it; what it raises stops the work.
 
         Raises:
             NoMap: If the scores depend on none of the layers; with torch's error as its cause where
                 the network has overwritten what the backward pass needs.
         """
-        # On a caller's thread, where autograd may be off.
-        with torch.inference_mode(False):
-            outputs, weights = self._weights(wanted, noisy=noisy)
-        alike, single = _alike(wanted) if noisy and len(wanted) > 1 else ([], wanted)
-        missing = dict.fromkeys(self.layers)
+        room = 1
+        if len(steps) > 1:
+            recorded = self._taps.activations.values()
+            each = self.images * sum(tensor[:1].nbytes for tensor in recorded)
+            room = max(1, _TOGETHER // max(1, each))
+        for first in range(0, len(steps), room):
+            group = steps[first : first + room]
+            kept = keep_graph or first + len(group) < len(steps)
+            if before is not None:
+                before(first)
+            turn = _Turn(group, noisy, kept, {name: [] for name in self.layers})
+            if len(group) > 1 and self._at_once(turn):
+                continue
+            take = partial(self._take, turn)
+            for number, wanted in enumerate(group):
+                if before is not None and number:
+                    before(first + number)
+                keep = kept or number + 1 < len(group)
+                # On a caller's thread, where autograd may be off.
+                with torch.inference_mode(False):
+                    outputs, weights = self._weights(wanted, noisy=noisy)
+                try:
+                    with self._lock, self._taps.visiting(outputs[0], take) as seed:
+                        torch.autograd.grad(
+                            outputs, seed, weights, retain_graph=keep, allow_unused=True
+                        )
+                except RuntimeError as error:
+                    if is_out_of_memory(error):
+                        raise
+                    raise NoMap(f"the backward pass failed: {first_line(error)}") from error
+                for name in list(turn.held):
+                    if len(turn.held[name]) == number:  # on which the scores do not depend
+                        take(name, self._nothing(name))
 
-        def visit(name: str, gradients: Tensor) -> None:
-            arrangement = self.layers[name].arrangement
-            if arrangement is None:
-                raise AssertionError("target layers lie on the image")
-            if len(self.segments) > 1 and len(gradients) != self.images:
-                raise NoMap("it did not answer once per image", layer=name)
-            recorded = self._taps.activations[name].detach()
+    def _at_once(self, turn: _Turn) -> bool:
+        """All steps in one backward pass, where that is faster and torch can.
+
+        An accelerator waits for the host, which starts as many kernels for one class as for all. On
+        a CPU there is nothing to gain, and zeros among the gradients of tokens are left out there.
+
+        Returns:
+            Whether it has happened.
+        """
+        device = next(iter(self._taps.activations.values())).device
+        if device.type in _IN_TURN:
+            return False
+        with torch.inference_mode(False):
+            found = [self._weights(wanted, noisy=turn.noisy) for wanted in turn.steps]
+        outputs = found[0][0]
+        if any(list(map(id, own)) != list(map(id, outputs)) for own, _ in found):
+            return False  # not all jobs have as many classes
+        weights = [torch.stack(each) for each in zip(*(own for _, own in found), strict=True)]
+        with self._lock:
+            gradients = self._taps.gradients(outputs, weights)
+        if gradients is None:
+            return False
+        for name in self.layers:
+            whole = gradients.pop(name, None)
+            for step in range(len(turn.steps)):
+                self._take(turn, name, self._nothing(name) if whole is None else whole[step])
+        return True
+
+    def _nothing(self, name: str) -> Tensor:
+        """The gradient at a layer on which the scores do not depend."""
+        shape = self._taps.activations[name].shape[1:]
+        nothing = self._taps.activations[name].new_zeros((1, *shape))
+        return nothing.expand(self.images, *shape)
+
+    def _take(self, turn: _Turn, name: str, gradients: Tensor) -> None:
+        """Takes the gradients of one step at one layer; with the last one, maps are made of all."""
+        parts, steps = turn.held[name], turn.steps
+        parts.append(gradients)
+        if len(parts) < len(steps):
+            return
+        del turn.held[name]
+        arrangement, rows = self.layers[name].arrangement, len(gradients)
+        if arrangement is None:
+            raise AssertionError("target layers lie on the image")
+        if len(self.segments) > 1 and rows != self.images:
+            raise NoMap("it did not answer once per image", layer=name)
+        gradients = torch.cat(parts) if len(parts) > 1 else gradients
+        recorded = self._taps.activations[name].detach()
+        wanted: list[Wanted] = []
+        for number, step in enumerate(steps):
+            for segment, index, contrast, made in step:
+                own = segment._replace(start=segment.start + number * rows)
+                wanted.append((own, index, contrast, made))
+        single: Sequence[Wanted] = wanted
+        if turn.noisy and len(wanted) > 1 and rows == self.images:
+            alike, single = _alike(wanted)
             if alike:
                 _take_together(alike, name, recorded, gradients, arrangement)
-            for segment, index, _, accumulator in single:
-                count = len(segment.scores) if noisy else 1
-                rows = gradients[segment.start : segment.start + count]
-                activation = None
-                if (clean := segment.clean) is not None:
-                    activation = to_maps(recorded[clean : clean + 1], arrangement)
-                accumulator.take(index, name, activation, to_maps(rows, arrangement))
-            missing.pop(name)
-            if not keep_graph:
-                del self._taps.activations[name]  # as the graph goes, so do the records
-
-        try:
-            with self._lock, self._taps.visiting(outputs[0], visit) as seed:
-                torch.autograd.grad(
-                    outputs, seed, weights, retain_graph=keep_graph, allow_unused=True
-                )
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            raise NoMap(f"the backward pass failed: {first_line(error)}") from error
-        for name in list(missing):  # on which the scores do not depend
-            shape = self._taps.activations[name].shape[1:]
-            nothing = self._taps.activations[name].new_zeros((1, *shape))
-            visit(name, nothing.expand(self.images, *shape))
+        for segment, index, _, made in single:
+            count = len(segment.scores) if turn.noisy else 1
+            found = to_maps(gradients[segment.start : segment.start + count], arrangement)
+            activation = None
+            if (clean := segment.clean) is not None:
+                activation = to_maps(recorded[clean : clean + 1], arrangement)
+            made.take(index, name, activation, found)
+        if not turn.keep_graph:
+            del self._taps.activations[name]  # as the graph goes, so do the records
 
     def _weights(
         self, wanted: Sequence[Wanted], *, noisy: bool
@@ -402,13 +508,17 @@ def _alike(wanted: Sequence[Wanted]) -> tuple[Sequence[Wanted], Sequence[Wanted]
     for each in wanted:
         segment, _, _, made = each
         whole = segment.clean is not None and len(segment.scores) == 1 + made.samples
-        whole = whole and made.methods == methods and not made.allowance.bytes
+        whole = whole and made.methods == methods
         (alike if whole else single).append(each)
     return (alike, single) if len(alike) > 1 else ([], wanted)
 
 
 _TOGETHER = 64 << 20
-"""The sums of noisy copies of jobs that are accumulated together take at most so many bytes."""
+"""Gradients of classes whose maps are computed together take at most so many bytes, and so do the
+sums over their noisy copies."""
+
+_IN_TURN = ("cpu",)
+"""Devices on which each class has a backward pass of its own."""
 
 
 @torch.no_grad()
@@ -441,33 +551,14 @@ def _take_together(
         found = found.reshape(len(group), 1 + samples, *found.shape[1:])
         evidence = Evidence(clean, found[:, 0])
         places = [(index, accumulator) for _, index, _, accumulator in group]
-        if samples:
-            total = MomentSum()
+        for row, (index, accumulator) in enumerate(places):
+            own = clean[row : row + 1], found[row, :1]
+            if (known := accumulator.allowance.keep(name, *own)) is not None:
+                accumulator.evidence[index, name] = known
+        total = MomentSum() if samples else None
+        if total is not None:
             total.add(found[:, 1:].transpose(0, 1))
-            smooth = list(filter(needs_noise, made.methods))
-            parts: dict[str, list[Tensor]] = {}
-            for without in total.without_each():
-                for method in smooth:
-                    cam = method.compute(Evidence(clean, evidence.gradient, without))
-                    parts.setdefault(method.key, []).append(cam)
-            for key, maps in parts.items():
-                for (index, accumulator), each in zip(
-                    places, torch.stack(maps, dim=1).cpu(), strict=True
-                ):
-                    accumulator.agreements[key, index, name] = agreement(each)
-            noisy = Evidence(clean, evidence.gradient, total.mean())
-        for method in made.methods:
-            used = noisy if method.needs_noise else evidence
-            cams = method.compute(used).float().cpu().numpy()
-            finite = np.isfinite(cams).all(axis=(1, 2))
-            for row, (index, accumulator) in enumerate(places):
-                if not finite[row]:
-                    accumulator.error = accumulator.error or NoMap(_BROKEN, layer=name)
-                accumulator.maps[method.key, index, name] = cams[row].copy()
-            if method.cancellation is not None:
-                shares = method.cancellation(used).tolist()
-                for share, (index, accumulator) in zip(shares, places, strict=True):
-                    accumulator.cancellation[method.key, index, name] = share
+        _make_maps(places, name, made.methods, evidence, total)
 
 
 def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:

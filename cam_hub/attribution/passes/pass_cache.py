@@ -190,7 +190,7 @@ class PassEntry:
                 for segment in trace.segments
                 if segment is not None
             ]
-            trace.backward(wanted, noisy=plan.samples > 0, keep_graph=True)
+            trace.backward([wanted], noisy=plan.samples > 0, keep_graph=True)
         made = [found]
         for method, name, evidence in plan.at_hand:
             made.append(Accumulator([method], 0))

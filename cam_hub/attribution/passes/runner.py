@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import filterfalse
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ from cam_hub.attribution.passes.forward import (
     Trace,
     forward,
 )
-from cam_hub.attribution.passes.job import Job, Pass, Row, rows_of, stacked
+from cam_hub.attribution.passes.job import Job, Pass, Progress, Row, rows_of, stacked
 from cam_hub.attribution.passes.pass_cache import EVIDENCE, RECENT, Finished, RecentPasses
 from cam_hub.errors import CamHubError, ModelRefused, NoMap, OutOfMemory
 from cam_hub.hooks.memory import is_out_of_memory
@@ -163,14 +164,19 @@ def _run_in_chunks(job: Job, room: BatchLimit, keep: int, *, copying: bool) -> F
         if kept:
             keep -= trace.bytes
             traces.append(trace)
-        for step, index in enumerate(classes):
-            if job.progress is not None:
-                part = (number + (step + 1) / (len(classes) + 1)) / total
-                job.progress(part, f"class {step + 1} of {len(classes)}")
-            wanted = [(segment, index, contrast, made)]
-            trace.backward(wanted, keep_graph=kept or step + 1 < len(classes))
+        before = None
+        if job.progress is not None:
+            before = partial(_report, job.progress, number, total, len(classes))
+        steps = [[(segment, index, contrast, made)] for index in classes]
+        trace.backward(steps, keep_graph=kept, before=before)
     traces = traces if len(traces) == total else traces[:1]
     return Finished(state.result(), target, traces, made)
+
+
+def _report(progress: Progress, chunk: int, chunks: int, classes: int, step: int) -> None:
+    """Tells which class of which chunk is next."""
+    part = (chunk + (step + 1) / (classes + 1)) / chunks
+    progress(part, f"class {step + 1} of {classes}")
 
 
 def run_together(
@@ -230,14 +236,16 @@ def _run_chunk(states: Sequence[JobState], counts: Sequence[int], batch: Tensor)
         for state, segment in zip(states, trace.segments, strict=True)
         if segment is not None
     ]
-    steps = max((len(settled.classes) for settled, *_ in scored), default=0)
-    for step in range(steps):
-        wanted = [
+    count = max((len(settled.classes) for settled, *_ in scored), default=0)
+    steps = [
+        [
             (segment, settled.classes[step], settled.contrast, accumulator)
             for settled, segment, accumulator in scored
             if step < len(settled.classes)
         ]
-        trace.backward(wanted, keep_graph=step + 1 < steps)
+        for step in range(count)
+    ]
+    trace.backward(steps, keep_graph=False)
 
 
 def _outcome(state: JobState) -> Pass | CamHubError | None:
