@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CASES", "MemoryCase", "main", "measure"]
+__all__ = ["CASES", "MemoryCase", "main", "measure", "status"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _ENVIRONMENT = {
@@ -163,14 +163,15 @@ def peak_beyond(run: Callable[[], object]) -> int:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", "ascii")  # resets the peak
-    before = _status("VmRSS")
+    before = status("VmRSS")
     kept = run()
-    grown = _status("VmHWM") - before
+    grown = status("VmHWM") - before
     del kept
     return max(grown, 0)
 
 
-def _status(name: str) -> int:
+def status(name: str) -> int:
+    """A figure of this process's memory in bytes, as Linux reports it, such as ``"VmRSS"``."""
     lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     kibibytes = next(line.split()[1] for line in lines if line.startswith(f"{name}:"))
     return int(kibibytes) * 1024

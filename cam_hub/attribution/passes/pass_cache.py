@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -346,7 +346,14 @@ class RecentPasses:
         values = image.flatten()
         few = tuple(values[:: -(-len(values) // _VALUES)].tolist())
         look = tuple(image.shape), image.dtype, image.device, few
-        key = place, job.model.task, job.question, job.setting, look
+        backends: Any = torch.backends
+        precision = (
+            backends.cuda.matmul.fp32_precision,
+            backends.cudnn.conv.fp32_precision,
+            backends.mkldnn.matmul.fp32_precision,
+            backends.mkldnn.conv.fp32_precision,
+        )
+        key = place, job.model.task, job.question, job.setting, precision, look
         return Slot(key, state, limit // _LARGEST)
 
     def answer(self, slot: Slot, job: Job) -> Pass | None:
