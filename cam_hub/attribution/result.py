@@ -260,7 +260,7 @@ def _make_explanation(
     # memory of an accelerator with their images.
     image = job.image if job.image.is_cpu else job.image.new_empty(0)
     job = replace(job, image=image, progress=None)
-    state = anatomy(job.model).state()
+    state = passed.state or anatomy(job.model).state()
     found.__dict__["_origin"] = Tested(job, method, standings, passed.settled, names, state)
     return found
 

@@ -261,6 +261,8 @@ class TestResultsThatWait:
                 weight.mul_(-2)
         for outcome, cam in zip(outcomes, expected, strict=True):
             np.testing.assert_allclose(outcome.explanation.cam(), cam, atol=1e-5)
+        with pytest.raises(InvalidArgument, match="present weights"):
+            cam_hub.evidence(outcomes[0].explanation)
 
     def test_it_is_made_outside_of_the_callers_modes(self, model) -> None:
         (outcome,) = explain_many(model, [inputs(model, 1)[0]], method="layercam")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -204,6 +204,8 @@ class Pass:
             that comes from cancelling denominators.
         samples: By the same keys, where it differs from the job's: the number of noisy copies.
         images: How many images passed for methods that make passes of their own.
+        state: The state of the network that the images have passed, where a result may be made of
+            this later; else None.
     """
 
     standings: ClassScores
@@ -215,6 +217,7 @@ class Pass:
     cancellation: Mapping[Key, float] = field(default_factory=dict)
     samples: Mapping[Key, int] = field(default_factory=dict)
     images: int = 0
+    state: tuple[Hashable, ...] | None = None
 
 
 Row = tuple[Tensor, Tensor | None]

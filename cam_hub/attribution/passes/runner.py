@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import filterfalse
@@ -21,6 +21,7 @@ from cam_hub.attribution.passes.forward import (
     Allowance,
     JobState,
     Trace,
+    anatomy,
     forward,
 )
 from cam_hub.attribution.passes.job import Job, Pass, Progress, Row, rows_of, stacked
@@ -184,8 +185,7 @@ def run_together(
 ) -> list[Pass | CamHubError | None]:
     """Runs the network forwards once per chunk, and backwards as often as classes are asked for.
 
-    The clean pictures and their noisy copies form one row, which is cut into chunks wherever one is
-    full.
+    The clean pictures and their noisy copies form one row, which is cut into chunks.
 
     Args:
         jobs: One per picture; of the same model, layers, noise and setting, and of inputs of one
@@ -204,6 +204,7 @@ def run_together(
     if model.execution.one_by_one:
         room = BatchLimit(1)
     states = [JobState(job, Accumulator(job.methods, job.samples)) for job in jobs]
+    known = anatomy(model).state()
     images = len(jobs) * (1 + jobs[0].samples)
     passed = 0
     for owners, batch in _chunks(states, room):
@@ -221,7 +222,7 @@ def run_together(
         passed += len(owners)
         if progress is not None:
             progress(min(passed / images, 1.0))
-    return [_outcome(state) for state in states]
+    return [_outcome(state, known) for state in states]
 
 
 def _run_chunk(states: Sequence[JobState], counts: Sequence[int], batch: Tensor) -> None:
@@ -248,22 +249,27 @@ def _run_chunk(states: Sequence[JobState], counts: Sequence[int], batch: Tensor)
     trace.backward(steps, keep_graph=False)
 
 
-def _outcome(state: JobState) -> Pass | CamHubError | None:
-    """What ``run_together`` returns for a job."""
+def _outcome(state: JobState, network: tuple[Hashable, ...] | None) -> Pass | CamHubError | None:
+    """What ``run_together`` returns for a job that has passed a network in some state."""
     error = state.error or state.accumulator.error
     if state.alone or isinstance(error, ModelRefused):  # alone, its error names the input
         return None
-    return state.result() if error is None else error
+    return error if error is not None else replace(state.result(), state=network)
 
 
 def _chunks(states: Sequence[JobState], room: BatchLimit) -> Iterator[tuple[list[int], Tensor]]:
     """Each picture and then its noisy copies, cut into chunks, with whose they are.
 
-    Pictures of which nothing more can come are left out.
+    A picture's are kept together where a chunk holds all of them: then the maps of a chunk are made
+    as one. Pictures of which nothing more can come are left out.
     """
     owners: list[int] = []
     rows: list[Row] = []
     for owner, state in enumerate(states):
+        own = 1 + state.job.samples
+        if rows and len(rows) + own > room.images >= own:
+            yield owners, stacked(rows, state.job)
+            owners, rows = [], []
         for row in rows_of(state.job):
             if state.alone or state.error is not None or state.accumulator.error is not None:
                 break
