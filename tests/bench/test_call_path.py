@@ -35,6 +35,6 @@ def test_an_explanation_stays_readable(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(loaded.files) <= 28
     assert len(by_id.functions) <= 190
     assert len(by_id.files) <= 40
-    assert max(loaded.depth, by_id.depth) <= 13
+    assert max(loaded.depth, by_id.depth) <= 12
     assert len(endpoint.of_space) <= 40
     assert len(page.of_space) <= 80

@@ -20,7 +20,7 @@ from cam_hub.errors import CamHubError, ModelRefused, NoMap
 from cam_hub.hooks.frozen_eval import ModuleTree, frozen_eval
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.recording import Taps, observe
-from cam_hub.layers.layouts import Arrangement, LayerInfo, batch_axes, to_maps
+from cam_hub.layers.layouts import LayerInfo, batch_axes, to_maps
 from cam_hub.methods import Evidence, Method, MomentSum
 from cam_hub.methods.evidence import agreement
 from cam_hub.methods.registry import needs_noise
@@ -28,7 +28,16 @@ from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.targets.base import ClassScores, Target, main_output
 from cam_hub.targets.classes import ResolvedClasses, Weights
 
-__all__ = ["Accumulator", "Allowance", "JobState", "Segment", "Trace", "anatomy", "forward"]
+__all__ = [
+    "Accumulator",
+    "Allowance",
+    "JobState",
+    "Segment",
+    "Trace",
+    "Wanted",
+    "anatomy",
+    "forward",
+]
 
 
 def anatomy(model: LoadedModel) -> ModuleTree:
@@ -112,59 +121,66 @@ class Accumulator:
         smooth = list(filter(needs_noise, self.methods))
         if activation is not None:
             clean, noisy = gradients[:1], gradients[1:]
-            if (kept := self.allowance.keep(name, activation, clean)) is not None:
-                self.evidence[place] = kept
             if smooth:
-                alone = self.samples == len(noisy)
-                self._clean[place] = activation, clean if alone else clean.clone()
+                self._clean[place] = activation, clean.clone()
             plain = list(filterfalse(needs_noise, self.methods))
-            _make_maps(own, name, plain, Evidence(activation, clean))
+            _make_maps(own, name, plain, activation, clean[None])
         if len(noisy) and self.samples:
             self._sums.setdefault(place, MomentSum()).add(noisy[:, None])
         total = self._sums.get(place)
         if place in self._clean and total is not None and total.count >= self.samples:
             del self._sums[place]
-            _make_maps(own, name, smooth, Evidence(*self._clean.pop(place)), total)
+            activation, clean = self._clean.pop(place)
+            _make_maps(own, name, smooth, activation, clean[None], total)
 
 
+@torch.no_grad()
 def _make_maps(
     places: Sequence[tuple[int, Accumulator]],
     name: str,
     methods: Sequence[Method],
-    evidence: Evidence,
+    activation: Tensor,
+    gradients: Tensor,
     noise: MomentSum | None = None,
 ) -> None:
-    """Makes the maps of several classes at one layer, as one batch.
+    """Makes the maps of B classes at one layer, as one batch.
 
     Args:
         places: The classes, and the accumulator that gets the maps of each.
         name: The layer.
         methods: The methods.
-        evidence: That of the clean images, one row for each class.
-        noise: The sums over the noisy copies, if methods need them; one row for each class, too.
+        activation: ``(B, channels, rows, cols)`` of the clean images.
+        gradients: ``(B, 1 + S, channels, rows, cols)`` of the clean images and S noisy copies.
+        noise: The sums over the noisy copies, if these have come in chunks.
     """
-    noisy = evidence
+    clean = noisy = Evidence(activation, gradients[:, 0])
+    for row, (index, made) in enumerate(places if noise is None else ()):
+        own = activation[row : row + 1], gradients[row, :1]
+        if (kept := made.allowance.keep(name, *own)) is not None:
+            made.evidence[index, name] = kept
+    if noise is None and gradients.shape[1] > 1:
+        noise = MomentSum()
+        noise.add(gradients[:, 1:].transpose(0, 1))
     if noise is not None:
         parts: dict[str, list[Tensor]] = {}  # before the means take memory, too
         for without in noise.without_each():
-            noisy = replace(evidence, noisy=without)
+            noisy = replace(clean, noisy=without)
             for method in filter(needs_noise, methods):
                 parts.setdefault(method.key, []).append(method.compute(noisy))
         for key, cams in parts.items():
             for (index, made), each in zip(places, torch.stack(cams, dim=1).cpu(), strict=True):
                 made.agreements[key, index, name] = agreement(each)
-        noisy = replace(evidence, noisy=noise.mean())
+        noisy = replace(clean, noisy=noise.mean())
     for method in methods:
-        used = noisy if method.needs_noise else evidence
+        used = noisy if method.needs_noise else clean
         maps: Map = method.compute(used).float().cpu().numpy()
+        shares = None if method.cancellation is None else method.cancellation(used).tolist()
         for row, (index, made) in enumerate(places):
             if not np.isfinite(maps[row]).all():
                 made.error = made.error or NoMap(_BROKEN, layer=name)
             made.maps[method.key, index, name] = maps[row].copy()
-        if method.cancellation is not None:
-            shares = method.cancellation(used).tolist()
-            for share, (index, made) in zip(shares, places, strict=True):
-                made.cancellation[method.key, index, name] = share
+            if shares is not None:
+                made.cancellation[method.key, index, name] = shares[row]
 
 
 _BROKEN = "its map holds values that are not finite (NaN or infinity)"
@@ -296,7 +312,7 @@ class _Turn(NamedTuple):
     steps: Sequence[Sequence[Wanted]]
     noisy: bool
     keep_graph: bool
-    held: dict[str, list[Tensor]]
+    held: dict[str, tuple[Tensor, ...]]
 
 
 @dataclass(eq=False)
@@ -354,7 +370,7 @@ class Trace:
             kept = keep_graph or first + len(group) < len(steps)
             if before is not None:
                 before(first)
-            turn = _Turn(group, noisy, kept, {name: [] for name in self.layers})
+            turn = _Turn(group, noisy, kept, dict.fromkeys(self.layers, ()))
             if len(group) > 1 and self._at_once(turn):
                 continue
             take = partial(self._take, turn)
@@ -414,35 +430,46 @@ class Trace:
 
     def _take(self, turn: _Turn, name: str, gradients: Tensor) -> None:
         """Takes the gradients of one step at one layer; with the last one, maps are made of all."""
-        parts, steps = turn.held[name], turn.steps
-        parts.append(gradients)
-        if len(parts) < len(steps):
+        parts, rows = (*turn.held[name], gradients), len(gradients)
+        turn.held[name] = parts
+        if len(parts) < len(turn.steps):
             return
         del turn.held[name]
-        arrangement, rows = self.layers[name].arrangement, len(gradients)
+        arrangement = self.layers[name].arrangement
         if arrangement is None:
             raise AssertionError("target layers lie on the image")
         if len(self.segments) > 1 and rows != self.images:
             raise NoMap("it did not answer once per image", layer=name)
-        gradients = torch.cat(parts) if len(parts) > 1 else gradients
         recorded = self._taps.activations[name].detach()
-        wanted: list[Wanted] = []
-        for number, step in enumerate(steps):
+        gradients = torch.cat(parts) if len(parts) > 1 else gradients
+        whole: list[Wanted] = []
+        for number, step in enumerate(turn.steps):
             for segment, index, contrast, made in step:
                 own = segment._replace(start=segment.start + number * rows)
-                wanted.append((own, index, contrast, made))
-        single: Sequence[Wanted] = wanted
-        if turn.noisy and len(wanted) > 1 and rows == self.images:
-            alike, single = _alike(wanted)
-            if alike:
-                _take_together(alike, name, recorded, gradients, arrangement)
-        for segment, index, _, made in single:
-            count = len(segment.scores) if turn.noisy else 1
-            found = to_maps(gradients[segment.start : segment.start + count], arrangement)
-            activation = None
-            if (clean := segment.clean) is not None:
-                activation = to_maps(recorded[clean : clean + 1], arrangement)
-            made.take(index, name, activation, found)
+                count, clean = min(len(segment.scores) if turn.noisy else 1, rows), segment.clean
+                alike = not whole or made.methods == whole[0][3].methods
+                if alike and clean is not None and count == 1 + made.samples:
+                    whole.append((own, index, contrast, made))
+                    continue
+                first = None if clean is None else to_maps(recorded[clean : clean + 1], arrangement)
+                found = to_maps(gradients[own.start : own.start + count], arrangement)
+                made.take(index, name, first, found)
+        room = max(1, _TOGETHER // max(1, MomentSum.BYTES * gradients[0].numel()))
+        for begin in range(0, len(whole), room):
+            places: list[tuple[int, Accumulator]] = []
+            cleans: list[int] = []
+            copies: list[int] = []
+            for segment, index, _, made in whole[begin : begin + room]:
+                places.append((index, made))
+                cleans.append(segment.clean or 0)
+                copies += range(segment.start, segment.start + 1 + made.samples)
+            picked = []
+            for tensor, wanted in ((recorded, cleans), (gradients, copies)):
+                start, end = wanted[0], wanted[-1] + 1  # a view where they follow each other
+                part = tensor[start:end] if wanted == list(range(start, end)) else tensor[wanted]
+                picked.append(to_maps(part, arrangement))
+            found = picked[1].reshape(len(places), -1, *picked[1].shape[1:])
+            _make_maps(places, name, whole[0][3].methods, picked[0], found)
         if not turn.keep_graph:
             del self._taps.activations[name]  # as the graph goes, so do the records
 
@@ -500,72 +527,12 @@ class Trace:
         return sum(sizes.values())
 
 
-def _alike(wanted: Sequence[Wanted]) -> tuple[Sequence[Wanted], Sequence[Wanted]]:
-    """Jobs whose maps are computed as one batch, since all of their images are here; and others."""
-    methods = wanted[0][3].methods
-    alike: list[Wanted] = []
-    single: list[Wanted] = []
-    for each in wanted:
-        segment, _, _, made = each
-        whole = segment.clean is not None and len(segment.scores) == 1 + made.samples
-        whole = whole and made.methods == methods
-        (alike if whole else single).append(each)
-    return (alike, single) if len(alike) > 1 else ([], wanted)
-
-
 _TOGETHER = 64 << 20
 """Gradients of classes whose maps are computed together take at most so many bytes, and so do the
 sums over their noisy copies."""
 
 _IN_TURN = ("cpu",)
 """Devices on which each class has a backward pass of its own."""
-
-
-@torch.no_grad()
-def _take_together(
-    wanted: Sequence[Wanted],
-    name: str,
-    recorded: Tensor,
-    gradients: Tensor,
-    arrangement: Arrangement,
-) -> None:
-    """Takes in the gradients of whole jobs at one layer, as ``Accumulator.take`` does for one.
-
-    Args:
-        wanted: The jobs; of the same methods and number of noisy copies.
-        name: The layer.
-        recorded: Its activations of the clean images, as it returned them.
-        gradients: Those of the whole batch, as it returned them.
-        arrangement: How both lie on the image.
-    """
-    made = wanted[0][3]
-    samples = made.samples
-    room = len(wanted)
-    if samples:
-        room = max(1, _TOGETHER // max(1, MomentSum.BYTES * gradients[0].numel()))
-    for start in range(0, len(wanted), room):
-        group = wanted[start : start + room]
-        clean = to_maps(_rows(recorded, [each[0].clean or 0 for each in group]), arrangement)
-        rows = [each[0].start + row for each in group for row in range(1 + samples)]
-        found = to_maps(_rows(gradients, rows), arrangement)
-        found = found.reshape(len(group), 1 + samples, *found.shape[1:])
-        evidence = Evidence(clean, found[:, 0])
-        places = [(index, accumulator) for _, index, _, accumulator in group]
-        for row, (index, accumulator) in enumerate(places):
-            own = clean[row : row + 1], found[row, :1]
-            if (known := accumulator.allowance.keep(name, *own)) is not None:
-                accumulator.evidence[index, name] = known
-        total = MomentSum() if samples else None
-        if total is not None:
-            total.add(found[:, 1:].transpose(0, 1))
-        _make_maps(places, name, made.methods, evidence, total)
-
-
-def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
-    """Some rows of a tensor: a view where they follow each other."""
-    if list(rows) == list(range(rows[0], rows[0] + len(rows))):
-        return tensor[rows[0] : rows[0] + len(rows)]
-    return tensor[list(rows)]
 
 
 _saved_names: dict[type, list[str]] = {}

@@ -21,6 +21,7 @@ from cam_hub.attribution.passes.forward import (
     Allowance,
     JobState,
     Trace,
+    Wanted,
     anatomy,
     forward,
 )
@@ -168,7 +169,9 @@ def _run_in_chunks(job: Job, room: BatchLimit, keep: int, *, copying: bool) -> F
         before = None
         if job.progress is not None:
             before = partial(_report, job.progress, number, total, len(classes))
-        steps = [[(segment, index, contrast, made)] for index in classes]
+        steps: list[list[Wanted]] = []
+        for index in classes:
+            steps += [[(segment, index, contrast, made)]]
         trace.backward(steps, keep_graph=kept, before=before)
     traces = traces if len(traces) == total else traces[:1]
     return Finished(state.result(), target, traces, made)
