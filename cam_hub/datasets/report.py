@@ -32,11 +32,13 @@ from cam_hub.errors import (
     ImageRefused,
     InvalidArgument,
     RowNotFound,
+    SourceUnavailable,
     nearest_names,
 )
 from cam_hub.faithfulness import Evidence
 from cam_hub.images.decoding import open_image
 from cam_hub.images.geometry import Placement
+from cam_hub.images.remote import RemoteFile, is_address
 from cam_hub.methods import METHODS, fuse
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results.explanation import Explanation, read_predictions
@@ -600,13 +602,14 @@ class DatasetReport:
         Raises:
             ImageRefused: If it is neither there nor in the source.
         """
-        if path is not None and self._source is None and Path(path).is_file():
-            return path
+        place = _place_of(path)
+        if place is not None and self._source is None:
+            return place
         if key in self._fetched:
             return self._fetched[key]
         source = self._opened(key)
-        if path is not None and Path(path).is_file() and self.job["source"] == source.facts:
-            return path
+        if place is not None and self.job["source"] == source.facts:
+            return place
         sample = source.find(key)
         if sample is None or sample.error is not None or sample.picture is None:
             raise ImageRefused(f"the source has no image {key!r} any more")
@@ -621,9 +624,11 @@ class DatasetReport:
                 raise ImageRefused(f"{key!r} is not a file, and {reason}")
             try:
                 self._source = open_source(place)
-            except InvalidArgument as error:
-                moved = "give its new place to DatasetReport.open(out, source=…)"
-                raise ImageRefused(f"{key!r} is not there any more: {moved}") from error
+            except (InvalidArgument, SourceUnavailable) as error:
+                moved = "give its place to DatasetReport.open(out, source=…)"
+                raise ImageRefused(
+                    f"{key!r} cannot be found: {error} If it was moved, {moved}"
+                ) from error
         return self._source
 
     def __repr__(self) -> str:
@@ -631,6 +636,15 @@ class DatasetReport:
         known = "" if accuracy is None else f", accuracy={accuracy:.3f}"
         model = self.job["model"]["id"]
         return f"DatasetReport({len(self):,} rows, model={model!r}{known})"
+
+
+def _place_of(path: str | None) -> str | RemoteFile | None:
+    """What the path of a row leads to; None if it is not there any more."""
+    if path is None:
+        return None
+    if is_address(path):
+        return RemoteFile.at(path)
+    return path if Path(path).is_file() else None
 
 
 def _predictions(entries: Any) -> tuple[Prediction, ...]:
