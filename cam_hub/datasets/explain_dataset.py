@@ -77,8 +77,9 @@ def explain_dataset(
             paths (``path``, ``file_name`` …) or of image files' bytes (``image``, ``bytes``) and
             maybe ``label`` and ``key``; ``.tar`` archives of WebDataset, also as
             ``"shard-{000..127}.tar"``; an address of any of these, such as ``"s3://bucket/photos"``;
-            a folder that ``datasets`` saved by ``save_to_disk``; or an object that
-            ``explain_many`` takes. Keys that repeat get ``#2``, ``#3`` … at their end.
+            a data set on the Hub such as ``"owner/name@revision:config/split"``; a folder that
+            ``datasets`` saved by ``save_to_disk``; or an object that ``explain_many`` takes. Keys
+            that repeat get ``#2``, ``#3`` … at their end.
             An object must give the same images in the same order for a job to be resumed.
         out: The folder of the rows, which is made if need be.
         runner: ``"local"``: in this process.

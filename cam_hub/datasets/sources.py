@@ -22,6 +22,7 @@ from typing import IO, Any, Final
 
 from cam_hub._text import first_line
 from cam_hub.attribution.samples import Sample, labelled_files, open_samples
+from cam_hub.datasets.hub import HubSplit, open_split, read_split
 from cam_hub.datasets.parts import is_part
 from cam_hub.datasets.remote import list_address
 from cam_hub.datasets.rows import plain_text, require
@@ -34,8 +35,8 @@ __all__ = ["DataSource", "open_source"]
 
 _WANTED = (
     "a folder of images, a glob, a .csv or .parquet file, a data set that was saved by "
-    "save_to_disk, .tar archives, an address such as s3://bucket/folder of any of these, or an "
-    "object that explain_many takes"
+    "save_to_disk, .tar archives, an address such as s3://bucket/folder of any of these, a data "
+    "set on the Hub such as owner/name:split, or an object that explain_many takes"
 )
 _IMAGE_COLUMNS = ("image", "img", "bytes", "picture", "photo")
 _PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image_path",
@@ -110,12 +111,29 @@ def open_source(source: Any, *, clips: bool = False) -> DataSource:
     facts = {"kind": type(source).__name__, "count": count}
     if isinstance(fingerprint := getattr(source, "_fingerprint", None), str):
         facts["fingerprint"] = fingerprint
-    return DataSource(facts, count, lambda: iter(open_samples(encoded, clips=clips)))
+    return DataSource(facts, count, lambda: map(_fetchable, open_samples(encoded, clips=clips)))
+
+
+def _fetchable(sample: Sample) -> Sample:
+    """A sample of a stream whose image is still behind an address."""
+    if isinstance(sample.picture, Mapping) and (address := _address_in(sample.picture)):
+        return replace(sample, picture=RemoteFile.at(address))
+    return sample
+
+
+def _address_in(image: object) -> str | None:
+    """The address in an image of a table, which may have its bytes or a path instead."""
+    if isinstance(image, Mapping):
+        image = image.get("path") if image.get("bytes") is None else None
+    return image if isinstance(image, str) and is_address(image) else None
 
 
 def _open_path(text: str) -> DataSource:
     if not text.strip():
         raise InvalidArgument("source", text, _WANTED)
+    marked = read_split(text) if text.startswith("hf://") else None
+    if marked is not None:
+        return _open_hub(marked)
     if is_address(text):
         return _open_address(text)
     try:
@@ -127,6 +145,8 @@ def _open_path(text: str) -> DataSource:
         return _open_folder(path)
     files = [path] if exists else _matches(str(path))
     facts = {"path": os.path.abspath(path)}  # noqa: PTH100 - as it was given
+    if not exists and not files and (wanted := _hub_id(text)) is not None:
+        return _open_hub(wanted)
     if not files or (exists and not path.is_file()):  # opening a pipe would wait for ever
         raise InvalidArgument("source", text, _WANTED)
     if (found := _open_files(files, facts)) is not None:
@@ -245,11 +265,44 @@ def _open_saved(folder: Path, facts: Mapping[str, Any]) -> DataSource:
     return replace(open_source(found), facts=facts)
 
 
+def _hub_id(text: str) -> HubSplit | None:
+    """The data set on the Hub that a text may name, rather than a file that is missing."""
+    endings = (*_TABLES, *_PARQUET, *_ARCHIVES, *file_endings())
+    return None if text.lower().endswith(endings) else read_split(text)
+
+
+def _open_hub(wanted: HubSplit) -> DataSource:
+    """A data set on the Hub. The commit is a part of its facts, so that one job has only one."""
+    rows = open_split(wanted, (*_IMAGE_COLUMNS, *_PATH_COLUMNS), _LABEL_COLUMNS, _KEY_COLUMNS)
+    start = f"hf://datasets/{wanted.repo}@{rows.split.revision}/"
+    beside = RemoteFile.at(f"{start}README.md")
+
+    def read() -> Iterator[Sample]:
+        for position, row in enumerate(rows):
+            address = _address_in(row[rows.image])
+            if address is not None and not address.rpartition("::")[2].startswith(start):
+                refused = ImageRefused(f"{address} is not a file of this data set")
+                yield Sample(position, None, error=refused)
+                continue
+            found = _parquet_sample(
+                row, rows.image, rows.label, rows.key, beside, position, rows.class_names
+            )
+            if address is not None and found.key == address:  # maybe in an archive
+                inner = address.removeprefix("zip://").partition("::")[0]
+                found = replace(found, key=inner.removeprefix(start))
+            yield found
+
+    facts = {"kind": "hub", "path": str(rows.split), "revision": rows.split.revision}
+    return DataSource(facts, rows.count, read)
+
+
 def _undecoded(source: Any) -> Any:
     """A data set of the library ``datasets`` whose images stay encoded."""
     features = getattr(source, "features", None)
     if not isinstance(features, Mapping) or not hasattr(source, "cast_column"):
         return source
+    if hasattr(source, "decode"):  # a stream
+        return source.decode(False)
     for name, feature in features.items():
         if type(feature).__name__ == "Image" and getattr(feature, "decode", False):
             source = source.cast_column(name, type(feature)(decode=False))

@@ -234,6 +234,7 @@ class Files(SimpleHTTPRequestHandler):
 
 @contextmanager
 def web(folder: Path) -> Iterator[str]:
+    pytest.importorskip("aiohttp")
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Files, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
