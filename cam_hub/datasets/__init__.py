@@ -11,5 +11,6 @@
 | ``runner`` | the local runner: explains what has no row yet |
 | ``report`` | ``DatasetReport``: rows, and statistics over them |
 | ``html`` | a report as one HTML page |
+| ``push`` | the rows in a dataset repo on the Hub |
 | ``clusters`` | groups of images of a class whose maps are alike |
 """

@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from cam_hub._validation import check_sizes, check_whole, check_word
+from cam_hub._validation import check_flag, check_sizes, check_whole, check_word
+from cam_hub.attribution.passes import Progress
 from cam_hub.attribution.preparation import prepare
 from cam_hub.attribution.reproduce import reproduce
+from cam_hub.attribution.samples import Sample
 from cam_hub.datasets.clusters import GRID, MIN_IMAGES, MapCluster, cluster_maps, heat_shares
 from cam_hub.datasets.html import check_page, write_page
 from cam_hub.datasets.parts import PartFolder
+from cam_hub.datasets.push import PushedRows
 from cam_hub.datasets.rows import manifest_of, require, unpacked
 from cam_hub.datasets.sources import DataSource, open_source
 from cam_hub.errors import (
@@ -45,6 +48,7 @@ from cam_hub.results.explanation import Explanation, read_predictions
 from cam_hub.results.maps import Map, Pictures
 from cam_hub.results.overlay import Box
 from cam_hub.results.serialization import folder_path
+from cam_hub.results.upload import HubWriter
 from cam_hub.targets.classes import Prediction
 from cam_hub.targets.region import RegionChoice, read_region
 
@@ -283,6 +287,7 @@ class DatasetReport:
         self._source = source
         self.model = model
         self._fetched: dict[str, object] = {}
+        self._ahead: Iterator[tuple[str, Sample]] | None = None
         self._held: OrderedDict[Path, tuple[list[dict[str, Any]], dict[str, Any]]] = OrderedDict()
 
     @classmethod
@@ -571,6 +576,50 @@ class DatasetReport:
         write_page(self, file)
         return file
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        token: str | None = None,
+        private: bool | None = None,
+        photos: bool = True,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> str:
+        """Writes the rows into a dataset repo on the Hub, whose viewer shows them, by one commit.
+
+            report.push_to_hub("owner/rows")
+            rows = datasets.load_dataset("owner/rows", split="train")
+
+        Each row has the photo, a small overlay, and all columns but the path of its file. Photos
+        are encoded anew, without metadata such as the place. Paths of this machine are not written.
+        ``DatasetReport.open(folder, source="owner/rows")`` opens the folder ``data`` of a download.
+
+        Args:
+            repo_id: ``owner/name`` of the dataset repo; made if there is none.
+            token: Access token with the role "write"; None for that of the environment or login.
+            private: Whether only the owner may see the repo. None: private if it is made now,
+                otherwise as it is.
+            photos: Whether the photos themselves are written.
+            overwrite: Whether a repo may be written to that has other files than such rows; its
+                card and the rows in it are replaced, other files stay. Earlier rows of ours are
+                replaced in any case.
+            progress: Called with the part that is done and a few words before the upload.
+
+        Returns:
+            The repo's address.
+
+        Raises:
+            InvalidArgument: If ``repo_id`` does not work.
+            HubRefused: If a token is missing, or does not allow this; if the repo holds something
+                else, or is not as private as requested.
+            HubUnavailable: If the Hub does not answer as it should; the repo is as before.
+        """
+        check_flag("photos", photos)
+        check_flag("overwrite", overwrite)
+        pushed = PushedRows(self, self._folder, photos, progress)
+        return pushed.push(HubWriter(repo_id, "dataset", token), private, overwrite)
+
     def columns(self, *names: str) -> Iterator[dict[str, Any]]:
         """Some columns of all rows, as dictionaries; one file at a time is in memory."""
         return self._folder.columns(*names)
@@ -578,19 +627,26 @@ class DatasetReport:
     def fetch(self, keys: Iterable[str]) -> None:
         """Reads images that are not files of their own, for overlays: all in one pass.
 
+        The source is read on from where the last call stopped, which suits keys in the order of the
+        rows, and then from its beginning. Images of earlier calls are forgotten.
+
         Args:
             keys: The images; those that are not found are passed over.
         """
+        self._fetched = {}
         wanted = {key for key in keys if self[key].path is None}
-        if not wanted:
-            return
-        with suppress(CamHubError):
-            for key, sample in self._opened(min(wanted)).keyed():
-                if key in wanted and sample.error is None:
-                    self._fetched[key] = sample.picture
-                    wanted.discard(key)
-                if not wanted:
-                    break
+        for again in (False, True):
+            if not wanted:
+                return
+            with suppress(CamHubError):
+                if self._ahead is None or again:
+                    self._ahead = self._opened(min(wanted)).keyed()
+                for key, sample in self._ahead:
+                    if key in wanted and sample.error is None:
+                        self._fetched[key] = sample.picture
+                        wanted.discard(key)
+                    if not wanted:
+                        return
 
     def find_image(self, key: str, path: str | None) -> object:
         """The image of a row, as ``explain`` takes it.
