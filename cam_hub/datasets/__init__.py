@@ -12,5 +12,6 @@
 | ``report`` | ``DatasetReport``: rows, and statistics over them |
 | ``html`` | a report as one HTML page |
 | ``push`` | the rows in a dataset repo on the Hub |
+| ``exports`` | a report in FiftyOne and Spotlight |
 | ``clusters`` | groups of images of a class whose maps are alike |
 """

@@ -36,7 +36,7 @@ from cam_hub.results.upload import (
 if TYPE_CHECKING:
     from cam_hub.datasets.report import DatasetReport, DatasetRow
 
-__all__ = ["PushedRows"]
+__all__ = ["PushedRows", "jpeg", "thumbnail"]
 
 _CARD: Final = "README.md"
 _MARK: Final = "<!-- cam_hub: rows of a dataset -->"
@@ -180,12 +180,11 @@ class PushedRows:
         with suppress(CamHubError):
             if row.error is None:
                 explanation = row.explanation()
-                photo, overlay = explanation.photo, explanation.overlay()
-                overlay.thumbnail((_SIDE, _SIDE))
-                found["overlay"] = _encoded(overlay)
+                photo = explanation.photo
+                found["overlay"] = _stored(thumbnail(explanation.overlay()))
             else:
                 photo = row.photo()
-            found["image"] = _encoded(photo) if self.photos else None
+            found["image"] = _stored(photo) if self.photos else None
         return found
 
     def _card(self, repo_id: str) -> str:
@@ -251,8 +250,19 @@ def _distinct(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _encoded(picture: Image.Image) -> dict[str, Any]:
+def _stored(picture: Image.Image) -> dict[str, Any]:
     """A picture as the library ``datasets`` stores it."""
+    return {"bytes": jpeg(picture), "path": None}
+
+
+def jpeg(picture: Image.Image) -> bytes:
+    """A picture as a JPEG file without metadata."""
     buffer = io.BytesIO()
     picture.convert("RGB").save(buffer, "JPEG", quality=_QUALITY)
-    return {"bytes": buffer.getvalue(), "path": None}
+    return buffer.getvalue()
+
+
+def thumbnail(picture: Image.Image) -> Image.Image:
+    """A picture, scaled down in place to at most 256 pixels."""
+    picture.thumbnail((_SIDE, _SIDE))
+    return picture

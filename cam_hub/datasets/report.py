@@ -25,6 +25,7 @@ from cam_hub.attribution.preparation import prepare
 from cam_hub.attribution.reproduce import reproduce
 from cam_hub.attribution.samples import Sample
 from cam_hub.datasets.clusters import GRID, MIN_IMAGES, MapCluster, cluster_maps, heat_shares
+from cam_hub.datasets.exports import fiftyone_dataset, spotlight_table
 from cam_hub.datasets.html import check_page, write_page
 from cam_hub.datasets.parts import PartFolder
 from cam_hub.datasets.push import PushedRows
@@ -160,6 +161,32 @@ class DatasetRow:
     def map(self) -> Map | None:
         """The map of the first class at the first layer; None for an image with an error."""
         return next(iter(self.maps.values()), None)
+
+    def heat(self, size: tuple[int, int] | None = None) -> NDArray[np.float64] | None:
+        """What supports the first class: its map without values below 0, un-normalised.
+
+        Of several layers it is the fusion, of a clip the maximum over time.
+
+        Args:
+            size: Rows and columns, linear between the cells' centres; None for the layer's own
+                grid, of several layers that of the first.
+
+        Returns:
+            Float64 ``(rows, cols)`` over the model's input; None without heat.
+        """
+        if not self.maps or self.method is None:
+            return None
+        first = self.classes[0].class_index
+        cams = [self.maps[first, layer] for layer in self.layers]
+        cams = [cam.max(axis=0) if cam.ndim == 3 else cam for cam in cams]
+        if len(cams) > 1:
+            maps = [torch.from_numpy(cam.copy())[None] for cam in cams]
+            method = METHODS[self.method].signed(self.manifest()["options"].get("sign", "for"))
+            cams = [fuse(maps, method)[0].numpy()]
+        heat = np.maximum(cams[0].astype(np.float64), 0)
+        if not (np.isfinite(heat).all() and heat.any()):
+            return None
+        return heat if size is None else _resized(heat, *size)
 
     def manifest(self, image: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The manifest of the explanation; without the digest of the image unless it is given.
@@ -442,7 +469,7 @@ class DatasetReport:
         sums: dict[str, NDArray[np.float64]] = {}
         counts: dict[str, int] = {}
         for row in self:
-            name, heat = _group_of(row, by), _heat_of(row)
+            name, heat = _group_of(row, by), row.heat()
             if name is None or heat is None:
                 continue
             wide = _resized(heat / heat.max(), rows, cols)
@@ -467,7 +494,7 @@ class DatasetReport:
         found = []
         for row in self:
             region = regions(row) if callable(regions) else regions.get(row.key)
-            heat = _heat_of(row)
+            heat = row.heat()
             if region is None or heat is None or row.placement is None:
                 continue
             rows, cols = row.placement.input_size
@@ -509,9 +536,8 @@ class DatasetReport:
             name = _group_of(row, by)
             if name is None or label not in (None, name):
                 continue
-            if (heat := _heat_of(row)) is not None:
-                shares = heat_shares(_resized(heat, GRID, GRID))
-                images.setdefault(name, []).append((row.key, shares, row.correct))
+            if (heat := row.heat((GRID, GRID))) is not None:
+                images.setdefault(name, []).append((row.key, heat_shares(heat), row.correct))
         if label is not None and not images:
             raise InvalidArgument("label", label, "the label of an image with a map")
         found = []
@@ -555,6 +581,65 @@ class DatasetReport:
             frame[name] = frame[name].astype("Int64")
         frame["correct"] = frame["correct"].astype("boolean")
         return frame
+
+    def to_fiftyone(
+        self,
+        name: str | None = None,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        persistent: bool = False,
+        overwrite: bool = False,
+    ) -> Any:
+        """A ``fiftyone.Dataset`` with a sample for each image, for the FiftyOne App.
+
+            dataset = report.to_fiftyone("where it looks")
+            fiftyone.launch_app(dataset.match(F("correct") == False).sort_by("focus"))
+
+        Fields, as far as known: ``ground_truth``, ``prediction`` (as ``evaluate_classifications``
+        takes them), ``predictions`` (the five most probable), ``heatmap`` and ``boxes`` of the
+        ``explained`` class, ``focus``, ``correct``, ``verdict``, a value ``evidence_cover`` or the
+        like for each test, ``key``, ``method``, ``layers``, ``error``, ``message``.
+
+        Args:
+            name: The dataset's name in FiftyOne; None for one of FiftyOne's choice.
+            folder: Where photos are written that are not files on this machine, such as those of
+                archives: FiftyOne shows files. Photos that are not there any more have no sample.
+            persistent: Whether FiftyOne keeps the dataset beyond this session.
+            overwrite: Whether a dataset of that name is replaced.
+
+        Raises:
+            InvalidArgument: If the name is taken, or ``folder`` is needed.
+            PackageMissing: If FiftyOne is not installed.
+            DiskUnavailable, SaveFailed: If the system refuses to write photos.
+        """
+        check_flag("persistent", persistent)
+        check_flag("overwrite", overwrite)
+        place = None if folder is None else folder_path(folder, "folder").absolute()
+        return fiftyone_dataset(self, name, place, persistent=persistent, overwrite=overwrite)
+
+    def to_spotlight(self, *, overlays: bool = True) -> tuple[Any, dict[str, str]]:
+        """A table for Renumics Spotlight, and the types of its columns.
+
+            frame, types = report.to_spotlight()
+            spotlight.show(frame, dtype=types)
+
+        The columns of ``to_pandas``, and ``overlay`` (a JPEG file of at most 256 pixels), ``box``
+        (the first of the boxes, as Spotlight takes it), and ``map`` (the heat on 14 × 14 cells, by
+        which Spotlight lays out images whose maps are alike next to each other).
+
+        Args:
+            overlays: Whether overlays are drawn, which takes the photos, and memory for all of
+                them.
+
+        Returns:
+            A ``pandas.DataFrame``, and the type of each column by its name, for columns whose type
+            does not follow from their values.
+
+        Raises:
+            PackageMissing: If pandas is not installed. Spotlight itself is not needed.
+        """
+        check_flag("overlays", overlays)
+        return spotlight_table(self, overlays=overlays)
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Writes a page to share: one file, with all pictures in it and no scripts.
@@ -724,21 +809,6 @@ def _group_of(row: DatasetRow, by: By) -> str | None:
         return None if row.correct is None else ("correct" if row.correct else "wrong")
     named = row.classes if by == "explained" else row.predictions
     return named[0].label if named else None
-
-
-def _heat_of(row: DatasetRow) -> NDArray[np.float64] | None:
-    """The first class's map, ``(rows, cols)``, at least 0; None without heat."""
-    if not row.maps or row.method is None:
-        return None
-    first = row.classes[0].class_index
-    cams = [row.maps[first, layer] for layer in row.layers]
-    cams = [cam.max(axis=0) if cam.ndim == 3 else cam for cam in cams]
-    if len(cams) > 1:
-        maps = [torch.from_numpy(cam.copy())[None] for cam in cams]
-        method = METHODS[row.method].signed(row.manifest()["options"].get("sign", "for"))
-        cams = [fuse(maps, method)[0].numpy()]
-    heat = np.maximum(cams[0].astype(np.float64), 0)
-    return heat if np.isfinite(heat).all() and heat.any() else None
 
 
 def _resized(heat: NDArray[np.float64], rows: int, cols: int) -> NDArray[np.float64]:
