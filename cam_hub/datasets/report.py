@@ -553,16 +553,22 @@ class DatasetReport:
         Columns: ``key``, ``path``, ``label``, ``label_index``, ``predicted_index``, ``predicted``,
         ``probability``, ``correct``, ``explained`` (label of the first explained class),
         ``method``, ``layers`` (with commas), ``focus``, ``boxes``, ``verdict``, ``error``,
-        ``message``.
+        ``message``; and for each test of the maps its value, as ``evidence_cover``.
 
         Raises:
             PackageMissing: If pandas is not installed.
         """
         pandas = require("pandas")
         columns = ("key", "path", "label", "label_index", "predictions", "correct", "classes",
-                   "method", "layers", "focus", "boxes", "verdict", "error", "message")  # fmt: skip
+                   "method", "layers", "focus", "boxes", "verdict", "evidence", "error",
+                   "message")  # fmt: skip
         rows = []
+        tests: dict[str, None] = {}
         for row in self._folder.columns(*columns):
+            if (evidence := row.pop("evidence")) is not None:
+                values = Evidence.from_dict(json.loads(evidence)).tests
+                row |= {f"evidence_{test.name}": test.value for test in values}
+                tests |= dict.fromkeys(f"evidence_{test.name}" for test in values)
             best = (row.pop("predictions") or [{}])[0]
             explained = (row.pop("classes") or [{}])[0]
             row["layers"] = None if row["layers"] is None else ",".join(row["layers"])
@@ -575,7 +581,7 @@ class DatasetReport:
             rows.append(row)
         order = ["key", "path", "label", "label_index", "predicted_index", "predicted",
                  "probability", "correct", "explained", "method", "layers", "focus", "boxes",
-                 "verdict", "error", "message"]  # fmt: skip
+                 "verdict", "error", "message", *tests]  # fmt: skip
         frame = pandas.DataFrame(rows, columns=order)
         for name in ("label_index", "predicted_index"):
             frame[name] = frame[name].astype("Int64")
