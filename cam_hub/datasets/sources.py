@@ -488,8 +488,11 @@ def _parquet_file(file: _File) -> Any:
     if isinstance(file, Path):
         return parquet.ParquetFile(file)
     stream = file.open()
-    # Some web servers give whole files only.
-    return parquet.ParquetFile(stream if stream.seekable() else io.BytesIO(file.read()))
+    try:
+        stream.seek(0, os.SEEK_END)
+    except (OSError, ValueError):  # some web servers give whole files only
+        stream = io.BytesIO(file.read())
+    return parquet.ParquetFile(stream)
 
 
 def _parquet_sample(

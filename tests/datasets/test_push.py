@@ -10,9 +10,10 @@ import pytest
 import yaml
 from PIL import ExifTags, Image
 
-from cam_hub import DatasetReport, errors, explain_dataset, wrap_model
+from cam_hub import DatasetReport, errors, explain_dataset, load_model, wrap_model
 from tests.conftest import HUB_PORT
 from tests.fakes.hub.shelves import Shelf
+from tests.fakes.repo_folders import network, push
 from tests.fakes.tiny_datasets import CLASSES, colours, folder_of, image
 
 datasets = pytest.importorskip("datasets", "4")
@@ -106,6 +107,15 @@ def test_nothing_of_this_machine_is_pushed(report, shelves):
     for name, content in shelves[REPO].files.items():
         assert b"of-ann" not in content, name
         assert b"Ann Private" not in content, name
+
+
+def test_the_path_of_a_models_folder_is_not_pushed(shelves, tmp_path):
+    push(tmp_path / "of-ann" / "bread", network(num_classes=3))
+    model = load_model(tmp_path / "of-ann" / "bread", device="cpu")
+    report = explain_dataset(model, [image(0)], tmp_path / "out", method="layercam")
+    report.push_to_hub("ann/rows")
+    assert b"local-dir:bread" in shelves[REPO].files["data/part-00000.parquet"]
+    assert b"of-ann" not in b"".join(shelves[REPO].files.values())
 
 
 def test_without_photos_and_progress(report, shelves):
