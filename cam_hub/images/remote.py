@@ -124,12 +124,23 @@ class RemoteFile:
         """
         try:
             with plain_errors(self.shown), self.open() as file:
-                found = file.read(MAX_BYTES + 1)
+                found = _content(file)
         except SourceUnavailable as error:
             raise ImageRefused(f"{self.shown} cannot be read: {error.reason}") from error
         if len(found) > MAX_BYTES:
             raise ImageRefused(f"{self.shown} has more than {MAX_BYTES:,} bytes, the limit")
         return found
+
+
+def _content(file: IO[bytes]) -> bytes:
+    """The rest of a file, or the first bytes of it if it is too large."""
+    pieces: list[bytes] = []
+    size = 0
+    # Streams from the web give what has arrived, before their end.
+    while size <= MAX_BYTES and (piece := file.read(MAX_BYTES + 1 - size)):
+        pieces.append(piece)
+        size += len(piece)
+    return b"".join(pieces)
 
 
 @contextmanager

@@ -140,6 +140,13 @@ class TestKinds:
         # One of its files, by its address.
         check(model, "hf://datasets/anna/colours/train-0000.tar", tmp_path / "other")
 
+    def test_files_that_were_added_to_a_folder_are_found(self, hub):
+        hub.uploaded[REPO] = shelf = Shelf(files={"red/0.png": encoded(0)})
+        place = "hf://datasets/anna/colours/red"
+        assert [key for key, _ in open_source(place).keyed()] == ["0.png"]
+        shelf.files["red/3.png"] = encoded(3)
+        assert [key for key, _ in open_source(place).keyed()] == ["0.png", "3.png"]
+
     def test_a_streamed_data_set_as_an_object(self, model, hub, tmp_path):
         files = {f"{CLASSES[number % 3]}/{number}.png": encoded(number) for number in range(COUNT)}
         hub.uploaded[REPO] = Shelf(files=files)
