@@ -223,8 +223,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, hub_errors.RevisionNotFoundError):
         return "it has no such revision"
     if isinstance(error, hub_errors.RepositoryNotFoundError):
-        return (
-            "there is no folder and no data set on the Hub of this name; or it is private: then "
-            f"log in {_LOG_IN}"
-        )
+        return f"there is no data set of this name; or it is private: then log in {_LOG_IN}"
     return clean_line(first_line(error), 300)

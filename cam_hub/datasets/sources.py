@@ -26,7 +26,13 @@ from cam_hub.datasets.hub import HubSplit, open_split, read_split
 from cam_hub.datasets.parts import is_part
 from cam_hub.datasets.remote import list_address
 from cam_hub.datasets.rows import plain_text, require
-from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument, PackageMissing
+from cam_hub.errors import (
+    CamHubError,
+    ImageRefused,
+    InvalidArgument,
+    PackageMissing,
+    SourceUnavailable,
+)
 from cam_hub.images.decoding import file_endings, local_path
 from cam_hub.images.remote import MAX_BYTES, RemoteFile, is_address
 from cam_hub.targets.classes import LabelledClass, as_index
@@ -146,7 +152,14 @@ def _open_path(text: str) -> DataSource:
     files = [path] if exists else _matches(str(path))
     facts = {"path": os.path.abspath(path)}  # noqa: PTH100 - as it was given
     if not exists and not files and (wanted := _hub_id(text)) is not None:
-        return _open_hub(wanted)
+        try:
+            return _open_hub(wanted)
+        except PackageMissing as error:
+            expected = f"{_WANTED}; nothing here has this name, and the Hub needs: {error.command}"
+            raise InvalidArgument("source", text, expected) from error
+        except SourceUnavailable as error:
+            reason = f"nothing here has this name, and on the Hub: {error.reason}"
+            raise SourceUnavailable(text, reason) from error
     if not files or (exists and not path.is_file()):  # opening a pipe would wait for ever
         raise InvalidArgument("source", text, _WANTED)
     if (found := _open_files(files, facts)) is not None:

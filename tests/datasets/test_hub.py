@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -223,7 +224,10 @@ class TestRefusals:
         assert len(list(source.keyed())) == COUNT
 
     def test_not_found(self, hub):
-        with pytest.raises(errors.SourceUnavailable, match="no folder and no data set on the Hub"):
+        words = (
+            "'anna/nothing' cannot be read: nothing here has this name, and on the Hub: there is no"
+        )
+        with pytest.raises(errors.SourceUnavailable, match=words):
             open_source("anna/nothing")
         with pytest.raises(errors.SourceUnavailable, match="no such revision"):
             open_source("anna/colours@v2")
@@ -248,6 +252,13 @@ class TestRefusals:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(errors.SourceUnavailable, match="HF_HUB_OFFLINE is set"):
             open_source("anna/colours")
+
+    def test_without_the_library(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "datasets", None)
+        with pytest.raises(errors.InvalidArgument, match="nothing here has this name"):
+            open_source("photos/train")  # a folder, perhaps
+        with pytest.raises(errors.PackageMissing, match="pip install 'datasets>=4'"):
+            open_source("hf://datasets/anna/colours")
 
     def test_a_hub_that_fails(self, hub):
         hub.broken = True
