@@ -10,6 +10,7 @@
 | ``parts`` | the folder of Parquet files: its job, its keys, its next file |
 | ``runner`` | the local runner: explains what has no row yet |
 | ``report`` | ``DatasetReport``: rows, and statistics over them |
+| ``report_row`` | ``DatasetRow``: one of these rows, its overlay and its explanation |
 | ``html`` | a report as one HTML page |
 | ``push`` | the rows in a dataset repo on the Hub |
 | ``exports`` | a report in FiftyOne and Spotlight |

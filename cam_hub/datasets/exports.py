@@ -26,7 +26,8 @@ from cam_hub.errors import (
 from cam_hub.images.remote import is_address
 
 if TYPE_CHECKING:
-    from cam_hub.datasets.report import DatasetReport, DatasetRow
+    from cam_hub.datasets.report import DatasetReport
+    from cam_hub.datasets.report_row import DatasetRow
 
 __all__ = ["fiftyone_dataset", "spotlight_table"]
 

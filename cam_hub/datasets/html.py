@@ -26,7 +26,8 @@ from cam_hub.results.serialization import folder_path
 
 if TYPE_CHECKING:
     from cam_hub.datasets.clusters import MapCluster
-    from cam_hub.datasets.report import DatasetReport, DatasetRow
+    from cam_hub.datasets.report import DatasetReport
+    from cam_hub.datasets.report_row import DatasetRow
 
 __all__ = ["check_page", "page_of", "write_page"]
 

@@ -34,7 +34,8 @@ from cam_hub.results.upload import (
 )
 
 if TYPE_CHECKING:
-    from cam_hub.datasets.report import DatasetReport, DatasetRow
+    from cam_hub.datasets.report import DatasetReport
+    from cam_hub.datasets.report_row import DatasetRow
 
 __all__ = ["PushedRows", "jpeg", "thumbnail"]
 
