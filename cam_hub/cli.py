@@ -236,7 +236,8 @@ def _add_dataset(commands: Any) -> argparse.ArgumentParser:
         "source",
         metavar="SOURCE",
         help="folder of images or of class folders; glob in quotes; .csv, .parquet or .tar files; "
-        "or a folder that the library datasets saved",
+        "an address of these, such as s3://…; a data set on the Hub: OWNER/NAME:SPLIT; or a folder "
+        "that the library datasets saved",
     )
     dataset.add_argument("out", metavar="OUT", help="folder of the rows; the same one resumes")
     dataset.add_argument(
@@ -252,6 +253,11 @@ def _add_dataset(commands: Any) -> argparse.ArgumentParser:
     )
     dataset.add_argument("--threads", type=int, help="how many read images (one per processor)")
     dataset.add_argument("--html", metavar="FILE", help="also write the report as one HTML page")
+    dataset.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="also write the rows into this dataset repo on the Hub; private if it is made now",
+    )
     dataset.add_argument("--runner", default="local", help="what runs the job (%(default)s)")
     return dataset
 
@@ -515,9 +521,12 @@ def _dataset(options: argparse.Namespace) -> int:
     """
     from cam_hub.datasets.explain_dataset import explain_dataset  # noqa: PLC0415
     from cam_hub.datasets.html import check_page  # noqa: PLC0415
+    from cam_hub.results.upload import HubWriter  # noqa: PLC0415
 
     if options.html is not None:
         check_page(options.html)
+    if options.push is not None:
+        HubWriter(options.push, "dataset")  # refuses a wrong name and a missing token now
     line = _ProgressLine()
     try:
         report = explain_dataset(
@@ -546,6 +555,13 @@ def _dataset(options: argparse.Namespace) -> int:
     _write(f"saved to {options.out}\n")
     if options.html is not None:
         _write(f"report: {report.to_html(options.html)}\n")
+    if options.push is not None:
+        line = _ProgressLine()
+        try:
+            address = report.push_to_hub(options.push, progress=line)
+        finally:
+            line.end()
+        _write(f"pushed to {address}\n")
     return int(bool(errors))
 
 

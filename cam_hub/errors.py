@@ -32,6 +32,7 @@ __all__ = [
     "PackageMissing",
     "RowNotFound",
     "SaveFailed",
+    "SourceUnavailable",
     "TooMuch",
 ]
 
@@ -305,6 +306,22 @@ class HubRefused(CamHubError, PermissionError):
     def __init__(self, repo_id: str, reason: str) -> None:
         super().__init__(f"{_short(repo_id)} was not written to: {reason}")
         self.repo_id = repo_id
+        self.reason = reason
+
+
+class SourceUnavailable(CamHubError, ConnectionError):
+    """A dataset on another machine cannot be read: it is not there, not allowed, or not reached.
+
+    Attributes:
+        source: Its address or ID, without passwords.
+        reason: Why.
+    """
+
+    code = "source_unavailable"
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{_short(source)} cannot be read: {reason}")
+        self.source = source
         self.reason = reason
 
 

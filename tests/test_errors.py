@@ -25,6 +25,7 @@ EXAMPLES = [
     errors.DiskUnavailable("the disk is full"),
     errors.SaveFailed("results", "No space left on device"),
     errors.HubUnavailable("owner/name", "time-out."),
+    errors.SourceUnavailable("s3://bucket/photos", "access is denied"),
     errors.HubRefused("owner/name", "the access token is for reading."),
 ]
 

@@ -23,7 +23,7 @@ from cam_hub.images.decoding import file_endings, local_path, message_of
 from cam_hub.results.serialization import saved_files
 from cam_hub.targets.classes import LabelledClass, as_index
 
-__all__ = ["Sample", "image_files", "open_samples"]
+__all__ = ["Sample", "image_files", "labelled_files", "open_samples"]
 
 _WANTED = "a folder, a glob, or several images, as in a list, a Dataset or a DataLoader"
 
@@ -136,16 +136,25 @@ def image_files(source: str | os.PathLike[str]) -> Sequence[Sample]:
         raise InvalidArgument("images", str(source), _WANTED)
     if not found:
         raise InvalidArgument("images", str(source), "a folder or a glob with pictures in it")
-    parts = [path.relative_to(root).parts for path in found]
-    labels = sorted({first for first, *rest in parts if rest})
+    return labelled_files((path.relative_to(root).parts, path) for path in found)
+
+
+def labelled_files(files: Iterable[tuple[Sequence[str], object]]) -> Sequence[Sample]:
+    """Files as samples, whose labels are the names of the folders on the first level.
+
+    Args:
+        files: The parts of each file's path in its root folder, and the picture.
+    """
+    found = list(files)
+    labels = sorted({first for (first, *rest), _ in found if rest})
     classes = {
         label: LabelledClass(label, index, len(labels)) for index, label in enumerate(labels)
     }
     return [
-        Sample("/".join(part), path, part[0], classes[part[0]])
+        Sample("/".join(part), picture, part[0], classes[part[0]])
         if len(part) > 1
-        else Sample(part[0], path)
-        for path, part in zip(found, parts, strict=True)
+        else Sample(part[0], picture)
+        for part, picture in found
     ]
 
 

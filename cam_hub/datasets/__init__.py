@@ -4,10 +4,15 @@
 |---|---|
 | ``explain_dataset`` | the public function: checks the job and starts the runner |
 | ``sources`` | what holds the images: folders, tables, archives, Python objects |
+| ``remote`` | what is behind an address such as ``s3://bucket/folder`` |
+| ``hub`` | data sets on the Hub: the split, at a commit |
 | ``rows`` | the schema, and the row of one image |
 | ``parts`` | the folder of Parquet files: its job, its keys, its next file |
 | ``runner`` | the local runner: explains what has no row yet |
 | ``report`` | ``DatasetReport``: rows, and statistics over them |
+| ``report_row`` | ``DatasetRow``: one of these rows, its overlay and its explanation |
 | ``html`` | a report as one HTML page |
+| ``push`` | the rows in a dataset repo on the Hub |
+| ``exports`` | a report in FiftyOne and Spotlight |
 | ``clusters`` | groups of images of a class whose maps are alike |
 """

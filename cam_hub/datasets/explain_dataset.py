@@ -76,8 +76,10 @@ def explain_dataset(
             ``.csv``, ``.tsv`` or ``.parquet`` file, or a glob or folder of these, with a column of
             paths (``path``, ``file_name`` …) or of image files' bytes (``image``, ``bytes``) and
             maybe ``label`` and ``key``; ``.tar`` archives of WebDataset, also as
-            ``"shard-{000..127}.tar"``; a folder that ``datasets`` saved by ``save_to_disk``; or an
-            object that ``explain_many`` takes. Keys that repeat get ``#2``, ``#3`` … at their end.
+            ``"shard-{000..127}.tar"``; an address of any of these, such as ``"s3://bucket/photos"``;
+            a data set on the Hub such as ``"owner/name@revision:config/split"``; a folder that
+            ``datasets`` saved by ``save_to_disk``; or an object that ``explain_many`` takes. Keys
+            that repeat get ``#2``, ``#3`` … at their end.
             An object must give the same images in the same order for a job to be resumed.
         out: The folder of the rows, which is made if need be.
         runner: ``"local"``: in this process.
@@ -115,6 +117,7 @@ def explain_dataset(
         InvalidArgument: If ``out`` belongs to another job, ``source`` has no images, or an
             argument does not work. Nothing is written then.
         PackageMissing: If pyarrow, or what the source needs, is not installed.
+        SourceUnavailable: If the source is on another machine, and cannot be read.
         ModelRefused, OutOfMemory: If the model fails on 32 images in a row, of which no row is
             written.
         DiskUnavailable, SaveFailed: If the system refuses to write. The rows before are kept.

@@ -26,7 +26,8 @@ from cam_hub.results.serialization import folder_path
 
 if TYPE_CHECKING:
     from cam_hub.datasets.clusters import MapCluster
-    from cam_hub.datasets.report import DatasetReport, DatasetRow
+    from cam_hub.datasets.report import DatasetReport
+    from cam_hub.datasets.report_row import DatasetRow
 
 __all__ = ["check_page", "page_of", "write_page"]
 
@@ -132,12 +133,15 @@ def page_of(report: DatasetReport) -> str:
             _count(classes.setdefault(row["label"], _Class()), row)
     groups = _clusters(report)
     worst = [key for _, key in nlargest(_IMAGES, wrong)]
-    focused = {
+    shared = report.shared_maps()
+    galleries = {
+        "Wrong with the highest probability": worst,
+        f"Maps that other classes share: {len(shared):,} images": list(shared)[:_IMAGES],
         "Most focused": [row.key for row in report.most_focused(_IMAGES)],
         "Least focused": [row.key for row in report.least_focused(_IMAGES)],
     }
     members = [key for group in groups for key in group.keys[:_MEMBERS]]
-    report.fetch([*members, *worst, *(key for keys in focused.values() for key in keys)])
+    report.fetch([*members, *(key for keys in galleries.values() for key in keys)])
     title = f"{report.job['model']['id']} on {len(report):,} images"
     parts = [
         f"<h1>{_text(title)}</h1>",
@@ -145,8 +149,7 @@ def page_of(report: DatasetReport) -> str:
         _means(report),
         _class_table(classes, report.mean_maps("label") if classes else {}),
         _cluster_section(report, groups),
-        _gallery(report, "Wrong with the highest probability", worst),
-        *(_gallery(report, heading, keys) for heading, keys in focused.items()),
+        *(_gallery(report, heading, keys) for heading, keys in galleries.items()),
         _errors(report),
     ]
     body = "\n".join(part for part in parts if part)

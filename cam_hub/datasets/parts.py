@@ -18,7 +18,7 @@ from typing import Any
 from cam_hub.datasets.rows import require, schema, split_details
 from cam_hub.errors import DiskUnavailable, InvalidArgument, SaveFailed
 
-__all__ = ["PartFolder", "PartWriter", "check_folder", "is_part"]
+__all__ = ["PartFolder", "PartWriter", "check_folder", "file_metadata", "is_part"]
 
 _JOB = b"cam_hub.job"
 _COMMON = b"cam_hub.manifest"
@@ -77,7 +77,7 @@ class PartFolder:
         """Some of the columns, row by row; one file at a time is in memory.
 
         Args:
-            names: The columns; none for all.
+            names: The columns; none for all of our schema.
         """
         for file in self.files:
             yield from self.rows(file, *names)
@@ -89,7 +89,7 @@ class PartFolder:
             InvalidArgument: If the file is damaged.
         """
         try:
-            table = _open(file).read(columns=list(names) or None)
+            table = _open(file).read(columns=list(names) or schema().names)
             found: list[dict[str, Any]] = table.to_pylist()
         except OSError as error:
             raise _damaged(file, error) from error
@@ -148,7 +148,7 @@ class PartWriter:
         pa = require("pyarrow")
         rows = [dict(row) for row in rows]
         common = split_details(rows)
-        metadata = {_JOB: json.dumps(self._job), _COMMON: json.dumps(common)}
+        metadata = file_metadata(self._job, common)
         table = pa.Table.from_pylist(rows, schema=self._schema.with_metadata(metadata))
         self._save(table, f"part-{self._next:05d}.parquet")
         self._next += 1
@@ -216,6 +216,16 @@ def check_folder(path: Path, job: Mapping[str, Any]) -> None:
         if difference:
             expected = f"an empty folder, or that of the same job; there, {difference}"
             raise InvalidArgument("out", str(path), expected)
+
+
+def file_metadata(job: Mapping[str, Any], common: Mapping[str, Any]) -> dict[bytes, str]:
+    """The metadata of a file.
+
+    Args:
+        job: The job.
+        common: What the manifests of its rows have in common.
+    """
+    return {_JOB: json.dumps(job), _COMMON: json.dumps(common)}
 
 
 def is_part(file: Path) -> bool:

@@ -7,46 +7,44 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import nlargest, nsmallest
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torch.nn.functional import interpolate
 
-from cam_hub._validation import check_sizes, check_whole, check_word
-from cam_hub.attribution.preparation import prepare
-from cam_hub.attribution.reproduce import reproduce
+from cam_hub._validation import check_flag, check_sizes, check_whole, check_word
+from cam_hub.attribution.passes import Progress
+from cam_hub.attribution.samples import Sample
 from cam_hub.datasets.clusters import GRID, MIN_IMAGES, MapCluster, cluster_maps, heat_shares
+from cam_hub.datasets.exports import fiftyone_dataset, spotlight_table
 from cam_hub.datasets.html import check_page, write_page
 from cam_hub.datasets.parts import PartFolder
-from cam_hub.datasets.rows import manifest_of, require, unpacked
+from cam_hub.datasets.push import PushedRows
+from cam_hub.datasets.report_row import DatasetRow, resized
+from cam_hub.datasets.rows import require
 from cam_hub.datasets.sources import DataSource, open_source
 from cam_hub.errors import (
     CamHubError,
     ImageRefused,
     InvalidArgument,
     RowNotFound,
+    SourceUnavailable,
     nearest_names,
 )
 from cam_hub.faithfulness import Evidence
-from cam_hub.images.decoding import open_image
 from cam_hub.images.geometry import Placement
-from cam_hub.methods import METHODS, fuse
+from cam_hub.images.remote import RemoteFile, is_address
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.results.explanation import Explanation, read_predictions
-from cam_hub.results.maps import Map, Pictures
-from cam_hub.results.overlay import Box
+from cam_hub.results.maps import Map
 from cam_hub.results.serialization import folder_path
-from cam_hub.targets.classes import Prediction
+from cam_hub.results.upload import HubWriter
 from cam_hub.targets.region import RegionChoice, read_region
 
-__all__ = ["DatasetReport", "DatasetRow", "HeatInside"]
+__all__ = ["DatasetReport", "HeatInside"]
 
 By = Literal["explained", "predicted", "label", "correct"]
 _GROUPINGS = get_args(By)
@@ -68,195 +66,6 @@ class HeatInside:
     key: str
     share: float
     area: float
-
-
-@dataclass(frozen=True, eq=False)
-class DatasetRow:
-    """One image of a dataset, and what its explanation showed.
-
-    Attributes:
-        key: Identifies the image.
-        path: The absolute path of its file; None if it is not a file of its own.
-        label: Its label, as text; None if none is known.
-        label_index: The model's class of that label; None if it has none.
-        correct: Whether the most probable class is that of the label; None where that is unknown.
-        predictions: The most probable classes, at most five.
-        method: The method; None for an image with an error, and so are ``placement`` and ``focus``.
-        layers: The layers of the maps.
-        classes: The explained classes, with their probabilities.
-        maps: Float32 ``(rows, cols)``, of a clip ``(steps, rows, cols)``, on the layer's own grid
-            and un-normalised, by class index and layer.
-        placement: Where the model's input lay on the photo.
-        boxes: Boxes around what is hotter than half of the maximum, the hottest first, in the
-            photo's pixels; exact to an eighth of a cell of the map.
-        focus: One minus the normalised entropy of the first class's map on the layer's own grid: 1
-            for a single cell, 0 for a flat map. The fusion stands for
-            several layers.
-        evidence: The tests that were asked for; None if there were none.
-        error: The code of the error; None if the image was explained.
-        message: The message of the error.
-    """
-
-    key: str
-    path: str | None
-    label: str | None
-    label_index: int | None
-    correct: bool | None
-    predictions: tuple[Prediction, ...]
-    method: str | None
-    layers: tuple[str, ...]
-    classes: tuple[Prediction, ...]
-    maps: Mapping[tuple[int, str], Map] = field(repr=False)
-    placement: Placement | None = field(repr=False)
-    boxes: tuple[Box, ...] = field(repr=False)
-    focus: float | None
-    evidence: Evidence | None = field(repr=False)
-    error: str | None
-    message: str | None
-    _raw: Mapping[str, Any] = field(repr=False)
-    _common: Mapping[str, Any] = field(repr=False)
-    _report: DatasetReport = field(repr=False)
-
-    @classmethod
-    def read(
-        cls, raw: Mapping[str, Any], common: Mapping[str, Any], report: DatasetReport
-    ) -> DatasetRow:
-        """A row out of a file.
-
-        Args:
-            raw: By column.
-            common: What the manifests of the file's rows have in common.
-            report: The report.
-
-        Raises:
-            InvalidArgument: If a map or a placement cannot be.
-        """
-        placement, evidence = raw["placement"], raw["evidence"]
-        names = ("key", "path", "label", "label_index", "correct", "method", "focus", "error",
-                 "message")  # fmt: skip
-        return cls(
-            **{name: raw[name] for name in names},
-            predictions=_predictions(raw["predictions"]),
-            layers=tuple(raw["layers"] or ()),
-            classes=_predictions(raw["classes"]),
-            maps={
-                (each["class_index"], each["layer"]): unpacked(each) for each in raw["maps"] or ()
-            },
-            placement=None if placement is None else Placement.from_dict(placement),
-            boxes=tuple(Box(*box) for box in raw["boxes"] or ()),
-            evidence=None if evidence is None else Evidence.from_dict(json.loads(evidence)),
-            _raw=raw,
-            _common=common,
-            _report=report,
-        )
-
-    @property
-    def map(self) -> Map | None:
-        """The map of the first class at the first layer; None for an image with an error."""
-        return next(iter(self.maps.values()), None)
-
-    def manifest(self, image: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The manifest of the explanation; without the digest of the image unless it is given.
-
-        Raises:
-            CamHubError: If the image has an error in place of an explanation.
-        """
-        self._check()
-        size = list(self._raw["placement"]["photo_size"])
-        return manifest_of(self._raw, self._common, image or {"size": size, "sha256": ""})
-
-    def image(self) -> object:
-        """The image as ``explain`` takes it: its path, or what the source has for its key.
-
-        Raises:
-            ImageRefused: If it is not there any more.
-        """
-        return self._report.find_image(self.key, self.path)
-
-    def photo(self) -> Image.Image:
-        """The photo, upright, RGB; of a clip a frame.
-
-        Raises:
-            ImageRefused: If it is not there any more, cannot be opened, or has another size than
-                the explained one. Tensors and lists of frames need the model of the report.
-        """
-        return self._pictures(self._report.model).photo
-
-    def _pictures(self, model: LoadedModel | None) -> Pictures:
-        """The explained pictures; those of tensors and of clips as the model opens them."""
-        image = self.image()
-        clip = self.map is not None and self.map.ndim == 3
-        special = isinstance(image, (torch.Tensor, list, tuple))
-        if model is not None and (special or clip):
-            pictures = prepare(model, image).pictures
-        elif special:
-            needed = "give it to DatasetReport.open(out, model=…)"
-            raise ImageRefused(f"{self.key!r} is drawn by the model's preprocessing: {needed}")
-        else:
-            pictures = Pictures([open_image(image)])
-        size = pictures.photo.size
-        if self.placement is not None and size != self.placement.photo_size:
-            was = " × ".join(map(str, self.placement.photo_size))
-            raise ImageRefused(f"{self.key!r} is {size[0]} × {size[1]} now, and was {was}")
-        return pictures
-
-    def explanation(self) -> Explanation:
-        """The explanation, with its photo: for overlays, heatmaps, boxes, ``save`` and so on.
-
-        It is made from the row and the photo. The model is needed for tensors and lists of frames
-        only.
-
-        Raises:
-            CamHubError: If the image has an error in place of an explanation.
-            ImageRefused: As ``photo``.
-        """
-        self._check()
-        pictures = self._pictures(self._report.model)
-        manifest = self.manifest(pictures.facts)
-        if self.placement is None:
-            raise AssertionError("an explained image has a placement")
-        return Explanation(
-            pictures=pictures,
-            placement=self.placement,
-            predictions=read_predictions(manifest["predictions"]),
-            classes=tuple(each.class_index for each in self.classes),
-            layers=self.layers,
-            cams={key: cam.copy() for key, cam in self.maps.items()},
-            labels={each.class_index: each.label for each in self.classes},
-            described=manifest,
-        )
-
-    def overlay(self, class_index: int | None = None, **look: Any) -> Image.Image:
-        """The photo with the heatmap over it, drawn now.
-
-        Args:
-            class_index: One of the explained classes; None for the first.
-            look: Other arguments of ``Explanation.overlay``.
-
-        Raises:
-            CamHubError: As ``explanation`` and ``Explanation.overlay``.
-        """
-        return self.explanation().overlay(class_index, **look)
-
-    def reproduce(self, model: LoadedModel | None = None, **functions: Any) -> Explanation:
-        """Explains the image again, by the same method at the same layers.
-
-        Args:
-            model: The model; None for the one of the report, or the one that the ID names.
-            functions: ``reference``, ``output`` or ``classes``, if one of them was given, as for
-                ``cam_hub.reproduce``.
-
-        Raises:
-            CamHubError: As ``explanation`` and ``cam_hub.reproduce``.
-        """
-        self._check()
-        model = model or self._report.model
-        facts = self._pictures(model).facts
-        return reproduce(self.manifest(facts), self.image(), model=model, **functions)
-
-    def _check(self) -> None:
-        if self.error is not None:
-            raise _stored_error(self.error, self.message or "")
 
 
 class DatasetReport:
@@ -281,6 +90,7 @@ class DatasetReport:
         self._source = source
         self.model = model
         self._fetched: dict[str, object] = {}
+        self._ahead: Iterator[tuple[str, Sample]] | None = None
         self._held: OrderedDict[Path, tuple[list[dict[str, Any]], dict[str, Any]]] = OrderedDict()
 
     @classmethod
@@ -435,10 +245,10 @@ class DatasetReport:
         sums: dict[str, NDArray[np.float64]] = {}
         counts: dict[str, int] = {}
         for row in self:
-            name, heat = _group_of(row, by), _heat_of(row)
+            name, heat = _group_of(row, by), row.heat()
             if name is None or heat is None:
                 continue
-            wide = _resized(heat / heat.max(), rows, cols)
+            wide = resized(heat / heat.max(), rows, cols)
             sums[name] = sums[name] + wide if name in sums else wide
             counts[name] = counts.get(name, 0) + 1
         return {name: (sums[name] / counts[name]).astype(np.float32) for name in sorted(sums)}
@@ -460,13 +270,13 @@ class DatasetReport:
         found = []
         for row in self:
             region = regions(row) if callable(regions) else regions.get(row.key)
-            heat = _heat_of(row)
+            heat = row.heat()
             if region is None or heat is None or row.placement is None:
                 continue
             rows, cols = row.placement.input_size
             whole = read_region(region, Placement.identity(row.placement.photo_size))
             weights = replace(whole, placement=row.placement).weights(rows, cols)
-            wide = _resized(heat, rows, cols)
+            wide = resized(heat, rows, cols)
             share = float((wide * weights).sum() / wide.sum())
             found.append(HeatInside(row.key, share, float(weights.mean())))
         return sorted(found, key=lambda each: (each.share, each.key))
@@ -502,9 +312,8 @@ class DatasetReport:
             name = _group_of(row, by)
             if name is None or label not in (None, name):
                 continue
-            if (heat := _heat_of(row)) is not None:
-                shares = heat_shares(_resized(heat, GRID, GRID))
-                images.setdefault(name, []).append((row.key, shares, row.correct))
+            if (heat := row.heat((GRID, GRID))) is not None:
+                images.setdefault(name, []).append((row.key, heat_shares(heat), row.correct))
         if label is not None and not images:
             raise InvalidArgument("label", label, "the label of an image with a map")
         found = []
@@ -520,16 +329,22 @@ class DatasetReport:
         Columns: ``key``, ``path``, ``label``, ``label_index``, ``predicted_index``, ``predicted``,
         ``probability``, ``correct``, ``explained`` (label of the first explained class),
         ``method``, ``layers`` (with commas), ``focus``, ``boxes``, ``verdict``, ``error``,
-        ``message``.
+        ``message``; and for each test of the maps its value, as ``evidence_cover``.
 
         Raises:
             PackageMissing: If pandas is not installed.
         """
         pandas = require("pandas")
         columns = ("key", "path", "label", "label_index", "predictions", "correct", "classes",
-                   "method", "layers", "focus", "boxes", "verdict", "error", "message")  # fmt: skip
+                   "method", "layers", "focus", "boxes", "verdict", "evidence", "error",
+                   "message")  # fmt: skip
         rows = []
+        tests: dict[str, None] = {}
         for row in self._folder.columns(*columns):
+            if (evidence := row.pop("evidence")) is not None:
+                values = Evidence.from_dict(json.loads(evidence)).tests
+                row |= {f"evidence_{test.name}": test.value for test in values}
+                tests |= dict.fromkeys(f"evidence_{test.name}" for test in values)
             best = (row.pop("predictions") or [{}])[0]
             explained = (row.pop("classes") or [{}])[0]
             row["layers"] = None if row["layers"] is None else ",".join(row["layers"])
@@ -542,12 +357,71 @@ class DatasetReport:
             rows.append(row)
         order = ["key", "path", "label", "label_index", "predicted_index", "predicted",
                  "probability", "correct", "explained", "method", "layers", "focus", "boxes",
-                 "verdict", "error", "message"]  # fmt: skip
+                 "verdict", "error", "message", *tests]  # fmt: skip
         frame = pandas.DataFrame(rows, columns=order)
         for name in ("label_index", "predicted_index"):
             frame[name] = frame[name].astype("Int64")
         frame["correct"] = frame["correct"].astype("boolean")
         return frame
+
+    def to_fiftyone(
+        self,
+        name: str | None = None,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        persistent: bool = False,
+        overwrite: bool = False,
+    ) -> Any:
+        """A ``fiftyone.Dataset`` with a sample for each image, for the FiftyOne App.
+
+            dataset = report.to_fiftyone("where it looks")
+            fiftyone.launch_app(dataset.match(F("correct") == False).sort_by("focus"))
+
+        Fields, as far as known: ``ground_truth``, ``prediction`` (as ``evaluate_classifications``
+        takes them), ``predictions`` (the five most probable), ``heatmap`` and ``boxes`` of the
+        ``explained`` class, ``focus``, ``correct``, ``verdict``, a value ``evidence_cover`` or the
+        like for each test, ``key``, ``method``, ``layers``, ``error``, ``message``.
+
+        Args:
+            name: The dataset's name in FiftyOne; None for one of FiftyOne's choice.
+            folder: Where photos are written that are not files on this machine, such as those of
+                archives: FiftyOne shows files. Photos that are not there any more have no sample.
+            persistent: Whether FiftyOne keeps the dataset beyond this session.
+            overwrite: Whether a dataset of that name is replaced.
+
+        Raises:
+            InvalidArgument: If the name is taken, or ``folder`` is needed.
+            PackageMissing: If FiftyOne is not installed.
+            DiskUnavailable, SaveFailed: If the system refuses to write photos.
+        """
+        check_flag("persistent", persistent)
+        check_flag("overwrite", overwrite)
+        place = None if folder is None else folder_path(folder, "folder").absolute()
+        return fiftyone_dataset(self, name, place, persistent=persistent, overwrite=overwrite)
+
+    def to_spotlight(self, *, overlays: bool = True) -> tuple[Any, dict[str, str]]:
+        """A table for Renumics Spotlight, and the types of its columns.
+
+            frame, types = report.to_spotlight()
+            spotlight.show(frame, dtype=types)
+
+        The columns of ``to_pandas``, and ``overlay`` (a JPEG file of at most 256 pixels), ``box``
+        (the first of the boxes, as Spotlight takes it), and ``map`` (the heat on 14 × 14 cells, by
+        which Spotlight lays out images whose maps are alike next to each other).
+
+        Args:
+            overlays: Whether overlays are drawn, which takes the photos, and memory for all of
+                them.
+
+        Returns:
+            A ``pandas.DataFrame``, and the type of each column by its name, for columns whose type
+            does not follow from their values.
+
+        Raises:
+            PackageMissing: If pandas is not installed. Spotlight itself is not needed.
+        """
+        check_flag("overlays", overlays)
+        return spotlight_table(self, overlays=overlays)
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Writes a page to share: one file, with all pictures in it and no scripts.
@@ -569,6 +443,50 @@ class DatasetReport:
         write_page(self, file)
         return file
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        token: str | None = None,
+        private: bool | None = None,
+        photos: bool = True,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> str:
+        """Writes the rows into a dataset repo on the Hub, whose viewer shows them, by one commit.
+
+            report.push_to_hub("owner/rows")
+            rows = datasets.load_dataset("owner/rows", split="train")
+
+        Each row has the photo, a small overlay, and all columns but the path of its file. Photos
+        are encoded anew, without metadata such as the place. Paths of this machine are not written.
+        ``DatasetReport.open(folder, source="owner/rows")`` opens the folder ``data`` of a download.
+
+        Args:
+            repo_id: ``owner/name`` of the dataset repo; made if there is none.
+            token: Access token with the role "write"; None for that of the environment or login.
+            private: Whether only the owner may see the repo. None: private if it is made now,
+                otherwise as it is.
+            photos: Whether the photos themselves are written.
+            overwrite: Whether a repo may be written to that has other files than such rows; its
+                card and the rows in it are replaced, other files stay. Earlier rows of ours are
+                replaced in any case.
+            progress: Called with the part that is done and a few words before the upload.
+
+        Returns:
+            The repo's address.
+
+        Raises:
+            InvalidArgument: If ``repo_id`` does not work.
+            HubRefused: If a token is missing, or does not allow this; if the repo holds something
+                else, or is not as private as requested.
+            HubUnavailable: If the Hub does not answer as it should; the repo is as before.
+        """
+        check_flag("photos", photos)
+        check_flag("overwrite", overwrite)
+        pushed = PushedRows(self, self._folder, photos, progress)
+        return pushed.push(HubWriter(repo_id, "dataset", token), private, overwrite)
+
     def columns(self, *names: str) -> Iterator[dict[str, Any]]:
         """Some columns of all rows, as dictionaries; one file at a time is in memory."""
         return self._folder.columns(*names)
@@ -576,19 +494,26 @@ class DatasetReport:
     def fetch(self, keys: Iterable[str]) -> None:
         """Reads images that are not files of their own, for overlays: all in one pass.
 
+        The source is read on from where the last call stopped, which suits keys in the order of the
+        rows, and then from its beginning. Images of earlier calls are forgotten.
+
         Args:
             keys: The images; those that are not found are passed over.
         """
+        self._fetched = {}
         wanted = {key for key in keys if self[key].path is None}
-        if not wanted:
-            return
-        with suppress(CamHubError):
-            for key, sample in self._opened(min(wanted)).keyed():
-                if key in wanted and sample.error is None:
-                    self._fetched[key] = sample.picture
-                    wanted.discard(key)
-                if not wanted:
-                    break
+        for again in (False, True):
+            if not wanted:
+                return
+            with suppress(CamHubError):
+                if self._ahead is None or again:
+                    self._ahead = self._opened(min(wanted)).keyed()
+                for key, sample in self._ahead:
+                    if key in wanted and sample.error is None:
+                        self._fetched[key] = sample.picture
+                        wanted.discard(key)
+                    if not wanted:
+                        return
 
     def find_image(self, key: str, path: str | None) -> object:
         """The image of a row, as ``explain`` takes it.
@@ -600,13 +525,14 @@ class DatasetReport:
         Raises:
             ImageRefused: If it is neither there nor in the source.
         """
-        if path is not None and self._source is None and Path(path).is_file():
-            return path
+        place = _place_of(path)
+        if place is not None and self._source is None:
+            return place
         if key in self._fetched:
             return self._fetched[key]
         source = self._opened(key)
-        if path is not None and Path(path).is_file() and self.job["source"] == source.facts:
-            return path
+        if place is not None and self.job["source"] == source.facts:
+            return place
         sample = source.find(key)
         if sample is None or sample.error is not None or sample.picture is None:
             raise ImageRefused(f"the source has no image {key!r} any more")
@@ -621,9 +547,11 @@ class DatasetReport:
                 raise ImageRefused(f"{key!r} is not a file, and {reason}")
             try:
                 self._source = open_source(place)
-            except InvalidArgument as error:
-                moved = "give its new place to DatasetReport.open(out, source=…)"
-                raise ImageRefused(f"{key!r} is not there any more: {moved}") from error
+            except (InvalidArgument, SourceUnavailable) as error:
+                moved = "give its place to DatasetReport.open(out, source=…)"
+                raise ImageRefused(
+                    f"{key!r} cannot be found: {error} If it was moved, {moved}"
+                ) from error
         return self._source
 
     def __repr__(self) -> str:
@@ -633,18 +561,13 @@ class DatasetReport:
         return f"DatasetReport({len(self):,} rows, model={model!r}{known})"
 
 
-def _predictions(entries: Any) -> tuple[Prediction, ...]:
-    return tuple(
-        Prediction(each["index"], each["label"], each["probability"], each["score"])
-        for each in entries or ()
-    )
-
-
-def _stored_error(code: str, message: str) -> CamHubError:
-    """The error of a row: of the class ``CamHubError``, with its code and message."""
-    error = CamHubError(message)
-    error.code = code
-    return error
+def _place_of(path: str | None) -> str | RemoteFile | None:
+    """What the path of a row leads to; None if it is not there any more."""
+    if path is None:
+        return None
+    if is_address(path):
+        return RemoteFile.at(path)
+    return path if Path(path).is_file() else None
 
 
 def _group_of(row: DatasetRow, by: By) -> str | None:
@@ -654,27 +577,3 @@ def _group_of(row: DatasetRow, by: By) -> str | None:
         return None if row.correct is None else ("correct" if row.correct else "wrong")
     named = row.classes if by == "explained" else row.predictions
     return named[0].label if named else None
-
-
-def _heat_of(row: DatasetRow) -> NDArray[np.float64] | None:
-    """The first class's map, ``(rows, cols)``, at least 0; None without heat."""
-    if not row.maps or row.method is None:
-        return None
-    first = row.classes[0].class_index
-    cams = [row.maps[first, layer] for layer in row.layers]
-    cams = [cam.max(axis=0) if cam.ndim == 3 else cam for cam in cams]
-    if len(cams) > 1:
-        maps = [torch.from_numpy(cam.copy())[None] for cam in cams]
-        method = METHODS[row.method].signed(row.manifest()["options"].get("sign", "for"))
-        cams = [fuse(maps, method)[0].numpy()]
-    heat = np.maximum(cams[0].astype(np.float64), 0)
-    return heat if np.isfinite(heat).all() and heat.any() else None
-
-
-def _resized(heat: NDArray[np.float64], rows: int, cols: int) -> NDArray[np.float64]:
-    """A map on another grid, linear between the cells' centres."""
-    wide = interpolate(
-        torch.from_numpy(heat)[None, None], (rows, cols), mode="bilinear", align_corners=False
-    )
-    found: NDArray[np.float64] = wide[0, 0].numpy()
-    return found

@@ -21,6 +21,7 @@ from cam_hub.attribution.explain_many import Outcome
 from cam_hub.attribution.samples import Sample
 from cam_hub.errors import CamHubError, ClassNotFound, InvalidArgument, NoMap, PackageMissing
 from cam_hub.images.geometry import Placement
+from cam_hub.images.remote import RemoteFile
 from cam_hub.methods import normalise
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results import overlay
@@ -172,6 +173,8 @@ class RowMaker:
         if isinstance(sample.picture, (str, os.PathLike)):
             path = os.path.abspath(os.fsdecode(sample.picture))  # noqa: PTH100 - keeps ".." of links
             row["path"] = path if plain_text(path) == path else None
+        elif isinstance(sample.picture, RemoteFile) and sample.picture.is_public:
+            row["path"] = sample.picture.address
         if sample.label is not None:
             row["label"] = plain_text(sample.label)
             row["label_index"] = self._class_of(sample, len(self.model.class_names or ()))

@@ -1,6 +1,7 @@
 """Where the images of a dataset come from: folders, tables, archives and Python objects.
 
-Every source becomes a stream of samples with texts as keys, each of them once.
+Files are on this machine or behind addresses. Every source becomes a stream of samples with texts
+as keys, each of them once.
 """
 
 from __future__ import annotations
@@ -12,25 +13,36 @@ import json
 import os
 import re
 import tarfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from cam_hub._text import first_line
-from cam_hub.attribution.samples import Sample, open_samples
+from cam_hub.attribution.samples import Sample, labelled_files, open_samples
+from cam_hub.datasets.hub import HubSplit, open_split, read_split
 from cam_hub.datasets.parts import is_part
+from cam_hub.datasets.remote import list_address
 from cam_hub.datasets.rows import plain_text, require
-from cam_hub.errors import ImageRefused, InvalidArgument, PackageMissing
+from cam_hub.errors import (
+    CamHubError,
+    ImageRefused,
+    InvalidArgument,
+    PackageMissing,
+    SourceUnavailable,
+)
 from cam_hub.images.decoding import file_endings, local_path
+from cam_hub.images.remote import MAX_BYTES, RemoteFile, is_address
 from cam_hub.targets.classes import LabelledClass, as_index
 
 __all__ = ["DataSource", "open_source"]
 
 _WANTED = (
     "a folder of images, a glob, a .csv or .parquet file, a data set that was saved by "
-    "save_to_disk, .tar archives, or an object that explain_many takes"
+    "save_to_disk, .tar archives, an address such as s3://bucket/folder of any of these, a data "
+    "set on the Hub such as owner/name:split, or an object that explain_many takes"
 )
 _IMAGE_COLUMNS = ("image", "img", "bytes", "picture", "photo")
 _PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image_path",
@@ -42,11 +54,10 @@ _TABLES: Final = (".csv", ".tsv")
 _PARQUET: Final = (".parquet", ".parq")
 _ARCHIVES: Final = (".tar", ".tar.gz", ".tgz")
 
-_MAX_BYTES = 256 << 20
-"""Larger files in archives are not read into memory."""
-
 _MAX_LABEL_BYTES = 1 << 20
 _BATCH_ROWS = 32  # of a Parquet file that are read at once; each holds an encoded image
+
+_File = Path | RemoteFile
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_SHARDS = 100_000
@@ -96,6 +107,7 @@ def open_source(source: Any, *, clips: bool = False) -> DataSource:
     Raises:
         InvalidArgument: If it has no images, or lacks a column that is needed.
         PackageMissing: If reading it needs a package that is not installed.
+        SourceUnavailable: If it is on another machine, and cannot be read.
     """
     if isinstance(source, (str, os.PathLike)):
         return _open_path(os.fsdecode(source))
@@ -105,12 +117,31 @@ def open_source(source: Any, *, clips: bool = False) -> DataSource:
     facts = {"kind": type(source).__name__, "count": count}
     if isinstance(fingerprint := getattr(source, "_fingerprint", None), str):
         facts["fingerprint"] = fingerprint
-    return DataSource(facts, count, lambda: iter(open_samples(encoded, clips=clips)))
+    return DataSource(facts, count, lambda: map(_fetchable, open_samples(encoded, clips=clips)))
+
+
+def _fetchable(sample: Sample) -> Sample:
+    """A sample of a stream whose image is still behind an address."""
+    if isinstance(sample.picture, Mapping) and (address := _address_in(sample.picture)):
+        return replace(sample, picture=RemoteFile.at(address))
+    return sample
+
+
+def _address_in(image: object) -> str | None:
+    """The address in an image of a table, which may have its bytes or a path instead."""
+    if isinstance(image, Mapping):
+        image = image.get("path") if image.get("bytes") is None else None
+    return image if isinstance(image, str) and is_address(image) else None
 
 
 def _open_path(text: str) -> DataSource:
     if not text.strip():
         raise InvalidArgument("source", text, _WANTED)
+    marked = read_split(text) if text.startswith("hf://") else None
+    if marked is not None:
+        return _open_hub(marked)
+    if is_address(text):
+        return _open_address(text)
     try:
         path = local_path(text)
         exists, is_folder = path.exists(), path.is_dir()
@@ -120,29 +151,82 @@ def _open_path(text: str) -> DataSource:
         return _open_folder(path)
     files = [path] if exists else _matches(str(path))
     facts = {"path": os.path.abspath(path)}  # noqa: PTH100 - as it was given
+    if not exists and not files and (wanted := _hub_id(text)) is not None:
+        try:
+            return _open_hub(wanted)
+        except PackageMissing as error:
+            expected = f"{_WANTED}; nothing here has this name, and the Hub needs: {error.command}"
+            raise InvalidArgument("source", text, expected) from error
+        except SourceUnavailable as error:
+            reason = f"nothing here has this name, and on the Hub: {error.reason}"
+            raise SourceUnavailable(text, reason) from error
     if not files or (exists and not path.is_file()):  # opening a pipe would wait for ever
         raise InvalidArgument("source", text, _WANTED)
-    for kind, endings, open_files in (
-        ("table", _TABLES, _open_tables),
-        ("parquet", _PARQUET, _open_parquet),
-        ("archives", _ARCHIVES, _open_archives),
-    ):
-        if all(each.name.lower().endswith(endings) for each in files):
-            return open_files(files, {"kind": kind, **facts})
+    if (found := _open_files(files, facts)) is not None:
+        return found
     if exists:
         raise InvalidArgument("source", text, _WANTED)
     images = open_samples(str(path))
     return DataSource({"kind": "glob", **facts}, _length(images), lambda: iter(images))
 
 
+def _open_files(files: Sequence[_File], facts: Mapping[str, Any]) -> DataSource | None:
+    """Tables or archives; None if the files are neither."""
+    for kind, endings, open_files in (
+        ("table", _TABLES, _open_tables),
+        ("parquet", _PARQUET, _open_parquet),
+        ("archives", _ARCHIVES, _open_archives),
+    ):
+        if files and all(each.name.lower().endswith(endings) for each in files):
+            return open_files(files, {"kind": kind, **facts})
+    return None
+
+
+def _open_address(address: str) -> DataSource:
+    """A file, a folder, a glob or a range of shards that is read through fsspec."""
+    if shards := _shards(address):
+        files = [RemoteFile.at(each) for each in shards]
+        facts = {"path": RemoteFile.at(address).shown}
+        for each in (files[0], files[-1]):  # all of them would be a request each
+            each.open().close()
+        if (found := _open_files(files, facts)) is None:
+            raise InvalidArgument("source", facts["path"], _WANTED)
+        return found
+    listing = list_address(address)
+    facts, files = {"path": listing.place.shown}, list(listing.files.values())
+    if listing.kind != "folder" and (found := _open_files(files, facts)) is not None:
+        return found
+    endings = tuple(file_endings())
+    images = labelled_files(
+        (inner.split("/"), file)
+        for inner, file in listing.files.items()
+        if listing.kind != "file" and file.name.lower().endswith(endings)
+    )
+    if images:
+        facts["kind"] = listing.kind
+        return DataSource(facts, len(images), lambda: iter(images))
+    for formats in (_PARQUET, _ARCHIVES):
+        inside = [each for each in files if each.name.lower().endswith(formats)]
+        if (found := _open_files(inside, facts)) is not None:
+            return found
+    raise InvalidArgument("source", listing.place.shown, _WANTED)
+
+
+def _shards(pattern: str) -> list[str]:
+    """The names in a range of shards such as ``shard-{000..127}.tar``; empty for another text."""
+    braces = _BRACES.search(pattern)
+    if braces is None:
+        return []
+    first, last = braces.groups()
+    if not 0 <= int(last) - int(first) < _MAX_SHARDS:
+        raise InvalidArgument("source", pattern, "a range from a number to a higher one")
+    numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    return [pattern[: braces.start()] + each + pattern[braces.end() :] for each in numbers]
+
+
 def _matches(pattern: str) -> list[Path]:
-    """The files of a glob, or of a range of shards such as ``shard-{000..127}.tar``."""
-    if braces := _BRACES.search(pattern):
-        first, last = braces.groups()
-        if not 0 <= int(last) - int(first) < _MAX_SHARDS:
-            raise InvalidArgument("source", pattern, "a range from a number to a higher one")
-        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-        names = [pattern[: braces.start()] + each + pattern[braces.end() :] for each in numbers]
+    """The files of a glob, or of a range of shards."""
+    if names := _shards(pattern):
         missing = [name for name in names if not Path(name).is_file()]
         if missing:
             raise InvalidArgument("source", pattern, f"files that exist: {missing[0]} does not")
@@ -160,17 +244,14 @@ def _open_folder(folder: Path) -> DataSource:
     try:
         images = open_samples(folder)
     except InvalidArgument:
-        for kind, endings, open_files in (
-            ("parquet", _PARQUET, _open_parquet),
-            ("archives", _ARCHIVES, _open_archives),
-        ):
+        for endings in (_PARQUET, _ARCHIVES):
             files = sorted(
                 path
                 for path in folder.rglob("*")
                 if path.name.lower().endswith(endings) and path.is_file() and not is_part(path)
             )
-            if files:
-                return open_files(files, {"kind": kind, **facts})
+            if (found := _open_files(files, facts)) is not None:
+                return found
         raise InvalidArgument("source", str(folder), _WANTED) from None
     return DataSource({"kind": "folder", **facts}, _length(images), lambda: iter(images))
 
@@ -197,28 +278,60 @@ def _open_saved(folder: Path, facts: Mapping[str, Any]) -> DataSource:
     return replace(open_source(found), facts=facts)
 
 
+def _hub_id(text: str) -> HubSplit | None:
+    """The data set on the Hub that a text may name, rather than a file that is missing."""
+    endings = (*_TABLES, *_PARQUET, *_ARCHIVES, *file_endings())
+    return None if text.lower().endswith(endings) else read_split(text)
+
+
+def _open_hub(wanted: HubSplit) -> DataSource:
+    """A data set on the Hub. The commit is a part of its facts, so that one job has only one."""
+    rows = open_split(wanted, (*_IMAGE_COLUMNS, *_PATH_COLUMNS), _LABEL_COLUMNS, _KEY_COLUMNS)
+    start = f"hf://datasets/{wanted.repo}@{rows.split.revision}/"
+    beside = RemoteFile.at(f"{start}README.md")
+
+    def read() -> Iterator[Sample]:
+        for position, row in enumerate(rows):
+            address = _address_in(row[rows.image])
+            if address is not None and not address.rpartition("::")[2].startswith(start):
+                refused = ImageRefused(f"{address} is not a file of this data set")
+                yield Sample(position, None, error=refused)
+                continue
+            found = _parquet_sample(
+                row, rows.image, rows.label, rows.key, beside, position, rows.class_names
+            )
+            if address is not None and found.key == address:  # maybe in an archive
+                inner = address.removeprefix("zip://").partition("::")[0]
+                found = replace(found, key=inner.removeprefix(start))
+            yield found
+
+    facts = {"kind": "hub", "path": str(rows.split), "revision": rows.split.revision}
+    return DataSource(facts, rows.count, read)
+
+
 def _undecoded(source: Any) -> Any:
     """A data set of the library ``datasets`` whose images stay encoded."""
     features = getattr(source, "features", None)
     if not isinstance(features, Mapping) or not hasattr(source, "cast_column"):
         return source
+    if hasattr(source, "decode"):  # a stream
+        return source.decode(False)
     for name, feature in features.items():
         if type(feature).__name__ == "Image" and getattr(feature, "decode", False):
             source = source.cast_column(name, type(feature)(decode=False))
     return source
 
 
-def _open_tables(files: Sequence[Path], facts: Mapping[str, Any]) -> DataSource:
+def _open_tables(files: Sequence[_File], facts: Mapping[str, Any]) -> DataSource:
     """Tables with a header, whose rows name files."""
     for file in files:
-        with _text_of(file) as text:
-            _path_column(file, csv.DictReader(text, delimiter=_delimiter(file)).fieldnames)
+        with _table_of(file) as table:
+            _path_column(file, table.fieldnames)
 
     def read() -> Iterator[Sample]:
         position = 0
         for file in files:
-            with _text_of(file) as text:
-                table = csv.DictReader(text, delimiter=_delimiter(file))
+            with _table_of(file) as table:
                 names = table.fieldnames or []
                 column = _path_column(file, names)
                 label, key = _named(names, _LABEL_COLUMNS), _named(names, _KEY_COLUMNS)
@@ -228,38 +341,52 @@ def _open_tables(files: Sequence[Path], facts: Mapping[str, Any]) -> DataSource:
                             row[key] if key else row[column],
                             row[column] or None,
                             row[label] if label else None,
-                            file.parent,
+                            file,
                             position,
                         )
                         position += 1
-                except csv.Error as error:
+                except CamHubError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - clients of servers raise anything
                     yield _broken(file, position, error)
 
     return DataSource(facts, None, read)
 
 
-def _text_of(file: Path) -> io.TextIOBase:
+@contextmanager
+def _table_of(file: _File) -> Iterator[csv.DictReader[str]]:
+    """Opens a table, whose columns are separated by what its header has most of, or by tabs."""
+    with io.TextIOWrapper(_opened(file), "utf-8-sig", errors="surrogateescape", newline="") as text:
+        header = text.readline()
+        separators = "\t" if file.name.lower().endswith(".tsv") else ",;\t"
+        lines = chain([header], text) if header else text
+        yield csv.DictReader(lines, delimiter=max(separators, key=header.count))
+
+
+def _opened(file: _File) -> IO[bytes]:
+    """Opens a file.
+
+    Raises:
+        InvalidArgument, SourceUnavailable: If that is not possible.
+    """
+    if isinstance(file, RemoteFile):
+        return file.open()
     try:
-        return file.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+        return file.open("rb")
     except OSError as error:
         raise InvalidArgument("source", str(file), f"a file that can be read ({error})") from error
 
 
-def _delimiter(file: Path) -> str:
-    """What separates the columns: by the ending, else what the header has most of."""
-    if file.suffix.lower() == ".tsv":
-        return "\t"
-    with _text_of(file) as text:
-        header = text.readline(1 << 16)
-    return max(",;\t", key=header.count)
+def _shown(file: _File) -> str:
+    return file.shown if isinstance(file, RemoteFile) else str(file)
 
 
-def _path_column(file: Path, names: Sequence[str] | None) -> str:
+def _path_column(file: _File, names: Sequence[str] | None) -> str:
     found = _named(names or (), _PATH_COLUMNS)
     if found is None:
         listed = ", ".join(map(repr, names or ())) or "nothing"
         expected = f"a header with a column 'path', and the first line has {listed}"
-        raise InvalidArgument("source", str(file), expected)
+        raise InvalidArgument("source", _shown(file), expected)
     return found
 
 
@@ -270,15 +397,16 @@ def _named(names: Sequence[str], wanted: Sequence[str]) -> str | None:
 
 
 def _sample_of(
-    key: object, image: object, label: object, folder: Path, position: int, names: Any = None
+    key: object, image: object, label: object, table: _File, position: int, names: Any = None
 ) -> Sample:
     """The sample of a row of a table.
 
     Args:
         key: Its key; its position if that is None or empty.
-        image: A path, which may be relative to the folder, the bytes of an image file, or None.
+        image: A path, which may be relative to the table's folder, an address, the bytes of an
+            image file, or None.
         label: Its label, or None.
-        folder: The folder of the table.
+        table: The table.
         position: The position of the row.
         names: Labels of the class indices, or None.
     """
@@ -290,9 +418,21 @@ def _sample_of(
     if not isinstance(image, str) or not image.strip():
         error = ImageRefused("the row has neither a path nor the bytes of an image")
         return Sample(key, None, known, expected, error=error)
-    path = Path(image)
-    beside = folder / path
-    return Sample(key, beside if beside.exists() or not path.exists() else path, known, expected)
+    try:
+        return Sample(key, _beside(table, image), known, expected)
+    except InvalidArgument as error:
+        return Sample(key, None, known, expected, error=ImageRefused(str(error)))
+
+
+def _beside(table: _File, text: str) -> _File:
+    """The file that a table names: by an address, or by a path relative to the table's folder."""
+    if is_address(text):
+        return RemoteFile.at(text)
+    if isinstance(table, RemoteFile):
+        return table.beside(text)
+    path = Path(text)
+    beside = table.parent / path
+    return beside if beside.exists() or not path.exists() else path
 
 
 def _label(value: object, names: Sequence[str] | None) -> LabelledClass | None:
@@ -308,47 +448,64 @@ def _label(value: object, names: Sequence[str] | None) -> LabelledClass | None:
     return LabelledClass(index)
 
 
-def _broken(file: Path, count: int, error: Exception) -> Sample:
+def _broken(file: _File, count: int, error: Exception) -> Sample:
     """The sample that stands for the rest of a file that cannot be read."""
     reason = f"{file.name} cannot be read further, after {count} images: {first_line(error)}"
     return Sample(f"{file.name} (rest)", None, error=ImageRefused(reason))
 
 
-def _open_parquet(files: Sequence[Path], facts: Mapping[str, Any]) -> DataSource:
+def _open_parquet(files: Sequence[_File], facts: Mapping[str, Any]) -> DataSource:
     """Parquet files with paths, or with the bytes of image files."""
-    parquet = require("pyarrow.parquet")
     tables = []
     count = 0
     for file in files:
         try:
-            opened = parquet.ParquetFile(file)
+            with _parquet_file(file) as opened:
+                schema, rows = opened.schema_arrow, opened.metadata.num_rows
+        except CamHubError:
+            raise
         except (OSError, ValueError) as error:
             expected = f"Parquet files, and {file.name} cannot be read ({first_line(error)})"
-            raise InvalidArgument("source", str(file), expected) from error
-        names = list(opened.schema_arrow.names)
+            raise InvalidArgument("source", _shown(file), expected) from error
+        names = list(schema.names)
         image = _named(names, (*_IMAGE_COLUMNS, *_PATH_COLUMNS))
         if image is None:
             listed = ", ".join(map(repr, names))
             expected = f"a column 'image' or 'path', and {file.name} has {listed}"
-            raise InvalidArgument("source", str(file), expected)
+            raise InvalidArgument("source", _shown(file), expected)
         label, key = _named(names, _LABEL_COLUMNS), _named(names, _KEY_COLUMNS)
-        tables.append((file, image, label, key, _class_names(opened, label)))
-        count += opened.metadata.num_rows
+        tables.append((file, image, label, key, _class_names(schema, label)))
+        count += rows
 
     def read() -> Iterator[Sample]:
         position = 0
         for file, image, label, key, names in tables:
             wanted = [name for name in (image, label, key) if name is not None]
             try:
-                batches = parquet.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=wanted)
-                for batch in batches:
-                    for row in batch.to_pylist():
-                        yield _parquet_sample(row, image, label, key, file, position, names)
-                        position += 1
-            except (OSError, ValueError) as error:
+                with _parquet_file(file) as opened:
+                    for batch in opened.iter_batches(_BATCH_ROWS, columns=wanted):
+                        for row in batch.to_pylist():
+                            yield _parquet_sample(row, image, label, key, file, position, names)
+                            position += 1
+            except PackageMissing:
+                raise
+            except Exception as error:  # noqa: BLE001 - clients of servers raise anything
                 yield _broken(file, position, error)
 
     return DataSource(facts, count, read)
+
+
+def _parquet_file(file: _File) -> Any:
+    """A ``pyarrow.parquet.ParquetFile``."""
+    parquet = require("pyarrow.parquet")
+    if isinstance(file, Path):
+        return parquet.ParquetFile(file)
+    stream = file.open()
+    try:
+        stream.seek(0, os.SEEK_END)
+    except (OSError, ValueError):  # some web servers give whole files only
+        stream = io.BytesIO(file.read())
+    return parquet.ParquetFile(stream)
 
 
 def _parquet_sample(
@@ -356,7 +513,7 @@ def _parquet_sample(
     image: str,
     label: str | None,
     key: str | None,
-    file: Path,
+    file: _File,
     position: int,
     names: Sequence[str] | None,
 ) -> Sample:
@@ -367,13 +524,13 @@ def _parquet_sample(
     elif isinstance(found, str) and own is None:
         own = found
     given = row[label] if label else None
-    return _sample_of(own, found, given, file.parent, position, names)
+    return _sample_of(own, found, given, file, position, names)
 
 
-def _class_names(opened: Any, label: str | None) -> list[str] | None:
+def _class_names(schema: Any, label: str | None) -> list[str] | None:
     """The labels of class indices, as the library ``datasets`` stores them in Parquet files."""
     try:
-        facts = json.loads((opened.schema_arrow.metadata or {})[b"huggingface"])
+        facts = json.loads((schema.metadata or {})[b"huggingface"])
         names = facts["info"]["features"][label]["names"]
     except (KeyError, TypeError, ValueError):
         return None
@@ -382,24 +539,24 @@ def _class_names(opened: Any, label: str | None) -> list[str] | None:
     return names if isinstance(names, list) and all(isinstance(n, str) for n in names) else None
 
 
-def _open_archives(files: Sequence[Path], facts: Mapping[str, Any]) -> DataSource:
+def _open_archives(files: Sequence[_File], facts: Mapping[str, Any]) -> DataSource:
     """Tar archives as WebDataset writes them: files of one sample share the name up to a dot."""
     for file in files:
-        if not os.access(file, os.R_OK):
+        if isinstance(file, Path) and not os.access(file, os.R_OK):
             raise InvalidArgument("source", str(file), "a file that can be read")
     return DataSource(facts, None, lambda: _read_archives(files))
 
 
-def _read_archives(files: Sequence[Path]) -> Iterator[Sample]:
+def _read_archives(files: Sequence[_File]) -> Iterator[Sample]:
     for file in files:
         count = 0
         try:
-            with tarfile.open(file, "r|*") as archive:
+            with _opened(file) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
                 for key, members in _groups(archive):
                     for sample in _samples_of(key, members):
                         yield sample
                         count += 1
-        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        except Exception as error:  # noqa: BLE001 - clients of servers raise anything
             yield _broken(file, count, error)
 
 
@@ -424,8 +581,8 @@ def _groups(archive: tarfile.TarFile) -> Iterator[tuple[str, _Members]]:
         current = key
         suffix = f".{ending.rpartition('.')[2].lower()}"
         is_image = suffix in endings
-        if is_image and member.size > _MAX_BYTES:
-            reason = f"{name} has {member.size:,} bytes, and {_MAX_BYTES:,} is the limit"
+        if is_image and member.size > MAX_BYTES:
+            reason = f"{name} has {member.size:,} bytes, and {MAX_BYTES:,} is the limit"
             members[ending] = ImageRefused(reason)
         elif is_image or (suffix in (".cls", ".json") and member.size <= _MAX_LABEL_BYTES):
             content = archive.extractfile(member)

@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cam_hub._validation import check_whole
 from cam_hub.errors import ImageRefused
+from cam_hub.images.remote import RemoteFile
 
 __all__ = [
     "BOMBS",
@@ -63,8 +64,8 @@ def image_file(source: object) -> Iterator[tuple[Image.Image, str]]:
     """Opens an image file, of which only the header is read.
 
     Args:
-        source: A path, the bytes of an image file, or a binary file object, as for
-            ``open_image``.
+        source: A path, the bytes of an image file, a binary file object, or a ``RemoteFile``, as
+            for ``open_image``.
 
     Yields:
         The image, and its name for messages.
@@ -80,6 +81,9 @@ def image_file(source: object) -> Iterator[tuple[Image.Image, str]]:
             text = os.fsdecode(source)
             name = _shortened(repr(text))
             file = stack.enter_context(_open_path(text, name))
+        elif isinstance(source, RemoteFile):
+            file = io.BytesIO(source.read())
+            name = _shortened(repr(source.shown))
         elif hasattr(source, "read"):
             name = "the file object"
             file, position = _readable_object(source, name)
@@ -215,10 +219,11 @@ def open_image(source: object, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Args:
         source: A path, which may begin with ``~`` or ``file://``; the bytes of an image file; a
-            binary file object, which is read from its beginning and left at its position; a row
-            ``{"bytes": …, "path": …}`` of the library ``datasets``; a PIL image, of which the
-            current frame is taken; or an array of shape ``(H, W)`` or ``(H, W, 1 | 3 | 4)``: uint8
-            in [0, 255], bool, uint16, or floating point in [0, 1] or [0, 255].
+            binary file object, which is read from its beginning and left at its position; a
+            ``RemoteFile``; a row ``{"bytes": …, "path": …}`` of the library ``datasets``; a PIL
+            image, of which the current frame is taken; or an array of shape ``(H, W)`` or
+            ``(H, W, 1 | 3 | 4)``: uint8 in [0, 255], bool, uint16, or floating point in [0, 1] or
+            [0, 255].
         max_pixels: Larger pictures are refused before they are decoded. Pillow's own limit
             (``PIL.Image.MAX_IMAGE_PIXELS``) holds as well and is left as it is.
 

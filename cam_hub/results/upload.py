@@ -34,9 +34,12 @@ __all__ = [
     "Operation",
     "RepoInfo",
     "files_of",
+    "markdown_text",
+    "prepare_repo",
     "put_into_card",
     "save_to_hub",
     "section",
+    "without_folder",
 ]
 
 
@@ -251,15 +254,15 @@ def section(manifest: Mapping[str, Any], path: str, files: Iterable[str]) -> str
     pictures = [("photo", "photo.png")]
     for entry in manifest["classes"]:
         index = entry["class_index"]
-        name = _plain(entry["label"] or f"class {index}")
+        name = markdown_text(entry["label"] or f"class {index}")
         drawn = {f"overlay-{index}.png", f"animation-{index}.gif"} & present
         pictures += [(name, file) for file in sorted(drawn, reverse=True)]
-    labels = ", ".join(_plain(e["label"] or e["class_index"]) for e in manifest["classes"])
+    labels = ", ".join(markdown_text(e["label"] or e["class_index"]) for e in manifest["classes"])
     facts = [
-        f"model: {_plain(model['id'])}",
-        f"revision: {_plain(model['revision'] or 'none')}",
-        f"method: {_plain(manifest['method'])}",
-        f"layers: {', '.join(map(_plain, manifest['layers']))}",
+        f"model: {markdown_text(model['id'])}",
+        f"revision: {markdown_text(model['revision'] or 'none')}",
+        f"method: {markdown_text(manifest['method'])}",
+        f"layers: {', '.join(map(markdown_text, manifest['layers']))}",
     ]
     return "\n".join(
         [
@@ -314,7 +317,7 @@ def _new_card() -> str:
     )
 
 
-def _plain(text: object) -> str:
+def markdown_text(text: object) -> str:
     """A text of unknown origin, escaped for one line of Markdown."""
     line = clean_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SPECIAL.sub(r"\\\1", line)
@@ -366,7 +369,7 @@ def save_to_hub(
         shared = _without_folder(result)
         files = {path.name: path for path in shared.save(Path(name) / "it").iterdir()}
         path = path_in_repo or f"explanations/{_name(result, files)}"
-        _prepare(writer, private)
+        prepare_repo(writer, private)
 
         def plan(info: RepoInfo) -> Iterable[Operation]:
             present = files_of(info)
@@ -384,16 +387,29 @@ def save_to_hub(
 
 
 def _without_folder(result: Explanation) -> Explanation:
-    """The explanation without the path of the model's folder, which may name a person."""
+    """The explanation without the path of the model's folder."""
     model = result.manifest["model"]
+    return replace(result, described={**result.manifest, "model": without_folder(model)})
+
+
+def without_folder(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry of a manifest for a model, without the path of its folder: it may name a person."""
     if model.get("source") != "local":
-        return result
-    named = f"local-dir:{PurePath(model['id'].removeprefix('local-dir:')).name}"
-    return replace(result, described={**result.manifest, "model": {**model, "id": named}})
+        return dict(model)
+    name = PurePath(model["id"].removeprefix("local-dir:")).name
+    return {**model, "id": f"local-dir:{name}"}
 
 
-def _prepare(writer: HubWriter, private: bool | None) -> None:
-    """Creates the repo if there is none; refuses one that is not as private as requested."""
+def prepare_repo(writer: HubWriter, private: bool | None) -> None:
+    """Creates the repo if there is none; refuses one that is not as private as requested.
+
+    Args:
+        writer: The repo.
+        private: Whether only its owner may see it. None: private if it is made now, else as it is.
+
+    Raises:
+        HubRefused, HubUnavailable: As ``HubWriter.api``.
+    """
     info = writer.info()
     if info is None:
         writer.create(private=private is not False)

@@ -47,6 +47,7 @@ _TITLES = {
     "package_missing": "A package is missing here",
     "save_failed": "The result could not be stored",
     "hub_unavailable": "The model could not be fetched",
+    "source_unavailable": "The dataset cannot be read",
     "hub_refused": "The Hub does not allow this",
     "disk_unavailable": "The disk cannot be written to",
 }

@@ -55,3 +55,18 @@ def test_progress_is_one_line_on_a_terminal(monkeypatch):
     line(1.0, "all")
     line.end()
     assert terminal.getvalue() == "\r1,000 of 10,000 images\rall" + " " * 19 + "\n"
+
+
+def test_rows_are_pushed_to_the_hub(hub, folder, capsys, monkeypatch):
+    arguments = ["dataset", cam_hub.DEFAULT_MODEL, str(folder / "photos"), str(folder / "rows"),
+                 "--method", "layercam", "--device", "cpu", "--push", "ann/rows"]  # fmt: skip
+    assert main(arguments) == 1
+    assert "there is no access token" in capsys.readouterr().err
+    assert not (folder / "rows").exists()
+    monkeypatch.setenv("HF_TOKEN", "hf_ann")
+    hub.uploads.writers["hf_ann"] = {"ann"}
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "/datasets/ann/rows" in printed.out.splitlines()[-1]
+    assert "2 of 2 rows" in printed.err
+    assert "data/part-00000.parquet" in hub.uploaded["datasets/ann/rows"].files

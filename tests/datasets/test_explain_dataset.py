@@ -19,6 +19,7 @@ from PIL import Image
 
 import cam_hub
 from cam_hub import DatasetReport, errors, explain_dataset
+from cam_hub.datasets.html import page_of
 from cam_hub.datasets.rows import schema
 from cam_hub.datasets.runner import MAX_FAILURES
 from tests.fakes.tiny_datasets import CLASSES, colours, folder_of, image
@@ -133,6 +134,9 @@ def test_maps_that_other_classes_share_are_listed(model, photos_of_colours, tmp_
     )  # fmt: skip
     assert set(report.shared_maps()) == set(report.keys())  # it does not depend on the class
     assert report.shared_maps()["red/00000.png"] == pytest.approx(1)
+    assert f"Maps that other classes share: {len(report)} images" in page_of(report)
+    table = report.to_pandas().set_index("key")
+    assert table.evidence_class_check["red/00000.png"] == pytest.approx(1)
 
 
 class TestEveryExceptionIsARow:

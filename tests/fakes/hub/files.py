@@ -56,11 +56,11 @@ def answer(hub: FakeHub, call: Call) -> Reply | None:
 def part(call: Call, body: bytes, headers: dict[str, str]) -> Reply:
     """The requested range of a file."""
     headers = {**headers, "Accept-Ranges": "bytes"}
-    wanted = re.fullmatch(r"bytes=(\d+)-", call.headers.get("Range") or "")
+    wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", call.headers.get("Range") or "")
     if wanted is None:
         return Reply(200, headers, body)
-    start = int(wanted.group(1))
+    start, end = int(wanted[1]), min(int(wanted[2] or len(body) - 1), len(body) - 1)
     if start >= len(body):
         return Reply(416, {"Content-Range": f"bytes */{len(body)}"})
-    headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-    return Reply(206, headers, body[start:])
+    headers["Content-Range"] = f"bytes {start}-{end}/{len(body)}"
+    return Reply(206, headers, body[start : end + 1])

@@ -12,6 +12,7 @@ class Shelf:
 
     Attributes:
         private: Whether it is visible to its owner's tokens only.
+        gated: Whether its files can be read with these tokens only.
         sdk: The SDK of a Space.
         files: Its content, by path.
         commits: The summary of every commit, the first one being the Hub's own.
@@ -20,6 +21,7 @@ class Shelf:
     """
 
     private: bool = False
+    gated: bool = False
     sdk: str | None = None
     files: dict[str, bytes] = field(default_factory=lambda: {".gitattributes": b"* text=auto\n"})
     commits: list[str] = field(default_factory=lambda: ["initial commit"])

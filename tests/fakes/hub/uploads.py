@@ -7,15 +7,17 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 import yaml
 
+from tests.fakes.hub.files import part
 from tests.fakes.hub.shelves import Shelf
 from tests.fakes.hub.state import Call, FakeHub, Reply
 
-_REPO = re.compile(r"/api/((?:spaces|datasets)/[^/]+/[^/]+)(?:/([a-z]+)(?:/(.+))?)?\Z")
+_REPO = re.compile(r"/api/((?:spaces|datasets)/[^/]+/[^/]+)(?:/([a-z-]+)(?:/(.+))?)?\Z")
 _BATCH = re.compile(r"/((?:spaces|datasets)/[^/]+/[^/]+)\.git/info/lfs/objects/batch\Z")
 _STORE = re.compile(r"/large-files/([0-9a-f]{64})\Z")
 _FILE = re.compile(r"/((?:spaces|datasets)/[^/]+/[^/]+)/resolve/([^/]+)/(.+)\Z")
@@ -33,15 +35,17 @@ def answer(hub: FakeHub, call: Call) -> Reply | None:
     if match := _BATCH.match(call.path):
         return _hidden(hub, call, match[1]) or _batch(hub, call)
     if match := _FILE.match(call.path):
-        return _file(hub, call, match[1], unquote(match[3]))
+        return _file(hub, call, *map(unquote, match.groups()))
     if match := _REPO.match(call.path):
         action = _ACTIONS.get((call.method, match[2]))
         if action is None:
             return None
         if hub.uploads.busy is not None:
             return Reply(429, {"Retry-After": str(hub.uploads.busy)})
-        writes = call.method != "GET" and "create_pr" not in call.query
-        refusal = _guarded(hub, call, match[1]) if writes else _hidden(hub, call, match[1])
+        reads = call.method == "GET" or match[2] == "paths-info" or "create_pr" in call.query
+        refusal = _hidden(hub, call, match[1]) if reads else _guarded(hub, call, match[1])
+        if refusal is None and match[2] in ("revision", "tree", "paths-info"):
+            refusal = _other_revision(hub, match[1], unquote(match[3]).partition("/")[0])
         return refusal or action(hub, call, match[1])
     return None
 
@@ -65,6 +69,11 @@ def _guarded(hub: FakeHub, call: Call, key: str) -> Reply | None:
     if refusal := _hidden(hub, call, key):
         return refusal
     return None if owner in (_owners(hub, call) or ()) else _forbidden(f"No rights for {owner}")
+
+
+def _other_revision(hub: FakeHub, key: str, revision: str) -> Reply | None:
+    known = revision in ("main", hub.uploaded[key].sha)
+    return None if known else Reply(404, {"X-Error-Code": "RevisionNotFound"})
 
 
 def _unknown_token() -> Reply:
@@ -124,13 +133,35 @@ def _info(hub: FakeHub, call: Call, key: str) -> Reply:
 
 
 def _tree(hub: FakeHub, call: Call, key: str) -> Reply:
-    files = hub.uploaded[key].files
-    return Reply.json(
-        [
-            {"type": "file", "path": path, "size": len(body), "oid": _oid(body, "regular")}
-            for path, body in sorted(files.items())
-        ]
-    )
+    """The files and folders in a folder; with ``recursive``, those in its folders, too."""
+    folder = unquote(call.path).partition("/tree/")[2].partition("/")[2]
+    start = f"{folder}/" if folder else ""
+    entries = _entries(hub.uploaded[key].files)
+    found = [entry for path, entry in entries.items() if path.startswith(start)]
+    if call.query.get("recursive", ["false"])[0].lower() == "false":
+        found = [entry for entry in found if "/" not in entry["path"].removeprefix(start)]
+    if folder and not found:
+        return Reply(404, {"X-Error-Code": "EntryNotFound"})
+    return Reply.json(found)
+
+
+def _paths_info(hub: FakeHub, call: Call, key: str) -> Reply:
+    entries = _entries(hub.uploaded[key].files)
+    wanted = parse_qs(call.body.decode())["paths"]
+    return Reply.json([entries[path] for path in wanted if path in entries])
+
+
+def _entries(files: dict[str, bytes]) -> dict[str, dict[str, Any]]:
+    """The files and folders of a repo by their paths, in the words of the Hub."""
+    folders = {str(folder) for path in files for folder in PurePosixPath(path).parents} - {"."}
+    found: dict[str, dict[str, Any]] = {
+        path: {"type": "directory", "path": path, "size": 0, "oid": _oid(path.encode(), "regular")}
+        for path in folders
+    }
+    for path, body in files.items():
+        oid = _oid(body, "regular")
+        found[path] = {"type": "file", "path": path, "size": len(body), "oid": oid}
+    return dict(sorted(found.items()))
 
 
 def _settings(hub: FakeHub, call: Call, key: str) -> Reply:
@@ -233,21 +264,24 @@ def _commit(hub: FakeHub, call: Call, key: str) -> Reply:
     return Reply.json({"commitUrl": f"{url}/commit/{shelf.sha}", "commitOid": shelf.sha})
 
 
-def _file(hub: FakeHub, call: Call, key: str, path: str) -> Reply:
-    if refusal := _hidden(hub, call, key):
+def _file(hub: FakeHub, call: Call, key: str, revision: str, path: str) -> Reply:
+    if refusal := _hidden(hub, call, key) or _other_revision(hub, key, revision):
         return refusal
     shelf = hub.uploaded[key]
+    if shelf.gated and key.split("/")[1] not in (_owners(hub, call) or ()):
+        return Reply(403 if call.token else 401, {"X-Error-Code": "GatedRepo"})
     if path not in shelf.files:
         return Reply(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": shelf.sha})
     etag = hashlib.sha256(shelf.files[path]).hexdigest()
     headers = {"X-Repo-Commit": shelf.sha, "ETag": f'"{etag}"'}
-    return Reply(200, headers, shelf.files[path])
+    return part(call, shelf.files[path], headers)
 
 
 _ACTIONS: dict[tuple[str, str | None], Callable[[FakeHub, Call, str], Reply]] = {
     ("GET", None): _info,
     ("GET", "revision"): _info,
     ("GET", "tree"): _tree,
+    ("POST", "paths-info"): _paths_info,
     ("GET", "runtime"): _runtime,
     ("POST", "hardware"): _hardware,
     ("PUT", "settings"): _settings,
