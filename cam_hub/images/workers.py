@@ -16,9 +16,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -147,7 +145,7 @@ class Workers:
             count,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_begin,
-            initargs=(self._pickled, self._mode, Path.cwd(), limits),
+            initargs=(self._pickled, self._mode, limits),
         )
 
     def submit(self, source: object) -> Callable[[], OpenedImage]:
@@ -211,12 +209,10 @@ class Workers:
 _SENT: dict[str, Any] = {}
 
 
-def _begin(turn: bytes, mode: str, folder: Path, limits: tuple[int | None, bool]) -> None:
+def _begin(turn: bytes, mode: str, limits: tuple[int | None, bool]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is handled by the process of the model
     torch.set_num_threads(1)
-    with suppress(OSError):  # spawn goes to where the first process was started
-        os.chdir(folder)
     Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limits
     _SENT.update(turn=turn, mode=mode)
 
