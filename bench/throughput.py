@@ -7,7 +7,9 @@ All contenders of a row take turns within each round, with the same images, load
 ratios are computed for each round, and medians are shown. *Plain* is ``torch.inference_mode()`` and
 the five best classes. The *floor* is what LayerCAM takes in plain torch: a graph from the target
 layer on, one backward pass per batch, the maps, one transfer. *cam_hub* yields results that become
-explanations when they are asked for; *explanations* asks for each of them.
+explanations when they are asked for; *explanations* asks for each of them. Where the workers of
+``explain_many`` read the images, plain inference gets exact inputs from as many workers of a
+``DataLoader``, and both streams are endless, so that no round starts processes.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
@@ -27,11 +30,14 @@ from torch.utils.data import DataLoader, Dataset
 import cam_hub
 from bench.engine.pictures import write_pictures
 from cam_hub.attribution.preparation import suited_format
+from cam_hub.images.preprocessing import PREPROCESSING_MODES
 from cam_hub.layers.layouts import to_maps
 
 _NETWORKS = ("resnet18", "resnet50", "convnext_tiny", "vit_small_patch16_224")
 _SAMPLES = 4
 _SIDE = (640, 480)
+_LARGE = (4032, 3024)
+_LARGE_FILES = 8
 
 Batches = Callable[[], Iterable[Tensor]]
 
@@ -55,9 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
-        files = write_pictures(Path(folder), options.images, _SIDE)
+        files = write_pictures(Path(folder, "files"), options.images, _SIDE)
+        large = write_pictures(Path(folder, "large"), _LARGE_FILES, _LARGE)
         for name in options.models:
-            for line in _rows(name, files, options):
+            for line in _rows(name, files, large, options):
                 print(line, flush=True)
                 lines.append(line)
     if options.report:
@@ -65,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _rows(name: str, files: list[Path], options: argparse.Namespace) -> Iterator[str]:
+def _rows(
+    name: str, files: list[Path], large: list[Path], options: argparse.Namespace
+) -> Iterator[str]:
     torch.manual_seed(0)
     model = cam_hub.load_model(name, pretrained=False, device=options.device)
     tensors = list(torch.randn(options.images, *model.input_size))
@@ -87,6 +96,9 @@ def _rows(name: str, files: list[Path], options: argparse.Namespace) -> Iterator
             "all": partial(_explain, model, images, size, "layercam", True),
         }
         yield _row([name, kind, "LayerCAM"], contenders, options)
+    yield _workers_row(name, model, files, "JPEG, workers", "exact", options)
+    for mode in PREPROCESSING_MODES:
+        yield _workers_row(name, model, large, f"12 MP JPEG, workers, {mode}", mode, options)
     yield _row(
         [name, "tensors", f"SmoothGradCAM++, {_SAMPLES} samples; plain: {1 + _SAMPLES} passes"],
         {
@@ -96,6 +108,39 @@ def _rows(name: str, files: list[Path], options: argparse.Namespace) -> Iterator
         },
         options,
     )
+
+
+def _workers_row(
+    name: str,
+    model: cam_hub.LoadedModel,
+    files: list[Path],
+    kind: str,
+    mode: str,
+    options: argparse.Namespace,
+) -> str:
+    """The row of files that are read by the workers of ``explain_many``."""
+    size, count = options.batch, options.images
+    given = _Files(model, files)
+    endless = cycle(range(len(files)))
+    loader = iter(DataLoader(given, size, sampler=endless, num_workers=options.workers))
+    outcomes = cam_hub.explain_many(
+        model,
+        cycle(files),
+        method="layercam",
+        batch_size=size,
+        workers=options.workers,
+        preprocessing=mode,
+    )
+
+    def explained() -> None:
+        for outcome in islice(outcomes, count):
+            assert outcome.error is None, outcome.error
+
+    contenders: dict[str, Callable[[], None]] = {
+        "plain": partial(_plain, model, lambda: islice(loader, -(-count // size)), 1),
+        "cam_hub": explained,
+    }
+    return _row([name, kind, "LayerCAM"], contenders, options)
 
 
 def _row(

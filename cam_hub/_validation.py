@@ -247,8 +247,9 @@ SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "seed": "generator random_seed random_state",
             "std": "noise noise_level noise_std sigma stdev stdevs",
             "target_layers": "layer layer_name layers module target_layer target_modules",
-            "threads": "num_workers workers",
+            "threads": "num_threads",
             "transform": "preprocess preprocessing processor tfm transforms",
+            "workers": "num_proc num_workers processes",
         }.items()
     }
 )

@@ -251,7 +251,18 @@ def _add_dataset(commands: Any) -> argparse.ArgumentParser:
     dataset.add_argument(
         "--retry-errors", action="store_true", help="explain images with an error again"
     )
-    dataset.add_argument("--threads", type=int, help="how many read images (one per processor)")
+    dataset.add_argument("--threads", type=int, help="threads that read images (one per processor)")
+    dataset.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="processes that read images in place of threads (%(default)s)",
+    )
+    dataset.add_argument(
+        "--preprocessing",
+        default="exact",
+        help="exact, or faster for large photos: draft, device (%(default)s)",
+    )
     dataset.add_argument("--html", metavar="FILE", help="also write the report as one HTML page")
     dataset.add_argument(
         "--push",
@@ -539,6 +550,8 @@ def _dataset(options: argparse.Namespace) -> int:
             part_size=options.part_size,
             retry_errors=options.retry_errors,
             threads=options.threads,
+            workers=options.workers,
+            preprocessing=options.preprocessing,
             progress=line,
             **_choices_for_many(options),
         )

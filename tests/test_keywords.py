@@ -43,7 +43,7 @@ PUBLIC = (
         (cam_hub.explain, "colormap", "overlay"),
         (cam_hub.explain_methods, "method", "methods="),
         (cam_hub.explain_many, "target_layer", "target_layers="),
-        (cam_hub.explain_many, "num_workers", "threads="),
+        (cam_hub.explain_many, "num_workers", "workers="),
         (cam_hub.explain_many, "paths", "images="),
         (cam_hub.compare, "target", None),
         (cam_hub.compare, "model", "models="),

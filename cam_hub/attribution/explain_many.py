@@ -6,16 +6,14 @@ import copy
 import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar, Unpack
 
 import torch
-from torch import Tensor
 
-from cam_hub._validation import check_whole, with_hints
+from cam_hub._validation import check_whole, check_word, with_hints
 from cam_hub.attribution.choice import (
     AUTO,
     DEFAULT_METHOD,
@@ -25,7 +23,8 @@ from cam_hub.attribution.choice import (
     observe,
 )
 from cam_hub.attribution.passes import BatchLimit, Job, Pass, Progress, run, run_together
-from cam_hub.attribution.preparation import Prepared, input_layers, make_job, prepare
+from cam_hub.attribution.preparation import input_layers, make_job, prepare
+from cam_hub.attribution.read_ahead import Ready, Refused, read_ahead
 from cam_hub.attribution.request import (
     ExplainArguments,
     ExplainOptions,
@@ -36,6 +35,7 @@ from cam_hub.attribution.result import explanation_of, is_complete, off_device
 from cam_hub.attribution.samples import Sample, open_samples
 from cam_hub.errors import CamHubError, ClassNotFound
 from cam_hub.hooks.modes import default_modes
+from cam_hub.images.preprocessing import PREPROCESSING_MODES
 from cam_hub.layers.listing import FAITHFUL, resolve_layers
 from cam_hub.methods import METHODS, Method
 from cam_hub.models.loaded_model import LoadedModel
@@ -51,84 +51,7 @@ from cam_hub.targets.classes import (
     with_expected,
 )
 
-__all__ = ["BatchExplainer", "Outcome", "Ready", "Refused", "explain_many", "read_ahead"]
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A picture that was read.
-
-    Attributes:
-        sample: The picture as it was given, with its key and label.
-        prepared: The picture as the model's input.
-    """
-
-    sample: Sample
-    prepared: Prepared
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A picture that could not be read.
-
-    Attributes:
-        sample: The picture as it was given, with its key and label.
-        error: Why.
-    """
-
-    sample: Sample
-    error: CamHubError
-
-
-def read_ahead(
-    model: LoadedModel, pictures: Iterable[Sample], *, threads: int, ahead: int
-) -> Generator[Ready | Refused, None, None]:
-    """Reads pictures before they are asked for.
-
-    Args:
-        model: The model that they are made ready for.
-        pictures: The samples, one by one; advanced in the caller's thread only, and never
-            by more than ``ahead``.
-        threads: How many read at the same time.
-        ahead: Most pictures that are read, or being read, and not yet handed over.
-
-    Yields:
-        The pictures in their order, also those that were refused. An error that ``pictures``
-        raises comes after the pictures before it. Closed early, what is not yet begun is given up,
-        and what is being read waited for.
-    """
-    waiting: deque[Future[Ready | Refused]] = deque()
-    trouble: Exception | None = None
-    source: Iterator[Sample] | None = iter(pictures)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="cam-hub-reading")
-    try:
-        while source is not None or waiting:
-            while source is not None and len(waiting) < ahead:
-                try:
-                    waiting.append(pool.submit(_read, model, next(source)))
-                except StopIteration:
-                    source = None
-                except Exception as error:  # noqa: BLE001 - whatever a caller's generator raises
-                    source, trouble = None, error
-            if waiting:
-                yield waiting.popleft().result()
-        if trouble is not None:
-            raise trouble
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _read(model: LoadedModel, sample: Sample) -> Ready | Refused:
-    if sample.error is not None:
-        return Refused(sample, sample.error)
-    device = None
-    if model.device.type != "cpu":  # a batch is moved as one
-        given = sample.picture
-        device = given.device if isinstance(given, Tensor) else torch.device("cpu")
-    try:
-        return Ready(sample, prepare(model, sample.picture, device=device))
-    except CamHubError as error:
-        return Refused(sample, error)
+__all__ = ["BatchExplainer", "Outcome", "explain_many"]
 
 
 Found = Explanation | CamHubError | Callable[[], Explanation]
@@ -427,6 +350,8 @@ def explain_many(
     *,
     method: str = AUTO,
     threads: int | None = None,
+    workers: int = 0,
+    preprocessing: str = "exact",
     **arguments: Unpack[ExplainArguments],
 ) -> Iterator[Outcome]:
     """Explains pictures in batches, while threads read those that come next.
@@ -441,7 +366,10 @@ def explain_many(
                 outcome.explanation.overlay().save(f"overlays/{outcome.picture.stem}.png")
 
     Memory is bounded: at most ``batch_size`` pictures are being explained, and as many that come
-    next are held (at least one per thread).
+    next are held (at least one per thread, and two per worker process).
+
+    With ``workers``, or ``preprocessing`` other than ``"exact"``, a file is opened again when its
+    photo is first needed, as for an overlay or the manifest. It must still be there then.
 
     Args:
         model_or_id: As for ``explain``.
@@ -471,7 +399,17 @@ def explain_many(
         batch_size: How many pictures are collected, and most images, noisy copies included, that
             pass the network at once; fewer where memory does not suffice.
         autocast: As for ``explain``.
-        threads: How many read pictures; None for one per processor, at most eight.
+        threads: How many threads read pictures; None for one per processor, at most eight.
+        workers: How many processes read pictures in place of threads: files and their bytes. All
+            else, such as arrays and tensors, is read by threads, and so are files where a
+            ``transform`` cannot be pickled. They start with the first file, which takes seconds
+            and an ``if __name__ == "__main__":`` in scripts. A picture that ends two of them has
+            an error.
+        preprocessing: ``"exact"``: as ``explain``. ``"draft"``: JPEGs are decoded at 1/2, 1/4 or
+            1/8 of their size if at least twice the size of the input's resize remains.
+            ``"device"``: the same, and photos are resized on the model's device. Measured maps
+            differ by up to 6 % of their maximum, 0.7 % on average; inputs by 0.05 and 0.003 in
+            normalised units. What is not a file is preprocessed exactly.
         progress: Called after each pass with the part of the pictures that is done (0 where
             ``images`` has no length) and a few words; what it raises stops the
             work.
@@ -494,14 +432,27 @@ def explain_many(
     method = method_name(method)
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
     check_whole("threads", threads)
+    check_whole("workers", workers, 0)
+    check_word("preprocessing", preprocessing, PREPROCESSING_MODES)
     model = model_of(model_or_id, request.options["output"])
     pictures = open_samples(images, clips=len(model.input_size) == 4)
     explainer = BatchExplainer.checked(model, method, request)
-    return _outcomes(explainer, pictures, threads, progress)
+    ready = read_ahead(
+        model,
+        pictures,
+        threads=threads,
+        ahead=max(request.options["batch_size"], threads, 2 * workers),
+        workers=workers,
+        preprocessing=preprocessing,
+    )
+    return _outcomes(explainer, pictures, ready, progress)
 
 
 def _outcomes(
-    explainer: BatchExplainer, pictures: Iterable[Sample], threads: int, progress: Progress | None
+    explainer: BatchExplainer,
+    pictures: Iterable[Sample],
+    ready: Generator[Ready | Refused, None, None],
+    progress: Progress | None,
 ) -> Iterator[Outcome]:
     total = len(pictures) if isinstance(pictures, Sized) else None
     size = explainer.request.options["batch_size"]
@@ -512,7 +463,6 @@ def _outcomes(
             part = min((before + count) / total, 1.0) if total else 0.0
             progress(part, f"{before + int(count)}{f' of {total}' if total else ''} pictures")
 
-    ready = read_ahead(explainer.model, pictures, threads=threads, ahead=max(size, threads))
     with closing(ready):
         for group in _groups(ready, size):
             results = explainer.explain(group, done)

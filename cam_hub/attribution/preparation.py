@@ -21,10 +21,16 @@ from cam_hub.attribution.request import AUTO, ExplainOptions
 from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused, TooMuch
 from cam_hub.hooks.frozen_eval import frozen_eval, unusable, walk
 from cam_hub.hooks.memory import reported
-from cam_hub.images.clips import ClipPreprocessing
+from cam_hub.images.clips import ClipPreprocessing, open_clip
 from cam_hub.images.decoding import open_image
 from cam_hub.images.geometry import Placement
-from cam_hub.images.preprocessing import Preprocessing, check_tensor, pixels_of, same
+from cam_hub.images.preprocessing import (
+    OpenedImage,
+    Preprocessing,
+    check_tensor,
+    pixels_of,
+    same,
+)
 from cam_hub.images.transforms import TransformPreprocessing
 from cam_hub.layers.layouts import LayerInfo
 from cam_hub.layers.listing import FAITHFUL, at_call, list_layers, resolve_layers
@@ -71,11 +77,13 @@ class Prepared:
         placement: Where the model's input lies on each of them.
         tensor: That input, ``(1, channels, rows, cols)``, of a clip ``(1, channels, frames, rows,
             cols)``, on the model's device.
+        approximation: "draft" or "device" if it differs from the exact input; else empty.
     """
 
     pictures: Pictures
     placement: Placement
     tensor: Tensor
+    approximation: str = ""
 
 
 _AGAIN = {"stability": 4, "randomised": 3}
@@ -129,6 +137,7 @@ def prepare(
     background: object = None,
     *,
     device: torch.device | None = None,
+    opened: OpenedImage | None = None,
 ) -> Prepared:
     """Turns a picture, or a clip, into a model's input.
 
@@ -137,6 +146,8 @@ def prepare(
         image: As for ``explain``; or what this function has returned, for the same model.
         background: A picture to show maps on in place of the image, or None.
         device: Where the input is put; None for the model's device.
+        opened: The image as it was opened for the model, in whichever process; None to open it.
+            Pictures that were left out are opened when they are first shown.
 
     Raises:
         ImageRefused: If the image cannot be read, or does not fit the model; or the background
@@ -157,16 +168,39 @@ def prepare(
         if pixels is None:
             return _prepare_tensor(model, image, device)
         image = pixels
-    opened = model.open(image)
-    if opened.bands is not None:
-        pictures, (height, width, _) = _grey(opened.bands), opened.bands.shape
-    else:
-        pictures, (width, height) = Pictures(opened.frames, clip=clip), opened.frames[0].size
-    placement = turn.place((width, height))
+    opened = opened or turn.open(image)
+    placement, tensor = opened.placement, opened.tensor
     if placement is None:  # an unknown transform: only its result can be shown
-        pictures = _painted(turn, opened.tensor)
-        placement = Placement.identity((opened.tensor.shape[-1], opened.tensor.shape[-2]))
-    return Prepared(pictures, placement, opened.tensor.to(device or model.device, model.dtype))
+        pictures = _painted(turn, tensor)
+        placement = Placement.identity((tensor.shape[-1], tensor.shape[-2]))
+    elif opened.bands is not None:
+        pictures = _grey(opened.bands)
+    elif opened.frames:
+        pictures = Pictures(opened.frames, clip=clip)
+    else:
+        frames = turn.frames if isinstance(turn, ClipPreprocessing) else None
+        again = partial(_opened_again, image, placement.photo_size, frames)
+        pictures = Pictures(again, clip=clip)
+    if isinstance(turn, Preprocessing) and tensor.dtype == torch.uint8:
+        tensor = turn.resized(tensor.to(model.device), placement)
+        device = None
+    tensor = tensor.to(device or model.device, model.dtype)
+    return Prepared(pictures, placement, tensor, opened.approximation)
+
+
+def _opened_again(
+    image: object, size: tuple[int, int], frames: int | None
+) -> Sequence[Image.Image]:
+    """The photo, or frames of a clip, of an image that was explained earlier.
+
+    Raises:
+        ImageRefused: If it cannot be opened any more, or has another size.
+    """
+    found = [open_image(image)] if frames is None else open_clip(image, frames)
+    if found[0].size != size:
+        now, was = (f"{width} x {height}" for width, height in (found[0].size, size))
+        raise ImageRefused(f"it is {now} now, and was {was} when it was explained")
+    return found
 
 
 def _prepare_tensor(model: LoadedModel, image: Tensor, device: torch.device | None) -> Prepared:

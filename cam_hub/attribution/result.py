@@ -234,6 +234,7 @@ def _make_explanation(
         grids=grids,
         samples=samples if method.needs_noise else {},
         precision=str(job.image.dtype).removeprefix("torch."),
+        approximation=prepared.approximation,
         autocast=str(job.setting.autocast or "").removeprefix("torch."),
         batch_size=job.batch_size
         if method.attribute is not None

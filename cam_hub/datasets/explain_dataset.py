@@ -59,6 +59,8 @@ def explain_dataset(
     part_size: int = 1000,
     retry_errors: bool = False,
     threads: int | None = None,
+    workers: int = 0,
+    preprocessing: str = "exact",
     **arguments: Unpack[ExplainArguments],
 ) -> DatasetReport:
     """Explains all images of a dataset and writes one Parquet row for each.
@@ -105,7 +107,10 @@ def explain_dataset(
         part_size: Maximum number of rows in one file. Rows are written when there are so many, and
             at least once a minute.
         retry_errors: Whether images whose row has an error are explained again.
-        threads: How many read images; None for one per processor, at most eight.
+        threads: How many threads read images; None for one per processor, at most eight.
+        workers: How many processes read images in place of threads, as for ``explain_many``.
+        preprocessing: ``"exact"``; or ``"draft"`` or ``"device"``, which are faster for large
+            photos and less exact, as for ``explain_many``.
         progress: Called with the part that is done (0 where the number of images is unknown) and
             words such as ``"1,200 of 50,000 images, 310 images/s, 2 min 37 s left"``; what it
             raises stops the work.
@@ -134,7 +139,13 @@ def explain_dataset(
     model = model_of(model_id, options.options["output"])
     method = method_name(method)
     images = open_source(source, clips=len(model.input_size) == 4)
-    many: dict[str, Any] = {**arguments, "method": method, "threads": threads}
+    many: dict[str, Any] = {
+        **arguments,
+        "method": method,
+        "threads": threads,
+        "workers": workers,
+        "preprocessing": preprocessing,
+    }
     for _ in explain_many(model, [], **many):  # refuses what works with no image
         pass
     identity: dict[str, Any] = {
@@ -142,7 +153,7 @@ def explain_dataset(
         "model": _model_facts(model),
         "source": dict(images.facts),
         "map_type": map_type,
-        "arguments": {"method": method, **_recorded(options)},
+        "arguments": {"method": method, "preprocessing": preprocessing, **_recorded(options)},
     }
     # As it is read again: with lists in place of tuples.
     job = {"identity": json.loads(json.dumps(identity)), "version": __version__}

@@ -16,7 +16,7 @@ from cam_hub.attribution.samples import Sample
 from cam_hub.datasets.parts import PartWriter
 from cam_hub.datasets.rows import RowMaker, row_bytes
 from cam_hub.datasets.sources import DataSource
-from cam_hub.errors import CamHubError, ModelRefused, OutOfMemory
+from cam_hub.errors import CamHubError, InvalidArgument, ModelRefused, OutOfMemory
 from cam_hub.models.loaded_model import LoadedModel
 
 __all__ = ["MAX_FAILURES", "LocalRun"]
@@ -108,6 +108,8 @@ class LocalRun:
             try:
                 for outcome in stream:
                     yield *feed.sent.popleft(), outcome
+            except InvalidArgument:  # worker processes cannot be started
+                raise
             except Exception as error:  # one image's trouble ends no job
                 if not feed.sent:
                     raise
@@ -125,8 +127,10 @@ class LocalRun:
 
     def _alone(self, sample: Sample) -> Outcome | Exception:
         """What becomes of an image whose batch ended in an exception that is not ours."""
+        workers = min(1, self.arguments.get("workers", 0))  # its decoder may crash
+        arguments = {**self.arguments, "workers": workers}
         try:
-            return next(explain_many(self.model, [sample], **self.arguments))
+            return next(explain_many(self.model, [sample], **arguments))
         except Exception as error:  # noqa: BLE001 - becomes a row
             return error
 

@@ -16,7 +16,7 @@ from cam_hub._validation import check_sizes, check_whole
 from cam_hub.errors import ImageRefused
 from cam_hub.images.decoding import MAX_PIXELS, image_file, message_of, open_image, to_picture
 from cam_hub.images.geometry import Placement
-from cam_hub.images.preprocessing import Preprocessing, check_tensor
+from cam_hub.images.preprocessing import OpenedImage, Preprocessing, check_tensor
 
 __all__ = [
     "MAX_DECODED",
@@ -235,6 +235,18 @@ class ClipPreprocessing:
     def as_dict(self) -> dict[str, Any]:
         """The fields of the frames' preprocessing, with the clip's input size, as JSON types."""
         return {**self.frame.as_dict(), "input_size": list(self.input_size)}
+
+    def open(self, clip: object) -> OpenedImage:
+        """Open a clip and turn it into the model's input.
+
+        Args:
+            clip: As for :func:`open_clip`.
+
+        Raises:
+            ImageRefused: It cannot be opened, or does not fit the model.
+        """
+        frames = tuple(open_clip(clip, self.frames))
+        return OpenedImage(frames, None, self.place(frames[0].size), self(frames))
 
     def __call__(self, clip: Sequence[Image.Image]) -> Tensor:
         """Turn a clip into the model's input.

@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.functional import normalize, pil_to_tensor, to_pil_image
+from torchvision.transforms.functional import crop, normalize, pil_to_tensor, to_pil_image
 from torchvision.tv_tensors import TVTensor
 
 from cam_hub._validation import check_finite, check_sizes
 from cam_hub.errors import ImageRefused, InvalidArgument
+from cam_hub.images.decoding import ReducedPhoto, open_image, open_reduced
 from cam_hub.images.geometry import Placement
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ __all__ = [
     "CROP_MODES",
     "INTERPOLATIONS",
     "PLAIN_INTERPOLATIONS",
+    "PREPROCESSING_MODES",
+    "OpenedImage",
     "Preprocessing",
     "check_tensor",
     "pixels_of",
@@ -82,6 +85,39 @@ _PHOTO_MODES = {1: "L", 3: "RGB"}
 
 _MAX_ELEMENTS = 2**28  # of an input tensor: 1 GiB of float32, far beyond any image model
 _MAX_RESIZE = 2**16
+
+
+PREPROCESSING_MODES = ("exact", "draft", "device")
+"""How the photos of ``explain_many`` are preprocessed: see :meth:`Preprocessing.open_reduced`."""
+
+_GAP = 2
+"""JPEGs are decoded at no less than so many times the size that they are resized to. Pillow's own
+value for thumbnails (``reducing_gap``)."""
+
+_DEVICE_INTERPOLATIONS = ("bilinear", "bicubic")  # that torch antialiases
+_DEVICE_GAP = 4 * _GAP  # what no reduced JPEG reaches
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedImage:
+    """An image, or a clip, as a model takes it.
+
+    Attributes:
+        frames: The image, or the frames of the clip; empty for ``bands``, and for what must be
+            opened again to be shown.
+        bands: ``(H, W, C)`` for an image of other than three channels, else None.
+        placement: Where the input lies on the image; None where that is not known.
+        tensor: The model's input, ``(1, channels, rows, cols)``, for a clip ``(1, channels, frames,
+            rows, cols)``: float32, on the CPU. By "device", uint8 pixels for
+            :meth:`Preprocessing.resized`.
+        approximation: "draft" or "device" if the input differs from the exact one; else empty.
+    """
+
+    frames: tuple[Image.Image, ...]
+    bands: NDArray[Any] | None
+    placement: Placement | None
+    tensor: Tensor
+    approximation: str = ""
 
 
 @dataclass(frozen=True, init=False)
@@ -273,11 +309,102 @@ class Preprocessing:
             ),
         )
 
-    def __call__(self, image: Image.Image) -> Tensor:
+    def open(self, image: object) -> OpenedImage:
+        """Open an image and turn it into the model's input.
+
+        Args:
+            image: As for :func:`cam_hub.images.decoding.open_image`; or an array for
+                :meth:`bands`.
+
+        Raises:
+            ImageRefused: It cannot be opened, or does not fit the model.
+        """
+        if isinstance(image, np.ndarray) and self.takes_bands(image):
+            height, width, _ = image.shape
+            return OpenedImage((), image, self.place((width, height)), self.bands(image))
+        photo = open_image(image)
+        return OpenedImage((photo,), None, self.place(photo.size), self(photo))
+
+    def open_reduced(self, source: object, *, device: bool = False) -> OpenedImage:
+        """Open an image and turn it into the model's input, faster and less exactly.
+
+        JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if at least twice the size of the resize
+        remains. The geometry is that of the full photo.
+
+        Args:
+            source: As :func:`cam_hub.images.decoding.encoded` returns it.
+            device: Whether only pixels are returned, for :meth:`resized`. Photos that are not
+                resized bilinearly or bicubically, that remain more than eight times as large, or
+                whose sides are no multiple of the reduction, are resized here.
+
+        Raises:
+            ImageRefused: As :meth:`open`.
+        """
+        if not self.antialias or self.interpolation == "nearest":
+            return self.open(source)
+        reduced = open_reduced(source, self._least)
+        photo, placement = reduced.photo, self.place(reduced.size)
+        frames = (photo,) if photo.size == reduced.size else ()
+        mode = _PHOTO_MODES.get(self.input_size[0])
+        if device and mode is not None and self._is_resized_on_device(reduced, placement):
+            pixels = pil_to_tensor(photo if mode == photo.mode else photo.convert(mode))
+            return OpenedImage(frames, None, placement, pixels[None], "device")
+        tensor = self(photo, placement, reduced.box)
+        return OpenedImage(frames, None, placement, tensor, "" if frames else "draft")
+
+    def _least(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The smallest size that a photo of a size may be decoded at."""
+        width, height = _resized_size(self.place(size))
+        whole = width * height <= _WHOLE_PIXELS
+        return (_GAP * width, _GAP * height) if whole else size
+
+    def _is_resized_on_device(self, reduced: ReducedPhoto, placement: Placement) -> bool:
+        width, height = _resized_size(placement)
+        return (
+            self.interpolation in _DEVICE_INTERPOLATIONS
+            and reduced.is_covered
+            and reduced.photo.width <= _DEVICE_GAP * width
+            and reduced.photo.height <= _DEVICE_GAP * height
+            and width * height <= _WHOLE_PIXELS
+        )
+
+    def resized(self, pixels: Tensor, placement: Placement) -> Tensor:
+        """Turn the pixels of a photo into the model's input, on the device that they are on.
+
+        Args:
+            pixels: uint8 ``(1, channels, H, W)``.
+            placement: Where the input lies on the full photo.
+
+        Returns:
+            float32 ``(1, channels, height, width)``, normalised. torch resizes in float32, Pillow
+            in whole numbers, first across, then down: values differ by up to 4 levels of 255.
+        """
+        width, height = _resized_size(placement)
+        values = pixels.to(torch.float32)
+        if values.shape[2:] != (height, width):
+            values = interpolate(values, (height, width), mode=self.interpolation, antialias=True)
+            values.round_().clamp_(0, 255)
+        left, top = map(int, placement.offset)
+        fill = torch.zeros(1)
+        if self.crop_mode == "border":
+            fill = torch.tensor(_colour(self.mean), dtype=torch.float32)[:, None, None]
+        fill = fill.to(values.device)
+        tensor: Tensor = crop(values - fill, -top, -left, *placement.input_size) + fill
+        normalize(tensor.div_(255), self.mean, self.std, inplace=True)
+        return tensor
+
+    def __call__(
+        self,
+        image: Image.Image,
+        placement: Placement | None = None,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> Tensor:
         """Turn a photo into the model's input.
 
         Args:
             image: A photo in mode "RGB" or "L", as ``open_image`` returns it.
+            placement: Where the input lies on the full photo, if this is a reduced one.
+            box: The part of the image that the full photo covers; None for all of it.
 
         Returns:
             float32 of shape ``(1, channels, height, width)``, normalised.
@@ -299,26 +426,34 @@ class Preprocessing:
                 "open it with cam_hub.images.decoding.open_image, which gives RGB"
             )
         mode = _PHOTO_MODES[channels]
-        fill = (0,) * channels
+        fill: tuple[int, ...] = (0,) * channels
         if self.crop_mode == "border":
-            fill = tuple(min(max(round(255 * value), 0), 255) for value in self.mean)
-        cut = self._crop(image if image.mode == mode else image.convert(mode), fill)
+            fill = _colour(self.mean)
+        cut = self._crop(image if image.mode == mode else image.convert(mode), fill, placement, box)
         tensor: Tensor = pil_to_tensor(cut).contiguous().to(torch.float32).div_(255)[None]
         normalize(tensor, self.mean, self.std, inplace=True)
         return tensor
 
-    def _crop(self, photo: Image.Image, fill: float | tuple[int, ...]) -> Image.Image:
+    def _crop(
+        self,
+        photo: Image.Image,
+        fill: float | tuple[int, ...],
+        placement: Placement | None = None,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> Image.Image:
         """Resizes a photo, and cuts or pads it to the input's size.
 
         Args:
             photo: Mode "RGB", "L" or "F".
             fill: The border's colour, in the photo's own values.
+            placement: As for a call.
+            box: As for a call.
         """
-        placement = self.place(photo.size)
+        placement = placement or self.place(photo.size)
         height, width = placement.input_size
         left, top = map(int, placement.offset)
-        resized_width = round(placement.scale[0] * photo.width)
-        resized_height = round(placement.scale[1] * photo.height)
+        resized_width = round(placement.scale[0] * placement.photo_size[0])
+        resized_height = round(placement.scale[1] * placement.photo_size[1])
         # The part of the resized photo that the crop keeps, in its own coordinates.
         kept = (
             max(0, -left),
@@ -330,7 +465,7 @@ class Preprocessing:
         if resized_width * resized_height <= max(_WHOLE_PIXELS, _WHOLE_CROPS * width * height):
             size = (resized_width, resized_height)
             if photo.size != size and self.antialias:
-                photo = photo.resize(size, filter_)
+                photo = photo.resize(size, filter_, box)
             elif photo.size != size:
                 photo = resize_plainly(photo, size, self.interpolation)
             part = photo.crop(kept)
@@ -407,6 +542,17 @@ class Preprocessing:
             torch.tensor(each, dtype=torch.float32)[:, None, None] for each in (self.std, self.mean)
         )
         return to_rgb(values.mul_(std).add_(mean))
+
+
+def _resized_size(placement: Placement) -> tuple[int, int]:
+    """Width and height of the resized photo, before it is cut or padded."""
+    (width, height), (across, down) = placement.photo_size, placement.scale
+    return round(across * width), round(down * height)
+
+
+def _colour(mean: Sequence[float]) -> tuple[int, ...]:
+    """A mean in [0, 1] as the colour of a border."""
+    return tuple(min(max(round(255 * value), 0), 255) for value in mean)
 
 
 def to_rgb(values: Tensor) -> Image.Image:

@@ -21,8 +21,9 @@ from torch import Tensor
 from cam_hub._text import first_line, shortened
 from cam_hub._validation import check_sizes
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument
+from cam_hub.images.decoding import open_image
 from cam_hub.images.geometry import Placement
-from cam_hub.images.preprocessing import Preprocessing, check_tensor, to_rgb
+from cam_hub.images.preprocessing import OpenedImage, Preprocessing, check_tensor, to_rgb
 
 __all__ = ["TransformPreprocessing", "read_transform"]
 
@@ -71,6 +72,19 @@ class TransformPreprocessing:
             low, gain = self._normal
             self.mean = tuple((-low / gain + 0.0).tolist())  # not -0.0
             self.std = tuple((1 / gain).tolist())
+
+    def open(self, image: object) -> OpenedImage:
+        """Open an image and turn it into the model's input.
+
+        Args:
+            image: As for :func:`cam_hub.images.decoding.open_image`.
+
+        Raises:
+            ImageRefused: It cannot be opened, or the transform fails on it.
+        """
+        photo = open_image(image)
+        tensor = self(photo)
+        return OpenedImage((photo,), None, self.place(photo.size), tensor)
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Turn a photo into the model's input.

@@ -13,10 +13,7 @@ from importlib import import_module
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from cam_hub._text import first_line
@@ -26,9 +23,8 @@ from cam_hub.hooks.frozen_eval import unusable, unwrapped, walk
 from cam_hub.hooks.memory import is_out_of_memory
 from cam_hub.hooks.modes import default_modes
 from cam_hub.hooks.recording import foreign_hooks
-from cam_hub.images.clips import ClipPreprocessing, open_clip
-from cam_hub.images.decoding import open_image
-from cam_hub.images.preprocessing import Preprocessing, pixels_of
+from cam_hub.images.clips import ClipPreprocessing
+from cam_hub.images.preprocessing import OpenedImage, Preprocessing, pixels_of
 from cam_hub.images.transforms import TransformPreprocessing
 from cam_hub.options import OutputChoice
 from cam_hub.targets.base import Task
@@ -38,7 +34,6 @@ from cam_hub.targets.reading import probes
 __all__ = [
     "EXECUTION",
     "LoadedModel",
-    "OpenedImage",
     "Origin",
     "double_copy",
     "double_pair",
@@ -102,22 +97,6 @@ EXECUTION = "execution"
 """The fact about a model that holds its ``Execution``."""
 
 _ORIGIN = "origin"  # its place among the facts
-
-
-@dataclass(frozen=True, eq=False)
-class OpenedImage:
-    """An image, or a clip, as a model takes it.
-
-    Attributes:
-        frames: The image, or the frames of the clip; empty for ``bands``.
-        bands: ``(H, W, C)`` for an image of other than three channels, else None.
-        tensor: The model's input, ``(1, channels, rows, cols)``, for a clip ``(1, channels, frames,
-            rows, cols)``: float32, on the CPU.
-    """
-
-    frames: tuple[Image.Image, ...]
-    bands: NDArray[Any] | None
-    tensor: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,9 +233,8 @@ class LoadedModel:
         Raises:
             ImageRefused: As ``preprocess``.
         """
-        turn = self.preprocessing
-        clip = isinstance(turn, ClipPreprocessing)
         if isinstance(image, Tensor):
+            clip = isinstance(self.preprocessing, ClipPreprocessing)
             pixels = pixels_of(image, self.input_size[0], clip=clip)
             if pixels is None:
                 raise ImageRefused(
@@ -264,22 +242,7 @@ class LoadedModel:
                     "already: give it to the network as it is, or pass the pixels as uint8"
                 )
             image = pixels
-        bands = None
-        frames: tuple[Image.Image, ...] = ()
-        if isinstance(turn, ClipPreprocessing):
-            frames = tuple(open_clip(image, turn.frames))
-            tensor = turn(frames)
-        elif (
-            isinstance(image, np.ndarray)
-            and isinstance(turn, Preprocessing)
-            and turn.takes_bands(image)
-        ):
-            bands = image
-            tensor = turn.bands(bands)
-        else:
-            frames = (open_image(image),)
-            tensor = turn(frames[0])
-        return OpenedImage(frames, bands, tensor)
+        return self.preprocessing.open(image)
 
     def run(self, batch: Tensor, *, tokens: bool = False) -> Any:
         """Calls the network as its task does, and takes the shortcuts that there are.

@@ -200,15 +200,17 @@ def make_manifest(
             columns.
         samples: The number of noisy copies for each map; empty for maps without noise.
         precision: Floating-point type of the pass.
-        optional: Entries that are left out if they are empty. ``autocast``: the type in which
-            autocast computed what it could. ``batch_size``: how many images passed the network at
-            once, if there was more than one. ``notes``: what must be known of all maps: how the
-            model had to be run. ``layer_notes``: what must be known of the maps of some layers, by
-            layer (``LayerInfo.note``). ``agreement``: of maps that noise went into, by layer: how
-            far another seed's map can be expected to correlate, the least of the classes.
-            ``cancellation``: of maps of Grad-CAM++ and XGrad-CAM, by layer: the share of the
-            weights in the paper's formula that comes from denominators whose terms cancel, for the
-            class with the largest one. ``choice``: how method and layer were chosen by evidence.
+        optional: Entries that are left out if they are empty. ``approximation``: "draft" or
+            "device" if the picture was preprocessed in that way, not exactly. ``autocast``: the
+            type in which autocast computed what it could. ``batch_size``: how many images passed
+            the network at once, if there was more than one. ``notes``: what must be known of all
+            maps: how the model had to be run. ``layer_notes``: what must be known of the maps of
+            some layers, by layer (``LayerInfo.note``). ``agreement``: of maps that noise went into,
+            by layer: how far another seed's map can be expected to correlate, the least of the
+            classes. ``cancellation``: of maps of Grad-CAM++ and XGrad-CAM, by layer: the share of
+            the weights in the paper's formula that comes from denominators whose terms cancel, for
+            the class with the largest one. ``choice``: how method and layer were chosen by
+            evidence.
 
     Returns:
         JSON types only.

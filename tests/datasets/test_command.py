@@ -24,7 +24,7 @@ def test_a_dataset_is_explained_and_resumed(folder, capsys):
     arguments = ["dataset", cam_hub.DEFAULT_MODEL, str(folder / "photos"), str(out),
                  "--method", "layercam", "--class", "top(1)", "--expected", "--map-type", "uint8",
                  "--html", str(folder / "report.html"), "--evidence", "--device", "cpu",
-                 "--threads", "1"]  # fmt: skip
+                 "--threads", "1", "--preprocessing", "draft"]  # fmt: skip
     assert main(arguments) == 0
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [
@@ -35,6 +35,7 @@ def test_a_dataset_is_explained_and_resumed(folder, capsys):
     report = cam_hub.DatasetReport.open(out)
     assert report["tiger cat/cat.png"].evidence.faithful is not None
     assert report.job["arguments"]["classes"] == ["top(1)", "expected"]
+    assert report.job["arguments"]["preprocessing"] == "draft"
     (folder / "photos" / "espresso" / "bad.png").write_bytes(b"no image")
     assert main(arguments) == 1
     printed = capsys.readouterr()

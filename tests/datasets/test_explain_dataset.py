@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import resource
@@ -22,7 +23,8 @@ from cam_hub import DatasetReport, errors, explain_dataset
 from cam_hub.datasets.html import page_of
 from cam_hub.datasets.rows import schema
 from cam_hub.datasets.runner import MAX_FAILURES
-from tests.fakes.tiny_datasets import CLASSES, colours, folder_of, image
+from tests.fakes.deadly import DEADLY, Deadly
+from tests.fakes.tiny_datasets import CLASSES, Colours, colours, folder_of, image
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -316,6 +318,7 @@ class TestTheFolder:
             ({"evidence": "cover"}, "evidence"),
             ({"map_type": "uint8"}, "map_type is 'float32'"),
             ({"target_layers": "conv"}, "target_layers"),
+            ({"preprocessing": "draft"}, "preprocessing is 'exact'"),
         ],
     )
     def test_of_another_job_is_refused(self, model, photos_of_colours, tmp_path, change, message):
@@ -413,6 +416,8 @@ def test_no_images_give_an_empty_report(model, tmp_path):
         {"target_layers": "no such layer"},
         {"classes": "no such class"},
         {"batch_size": 0},
+        {"workers": -1},
+        {"preprocessing": "fast"},
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(
@@ -421,6 +426,31 @@ def test_wrong_arguments_are_refused_before_anything_is_written(
     with pytest.raises(errors.CamHubError):
         run(model, photos_of_colours, tmp_path / "out", **wrong)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_rows_by_worker_processes_are_those_by_threads(photos_of_colours, tmp_path):
+    """An image that crashes its decoder has an error row."""
+    model = cam_hub.wrap_model(Colours(), transform=Deadly(tmp_path), class_names=CLASSES)
+    image(0, DEADLY).save(photos_of_colours / "red" / "deadly.png")
+    reports = [
+        run(model, photos_of_colours, tmp_path / str(workers), workers=workers, batch_size=4)
+        for workers in (0, 2)
+    ]
+    assert len(reports[0]) == len(reports[1]) == 13
+    assert list(reports[1].errors()) == ["red/deadly.png"]
+    for one, two in zip(*reports, strict=True):
+        assert one.key == two.key
+        if two.error is None:
+            np.testing.assert_array_equal(one.map, two.map)
+            assert (one.placement, one.predictions) == (two.placement, two.predictions)
+
+
+def test_a_job_whose_workers_cannot_start_ends(model, photos_of_colours, tmp_path, monkeypatch):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    with pytest.raises(errors.InvalidArgument, match="workers=2"):
+        run(model, photos_of_colours, tmp_path / "out", workers=2)
+    assert not stored_keys(tmp_path / "out")
 
 
 def test_progress_states_the_rate_and_the_time_left(model, photos_of_colours, tmp_path):
