@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from cam_hub.errors import ModelRefused
 
-__all__ = ["build_on_meta", "build_without_initialisation", "wake"]
+__all__ = ["build_on_meta", "build_without_initialisation", "convert", "wake"]
 
 
 _LARGEST_STEP = 2**28
@@ -96,15 +96,17 @@ through a part of the network to find out a shape.)"""
 def build_without_initialisation(
     build: Callable[[], nn.Module],
     *,
+    dtype: torch.dtype = torch.float32,
     own_memory: bool = False,
     poll: Callable[[], None] = lambda: None,
 ) -> nn.Module:
-    """Calls a function that builds a network and loads a checkpoint into it.
+    """Calls a function that builds a network in float32 and loads a checkpoint into it.
 
-    The network is the same as ``build()`` gives, bit for bit, and so are its outputs. Tensors of
-    the state dict become its own memory where they fit. Those of a safetensors file are a private
-    mapping of the file: weights are read when they are first used, and writing to them leaves the
-    file as it is. The file may be deleted or replaced meanwhile, but not overwritten in place.
+    The network is the same as ``build().to(dtype)``, bit for bit, and so are its outputs. Tensors
+    of the state dict become its own memory where they fit. Those of a safetensors file are a
+    private mapping of the file: weights are read when they are first used, and writing to them
+    leaves the file as it is. The file may be deleted or replaced meanwhile, but not overwritten in
+    place.
 
     Only this thread is affected. As hardly anything is drawn, torch's random generator is left
     in another state than by ``build()``.
@@ -112,6 +114,8 @@ def build_without_initialisation(
     Args:
         build: Gives the network with its weights, and keeps no tensor of the state dict. It is
             called a second time where a skipped initialisation mattered.
+        dtype: The floating-point type of the network. No weight that the checkpoint holds takes
+            memory in another one.
         own_memory: Whether all tensors are copied, so that the file may be overwritten, too: for
             folders that people write to.
         poll: Called at every call of torch's functions; what it raises ends the loading.
@@ -119,7 +123,7 @@ def build_without_initialisation(
     Raises:
         Exception: Whatever ``build`` raises.
     """
-    mode = _WithoutInitialisation(poll)
+    mode = _WithoutInitialisation(poll, dtype)
     try:
         with mode:
             module = build()
@@ -131,9 +135,20 @@ def build_without_initialisation(
             if own_memory:
                 for weight in mode.adopted:
                     weight.data = weight.data.clone()
-            return module
+            return module if dtype == torch.float32 else convert(module, dtype)
     with _Polling(poll):
-        return build()
+        module = build()
+    return module if dtype == torch.float32 else convert(module, dtype)
+
+
+def convert(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Converts all floating-point tensors of a module, and returns it."""
+    for child in module.modules():
+        # Tensors that are neither parameters nor buffers do not follow by themselves.
+        for name, value in vars(child).items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                vars(child)[name] = value.detach().to(dtype)
+    return module.to(dtype)
 
 
 class _Polling(TorchFunctionMode):
@@ -163,9 +178,10 @@ class _WithoutInitialisation(TorchFunctionMode):
         adopted: Parameters whose memory was the checkpoint's.
     """
 
-    def __init__(self, poll: Callable[[], None]) -> None:
+    def __init__(self, poll: Callable[[], None], dtype: torch.dtype) -> None:
         super().__init__()
         self._poll = poll
+        self._dtype = dtype
         self.values_were_read = False
         self.adopted: list[nn.Parameter] = []
         self._owners: dict[int, tuple[nn.Parameter, StorageWeakRef]] = {}
@@ -205,13 +221,10 @@ class _WithoutInitialisation(TorchFunctionMode):
                 owner = known[0]
                 if name != "copy_" or first is not owner or self._is_uninitialized(args[1:]):
                     self._mark_uninitialized(first)
-                elif self._can_adopt(owner, args[1], sys._getframe(1)):
-                    storage = args[1].untyped_storage()
-                    self._adopted_storages[storage._cdata] = _weak_ref(storage)
-                    # Whatever else has that memory does not get the numbers.
+                elif (found := self._memory_for(owner, args[1], sys._getframe(1))) is not None:
+                    # Whatever else has the parameter's memory does not get the numbers.
                     self._mark_uninitialized(owner)
-                    owner.data = args[1].detach()
-                    self.adopted.append(owner)
+                    owner.data = found
                 else:
                     owner.copy_(*args[1:], **kwargs)
                     self._uninitialized.pop(owner.untyped_storage()._cdata, None)
@@ -232,25 +245,33 @@ class _WithoutInitialisation(TorchFunctionMode):
         self.values_were_read |= batch_norm or not results
         return result
 
-    def _can_adopt(self, owner: nn.Parameter, value: object, caller: FrameType) -> bool:
-        """Whether a tensor can become a parameter's memory: of its kind, and not used elsewhere.
+    def _memory_for(self, owner: nn.Parameter, value: object, caller: FrameType) -> Tensor | None:
+        """The memory in which a parameter gets the values of a tensor; None for its own.
 
-        A constructor may go on with what it copied from; a state dict is done with. So it must be
+        The tensor itself becomes that memory if it is of the same kind and not used elsewhere. A
+        constructor may go on with what it copied from; a state dict is done with. So it must be
         torch that calls, on behalf of ``load_state_dict``.
         """
         if caller.f_code is not nn.Module._load_from_state_dict.__code__:
-            return False
+            return None
         if type(value) not in (Tensor, nn.Parameter) or not isinstance(value, Tensor):
-            return False
+            return None
+        dtype = self._dtype if owner.is_floating_point() else owner.dtype
         storage = value.untyped_storage()
-        return (
-            (value.shape, value.dtype, value.device) == (owner.shape, owner.dtype, owner.device)
+        if (
+            (value.shape, value.dtype, value.device) == (owner.shape, dtype, owner.device)
             and value.stride() == owner.stride()
             and value.is_contiguous()
             and storage.nbytes() == value.numel() * value.element_size()
             and storage._cdata not in self._adopted_storages
             and storage._cdata not in self._owners
-        )
+        ):
+            self._adopted_storages[storage._cdata] = _weak_ref(storage)
+            self.adopted.append(owner)
+            return value.detach()
+        if owner.dtype == dtype:
+            return None
+        return torch.empty_like(owner, dtype=dtype).copy_(value.detach())
 
     def _mark_uninitialized(self, *tensors: Tensor) -> None:
         for tensor in tensors:
