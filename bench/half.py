@@ -75,7 +75,7 @@ def _rows(model: cam_hub.LoadedModel, images: int) -> Iterator[str]:
         for method, path in product(_METHODS, islice(photos(), images)):
             with suppress(NoMap):
                 exact[method, path] = cam_hub.explain(
-                    model, path, method=method, target_layers=layer
+                    model, path, method=method, target_layers=[layer]
                 )
         yield " | ".join([f"`{layer}`", *(_cell(model, way, exact) for way in WAYS)])
 
