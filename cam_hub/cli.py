@@ -222,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (layers, explain, compare, dataset):
         command.add_argument("--random", action="store_true", help="random weights, no network")
         command.add_argument("--device", default="auto", help="(%(default)s)")
+        command.add_argument("--dtype", default="auto", help="of the weights (%(default)s)")
     return parser
 
 
@@ -308,7 +309,7 @@ def _model(options: argparse.Namespace) -> LoadedModel:
     if len(named) > 1:
         raise InvalidArgument("--model", options.model, "one model, and two were named")
     id = named.pop() if named else DEFAULT_MODEL
-    return load_model(id, pretrained=not options.random, device=options.device)
+    return load_model(id, pretrained=not options.random, device=options.device, dtype=options.dtype)
 
 
 def _methods(_: argparse.Namespace) -> None:
@@ -502,9 +503,14 @@ def _compare(options: argparse.Namespace) -> int:
     )
 
     def lease(model_id: str, progress: Progress) -> AbstractContextManager[LoadedModel]:
-        random, device = options.random, options.device
         return nullcontext(
-            load_model(model_id, pretrained=not random, device=device, progress=progress)
+            load_model(
+                model_id,
+                pretrained=not options.random,
+                device=options.device,
+                dtype=options.dtype,
+                progress=progress,
+            )
         )
 
     models = list(dict.fromkeys(options.models or [DEFAULT_MODEL]))

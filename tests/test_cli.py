@@ -46,6 +46,12 @@ def test_methods_are_listed_with_their_costs_and_papers(capsys):
         assert str(method.passes) in row
 
 
+def test_the_type_of_the_weights_is_recorded(photo, tmp_path):
+    arguments = ["--method", "layercam", "--dtype", "bfloat16", "--out", str(tmp_path / "out")]
+    assert main(["explain", str(photo), *arguments]) == 0
+    assert cam_hub.Explanation.load(tmp_path / "out").manifest["precision"] == "bfloat16"
+
+
 def test_two_models_at_once_are_refused(capsys):
     assert main(["layers", "resnet10t", "--model", "resnet18", "--random"]) == 1
     assert "two were named" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.options import unrecorded
 from cam_hub.results.explanation import Explanation
 from cam_hub.results.manifest import check_explanation
+from cam_hub.sources.registry import load_model
 from cam_hub.sources.store import SHARED
 
 __all__ = ["reproduce"]
@@ -69,6 +70,10 @@ def reproduce(
         if not recorded["pretrained"]:
             raise InvalidArgument("model", None, "the model itself: it has no pretrained weights")
         model = SHARED.get(recorded["id"])
+        # A caller may have chosen another type. Double precision is that of a copy.
+        own = str(model.dtype).removeprefix("torch.")
+        if (precision := manifest.get("precision", own)) not in (own, "float64"):
+            model = load_model(recorded["id"], dtype=precision)
     _check_preprocessing(model, manifest)
     parameters = manifest["parameters"]
     contrast = manifest.get("contrast") or None  # older manifests have none

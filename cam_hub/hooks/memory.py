@@ -12,7 +12,15 @@ import torch
 
 from cam_hub.errors import CamHubError, OutOfMemory
 
-__all__ = ["copies_at_once", "free_part", "group_room", "in_chunks", "is_out_of_memory", "reported"]
+__all__ = [
+    "copies_at_once",
+    "free_bytes",
+    "free_part",
+    "group_room",
+    "in_chunks",
+    "is_out_of_memory",
+    "reported",
+]
 
 
 _T = TypeVar("_T")
@@ -31,7 +39,7 @@ def free_part(device: torch.device, most: int) -> int:
         device: Where the work is done.
         most: Never more than this; also the answer where it is not known what is free.
     """
-    free = _free(device)
+    free = free_bytes(device)
     return most if free is None else max(_LEAST, min(most, int(free * _PART)))
 
 
@@ -96,7 +104,8 @@ def _says_out_of_memory(error: BaseException) -> bool:
     return any(words in said for words in _WORDS) or said.rstrip() == _ONEDNN
 
 
-def _free(device: torch.device) -> int | None:
+def free_bytes(device: torch.device) -> int | None:
+    """The bytes that a device could hand out; None where that is not known."""
     if device.type == "cuda":
         return _free_on_gpu(device)
     if device.type != "cpu":
@@ -135,8 +144,8 @@ def group_room(
         own: Names the groups of this process.
 
     Returns:
-        Bytes, or None without a limit. Files that the kernel has cached can be given back, so that
-        they do not count as used.
+        Bytes, or None without a limit. Files that the kernel has cached, or that are mapped, can be
+        given back, so that they do not count as used.
     """
     try:
         lines = own.read_text("utf-8").splitlines()
@@ -146,24 +155,24 @@ def group_room(
     for line in lines:
         _, controllers, path, *_ = [*line.split(":", 2), "", ""]
         if controllers == "":  # version 2
-            files = root, "memory.max", "memory.current", "inactive_file"
+            files = root, "memory.max", "memory.current", ""
         elif "memory" in controllers.split(","):
-            names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
             files = (root / "memory", *names)
         else:
             continue
-        base, limit, usage, cached = files
+        base, limit, usage, prefix = files
         group = base / path.lstrip("/")
         # In a container, its own group is mounted as the root.
         rooms += [
-            _group_room(folder, limit, usage, cached)
+            _group_room(folder, limit, usage, prefix)
             for folder in dict.fromkeys((group, *group.parents, base))
             if folder == base or base in folder.parents
         ]
     return min((room for room in rooms if room is not None), default=None)
 
 
-def _group_room(folder: Path, limit: str, usage: str, cached: str) -> int | None:
+def _group_room(folder: Path, limit: str, usage: str, prefix: str) -> int | None:
     try:
         most = int((folder / limit).read_text("ascii"))
         used = int((folder / usage).read_text("ascii"))
@@ -171,7 +180,8 @@ def _group_room(folder: Path, limit: str, usage: str, cached: str) -> int | None
     except (OSError, ValueError):  # "max", or no such group here
         return None
     counts = dict(zip(stat[::2], stat[1::2], strict=False))
-    return max(0, most - used + int(counts.get(cached, 0)))
+    cached = sum(int(counts.get(f"{prefix}{kind}_file", 0)) for kind in ("inactive", "active"))
+    return max(0, most - used + cached)
 
 
 _BUDGET = 4 << 30

@@ -40,10 +40,14 @@ from cam_hub.layers.layouts import (
     turn_back,
 )
 
-__all__ = ["Finding", "Output", "Responses", "judge_outputs"]
+__all__ = ["Finding", "Output", "Responses", "judge_outputs", "lost_in_rounding"]
 
 _ROUNDINGS = 64
 """A change below this many rounding errors of the output's greatest value is lost in them."""
+
+_MAX_LOST = 2**-5
+"""A change of at least this part of the greatest value is not lost, however coarse the type is. (In
+bfloat16 this is four rounding errors; a place's response is the mean of many values.)"""
 
 _CHANNELS, _FEW_CHANNELS, _SMALL = 64, 32, 256
 """Number of channels that suffice to measure the change of a place; fewer on grids of more cells
@@ -121,7 +125,7 @@ class Output:
     folded: bool = False
     responses: list[Responses] = field(default_factory=list)
     latest: Responses | None = None
-    rounding: float = 0.0
+    lost: float = 0.0
     overwritten: bool = False
 
     @property
@@ -132,7 +136,7 @@ class Output:
     @property
     def below_precision(self) -> bool:
         """Whether the change is hardly more than rounding errors, or less."""
-        return bool(self.responses) and self.change < _ROUNDINGS * self.rounding
+        return bool(self.responses) and self.change < self.lost
 
     def takes(self, tensor: Tensor, count: int) -> bool:
         """Whether the output for a batch of so many images is of the shape that is expected."""
@@ -171,6 +175,16 @@ class Output:
             self.overwritten,
             max(0, self.calls - 1),
         )
+
+
+def lost_in_rounding(kind: torch.dtype, greatest: float) -> float:
+    """Changes below this are lost in the rounding errors of an output.
+
+    Args:
+        kind: Its floating-point type.
+        greatest: Its greatest absolute value.
+    """
+    return min(_ROUNDINGS * torch.finfo(kind).eps, _MAX_LOST) * greatest
 
 
 class Responses:

@@ -25,7 +25,7 @@ from cam_hub.hooks.recording import main_tensor, observe, same_values, watch_wri
 from cam_hub.layers.correspondence import (
     BANDS,
 )
-from cam_hub.layers.findings import Finding, Output, Responses, judge_outputs
+from cam_hub.layers.findings import Finding, Output, Responses, judge_outputs, lost_in_rounding
 from cam_hub.layers.layouts import (
     Frame,
     arrangements,
@@ -165,7 +165,7 @@ def _shapes(
         )
         outputs.append(seen)
         if tensor.is_floating_point():
-            seen.rounding = torch.finfo(tensor.dtype).eps * greatest
+            seen.lost = lost_in_rounding(tensor.dtype, greatest)
         if layouts:
             written[name] = watch_writes(tensor)
 

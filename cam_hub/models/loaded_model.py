@@ -20,12 +20,13 @@ from cam_hub._text import first_line
 from cam_hub.errors import ImageRefused, InvalidArgument, ModelRefused, OutOfMemory
 from cam_hub.hooks.execution import PLAIN, Execution, shortcuts, watch, worth
 from cam_hub.hooks.frozen_eval import unusable, unwrapped, walk
-from cam_hub.hooks.memory import is_out_of_memory
+from cam_hub.hooks.memory import free_bytes, is_out_of_memory
 from cam_hub.hooks.modes import default_modes
 from cam_hub.hooks.recording import foreign_hooks
 from cam_hub.images.clips import ClipPreprocessing
 from cam_hub.images.preprocessing import OpenedImage, Preprocessing, pixels_of
 from cam_hub.images.transforms import TransformPreprocessing
+from cam_hub.models.initialisation import convert
 from cam_hub.options import OutputChoice
 from cam_hub.targets.base import Task
 from cam_hub.targets.classification import Classification
@@ -460,20 +461,22 @@ def double_copy(module: nn.Module) -> nn.Module | None:
 
     Returns:
         None if it cannot be copied.
+
+    Raises:
+        MemoryError: If the copy would not fit.
     """
+    tensors = list(chain(module.parameters(), module.buffers()))
+    needed = sum(tensor.numel() * torch.float64.itemsize for tensor in tensors)
+    free = free_bytes(tensors[0].device) if tensors else None
+    if free is not None and needed > free:
+        raise MemoryError(f"a copy takes {needed:,} bytes, and {free:,} are free")
     try:
         copied = copy.deepcopy(module)
     except (RuntimeError, TypeError, NotImplementedError):
         return None
-    tensors = chain(copied.parameters(), copied.buffers())
     if any(tensor.device.type == "mps" for tensor in tensors):
         copied = copied.cpu()
-    for child in copied.modules():
-        # Tensors that are neither parameters nor buffers do not follow by themselves.
-        for name, value in vars(child).items():
-            if isinstance(value, Tensor) and value.is_floating_point():
-                vars(child)[name] = value.detach().double()
-    return copied.double()
+    return convert(copied, torch.float64)
 
 
 def double_pair(module: nn.Module, clean: Tensor) -> tuple[nn.Module, Tensor] | None:
@@ -484,9 +487,13 @@ def double_pair(module: nn.Module, clean: Tensor) -> tuple[nn.Module, Tensor] | 
         clean: Its input.
 
     Returns:
-        None if they are in double precision already, or if the module cannot be copied.
+        None if they are in double precision already, or if the module cannot be copied or its
+        copy would not fit.
     """
-    finer = double_copy(module) if clean.dtype != torch.float64 else None
+    try:
+        finer = double_copy(module) if clean.dtype != torch.float64 else None
+    except MemoryError:
+        return None
     if finer is None:
         return None
     place = next(chain(finer.parameters(), finer.buffers()), clean).device

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
 from cam_hub._text import first_line
 from cam_hub.errors import InvalidArgument, ModelRefused
+from cam_hub.hooks.memory import free_bytes
 from cam_hub.models.model_id import ModelId
+from cam_hub.models.repo_files import SAFE
 from cam_hub.options import SWITCH_WORDS
 
 if TYPE_CHECKING:
@@ -24,14 +27,19 @@ __all__ = [
     "MAX_TENSORS",
     "UNLIMITED",
     "FileFacts",
+    "FloatType",
     "LoadLimits",
     "LoadRequest",
     "ModelFacts",
     "Progress",
     "Source",
+    "check_fits",
     "check_limits",
+    "check_memory",
     "format_bytes",
     "pick_device",
+    "pick_dtype",
+    "pick_stored",
 ]
 
 
@@ -158,6 +166,47 @@ def check_limits(facts: ModelFacts, limits: LoadLimits, folder: Path | None = No
             )
 
 
+def check_fits(facts: ModelFacts, request: LoadRequest) -> None:
+    """Raises ``ModelRefused`` if weights cannot fit into memory, as far as facts show it.
+
+    Args:
+        facts: Facts about the model.
+        request: The type of the weights and the device that were asked for.
+
+    Raises:
+        ModelRefused: As ``check_memory``.
+    """
+    numbers, mapped = facts.parameters or 0, (facts.weights_file or "").endswith(SAFE)
+    if not mapped:  # drawn, or unpickled, in float32
+        needed = numbers * torch.float32.itemsize
+    elif isinstance(request.dtype, torch.dtype):
+        needed = numbers * request.dtype.itemsize
+    else:
+        needed = facts.weights_bytes or 0
+    check_memory(facts.id, needed, request.device)
+
+
+def check_memory(id: str, needed: int, device: torch.device) -> None:
+    """Raises ``ModelRefused`` if weights do not fit into the free memory of a device.
+
+    Args:
+        id: The model's ID.
+        needed: Their bytes.
+        device: Where they are to be.
+
+    Raises:
+        ModelRefused: With the memory that they need and what is free.
+    """
+    free = free_bytes(device)
+    if free is not None and needed > free:
+        raise ModelRefused(
+            id,
+            f"its weights take {format_bytes(needed)}, and {format_bytes(free)} of memory are free "
+            f"on {str(device)!r}. A smaller type (load_model(…, dtype='bfloat16')), a device with "
+            "more memory or a smaller model may work.",
+        )
+
+
 def format_bytes(count: int | None) -> str:
     """A number of bytes, for people: ``"97.8 MB"``."""
     if count is None:
@@ -263,6 +312,10 @@ Progress = Callable[[float, str], None]
 """Called with the part of the work that is done, in [0, 1], and a few words."""
 
 
+FloatType = torch.dtype | Literal["auto", "stored"]
+"""The type of a network's weights, or what determines it."""
+
+
 @dataclass(frozen=True)
 class LoadRequest:
     """What ``load_model`` was asked for, in full.
@@ -276,6 +329,7 @@ class LoadRequest:
         limits: How much it may cost.
         progress: Called repeatedly during a download with the part of the work that is done (in
             [0, 1]) and its description.
+        dtype: The floating-point type of its weights.
     """
 
     id: ModelId
@@ -284,6 +338,7 @@ class LoadRequest:
     token: str | bool | None = field(default=None, repr=False)
     limits: LoadLimits = UNLIMITED
     progress: Progress | None = None
+    dtype: FloatType = "auto"
 
     @property
     def is_own(self) -> bool:
@@ -343,3 +398,44 @@ def pick_device(device: str | torch.device) -> torch.device:
     if chosen.type == "meta":
         raise InvalidArgument("device", device, expected)
     return chosen
+
+
+_HALF = (torch.float16, torch.bfloat16)
+_DTYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, *_HALF)}
+
+_LARGE = 500_000_000
+"""Networks of at least so many numbers stay in the half precision in which they are stored. On most
+CPUs the smaller ones are faster in float32, many times so in float16, and need little memory."""
+
+
+def pick_dtype(dtype: object) -> FloatType:
+    """The type of weights that a word, or a type of torch's, stands for.
+
+    Raises:
+        InvalidArgument: If it stands for none.
+    """
+    if dtype == "auto" or dtype == "stored":  # noqa: PLR1714 (so that the type is narrowed)
+        return dtype
+    found = _DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        words = ", ".join(f"'{word}'" for word in _DTYPES)
+        raise InvalidArgument("dtype", dtype, f"'auto', 'stored', {words} or one of torch's types")
+    return found
+
+
+def pick_stored(dtype: FloatType, tensors: Iterable[torch.Tensor]) -> torch.dtype:
+    """The type that a network's weights get.
+
+    Args:
+        dtype: The type that was asked for.
+        tensors: The stored weights.
+    """
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    counts: Counter[torch.dtype] = Counter()
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            counts[tensor.dtype] += tensor.numel()
+    stored = max(counts, key=counts.__getitem__, default=torch.float32)
+    keeps = dtype == "stored" or counts.total() >= _LARGE
+    return stored if stored in _HALF and keeps else torch.float32

@@ -27,9 +27,12 @@ from cam_hub.models.checkpoint import (
 )
 from cam_hub.models.config import CONFIG, RepoConfig
 from cam_hub.models.initialisation import build_on_meta, build_without_initialisation
+from cam_hub.models.loading import FloatType, check_memory, pick_stored
 
 __all__ = ["build", "check_form", "quantized_parts"]
 
+
+_CPU = torch.device("cpu")
 
 _MAX_GROWTH = 4
 """A network may have so many times the parameters of its file: some are made of fewer weights."""
@@ -65,39 +68,47 @@ def build(
     weights: Path,
     *,
     pickles: bool = True,
+    dtype: FloatType = "auto",
+    device: torch.device = _CPU,
     own_memory: bool = False,
     poll: Callable[[], None] = lambda: None,
 ) -> nn.Module:
     """Builds the network of a repo and loads its weights.
 
-    Its outputs are those of ``timm.create_model("local-dir:…", pretrained=True)`` on the same
-    files, to the bit. Weights under a prefix, or in tables within tables, which timm does not
-    find, are found by the names that end in the architecture's own.
+    In float32, its outputs are those of ``timm.create_model("local-dir:…", pretrained=True)`` on
+    the same files, to the bit. Weights under a prefix, or in tables within tables, which timm does
+    not find, are found by the names that end in the architecture's own.
 
     Args:
         id: The model's ID, for messages.
         config: The repo's configuration.
         weights: The file of its weights.
         pickles: Whether that may be a pickle.
+        dtype: The type of the weights.
+        device: Where they will be moved to; they must fit there.
         own_memory: Whether the file may be written to while the network lives; it then maps
             nothing of it.
         poll: Called again and again; what it raises ends the loading.
 
     Raises:
-        ModelRefused: If the weights cannot be read, the network cannot be built or is far larger
-            than its weights, they do not fit each other, or the weights are not finite.
+        ModelRefused: If the weights cannot be read or do not fit into memory, the network cannot
+            be built or is far larger than its weights, they do not fit each other, or the weights
+            are not finite.
     """
     content = read_content(id, weights, pickles=pickles, poll=poll)
     tensors = unwrap(id, weights, content, poll)
+    kind = pick_stored(dtype, tensors.values())
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    check_memory(id, numbers * kind.itemsize, device)
     try:
-        module = _create(id, config, tensors, own_memory, poll)
+        module = _create(id, config, tensors, kind, own_memory, poll)
     except ModelRefused:
         everything = tensors_in(id, weights, content, poll)
         expected = _state(id, config, len(everything), poll)
         found = without_prefixes(everything, expected) if expected else None
         if found is None or found.keys() == tensors.keys():
             raise
-        module = _create(id, config, found, own_memory, poll)
+        module = _create(id, config, found, kind, own_memory, poll)
     try:
         Preprocessing.from_timm(resolve_model_data_config(module))
     except InvalidArgument as error:
@@ -110,6 +121,7 @@ def _create(
     id: str,
     config: RepoConfig,
     tensors: Mapping[str, Tensor],
+    dtype: torch.dtype,
     own_memory: bool,
     poll: Callable[[], None],
 ) -> nn.Module:
@@ -126,7 +138,7 @@ def _create(
         return module
 
     try:
-        module = build_without_initialisation(create, own_memory=own_memory, poll=poll)
+        module = build_without_initialisation(create, dtype=dtype, own_memory=own_memory, poll=poll)
     except Exception as error:  # timm lets bare errors of every kind through
         why = _misfits(error) or _differences(id, config, tensors, poll) or _first_line(error)
         raise ModelRefused(id, f"timm could not build it from its files. {why}") from error

@@ -25,6 +25,7 @@ from cam_hub.errors import (
     nearest_names,
 )
 from cam_hub.hooks.modes import default_modes
+from cam_hub.models.initialisation import convert
 from cam_hub.models.loaded_model import LoadedModel, note_origin
 from cam_hub.models.loading import (
     UNLIMITED,
@@ -35,6 +36,7 @@ from cam_hub.models.loading import (
     Source,
     check_limits,
     pick_device,
+    pick_dtype,
 )
 from cam_hub.models.model_id import (
     ModelId,
@@ -80,6 +82,7 @@ def load_model(
     *,
     pretrained: bool = True,
     device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
     token: str | bool | None = None,
     revision: str | None = None,
     limits: LoadLimits = UNLIMITED,
@@ -97,6 +100,10 @@ def load_model(
         pretrained: False builds the architecture with random weights and contacts no network.
         device: ``"auto"`` takes CUDA, MPS or the CPU, in this order; otherwise a device of
             torch's.
+        dtype: The type of the weights: ``"float32"``, ``"bfloat16"``, ``"float16"`` (or torch's),
+            or ``"stored"`` for the one in which they are stored. ``"auto"`` keeps the half
+            precision in which networks of 500 million parameters and more are stored, and takes
+            float32 for all others.
         token: Access token for private and gated repos. None takes this machine's (``HF_TOKEN`` or
             ``hf auth login``) if it has one, True insists on it, False sends none.
         revision: Branch, tag or commit, as after ``@``.
@@ -115,11 +122,13 @@ def load_model(
         ModelNotFound: If no model has this ID, or more than one; it names the nearest.
         ModelRefused: If it cannot be explained or must not be loaded.
         HubUnavailable: If it could not be fetched.
-        InvalidArgument: If the device does not exist, two revisions are given, or one of a folder,
-            the token cannot be one, or there is no such task.
+        InvalidArgument: If the device or type does not exist, two revisions are given, or one of a
+            folder, the token cannot be one, or there is no such task.
     """
     id = _read_id(model_id, revision, limits)
-    request = LoadRequest(id, pretrained, pick_device(device), token, limits, progress)
+    request = LoadRequest(
+        id, pretrained, pick_device(device), token, limits, progress, pick_dtype(dtype)
+    )
     wanted = check_options({"output": output})["output"]
     if task is not None:
         make_task(task)  # refused before anything is loaded
@@ -138,7 +147,10 @@ def load_requested(request: LoadRequest) -> LoadedModel:
     with _source_of(request) as source:
         found = source.load(request)
     found.module.eval().requires_grad_(False).to(request.device)
-    note_origin(found)
+    if isinstance(request.dtype, torch.dtype):
+        convert(found.module, request.dtype)
+    if request.dtype == "auto":
+        note_origin(found)
     return found
 
 

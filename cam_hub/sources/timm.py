@@ -28,7 +28,7 @@ from cam_hub.models.checkpoint import pickle_notes
 from cam_hub.models.config import CONFIG, read_config
 from cam_hub.models.initialisation import build_without_initialisation, wake
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.models.loading import LoadRequest, ModelFacts, check_limits
+from cam_hub.models.loading import LoadRequest, ModelFacts, check_fits, check_limits
 from cam_hub.models.model_id import ModelId, path_hint
 from cam_hub.models.network import build
 from cam_hub.models.repo_files import choose_weights, why_no_weights, why_other_library
@@ -318,8 +318,9 @@ class TimmSource:
 
     def load(self, request: LoadRequest) -> LoadedModel:
         """Builds the architecture; those of other owners on the Hub are not known here."""
-        if request.limits.parameters is not None:
-            check_limits(self.describe(request), request.limits)
+        facts = self.describe(request)
+        check_limits(facts, request.limits)
+        check_fits(facts, request)
         module = _create(_architecture(request))
         wake(module)
         return as_loaded(module, request, id=str(request.id), source=self.name, revision=None)
@@ -375,6 +376,8 @@ class LocalSource:
                 parsed,
                 weights,
                 pickles=request.limits.pickles,
+                dtype=request.dtype,
+                device=request.device,
                 own_memory=True,
                 poll=poll_of(id, request.progress),
             )

@@ -25,7 +25,7 @@ from cam_hub.images.preprocessing import Preprocessing
 from cam_hub.models.checkpoint import load_pickle
 from cam_hub.models.initialisation import build_without_initialisation, wake
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.models.loading import LoadRequest, ModelFacts, check_limits
+from cam_hub.models.loading import LoadRequest, ModelFacts, check_fits, check_limits
 from cam_hub.sources.download import (
     FileServer,
     RemoteFile,
@@ -260,7 +260,9 @@ class TorchvisionSource:
         """Builds the model; its checkpoint is downloaded unless torch's hub folder has it."""
         id, kind = str(request.id), _kind(request)
         weights = _weights(request)
-        check_limits(self.describe(request), request.limits, weights_file(weights).parent)
+        facts = self.describe(request)
+        check_limits(facts, request.limits, weights_file(weights).parent)
+        check_fits(facts, request)
         module = _build(request, weights)
         if not request.pretrained:
             wake(module)

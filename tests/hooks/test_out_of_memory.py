@@ -275,7 +275,8 @@ def test_a_container_may_leave_less_than_the_machine_has(tmp_path):
     for folder, (limit, used, cached) in limits.items():
         (folder / "memory.max").write_text(f"{limit}\n")
         (folder / "memory.current").write_text(f"{used}\n")
-        (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
+        files = f"inactive_file {cached - 100}\nactive_file 100"
+        (folder / "memory.stat").write_text(f"anon 5\n{files}\n")
     assert group_room(root, own) == 3000 - 1000 + 500
     (root / "a" / "b" / "memory.max").write_text("1000\n")
     assert group_room(root, own) == 1000 - 900 + 400
@@ -287,5 +288,5 @@ def test_the_first_version_of_control_groups_is_also_supported(tmp_path):
     own.write_text("5:cpu:/x\n4:memory:/docker/abc\n")
     (root / "memory" / "memory.limit_in_bytes").write_text("2000\n")
     (root / "memory" / "memory.usage_in_bytes").write_text("1500\n")
-    (root / "memory" / "memory.stat").write_text("total_inactive_file 100\n")
+    (root / "memory" / "memory.stat").write_text("total_inactive_file 60\ntotal_active_file 40\n")
     assert group_room(root, own) == 600

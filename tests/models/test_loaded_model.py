@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import cam_hub
-from cam_hub.errors import NoMap
+from cam_hub.attribution.preparation import as_double
+from cam_hub.errors import NoMap, OutOfMemory
 from cam_hub.models.loaded_model import in_double
 
 
@@ -52,6 +53,15 @@ def test_the_copy_is_made_once_and_a_double_model_is_its_own(faint):
     assert twin is in_double(faint)
     assert twin is in_double(twin)
     assert twin.module is not faint.module
+
+
+def test_a_copy_that_would_not_fit_is_not_made(monkeypatch):
+    model = cam_hub.wrap_model(Faint(), input_size=(3, 64, 64))
+    monkeypatch.setattr("cam_hub.models.loaded_model.free_bytes", lambda device: 1000)
+    # Layers are judged by what single precision shows of them.
+    assert [layer.name for layer in cam_hub.list_layers(model) if layer.usable] == ["embed"]
+    with pytest.raises(OutOfMemory, match="does not fit twice"):
+        as_double(model, torch.zeros(1, 3, 64, 64))
 
 
 class Sure(nn.Module):

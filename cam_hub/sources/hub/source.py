@@ -22,7 +22,14 @@ from cam_hub.errors import CamHubError, HubUnavailable, ModelNotFound, ModelRefu
 from cam_hub.models.checkpoint import pickle_notes
 from cam_hub.models.config import CARD, CONFIG, CONFIG_BYTES, RepoConfig, read_config
 from cam_hub.models.loaded_model import LoadedModel
-from cam_hub.models.loading import FileFacts, LoadLimits, LoadRequest, ModelFacts, check_limits
+from cam_hub.models.loading import (
+    FileFacts,
+    LoadLimits,
+    LoadRequest,
+    ModelFacts,
+    check_fits,
+    check_limits,
+)
 from cam_hub.models.network import build
 from cam_hub.models.repo_files import choose_weights, why_no_weights, why_other_library
 from cam_hub.sources.download import (
@@ -273,6 +280,7 @@ def _admitted(
     _check(facts, request.limits)
     facts = replace(facts, fetch_bytes=_missing(facts, cache))
     check_limits(facts, request.limits, cache.root)
+    check_fits(facts, request)
     # Fresh facts apply to cached files, too.
     if facts.fresh:
         cache.note_public(not facts.restricted)
@@ -371,7 +379,15 @@ class HubSource:
             config = _config(id, snapshot)
             weights = snapshot.weights()
             poll = poll_of(id, request.progress)
-            module = build(id, config, weights, pickles=request.limits.pickles, poll=poll)
+            module = build(
+                id,
+                config,
+                weights,
+                pickles=request.limits.pickles,
+                dtype=request.dtype,
+                device=request.device,
+                poll=poll,
+            )
         return as_loaded(
             module,
             request,
