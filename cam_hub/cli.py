@@ -19,6 +19,7 @@ from cam_hub.errors import CamHubError, DiskUnavailable, InvalidArgument
 from cam_hub.options import OPTIONS, Interface, Option, options_for, read_options
 
 if TYPE_CHECKING:
+    from cam_hub.datasets.ray_runner import RayRunner
     from cam_hub.layers.listing import LayerInfo
     from cam_hub.models.loaded_model import LoadedModel
     from cam_hub.models.loading import Progress
@@ -252,7 +253,15 @@ def _add_dataset(commands: Any) -> argparse.ArgumentParser:
     )
     dataset.add_argument("--threads", type=int, help="how many read images (one per processor)")
     dataset.add_argument("--html", metavar="FILE", help="also write the report as one HTML page")
-    dataset.add_argument("--runner", default="local", help="what runs the job (%(default)s)")
+    dataset.add_argument(
+        "--runner", default="local", help="local, or ray: in processes of its own (%(default)s)"
+    )
+    dataset.add_argument("--workers", type=int, help="of Ray (as many as there is room for)")
+    dataset.add_argument("--num-cpus", type=float, metavar="COUNT", help="of each worker (1)")
+    dataset.add_argument(
+        "--num-gpus", type=float, metavar="COUNT", help="of each (1 if the model is on a GPU, or 0)"
+    )
+    dataset.add_argument("--address", help="of a Ray cluster, or auto (this machine alone)")
     return dataset
 
 
@@ -524,7 +533,7 @@ def _dataset(options: argparse.Namespace) -> int:
             _model(options),
             options.source,
             options.out,
-            runner=options.runner,
+            runner=_runner(options),
             method=options.method,
             map_type=options.map_type,
             part_size=options.part_size,
@@ -547,6 +556,18 @@ def _dataset(options: argparse.Namespace) -> int:
     if options.html is not None:
         _write(f"report: {report.to_html(options.html)}\n")
     return int(bool(errors))
+
+
+def _runner(options: argparse.Namespace) -> RayRunner | str:
+    """The runner of a dataset; its settings are those of Ray."""
+    from cam_hub.datasets.ray_runner import RayRunner  # noqa: PLC0415
+
+    names = ("workers", "num_cpus", "num_gpus", "address")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if given and options.runner != "ray":
+        flag = f"--{next(iter(given)).replace('_', '-')}"
+        raise InvalidArgument("--runner", options.runner, f"ray, which {flag} is for")
+    return RayRunner(**given) if given else str(options.runner)
 
 
 _SHOWN_ERRORS = 10

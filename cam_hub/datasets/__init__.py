@@ -6,7 +6,9 @@
 | ``sources`` | what holds the images: folders, tables, archives, Python objects |
 | ``rows`` | the schema, and the row of one image |
 | ``parts`` | the folder of Parquet files: its job, its keys, its next file |
-| ``runner`` | the local runner: explains what has no row yet |
+| ``runner`` | the job: explains what has no row yet, in this process, and writes the rows |
+| ``ray_runner`` | the same in processes of Ray, which are replaced if they die |
+| ``ray_session`` | connections to Ray: a session on this machine, or a cluster |
 | ``report`` | ``DatasetReport``: rows, and statistics over them |
 | ``html`` | a report as one HTML page |
 | ``clusters`` | groups of images of a class whose maps are alike |

@@ -44,6 +44,15 @@ def test_a_dataset_is_explained_and_resumed(folder, capsys):
     assert "sign is 'for', and here 'both'" in capsys.readouterr().err
 
 
+def test_settings_of_ray_need_its_runner(folder, capsys):
+    arguments = ["dataset", cam_hub.DEFAULT_MODEL, str(folder / "photos"), str(folder / "rows")]
+    assert main([*arguments, "--num-gpus", "1"]) == 1
+    assert "--runner='local' does not work: expected ray, which --num-gpus is for" in (
+        capsys.readouterr().err
+    )
+    assert not (folder / "rows").exists()
+
+
 def test_progress_is_one_line_on_a_terminal(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
