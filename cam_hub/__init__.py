@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .attribution.predict import Predicted, activations, predict
     from .attribution.reproduce import reproduce
     from .datasets.explain_dataset import explain_dataset
+    from .datasets.ray_runner import RayRunner
     from .datasets.report import DatasetReport
     from .faithfulness import Evidence
     from .layers.listing import LayerInfo, list_layers, suggest_layers
@@ -57,6 +58,7 @@ _HOMES = {
         "attribution.predict": ("activations", "predict", "Predicted"),
         "attribution.reproduce": ("reproduce",),
         "datasets.explain_dataset": ("explain_dataset",),
+        "datasets.ray_runner": ("RayRunner",),
         "datasets.report": ("DatasetReport",),
         "errors": ("errors",),
         "faithfulness": ("Evidence",),
@@ -99,6 +101,7 @@ __all__ = [
     "Outcome",
     "Predicted",
     "Prediction",
+    "RayRunner",
     "Top",
     "__version__",
     "activations",

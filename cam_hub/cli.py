@@ -19,6 +19,7 @@ from cam_hub.errors import CamHubError, DiskUnavailable, InvalidArgument
 from cam_hub.options import OPTIONS, Interface, Option, options_for, read_options
 
 if TYPE_CHECKING:
+    from cam_hub.datasets.ray_runner import RayRunner
     from cam_hub.layers.listing import LayerInfo
     from cam_hub.models.loaded_model import LoadedModel
     from cam_hub.models.loading import Progress
@@ -270,7 +271,22 @@ def _add_dataset(commands: Any) -> argparse.ArgumentParser:
         metavar="OWNER/NAME",
         help="also write the rows into this dataset repo on the Hub; private if it is made now",
     )
-    dataset.add_argument("--runner", default="local", help="what runs the job (%(default)s)")
+    dataset.add_argument(
+        "--runner", default="local", help="local, or ray: in processes of its own (%(default)s)"
+    )
+    dataset.add_argument(
+        "--ray-workers",
+        type=int,
+        metavar="COUNT",
+        help="processes of Ray that explain images (as many as there is room for)",
+    )
+    dataset.add_argument("--ray-cpus", type=float, metavar="COUNT", help="of each of these (1)")
+    dataset.add_argument(
+        "--ray-gpus", type=float, metavar="COUNT", help="of each (1 if the model is on a GPU, or 0)"
+    )
+    dataset.add_argument(
+        "--ray-address", metavar="ADDRESS", help="of a Ray cluster, or auto (this machine alone)"
+    )
     return dataset
 
 
@@ -550,7 +566,7 @@ def _dataset(options: argparse.Namespace) -> int:
             _model(options),
             options.source,
             options.out,
-            runner=options.runner,
+            runner=_runner(options),
             method=options.method,
             map_type=options.map_type,
             part_size=options.part_size,
@@ -582,6 +598,21 @@ def _dataset(options: argparse.Namespace) -> int:
             line.end()
         _write(f"pushed to {address}\n")
     return int(bool(errors))
+
+
+def _runner(options: argparse.Namespace) -> RayRunner | str:
+    """The runner of a dataset; its settings are those of Ray."""
+    from cam_hub.datasets.ray_runner import RayRunner  # noqa: PLC0415
+
+    given = {}
+    for name in ("workers", "num_cpus", "num_gpus", "address"):
+        flag = f"ray_{name.removeprefix('num_')}"
+        if (value := getattr(options, flag)) is not None:
+            given[name] = value
+            if options.runner != "ray":
+                flag = f"--{flag.replace('_', '-')}"
+                raise InvalidArgument("--runner", options.runner, f"ray, which {flag} is for")
+    return RayRunner(**given) if given else str(options.runner)
 
 
 _SHOWN_ERRORS = 10

@@ -18,6 +18,7 @@ from cam_hub._text import clean_text, shortened
 __all__ = [
     "CamHubError",
     "ClassNotFound",
+    "ClusterUnavailable",
     "DiskUnavailable",
     "HubRefused",
     "HubUnavailable",
@@ -34,6 +35,7 @@ __all__ = [
     "SaveFailed",
     "SourceUnavailable",
     "TooMuch",
+    "WorkerDied",
 ]
 
 
@@ -240,6 +242,37 @@ class OutOfMemory(CamHubError):
     def __init__(self, model_id: str, reason: str) -> None:
         super().__init__(f"{_short(model_id)} ran out of memory: {reason}")
         self.model_id = model_id
+        self.reason = reason
+
+
+class WorkerDied(CamHubError):
+    """Every process that explained this image died: it crashed, or the system ended it.
+
+    Attributes:
+        attempts: How many processes died.
+    """
+
+    code = "worker_died"
+
+    def __init__(self, attempts: int) -> None:
+        super().__init__(
+            f"{attempts} processes died while they explained this image: it crashes the network or "
+            "a decoder, or does not fit in memory"
+        )
+        self.attempts = attempts
+
+
+class ClusterUnavailable(CamHubError, ConnectionError):
+    """Ray does not start, cannot be reached, or has no room for a worker.
+
+    Attributes:
+        reason: What happened.
+    """
+
+    code = "cluster_unavailable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Ray cannot be used: {reason}")
         self.reason = reason
 
 

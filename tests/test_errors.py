@@ -20,6 +20,8 @@ EXAMPLES = [
     errors.ImageRefused("it is empty."),
     errors.NoMap("blank", layer="layer4"),
     errors.OutOfMemory("owner/name", "one image at a time does not fit."),
+    errors.WorkerDied(3),
+    errors.ClusterUnavailable("the cluster '10.0.0.1:6379' cannot be opened."),
     errors.RowNotFound("cat/1.jpg", ["cats/1.jpg"]),
     errors.PackageMissing("pyarrow", "A report", "pip install 'cam-hub[datasets]'"),
     errors.DiskUnavailable("the disk is full"),

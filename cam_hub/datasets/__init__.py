@@ -8,7 +8,9 @@
 | ``hub`` | data sets on the Hub: the split, at a commit |
 | ``rows`` | the schema, and the row of one image |
 | ``parts`` | the folder of Parquet files: its job, its keys, its next file |
-| ``runner`` | the local runner: explains what has no row yet |
+| ``runner`` | the job: explains what has no row yet, in this process, and writes the rows |
+| ``ray_runner`` | the same in processes of Ray, which are replaced if they die |
+| ``ray_session`` | connections to Ray: a session on this machine, or a cluster |
 | ``report`` | ``DatasetReport``: rows, and statistics over them |
 | ``report_row`` | ``DatasetRow``: one of these rows, its overlay and its explanation |
 | ``html`` | a report as one HTML page |

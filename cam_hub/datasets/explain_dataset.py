@@ -25,11 +25,12 @@ from cam_hub.attribution.request import (
     takes_arguments,
 )
 from cam_hub.datasets.parts import PartFolder, PartWriter, check_folder
+from cam_hub.datasets.ray_runner import RayRunner, run_on_ray
 from cam_hub.datasets.report import DatasetReport
 from cam_hub.datasets.rows import MAP_TYPES, RowMaker, require
-from cam_hub.datasets.runner import LocalRun
+from cam_hub.datasets.runner import Job, run_locally
 from cam_hub.datasets.sources import open_source
-from cam_hub.errors import CamHubError
+from cam_hub.errors import CamHubError, InvalidArgument
 from cam_hub.hooks.modes import default_modes
 from cam_hub.images.decoding import open_image
 from cam_hub.models.loaded_model import LoadedModel
@@ -40,7 +41,7 @@ from cam_hub.targets.classes import Expected, LabelledClass, Top
 __all__ = ["explain_dataset"]
 
 _SCHEMA = 1
-_RUNNERS = ("local",)
+_RUNNERS = ("local", "ray")
 
 _VALUES = 64  # compared in each weight
 
@@ -53,7 +54,7 @@ def explain_dataset(
     source: object,
     out: str | os.PathLike[str],
     *,
-    runner: str = "local",
+    runner: RayRunner | str = "local",
     method: str = AUTO,
     map_type: str = "float32",
     part_size: int = 1000,
@@ -84,7 +85,8 @@ def explain_dataset(
             that repeat get ``#2``, ``#3`` … at their end.
             An object must give the same images in the same order for a job to be resumed.
         out: The folder of the rows, which is made if need be.
-        runner: ``"local"``: in this process.
+        runner: ``"local"``: in this process. ``"ray"``: in other processes of this machine, by Ray;
+            or a ``RayRunner``, which sets how many, and where. Runs of one job may differ in it.
         method: As for ``explain``.
         target_layers: As for ``explain_many``, and so are the others, as far as not described.
         classes: The classes; ``expected`` stands for each image's label.
@@ -121,15 +123,18 @@ def explain_dataset(
     Raises:
         InvalidArgument: If ``out`` belongs to another job, ``source`` has no images, or an
             argument does not work. Nothing is written then.
-        PackageMissing: If pyarrow, or what the source needs, is not installed.
+        PackageMissing: If pyarrow, Ray, or what the source needs is not installed.
         SourceUnavailable: If the source is on another machine, and cannot be read.
         ModelRefused, OutOfMemory: If the model fails on 32 images in a row, of which no row is
-            written.
+            written; or if Ray's workers cannot get it.
+        ClusterUnavailable: If Ray does not start, or the cluster cannot be reached.
         DiskUnavailable, SaveFailed: If the system refuses to write. The rows before are kept.
         CamHubError: As ``explain_many``, at the call.
     """
     require("pyarrow.parquet")
-    check_word("runner", runner, _RUNNERS)
+    if not isinstance(runner, RayRunner):
+        check_word("runner", runner, _RUNNERS)
+    on_ray = RayRunner() if runner == "ray" else runner
     check_word("map_type", map_type, MAP_TYPES)
     check_whole("part_size", part_size)
     check_flag("retry_errors", retry_errors)
@@ -138,6 +143,13 @@ def explain_dataset(
     options = ExplainOptions.checked(**arguments)
     model = model_of(model_id, options.options["output"])
     method = method_name(method)
+    if isinstance(on_ray, RayRunner):
+        on_ray.needs(model)
+        if workers:
+            expected = (
+                "0 with Ray, whose workers read the images (RayRunner has a number of its own)"
+            )
+            raise InvalidArgument("workers", workers, expected)
     images = open_source(source, clips=len(model.input_size) == 4)
     many: dict[str, Any] = {
         **arguments,
@@ -164,7 +176,11 @@ def explain_dataset(
             writer.drop_errors()
         done = {row["key"] for row in PartFolder(folder).columns("key")}
         maker = RowMaker(model, map_type)
-        LocalRun(model, images, maker, writer, done, many, part_size, progress).run()
+        run = Job(images, maker, writer, done, many, part_size, progress)
+        if isinstance(on_ray, RayRunner):
+            run_on_ray(run, on_ray)
+        else:
+            run_locally(run)
     finally:
         writer.close()
     return DatasetReport(PartFolder(folder), images, model)

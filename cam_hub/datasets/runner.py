@@ -1,28 +1,30 @@
-"""The local runner: explains the images of a source that have no row yet, in this process."""
+"""Runs a job: explains the images of a source that have no row yet, and writes the rows."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cam_hub._text import first_line
 from cam_hub.attribution.explain_many import Outcome, explain_many
 from cam_hub.attribution.passes import Progress
 from cam_hub.attribution.samples import Sample
 from cam_hub.datasets.parts import PartWriter
-from cam_hub.datasets.rows import RowMaker, row_bytes
+from cam_hub.datasets.rows import UNEXPECTED, RowMaker, row_bytes
 from cam_hub.datasets.sources import DataSource
-from cam_hub.errors import CamHubError, InvalidArgument, ModelRefused, OutOfMemory
+from cam_hub.errors import CamHubError, InvalidArgument, ModelRefused, OutOfMemory, WorkerDied
 from cam_hub.models.loaded_model import LoadedModel
 
-__all__ = ["MAX_FAILURES", "LocalRun"]
+__all__ = ["MAX_FAILURES", "Entry", "Job", "Made", "explained", "run_locally"]
 
 MAX_FAILURES: Final = 32
 """If the model fails on so many images in a row, the job stops: the model is to blame."""
+
+_OF_THE_MODEL: Final = (ModelRefused.code, OutOfMemory.code, WorkerDied.code, UNEXPECTED)
+"""Errors that may be those of the model or its device, rather than of an image."""
 
 _FLUSH_SECONDS: Final = 60.0
 _FLUSH_BYTES: Final = 64 << 20
@@ -31,17 +33,20 @@ _FLUSH_BYTES: Final = 64 << 20
 _REPORT_SECONDS: Final = 0.2
 """Progress is reported at most so often."""
 
-Result = tuple[str, Sample, "Outcome | Exception"]
+Entry = tuple[str, Sample]
+"""An image of a source with the key of its row."""
+
+Made = tuple[dict[str, Any], "Exception | None"]
+"""The row of an image; and what was raised for it, if that was in this process."""
 
 
 @dataclass(frozen=True)
-class LocalRun:
-    """One run of a job.
+class Job:
+    """One run over the images of a source that have no row yet.
 
     Attributes:
-        model: The model.
         source: The images.
-        maker: Makes the rows.
+        maker: Makes the rows; it has the model.
         writer: Writes them.
         done: The keys that have a row already.
         arguments: Those of ``explain_many``.
@@ -49,7 +54,6 @@ class LocalRun:
         progress: Called with the part that is done and a few words; or None.
     """
 
-    model: LoadedModel
     source: DataSource
     maker: RowMaker
     writer: PartWriter
@@ -58,12 +62,19 @@ class LocalRun:
     part_size: int
     progress: Progress | None
 
-    def run(self) -> None:
-        """Explains what has no row yet, and writes the rows.
+    def entries(self) -> Iterator[Entry]:
+        """The images that have no row yet."""
+        return ((key, sample) for key, sample in self.source.keyed() if key not in self.done)
+
+    def write(self, made: Generator[Made, None, None]) -> None:
+        """Writes rows as a runner makes them.
 
         An image that the model fails on has no row before the model has worked on another one: a
         model that fails on every image, as after a fault of the device, must not fill the folder
         with errors. Whatever ends the run, the rows of the images before it are written.
+
+        Args:
+            made: The rows, in any order.
 
         Raises:
             ModelRefused, OutOfMemory: If the model fails on ``MAX_FAILURES`` images in a row. They
@@ -71,68 +82,86 @@ class LocalRun:
             DiskUnavailable, SaveFailed: If the system refuses to write.
         """
         rows = _Rows(self.writer, self.part_size)
-        failed: list[Result] = []
+        failed: list[dict[str, Any]] = []
         meter = _Meter(self.progress, self.source.count, len(self.done))
         complete = False
         try:
-            with closing(self._results()) as results:
-                for key, sample, outcome in results:
-                    error = outcome if isinstance(outcome, Exception) else outcome.error
-                    if _is_models(error):
-                        failed.append((key, sample, outcome))
+            with closing(made):
+                for row, error in made:
+                    if row["error"] in _OF_THE_MODEL:
+                        failed.append(row)
                         if len(failed) >= MAX_FAILURES:
-                            raise _gave_up(self.model, len(failed), error)
+                            raise _gave_up(self.maker.model, failed) from error
                     else:
-                        for each in failed if error is None else ():
-                            rows.add(self.maker.row(*each))
-                        if error is None:
+                        if row["error"] is None:
+                            for each in failed:
+                                rows.add(each)
                             failed.clear()
-                        rows.add(self.maker.row(key, sample, outcome))
-                    meter.count(error is not None)
+                        rows.add(row)
+                    meter.count(row["error"] is not None)
             complete = True
         finally:
             if complete:
                 for each in failed:
-                    rows.add(self.maker.row(*each))
+                    rows.add(each)
                 rows.flush()
             else:  # the first error is the one to report
                 with suppress(OSError):
                     rows.flush()
         meter.report()
 
-    def _results(self) -> Generator[Result, None, None]:
-        """The images that have no row yet, with what has become of them."""
-        feed = _Feed(self._new())
-        while True:
-            stream = explain_many(self.model, feed, **self.arguments)
-            try:
-                for outcome in stream:
-                    yield *feed.sent.popleft(), outcome
-            except InvalidArgument:  # worker processes cannot be started
-                raise
-            except Exception as error:  # one image's trouble ends no job
-                if not feed.sent:
-                    raise
-                unfinished = list(feed.sent)
-                feed.sent.clear()
-                for key, sample in unfinished:
-                    yield key, sample, self._alone(sample) if len(unfinished) > 1 else error
-            else:
-                break
-        if feed.error is not None:
-            raise feed.error
 
-    def _new(self) -> Iterator[tuple[str, Sample]]:
-        return ((key, sample) for key, sample in self.source.keyed() if key not in self.done)
+def run_locally(job: Job) -> None:
+    """Runs a job in this process; raises as ``Job.write``."""
+    job.write(explained(job.maker, job.entries(), job.arguments))
 
-    def _alone(self, sample: Sample) -> Outcome | Exception:
-        """What becomes of an image whose batch ended in an exception that is not ours."""
-        workers = min(1, self.arguments.get("workers", 0))  # its decoder may crash
-        arguments = {**self.arguments, "workers": workers}
+
+def explained(
+    maker: RowMaker, entries: Iterator[Entry], arguments: Mapping[str, Any]
+) -> Generator[Made, None, None]:
+    """Explains images; whatever is raised for one of them becomes its row.
+
+    Args:
+        maker: Makes the rows; it has the model.
+        entries: The images. What they raise is raised after the rows of the images before it.
+        arguments: Those of ``explain_many``.
+    """
+    model = maker.model
+    feed = _Feed(entries)
+    while True:
+        stream = explain_many(model, feed, **arguments)
         try:
-            return next(explain_many(self.model, [sample], **arguments))
-        except Exception as error:  # noqa: BLE001 - becomes a row
-            return error
+            for outcome in stream:
+                yield _made(maker, feed.sent.popleft(), outcome)
+        except InvalidArgument:  # worker processes cannot be started
+            raise
+        except Exception as error:  # one image's trouble ends no job
+            if not feed.sent:
+                raise
+            unfinished = list(feed.sent)
+            feed.sent.clear()
+            for entry in unfinished:
+                alone = len(unfinished) == 1
+                found = error if alone else _alone(model, entry[1], arguments)
+                yield _made(maker, entry, found)
+        else:
+            break
+    if feed.error is not None:
+        raise feed.error
+
+
+def _made(maker: RowMaker, entry: Entry, outcome: Outcome | Exception) -> Made:
+    error = outcome if isinstance(outcome, Exception) else outcome.error
+    return maker.row(*entry, outcome), error
+
+
+def _alone(model: LoadedModel, sample: Sample, arguments: Mapping[str, Any]) -> Outcome | Exception:
+    """What becomes of an image whose batch ended in an exception that is not ours."""
+    workers = min(1, arguments["workers"])  # its decoder may crash
+    try:
+        return next(explain_many(model, [sample], **{**arguments, "workers": workers}))
+    except Exception as error:  # noqa: BLE001 - becomes a row
+        return error
 
 
 class _Feed:
@@ -143,9 +172,9 @@ class _Feed:
         error: What the source raised.
     """
 
-    def __init__(self, entries: Iterator[tuple[str, Sample]]) -> None:
+    def __init__(self, entries: Iterator[Entry]) -> None:
         self._entries = entries
-        self.sent: deque[tuple[str, Sample]] = deque()
+        self.sent: deque[Entry] = deque()
         self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[Sample]:
@@ -226,22 +255,11 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def _is_models(error: Exception | None) -> bool:
-    """Whether an error may be that of the model or its device, rather than of an image."""
-    if isinstance(error, CamHubError):
-        return isinstance(error, (ModelRefused, OutOfMemory))
-    return error is not None
-
-
-def _gave_up(model: LoadedModel, count: int, error: Exception | None) -> CamHubError:
-    last = "" if error is None else getattr(error, "reason", None) or first_line(error)
+def _gave_up(model: LoadedModel, failed: Sequence[Mapping[str, Any]]) -> CamHubError:
+    last = failed[-1]
     reason = (
-        f"it failed on {count} images in a row, on the last one with: {last} All rows before these "
-        "are kept, and the same call goes on with them"
+        f"it failed on {len(failed)} images in a row, on the last one with: {last['message']} All "
+        "rows before these are kept, and the same call goes on with them"
     )
-    kind: Callable[[str, str], CamHubError] = ModelRefused
-    if isinstance(error, OutOfMemory):
-        kind = OutOfMemory
-    found = kind(model.id, reason)
-    found.__cause__ = error
-    return found
+    out_of_memory = last["error"] == OutOfMemory.code
+    return OutOfMemory(model.id, reason) if out_of_memory else ModelRefused(model.id, reason)

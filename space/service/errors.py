@@ -43,6 +43,8 @@ _TITLES = {
     "image_refused": "This photo cannot be used",
     "no_map": "There is no map to show",
     "out_of_memory": "There is not enough memory",
+    "worker_died": "A process died",
+    "cluster_unavailable": "Ray cannot be used",
     "row_not_found": "Unknown row",
     "package_missing": "A package is missing here",
     "save_failed": "The result could not be stored",

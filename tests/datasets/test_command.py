@@ -7,7 +7,7 @@ import io
 import pytest
 
 import cam_hub
-from cam_hub import cli
+from cam_hub import RayRunner, cli
 from cam_hub.cli import main
 
 
@@ -43,6 +43,23 @@ def test_a_dataset_is_explained_and_resumed(folder, capsys):
     assert "espresso/bad.png: error (image_refused)" in printed.err
     assert main([*arguments, "--sign", "both"]) == 1
     assert "sign is 'for', and here 'both'" in capsys.readouterr().err
+
+
+def test_processes_that_read_are_not_for_ray(folder, capsys, monkeypatch):
+    monkeypatch.setattr(RayRunner, "needs", lambda *_: {})  # as if it were installed
+    arguments = ["dataset", cam_hub.DEFAULT_MODEL, str(folder / "photos"), str(folder / "rows")]
+    assert main([*arguments, "--runner", "ray", "--workers", "2"]) == 1
+    assert "workers=2 does not work: expected 0 with Ray" in capsys.readouterr().err
+    assert not (folder / "rows").exists()
+
+
+def test_settings_of_ray_need_its_runner(folder, capsys):
+    arguments = ["dataset", cam_hub.DEFAULT_MODEL, str(folder / "photos"), str(folder / "rows")]
+    assert main([*arguments, "--ray-gpus", "1"]) == 1
+    assert "--runner='local' does not work: expected ray, which --ray-gpus is for" in (
+        capsys.readouterr().err
+    )
+    assert not (folder / "rows").exists()
 
 
 def test_progress_is_one_line_on_a_terminal(monkeypatch):

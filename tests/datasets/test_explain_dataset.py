@@ -20,6 +20,8 @@ from PIL import Image
 
 import cam_hub
 from cam_hub import DatasetReport, errors, explain_dataset
+from cam_hub.attribution.samples import Sample
+from cam_hub.datasets import ray_runner
 from cam_hub.datasets.html import page_of
 from cam_hub.datasets.rows import schema
 from cam_hub.datasets.runner import MAX_FAILURES
@@ -478,3 +480,58 @@ def test_a_missing_package_is_named_with_its_command(
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(errors.PackageMissing, match=r"pip install 'cam-hub\[datasets\]'"):
         run(model, photos_of_colours, tmp_path / "out")
+
+
+class TestOnRay:
+    """Without Ray; with it, ``test_ray_run.py``."""
+
+    def test_the_missing_package_is_named_with_its_command(
+        self, model, photos_of_colours, tmp_path, monkeypatch
+    ):
+        monkeypatch.setitem(sys.modules, "ray", None)
+        for runner in ("ray", cam_hub.RayRunner(workers=2)):
+            with pytest.raises(errors.PackageMissing, match=r"pip install 'cam-hub\[ray\]'"):
+                run(model, photos_of_colours, tmp_path / "out", runner=runner)
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"workers": 0},
+            {"workers": 1.5},
+            {"num_cpus": 0},
+            {"num_gpus": -1},
+            {"num_gpus": 1.5},
+            {"address": ""},
+            {"address": 6379},
+        ],
+    )
+    def test_wrong_settings_are_refused(self, wrong):
+        with pytest.raises(errors.InvalidArgument, match=next(iter(wrong))):
+            cam_hub.RayRunner(**wrong)
+
+    def test_caches_are_known_to_workers_and_tokens_are_not(self, monkeypatch):
+        given = {"HF_HOME": "/shared", "HF_HUB_OFFLINE": "1", "HF_TOKEN": "hf_x", "USER": "me"}
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        sent = ray_runner._settings()
+        assert {name: sent.get(name) for name in given} == {
+            "HF_HOME": "/shared", "HF_HUB_OFFLINE": "1", "HF_TOKEN": None, "USER": None,
+        }  # fmt: skip
+
+    def test_tasks_are_small_if_images_are_large(self):
+        def sizes(picture: object) -> list[int]:
+            entries = [(str(n), Sample(n, picture)) for n in range(5)]
+            return [len(chunk) for chunk in ray_runner._chunks(entries, 4)]
+
+        large = 17 << 20
+        assert sizes("photo.jpg") == [4, 1]
+        assert sizes(np.zeros(large, np.uint8)) == [2, 2, 1]
+        assert sizes(torch.zeros(large, dtype=torch.uint8)) == [2, 2, 1]
+        assert sizes({"bytes": bytes(large), "path": None}) == [2, 2, 1]
+        assert sizes(Image.new("RGB", (3000, 2000))) == [2, 2, 1]
+
+    @pytest.mark.parametrize("text", ["/photo.jpg", "~/photo.jpg", "s3://a/photo.jpg", "", " "])
+    def test_paths_are_sent_in_full_and_addresses_as_they_are(self, text):
+        assert ray_runner._full_path(text) == text
+        assert ray_runner._full_path(Path("photo.jpg")) == str(Path.cwd() / "photo.jpg")
