@@ -320,8 +320,9 @@ class Preprocessing:
             ImageRefused: It cannot be opened, or does not fit the model.
         """
         if isinstance(image, np.ndarray) and self.takes_bands(image):
+            tensor = self.bands(image)  # which refuses arrays without pixels
             height, width, _ = image.shape
-            return OpenedImage((), image, self.place((width, height)), self.bands(image))
+            return OpenedImage((), image, self.place((width, height)), tensor)
         photo = open_image(image)
         return OpenedImage((photo,), None, self.place(photo.size), self(photo))
 
