@@ -9,7 +9,8 @@ the five best classes. The *floor* is what LayerCAM takes in plain torch: a grap
 layer on, one backward pass per batch, the maps, one transfer. *cam_hub* yields results that become
 explanations when they are asked for; *explanations* asks for each of them. Where the workers of
 ``explain_many`` read the images, plain inference gets exact inputs from as many workers of a
-``DataLoader``, and both streams are endless, so that no round starts processes.
+``DataLoader``. Both streams are endless, so that no round starts processes; what workers have read
+while the other contender ran is taken before the time begins.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -51,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=64, help="images of a round (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="of the loader (%(default)s)")
+    parser.add_argument("--only", default="", help="rows with this word, such as tensors or draft")
     parser.add_argument("--report", type=Path, help="the table is written to this file")
     options = parser.parse_args(arguments)
     if options.device == "cpu":
@@ -95,10 +98,15 @@ def _rows(
             "cam_hub": partial(_explain, model, images, size, "layercam"),
             "all": partial(_explain, model, images, size, "layercam", True),
         }
-        yield _row([name, kind, "LayerCAM"], contenders, options)
-    yield _workers_row(name, model, files, "JPEG, workers", "exact", options)
-    for mode in PREPROCESSING_MODES:
-        yield _workers_row(name, model, large, f"12 MP JPEG, workers, {mode}", mode, options)
+        if options.only in kind:
+            yield _row([name, kind, "LayerCAM"], contenders, options)
+    kinds = [("JPEG, workers", files, "exact")]
+    kinds += [(f"12 MP JPEG, workers, {mode}", large, mode) for mode in PREPROCESSING_MODES]
+    for kind, given, mode in kinds:
+        if options.only in kind:
+            yield _workers_row(name, model, given, kind, mode, options)
+    if options.only not in "tensors":
+        return
     yield _row(
         [name, "tensors", f"SmoothGradCAM++, {_SAMPLES} samples; plain: {1 + _SAMPLES} passes"],
         {
@@ -132,23 +140,36 @@ def _workers_row(
         preprocessing=mode,
     )
 
-    def explained() -> None:
-        for outcome in islice(outcomes, count):
+    batches = max(1, count // size)
+
+    def plain(number: int) -> None:
+        _plain(model, lambda: islice(loader, number), 1)
+
+    def explained(number: int) -> None:
+        for outcome in islice(outcomes, number * size):
             assert outcome.error is None, outcome.error
 
-    contenders: dict[str, Callable[[], None]] = {
-        "plain": partial(_plain, model, lambda: islice(loader, -(-count // size)), 1),
-        "cam_hub": explained,
-    }
-    return _row([name, kind, "LayerCAM"], contenders, options)
+    ahead = 1 + 2 * options.workers  # what a DataLoader reads ahead, and the batch in the works
+    turns = {"plain": plain, "cam_hub": explained}
+    return _row(
+        [name, kind, "LayerCAM"],
+        {each: partial(turn, batches) for each, turn in turns.items()},
+        options,
+        {each: partial(turn, ahead) for each, turn in turns.items()},
+    )
 
 
 def _row(
-    words: list[str], contenders: Mapping[str, Callable[[], None]], options: argparse.Namespace
+    words: list[str],
+    contenders: Mapping[str, Callable[[], None]],
+    options: argparse.Namespace,
+    before: Mapping[str, Callable[[], None]] = MappingProxyType({}),
 ) -> str:
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(1 + options.rounds):
         for name, run in contenders.items():
+            if name in before:
+                before[name]()
             start = time.perf_counter()
             run()
             if number:  # the first round warms up
