@@ -91,7 +91,7 @@ def _is_file(path: str | None) -> bool:
 
 
 def _file_of(row: DatasetRow, folder: Path | None) -> str | None:
-    """The file of a row's photo, which is made if need be; None if there is no photo."""
+    """The file of a row's photo, which is made if need be; None without a photo."""
     if row.path is not None and _is_file(row.path):
         return row.path
     if folder is None:

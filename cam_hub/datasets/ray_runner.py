@@ -182,7 +182,7 @@ class _Worker:
     Attributes:
         actor: Its handle.
         results: What it is working on, in order: references to results with their tasks; at
-            first its preparation, which is no task.
+            first its preparation, with None.
     """
 
     actor: Any
@@ -356,7 +356,7 @@ class _Pool:
             self._again.extend(_Task([entry], deaths) for entry in task.entries)
 
     def _replace(self, worker: _Worker) -> None:
-        """Starts a worker in place of one that died; what that one had not begun is no trial."""
+        """Starts a worker in place of one that died; tasks that it had not begun do not count."""
         self._ray.kill(worker.actor)  # a worker that cannot be reached may still be running
         self._again.extend(task for _, task in list(worker.results)[1:] if task is not None)
         self._workers[self._workers.index(worker)] = self._start()

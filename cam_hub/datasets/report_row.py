@@ -121,7 +121,7 @@ class DatasetRow:
     def heat(self, size: tuple[int, int] | None = None) -> NDArray[np.float64] | None:
         """What supports the first class: its map without values below 0, un-normalised.
 
-        Of several layers it is the fusion, of a clip the maximum over time.
+        With several layers it is the fusion, with a clip the maximum over time.
 
         Args:
             size: Rows and columns, linear between the cells' centres; None for the layer's own

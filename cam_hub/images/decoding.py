@@ -299,7 +299,7 @@ class ReducedPhoto:
         photo: Upright, in mode "RGB".
         size: Width and height of the full photo, upright.
         box: ``(left, top, right, bottom)``: the part of ``photo`` that the full photo covers.
-            Where its sides are no multiple of the reduction, a fraction of the pixels at one edge
+            Where its sides are not multiples of the reduction, a fraction of the pixels at one edge
             lies beyond.
     """
 

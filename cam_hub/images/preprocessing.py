@@ -336,7 +336,7 @@ class Preprocessing:
             source: As :func:`cam_hub.images.decoding.encoded` returns it.
             device: Whether only pixels are returned, for :meth:`resized`. Photos that are not
                 resized bilinearly or bicubically, that remain more than eight times as large, or
-                whose sides are no multiple of the reduction, are resized here.
+                whose sides are not multiples of the reduction, are resized here.
 
         Raises:
             ImageRefused: As :meth:`open`.

@@ -64,10 +64,10 @@ def open_as(turn: AnyPreprocessing, source: object, mode: str) -> OpenedImage:
 
 
 _Sent = tuple[NDArray[Any], Placement | None, str]
-"""An opened image without its frames, which would take longer to send than all else."""
+"""An opened image without its frames, which would take longer to send than the rest."""
 
 _MAX_TASK = 8
-"""Images of one task. A task takes about 0.4 ms of this process, whatever it is."""
+"""Images of one task. A task takes about 0.4 ms of this process."""
 
 
 @dataclass

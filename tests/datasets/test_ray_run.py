@@ -70,7 +70,7 @@ def until(happens: Callable[[], object], seconds: float = 60) -> None:
     """Waits for something."""
     end = time.monotonic() + seconds
     while not happens():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "waited too long"
         time.sleep(0.1)
 
 

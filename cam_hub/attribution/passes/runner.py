@@ -178,7 +178,7 @@ def _run_in_chunks(job: Job, room: BatchLimit, keep: int, *, copying: bool) -> F
 
 
 def _report(progress: Progress, chunk: int, chunks: int, classes: int, step: int) -> None:
-    """Tells which class of which chunk is next."""
+    """Reports which class of which chunk is next."""
     part = (chunk + (step + 1) / (classes + 1)) / chunks
     progress(part, f"class {step + 1} of {classes}")
 
