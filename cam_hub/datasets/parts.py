@@ -269,7 +269,8 @@ def _open(file: Path) -> Any:
     """
     parquet = require("pyarrow.parquet")
     try:
-        return parquet.ParquetFile(file)
+        # A relative path with a colon would be taken for a URI.
+        return parquet.ParquetFile(file.absolute())
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
         raise _damaged(file, error) from error
 

@@ -498,8 +498,8 @@ def _open_parquet(files: Sequence[_File], facts: Mapping[str, Any]) -> DataSourc
 def _parquet_file(file: _File) -> Any:
     """A ``pyarrow.parquet.ParquetFile``."""
     parquet = require("pyarrow.parquet")
-    if isinstance(file, Path):
-        return parquet.ParquetFile(file)
+    if isinstance(file, Path):  # a relative path with a colon would be taken for a URI
+        return parquet.ParquetFile(file.absolute())
     stream = file.open()
     try:
         stream.seek(0, os.SEEK_END)

@@ -36,6 +36,7 @@ from PIL import Image
 from cam_hub._text import shortened
 from cam_hub.errors import CamHubError, ImageRefused, InvalidArgument, SaveFailed
 from cam_hub.images.decoding import local_path, open_image
+from cam_hub.images.remote import is_address
 
 __all__ = [
     "MANIFEST",
@@ -89,10 +90,15 @@ def folder_path(place: object, argument: str = "folder") -> Path:
         argument: The name of the argument, for the message.
 
     Raises:
-        InvalidArgument: If it is something else, or no system has such a path.
+        InvalidArgument: If it is something else, empty, an address, or no system has such a path.
     """
     try:
-        path = local_path(os.fsdecode(place))  # type: ignore[arg-type]
+        text = os.fsdecode(place)  # type: ignore[arg-type]
+        if not text.strip():  # as of a variable that is not set
+            raise InvalidArgument(argument, place, "a path; that of the current folder is '.'")
+        if is_address(text):
+            raise InvalidArgument(argument, place, "a path on this machine, not an address")
+        path = local_path(text)
         if b"\0" in os.fsencode(path):
             raise InvalidArgument(argument, place, "a path without NUL")
     except (TypeError, UnicodeError) as error:

@@ -397,6 +397,24 @@ class TestTheFolder:
             DatasetReport.open(out)
 
 
+@pytest.mark.parametrize("out", ["", "s3://bucket/rows", "memory://rows"])
+def test_an_out_folder_is_on_this_machine(model, photos_of_colours, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.InvalidArgument, match="out="):
+        run(model, photos_of_colours, out)
+    with pytest.raises(errors.InvalidArgument, match="out="):
+        DatasetReport.open(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_names_with_colons_are_paths(model, photos_of_colours, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photos_of_colours.rename("a:photos")
+    run(model, "a:photos", "run:1")
+    run(model, "run:1/part-00001.parquet", "run:2", retry_errors=True)  # paths and labels
+    assert DatasetReport.open("run:1").keys() == DatasetReport.open("run:2").keys()
+
+
 def test_no_images_give_an_empty_report(model, tmp_path):
     report = run(model, [], tmp_path / "out")
     assert (len(report), list(report), report.accuracy) == (0, [], None)

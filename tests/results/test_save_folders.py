@@ -498,8 +498,13 @@ class TestPaths:
         assert same(Explanation.load(os.fsencode(tmp_path / "a b")), small)
 
     @pytest.mark.parametrize(
-        "place", [None, 5, Ellipsis, ["out"], "a\0b", "\ud800", "file://elsewhere/x"], ids=repr
-    )
+        "place",
+        [
+            None, 5, Ellipsis, ["out"], "", " ", "a\0b", "\ud800", "file://elsewhere/x",
+            "s3://bucket/x", "memory://x",
+        ],
+        ids=repr,
+    )  # fmt: skip
     def test_an_invalid_path_is_refused_everywhere(self, small, grid, place, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         for use in (
