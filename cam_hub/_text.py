@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["clean_line", "clean_text", "first_line", "shortened"]
+__all__ = ["clean_line", "clean_text", "counted", "first_line", "shortened"]
 
 _SPACE = re.compile(r"[\t\n\x0b\x0c\r\x1c-\x1f\x85\u2028\u2029]+")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff\ufff9-\ufffb]")
@@ -40,6 +40,11 @@ def clean_text(text: str) -> str:
         "\t".join(_clean(_SPACE.sub(" ", part)) for part in line.split("\t"))
         for line in text.split("\n")
     )
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and what it counts: "1 image", "1,200 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from cam_hub._text import clean_line, clean_text
+from cam_hub._text import clean_line, clean_text, counted
 from cam_hub._validation import check_fraction
 from cam_hub._version import __version__
 from cam_hub.errors import CamHubError, DiskUnavailable, InvalidArgument
@@ -583,8 +583,8 @@ def _dataset(options: argparse.Namespace) -> int:
     for key, (code, message) in list(errors.items())[:_SHOWN_ERRORS]:
         _write(f"{clean_line(key)}: error ({code}): {clean_line(message)}\n", sys.stderr)
     if len(errors) > _SHOWN_ERRORS:
-        _write(f"and {len(errors) - _SHOWN_ERRORS:,} more errors\n", sys.stderr)
-    _write(f"{len(report):,} rows, {len(errors):,} of them with an error\n")
+        _write(f"and {counted(len(errors) - _SHOWN_ERRORS, 'more error')}\n", sys.stderr)
+    _write(f"{counted(len(report), 'row')}, {len(errors):,} of them with an error\n")
     if (accuracy := report.accuracy) is not None:
         _write(f"accuracy: {accuracy:.2%}\n")
     _write(f"saved to {options.out}\n")

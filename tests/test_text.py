@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 import cam_hub
-from cam_hub._text import clean_line, clean_text, first_line
+from cam_hub._text import clean_line, clean_text, counted, first_line
 from cam_hub.cli import main
 from cam_hub.errors import ClassNotFound, ModelRefused
 from cam_hub.sources.hub.listing import read_hit
@@ -58,6 +58,11 @@ def test_no_character_of_control_gets_through(code):
 )
 def test_the_first_line_of_an_error_is_never_empty(message, line):
     assert first_line(ValueError(message)) == line
+
+
+def test_one_is_not_plural():
+    counts = [counted(count, "image") for count in (0, 1, 2, 1200)]
+    assert counts == ["0 images", "1 image", "2 images", "1,200 images"]
 
 
 def test_a_line_is_cut_and_a_text_keeps_its_lines():

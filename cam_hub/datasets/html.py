@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image
 
-from cam_hub._text import clean_line
+from cam_hub._text import clean_line, counted
 from cam_hub._version import __version__
 from cam_hub.errors import CamHubError, DiskUnavailable, InvalidArgument, SaveFailed
 from cam_hub.results import overlay
@@ -136,13 +136,13 @@ def page_of(report: DatasetReport) -> str:
     shared = report.shared_maps()
     galleries = {
         "Wrong with the highest probability": worst,
-        f"Maps that other classes share: {len(shared):,} images": list(shared)[:_IMAGES],
+        f"Maps that other classes share: {counted(len(shared), 'image')}": list(shared)[:_IMAGES],
         "Most focused": [row.key for row in report.most_focused(_IMAGES)],
         "Least focused": [row.key for row in report.least_focused(_IMAGES)],
     }
     members = [key for group in groups for key in group.keys[:_MEMBERS]]
     report.fetch([*members, *(key for keys in galleries.values() for key in keys)])
-    title = f"{report.job['model']['id']} on {len(report):,} images"
+    title = f"{report.job['model']['id']} on {counted(len(report), 'image')}"
     parts = [
         f"<h1>{_text(title)}</h1>",
         _facts(report, counts),
@@ -249,7 +249,7 @@ def _class_table(classes: dict[str, _Class], means: dict[str, Map]) -> str:
         for label, found in ordered[:_CLASSES]
     ]
     more = len(ordered) - len(rows)
-    note = f"<p>And {more:,} more classes.</p>" if more else ""
+    note = f"<p>And {more:,} more.</p>" if more else ""
     return "<h2>Classes</h2>" + _table(_CLASS_HEAD, rows) + note
 
 
@@ -262,7 +262,7 @@ def _cluster_section(report: DatasetReport, groups: Sequence[MapCluster]) -> str
     parts = []
     for group in groups:
         facts = (
-            f"{len(group):,} images, {_percent(group.share)} of the class; error rate "
+            f"{counted(len(group), 'image')}, {_percent(group.share)} of the class; error rate "
             f"{_percent(group.error_rate)} (class {_percent(group.class_error_rate)}); silhouette "
             f"{group.silhouette:.2f}"
         )

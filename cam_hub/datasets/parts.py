@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cam_hub._text import clean_line
 from cam_hub.datasets.rows import require, schema, split_details
 from cam_hub.errors import DiskUnavailable, InvalidArgument, SaveFailed
 
@@ -276,7 +277,10 @@ def _open(file: Path) -> Any:
 
 
 def _damaged(file: Path, error: Exception) -> InvalidArgument:
-    expected = f"complete Parquet files, and {file.name} cannot be read ({error})"
+    expected = (
+        f"complete Parquet files, and {file.name} cannot be read ({clean_line(error, 200)}); "
+        "if it is deleted, its images are explained again"
+    )
     return InvalidArgument("out", str(file.parent), expected)
 
 

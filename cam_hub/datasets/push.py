@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCardData
 from PIL import Image
 
+from cam_hub._text import counted
 from cam_hub._version import __version__
 from cam_hub.attribution.passes import Progress
 from cam_hub.datasets.parts import PartFolder, file_metadata
@@ -97,7 +98,7 @@ class PushedRows:
                 for path, file in files.items():
                     yield CommitOperationAdd(path, file)
 
-            writer.commit(f"Add {len(self.report):,} rows", lambda info: list(plan(info)))
+            writer.commit(f"Add {counted(len(self.report), 'row')}", lambda info: list(plan(info)))
         return writer.url
 
     def _files(self, folder: Path) -> dict[str, Path]:

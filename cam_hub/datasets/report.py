@@ -16,6 +16,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from cam_hub._text import counted
 from cam_hub._validation import check_flag, check_sizes, check_whole, check_word
 from cam_hub.attribution.passes import Progress
 from cam_hub.attribution.samples import Sample
@@ -160,7 +161,7 @@ class DatasetReport:
             RowNotFound: If there is none.
         """
         if str(key) not in self._places:
-            hint = f"There are {len(self):,} rows; keys() lists them."
+            hint = f"keys() lists the keys of {counted(len(self), 'row')}."
             raise RowNotFound(key, nearest_names(str(key), self._places), hint)
         file, position = self._places[str(key)]
         if file not in self._held:
@@ -558,7 +559,7 @@ class DatasetReport:
         accuracy = self.accuracy
         known = "" if accuracy is None else f", accuracy={accuracy:.3f}"
         model = self.job["model"]["id"]
-        return f"DatasetReport({len(self):,} rows, model={model!r}{known})"
+        return f"DatasetReport({counted(len(self), 'row')}, model={model!r}{known})"
 
 
 def _place_of(path: str | None) -> str | RemoteFile | None:

@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cam_hub._text import counted
 from cam_hub.attribution.explain_many import Outcome, explain_many
 from cam_hub.attribution.passes import Progress
 from cam_hub.attribution.samples import Sample
@@ -237,13 +238,13 @@ class _Meter:
         self._last = time.monotonic()
         count, total = self._before + self._new, self._total
         rate = self._new / max(self._last - self._start, 1e-9)
-        words = f"{count:,}{f' of {total:,}' if total else ''} images"
+        words = f"{count:,} of {counted(total, 'image')}" if total else counted(count, "image")
         if self._new:
             words += f", {rate:,.3g} images/s"
         if total and rate and count < total:
             words += f", {_duration((total - count) / rate)} left"
         if self._errors:
-            words += f", {self._errors:,} errors"
+            words += f", {counted(self._errors, 'error')}"
         self._progress(min(count / total, 1.0) if total else 0.0, words)
 
 
@@ -258,8 +259,9 @@ def _duration(seconds: float) -> str:
 def _gave_up(model: LoadedModel, failed: Sequence[Mapping[str, Any]]) -> CamHubError:
     last = failed[-1]
     reason = (
-        f"it failed on {len(failed)} images in a row, on the last one with: {last['message']} All "
-        "rows before these are kept, and the same call goes on with them"
+        f"it failed on {len(failed)} images in a row, on the last one with: "
+        f"{last['message'].rstrip('.')}. All rows before these are kept, and the same call goes on "
+        "with them"
     )
     out_of_memory = last["error"] == OutOfMemory.code
     return OutOfMemory(model.id, reason) if out_of_memory else ModelRefused(model.id, reason)

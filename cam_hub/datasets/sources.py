@@ -160,14 +160,34 @@ def _open_path(text: str) -> DataSource:
         except SourceUnavailable as error:
             reason = f"nothing here has this name, and on the Hub: {error.reason}"
             raise SourceUnavailable(text, reason) from error
-    if not files or (exists and not path.is_file()):  # opening a pipe would wait for ever
-        raise InvalidArgument("source", text, _WANTED)
-    if (found := _open_files(files, facts)) is not None:
+    is_pipe = exists and not path.is_file()  # opening one would wait for ever
+    if not is_pipe and (found := _open_files(files, facts)) is not None:
         return found
-    if exists:
-        raise InvalidArgument("source", text, _WANTED)
+    if (instead := _expected_instead(path, files)) is not None:
+        raise InvalidArgument("source", text, instead)
     images = open_samples(str(path))
     return DataSource({"kind": "glob", **facts}, _length(images), lambda: iter(images))
+
+
+def _expected_instead(path: Path, files: Sequence[Path]) -> str | None:
+    """What would work in place of a path that leads to no table or archive; None for images.
+
+    Args:
+        path: The path, which is not a folder.
+        files: The file itself, or those that match it.
+    """
+    endings = tuple(file_endings())
+    if not files and glob.has_magic(str(path)):
+        return "a glob that matches files, as 'photos/**/*.jpg' does; this one matches none"
+    if not files:
+        return f"{_WANTED}; nothing here has this name"
+    has_images = any(file.name.lower().endswith(endings) for file in files)
+    if not path.exists():
+        wanted = f"a glob of images, tables or archives; {files[0].name} is none of these"
+        return None if has_images else wanted
+    if not path.is_file():
+        return f"{_WANTED}; this is a device or a pipe"
+    return f"{_WANTED}; this is {'one image: give it in a list' if has_images else 'another file'}"
 
 
 def _open_files(files: Sequence[_File], facts: Mapping[str, Any]) -> DataSource | None:
@@ -252,7 +272,8 @@ def _open_folder(folder: Path) -> DataSource:
             )
             if (found := _open_files(files, facts)) is not None:
                 return found
-        raise InvalidArgument("source", str(folder), _WANTED) from None
+        nothing = "a folder with images, .parquet files or .tar archives; this one has none of them"
+        raise InvalidArgument("source", str(folder), nothing) from None
     return DataSource({"kind": "folder", **facts}, _length(images), lambda: iter(images))
 
 

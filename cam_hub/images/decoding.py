@@ -475,7 +475,7 @@ def _rescaled(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
     whites = (1, 255, 65535) if values.dtype.kind == "f" else _WHITES
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
-        raise ImageRefused(f"{bad} of {name}'s {values.size} pixels are NaN or infinite")
+        raise ImageRefused(f"{bad} of the {values.size} pixels of {name} are NaN or infinite")
     low, high = float(values.min()), float(values.max())
     white = next((white for white in whites if low >= 0 and high <= white), None)
     if white is not None:

@@ -209,7 +209,7 @@ class TestAModelThatFails:
         source = folder_of(tmp_path / "photos", 120)
         out = tmp_path / "out"
         failing = colours(passes=10)
-        with pytest.raises(errors.ModelRefused, match="32 images in a row"):
+        with pytest.raises(errors.ModelRefused, match=r"32 images .* device is gone\. All"):
             run(failing, source, out, batch_size=4, part_size=16)
         report = DatasetReport.open(out)
         assert 36 <= len(report) <= 40
@@ -392,9 +392,15 @@ class TestTheFolder:
     def test_with_a_damaged_file_is_refused(self, model, photos_of_colours, tmp_path):
         out = tmp_path / "out"
         run(model, photos_of_colours, out)
-        (out / "part-00001.parquet").write_bytes(b"PAR1 and no more")
-        with pytest.raises(errors.InvalidArgument, match=r"part-00001\.parquet cannot be read"):
+        damaged = out / "part-00001.parquet"
+        damaged.write_bytes(b"PAR1 and no more")
+        with pytest.raises(
+            errors.InvalidArgument, match=r"part-00001\.parquet cannot be read"
+        ) as e:
             DatasetReport.open(out)
+        assert "if it is deleted, its images are explained again" in str(e.value)
+        damaged.unlink()
+        assert len(run(model, photos_of_colours, out)) == 12
 
 
 @pytest.mark.parametrize("out", ["", "s3://bucket/rows", "memory://rows"])

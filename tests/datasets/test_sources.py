@@ -313,6 +313,28 @@ class TestObjects:
         with pytest.raises(errors.InvalidArgument):
             open_source(f"{tmp_path}/*.tar")
 
+    @pytest.mark.parametrize(
+        ("source", "found"),
+        [
+            ("nothing", "nothing here has this name"),
+            ("*", "matches none"),  # folders alone
+            ("**/*.png", "matches none"),
+            ("photos/*", r"notes\.txt is none of these"),
+            ("photos", "this one has none of them"),
+            ("photos/notes.txt", "another file"),
+            ("photo.jpg", "one image: give it in a list"),
+            ("/dev/null", "a device or a pipe"),
+        ],
+    )
+    def test_the_error_states_what_is_there(self, tmp_path, monkeypatch, source, found):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "notes.txt").touch()
+        if source == "photo.jpg":
+            image(0).save(source)
+        with pytest.raises(errors.InvalidArgument, match=found):
+            open_source(source)
+
     @pytest.mark.parametrize("source", ["no such place", "/dev/null", 7, b"bytes", ""])
     def test_anything_else_is_refused(self, model, tmp_path, source):
         with pytest.raises(errors.InvalidArgument):

@@ -224,7 +224,9 @@ def test_file_objects_that_cannot_be_read_are_refused(tmp_path):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_float_pixels_that_are_not_finite_are_refused_with_their_number(bad):
     picture = Image.fromarray(np.array([[0, bad, bad]], np.float32))
-    with pytest.raises(ImageRefused, match="2 of the PIL image's 3 pixels are NaN or infinite"):
+    with pytest.raises(
+        ImageRefused, match="2 of the 3 pixels of the PIL image are NaN or infinite"
+    ):
         open_image(picture)
 
 
