@@ -59,6 +59,7 @@ _BATCH_ROWS = 32  # of a Parquet file that are read at once; each holds an encod
 
 _File = Path | RemoteFile
 
+_WHOLE = re.compile(r"\s*\d+\.0\s*")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_SHARDS = 100_000
 
@@ -459,6 +460,11 @@ def _beside(table: _File, text: str) -> _File:
 def _label(value: object, names: Sequence[str] | None) -> LabelledClass | None:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
+    # If a label is missing, pandas makes the others floats.
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        value = value.partition(".")[0]
+    elif isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, str):
         return LabelledClass(value.strip()) if value.strip() else None
     index = as_index(value)

@@ -115,6 +115,19 @@ class TestTables:
         report = check(model, file, tmp_path / "out")
         assert report.keys()[0] == "blue/00002.png"
 
+    @pytest.mark.parametrize("ending", ["csv", "parquet"])
+    def test_indices_that_pandas_stores_as_floats(self, model, photos_of_colours, tmp_path, ending):
+        """A label that is missing makes a column of whole numbers one of floats."""
+        paths = sorted(map(str, photos_of_colours.rglob("*.png")))
+        labels = [None, *(CLASSES.index(Path(path).parent.name) for path in paths[1:])]
+        table = pd.DataFrame({"path": paths, "label": labels})
+        assert table["label"].dtype == float
+        file = tmp_path / f"table.{ending}"
+        table.to_csv(file, index=False) if ending == "csv" else table.to_parquet(file)
+        report = explain_dataset(model, file, tmp_path / "out", method="layercam")
+        assert [row.label_index for row in report] == labels
+        assert report.accuracy == 1.0
+
     def test_csv_with_absolute_paths_keys_and_rows_that_miss_something(
         self, model, photos_of_colours, tmp_path
     ):
