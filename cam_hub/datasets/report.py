@@ -255,32 +255,45 @@ class DatasetReport:
         return {name: (sums[name] / counts[name]).astype(np.float32) for name in sorted(sums)}
 
     def heat_inside(
-        self, regions: Mapping[str, RegionChoice] | Callable[[DatasetRow], RegionChoice]
+        self, regions: Mapping[object, RegionChoice] | Callable[[DatasetRow], RegionChoice]
     ) -> list[HeatInside]:
         """The share of the heat that lies inside of boxes or masks, the lowest share first.
 
         Args:
             regions: By key, a box ``(left, top, right, bottom)`` in the photo's pixels or a boolean
                 mask ``(H, W)`` of the photo; or a function of a row that returns one. Images
-                without one (None), or without a map, are left out.
+                without one (None), or without a map, are left out. A number stands for its text.
 
         Raises:
-            InvalidArgument: If a region is none, or lies outside of the photo. One that the model
-                did not see, as it was cropped away, has no heat.
+            InvalidArgument: If no key has a row, or a region is none, or lies outside of the photo.
+                One that the model did not see, as it was cropped away, has no heat.
         """
+        given = regions if callable(regions) else self._by_key(regions)
         found = []
         for row in self:
-            region = regions(row) if callable(regions) else regions.get(row.key)
+            region = given(row) if callable(given) else given.get(row.key)
             heat = row.heat()
             if region is None or heat is None or row.placement is None:
                 continue
             rows, cols = row.placement.input_size
-            whole = read_region(region, Placement.identity(row.placement.photo_size))
+            try:
+                whole = read_region(region, Placement.identity(row.placement.photo_size))
+            except InvalidArgument as error:
+                expected = f"a region of each photo; that of {row.key!r}: {error}"
+                raise InvalidArgument("regions", region, expected) from error
             weights = replace(whole, placement=row.placement).weights(rows, cols)
             wide = resized(heat, rows, cols)
             share = float((wide * weights).sum() / wide.sum())
             found.append(HeatInside(row.key, share, float(weights.mean())))
         return sorted(found, key=lambda each: (each.share, each.key))
+
+    def _by_key(self, regions: Mapping[object, RegionChoice]) -> dict[str, RegionChoice]:
+        """Regions by the text of their keys."""
+        found = {str(key): region for key, region in regions.items()}
+        if found and not any(key in self for key in found):
+            expected = f"keys of rows, such as {', '.join(map(repr, self.keys()[:1])) or 'none'}"
+            raise InvalidArgument("regions", next(iter(found)), expected)
+        return found
 
     def clusters(
         self, by: By = "label", *, label: str | None = None, count: int | None = None

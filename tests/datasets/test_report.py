@@ -104,8 +104,17 @@ def test_heat_inside_of_boxes_and_masks_the_worst_first(report):
     assert 0.8 < found[1].share < 1
     again = report.heat_inside(lambda row: (0, 0, 32, 32) if row.key == "b" else None)
     assert again == found[2:]
-    with pytest.raises(errors.InvalidArgument):
+    with pytest.raises(errors.InvalidArgument, match=r"that of 'a': .* the model saw"):
         report.heat_inside({"a": (100, 100, 120, 120)})
+    with pytest.raises(errors.InvalidArgument, match="expected keys of rows, such as 'a'"):
+        report.heat_inside({"photos/a": (16, 16, 32, 32), "photos/b": (0, 0, 32, 32)})
+    assert report.heat_inside({}) == []
+
+
+def test_numbers_stand_for_the_texts_of_keys(tmp_path):
+    report = explain_dataset(colours(), [spot(0, 1, 1)], tmp_path / "out", method="layercam")
+    assert report[0].key == "0"
+    assert [each.key for each in report.heat_inside({0: (0, 0, 32, 32)})] == ["0"]
 
 
 def test_what_was_cropped_away_has_no_heat(tmp_path):
