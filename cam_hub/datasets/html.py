@@ -19,6 +19,7 @@ from PIL import Image
 
 from cam_hub._text import clean_line, counted
 from cam_hub._version import __version__
+from cam_hub.datasets.rows import public_path, public_text
 from cam_hub.errors import CamHubError, DiskUnavailable, InvalidArgument, SaveFailed
 from cam_hub.results import overlay
 from cam_hub.results.maps import Map
@@ -183,6 +184,11 @@ def _text(value: object) -> str:
     return html.escape(clean_line(value))
 
 
+def _message(message: object, path: str | None, report: DatasetReport) -> str:
+    """A message without paths of this machine: the page is one to share."""
+    return _text(public_text(str(message), path, report.job["source"].get("path")))
+
+
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
@@ -208,7 +214,7 @@ _NUMBER = ' class="number"'
 def _facts(report: DatasetReport, counts: dict[str, Counter[str]]) -> str:
     job = report.job
     rows = [
-        ("source", _text(job["source"].get("path") or job["source"].get("kind"))),
+        ("source", _text(public_path(job["source"].get("path")) or job["source"].get("kind"))),
         ("accuracy", _percent(report.accuracy)),
         ("errors", f"{sum(counts['error'].values()):,}"),
     ]
@@ -268,7 +274,7 @@ def _cluster_section(report: DatasetReport, groups: Sequence[MapCluster]) -> str
         )
         heat = group.mean_map / group.mean_map.max()
         mean = f"<figure>{_map(heat, 'mean map')}<figcaption>mean map</figcaption></figure>"
-        shown = "".join(_figure(report[key]) for key in group.keys[:_MEMBERS])
+        shown = "".join(_figure(report[key], report) for key in group.keys[:_MEMBERS])
         parts.append(
             f'<h3>{_text(group.label)}</h3><p>{facts}</p><div class="row">{mean}{shown}</div>'
         )
@@ -282,11 +288,11 @@ def _cluster_section(report: DatasetReport, groups: Sequence[MapCluster]) -> str
 def _gallery(report: DatasetReport, heading: str, keys: Sequence[str]) -> str:
     if not keys:
         return ""
-    figures = "".join(_figure(report[key]) for key in keys)
+    figures = "".join(_figure(report[key], report) for key in keys)
     return f'<h2>{_text(heading)}</h2><div class="row">{figures}</div>'
 
 
-def _figure(row: DatasetRow) -> str:
+def _figure(row: DatasetRow, report: DatasetReport) -> str:
     best = row.predictions[0] if row.predictions else None
     words = _text(row.key)
     if best is not None:
@@ -298,7 +304,7 @@ def _figure(row: DatasetRow) -> str:
         picture.thumbnail((_SIDE, _SIDE))
         shown = _image(picture, f"overlay of {row.key}", "JPEG")
     except CamHubError as error:
-        shown = f"<p>{_text(error)}</p>"
+        shown = f"<p>{_message(error, row.path, report)}</p>"
     return f"<figure>{shown}<figcaption>{words}</figcaption></figure>"
 
 
@@ -315,12 +321,14 @@ def _image(picture: Image.Image, words: str, kind: str, style: str = "") -> str:
 
 
 def _errors(report: DatasetReport) -> str:
-    found = report.errors()
+    columns = report.columns("key", "path", "error", "message")
+    found = [row for row in columns if row["error"] is not None]
     if not found:
         return ""
     items = "".join(
-        f"<tr><th scope='row'>{_text(key)}</th><td>{_text(code)}</td><td>{_text(message)}</td></tr>"
-        for key, (code, message) in list(found.items())[:_ERRORS]
+        f"<tr><th scope='row'>{_text(row['key'])}</th><td>{_text(row['error'])}</td>"
+        f"<td>{_message(row['message'], row['path'], report)}</td></tr>"
+        for row in found[:_ERRORS]
     )
     more = f"<p>And {len(found) - _ERRORS:,} more.</p>" if len(found) > _ERRORS else ""
     return f'<h2>Errors</h2><div class="wide"><table>{items}</table></div>{more}'

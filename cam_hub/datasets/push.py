@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCardData
@@ -21,7 +21,7 @@ from cam_hub._text import counted
 from cam_hub._version import __version__
 from cam_hub.attribution.passes import Progress
 from cam_hub.datasets.parts import PartFolder, file_metadata
-from cam_hub.datasets.rows import require, schema
+from cam_hub.datasets.rows import public_path, public_text, require, schema
 from cam_hub.errors import CamHubError, HubRefused
 from cam_hub.images.remote import is_address
 from cam_hub.results.upload import (
@@ -127,10 +127,10 @@ class PushedRows:
         """The job without paths of this machine."""
         job = dict(self.report.job)
         job["model"] = without_folder(job["model"])
-        job["source"] = {name: _public(value) for name, value in job["source"].items()}
+        job["source"] = {name: public_path(value) for name, value in job["source"].items()}
         job["arguments"] = {
             **job["arguments"],
-            "reference": _public(job["arguments"].get("reference")),
+            "reference": public_path(job["arguments"].get("reference")),
         }
         return job
 
@@ -164,14 +164,11 @@ class PushedRows:
     def _pushed(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row without paths of this machine, and with its first prediction."""
         best = (row["predictions"] or [{}])[0]
-        message = row["message"]
-        for path in (row["path"], self.report.job["source"].get("path")):
-            if message is not None and path and not is_address(path):
-                message = message.replace(path, PurePath(path).name)
+        message, source = row["message"], self.report.job["source"].get("path")
         return {
             **row,
             "path": row["path"] if row["path"] and is_address(row["path"]) else None,
-            "message": message,
+            "message": None if message is None else public_text(message, row["path"], source),
             "predicted": best.get("index"),
             "probability": best.get("probability"),
         }
@@ -236,13 +233,6 @@ def _check(writer: HubWriter, info: RepoInfo, overwrite: bool) -> None:
     if _CARD not in present or _MARK not in writer.read(_CARD, info.sha):
         reason = "it has other files than rows of cam_hub. Take another name, or overwrite=True."
         raise HubRefused(writer.repo_id, reason)
-
-
-def _public(text: Any) -> Any:
-    """An address as it is; of a path on this machine, which may name a person, the last name."""
-    if not isinstance(text, str) or is_address(text):
-        return text
-    return PurePath(text).name
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

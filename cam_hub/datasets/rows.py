@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import PurePath
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +22,7 @@ from cam_hub.attribution.explain_many import Outcome
 from cam_hub.attribution.samples import Sample
 from cam_hub.errors import CamHubError, ClassNotFound, InvalidArgument, NoMap, PackageMissing
 from cam_hub.images.geometry import Placement
-from cam_hub.images.remote import RemoteFile
+from cam_hub.images.remote import RemoteFile, is_address
 from cam_hub.methods import normalise
 from cam_hub.models.loaded_model import LoadedModel
 from cam_hub.results import overlay
@@ -36,6 +37,8 @@ __all__ = [
     "RowMaker",
     "manifest_of",
     "plain_text",
+    "public_path",
+    "public_text",
     "require",
     "row_bytes",
     "schema",
@@ -130,6 +133,21 @@ def plain_text(value: object) -> str:
     """The text of a key or a label, in valid Unicode."""
     text = os.fsdecode(value) if isinstance(value, (bytes, os.PathLike)) else str(value)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def public_path(text: Any) -> Any:
+    """An address as it is; of a path on this machine, which may name a person, the last name."""
+    if not isinstance(text, str) or is_address(text):
+        return text
+    return PurePath(text).name or text
+
+
+def public_text(text: str, *paths: str | None) -> str:
+    """A text without those of these paths that are on this machine."""
+    for path in paths:
+        if path:
+            text = text.replace(path, public_path(path))
+    return text
 
 
 @dataclass(frozen=True)

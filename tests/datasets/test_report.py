@@ -212,6 +212,22 @@ def test_the_page_is_one_file_without_anything_from_outside(tmp_path):
     assert sorted(path.name for path in (tmp_path / "pages").iterdir()) == ["report.html"]
 
 
+def test_the_page_has_no_paths_of_this_machine(tmp_path):
+    photos = tmp_path / "home of somebody" / "photos"
+    for name in ("red/1.png", "red/2.png", "blue/broken.png"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        spot(0, 1, 1).save(photos / name)
+    (photos / "blue" / "broken.png").write_bytes(b"")
+    report = explain_dataset(colours(), photos, tmp_path / "out", method="layercam")
+    page = report.to_html(tmp_path / "report.html").read_text("utf-8")
+    assert "broken.png&#x27; is empty" in page
+    (photos / "red" / "2.png").unlink()  # a figure that cannot be drawn
+    moved = DatasetReport.open(tmp_path / "out").to_html(tmp_path / "report.html")
+    page += moved.read_text("utf-8")
+    assert "the source has no image" in page
+    assert "somebody" not in page
+
+
 def test_clips_have_rows_with_their_steps(tmp_path):
     from tests.fakes.law_nets import FRAMES, of_layout
 
