@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = cam_hub.load_model(options.model, device="cpu")
     torch.set_num_threads(1)
     print(
-        "| preprocessing | photos | size | input: mean, max | map: mean, max, least correlation | "
-        "other first class |\n|---|---|---|---|---|---|"
+        "| preprocessing | photos | size | input: mean, max | map: mean, max, lowest correlation | "
+        "another top class |\n|---|---|---|---|---|---|"
     )
     made = {"enlarged": _enlarged, "tiled": _tiled}
     for (how, make), size in product(made.items(), _SIZES):

@@ -587,6 +587,11 @@ def _dataset(options: argparse.Namespace) -> int:
     _write(f"{counted(len(report), 'row')}, {len(errors):,} of them with an error\n")
     if (accuracy := report.accuracy) is not None:
         _write(f"accuracy: {accuracy:.2%}\n")
+    explained = (row for row in report.columns("label", "label_index", "error") if not row["error"])
+    unknown = [row["label"] for row in explained if row["label"] and row["label_index"] is None]
+    if unknown:
+        found = f"{counted(len(unknown), 'row')} with labels that the model does not have"
+        _write(f"{found}, such as {clean_line(unknown[0], 100)!r}\n")
     _write(f"saved to {options.out}\n")
     if options.html is not None:
         _write(f"report: {report.to_html(options.html)}\n")

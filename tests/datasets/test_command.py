@@ -62,6 +62,15 @@ def test_settings_of_ray_need_its_runner(folder, capsys):
     assert not (folder / "rows").exists()
 
 
+def test_labels_that_the_model_does_not_have_are_stated(folder, capsys):
+    (folder / "photos" / "tiger cat").rename(folder / "photos" / "my cat")
+    arguments = ["dataset", cam_hub.DEFAULT_MODEL, str(folder / "photos"), str(folder / "rows"),
+                 "--method", "layercam", "--device", "cpu"]  # fmt: skip
+    assert main(arguments) == 0
+    stated = "1 row with labels that the model does not have, such as 'my cat'"
+    assert capsys.readouterr().out.splitlines()[2] == stated
+
+
 def test_progress_is_one_line_on_a_terminal(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
