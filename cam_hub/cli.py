@@ -6,6 +6,7 @@ import argparse
 import glob
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from io import TextIOWrapper
@@ -623,13 +624,20 @@ def _runner(options: argparse.Namespace) -> RayRunner | str:
 _SHOWN_ERRORS = 10
 
 
+_PROGRESS_SECONDS = 30.0
+
+
 class _ProgressLine:
-    """Progress on the standard error stream: on a terminal one line that changes."""
+    """Progress on the standard error stream: on a terminal one line that changes.
+
+    Elsewhere, as in a log, a line for each percent, and every 30 seconds: the part that is done is
+    0 where the number of images is unknown.
+    """
 
     def __init__(self) -> None:
         self._width = 0
         self._terminal = sys.stderr.isatty()
-        self._next = 0.0
+        self._next, self._due = 0.0, 0.0
 
     def __call__(self, part: float, words: str) -> None:
         if self._terminal:
@@ -637,9 +645,10 @@ class _ProgressLine:
             sys.stderr.write(f"\r{line:<{self._width}}")
             sys.stderr.flush()
             self._width = len(line)
-        elif part >= self._next:
+        elif part >= self._next or time.monotonic() >= self._due:
             _write(f"{words}\n", sys.stderr)
             self._next = part + 0.01
+            self._due = time.monotonic() + _PROGRESS_SECONDS
 
     def end(self) -> None:
         if self._width:

@@ -372,7 +372,21 @@ def _open_tables(files: Sequence[_File], facts: Mapping[str, Any]) -> DataSource
                 except Exception as error:  # noqa: BLE001 - clients of servers raise anything
                     yield _broken(file, position, error)
 
-    return DataSource(facts, None, read)
+    return DataSource(facts, _rows_of(files), read)
+
+
+def _rows_of(tables: Sequence[_File]) -> int | None:
+    """How many rows tables have; None if they are not all on this machine, or one is damaged."""
+    count = 0
+    for file in tables:
+        if not isinstance(file, Path):
+            return None
+        with _table_of(file) as table:
+            try:
+                count += sum(1 for _ in table)
+            except (OSError, csv.Error):
+                return None
+    return count
 
 
 @contextmanager

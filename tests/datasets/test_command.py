@@ -71,6 +71,15 @@ def test_labels_that_the_model_does_not_have_are_stated(folder, capsys):
     assert capsys.readouterr().out.splitlines()[2] == stated
 
 
+def test_progress_of_an_unknown_number_of_images_goes_on_in_a_log(monkeypatch, capsys):
+    line = cli._ProgressLine()
+    for seconds in (100.0, 110.0, 131.0, 140.0, 162.0):
+        with monkeypatch.context() as patch:
+            patch.setattr(cli.time, "monotonic", lambda now=seconds: now)
+            line(0.0, f"{seconds:.0f} images")
+    assert capsys.readouterr().err.splitlines() == ["100 images", "131 images", "162 images"]
+
+
 def test_progress_is_one_line_on_a_terminal(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

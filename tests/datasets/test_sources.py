@@ -141,6 +141,7 @@ class TestTables:
             "three": "image_refused", "four": "image_refused", "five": "image_refused",
         }  # fmt: skip
         assert [row.correct for row in report] == [True, None, None, None, False, None]
+        assert open_source(tmp_path / "table.csv").count == 6
 
     def test_csv_without_a_column_of_paths_is_refused(self, tmp_path):
         (tmp_path / "table.csv").write_text("a,b\n1,2\n")
