@@ -70,7 +70,7 @@ class _Samples:
         return self._count
 
 
-def open_samples(images: Any, *, clips: bool = False) -> Iterable[Sample]:
+def open_samples(images: Any, *, clips: bool = False, argument: str = "images") -> Iterable[Sample]:
     """Turns anything that holds several images into samples.
 
     Args:
@@ -82,6 +82,7 @@ def open_samples(images: Any, *, clips: bool = False) -> Iterable[Sample]:
             ``(key, image, class)``, ``(image, label)``, rows such as ``{"image": …, "label": …}``,
             whole batches of these, or samples, which pass through unchanged.
         clips: Whether the model takes clips, so that a list of images is a single clip.
+        argument: The name of the argument, for the error.
 
     Returns:
         The samples in their order; with a length where it is known.
@@ -97,11 +98,11 @@ def open_samples(images: Any, *, clips: bool = False) -> Iterable[Sample]:
     if isinstance(images, Mapping):
         if any(hasattr(value, "features") for value in images.values()):
             splits = ", ".join(map(repr, images))
-            raise InvalidArgument("images", type(images).__name__, f"one of its splits ({splits})")
+            raise InvalidArgument(argument, type(images).__name__, f"one of its splits ({splits})")
         return _Samples((Sample(k, v) for k, v in images.items()), len(images))
     by_index = _is_read_by_index(images)
     if single or not (by_index or isinstance(images, Iterable)):
-        raise InvalidArgument("images", type(images).__name__, _WANTED)
+        raise InvalidArgument(argument, type(images).__name__, _WANTED)
     samples = _Reader(images, clips).samples(by_index)
     count = _count(images)
     return samples if count is None else _Samples(samples, count)

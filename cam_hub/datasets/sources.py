@@ -114,7 +114,7 @@ def open_source(source: Any, *, clips: bool = False) -> DataSource:
         return _open_path(os.fsdecode(source))
     # Encoded images are decoded by the threads that read ahead.
     encoded = _undecoded(source)
-    count = _length(open_samples(encoded, clips=clips))
+    count = _length(open_samples(encoded, clips=clips, argument="source"))
     facts = {"kind": type(source).__name__, "count": count}
     if isinstance(fingerprint := getattr(source, "_fingerprint", None), str):
         facts["fingerprint"] = fingerprint

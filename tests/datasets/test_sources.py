@@ -351,6 +351,6 @@ class TestObjects:
 
     @pytest.mark.parametrize("source", ["no such place", "/dev/null", 7, b"bytes", ""])
     def test_anything_else_is_refused(self, model, tmp_path, source):
-        with pytest.raises(errors.InvalidArgument):
+        with pytest.raises(errors.InvalidArgument, match=r"^source="):
             explain_dataset(model, source, tmp_path / "out", method="layercam")
         assert not (tmp_path / "out").exists()
