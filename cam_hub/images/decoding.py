@@ -188,7 +188,7 @@ def _guess(head: bytes, formats: list[str]) -> str:
     for pattern, what in _OTHER_FORMATS:
         if re.match(pattern, head, re.IGNORECASE | re.DOTALL):
             return what
-    return f"no image that can be read, or is damaged at its start; {', '.join(formats)} work"
+    return f"not an image that can be read, or is damaged at its start; {', '.join(formats)} work"
 
 
 def message_of(error: BaseException) -> str:

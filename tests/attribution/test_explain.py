@@ -162,7 +162,7 @@ class TestImagesOfEveryKind:
         ("image", "words"),
         [
             (b"", "empty"),
-            (b"hello", "no image that can be read"),
+            (b"hello", "not an image that can be read"),
             ("nowhere.jpg", "no file"),
             (np.full((8, 8, 3), np.nan), "NaN"),
             (torch.full((3, 224, 224), torch.nan), "NaN"),
