@@ -147,7 +147,7 @@ class TestMemory:
         assert "memory://bucket/photos/blue/00002.png cannot be read: there is nothing" in str(
             found["blue/00002.png"]
         )
-        assert "memory://bucket/photos/blue/00005.png' is no image" in found["blue/00005.png"]
+        assert "memory://bucket/photos/blue/00005.png' is not an image" in found["blue/00005.png"]
         assert "has more than 5,000 bytes" in found["red/00000.png"]
 
     def test_tables_on_this_machine_may_name_addresses(self, model, memory, tmp_path):

@@ -78,7 +78,7 @@ def test_a_message_quotes_only_the_start_of_a_long_name():
         (b"%PDF-1.7\n", "PDF"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIF"),
         (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "video"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image that can"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
         (b"\x89PNG\r\n\x1a\n", "damaged"),
     ],
 )
