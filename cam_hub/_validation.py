@@ -285,6 +285,8 @@ _ELSEWHERE: Final[Mapping[str, str]] = MappingProxyType(
 def with_hints(function: Callable[P, R]) -> Callable[P, R]:
     """Adds a hint to Python's TypeError for keyword arguments that a function does not have.
 
+    An argument ``progress`` must be a function, or None.
+
     Args:
         function: A function with named arguments only; its signature stays as it is.
 
@@ -306,6 +308,11 @@ is the argument.
                 called = function.__name__
                 message = f"{called}() got an unexpected keyword argument {name!r}"
                 raise TypeError(f"{message}: {_hint(name, names)}.")
+        progress = kwargs.get("progress")
+        if progress is not None and not callable(progress):  # else it is called after some work
+            raise InvalidArgument(
+                "progress", progress, "a function of a number and a text, or None"
+            )
         return function(*args, **kwargs)
 
     return checked

@@ -143,3 +143,20 @@ def test_nothing_is_printed_unless_logging_is_configured(capfd) -> None:
     assert any(isinstance(handler, logging.NullHandler) for handler in handlers)
     logging.getLogger("cam_hub").info("quiet")
     assert capfd.readouterr() == ("", "")
+
+
+REPORTING = [
+    getattr(cam_hub, name)
+    for name in cam_hub.__all__
+    if inspect.isfunction(getattr(cam_hub, name))
+    and "progress" in inspect.signature(getattr(cam_hub, name)).parameters
+]
+
+
+@pytest.mark.parametrize("function", REPORTING, ids=lambda function: function.__name__)
+def test_progress_that_is_not_a_function_is_refused_before_any_work(function):
+    parameters = inspect.signature(function).parameters.values()
+    needed = [each for each in parameters if each.default is each.empty]
+    needed = [each for each in needed if each.kind is each.POSITIONAL_OR_KEYWORD]
+    with pytest.raises(cam_hub.errors.InvalidArgument, match="progress=5 does not work"):
+        function(*(object() for _ in needed), progress=5)
