@@ -239,7 +239,7 @@ def _add_dataset(commands: Any) -> argparse.ArgumentParser:
         "source",
         metavar="SOURCE",
         help="folder of images or of class folders; glob in quotes; .csv, .parquet or .tar files; "
-        "an address of these, such as s3://…; a data set on the Hub: OWNER/NAME:SPLIT; or a folder "
+        "an address of these, such as s3://…; a dataset on the Hub: OWNER/NAME:SPLIT; or a folder "
         "that the library datasets saved",
     )
     dataset.add_argument("out", metavar="OUT", help="folder of the rows; the same one resumes")

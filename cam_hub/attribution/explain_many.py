@@ -376,7 +376,7 @@ def explain_many(
         images: A folder, whose pictures, and those of the folders in it, are taken in the order
             of their paths; folders on the first level give the labels. Or a glob such as
             ``"photos/**/*.jpg"``; a ``torch.utils.data.Dataset``, a ``DataLoader`` (with or
-            without labels), a data set of the library ``datasets``; a mapping of keys to images;
+            without labels), a dataset of the library ``datasets``; a mapping of keys to images;
             or any iterable, which is advanced as needed, of what ``explain`` takes as ``image``,
             of ``(key, image)``, ``(key, image, class)`` and ``(image, label)``, of rows such as
             ``{"image": …, "label": …}``, or of batches of these.

@@ -1,4 +1,4 @@
-"""Samples: images with their keys and labels, from folders, data sets, loaders and iterables.
+"""Samples: images with their keys and labels, from folders, datasets, loaders and iterables.
 
 Everything that ``explain_many`` accepts becomes a stream of :class:`Sample` here, one image each.
 """
@@ -27,7 +27,7 @@ __all__ = ["Sample", "image_files", "labelled_files", "open_samples"]
 
 _WANTED = "a folder, a glob, or several images, as in a list, a Dataset or a DataLoader"
 
-# Names of columns in rows of data sets, in the order in which they are looked for.
+# Names of columns in rows of datasets, in the order in which they are looked for.
 _IMAGE_COLUMNS = ("image", "img", "pixel_values", "picture", "photo", "input", "x")
 _LABEL_COLUMNS = ("label", "labels", "target", "class", "cls", "fine_label", "y")
 _KEY_COLUMNS = ("key", "__key__", "id", "image_id", "file_name", "filename", "path")
@@ -42,10 +42,10 @@ class Sample:
             folder, or its position.
         picture: The image as it was given: a path, an array, a PIL image …
         label: Its class, an index or a label; None if none is known.
-        expected: The same for ``classes``, with its place in the data set.
+        expected: The same for ``classes``, with its place in the dataset.
         explain_label: Whether the class was given for this image alone, so that it is explained
             unless other classes are asked for.
-        error: Why the data set did not yield this image; None if it did.
+        error: Why the dataset did not yield this image; None if it did.
     """
 
     key: object
@@ -77,7 +77,7 @@ def open_samples(images: Any, *, clips: bool = False, argument: str = "images") 
         images: A folder, searched with the folders in it, whose first level gives the labels; a
             glob such as ``"photos/**/*.jpg"``; an array ``(N, H, W, C)`` or a tensor
             ``(N, C, H, W)``; a mapping of keys to images; a ``torch.utils.data.Dataset``, a
-            ``DataLoader``, a data set of the library ``datasets``; or any other iterable, which is
+            ``DataLoader``, a dataset of the library ``datasets``; or any other iterable, which is
             advanced as needed. Its items are images as for ``explain``, ``(key, image)``,
             ``(key, image, class)``, ``(image, label)``, rows such as ``{"image": …, "label": …}``,
             whole batches of these, or samples, which pass through unchanged.
@@ -190,7 +190,7 @@ def _root_of_glob(pattern: Path) -> Path:
 
 
 class _Reader:
-    """Reads samples from the items of a data set, a loader or any iterable."""
+    """Reads samples from the items of a dataset, a loader or any iterable."""
 
     def __init__(self, source: Any, clips: bool) -> None:
         self._source = source
@@ -209,7 +209,7 @@ class _Reader:
                 item = self._source[index]
             except IndexError:
                 return
-            except Exception as error:  # noqa: BLE001 - data sets raise whatever their readers do
+            except Exception as error:  # noqa: BLE001 - datasets raise whatever their readers do
                 yield self._sample(index, None, error=_unreadable(index, error))
                 continue
             yield from self._read(item)
@@ -312,7 +312,7 @@ class _Reader:
 
 
 def _columns(row: Mapping[Any, Any]) -> tuple[Any, Any, Any]:
-    """Image, label and key of a row of a data set."""
+    """Image, label and key of a row of a dataset."""
     if _is_encoded(row):
         return row, None, None
 
@@ -373,9 +373,9 @@ def _count(images: Any) -> int | None:
 
 
 def _class_names(source: Any) -> Sequence[str] | None:
-    """The labels of a data set's class indices, if it has some.
+    """The labels of a dataset's class indices, if it has some.
 
-    Those of the data set inside a loader or a subset, and of data sets in a row that all have the
+    Those of the dataset inside a loader or a subset, and of datasets in a row that all have the
     same.
     """
     names = getattr(source, "classes", None)
@@ -396,7 +396,7 @@ def _class_names(source: Any) -> Sequence[str] | None:
 
 
 def _paths(source: Any) -> Sequence[str] | None:
-    """The files of a data set that lists them as torchvision's do, relative to its folder."""
+    """The files of a dataset that lists them as torchvision's do, relative to its folder."""
     if isinstance(source, Subset) and (whole := _paths(source.dataset)) is not None:
         with suppress(IndexError, TypeError):
             return [whole[index] for index in source.indices]
@@ -427,4 +427,4 @@ def _each(values: Any, count: int) -> Sequence[Any]:
 def _unreadable(index: int, error: Exception) -> CamHubError:
     if isinstance(error, CamHubError):
         return error
-    return ImageRefused(f"item {index} of the data set cannot be read: {message_of(error)}")
+    return ImageRefused(f"item {index} of the dataset cannot be read: {message_of(error)}")

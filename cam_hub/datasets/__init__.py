@@ -5,7 +5,7 @@
 | ``explain_dataset`` | the public function: checks the job and starts the runner |
 | ``sources`` | what holds the images: folders, tables, archives, Python objects |
 | ``remote`` | what is behind an address such as ``s3://bucket/folder`` |
-| ``hub`` | data sets on the Hub: the split, at a commit |
+| ``hub`` | datasets on the Hub: the split, at a commit |
 | ``rows`` | the schema, and the row of one image |
 | ``parts`` | the folder of Parquet files: its job, its keys, its next file |
 | ``runner`` | the job: explains what has no row yet, in this process, and writes the rows |

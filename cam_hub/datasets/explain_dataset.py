@@ -80,7 +80,7 @@ def explain_dataset(
             paths (``path``, ``file_name`` …) or of image files' bytes (``image``, ``bytes``) and
             maybe ``label`` and ``key``; ``.tar`` archives of WebDataset, also as
             ``"shard-{000..127}.tar"``; an address of any of these, such as ``"s3://bucket/photos"``;
-            a data set on the Hub such as ``"owner/name@revision:config/split"``; a folder that
+            a dataset on the Hub such as ``"owner/name@revision:config/split"``; a folder that
             ``datasets`` saved by ``save_to_disk``; or an object that ``explain_many`` takes. Keys
             that repeat get ``#2``, ``#3`` … at their end.
             An object must give the same images in the same order for a job to be resumed.

@@ -1,4 +1,4 @@
-"""Data sets on the Hub, by their IDs: which of their rows are read, at which commit."""
+"""Datasets on the Hub, by their IDs: which of their rows are read, at which commit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LOG_IN: Final = "with `hf auth login` or a token in HF_TOKEN"
 
 @dataclass(frozen=True)
 class HubSplit:
-    """Rows of a data set on the Hub.
+    """Rows of a dataset on the Hub.
 
     Attributes:
         repo: ``owner/name``.
@@ -74,7 +74,7 @@ class HubRows:
 
     Attributes:
         split: What is read, at a commit.
-        count: How many rows there are; None if the data set does not state it.
+        count: How many rows there are; None if the dataset does not state it.
         image: The column of the images.
         label: That of the labels, or None.
         key: That of the keys, or None.
@@ -102,11 +102,11 @@ class HubRows:
 def open_split(
     wanted: HubSplit, images: Sequence[str], labels: Sequence[str], keys: Sequence[str]
 ) -> HubRows:
-    """Opens a data set on the Hub; its rows are streamed, and no code of it is run.
+    """Opens a dataset on the Hub; its rows are streamed, and no code of it is run.
 
     Args:
         wanted: What is to be read.
-        images: Names of columns that hold images; those of which the data set states it come
+        images: Names of columns that hold images; those of which the dataset states it come
             first, whatever their names.
         labels: Names of columns that hold labels; the likeliest first.
         keys: Names of columns that hold keys.
@@ -115,7 +115,7 @@ def open_split(
         InvalidArgument: If there are several splits or configurations, and none or another was
             named; or no column of images.
         PackageMissing: If the library ``datasets`` is missing, or too old.
-        SourceUnavailable: If there is no such data set for this user, or the Hub does not answer.
+        SourceUnavailable: If there is no such dataset for this user, or the Hub does not answer.
     """
     datasets = _library()
     with _plain_errors(wanted):
@@ -191,7 +191,7 @@ def _split_of(wanted: HubSplit, names: Sequence[str]) -> str:
 
 def _library() -> Any:
     """The library ``datasets``, from version 4 on, which runs no code of a repo."""
-    command, purpose = "pip install 'datasets>=4'", "A data set on the Hub"
+    command, purpose = "pip install 'datasets>=4'", "A dataset on the Hub"
     try:
         found = require("datasets")
     except PackageMissing as error:
@@ -215,7 +215,7 @@ def _plain_errors(wanted: HubSplit) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, hub_errors.OfflineModeIsEnabled):
         return (
-            "HF_HUB_OFFLINE is set. Data sets in the cache can be given as objects: "
+            "HF_HUB_OFFLINE is set. Datasets in the cache can be given as objects: "
             "datasets.load_dataset(…)"
         )
     if isinstance(error, hub_errors.GatedRepoError) or "is a gated dataset" in str(error):
@@ -223,5 +223,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, hub_errors.RevisionNotFoundError):
         return "it has no such revision"
     if isinstance(error, hub_errors.RepositoryNotFoundError):
-        return f"there is no data set of this name; or it is private: then log in {_LOG_IN}"
+        return f"there is no dataset of this name; or it is private: then log in {_LOG_IN}"
     return clean_line(first_line(error), 300)

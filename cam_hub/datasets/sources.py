@@ -40,7 +40,7 @@ from cam_hub.targets.classes import LabelledClass, as_index
 __all__ = ["DataSource", "open_source"]
 
 _WANTED = (
-    "a folder of images, a glob, a .csv or .parquet file, a data set that was saved by "
+    "a folder of images, a glob, a .csv or .parquet file, a dataset that was saved by "
     "save_to_disk, .tar archives, an address such as s3://bucket/folder of any of these, a data "
     "set on the Hub such as owner/name:split, or an object that explain_many takes"
 )
@@ -283,16 +283,16 @@ def _length(samples: Iterable[Sample]) -> int | None:
 
 
 def _open_saved(folder: Path, facts: Mapping[str, Any]) -> DataSource:
-    """A data set of the library ``datasets`` that was saved by ``save_to_disk``."""
+    """A dataset of the library ``datasets`` that was saved by ``save_to_disk``."""
     try:
         datasets = require("datasets")
     except PackageMissing as error:
-        purpose, command = "A data set saved by save_to_disk", "pip install datasets"
+        purpose, command = "A dataset saved by save_to_disk", "pip install datasets"
         raise PackageMissing("datasets", purpose, command) from error
     try:
         found = datasets.load_from_disk(str(folder))
     except Exception as error:
-        expected = f"a data set that can be loaded ({first_line(error)})"
+        expected = f"a dataset that can be loaded ({first_line(error)})"
         raise InvalidArgument("source", str(folder), expected) from error
     if isinstance(found, Mapping):
         splits = ", ".join(str(folder / name) for name in found)
@@ -301,13 +301,13 @@ def _open_saved(folder: Path, facts: Mapping[str, Any]) -> DataSource:
 
 
 def _hub_id(text: str) -> HubSplit | None:
-    """The data set on the Hub that a text may name, rather than a file that is missing."""
+    """The dataset on the Hub that a text may name, rather than a file that is missing."""
     endings = (*_TABLES, *_PARQUET, *_ARCHIVES, *file_endings())
     return None if text.lower().endswith(endings) else read_split(text)
 
 
 def _open_hub(wanted: HubSplit) -> DataSource:
-    """A data set on the Hub. The commit is a part of its facts, so that one job has only one."""
+    """A dataset on the Hub. The commit is a part of its facts, so that one job has only one."""
     rows = open_split(wanted, (*_IMAGE_COLUMNS, *_PATH_COLUMNS), _LABEL_COLUMNS, _KEY_COLUMNS)
     start = f"hf://datasets/{wanted.repo}@{rows.split.revision}/"
     beside = RemoteFile.at(f"{start}README.md")
@@ -316,7 +316,7 @@ def _open_hub(wanted: HubSplit) -> DataSource:
         for position, row in enumerate(rows):
             address = _address_in(row[rows.image])
             if address is not None and not address.rpartition("::")[2].startswith(start):
-                refused = ImageRefused(f"{address} is not a file of this data set")
+                refused = ImageRefused(f"{address} is not a file of this dataset")
                 yield Sample(position, None, error=refused)
                 continue
             found = _parquet_sample(
@@ -332,7 +332,7 @@ def _open_hub(wanted: HubSplit) -> DataSource:
 
 
 def _undecoded(source: Any) -> Any:
-    """A data set of the library ``datasets`` whose images stay encoded."""
+    """A dataset of the library ``datasets`` whose images stay encoded."""
     features = getattr(source, "features", None)
     if not isinstance(features, Mapping) or not hasattr(source, "cast_column"):
         return source

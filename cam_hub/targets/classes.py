@@ -252,12 +252,12 @@ expected = Expected()
 
 @dataclass(frozen=True)
 class LabelledClass:
-    """The class that a data set gives an image.
+    """The class that a dataset gives an image.
 
     Attributes:
         label: A label, or a class index.
-        index: Its index among the classes of the data set, or None.
-        count: How many classes the data set has, or None.
+        index: Its index among the classes of the dataset, or None.
+        count: How many classes the dataset has, or None.
     """
 
     label: int | str
@@ -511,7 +511,7 @@ def _listed(choice: ClassChoice) -> list[Any]:
 
 
 def _labelled(item: LabelledClass, count: int, names: Sequence[str] | None) -> int:
-    """The class index of the model that a data set's label means."""
+    """The class index of the model that a dataset's label means."""
     if isinstance(item.label, str):
         if names and not _matches(item.label, names):
             found = _of_synset(item.label, names)
@@ -521,7 +521,7 @@ def _labelled(item: LabelledClass, count: int, names: Sequence[str] | None) -> i
             if item.count not in (None, count):
                 raise ClassNotFound(
                     item.label,
-                    hint=f"The model has {count} classes without labels, and the data set has "
+                    hint=f"The model has {count} classes without labels, and the dataset has "
                     f"{item.count} classes: their order cannot be the same.",
                 )
             return _index(item.index, count, names)

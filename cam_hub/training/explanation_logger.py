@@ -45,7 +45,7 @@ __all__ = ["ExplanationLogger"]
 _LOG = logging.getLogger("cam_hub")
 
 _MAX_IMAGES = 256
-"""A fixed set to look at, not a data set: these images stay in memory."""
+"""A fixed set to look at, not a dataset: these images stay in memory."""
 
 
 class ExplanationLogger:
@@ -141,7 +141,7 @@ class ExplanationLogger:
         self.unit = unit
         clips = isinstance(model, LoadedModel) and len(model.input_size) == 4
         module = model.module if isinstance(model, LoadedModel) else model
-        with watch(nn.Module() if module is None else module):  # data sets may draw numbers
+        with watch(nn.Module() if module is None else module):  # datasets may draw numbers
             samples = _read(images, clips)
             self._tags = [f"{self.tag}/{name}" for name in _names(samples)]
             self._samples = list(map(_in_memory, samples))
@@ -355,7 +355,7 @@ def _read(images: Any, clips: bool) -> list[Sample]:
 
     Raises:
         InvalidArgument: If there are none, or too many.
-        CamHubError: If a data set does not yield one.
+        CamHubError: If a dataset does not yield one.
     """
     samples = list(islice(open_samples(images, clips=clips), _MAX_IMAGES + 1))
     if not 0 < len(samples) <= _MAX_IMAGES:

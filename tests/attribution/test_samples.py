@@ -1,4 +1,4 @@
-"""Many images: folders, globs, data sets, loaders and pairs, each with its key and label."""
+"""Many images: folders, globs, datasets, loaders and pairs, each with its key and label."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class TestFolders:
 
 
 class Rows(Dataset):
-    """A data set read by index, in which the second item is damaged."""
+    """A dataset read by index, in which the second item is damaged."""
 
     def __len__(self) -> int:
         return 3
@@ -143,7 +143,7 @@ class TestDataSets:
         assert [one.label, three.label] == [0, 2]
         assert [one.key, bad.key, three.key] == [0, 1, 2]
         assert isinstance(bad.error, ImageRefused)
-        assert "item 1 of the data set" in str(bad.error)
+        assert "item 1 of the dataset" in str(bad.error)
         assert "truncated" in str(bad.error)
         assert one.error is three.error is None
 

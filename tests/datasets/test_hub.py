@@ -1,4 +1,4 @@
-"""Data sets on the Hub, read by the real client of ``datasets`` from a hub on loopback."""
+"""Datasets on the Hub, read by the real client of ``datasets`` from a hub on loopback."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ class TestRefusals:
         shelf.files["data.parquet"] = content.getvalue()
         report = explain_dataset(model, "anna/colours", tmp_path / "out", method="layercam")
         first, second = (message for _, message in report.errors().values())
-        assert "http://127.0.0.1:9/x.png is not a file of this data set" in first
+        assert "http://127.0.0.1:9/x.png is not a file of this dataset" in first
         assert "there is nothing of this name" in second
 
     def test_code_of_a_repo_is_not_run(self, hub, tmp_path):

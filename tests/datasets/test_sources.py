@@ -1,4 +1,4 @@
-"""What ``explain_dataset`` reads: folders, globs, tables, archives, data sets and objects."""
+"""What ``explain_dataset`` reads: folders, globs, tables, archives, datasets and objects."""
 
 from __future__ import annotations
 
