@@ -40,7 +40,7 @@ def bomb() -> bytes:
 
 
 UNUSABLE: dict[str, Callable[[Image.Image], tuple[bytes, str]]] = {
-    "no image": lambda lion: (b"hello, world\n" * 20, "no image"),
+    "no image": lambda lion: (b"hello, world\n" * 20, "not an image"),
     "truncated": lambda lion: (encoded(lion, "PNG")[:5000], "cut off"),
     "0 bytes": lambda lion: (b"", "0 bytes"),
     "a decompression bomb": lambda lion: (bomb(), "too large"),

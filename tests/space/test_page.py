@@ -192,7 +192,7 @@ def test_the_address_of_a_photo_goes_before_the_photo(browser: Browser, lion: Im
 
 @pytest.mark.parametrize(
     ("content", "part"),
-    [(b"", "0 bytes"), (b"no picture at all", "no image"), (b"\x89PNG\r\n\x1a\n", "damaged")],
+    [(b"", "0 bytes"), (b"no picture at all", "not an image"), (b"\x89PNG\r\n\x1a\n", "damaged")],
     ids=["0 bytes", "no image", "cut off"],
 )
 def test_a_file_that_cannot_be_used_gets_a_message_and_the_next_one_works(
