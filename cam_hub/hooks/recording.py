@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge
 
 from cam_hub.errors import LayerNotFound, NoMap, nearest_names
 
@@ -194,7 +194,6 @@ class Taps:
     calls: dict[str, int] = field(default_factory=dict, init=False)
     _passed: dict[str, int] = field(default_factory=dict, init=False)
     _gradient_taps: dict[str, GradientTap] = field(default_factory=dict, init=False)
-    _edges: dict[str, GradientEdge] = field(default_factory=dict, init=False)
     _versions: dict[str, int] = field(default_factory=dict, init=False)
     _seed: Tensor | None = field(default=None, init=False)
 
@@ -231,8 +230,6 @@ class Taps:
             self._seed = found.new_zeros(()).requires_grad_()
         gradient_tap = self._gradient_taps[name] = GradientTap(name)
         passed: Tensor = Mark.apply(self._seed, found, gradient_tap)
-        if passed.requires_grad:
-            self._edges[name] = get_gradient_edge(passed)  # which keeps no values
         in_danger = self.overwritten is None or name in self.overwritten
         self.activations.pop(name, None)
         self._versions.pop(name, None)
@@ -317,10 +314,12 @@ class Taps:
             ``(K, *shape)`` for each layer on which the outputs depend; None if there is none, or
             torch cannot do so for a part of this network.
         """
-        names = sorted(set().union(*map(self.upstream, outputs)))
-        if not names:
+        marks: dict[str, Any] = {}
+        for output in outputs:
+            marks |= self._marks(output)
+        if not marks:
             return None
-        asked = [self._edges[name] for name in names]
+        asked = [GradientEdge(mark, 0) for mark in marks.values()]
 
         def backward(each: list[Tensor]) -> tuple[Tensor, ...]:
             return torch.autograd.grad(list(outputs), asked, each, retain_graph=True)
@@ -330,7 +329,7 @@ class Taps:
                 found = torch.func.vmap(backward)(list(weights))
         except RuntimeError:
             return None
-        return dict(zip(names, found, strict=True))
+        return dict(zip(marks, found, strict=True))
 
     def upstream(self, tensor: Tensor, stop: str | None = None) -> set[str]:
         """The layers from whose recorded output a tensor was computed, by the graph alone.
@@ -339,8 +338,12 @@ class Taps:
             tensor: Something computed in the same forward pass, or a recorded activation.
             stop: A layer that is not passed through, nor named.
         """
+        return set(self._marks(tensor, stop))
+
+    def _marks(self, tensor: Tensor, stop: str | None = None) -> dict[str, Any]:
+        """The same layers, each with the node of the graph that its mark is."""
         last = {id(each): name for name, each in self._gradient_taps.items()}
-        found: set[str] = set()
+        found: dict[str, Any] = {}
         waiting, seen = [tensor.grad_fn], {tensor.grad_fn}
         while waiting:
             node = waiting.pop()
@@ -350,7 +353,7 @@ class Taps:
             if name is not None and name == stop:
                 continue
             if name is not None:
-                found.add(name)
+                found[name] = node
             more = {fed for fed, _ in node.next_functions} - seen
             seen |= more
             waiting += more
