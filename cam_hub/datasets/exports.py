@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +19,6 @@ from cam_hub.errors import (
     CamHubError,
     DiskUnavailable,
     InvalidArgument,
-    PackageMissing,
     SaveFailed,
 )
 from cam_hub.images.remote import is_address
@@ -44,7 +42,7 @@ def fiftyone_dataset(
     overwrite: bool,
 ) -> Any:
     """The rows as a ``fiftyone.Dataset``; see ``DatasetReport.to_fiftyone``."""
-    fiftyone = _fiftyone()
+    fiftyone = require("fiftyone", "A dataset of FiftyOne", "pip install fiftyone")
     if name is not None and not overwrite and fiftyone.dataset_exists(name):
         expected = "a name that no dataset of FiftyOne has, or overwrite=True"
         raise InvalidArgument("name", name, expected)
@@ -67,14 +65,6 @@ def fiftyone_dataset(
         found.delete()
         raise
     return found
-
-
-def _fiftyone() -> Any:
-    try:
-        return import_module("fiftyone")
-    except ImportError as error:
-        command = "pip install fiftyone"
-        raise PackageMissing("fiftyone", "A dataset of FiftyOne", command) from error
 
 
 def _batches(report: DatasetReport, *, fetched: bool) -> Iterator[list[DatasetRow]]:

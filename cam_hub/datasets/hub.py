@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +14,8 @@ from huggingface_hub import HfApi
 from cam_hub._text import clean_line, first_line
 from cam_hub._version import __version__
 from cam_hub.datasets.rows import require
-from cam_hub.errors import CamHubError, InvalidArgument, PackageMissing, SourceUnavailable
+from cam_hub.errors import InvalidArgument, PackageMissing
+from cam_hub.images.remote import plain_errors
 
 __all__ = ["HubRows", "HubSplit", "open_split", "read_split"]
 
@@ -95,7 +95,7 @@ class HubRows:
         Raises:
             SourceUnavailable: If the Hub does not answer any more.
         """
-        with _plain_errors(self.split):
+        with plain_errors(str(self.split), _reason):
             yield from self._stream
 
 
@@ -118,7 +118,7 @@ def open_split(
         SourceUnavailable: If there is no such dataset for this user, or the Hub does not answer.
     """
     datasets = _library()
-    with _plain_errors(wanted):
+    with plain_errors(str(wanted), _reason):
         api = HfApi(library_name="cam_hub", library_version=__version__)
         commit = api.dataset_info(wanted.repo, revision=wanted.revision).sha
         # A folder of the same name here is not meant: it would have been opened before.
@@ -192,27 +192,14 @@ def _split_of(wanted: HubSplit, names: Sequence[str]) -> str:
 def _library() -> Any:
     """The library ``datasets``, from version 4 on, which runs no code of a repo."""
     command, purpose = "pip install 'datasets>=4'", "A dataset on the Hub"
-    try:
-        found = require("datasets")
-    except PackageMissing as error:
-        raise PackageMissing("datasets", purpose, command) from error
+    found = require("datasets", purpose, command)
     if int(found.__version__.partition(".")[0]) < 4:
         raise PackageMissing("datasets>=4", purpose, command)
     return found
 
 
-@contextmanager
-def _plain_errors(wanted: HubSplit) -> Iterator[None]:
-    """Turns the errors of ``huggingface_hub`` and ``datasets`` into ours."""
-    try:
-        yield
-    except CamHubError:
-        raise
-    except Exception as error:
-        raise SourceUnavailable(str(wanted), _reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    """Why ``huggingface_hub`` or ``datasets`` failed."""
     if isinstance(error, hub_errors.OfflineModeIsEnabled):
         return (
             "HF_HUB_OFFLINE is set. Datasets in the cache can be given as objects: "

@@ -11,12 +11,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 from cam_hub._text import first_line
-from cam_hub.errors import ClusterUnavailable, PackageMissing
+from cam_hub.datasets.rows import require
+from cam_hub.errors import ClusterUnavailable
 
 __all__ = ["Session", "open_session", "require_ray"]
 
@@ -33,10 +33,7 @@ def require_ray(module: str = "ray") -> Any:
     Raises:
         PackageMissing: If it is not installed.
     """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise PackageMissing("ray", "runner='ray'", "pip install 'cam-hub[ray]'") from error
+    return require(module, "runner='ray'", "pip install 'cam-hub[ray]'")
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,17 @@ _COLUMNS = ("method", "layers", "classes", "predictions", "placement", "maps")
 """The entries of a manifest that have columns of their own, or follow from these."""
 
 
-def require(package: str) -> Any:
-    """A package of the extra ``datasets``, imported when it is needed.
+def require(
+    package: str,
+    purpose: str = "A report of a dataset",
+    command: str = "pip install 'cam-hub[datasets]'",
+) -> Any:
+    """A package, or a module of one, imported when it is needed.
+
+    Args:
+        package: Its name.
+        purpose: What needs it.
+        command: What installs it.
 
     Raises:
         PackageMissing: If it is not installed.
@@ -69,9 +78,7 @@ def require(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        top = package.partition(".")[0]
-        command = "pip install 'cam-hub[datasets]'"
-        raise PackageMissing(top, "A report of a dataset", command) from error
+        raise PackageMissing(package.partition(".")[0], purpose, command) from error
 
 
 def schema() -> Any:

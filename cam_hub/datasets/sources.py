@@ -284,11 +284,7 @@ def _length(samples: Iterable[Sample]) -> int | None:
 
 def _open_saved(folder: Path, facts: Mapping[str, Any]) -> DataSource:
     """A dataset of the library ``datasets`` that was saved by ``save_to_disk``."""
-    try:
-        datasets = require("datasets")
-    except PackageMissing as error:
-        purpose, command = "A dataset saved by save_to_disk", "pip install datasets"
-        raise PackageMissing("datasets", purpose, command) from error
+    datasets = require("datasets", "A dataset saved by save_to_disk", "pip install datasets")
     try:
         found = datasets.load_from_disk(str(folder))
     except Exception as error:

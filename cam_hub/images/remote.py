@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Final
@@ -143,12 +143,25 @@ def _content(file: IO[bytes]) -> bytes:
     return b"".join(pieces)
 
 
+def _reason(error: BaseException) -> str:
+    """Why a client failed; its message may show the address."""
+    while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__  # web servers that do not answer are "not found" to fsspec
+    if isinstance(error, FileNotFoundError):
+        return "there is nothing of this name, or it is hidden from these credentials"
+    words = clean_line(_public(str(error)) or type(error).__name__, 200)
+    if isinstance(error, PermissionError):
+        return f"access is denied ({words}): check the credentials"
+    return words
+
+
 @contextmanager
-def plain_errors(shown: str) -> Iterator[None]:
-    """Turns whatever a file system's client raises into an error of ours.
+def plain_errors(shown: str, reason: Callable[[BaseException], str] = _reason) -> Iterator[None]:
+    """Turns whatever a client raises into an error of ours.
 
     Args:
         shown: The address for the message.
+        reason: Why the client failed; that of a file system by default.
 
     Raises:
         SourceUnavailable: In place of the client's error.
@@ -158,21 +171,8 @@ def plain_errors(shown: str) -> Iterator[None]:
     except CamHubError:
         raise
     except Exception as error:
-        cause: BaseException = error
-        while isinstance(cause, FileNotFoundError) and cause.__cause__ is not None:
-            cause = cause.__cause__  # web servers that do not answer are "not found" to fsspec
-        raise SourceUnavailable(shown, _reason(cause)) from error
+        raise SourceUnavailable(shown, reason(error)) from error
 
 
 def _public(address: str) -> str:
     return _QUERY.sub(r"\1", _USER.sub("", address))
-
-
-def _reason(error: BaseException) -> str:
-    """Why a client failed; its message may show the address."""
-    if isinstance(error, FileNotFoundError):
-        return "there is nothing of this name, or it is hidden from these credentials"
-    words = clean_line(_public(str(error)) or type(error).__name__, 200)
-    if isinstance(error, PermissionError):
-        return f"access is denied ({words}): check the credentials"
-    return words
